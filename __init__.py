@@ -1,0 +1,51 @@
+"""sidebench: privacy evaluation of diffusion models.
+
+The public Python API is the list below; each name is imported when it is first used, because torch
+takes seconds and `sidebench --help` must not wait for it.
+
+    from sidebench import load_pair, plan_run, execute
+
+    plan = plan_run(load_pair("digits"), attacks=["carlini-uncond"], candidates=256)
+    result = execute(plan)
+"""
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Attack": "contracts",
+    "AttackState": "contracts",
+    "BlackBoxModel": "contracts",
+    "Budget": "contracts",
+    "Defence": "contracts",
+    "Generated": "contracts",
+    "Measure": "contracts",
+    "Model": "contracts",
+    "ModelSpec": "contracts",
+    "Settings": "contracts",
+    "WhiteBoxModel": "contracts",
+    "Candidates": "streams",
+    "SidebenchError": "errors",
+    "Pair": "pairs",
+    "load_pair": "pairs",
+    "load_references": "references",
+    "load_model": "models",
+    "check_attack": "conformance",
+    "plan_run": "runner",
+    "execute": "runner",
+    "read_run": "store",
+}
+
+__all__ = ["__version__", *sorted(_HOME)]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'sidebench' has no attribute {name!r}")
+    return getattr(importlib.import_module(f".benchmark.{_HOME[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

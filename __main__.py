@@ -1,0 +1,5 @@
+"""`python -m sidebench` is the `sidebench` command."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""The harness: models, references, sampling, measures, statistics, runs. Knows no particular attack."""

@@ -1,0 +1,188 @@
+"""The files that a finished run holds beside its shards: metrics, costs, evidence, report."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import environment
+from .contracts import Side
+from .protocol import PROBE_LIMIT
+from .results import Cost, Metrics, Result, UnitScores, measure_result, rows
+from .scoring import read_all_scores
+from .store import RunFolder, read_json, read_state, write_atomic, write_json, write_table
+
+if TYPE_CHECKING:
+    from .references import References
+    from .runner import RunPlan
+
+EVIDENCE = 12
+"""Strongest pairs kept as pictures per unit."""
+
+
+def write_references(folder: RunFolder, references: "References") -> None:
+    """Store which data-set row each reference number is, and its duplicate group."""
+    import pyarrow as pa
+
+    parts = {"training": references.training, "held_out": references.held_out}
+    table = pa.table(
+        {
+            "side": np.concatenate([np.full(len(part), side) for side, part in parts.items()]),
+            "reference": np.concatenate([np.arange(len(part)) for part in parts.values()]),
+            "row": np.concatenate([part.rows for part in parts.values()]),
+            "group": np.concatenate([part.groups for part in parts.values()]),
+        }
+    )
+    write_table(folder.path / "references.parquet", table)
+
+
+def write_results(
+    plan: "RunPlan", folder: RunFolder, units: Sequence[tuple[str, str, int]], references: "References"
+) -> Metrics:
+    """Compute the metrics of all finished units from the stored scores and write every artefact."""
+    import pandas as pd
+
+    groups: dict[Side, np.ndarray] = {
+        "training": references.training.groups,
+        "held_out": references.held_out.groups,
+    }
+    spaces: dict[str, list[Any]] = {}
+    for measure in plan.measures:
+        spaces.setdefault(measure.space, []).append(measure)
+    results, strongest = [], {}
+    headline = plan.measures[0]
+    for name, attack, seed in units:
+        found: dict[str, Result] = {}
+        for space, measures in spaces.items():
+            scores = UnitScores(read_all_scores(folder, name, space, plan.shards()), measures)
+            found |= {m.id: measure_result(attack, seed, m, scores, groups) for m in measures}
+            if space == headline.space:
+                strongest[name] = _strongest(scores, headline)
+        results += [found[measure.id] for measure in plan.measures]
+    costs, varying = _costs(plan, folder, units)
+    metrics = Metrics(
+        schema="sidebench-metrics/1",
+        run_id=folder.path.name,
+        pair=plan.pair.name,
+        pair_revision=plan.pair.revision,
+        protocol=plan.protocol.version,
+        control=plan.pair.control,
+        training_images=len(references.training),
+        held_out_images=len(references.held_out),
+        training_groups=len(np.unique(references.training.groups)),
+        held_out_groups=len(np.unique(references.held_out.groups)),
+        results=results,
+        costs=costs,
+        flags=_flags(results),
+    )
+    write_json(folder.path / "metrics.json", metrics.model_dump(by_alias=True, mode="json"))
+    table = pd.DataFrame(rows(metrics)).to_csv(index=False)
+    write_atomic(folder.path / "metrics.csv", lambda file: file.write_text(table, encoding="utf-8"))
+    manifest = read_json(folder.manifest_file)
+    folder.write_manifest({**manifest, "data": {"sha256": references.fingerprint}})
+    here = environment.describe()
+    varying["mixed_environment"] = here != manifest["environment"]
+    varying["finished_on"] = here
+    varying["peak_memory_bytes"] = environment.peak_memory()
+    write_json(folder.path / "costs.json", varying)
+    _write_evidence(folder, strongest, references, plan)
+    from .report import write_report
+
+    write_report(folder, folder.path / "report.html")
+    return metrics
+
+
+def _costs(
+    plan: "RunPlan", folder: RunFolder, units: Sequence[tuple[str, str, int]]
+) -> tuple[list[Cost], dict[str, Any]]:
+    """Return logical costs, and what varies between runs: seconds and the probe's deviation."""
+    costs = []
+    varying: dict[str, Any] = {"units": {}}
+    for name, attack, seed in units:
+        parts = [read_state(folder.state_file(name)).info["cost"]]
+        parts += [read_state(folder.images_file(name, shard)).info["cost"] for shard in range(plan.shards())]
+        nfe, flops = _added(parts, "nfe"), _added(parts, "flops")
+        denoiser_flops = int(parts[0]["denoiser_flops"])
+        work = sum(nfe.values()) + sum(flops.values()) / denoiser_flops
+        costs.append(
+            Cost(
+                attack=attack,
+                seed=seed,
+                nfe={phase: int(count) for phase, count in nfe.items()},
+                flops=flops,
+                denoiser_flops=denoiser_flops,
+                denoiser_equivalents=work,
+                skipped_steps=sum(part["skipped_steps"] for part in parts),
+            )
+        )
+        probe = read_json(folder.path / "state" / name / "probe.json")
+        varying["units"][name] = {
+            "prepare_seconds": parts[0]["seconds"],
+            "generate_seconds": sum(part["seconds"] for part in parts[1:]),
+            "probe": {**probe, "above_limit": probe["share_off"] > PROBE_LIMIT},
+        }
+    return costs, varying
+
+
+def _added(parts: list[dict[str, Any]], key: str) -> dict[str, float]:
+    phases = sorted({phase for part in parts for phase in part[key]})
+    return {phase: sum(part[key].get(phase, 0) for part in parts) for phase in phases}
+
+
+def _flags(results: Sequence[Any]) -> list[str]:
+    flags = set()
+    for result in results:
+        for kind in ("nan", "constant"):
+            if count := getattr(result, kind):
+                flags.add(f"{result.attack} seed {result.seed}: {count} {kind} images of {result.candidates}")
+    return sorted(flags)
+
+
+def _strongest(scores: UnitScores, measure: Any) -> list[dict[str, Any]]:
+    """Return the closest pairs by the headline measure, at most one per training image, closest first."""
+    best = scores.best_scores[measure.id, "training"]
+    order = np.argsort(best if measure.distance else -best, kind="stable")
+    chosen: dict[int, dict[str, Any]] = {}
+    for position in order[~np.isnan(best[order])]:
+        reference = int(scores.best_ids["training"][position])
+        if reference not in chosen:
+            if len(chosen) == EVIDENCE:
+                break
+            chosen[reference] = {
+                "candidate": int(scores.numbers[position]),
+                "reference": reference,
+                "score": float(best[position]),
+            }
+    return list(chosen.values())
+
+
+def _write_evidence(
+    folder: RunFolder, strongest: dict[str, list[dict[str, Any]]], references: "References", plan: "RunPlan"
+) -> None:
+    """Write the strongest pairs as pictures, generated image left and training image right."""
+    from PIL import Image
+
+    for name, pairs in strongest.items():
+        target = folder.path / "evidence" / name
+        for old in target.glob("*.png"):
+            old.unlink()
+        for rank, pair in enumerate(pairs, start=1):
+            shard, row = divmod(pair["candidate"], plan.protocol.shard)
+            images = read_state(folder.images_file(name, shard)).tensors["images"]
+            both = [images[row].numpy(), references.training.images[pair["reference"]]]
+            picture = Image.fromarray(_side_by_side(both))
+            file = target / f"{rank:02d}-candidate{pair['candidate']}-training{pair['reference']}.png"
+            write_atomic(file, lambda path, picture=picture: picture.save(path, format="PNG"))  # type: ignore[misc]
+        write_json(target / "pairs.json", {"measure": plan.measures[0].id, "pairs": pairs})
+
+
+def _side_by_side(images: list[np.ndarray]) -> np.ndarray:
+    """Join C x H x W images with a gap, enlarged without smoothing to at least 96 pixels a side."""
+    scale = max(1, 96 // images[0].shape[1])
+    tiles = [np.repeat(np.repeat(image, scale, 1), scale, 2) for image in images]
+    gap = np.full((tiles[0].shape[0], tiles[0].shape[1], 8), 255, dtype=np.uint8)
+    joined = np.concatenate([tiles[0], gap, tiles[1]], axis=2)
+    if joined.shape[0] not in (1, 3):
+        joined = joined[:1]
+    picture = joined.transpose(1, 2, 0)
+    return picture[..., 0] if picture.shape[2] == 1 else picture

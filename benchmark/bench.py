@@ -1,0 +1,161 @@
+"""`sidebench bench`: speed as ratios within one process, since machines are noisy.
+
+Each figure is the smallest of several interleaved repetitions, the one least disturbed by others.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from . import environment, hub
+from .contracts import Budget, Model, ModelSpec, Step
+from .errors import BadInput
+from .measures.search import top_k
+from .models import load_model
+from .pairs import Pair
+from .progress import silent
+from .protocol import TOP_K, Protocol, make_protocol
+from .registry import make_attack
+from .sampling import AuditedModel, sample_latents
+from .streams import Candidates
+
+REPETITIONS = 5
+
+
+def measure(pair: Pair, device: str = "auto", attack: str | None = None) -> dict[str, Any]:
+    """Return the figures for a pair's model on this machine."""
+    spec = ModelSpec(family=pair.model.family, location=pair.model.location, device=str(hub.pick_device(device)))
+    model = load_model(spec)
+    height, width, _ = hub.image_size(hub.locate(spec.location))
+    protocol = make_protocol(height * width, {})
+    figures: dict[str, Any] = {"pair": pair.name, "device": spec.device, **_sampling(model, protocol)}
+    if attack is not None:
+        figures |= _guided(pair, model, protocol, attack)
+    figures |= _search(model.device)
+    figures["peak_memory_gb"] = environment.peak_memory() / 1e9
+    return figures
+
+
+def as_text(figures: dict[str, Any]) -> str:
+    """Return the figures, a line each."""
+    from tabulate import tabulate
+
+    rows = [
+        (name.replace("_", " "), f"{value:.3g}" if isinstance(value, float) else value)
+        for name, value in figures.items()
+    ]
+    return tabulate(rows, tablefmt="plain", disable_numparse=True)
+
+
+def _sampling(model: Model, protocol: Protocol) -> dict[str, float]:
+    """Time the denoiser alone against the whole loop over one micro-batch."""
+    rows, steps = protocol.micro_batch, protocol.sampler.steps
+    x = torch.randn(rows, *model.sample_shape, device=model.device)
+    times = torch.linspace(model.num_train_timesteps - 1, 0, steps).long().to(model.device)
+
+    @torch.no_grad()
+    def denoiser() -> None:
+        for t in times:
+            model.predict(x, t.expand(rows))
+
+    def loop() -> None:
+        sample_latents(model, Candidates(0, range(rows)), protocol.sampler, rows)
+
+    alone, whole = _smallest(model.device, denoiser, loop)
+    return {
+        "denoiser_seconds": alone,
+        "loop_seconds": whole,
+        "loop_overhead_percent": 100 * (whole - alone) / alone,
+        "candidates_per_second": rows / whole,
+    }
+
+
+def _guided(pair: Pair, model: Model, protocol: Protocol, name: str) -> dict[str, float]:
+    """Time an attack's candidates against plain ones, with a state prepared in small."""
+    defaults = dict(pair.attacks[name].settings) if name in pair.attacks else {}
+    attack = make_attack(name, defaults)
+    small = {"synthetic_images": 256, "clusters": 8, "training_steps": 2}
+    quick = {key: value for key, value in small.items() if key in attack.Settings.model_fields}
+    attack = make_attack(name, {**defaults, **quick})
+    audited = AuditedModel(model, protocol.sampler, protocol.micro_batch)
+    state = attack.prepare(audited, Budget(0, protocol.micro_batch, _Nowhere(), silent))
+    captured: list[Any] = []
+
+    class Capturing(AuditedModel):
+        def sample(self, candidates: Candidates, **options: Any) -> torch.Tensor:
+            captured.append(options.get("steer"))
+            return super().sample(candidates, **options)
+
+    watched = Capturing(model, protocol.sampler, protocol.micro_batch)
+    batch = Candidates(0, range(protocol.micro_batch))
+    attack.generate(watched, state, batch)
+    steer = captured[-1]
+    if steer is None:
+        raise BadInput(f"{name} does not steer, so it has no guided step to time")
+    rows = torch.arange(protocol.micro_batch)
+    x = torch.randn(protocol.micro_batch, *model.sample_shape, device=model.device)
+    t = torch.tensor(500, device=model.device)
+
+    def parts() -> None:
+        for _ in range(protocol.sampler.steps):
+            with torch.no_grad():
+                prediction = model.predict(x, t.expand(len(x)))
+            steer(Step(x, t, 0.7, 0.7, prediction, rows))
+
+    def whole() -> None:
+        attack.generate(watched, state, batch)
+
+    apart, together = _smallest(model.device, parts, whole)
+    return {
+        "guided_parts_seconds": apart,
+        "guided_loop_seconds": together,
+        "guided_overhead_percent": 100 * (together - apart) / apart,
+        "guided_candidates_per_second": protocol.micro_batch / together,
+    }
+
+
+def _search(device: torch.device) -> dict[str, float]:
+    """Time exact search of 32 x 32 x 3 images against the matrix product inside it."""
+    queries, references = (
+        torch.randn(n, 3072, device=device, generator=torch.Generator(device).manual_seed(n)) / 55
+        for n in (1024, 16_384)
+    )
+    product = queries.new_empty(len(queries), len(references))
+
+    def plain() -> None:
+        torch.mm(queries, references.T, out=product)
+
+    def search() -> None:
+        top_k(queries, references, TOP_K)
+
+    alone, whole = _smallest(device, plain, search)
+    return {
+        "matrix_product_gflops": 2 * product.numel() * 3072 / alone / 1e9,
+        "search_share_of_matrix_product": alone / whole,
+    }
+
+
+def _smallest(device: torch.device, *actions: Callable[[], None]) -> list[float]:
+    """Return each action's smallest time over interleaved repetitions, after one warm-up."""
+    times: list[list[float]] = [[] for _ in actions]
+    for repetition in range(REPETITIONS + 1):
+        for action, record in zip(actions, times, strict=True):
+            began = time.perf_counter()
+            action()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            if repetition:
+                record.append(time.perf_counter() - began)
+    return [min(record) for record in times]
+
+
+class _Nowhere:
+    """Checkpoints that are not kept."""
+
+    def load(self, name: str) -> None:
+        """Return nothing."""
+
+    def save(self, name: str, state: object) -> None:
+        """Keep nothing."""

@@ -1,0 +1,350 @@
+"""What each side may see of the other: Model, Attack, Defence, Measure.
+
+Images are float tensors in [0, 1], N x C x H x W, at every boundary. An attack sees a model and a
+budget, never a reference image; that isolation is by interface, not a sandbox: attacks run in process
+and are trusted code.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+from .streams import Candidates
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import Tensor
+
+PredictionType = Literal["epsilon", "v_prediction", "sample", "flow_prediction"]
+Conditioning = Literal["none", "class", "text"]
+Access = Literal["samples", "prompts", "white box", "oracle"]
+Side = Literal["training", "held_out"]
+Progress = Callable[[str, int, int], None]
+"""Called as (phase, done, total)."""
+
+
+class Settings(BaseModel):
+    """Base of every settings object: frozen, unknown names refused."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+    )
+
+
+# ---- Models -----------------------------------------------------------------------------------------
+
+
+class ModelSpec(Settings):
+    """Everything from which a worker in another process builds the same model."""
+
+    family: str
+    location: str
+    """Where the files are: `zoo:NAME` for an embedded model, otherwise a folder. Never stored in a run."""
+    sha256: dict[str, str] = {}
+    """Pinned SHA-256 by file name relative to the location; a file that differs is refused."""
+    device: str = "cpu"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+
+
+class Model(ABC):
+    """A diffusion model under audit, whatever its family.
+
+    `x_t` lives in the space that the model denoises (pixels in [-1, 1], or latents), with the
+    variance-preserving scaling alpha^2 + sigma^2 = 1.
+    """
+
+    spec: ModelSpec
+    sample_shape: tuple[int, int, int]
+    """(C, H, W) of x_t."""
+    image_shape: tuple[int, int, int]
+    """(C, H, W) of a decoded image."""
+    conditioning: Conditioning
+    num_train_timesteps: int
+    prediction_type: PredictionType
+    scheduler_config: Mapping[str, Any]
+    """The diffusers configuration of the noise schedule that the model was trained with."""
+    device: torch.device
+
+    @abstractmethod
+    def noise_level(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (alpha, sigma) at timesteps `t` (any shape, integer or fractional), float32."""
+
+    @abstractmethod
+    def predict(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Return the denoiser's output for `x_t` (N x C x H x W) in its own prediction type.
+
+        `t` has shape (N,). `condition` is one class index per row for class-conditional models, an
+        embedding per row for text models, and None for unconditional ones.
+        """
+
+    @abstractmethod
+    def encode(self, images: Tensor) -> Tensor:
+        """Map images in [0, 1] to x_0 in the model's own space."""
+
+    @abstractmethod
+    def decode(self, x_0: Tensor) -> Tensor:
+        """Map x_0 to images, clipped to [0, 1]; NaN stays NaN."""
+
+    def add_noise(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Return alpha x_0 + sigma noise for timesteps `t` of shape (N,)."""
+        alpha, sigma = self.noise_level(t)
+        return alpha.view(-1, 1, 1, 1) * x_0 + sigma.view(-1, 1, 1, 1) * noise
+
+    def adapted(self, state: Mapping[str, Tensor]) -> Model:
+        """Return this model with LoRA weights on top; families without adapters refuse."""
+        raise NotImplementedError(f"{type(self).__name__} takes no adapters")
+
+    @abstractmethod
+    def flops_per_sample(self) -> int:
+        """Return the floating-point operations of one denoiser call on one sample."""
+
+
+class Step(NamedTuple):
+    """What a `steer` callable sees at one step of the sampling loop."""
+
+    x_t: Tensor
+    """Variance-preserving x_t, B x C x H x W (B is the padded micro-batch)."""
+    t: Tensor
+    """Timestep, a scalar tensor."""
+    alpha: float
+    sigma: float
+    prediction: Tensor
+    """The denoiser's output at this step, in the model's own prediction type."""
+    rows: Tensor
+    """For each row its position in the candidates that were asked for, (B,) int64."""
+
+
+Steer = Callable[[Step], "Tensor"]
+"""Returns the correction to the score (a gradient with respect to x_t), shaped like x_t."""
+
+
+class BlackBoxModel(ABC):
+    """What an attack with access "samples" gets: images for candidates."""
+
+    image_shape: tuple[int, int, int]
+    conditioning: Conditioning
+
+    @abstractmethod
+    def sample(self, candidates: Candidates, *, condition: Tensor | None = None, guidance_scale: float = 1.0) -> Tensor:
+        """Sample one image per candidate, N x C x H x W in [0, 1] on the CPU.
+
+        `guidance_scale` is that of classifier-free guidance (1: off).
+        """
+
+
+class WhiteBoxModel(BlackBoxModel):
+    """What an attack with white-box access gets: predictions, gradients and steered sampling too."""
+
+    sample_shape: tuple[int, int, int]
+    num_train_timesteps: int
+    prediction_type: PredictionType
+    device: torch.device
+
+    @abstractmethod
+    def sample(
+        self,
+        candidates: Candidates,
+        *,
+        condition: Tensor | None = None,
+        guidance_scale: float = 1.0,
+        steer: Steer | None = None,
+    ) -> Tensor:
+        """Sample as `BlackBoxModel.sample`; `steer` adds a correction to the score at every step."""
+
+    @abstractmethod
+    def predict(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Call the denoiser; every row is counted as one NFE."""
+
+    @abstractmethod
+    def noise_level(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (alpha, sigma) at timesteps `t`."""
+
+    @abstractmethod
+    def add_noise(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Return alpha x_0 + sigma noise."""
+
+    @abstractmethod
+    def encode(self, images: Tensor) -> Tensor:
+        """Map images in [0, 1] to x_0 in the model's own space."""
+
+    @abstractmethod
+    def charge(self, flops: float) -> None:
+        """Report work outside the denoiser (a classifier's gradient, say) in floating-point operations."""
+
+
+# ---- Attacks ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class AttackState:
+    """What `prepare` hands to `generate`: tensors and plain JSON values, nothing else."""
+
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Checkpoints(Protocol):
+    """Named places where a long `prepare` leaves its progress, so that a killed run goes on."""
+
+    def load(self, name: str) -> AttackState | None:
+        """Return what was last saved under this name, or None."""
+
+    def save(self, name: str, state: AttackState) -> None:
+        """Save atomically, in place of what was there."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What `prepare` may know of the run that it prepares for."""
+
+    seed: int
+    candidates: int
+    checkpoints: Checkpoints
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Images in [0, 1], N x C x H x W, and optional columns with one number per image."""
+
+    images: Tensor
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+class Attack(ABC):
+    """A data-extraction attack.
+
+    A subclass fills the class variables, may override `prepare`, and must define `generate`. Candidate
+    i may depend on (attack, settings, seed, i) alone: draw from `candidates.normal("name", shape)` and
+    its siblings, never from a global generator.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    paper: ClassVar[str]
+    access: ClassVar[Access]
+    conditionings: ClassVar[frozenset[Conditioning]] = frozenset({"none"})
+    """The kinds of model that the attack works on; others are refused before any work."""
+    Settings: ClassVar[type[Settings]] = Settings
+
+    def __init__(self, settings: Any = None) -> None:
+        self.settings: Any = self.Settings() if settings is None else settings
+
+    def least_candidates(self) -> int:
+        """Return the smallest number of candidates that the attack makes sense for."""
+        return 1
+
+    def prepare(self, model: Any, budget: Budget) -> AttackState:
+        """Do the costly part once; the state is saved and may be loaded in another process."""
+        return AttackState()
+
+    @abstractmethod
+    def generate(self, model: Any, state: AttackState, candidates: Candidates) -> Generated:
+        """Make one image per candidate."""
+
+
+# ---- Defences ---------------------------------------------------------------------------------------
+
+
+class Defence(ABC):
+    """A sampling-time defence: a Model wrapped into a Model that leaks less.
+
+    `level` says where it acts. A denoiser-level defence changes `predict`; a loop-level one returns a
+    `steer` from `steering`; a prompt-level one changes conditions.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    paper: ClassVar[str]
+    level: ClassVar[Literal["denoiser", "loop", "prompt"]]
+    conditionings: ClassVar[frozenset[Conditioning]] = frozenset({"none", "class", "text"})
+    Settings: ClassVar[type[Settings]] = Settings
+
+    def __init__(self, settings: Any = None) -> None:
+        self.settings: Any = self.Settings() if settings is None else settings
+
+    def wrap(self, model: Model) -> Model:
+        """Return the defended model (by default the model itself)."""
+        return model
+
+    def steering(self, model: Model) -> Steer | None:
+        """Return a correction that the sampling loop applies for every attack, or None."""
+        return None
+
+
+# ---- Measures ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Band:
+    """A range of scores. Distances use (low, high], the first band also its lower end; similarities [low, high)."""
+
+    name: str
+    low: float
+    high: float
+
+
+class Neighbours(NamedTuple):
+    """The nearest references of N candidates on one side, nearest first (NumPy arrays)."""
+
+    ids: np.ndarray
+    """N x k int32, positions in the side's images."""
+    distances: np.ndarray
+    """N x k float32, in the descriptor space of the measure."""
+    representatives: np.ndarray
+    """N x k float32, distances to the nearest duplicate-group representatives only."""
+
+
+class Measure(ABC):
+    """Images -> descriptors -> distances -> scores. `id` spells the whole preprocessing.
+
+    Measures with the same `space` share descriptors and one nearest-neighbour search. The part after
+    the search works on stored distances in NumPy, so that scores are recomputed without the model.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    paper: ClassVar[str]
+    space: ClassVar[str]
+    """The id of the descriptor space."""
+    distance: ClassVar[bool]
+    """True: a smaller score is a closer match. False: a larger one is."""
+    bands: tuple[Band, ...] = ()
+    """Fixed bands, closest first; empty where only calibrated thresholds make sense."""
+    floor: float = float("inf")
+    """Pairs are stored as far out as this score; a band beyond it is refused."""
+    bin_width: float = 0.05
+
+    def __init__(self, options: list[str] | None = None) -> None:
+        if options:
+            raise ValueError(f"takes no options, was given {':'.join(options)}")
+
+    @property
+    def id(self) -> str:
+        """The name that spells the whole preprocessing."""
+        return self.name
+
+    def check(self, training: int, held_out: int, allow_dense: bool) -> None:
+        """Raise `BadInput` where the measure cannot be used with sets of these sizes."""
+
+    @abstractmethod
+    def descriptors(self, images: Tensor) -> Tensor:
+        """Map images in [0, 1] (N x C x H x W) to N x D float32 descriptors."""
+
+    @abstractmethod
+    def scores(self, distances: np.ndarray, training: Neighbours, held_out: Neighbours, side: Side) -> np.ndarray:
+        """Turn distances to references of `side` (N x m, row i belongs to candidate i) into scores."""
+
+    @abstractmethod
+    def radius(self, training: Neighbours, held_out: Neighbours, side: Side) -> np.ndarray:
+        """Return per candidate the distance at which the score reaches `floor`, (N,)."""

@@ -1,0 +1,66 @@
+"""What a run was made with: versions, hardware class, threads. No host name, no path."""
+
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "sidebench",
+    "torch",
+    "diffusers",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "safetensors",
+    "pyarrow",
+    "pandas",
+)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that can move a number."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "missing"
+    return found
+
+
+def describe() -> dict[str, Any]:
+    """Return versions, processor, accelerator and thread count."""
+    import torch
+
+    cuda = torch.cuda.is_available()
+    return {
+        "versions": versions(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": processor(),
+        "accelerator": torch.cuda.get_device_name(0) if cuda else None,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def processor() -> str:
+    """Return the processor's model name where the system tells it."""
+    try:
+        with Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
+            for line in lines:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def peak_memory() -> int:
+    """Return the largest resident size of this process so far, in bytes."""
+    import resource
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

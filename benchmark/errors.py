@@ -1,0 +1,57 @@
+"""One class per cause. The command prints `str(error)` as one line and leaves with `exit_code`."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class SidebenchError(Exception):
+    """Base of every error that sidebench raises on purpose."""
+
+    exit_code = 70
+
+
+class BadInput(SidebenchError):
+    """The user named or gave something that cannot be used; the message says what to do instead."""
+
+    exit_code = 2
+
+
+class UnknownName(BadInput):
+    """A name that is not registered; the message lists close matches and then all names."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        names = sorted(known)
+        close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(close)}? " if close else ""
+        super().__init__(f"unknown {kind} {name!r}: {hint}known: {', '.join(names) or 'none'}")
+        self.name, self.close = name, close
+
+
+class BadPair(BadInput):
+    """A pair file that cannot be read, or says something impossible."""
+
+
+class BadSetting(BadInput):
+    """A setting that does not exist or has an impossible value."""
+
+
+class UnsafeFile(BadInput):
+    """A file that may not be loaded: a pickle, or one whose SHA-256 is not the pinned one."""
+
+
+class RunConflict(BadInput):
+    """The run folder was made by other settings, or another process writes to it."""
+
+
+class CorruptRun(BadInput):
+    """A file of a run folder cannot be read or contradicts the rest of the folder."""
+
+
+class TooFew(BadInput):
+    """Too few candidates, clusters or images for what was asked."""
+
+
+class AttackFailed(SidebenchError):
+    """An attack raised, or returned something that its contract does not allow."""
+
+    exit_code = 3

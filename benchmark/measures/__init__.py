@@ -1,0 +1,1 @@
+"""Measures: images -> descriptors -> distances -> scores, and the exact search between them."""

@@ -1,0 +1,137 @@
+"""Exact nearest neighbours by blocked matrix products, close calls decided by direct differences.
+
+d^2 = ||a||^2 + ||b||^2 - 2ab loses digits when a is near b, which is the case that matters here. So
+the product only selects: everything that could belong to the answer within its error bound is computed
+again from direct differences (float64 where the device has it, rounded to float32), and the answer is
+ordered by (distance, reference number). Memory is bounded by the block.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+QUERY_BLOCK = 1024
+REFERENCE_BLOCK = 16_384
+SLACK = 16
+"""Neighbours selected beyond k before the exact ranking."""
+
+
+class TopK(NamedTuple):
+    """The k nearest references of each query, nearest first."""
+
+    ids: Tensor
+    """N x k int64."""
+    distances: Tensor
+    """N x k float32."""
+
+
+class Within(NamedTuple):
+    """All (query, reference) pairs within a radius, ordered by query, then reference."""
+
+    rows: Tensor
+    ids: Tensor
+    distances: Tensor
+
+
+def top_k(queries: Tensor, references: Tensor, k: int, reference_block: int = REFERENCE_BLOCK) -> TopK:
+    """Return the k nearest of `references` (M x D) for each of `queries` (N x D), float32.
+
+    k larger than M gives M columns. Ties go to the smaller reference number.
+    """
+    k = min(k, len(references))
+    norms = references.square().sum(1)
+    results = [_top_k_block(block, references, norms, k, reference_block) for block in queries.split(QUERY_BLOCK)]
+    if not results:
+        empty = queries.new_empty((0, k))
+        return TopK(empty.long(), empty)
+    return TopK(torch.cat([r.ids for r in results]), torch.cat([r.distances for r in results]))
+
+
+def _top_k_block(queries: Tensor, references: Tensor, norms: Tensor, k: int, reference_block: int) -> TopK:
+    take = min(k + SLACK, len(references))
+    own = queries.square().sum(1, keepdim=True)
+
+    # Select: a running list of the `take` nearest by ||b||^2 - 2ab.
+    best = queries.new_empty((len(queries), 0))
+    ids = torch.empty((len(queries), 0), dtype=torch.long, device=queries.device)
+    for start in range(0, len(references), reference_block):
+        part = references[start : start + reference_block]
+        partial = torch.addmm(norms[start : start + len(part)], queries, part.T, alpha=-2)
+        near, where = partial.topk(min(take, len(part)), largest=False, sorted=False)
+        best, ids = torch.cat([best, near], 1), torch.cat([ids, where + start], 1)
+        best, order = best.topk(min(take, best.shape[1]), largest=False)
+        ids = ids.gather(1, order)
+
+    # Rank the selected ones exactly.
+    exact = _direct(queries, references, ids)
+    ranked = _order(exact, ids, k)
+
+    # A reference outside the selection may still belong inside where the selection's edge is too near.
+    if take < len(references):
+        bound = _error_bound(own, norms, queries.shape[1])
+        edge = best[:, -1:] + own
+        unsure = ((ranked.distances[:, -1:].square() + bound) >= edge).squeeze(1)
+        for row in unsure.nonzero().flatten().tolist():
+            all_ids = torch.arange(len(references), device=queries.device)[None]
+            query = queries[row : row + 1]
+            full = _order(_direct(query, references, all_ids), all_ids, k)
+            ranked.ids[row], ranked.distances[row] = full.ids[0], full.distances[0]
+    return ranked
+
+
+def within(queries: Tensor, references: Tensor, radius: Tensor, reference_block: int = REFERENCE_BLOCK) -> Within:
+    """Return every pair with distance <= radius (one radius per query, (N,))."""
+    norms = references.square().sum(1)
+    found: list[tuple[Tensor, Tensor]] = []
+    for first, block in zip(range(0, len(queries), QUERY_BLOCK), queries.split(QUERY_BLOCK), strict=True):
+        own = block.square().sum(1, keepdim=True)
+        limit = radius[first : first + len(block), None].square() - own + _error_bound(own, norms, block.shape[1])
+        for start in range(0, len(references), reference_block):
+            part = references[start : start + reference_block]
+            partial = torch.addmm(norms[start : start + len(part)], block, part.T, alpha=-2)
+            row, column = (partial <= limit).nonzero(as_tuple=True)
+            found.append((row + first, column + start))
+    if not found:
+        none = torch.empty(0, dtype=torch.long, device=queries.device)
+        return Within(none, none, queries.new_empty(0))
+    rows = torch.cat([row for row, _ in found])
+    ids = torch.cat([column for _, column in found])
+    distances = torch.cat(
+        [_pair_distance(queries[r], references[i]) for r, i in zip(rows.split(65_536), ids.split(65_536), strict=True)]
+        or [queries.new_empty(0)]
+    )
+    keep = distances <= radius[rows]
+    rows, ids, distances = rows[keep], ids[keep], distances[keep]
+    order = torch.argsort(rows * len(references) + ids)
+    return Within(rows[order], ids[order], distances[order])
+
+
+def _direct(queries: Tensor, references: Tensor, ids: Tensor) -> Tensor:
+    """Return exact distances of each query to its own list of references, N x m."""
+    step = max(1, 4_194_304 // max(1, ids.shape[1] * queries.shape[1]))
+    parts = [
+        _pair_distance(query[:, None, :], references[chosen])
+        for query, chosen in zip(queries.split(step), ids.split(step), strict=True)
+    ]
+    return torch.cat(parts)
+
+
+def _pair_distance(a: Tensor, b: Tensor) -> Tensor:
+    wide = torch.float32 if a.device.type == "mps" else torch.float64
+    return (a.to(wide) - b.to(wide)).square().sum(-1).sqrt().float()
+
+
+def _order(distances: Tensor, ids: Tensor, k: int) -> TopK:
+    by_id = ids.argsort(dim=1)
+    ids, distances = ids.gather(1, by_id), distances.gather(1, by_id)
+    order = distances.argsort(dim=1, stable=True)[:, :k]
+    return TopK(ids.gather(1, order), distances.gather(1, order))
+
+
+def _error_bound(own: Tensor, norms: Tensor, dimensions: int) -> Tensor:
+    """Bound the rounding error of ||a||^2 + ||b||^2 - 2ab in float32 (gamma_n of Higham, 2002, section 3.1)."""
+    unit = torch.finfo(torch.float32).eps
+    gamma = (dimensions + 4) * unit / 2
+    # |2ab| <= ||a||^2 + ||b||^2, so twice the sum bounds every term. TF32 is never switched on for this.
+    return 2 * gamma * (own + norms.max())

@@ -1,0 +1,115 @@
+"""Pixel-space diffusers pipelines: a UNet2DModel and the scheduler it was trained with."""
+
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import hub
+from ..contracts import Conditioning, Model, ModelSpec, PredictionType
+from ..errors import BadInput
+from ..operations import OperationCount
+from .schedule import DiscreteSchedule
+
+PIPELINES = ("DDPMPipeline", "DDIMPipeline")
+
+
+class PixelModel(Model):
+    """A DDPM / DDIM pipeline in diffusers' folder layout, weights as safetensors.
+
+    x_t is the image scaled to [-1, 1]. A UNet with class embeddings takes a class index per row.
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        folder = hub.locate(spec.location)
+        hub.check_files(folder, spec.sha256)
+        pipeline = _read_json(folder / "model_index.json").get("_class_name")
+        if pipeline not in PIPELINES:
+            raise BadInput(
+                f"{folder.name}: a {pipeline} is not a pixel-space family that sidebench knows ({', '.join(PIPELINES)})"
+            )
+        from diffusers import UNet2DModel
+
+        scheduler = _read_json(folder / "scheduler" / "scheduler_config.json")
+        self.spec = spec
+        self.device = hub.pick_device(spec.device)
+        self.dtype: torch.dtype = getattr(torch, spec.dtype)
+        self.network: torch.nn.Module = UNet2DModel.from_pretrained(
+            folder / "unet",
+            use_safetensors=True,
+            local_files_only=True,
+            low_cpu_mem_usage=False,
+            torch_dtype=self.dtype,
+        )
+        self.network.to(self.device).eval().requires_grad_(False)
+        config = self.network.config
+        size = config.sample_size
+        height, width = (size, size) if isinstance(size, int) else size
+        self.sample_shape = self.image_shape = (int(config.in_channels), int(height), int(width))
+        self.conditioning: Conditioning = "none" if config.num_class_embeds is None else "class"
+        self.prediction_type = _prediction_type(scheduler.get("prediction_type", "epsilon"), folder.name)
+        self.scheduler_config: Mapping[str, Any] = scheduler
+        self.schedule = DiscreteSchedule(_alphas_cumprod(scheduler))
+        self.num_train_timesteps = self.schedule.num_train_timesteps
+
+    def noise_level(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (alpha, sigma) at timesteps `t`."""
+        return self.schedule.noise_level(t)
+
+    def predict(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Call the UNet; x_t and the answer are float32 whatever the network's dtype."""
+        labels = {} if self.conditioning == "none" else {"class_labels": condition}
+        output: Tensor = self.network(x_t.to(self.dtype), t, **labels, return_dict=False)[0]
+        return output.float()
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Scale [0, 1] to [-1, 1]."""
+        return images.to(self.device) * 2 - 1
+
+    def decode(self, x_0: Tensor) -> Tensor:
+        """Scale [-1, 1] to [0, 1] and clip."""
+        return ((x_0 + 1) / 2).clamp(0, 1)
+
+    def flops_per_sample(self) -> int:
+        """Return the operations of one denoiser call on one sample."""
+        flops: int = self._flops
+        return flops
+
+    @cached_property
+    def _flops(self) -> int:
+        x = torch.zeros(1, *self.sample_shape, device=self.device)
+        t = torch.zeros(1, dtype=torch.long, device=self.device)
+        condition = None if self.conditioning == "none" else t
+        with OperationCount() as counter, torch.no_grad():
+            self.predict(x, t, condition)
+        return counter.total
+
+
+def _alphas_cumprod(config: Mapping[str, Any]) -> Tensor:
+    from diffusers import DDPMScheduler
+
+    cumulative: Tensor = DDPMScheduler.from_config(dict(config)).alphas_cumprod
+    return cumulative
+
+
+def _prediction_type(name: str, owner: str) -> PredictionType:
+    if name == "epsilon":
+        return "epsilon"
+    if name == "v_prediction":
+        return "v_prediction"
+    if name == "sample":
+        return "sample"
+    raise BadInput(f"{owner}: prediction type {name!r} is not supported (epsilon, v_prediction, sample)")
+
+
+def _read_json(path: Any) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadInput(f"{path.parent.name}: no {path.name}, so this is no diffusers pipeline folder") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path.parent.name}/{path.name} is not JSON: {error}") from None
+    return content

@@ -1,0 +1,168 @@
+"""Model/dataset pairs: one YAML file each, checked, unknown keys refused."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from .contracts import Settings
+from .errors import BadPair, UnknownName
+
+FOLDER = Path(__file__).parent / "pairs"
+Control = Literal["iid", "surrogate", "reference-model", "none"]
+Count = Annotated[int, Field(ge=1)]
+
+
+class ModelSource(Settings):
+    """Where the victim's files are."""
+
+    family: Literal["pixel"] = "pixel"
+    location: str
+    """`zoo:NAME` for a model that ships with sidebench, otherwise a folder (relative to the pair file)."""
+    sha256: dict[str, str] = {}
+    """Pinned hashes by file name."""
+
+
+class SplitRule(Settings):
+    """A seeded split into parts by duplicate group, so that no group lies on two sides."""
+
+    seed: int
+    duplicate_rms: Annotated[float, Field(ge=0)]
+    """Images at most this far apart (rms) are one group."""
+    training: Count
+    held_out: Count
+    pool: Annotated[int, Field(ge=0)]
+    """Images of neither side, for known non-copies."""
+    # What is left is the tuning part: shadow victims train on it, no reported number uses it.
+
+
+class DataSource(Settings):
+    """Where the images are, and which of them the victim was trained on."""
+
+    source: Literal["scikit-learn-digits", "npz"]
+    path: str | None = None
+    """For npz: the file, relative to the pair file."""
+    images: str | None = None
+    """For npz: the array of uint8 images, N x H x W or N x H x W x C."""
+    labels: str | None = None
+    split: SplitRule
+    sha256: str | None = None
+    """Fingerprint of all images (shape and bytes after decoding); other data are refused."""
+
+    @model_validator(mode="after")
+    def _npz_needs_path(self) -> "DataSource":
+        if self.source == "npz" and not (self.path and self.images):
+            raise ValueError("source npz needs path and images")
+        return self
+
+
+class AttackDefaults(Settings):
+    """An attack's settings on this pair, and where they come from."""
+
+    settings: dict[str, Any] = {}
+    origin: str
+
+
+class Recipe(Settings):
+    """How `sidebench train` makes the victim again: a small DDPM from a seed."""
+
+    seed: int
+    steps: Count
+    batch: Count = 64
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    channels: tuple[Count, ...] = (16, 32)
+    layers: Count = 1
+    num_train_timesteps: Count = 1000
+
+
+class Overrides(Settings):
+    """Protocol values that this pair changes."""
+
+    sampler: dict[str, Any] | None = None
+    micro_batch: Count | None = None
+
+
+class Pair(Settings):
+    """A victim, its training and held-out images, and how to attack it."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=64)]
+    title: str
+    description: str
+    revision: Count
+    """Raised whenever a number may change; results of different revisions are never ranked together."""
+    control: Control
+    model: ModelSource
+    data: DataSource
+    recipe: Recipe | None = None
+    measures: list[str] = []
+    """Headline first; empty takes the protocol's for the resolution."""
+    allow_dense_neighbours: bool = False
+    """Allow nl2 with n above a tenth of the set."""
+    protocol: Overrides = Overrides()
+    attacks: dict[str, AttackDefaults] = {}
+    """What `sidebench run` runs when no attack is named, with this pair's settings."""
+    licence: str
+    notes: str = ""
+
+    def identity(self) -> str:
+        """Return a hash of everything in the pair that can change a number."""
+        content = self.model_dump(exclude={"title", "description", "notes", "licence"}, mode="json")
+        content["model"].pop("location")
+        content["data"].pop("path")
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def pair_names() -> list[str]:
+    """Return the names of the pairs that ship with sidebench."""
+    return sorted(file.stem for file in FOLDER.glob("*.yaml"))
+
+
+def load_pair(name: str) -> Pair:
+    """Load a shipped pair by name, or a pair file by path.
+
+    Raises:
+        UnknownName: no shipped pair has this name.
+        BadPair: the file cannot be read or says something impossible.
+    """
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name)
+        if not path.is_file():
+            raise BadPair(f"no such pair file: {name}")
+        return _resolve(_read(path), path.parent)
+    if name not in pair_names():
+        raise UnknownName("pair", name, pair_names())
+    return _read(FOLDER / f"{name}.yaml")
+
+
+def _read(path: Path) -> Pair:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        line = getattr(getattr(error, "problem_mark", None), "line", None)
+        where = "" if line is None else f", line {line + 1}"
+        raise BadPair(f"pair file {path.name} is not YAML{where}") from None
+    if not isinstance(content, dict):
+        raise BadPair(f"pair file {path.name} holds no settings")
+    try:
+        return Pair(**content)
+    except (ValidationError, TypeError) as error:
+        if isinstance(error, TypeError):
+            raise BadPair(f"pair file {path.name}: keys must be names") from None
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise BadPair(f"pair file {path.name}, {key}: {first['msg']}") from None
+
+
+def _resolve(pair: Pair, folder: Path) -> Pair:
+    """Make the paths in a user's pair file relative to that file."""
+    update: dict[str, Any] = {}
+    if not pair.model.location.startswith("zoo:"):
+        location = str(folder / pair.model.location)
+        update["model"] = pair.model.model_copy(update={"location": location})
+    if pair.data.path is not None:
+        update["data"] = pair.data.model_copy(update={"path": str(folder / pair.data.path)})
+    return pair.model_copy(update=update)

@@ -1,0 +1,109 @@
+"""Find attacks, defences and measures: entry points of installed packages, or `path/to/file.py:Class`.
+
+Names are read without importing anything; a plug-in is imported when it is used.
+"""
+
+import importlib.metadata
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from .contracts import Attack, Defence, Measure
+from .errors import BadInput, BadSetting, UnknownName
+
+Kind = Literal["attack", "defence", "measure"]
+_BASE: dict[Kind, type] = {"attack": Attack, "defence": Defence, "measure": Measure}
+
+
+def names(kind: Kind) -> list[str]:
+    """Return the registered names of one kind, sorted."""
+    return sorted(_entry_points(kind))
+
+
+def origin(kind: Kind, name: str) -> str:
+    """Return `module:Class` of a registered name without importing it."""
+    return _entry_points(kind)[name].value
+
+
+def find(kind: Kind, name: str) -> Any:
+    """Return the class registered under `name`, or the class of a local `file.py:Class`.
+
+    Raises:
+        UnknownName: nothing is registered under this name.
+        BadInput: the file or the class in it cannot be loaded.
+    """
+    if ".py:" in name:
+        loaded = _from_file(name)
+    else:
+        points = _entry_points(kind)
+        if name not in points:
+            raise UnknownName(kind, name, points)
+        try:
+            loaded = points[name].load()
+        except Exception as error:  # a plug-in's import may fail in any way; name the plug-in
+            raise BadInput(f"{kind} {name!r} cannot be imported: {error!r}") from error
+    if not (isinstance(loaded, type) and issubclass(loaded, _BASE[kind])):
+        raise BadInput(f"{name!r} is not a {_BASE[kind].__name__} (sidebench.{_BASE[kind].__name__})")
+    return loaded
+
+
+def make_attack(name: str, settings: dict[str, Any]) -> Attack:
+    """Build an attack with the given settings over its defaults.
+
+    Raises:
+        BadSetting: a setting does not exist or has an impossible value.
+    """
+    cls = find("attack", name)
+    attack: Attack = cls(check_settings(cls.Settings, settings, cls.name))
+    return attack
+
+
+def check_settings(schema: Any, settings: dict[str, Any], owner: str) -> Any:
+    """Validate settings; the error names the first bad one, and close matches for an unknown one."""
+    try:
+        return schema(**settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise UnknownName(f"setting of {owner}", key, schema.model_fields) from None
+        raise BadSetting(f"{owner}.{key} = {first['input']!r}: {first['msg']}") from None
+
+
+def make_measure(measure_id: str) -> Measure:
+    """Build a measure from an id such as `nl2:n50:a0.5`."""
+    name, *options = measure_id.split(":")
+    cls = find("measure", name)
+    try:
+        measure: Measure = cls(options or None)
+    except ValueError as error:
+        raise BadSetting(f"measure {measure_id!r}: {error}") from None
+    return measure
+
+
+def _entry_points(kind: Kind) -> dict[str, importlib.metadata.EntryPoint]:
+    return {point.name: point for point in importlib.metadata.entry_points(group=f"sidebench.{kind}s")}
+
+
+def _from_file(name: str) -> Any:
+    file, _, cls = name.rpartition(":")
+    path = Path(file)
+    if not path.is_file():
+        raise BadInput(f"no such file: {file} (wanted for {name})")
+    module_name = f"sidebench_local_{path.stem}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    if spec is None or spec.loader is None:
+        raise BadInput(f"{file} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # the user's own file may fail in any way; name it
+        raise BadInput(f"{file} cannot be imported: {error!r}") from error
+    if not hasattr(module, cls):
+        classes = [key for key, value in vars(module).items() if isinstance(value, type)]
+        raise UnknownName(f"class in {file}", cls, classes)
+    return getattr(module, cls)

@@ -1,0 +1,223 @@
+"""Tables for the terminal and one self-contained HTML page, both from the files of a run folder."""
+
+import base64
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .contracts import Measure
+from .errors import BadInput
+from .registry import make_measure
+from .results import Difference, Metrics, Rate, Result, UnitScores
+from .scoring import SIDES, read_all_scores
+from .store import RunFolder, read_json, write_atomic
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLOURS = ("#0b6e99", "#b5651d")
+"""Training and held-out, told apart by lightness as well as by hue."""
+
+
+def load_metrics(folder: RunFolder) -> Metrics:
+    """Read metrics.json.
+
+    Raises:
+        BadInput: the run has no results yet.
+    """
+    file = folder.path / "metrics.json"
+    if not file.exists():
+        raise BadInput(f"{folder.path} has no results yet; run the same command again to finish it")
+    return Metrics.model_validate(read_json(file))
+
+
+def text_tables(metrics: Metrics) -> str:
+    """Return a table per measure, and one of costs."""
+    from tabulate import tabulate
+
+    parts = [
+        f"{metrics.pair} (revision {metrics.pair_revision}), protocol {metrics.protocol}, control {metrics.control}: "
+        f"{metrics.training_images} training and {metrics.held_out_images} held-out images. "
+        f"Percent of candidates, 95 % interval in brackets."
+    ]
+    for measure, results in by_measure(metrics).items():
+        table = measure_rows(results)
+        aligned = ["left", "right", "left", *["right"] * (len(table[0]) - 3)]
+        parts.append(f"{measure}\n" + tabulate(table, headers="keys", tablefmt="simple", colalign=aligned))
+    parts.append("cost\n" + tabulate(cost_rows(metrics), headers="keys", tablefmt="simple"))
+    parts += [f"flag: {flag}" for flag in metrics.flags]
+    return "\n\n".join(parts)
+
+
+def by_measure(metrics: Metrics) -> dict[str, list[Result]]:
+    """Return the results grouped by measure, in the run's order."""
+    found: dict[str, list[Result]] = {}
+    for result in metrics.results:
+        found.setdefault(result.measure, []).append(result)
+    return found
+
+
+def measure_rows(results: list[Result]) -> list[dict[str, Any]]:
+    """Return one row per attack, seed and band; measures without bands show their percentile."""
+    table = []
+    for result in results:
+        head = {"attack": result.attack, "seed": result.seed}
+        if not result.bands:
+            for side in ("training", "held_out"):
+                value = getattr(result.percentile_95, side)
+                head[f"95th percentile, {side.replace('_', '-')}"] = "-" if value is None else f"{value:.4f}"
+            table.append({"attack": head.pop("attack"), "seed": head.pop("seed"), "band": "none fixed", **head})
+        for band in result.bands:
+            table.append(
+                {
+                    **head,
+                    "band": band.band,
+                    "AMS": percent(band.training.ams),
+                    "UMS": percent(band.training.ums),
+                    "unique": band.training.ums_best.count,
+                    "held-out AMS": percent(band.held_out.ams),
+                    "excess": percent(band.excess),
+                }
+            )
+    return table
+
+
+def cost_rows(metrics: Metrics) -> list[dict[str, Any]]:
+    """Return one row per attack and seed: denoiser calls and denoiser-equivalents."""
+    return [
+        {
+            "attack": cost.attack,
+            "seed": cost.seed,
+            **{f"NFE {phase}": f"{cost.nfe.get(phase, 0):,}" for phase in ("prepare", "generate")},
+            "denoiser-equivalents": f"{cost.denoiser_equivalents:,.0f}",
+        }
+        for cost in metrics.costs
+    ]
+
+
+def percent(rate: Rate | Difference) -> str:
+    """Return a rate or difference and its interval in percent."""
+    return f"{100 * rate.value:.2f} [{100 * rate.low:.2f}, {100 * rate.high:.2f}]"
+
+
+def verdicts(metrics: Metrics) -> list[str]:
+    """Say in plain words, for each attack and seed, what the headline measure's closest band shows."""
+    if not metrics.results:
+        return []
+    headline = metrics.results[0].measure
+    lines = []
+    for result in by_measure(metrics)[headline]:
+        if not result.bands:
+            lines.append(f"{result.attack}, seed {result.seed}: {headline} has no fixed bands, so no verdict.")
+            continue
+        band = result.bands[0]
+        low, high = 100 * band.excess.low, 100 * band.excess.high
+        if band.excess.low > 0:
+            said = f"finds training images: {band.training.groups} different ones; excess {low:.2f} to {high:.2f} %"
+        elif band.excess.high < 0:
+            said = f"is nearer to held-out than to training images, which no leak explains ({low:.2f} to {high:.2f} %)"
+        else:
+            said = f"shows no excess over held-out images; at most {high:.2f} % could have gone unseen"
+        lines.append(f"{result.attack}, seed {result.seed}, {result.candidates:,} candidates: {said}.")
+    return lines
+
+
+def write_report(folder: RunFolder, target: Path, *, with_images: bool = False) -> None:
+    """Write the HTML report, one file without any outside reference.
+
+    Without `with_images` it holds numbers only: extracted images are somebody's data.
+    """
+    from jinja2 import Environment
+
+    metrics = load_metrics(folder)
+    manifest = read_json(folder.manifest_file)
+    template = (Path(__file__).parent / "report.html.j2").read_text(encoding="utf-8")
+    shards = -(-metrics.results[0].candidates // manifest["identity"]["protocol"]["shard"])
+    page = (
+        Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+        .from_string(template)
+        .render(
+            metrics=metrics,
+            manifest=manifest,
+            costs=read_json(folder.path / "costs.json"),
+            verdicts=verdicts(metrics),
+            tables={name: measure_rows(results) for name, results in by_measure(metrics).items()},
+            cost_table=cost_rows(metrics),
+            histograms=_histograms(folder, metrics, shards),
+            evidence=_evidence(folder, metrics, with_images),
+            with_images=with_images,
+        )
+    )
+    write_atomic(target, lambda file: file.write_text(page, encoding="utf-8"))
+
+
+def _evidence(folder: RunFolder, metrics: Metrics, with_images: bool) -> list[dict[str, Any]]:
+    """Return the strongest pairs of each unit; pictures as data URIs only where they were asked for."""
+    found = []
+    for cost in metrics.costs:
+        source = folder.path / "evidence" / f"{cost.attack}.s{cost.seed}"
+        stored = read_json(source / "pairs.json")
+        for rank, pair in enumerate(stored["pairs"], start=1):
+            entry = {"attack": cost.attack, "seed": cost.seed, "rank": rank, **pair}
+            if with_images:
+                file = source / f"{rank:02d}-candidate{pair['candidate']}-training{pair['reference']}.png"
+                entry["picture"] = "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode()
+            found.append(entry)
+    return found
+
+
+def _histograms(folder: RunFolder, metrics: Metrics, shards: int) -> dict[str, str]:
+    """Return per unit an SVG of its best-match scores under the headline measure."""
+    measure = make_measure(metrics.results[0].measure)
+    pictures = {}
+    for cost in metrics.costs:
+        unit = f"{cost.attack}.s{cost.seed}"
+        scores = UnitScores(read_all_scores(folder, unit, measure.space, shards), [measure])
+        pictures[f"{cost.attack}, seed {cost.seed}"] = _svg(_histogram(scores, measure))
+    return pictures
+
+
+def _histogram(scores: UnitScores, measure: Measure) -> "Figure":
+    from matplotlib.figure import Figure
+
+    best = {side: scores.best_scores[measure.id, side] for side in SIDES}
+    finite = np.concatenate([values[np.isfinite(values)] for values in best.values()])
+    figure = Figure(figsize=(7, 2.6), layout="constrained")
+    axes = figure.subplots()
+    edges = np.linspace(finite.min(initial=0.0), finite.max(initial=1.0), 61)
+    for (side, values), colour in zip(best.items(), COLOURS, strict=True):
+        counts, _ = np.histogram(values[np.isfinite(values)], edges)
+        label = f"{side.replace('_', '-')} images"
+        axes.stairs(counts, edges, color=colour, label=label, fill=side == "training", alpha=0.75, linewidth=1.6)
+    for band in measure.bands:
+        edge = band.high if measure.distance else band.low
+        axes.axvline(edge, color="#888", linewidth=0.8, linestyle=":")
+        axes.annotate(
+            band.name,
+            (edge, 1),
+            xycoords=("data", "axes fraction"),
+            ha="right",
+            va="top",
+            rotation=90,
+            fontsize=8,
+            color="#666",
+        )
+    side_word = "smaller is closer" if measure.distance else "larger is closer"
+    axes.set_xlabel(f"best-match score, {measure.id} ({side_word})")
+    axes.set_ylabel("candidates")
+    axes.legend(frameon=False, fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _svg(figure: "Figure") -> str:
+    """Return a figure as an SVG element that is the same for the same data."""
+    import matplotlib
+
+    stream = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": "sidebench"}):
+        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
+    text = stream.getvalue()
+    return text[text.index("<svg") :]

@@ -1,0 +1,508 @@
+"""Run a plan: prepare and generate every attack, then load the references, score, and store.
+
+Work goes shard by shard; each finished piece is one atomic file, so a run that was killed anywhere and
+started again makes only what is missing and ends with the same metrics.json. References are loaded after
+the last image was generated.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import environment, hub
+from .contracts import Attack, AttackState, Budget, Defence, Generated, Measure, ModelSpec, Progress
+from .errors import AttackFailed, BadInput, BadSetting, RunConflict, SidebenchError, TooFew
+from .pairs import Pair
+from .progress import silent
+from .protocol import (
+    DEFAULT_TIER,
+    PROBES,
+    TIERS,
+    Protocol,
+    default_measures,
+    make_protocol,
+)
+from .registry import check_settings, find, make_attack, make_measure
+from .store import MANIFEST_SCHEMA, RunFolder, difference, read_state, short_hash, write_json, write_state
+from .streams import Candidates
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from .contracts import Model
+    from .references import References
+    from .results import Metrics
+
+_SLACK = 1e-3
+"""How far outside [0, 1] an attack's images may lie from rounding."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One attack under one seed."""
+
+    attack: Attack
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """The unit's name in the run folder."""
+        return f"{self.attack.name}.s{self.seed}"
+
+    def settings(self) -> dict[str, Any]:
+        """Return the attack's settings as plain values."""
+        values: dict[str, Any] = self.attack.settings.model_dump(mode="json")
+        return values
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """Everything that a run is, checked before any work."""
+
+    pair: Pair
+    model: ModelSpec
+    model_files: dict[str, str]
+    protocol: Protocol
+    candidates: int
+    units: tuple[Unit, ...]
+    measures: tuple[Measure, ...]
+    defences: tuple[Defence, ...] = ()
+    parent: Path = Path("runs")
+    fresh: bool = False
+
+    def shards(self) -> int:
+        """Return the number of shards."""
+        return -(-self.candidates // self.protocol.shard)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what makes this the same run; attacks and seeds may be added to it."""
+        return {
+            "pair": self.pair.name,
+            "pair_revision": self.pair.revision,
+            "pair_identity": self.pair.identity(),
+            "model": {"family": self.model.family, "sha256": self.model_files},
+            "protocol": self.protocol.model_dump(mode="json"),
+            "candidates": self.candidates,
+            "measures": [measure.id for measure in self.measures],
+            "defences": {d.name: d.settings.model_dump(mode="json") for d in self.defences},
+        }
+
+    def folder(self) -> RunFolder:
+        """Return the run's folder; its name depends on the plan alone."""
+        return RunFolder(self.parent / f"{self.pair.name}-{self.candidates}-{short_hash(self.identity())}")
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What `execute` hands back."""
+
+    folder: RunFolder
+    metrics: "Metrics | None"
+    failures: dict[str, SidebenchError] = field(default_factory=dict)
+    """Units that failed, with the reason; the others' results are kept."""
+
+
+def plan_run(
+    pair: Pair,
+    *,
+    attacks: Sequence[str] = (),
+    defences: Sequence[str] = (),
+    tier: str | None = None,
+    candidates: int | None = None,
+    seeds: Sequence[int] = (0,),
+    measures: Sequence[str] = (),
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+    device: str = "auto",
+    dtype: str = "float32",
+    out: str | Path = "runs",
+    fresh: bool = False,
+) -> RunPlan:
+    """Check everything that can be checked without work and return the plan.
+
+    Without `attacks`, those that the pair names run. `settings` go over the pair's, by attack.
+
+    Raises:
+        BadInput: anything that cannot be used, in one line.
+    """
+    number = _candidate_count(tier, candidates)
+    if any(seed < 0 for seed in seeds):
+        raise BadSetting(f"a seed must not be negative, was {min(seeds)}")
+    folder = hub.locate(pair.model.location)
+    hub.check_files(folder, pair.model.sha256)
+    spec = ModelSpec(
+        family=pair.model.family,
+        location=pair.model.location,
+        sha256=pair.model.sha256,
+        device=str(hub.pick_device(device)),
+        dtype=check_settings(Protocol, {"micro_batch": 1, "dtype": dtype}, "run").dtype,
+    )
+    units = tuple(
+        Unit(attack, seed) for attack in _attacks(pair, attacks, settings or {}) for seed in dict.fromkeys(seeds)
+    )
+    for unit in units:
+        if number < unit.attack.least_candidates():
+            raise TooFew(
+                f"{number} candidates are too few for {unit.attack.name}: it needs {unit.attack.least_candidates()}"
+            )
+    shape = hub.image_size(folder)
+    chosen = [make_measure(name) for name in measures or pair.measures or default_measures(shape[0] * shape[1])]
+    for measure in chosen:
+        measure.check(pair.data.split.training, pair.data.split.held_out, pair.allow_dense_neighbours)
+    overrides = {key: value for key, value in pair.protocol.model_dump().items() if value is not None}
+    return RunPlan(
+        pair=pair,
+        model=spec,
+        model_files=hub.hashes(folder),
+        protocol=make_protocol(shape[0] * shape[1], {**overrides, "dtype": dtype}),
+        candidates=number,
+        units=units,
+        measures=tuple(chosen),
+        defences=tuple(find("defence", name)() for name in defences),
+        parent=Path(out),
+        fresh=fresh,
+    )
+
+
+def execute(plan: RunPlan, progress: Progress = silent) -> RunResult:
+    """Carry out a plan, or what is missing of it.
+
+    Raises:
+        RunConflict: the folder holds a run with other settings, or another process writes to it.
+        CorruptRun: a stored file cannot be read.
+    """
+    folder = plan.folder()
+    with folder.locked():
+        if plan.fresh:
+            folder.clear()
+        _open(plan, folder)
+        _check_space(plan, folder)
+        failures = _generate_all(plan, folder, progress)
+        metrics = _score_all(plan, folder, failures, progress)
+        return RunResult(folder, metrics, failures)
+
+
+# ---- Opening ----------------------------------------------------------------------------------------
+
+
+def _open(plan: RunPlan, folder: RunFolder) -> None:
+    """Write the manifest, or check that the one there is of the same run; new units are added."""
+    units = {
+        unit.name: {"attack": unit.attack.name, "seed": unit.seed, "settings": unit.settings()} for unit in plan.units
+    }
+    stored = folder.manifest()
+    if stored is None:
+        manifest = {
+            "schema": MANIFEST_SCHEMA,
+            "run_id": folder.path.name,
+            "identity": plan.identity(),
+            "control": plan.pair.control,
+            "device": plan.model.device.partition(":")[0],
+            "units": units,
+            "origins": {name: a.origin.strip() for name, a in plan.pair.attacks.items()},
+            "environment": environment.describe(),
+        }
+        folder.write_manifest(manifest)
+        return
+    changed = difference(stored.get("identity"), plan.identity())
+    for name, unit in units.items():
+        if name in stored.get("units", {}):
+            changed = changed or difference(stored["units"][name], unit, name)
+    if changed:
+        raise RunConflict(
+            f"{folder.path} was made by other settings: {changed}; start over with --fresh, or choose another --out"
+        )
+    if not units.keys() <= stored["units"].keys():
+        folder.write_manifest({**stored, "units": {**stored["units"], **units}})
+
+
+def _check_space(plan: RunPlan, folder: RunFolder) -> None:
+    """Refuse a run whose images and scores would not fit on the disk."""
+    import shutil
+
+    height, width, channels = hub.image_size(hub.locate(plan.pair.model.location))
+    a_candidate = height * width * channels + 40 * plan.protocol.top_k
+    needed = a_candidate * plan.candidates * len(plan.units)
+    free = shutil.disk_usage(folder.path).free
+    if needed > free:
+        raise BadInput(f"{folder.path} needs about {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; see --out")
+
+
+def _candidate_count(tier: str | None, candidates: int | None) -> int:
+    if tier is not None and candidates is not None:
+        raise BadSetting("give --tier or --candidates, not both")
+    if candidates is not None:
+        if candidates < 1:
+            raise BadSetting(f"candidates must be at least 1, was {candidates}")
+        return candidates
+    if (tier or DEFAULT_TIER) not in TIERS:
+        from .errors import UnknownName
+
+        raise UnknownName("tier", str(tier), TIERS)
+    return TIERS[tier or DEFAULT_TIER]
+
+
+def _attacks(pair: Pair, chosen: Sequence[str], settings: Mapping[str, Mapping[str, Any]]) -> list[Attack]:
+    names = list(dict.fromkeys(chosen or pair.attacks))
+    if not names:
+        raise BadInput(f"pair {pair.name} names no attacks: choose with --attack")
+    attacks = []
+    for name in names:
+        own = pair.attacks[name].settings if name in pair.attacks else {}
+        attacks.append(make_attack(name, {**own, **settings.get(name, {})}))
+    if unused := set(settings) - set(names):
+        raise BadSetting(f"settings for {sorted(unused)[0]!r}, which is not run: attacks are {', '.join(names)}")
+    if len({attack.name for attack in attacks}) < len(attacks):
+        raise BadInput("two attacks of the same name cannot be in one run")
+    return attacks
+
+
+# ---- Preparing and generating -----------------------------------------------------------------------
+
+
+def _generate_all(plan: RunPlan, folder: RunFolder, progress: Progress) -> dict[str, SidebenchError]:
+    """Prepare and generate every unit; a failing attack is recorded and the others go on."""
+    failures: dict[str, SidebenchError] = {}
+    todo = [u for u in plan.units if not _generated(plan, folder, u)]
+    if not todo:
+        return failures
+    from .models import load_model
+
+    model: Model = load_model(plan.model)
+    for defence in plan.defences:
+        model = defence.wrap(model)
+    for unit in todo:
+        if model.conditioning not in unit.attack.conditionings:
+            kinds = ", ".join(sorted(unit.attack.conditionings))
+            raise BadInput(f"{unit.attack.name} works on models with conditioning {kinds}, not {model.conditioning}")
+    for unit in todo:
+        try:
+            with _named_failures(unit):
+                state = _prepare(plan, folder, unit, model, progress)
+                _generate(plan, folder, unit, model, state, progress)
+                _probe(plan, folder, unit, model, state)
+        except SidebenchError as error:
+            failures[unit.name] = error
+    return failures
+
+
+@contextmanager
+def _named_failures(unit: Unit) -> Any:
+    """Turn whatever a plug-in raises into an error with the attack's name."""
+    try:
+        yield
+    except SidebenchError:
+        raise
+    except Exception as error:
+        hint = ""
+        if "out of memory" in str(error).lower():
+            hint = "; give the pair a smaller protocol.micro_batch (a new run: the number belongs to the settings)"
+        raise AttackFailed(f"{unit.name} failed: {type(error).__name__}: {error}{hint}") from error
+
+
+def _generated(plan: RunPlan, folder: RunFolder, unit: Unit) -> bool:
+    files = [folder.images_file(unit.name, shard) for shard in range(plan.shards())]
+    return all(file.exists() for file in files) and (folder.path / "state" / unit.name / "probe.json").exists()
+
+
+def _prepare(plan: RunPlan, folder: RunFolder, unit: Unit, model: "Model", progress: Progress) -> AttackState:
+    """Return the attack's state: the stored one, or a new one with its cost."""
+    file = folder.state_file(unit.name)
+    if file.exists():
+        stored = read_state(file)
+        return AttackState(stored.tensors, stored.info["state"])
+    from .sampling import AuditedModel, view_for
+
+    def report(phase: str, done: int, total: int) -> None:
+        progress(f"{unit.name}: {phase}", done, total)
+
+    audited = AuditedModel(
+        model,
+        plan.protocol.sampler,
+        plan.protocol.micro_batch,
+        kept=folder.checkpoints("shared"),
+        progress=report,
+    )
+    began = time.monotonic()
+    checkpoints = folder.checkpoints(unit.name)
+    budget = Budget(unit.seed, plan.candidates, checkpoints, report)
+    with audited.ledger.during("prepare"):
+        state = unit.attack.prepare(view_for(unit.attack.access, audited), budget)
+    if not isinstance(state, AttackState):
+        raise AttackFailed(f"{unit.name}: prepare returned a {type(state).__name__}, not an AttackState")
+    seconds = time.monotonic() - began
+    cost = {**audited.ledger.as_dict(), "seconds": seconds, "denoiser_flops": model.flops_per_sample()}
+    write_state(file, AttackState(state.tensors, {"state": dict(state.info), "cost": cost}))
+    checkpoints.remove("checkpoint")
+    return state
+
+
+def _generate(
+    plan: RunPlan,
+    folder: RunFolder,
+    unit: Unit,
+    model: "Model",
+    state: AttackState,
+    progress: Progress,
+) -> None:
+    import numpy as np
+
+    for shard in range(plan.shards()):
+        file = folder.images_file(unit.name, shard)
+        start = shard * plan.protocol.shard
+        numbers = range(start, min(start + plan.protocol.shard, plan.candidates))
+        if not file.exists():
+            began = time.monotonic()
+            images, nan, columns, cost = make_candidates(
+                unit.attack, model, state, Candidates(unit.seed, numbers), plan.protocol
+            )
+            tensors = {"images": images, "nan": nan, **{f"column_{k}": v for k, v in columns.items()}}
+            write_state(file, AttackState(tensors, {"cost": {**cost, "seconds": time.monotonic() - began}}))
+        progress(f"{unit.name}: candidates", int(np.max(numbers)) + 1, plan.candidates)
+
+
+def make_candidates(
+    attack: Attack, model: "Model", state: AttackState, candidates: Candidates, protocol: Protocol
+) -> tuple["torch.Tensor", "torch.Tensor", dict[str, "torch.Tensor"], dict[str, Any]]:
+    """Generate candidates and check what the attack returned.
+
+    Returns uint8 images, a flag per image for values that are not finite, the attack's columns, and cost.
+
+    Raises:
+        AttackFailed: the attack returned something that its contract does not allow.
+    """
+    import torch
+
+    from .sampling import AuditedModel, quantise, view_for
+
+    audited = AuditedModel(model, protocol.sampler, protocol.micro_batch)
+    with audited.ledger.during("generate"):
+        made = attack.generate(view_for(attack.access, audited), state, candidates)
+    _check_generated(attack.name, made, len(candidates), model.image_shape)
+    columns = {name: torch.as_tensor(values) for name, values in made.columns.items()}
+    nan = ~torch.isfinite(made.images.flatten(1)).all(1)
+    images = made.images.cpu().clone()
+    images[nan.cpu()] = 0
+    return quantise(images), nan.cpu(), columns, audited.ledger.as_dict()
+
+
+def _check_generated(name: str, made: Any, count: int, shape: tuple[int, int, int]) -> None:
+    import torch
+
+    if not isinstance(made, Generated) or not isinstance(made.images, torch.Tensor):
+        raise AttackFailed(f"{name}: generate must return Generated(images, columns)")
+    if tuple(made.images.shape) != (count, *shape) or not made.images.is_floating_point():
+        raise AttackFailed(
+            f"{name}: generate returned {made.images.dtype} of shape {tuple(made.images.shape)}, "
+            f"wanted float of shape {(count, *shape)}"
+        )
+    finite = made.images[torch.isfinite(made.images)]
+    if finite.numel() and (finite.min() < -_SLACK or finite.max() > 1 + _SLACK):
+        raise AttackFailed(f"{name}: images lie in [{finite.min():.3g}, {finite.max():.3g}], wanted [0, 1]")
+    for column, values in made.columns.items():
+        if len(values) != count:
+            raise AttackFailed(f"{name}: column {column!r} has {len(values)} values for {count} images")
+
+
+def _probe(plan: RunPlan, folder: RunFolder, unit: Unit, model: "Model", state: AttackState) -> None:
+    """Make a few candidates again with another batch size and store how far they are off."""
+    file = folder.path / "state" / unit.name / "probe.json"
+    if file.exists():
+        return
+    count = min(PROBES, plan.candidates, plan.protocol.shard)
+    other = plan.protocol.model_copy(update={"micro_batch": max(1, plan.protocol.micro_batch // 2 + 1)})
+    again = make_candidates(unit.attack, model, state, Candidates(unit.seed, range(count)), other)[0]
+    first = read_state(folder.images_file(unit.name, 0)).tensors["images"][:count]
+    off = (again.int() - first.int()).abs()
+    write_json(
+        file,
+        {
+            "candidates": count,
+            "micro_batch": other.micro_batch,
+            "largest": int(off.max()),
+            "share_off": float((off > 1).float().mean()),
+        },
+    )
+
+
+# ---- Scoring ----------------------------------------------------------------------------------------
+
+
+def _score_all(
+    plan: RunPlan,
+    folder: RunFolder,
+    failures: dict[str, SidebenchError],
+    progress: Progress,
+) -> "Metrics | None":
+    from . import artefacts
+    from .references import load_references
+    from .scoring import Scorer
+
+    units = _finished_units(plan, folder, failures)
+    if not units:
+        return None
+    references = load_references(plan.pair)
+    _check_references(plan, references)
+    artefacts.write_references(folder, references)
+    scorer = Scorer(references, list(plan.measures), plan.protocol.top_k, hub.pick_device(plan.model.device))
+    for unit in units:
+        _score(plan, folder, unit, scorer, progress)
+    return artefacts.write_results(plan, folder, units, references)
+
+
+def _finished_units(
+    plan: RunPlan, folder: RunFolder, failures: Mapping[str, SidebenchError]
+) -> list[tuple[str, str, int]]:
+    """Return (unit name, attack, seed) of every unit with all its images, earlier calls' units too."""
+    manifest = folder.manifest()
+    assert manifest is not None
+    rank = {attack: position for position, attack in enumerate(plan.pair.attacks)}
+    ordered = sorted(
+        manifest["units"].items(),
+        key=lambda item: (rank.get(item[1]["attack"], len(rank)), item[1]["attack"], item[1]["seed"]),
+    )
+    found = []
+    for name, unit in ordered:
+        files = [folder.images_file(name, shard) for shard in range(plan.shards())]
+        if name not in failures and all(file.exists() for file in files):
+            found.append((name, unit["attack"], unit["seed"]))
+    return found
+
+
+def _check_references(plan: RunPlan, references: "References") -> None:
+    wanted = hub.image_size(hub.locate(plan.pair.model.location))
+    channels, height, width = references.training.images.shape[1:]
+    if (height, width, channels) != wanted:
+        raise BadInput(
+            f"{plan.pair.name}: the images are {height}x{width}x{channels}, "
+            f"the model makes {'x'.join(str(n) for n in wanted)}"
+        )
+
+
+def _score(plan: RunPlan, folder: RunFolder, unit: tuple[str, str, int], scorer: Any, progress: Progress) -> None:
+    from .scoring import write_scores
+
+    name = unit[0]
+    spaces = dict.fromkeys(measure.space for measure in plan.measures)
+    for shard in range(plan.shards()):
+        start = shard * plan.protocol.shard
+        stop = min(start + plan.protocol.shard, plan.candidates)
+        for space in spaces:
+            if folder.scores_file(name, space, shard).exists():
+                continue
+            stored = read_state(folder.images_file(name, shard)).tensors
+            scores = scorer.score(stored["images"], _numbers(start, stop), stored["nan"].numpy(), space)
+            columns = {
+                key.removeprefix("column_"): value.numpy() for key, value in stored.items() if key.startswith("column_")
+            }
+            write_scores(folder, name, space, shard, scores, list(plan.measures), columns)
+        progress(f"{name}: scores", stop, plan.candidates)
+
+
+def _numbers(start: int, stop: int) -> "np.ndarray":
+    import numpy as np
+
+    return np.arange(start, stop, dtype=np.int64)

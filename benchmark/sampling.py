@@ -1,0 +1,304 @@
+"""The one sampling loop, and the views of a model that an attack gets.
+
+Every attack draws x_T of candidate i from the same stream, so attacks are paired: with no guidance
+they all make the same images. Rows are padded to a fixed micro-batch, because the arithmetic of a
+convolution may depend on the batch size (measured: 2 of 1,024 uint8 images change between batches of
+7 and 256 in fp32; none when padded).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .contracts import (
+    AttackState,
+    BlackBoxModel,
+    Checkpoints,
+    Model,
+    PredictionType,
+    Progress,
+    Steer,
+    Step,
+    WhiteBoxModel,
+)
+from .protocol import SamplerSettings
+from .streams import Candidates
+
+if TYPE_CHECKING:
+    from diffusers import SchedulerMixin
+
+
+class Ledger:
+    """Counts the work of an attack by phase: denoiser calls (NFE) and other operations (FLOP)."""
+
+    def __init__(self) -> None:
+        self.nfe: dict[str, int] = defaultdict(int)
+        self.flops: dict[str, float] = defaultdict(float)
+        self.skipped_steps = 0
+        self.phase = "prepare"
+
+    @contextmanager
+    def during(self, phase: str) -> Iterator[None]:
+        """Count what happens inside under this phase."""
+        before, self.phase = self.phase, phase
+        try:
+            yield
+        finally:
+            self.phase = before
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain numbers by phase."""
+        return {"nfe": dict(self.nfe), "flops": dict(self.flops), "skipped_steps": self.skipped_steps}
+
+
+def make_scheduler(model: Model, settings: SamplerSettings) -> SchedulerMixin:
+    """Build the diffusers scheduler of these settings on the model's own noise schedule."""
+    import diffusers
+
+    cls, extra = {
+        "ddim": (diffusers.DDIMScheduler, {}),
+        "ddpm": (diffusers.DDPMScheduler, {}),
+        "euler": (diffusers.EulerDiscreteScheduler, {}),
+        "dpm-solver++": (diffusers.DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++"}),
+    }[settings.name]
+    scheduler = cls.from_config(dict(model.scheduler_config), **extra)
+    scheduler.set_timesteps(settings.steps, device=model.device)
+    return scheduler
+
+
+def score_to_prediction(
+    prediction_type: PredictionType, correction: Tensor, alpha: float, sigma: float
+) -> Tensor | None:
+    """Convert a correction of the score into one of the prediction (None at a singular endpoint).
+
+    With alpha^2 + sigma^2 = 1 and x_t = alpha x_0 + sigma n: d_eps = -sigma g, d_x0 = (sigma^2 / alpha) g,
+    d_v = -(sigma / alpha) g. For flow, x_t = (1 - s) x_0 + s n is x_t / (alpha + sigma) with
+    s = sigma / (alpha + sigma), and g is the gradient with respect to that x_t: d = -s / (1 - s) g.
+    """
+    if prediction_type == "epsilon":
+        return -sigma * correction
+    if alpha <= 1e-6:
+        return None
+    if prediction_type == "sample":
+        return sigma**2 / alpha * correction
+    return -sigma / alpha * correction
+
+
+@torch.no_grad()
+def sample_latents(
+    model: Model,
+    candidates: Candidates,
+    settings: SamplerSettings,
+    micro_batch: int,
+    *,
+    condition: Tensor | None = None,
+    guidance_scale: float = 1.0,
+    steer: Steer | None = None,
+    ledger: Ledger | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Tensor:
+    """Draw one x_0 per candidate, N x C x H x W in the model's own space, on the model's device."""
+    outputs = []
+    rows = torch.arange(len(candidates))
+    for batch, real in zip(candidates.batches(micro_batch), rows.split(micro_batch), strict=True):
+        drawn = batch.padded(micro_batch)
+        index = torch.cat([real, real[:1].expand(micro_batch - len(batch))])
+        given = None if condition is None else condition[index].to(model.device)
+        x_0, calls, skipped = _sample_batch(model, drawn, settings, index, given, guidance_scale, steer)
+        if ledger is not None:
+            ledger.nfe[ledger.phase] += calls * len(batch)
+            ledger.skipped_steps += skipped
+        outputs.append(x_0[: len(batch)])
+        if progress is not None:
+            progress(len(batch))
+    return torch.cat(outputs)
+
+
+def _sample_batch(
+    model: Model,
+    candidates: Candidates,
+    settings: SamplerSettings,
+    index: Tensor,
+    condition: Tensor | None,
+    guidance_scale: float,
+    steer: Steer | None,
+) -> tuple[Tensor, int, int]:
+    scheduler = make_scheduler(model, settings)
+    takes = inspect.signature(scheduler.step).parameters
+    options: dict[str, Any] = {}
+    if "eta" in takes:
+        options["eta"] = settings.eta
+    if "generator" in takes:  # one generator per row, so that a candidate's noise does not depend on its batch
+        options["generator"] = candidates.generators("sampler")
+
+    x = candidates.normal("noise", model.sample_shape).to(model.device) * scheduler.init_noise_sigma
+    calls = skipped = 0
+    for t in scheduler.timesteps:
+        # Denoise. After scaling, x_t is variance-preserving under every scheduler.
+        x_t = scheduler.scale_model_input(x, t)
+        at = t.expand(len(x))
+        prediction = model.predict(x_t, at, condition)
+        calls += 1
+        if guidance_scale != 1.0 and condition is not None:
+            unconditional = model.predict(x_t, at, None)
+            prediction = unconditional + guidance_scale * (prediction - unconditional)
+            calls += 1
+
+        # Steer: a correction of the score, in the model's own prediction type.
+        if steer is not None:
+            alpha, sigma = (float(level) for level in model.noise_level(t))
+            with torch.enable_grad():
+                correction = steer(Step(x_t, t, alpha, sigma, prediction, index))
+            change = score_to_prediction(model.prediction_type, correction.detach(), alpha, sigma)
+            if change is None:
+                skipped += 1
+            else:
+                prediction = prediction + change
+
+        # Step.
+        x = scheduler.step(prediction, t, x, **options).prev_sample
+    return x, calls, skipped
+
+
+class AuditedModel(WhiteBoxModel):
+    """The white-box view: everything goes through here, so every denoiser call is counted.
+
+    Plain samples made for an attack's own use (purpose other than "candidate") are kept under a
+    content key, so that attacks that ask for the same synthetic images share them, and a killed run
+    goes on where it was; their NFE is counted each time, since each attack alone would have to pay.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        sampler: SamplerSettings,
+        micro_batch: int,
+        *,
+        kept: Checkpoints | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self._model = model
+        self._sampler = sampler
+        self._micro_batch = micro_batch
+        self._kept = kept
+        self._progress = progress
+        self.ledger = Ledger()
+        self.sample_shape = model.sample_shape
+        self.image_shape = model.image_shape
+        self.conditioning = model.conditioning
+        self.num_train_timesteps = model.num_train_timesteps
+        self.prediction_type = model.prediction_type
+        self.device = model.device
+
+    def sample(
+        self,
+        candidates: Candidates,
+        *,
+        condition: Tensor | None = None,
+        guidance_scale: float = 1.0,
+        steer: Steer | None = None,
+    ) -> Tensor:
+        """Sample images; see `WhiteBoxModel.sample`."""
+        if candidates.purpose != "candidate" and condition is None and steer is None:
+            return self._sample_kept(candidates)
+        return self._sample(candidates, condition, guidance_scale, steer)
+
+    def _sample(
+        self, candidates: Candidates, condition: Tensor | None, guidance_scale: float, steer: Steer | None
+    ) -> Tensor:
+        x_0 = sample_latents(
+            self._model,
+            candidates,
+            self._sampler,
+            self._micro_batch,
+            condition=condition,
+            guidance_scale=guidance_scale,
+            steer=steer,
+            ledger=self.ledger,
+        )
+        return self._model.decode(x_0).float().cpu()
+
+    def _sample_kept(self, candidates: Candidates) -> Tensor:
+        """Sample plain images, in uint8 precision so that those from the store are the same."""
+        images, done = [], 0
+        for batch in candidates.batches(self._micro_batch):
+            key = self._content_key(batch)
+            found = self._kept.load(key) if self._kept else None
+            if found is None:
+                before = self.ledger.nfe[self.ledger.phase]
+                made = quantise(self._sample(batch, None, 1.0, None))
+                if self._kept:
+                    nfe = self.ledger.nfe[self.ledger.phase] - before
+                    self._kept.save(key, AttackState({"images": made}, {"nfe": nfe}))
+            else:
+                made = found.tensors["images"]
+                self.ledger.nfe[self.ledger.phase] += int(found.info["nfe"])
+            images.append(made)
+            done += len(batch)
+            if self._progress is not None:
+                self._progress(f"{candidates.purpose} images", done, len(candidates))
+        return torch.cat(images).float() / 255
+
+    def _content_key(self, batch: Candidates) -> str:
+        content = {
+            "sampler": self._sampler.model_dump(),
+            "micro_batch": self._micro_batch,
+            "seed": batch.seed,
+            "numbers": list(batch.numbers),
+            "purpose": batch.purpose,
+        }
+        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+        return f"samples-{digest}"
+
+    def predict(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Call the denoiser and count its rows."""
+        self.ledger.nfe[self.ledger.phase] += len(x_t)
+        return self._model.predict(x_t, t, condition)
+
+    def noise_level(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (alpha, sigma) at timesteps `t`."""
+        return self._model.noise_level(t)
+
+    def add_noise(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Return alpha x_0 + sigma noise."""
+        return self._model.add_noise(x_0, noise, t)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Map images in [0, 1] to x_0 in the model's own space."""
+        return self._model.encode(images)
+
+    def charge(self, flops: float) -> None:
+        """Add operations outside the denoiser to the current phase."""
+        self.ledger.flops[self.ledger.phase] += flops
+
+
+class SamplesOnly(BlackBoxModel):
+    """The black-box view of an audited model: samples for candidates, nothing else."""
+
+    def __init__(self, audited: AuditedModel) -> None:
+        self.image_shape = audited.image_shape
+        self.conditioning = audited.conditioning
+        self._sample = audited.sample
+
+    def sample(self, candidates: Candidates, *, condition: Tensor | None = None, guidance_scale: float = 1.0) -> Tensor:
+        """Sample images; see `BlackBoxModel.sample`."""
+        return self._sample(candidates, condition=condition, guidance_scale=guidance_scale)
+
+
+def view_for(access: str, audited: AuditedModel) -> BlackBoxModel:
+    """Return what an attack with this access level may see."""
+    return SamplesOnly(audited) if access in ("samples", "prompts") else audited
+
+
+def quantise(images: Tensor) -> Tensor:
+    """Round images in [0, 1] to uint8, the form in which they are stored and scored."""
+    return images.nan_to_num(0.0).clamp(0, 1).mul(255).round().to(torch.uint8)

@@ -1,0 +1,222 @@
+"""The run folder: atomic files, one lock, states and shards that a killed run finds again.
+
+    manifest.json               everything needed to repeat the run
+    references.parquet          side, number, row in the data set, duplicate group; no image
+    state/<unit>/state.safetensors, checkpoint files; state/shared/ for samples that attacks share
+    images/<unit>/00000.safetensors   candidates as uint8, with flags, columns and cost (local only)
+    scores/<unit>.<space>.00000.parquet, .pairs.parquet, .bins.parquet
+    metrics.json, metrics.csv, costs.json, evidence/, report.html
+
+A unit is one attack under one seed, `<attack>.s<seed>`.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .contracts import AttackState
+from .errors import BadInput, CorruptRun, RunConflict
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+MANIFEST_SCHEMA = "sidebench-manifest/1"
+
+
+class RunFolder:
+    """One run's folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.manifest_file = path / "manifest.json"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run's lock; a second writer is refused.
+
+        Raises:
+            RunConflict: another process holds the lock.
+            BadInput: the folder cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            handle = (self.path / ".lock").open("w")
+        except OSError as error:
+            raise BadInput(f"cannot write to {self.path}: {error.strerror}; choose another with --out") from None
+        with handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunConflict(f"another process is writing to {self.path}") from None
+            yield
+
+    def clear(self) -> None:
+        """Remove everything but the lock."""
+        for entry in self.path.iterdir():
+            if entry.name == ".lock":
+                continue
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+
+    def manifest(self) -> dict[str, Any] | None:
+        """Return the manifest, or None in a new folder."""
+        return read_json(self.manifest_file) if self.manifest_file.exists() else None
+
+    def write_manifest(self, manifest: Mapping[str, Any]) -> None:
+        """Write the manifest."""
+        write_json(self.manifest_file, manifest)
+
+    def state_file(self, unit: str) -> Path:
+        """Return where the attack's state is."""
+        return self.path / "state" / unit / "state.safetensors"
+
+    def checkpoints(self, unit: str) -> "FolderCheckpoints":
+        """Return the places where an attack leaves its progress."""
+        return FolderCheckpoints(self.path / "state" / unit)
+
+    def images_file(self, unit: str, shard: int) -> Path:
+        """Return where a shard's images are."""
+        return self.path / "images" / unit / f"{shard:05d}.safetensors"
+
+    def scores_file(self, unit: str, space: str, shard: int, part: str = "") -> Path:
+        """Return where a shard's scores are; `part` is "pairs", "bins" or nothing for the candidates."""
+        suffix = f".{part}.parquet" if part else ".parquet"
+        return self.path / "scores" / f"{unit}.{space}.{shard:05d}{suffix}"
+
+
+class FolderCheckpoints:
+    """Named states in one folder, each one file, replaced atomically."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def load(self, name: str) -> AttackState | None:
+        """Return what was last saved under this name, or None."""
+        file = self.folder / f"{name}.safetensors"
+        return read_state(file) if file.exists() else None
+
+    def save(self, name: str, state: AttackState) -> None:
+        """Save in place of what was there."""
+        write_state(self.folder / f"{name}.safetensors", state)
+
+    def remove(self, name: str) -> None:
+        """Forget what was saved under this name."""
+        (self.folder / f"{name}.safetensors").unlink(missing_ok=True)
+
+
+def read_run(path: str | Path) -> RunFolder:
+    """Open a finished or unfinished run for reading.
+
+    Raises:
+        BadInput: this is no run folder.
+    """
+    folder = RunFolder(Path(path))
+    if not folder.manifest_file.is_file():
+        raise BadInput(f"{path} is no run folder: it has no manifest.json")
+    return folder
+
+
+def difference(stored: Any, wanted: Any, key: str = "") -> str | None:
+    """Describe the first difference between two JSON values, or None."""
+    if isinstance(stored, dict) and isinstance(wanted, dict):
+        for name in sorted({*stored, *wanted}):
+            found = difference(stored.get(name), wanted.get(name), f"{key}.{name}" if key else name)
+            if found:
+                return found
+        return None
+    return None if stored == wanted else f"{key} was {stored!r}, now {wanted!r}"
+
+
+def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary file beside `path`, then put it in place in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def canonical_json(content: Any) -> str:
+    """Return JSON with sorted keys and no NaN: the same content is the same bytes."""
+    return json.dumps(content, sort_keys=True, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write canonical JSON atomically."""
+    text = canonical_json(content)
+    write_atomic(path, lambda file: file.write_text(text, encoding="utf-8"))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object of a run folder."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CorruptRun(f"{path.parent.name}/{path.name} cannot be read: {error}") from None
+    if not isinstance(content, dict):
+        raise CorruptRun(f"{path.parent.name}/{path.name} holds no object")
+    return content
+
+
+def write_state(path: Path, state: AttackState) -> None:
+    """Write tensors and JSON values as one safetensors file (the JSON is in its header)."""
+    from safetensors.torch import save
+
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()}
+    content = save(tensors, {"info": json.dumps(state.info, sort_keys=True)})
+    write_atomic(path, lambda file: file.write_bytes(content))
+
+
+def read_state(path: Path) -> AttackState:
+    """Read what `write_state` wrote."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            info = json.loads((file.metadata() or {}).get("info", "{}"))
+            return AttackState({name: file.get_tensor(name) for name in file.keys()}, info)  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CorruptRun(
+            f"{path.parent.name}/{path.name} cannot be read ({error}); delete it, and the run makes it again"
+        ) from None
+
+
+def write_table(path: Path, table: "pa.Table") -> None:
+    """Write a parquet table atomically."""
+    import pyarrow.parquet as pq
+
+    write_atomic(path, lambda file: pq.write_table(table, file, compression="zstd"))
+
+
+def read_table(path: Path) -> "pa.Table":
+    """Read a parquet table of a run folder."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise CorruptRun(
+            f"{path.parent.name}/{path.name} cannot be read ({error}); delete it, and the run makes it again"
+        ) from None
+
+
+def short_hash(content: Any) -> str:
+    """Return 8 hex digits that name a JSON value."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]

@@ -1,0 +1,78 @@
+"""AMS, UMS and their kin as counts over score arrays. NumPy only, so that a report needs no torch.
+
+Definitions: arXiv 2410.02467, equations 8 and 9. Bands of distances are (low, high] and of
+similarities [low, high); the closest band has no near edge. NaN lies in no band.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .contracts import Band
+
+
+def in_band(scores: np.ndarray, band: Band, *, distance: bool) -> np.ndarray:
+    """Return which scores lie in the band."""
+    if distance:
+        near = scores > band.low if band.low > 0 else np.ones(scores.shape, dtype=bool)
+        inside: np.ndarray = near & (scores <= band.high)
+    else:
+        near = scores < band.high if band.high < 1 else np.ones(scores.shape, dtype=bool)
+        inside = near & (scores >= band.low)
+    return inside
+
+
+def cumulative_bands(bands: Sequence[Band], *, distance: bool) -> list[Band]:
+    """Return for bands ordered closest first the unions "high+mid", "high+mid+low", ..."""
+    return [
+        Band(
+            "+".join(band.name for band in bands[: i + 1]),
+            bands[0].low if distance else bands[i].low,
+            bands[i].high if distance else bands[0].high,
+        )
+        for i in range(1, len(bands))
+    ]
+
+
+def ams_count(best_scores: np.ndarray, band: Band, *, distance: bool) -> int:
+    """Count the candidates whose best match lies in the band: AMS times N_G."""
+    return int(in_band(best_scores, band, distance=distance).sum())
+
+
+def ums_frequencies(
+    pair_ids: np.ndarray, pair_scores: np.ndarray, band: Band, references: int, *, distance: bool
+) -> np.ndarray:
+    """Count for each reference the candidates that have it in the band; every in-band pair counts.
+
+    The number of non-zero entries is UMS times N_G; it may exceed AMS times N_G.
+    """
+    inside = in_band(pair_scores, band, distance=distance)
+    return np.bincount(pair_ids[inside], minlength=references)
+
+
+def best_frequencies(
+    best_ids: np.ndarray, best_scores: np.ndarray, band: Band, references: int, *, distance: bool
+) -> np.ndarray:
+    """Count for each reference the candidates whose best match it is, within the band.
+
+    The number of non-zero entries is `ums_best` times N_G; the sum is AMS times N_G.
+    """
+    inside = in_band(best_scores, band, distance=distance)
+    return np.bincount(best_ids[inside], minlength=references)
+
+
+def by_group(frequencies: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Add up per-reference counts by duplicate group (one entry per group that has a reference)."""
+    _, position = np.unique(groups, return_inverse=True)
+    return np.bincount(position, weights=frequencies, minlength=position.max(initial=-1) + 1).astype(np.int64)
+
+
+def percentile_of_best(best_scores: np.ndarray, *, distance: bool, q: float = 95.0) -> float | None:
+    """Return the best-match score that q percent of the valid candidates stay short of.
+
+    For a distance that is the (100 - q)th percentile: smaller means closer. None without valid candidates.
+    """
+    valid = best_scores[~np.isnan(best_scores)]
+    if not len(valid):
+        return None
+    return float(np.percentile(valid, 100 - q if distance else q))

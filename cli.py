@@ -1,0 +1,235 @@
+"""The `sidebench` command: parse, call, print. No logic; heavy imports wait until a command needs them."""
+
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from . import __version__
+from .benchmark.errors import BadSetting, SidebenchError
+
+INTERRUPTED, UNEXPECTED, WRONG_USAGE, INCOMPLETE = 130, 70, 2, 3
+
+app = typer.Typer(
+    name="sidebench",
+    help="Privacy evaluation of diffusion models: extraction attacks under one protocol.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout; everything else goes to stderr.")]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command and leave with its exit code (0, 2, 3, 70 or 130)."""
+    try:
+        code = app(args=arguments, standalone_mode=False)
+    except SidebenchError as error:
+        _complain(str(error))
+        code = error.exit_code
+    except typer.TyperException as error:
+        _complain(error.format_message() if hasattr(error, "format_message") else str(error))
+        code = WRONG_USAGE
+    except (KeyboardInterrupt, typer.Abort):
+        _complain("interrupted; the same command goes on where this one stopped")
+        code = INTERRUPTED
+    except BrokenPipeError:
+        # The reader of stdout has gone (`sidebench list pairs | head`); keep Python from complaining at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except Exception as error:  # the last resort: a bug, shown whole
+        traceback.print_exc()
+        _complain(f"unexpected {type(error).__name__}: {error}; this is a bug in sidebench")
+        code = UNEXPECTED
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)] = False,
+) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    pairs: Annotated[list[str], typer.Argument(metavar="PAIR...", help="Names of pairs, or pair files (.yaml).")],
+    attack: Annotated[list[str] | None, typer.Option(help="Attack to run; default: those that the pair names.")] = None,
+    defence: Annotated[
+        list[str] | None, typer.Option("--defence", "--defense", help="Defence around the model.")
+    ] = None,
+    tier: Annotated[str | None, typer.Option(help="smoke, quick (default), standard, paper or full.")] = None,
+    candidates: Annotated[int | None, typer.Option(help="Number of candidates, instead of a tier.")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Run seed; may be given several times.")] = None,
+    measure: Annotated[list[str] | None, typer.Option(help="Measure id, headline first.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="ATTACK.KEY=VALUE", help="Change a setting.")
+    ] = None,
+    device: Device = "auto",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16 for the denoiser.")] = "float32",
+    out: Annotated[Path, typer.Option(help="Folder in which the run folder is made.")] = Path("runs"),
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over instead of going on with an earlier run.")] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Attack one or more pairs and print the tables. The same command resumes an interrupted run."""
+    from .benchmark.pairs import load_pair
+    from .benchmark.progress import reporter_for
+
+    settings = _settings(set_ or [])
+    loaded = [load_pair(name) for name in pairs]
+    print("loading torch and diffusers ...", file=sys.stderr, flush=True)
+    from .benchmark import runner
+    from .benchmark.report import text_tables, verdicts
+
+    plans = [
+        runner.plan_run(
+            pair,
+            attacks=attack or (),
+            defences=defence or (),
+            tier=tier,
+            candidates=candidates,
+            seeds=seed or (0,),
+            measures=measure or (),
+            settings=settings,
+            device=device,
+            dtype=dtype,
+            out=out,
+            fresh=fresh,
+        )
+        for pair in loaded
+    ]
+    results, code = [], 0
+    for plan in plans:
+        with reporter_for(sys.stderr) as progress:
+            result = runner.execute(plan, progress)
+        for error in result.failures.values():
+            _complain(str(error))
+            code = max(code, error.exit_code)
+        if result.metrics is None:
+            continue
+        if as_json:
+            results.append({"folder": str(result.folder.path), **result.metrics.model_dump(by_alias=True)})
+        else:
+            print(text_tables(result.metrics))
+            print("\n" + "\n".join(verdicts(result.metrics)))
+            print(f"\nrun folder: {result.folder.path} (report.html, metrics.csv, evidence/)\n")
+    if as_json:
+        print(json.dumps(results, sort_keys=True, indent=1))
+    return code
+
+
+@app.command("list")
+def list_(
+    kind: Annotated[str, typer.Argument(metavar="pairs|attacks|defences|measures")],
+    as_json: AsJson = False,
+) -> None:
+    """List what is there by name."""
+    from .benchmark import overview
+
+    rows = overview.listing(kind)
+    print(json.dumps(rows, indent=1) if as_json else overview.as_text(rows, kind))
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(metavar="PAIR|ATTACK|RUN")],
+    as_json: AsJson = False,
+) -> None:
+    """Show one pair, attack or run folder."""
+    from .benchmark import overview
+
+    found = overview.describe(name)
+    print(json.dumps(found.data, indent=1) if as_json else found.text)
+
+
+@app.command()
+def report(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    out: Annotated[Path | None, typer.Option(help="File to write; default: report.html in the run folder.")] = None,
+    with_images: Annotated[bool, typer.Option("--with-images", help="Put the strongest pairs' pictures in.")] = False,
+) -> None:
+    """Write the HTML report of a run, one file that works without a network."""
+    from .benchmark.report import write_report
+    from .benchmark.store import read_run
+
+    folder = read_run(run_folder)
+    target = out or folder.path / "report.html"
+    write_report(folder, target, with_images=with_images)
+    print(target)
+
+
+@app.command()
+def train(
+    pair: Annotated[str, typer.Argument(metavar="PAIR", help="A pair with a recipe.")],
+    out: Annotated[Path | None, typer.Option(help="Folder to make; default: ./PAIR-model.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Another seed than the recipe's.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Train a pair's model again from its recipe, as a diffusers folder."""
+    from .benchmark.pairs import load_pair
+    from .benchmark.progress import reporter_for
+
+    loaded = load_pair(pair)
+    print("loading torch and diffusers ...", file=sys.stderr, flush=True)
+    from .benchmark.zoo.recipe import train as make
+
+    with reporter_for(sys.stderr) as progress:
+        print(make(loaded, out or Path(f"{loaded.name}-model"), device, progress, seed))
+
+
+@app.command()
+def bench(
+    pair: Annotated[str, typer.Argument(metavar="PAIR")] = "digits",
+    attack: Annotated[str | None, typer.Option(help="Time this attack's guided step too.")] = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Measure speed on this machine: sampling loop against denoiser, search against matrix product."""
+    from .benchmark.pairs import load_pair
+
+    loaded = load_pair(pair)
+    print("loading torch and diffusers ...", file=sys.stderr, flush=True)
+    from .benchmark import bench as benches
+
+    figures = benches.measure(loaded, device, attack)
+    print(json.dumps(figures, indent=1) if as_json else benches.as_text(figures))
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Say what works on this machine, and what to do about the rest."""
+    print("loading torch ...", file=sys.stderr, flush=True)
+    from .benchmark import doctor as checks
+
+    found = checks.examine()
+    print(json.dumps([check._asdict() for check in found], indent=1) if as_json else checks.as_text(found))
+
+
+def _settings(assignments: list[str]) -> dict[str, dict[str, Any]]:
+    """Parse `attack.key=value`; the value is read as YAML, so numbers are numbers."""
+    import yaml
+
+    settings: dict[str, dict[str, Any]] = {}
+    for text in assignments:
+        target, equals, value = text.partition("=")
+        attack, dot, key = target.rpartition(".")
+        if not (equals and dot and attack and key):
+            raise BadSetting(f"--set {text!r}: write it as ATTACK.KEY=VALUE")
+        try:
+            settings.setdefault(attack, {})[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise BadSetting(f"--set {text!r}: {value!r} cannot be read") from None
+    return settings
+
+
+def _complain(message: str) -> None:
+    print("sidebench: " + " ".join(message.split()), file=sys.stderr)

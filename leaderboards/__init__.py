@@ -1,0 +1,1 @@
+"""Results of record and the tables made from them."""

@@ -1,0 +1,1 @@
+"""The attacks, one file each, and what they share: `surrogate` (labels and training) and `networks`."""

@@ -1,0 +1,87 @@
+"""carlini-cond: guidance by an ordinary, time-independent classifier."""
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ..benchmark.contracts import (
+    Access,
+    Attack,
+    AttackState,
+    Budget,
+    Conditioning,
+    Generated,
+    Step,
+    WhiteBoxModel,
+)
+from ..benchmark.streams import Candidates
+from . import surrogate
+from .networks import gradient_flops
+
+
+class CarliniCondSettings(surrogate.SurrogateSettings):
+    """The surrogate's settings, and those of the guidance."""
+
+    guidance_scale: float = Field(1.0, ge=0)
+    """lambda: weight of the classifier's gradient in the score."""
+    reads: Literal["x_t", "x0_hat"] = "x_t"
+    """What the classifier is given at each step. x_t, the raw noisy input, is the paper's reading; x0_hat is
+    the denoiser's estimate of x_0, its gradient passed on without one through the denoiser."""
+
+
+class CarliniCond(Attack):
+    """The baseline "Carlini Cond" of arXiv 2410.02467: classifier guidance with a time-independent classifier.
+
+    Labels, network and training budget are those of side, so that only time-dependence differs. The
+    classifier is trained on clean synthetic images.
+    """
+
+    name: ClassVar[str] = "carlini-cond"
+    title: ClassVar[str] = "guidance by a time-independent classifier"
+    paper: ClassVar[str] = "arXiv 2410.02467, section 4"
+    access: ClassVar[Access] = "white box"
+    conditionings: ClassVar[frozenset[Conditioning]] = frozenset({"none"})
+    Settings = CarliniCondSettings
+
+    def prepare(self, model: WhiteBoxModel, budget: Budget) -> AttackState:
+        """Label synthetic images by clustering and train the classifier on them."""
+        images = surrogate.synthetic_images(model, self.settings, budget)
+        labels = surrogate.pseudo_label(images, self.settings, budget.seed)
+        network = surrogate.make_classifier(model, len(labels.sizes), self.settings, time_conditioned=False)
+        info = surrogate.train(network, model, images, labels.labels, self.settings, budget)
+        return surrogate.save_classifier(network, labels, info)
+
+    def generate(self, model: WhiteBoxModel, state: AttackState, candidates: Candidates) -> Generated:
+        """Steer each candidate towards a cluster drawn uniformly."""
+        network = surrogate.load_classifier(model, state, self.settings, time_conditioned=False)
+        clusters = candidates.integers("cluster", int(state.info["classes"]))
+        target = clusters.to(model.device)
+        work = gradient_flops(network, model.sample_shape, of="inputs")
+
+        def steer(step: Step) -> Tensor:
+            x = step.x_t.detach()
+            slope = 1.0
+            if self.settings.reads == "x0_hat":
+                x, slope = _clean_estimate(model, step), 1 / step.alpha
+            x = x.requires_grad_()
+            log_p = network(x).log_softmax(1).gather(1, target[step.rows.to(target.device), None])
+            (gradient,) = torch.autograd.grad(log_p.sum(), x)
+            model.charge(work * len(set(step.rows.tolist())))
+            correction: Tensor = self.settings.guidance_scale * slope * gradient
+            return correction
+
+        images = model.sample(candidates, steer=steer if self.settings.guidance_scale else None)
+        return Generated(images, {"cluster": clusters.numpy()})
+
+
+def _clean_estimate(model: WhiteBoxModel, step: Step) -> Tensor:
+    """Return x_0 as the denoiser sees it at this step, clipped to the range of images."""
+    if model.prediction_type == "epsilon":
+        x_0 = (step.x_t - step.sigma * step.prediction) / step.alpha
+    elif model.prediction_type == "v_prediction":
+        x_0 = step.alpha * step.x_t - step.sigma * step.prediction
+    else:
+        x_0 = step.prediction
+    return x_0.clamp(-1, 1).detach()

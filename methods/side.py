@@ -1,0 +1,81 @@
+"""side: Surrogate condItional Data Extraction (arXiv 2410.02467), the classifier branch."""
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ..benchmark.contracts import (
+    Access,
+    Attack,
+    AttackState,
+    Budget,
+    Conditioning,
+    Generated,
+    Step,
+    WhiteBoxModel,
+)
+from ..benchmark.streams import Candidates
+from . import surrogate
+from .networks import gradient_flops
+
+
+class SideSettings(surrogate.SurrogateSettings):
+    """The surrogate's settings, and those of SIDE's objective and guidance."""
+
+    objective: Literal["cross_entropy", "distillation"] = "cross_entropy"
+    """cross_entropy: the published version. distillation: earlier versions, a time-independent teacher
+    (trained on the same synthetic images) on x_0 teaches the classifier on x_t."""
+    guidance_scale: float = Field(1.0, ge=0)
+    """lambda. 1 samples p(x | c); the paper sweeps 0 .. 50 and does not say which it used."""
+
+
+class Side(Attack):
+    """Cluster the model's own samples, train a time-dependent classifier on the clusters, steer by it.
+
+    Algorithm 1 of the paper, for small models. lambda = 0 is carlini-uncond image for image.
+    """
+
+    name: ClassVar[str] = "side"
+    title: ClassVar[str] = "surrogate conditional data extraction"
+    paper: ClassVar[str] = "arXiv 2410.02467"
+    access: ClassVar[Access] = "white box"
+    conditionings: ClassVar[frozenset[Conditioning]] = frozenset({"none"})
+    Settings = SideSettings
+
+    def prepare(self, model: WhiteBoxModel, budget: Budget) -> AttackState:
+        """Steps 1 to 5: synthetic set, clusters, cohesion, labels, time-dependent classifier."""
+        # 1. Draw N_syn images from the target without condition.
+        images = surrogate.synthetic_images(model, self.settings, budget)
+
+        # 2 - 4. Cluster them, drop loose clusters, label every image by its nearest surviving centroid.
+        labels = surrogate.pseudo_label(images, self.settings, budget.seed)
+
+        # 5. Train p(y | x_t, t) on forward-noised synthetic images.
+        teacher = None
+        if self.settings.objective == "distillation":
+            teacher = surrogate.make_classifier(model, len(labels.sizes), self.settings, time_conditioned=False)
+            surrogate.train(teacher, model, images, labels.labels, self.settings, budget, name="teacher")
+        network = surrogate.make_classifier(model, len(labels.sizes), self.settings, time_conditioned=True)
+        info = surrogate.train(network, model, images, labels.labels, self.settings, budget, teacher=teacher)
+        return surrogate.save_classifier(network, labels, info)
+
+    def generate(self, model: WhiteBoxModel, state: AttackState, candidates: Candidates) -> Generated:
+        """Step 6: draw c uniformly, add lambda grad log p(c | x_t, t) to the score at every step."""
+        network = surrogate.load_classifier(model, state, self.settings, time_conditioned=True)
+        clusters = candidates.integers("cluster", int(state.info["classes"]))
+        target = clusters.to(model.device)
+        work = gradient_flops(network, model.sample_shape, of="inputs")
+
+        def steer(step: Step) -> Tensor:
+            x_t = step.x_t.detach().requires_grad_()
+            log_p = network(x_t, step.t.expand(len(x_t))).log_softmax(1)
+            chosen = log_p.gather(1, target[step.rows.to(target.device), None])
+            (gradient,) = torch.autograd.grad(chosen.sum(), x_t)
+            model.charge(work * len(set(step.rows.tolist())))
+            correction: Tensor = self.settings.guidance_scale * gradient
+            return correction
+
+        images = model.sample(candidates, steer=steer if self.settings.guidance_scale else None)
+        return Generated(images, {"cluster": clusters.numpy()})

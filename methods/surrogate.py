@@ -1,0 +1,283 @@
+"""What carlini-cond and side share: labels for synthetic images, and training a classifier on them.
+
+Follows side.md steps 1 to 5 of arXiv 2410.02467, Algorithm 1. Every choice that the paper leaves open
+is a setting.
+"""
+
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from ..benchmark.contracts import AttackState, Budget, Settings, WhiteBoxModel
+from ..benchmark.errors import TooFew
+from ..benchmark.streams import Candidates, generator, stream_seed
+from .networks import SurrogateClassifier, gradient_flops
+
+CHECKPOINT_EVERY = 100
+
+
+class SurrogateSettings(Settings):
+    """Settings of the surrogate condition; the defaults are the paper's where it gives a value."""
+
+    synthetic_images: int = Field(2048, ge=2)
+    """N_syn; not in the paper."""
+    features: Literal["pixels", "pca"] = "pixels"
+    """F(x0) for clustering, centred on the mean synthetic image. Paper: SSCD, for images of 64 px and more."""
+    pca_components: int = Field(32, ge=1)
+    clusters: int = Field(100, ge=2)
+    """K; the paper's value."""
+    distance: Literal["cosine", "euclidean"] = "cosine"
+    """Of k-means and of re-assignment; cosine normalises the features first. Not in the paper."""
+    cohesion: float = Field(0.5, ge=-1, le=1)
+    """tau: clusters whose members' mean cosine to the centroid is lower are dropped; the paper's value."""
+    blocks: tuple[int, ...] = (1, 1)
+    """Residual blocks per stage. Paper: (3, 4, 6, 3), ResNet-34, with width 64."""
+    width: int = Field(32, ge=1)
+    training_steps: int = Field(1000, ge=1)
+    """Not in the paper."""
+    batch: int = Field(128, ge=2)
+    learning_rate: float = Field(1e-4, gt=0)
+    """AdamW; the paper's value."""
+    weight_decay: float = Field(0.01, ge=0)
+    ema: float = Field(0.99, ge=0, lt=1)
+    """Decay of the averaged weights that guide (0: the last weights)."""
+
+
+class PseudoLabels(NamedTuple):
+    """Clusters of the synthetic images."""
+
+    labels: Tensor
+    """(N_syn,) int64 in 0 .. K' - 1."""
+    sizes: list[int]
+    """Members of each surviving cluster after re-assignment."""
+    cohesions: list[float]
+    """Of all K clusters, before the filter."""
+
+
+def synthetic_images(model: WhiteBoxModel, settings: SurrogateSettings, budget: Budget) -> Tensor:
+    """Step 1: draw N_syn images from the target without condition."""
+    return model.sample(Candidates(budget.seed, range(settings.synthetic_images), "synthetic"))
+
+
+def pseudo_label(images: Tensor, settings: SurrogateSettings, seed: int) -> PseudoLabels:
+    """Steps 2 to 4: features, k-means, cohesion filter, labels by the nearest surviving centroid.
+
+    Raises:
+        TooFew: fewer than two clusters are cohesive enough.
+    """
+    from sklearn.cluster import KMeans
+    from threadpoolctl import threadpool_limits
+
+    features = _features(images, settings)
+    if settings.clusters > len(features):
+        raise TooFew(f"clusters = {settings.clusters} of {len(features)} synthetic images")
+    # One thread: k-means adds partial sums in thread order, so its centroids depend on the count.
+    with threadpool_limits(1):
+        random_state = stream_seed(seed, "k-means", 0, "start") % 2**32
+        means = KMeans(settings.clusters, n_init=4, random_state=random_state).fit(features)
+    members, centroids = means.labels_, means.cluster_centers_
+    cosines = (_normalised(features) * _normalised(centroids)[members]).sum(1)
+    sizes = np.bincount(members, minlength=settings.clusters)
+    cohesions = np.bincount(members, weights=cosines, minlength=settings.clusters) / np.maximum(sizes, 1)
+
+    kept = np.flatnonzero((cohesions >= settings.cohesion) & (sizes > 0))
+    if len(kept) < 2:
+        best = ", ".join(f"{value:.2f}" for value in np.sort(cohesions)[::-1][:5])
+        raise TooFew(
+            f"{len(kept)} of {settings.clusters} clusters reach cohesion = {settings.cohesion}, two are needed: "
+            f"the best are {best}; lower the setting cohesion, or change clusters"
+        )
+    survivors = centroids[kept]
+    if settings.distance == "cosine":
+        survivors = _normalised(survivors)
+    labels = ((features[:, None, :] - survivors[None]) ** 2).sum(-1).argmin(1)
+    return PseudoLabels(
+        torch.from_numpy(labels),
+        np.bincount(labels, minlength=len(kept)).tolist(),
+        [float(value) for value in cohesions],
+    )
+
+
+def make_classifier(
+    model: WhiteBoxModel, classes: int, settings: SurrogateSettings, *, time_conditioned: bool
+) -> SurrogateClassifier:
+    """Build a classifier on x_t (time-conditioned) or on x; its weights are drawn by `train`."""
+    network = SurrogateClassifier(
+        model.sample_shape[0],
+        classes,
+        settings.blocks,
+        settings.width,
+        time_conditioned,
+        model.num_train_timesteps,
+    )
+    return network.to(model.device)
+
+
+def train(
+    network: SurrogateClassifier,
+    model: WhiteBoxModel,
+    images: Tensor,
+    labels: Tensor,
+    settings: SurrogateSettings,
+    budget: Budget,
+    *,
+    name: str = "classifier",
+    teacher: SurrogateClassifier | None = None,
+) -> dict[str, Any]:
+    """Step 5: train by AdamW and leave the averaged weights in `network`, in evaluation mode.
+
+    A time-conditioned network sees forward-noised images, t uniform; without time it sees x_0. With a
+    teacher the loss is KL(teacher on x_0 || network on x_t), otherwise cross-entropy on the labels.
+    Progress is left in `budget.checkpoints`; each step draws from its own stream, so a resumed training
+    ends in the same weights. Returns the mean loss and accuracy of the last hundred steps.
+    """
+    _initialise(network, budget.seed, name)
+    averaged = {key: value.clone() for key, value in network.state_dict().items()}
+    optimiser = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    start, history = _resume(network, optimiser, averaged, budget, name)
+    x_0 = model.encode(images)
+    network.train()
+    for step in range(start, settings.training_steps):
+        draw = generator(budget.seed, name, step, "batch")
+        index = torch.randint(len(images), (settings.batch,), generator=draw)
+        clean, wanted = x_0[index.to(x_0.device)], labels[index].to(x_0.device)
+        if network.time_conditioned:
+            t = torch.randint(network.num_train_timesteps, (settings.batch,), generator=draw)
+            noise = torch.randn(clean.shape, generator=draw).to(clean.device)
+            t = t.to(clean.device)
+            logits = network(model.add_noise(clean, noise, t), t)
+        else:
+            logits = network(clean)
+        loss = _loss(logits, wanted, clean, teacher)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        _average(averaged, network, settings.ema)
+        accuracy = float((logits.argmax(1) == wanted).float().mean())
+        history = [*history, [float(loss.detach()), accuracy]][-100:]
+        if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == settings.training_steps:
+            _save(network, optimiser, averaged, budget, name, step + 1, history)
+            budget.progress(f"{name} steps", step + 1, settings.training_steps)
+    network.load_state_dict(averaged)
+    network.eval().requires_grad_(False)
+    samples = settings.training_steps * settings.batch
+    network.requires_grad_(True)
+    model.charge(samples * gradient_flops(network, model.sample_shape, of="parameters"))
+    network.requires_grad_(False)
+    loss_mean, accuracy_mean = np.mean(history, axis=0).tolist()
+    return {"loss": loss_mean, "accuracy": accuracy_mean}
+
+
+def save_classifier(network: SurrogateClassifier, labels: PseudoLabels, info: dict[str, Any]) -> AttackState:
+    """Pack what `generate` needs: the weights, and how many classes they have."""
+    tensors = {f"classifier.{key}": value for key, value in network.state_dict().items()}
+    return AttackState(
+        tensors,
+        {
+            "classes": len(labels.sizes),
+            "sizes": labels.sizes,
+            "cohesions": labels.cohesions,
+            "training": info,
+        },
+    )
+
+
+def load_classifier(
+    model: WhiteBoxModel, state: AttackState, settings: SurrogateSettings, *, time_conditioned: bool
+) -> SurrogateClassifier:
+    """Unpack the classifier of a state, frozen and in evaluation mode."""
+    network = make_classifier(model, int(state.info["classes"]), settings, time_conditioned=time_conditioned)
+    prefix = "classifier."
+    network.load_state_dict(
+        {key.removeprefix(prefix): value for key, value in state.tensors.items() if key.startswith(prefix)}
+    )
+    return network.eval().requires_grad_(False)
+
+
+def _features(images: Tensor, settings: SurrogateSettings) -> np.ndarray:
+    flat = images.flatten(1).double().numpy()
+    features = flat - flat.mean(0)
+    if settings.features == "pca":
+        components = min(settings.pca_components, *features.shape)
+        _, _, axes = np.linalg.svd(features, full_matrices=False)
+        features = features @ axes[:components].T
+    return _normalised(features) if settings.distance == "cosine" else features
+
+
+def _normalised(vectors: np.ndarray) -> np.ndarray:
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit: np.ndarray = vectors / np.maximum(lengths, 1e-12)
+    return unit
+
+
+def _initialise(network: SurrogateClassifier, seed: int, name: str) -> None:
+    """Draw the weights from a named stream: He normal for convolutions, small normal for the head."""
+    draw = generator(seed, name, 0, "weights")
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d):
+                deviation = (2 / (module.out_channels * module.kernel_size[0] * module.kernel_size[1])) ** 0.5
+                module.weight.copy_(torch.randn(module.weight.shape, generator=draw) * deviation)
+        network.head.weight.copy_(torch.randn(network.head.weight.shape, generator=draw) * 0.01)
+        network.head.bias.zero_()
+
+
+def _loss(logits: Tensor, wanted: Tensor, clean: Tensor, teacher: SurrogateClassifier | None) -> Tensor:
+    if teacher is None:
+        return nn.functional.cross_entropy(logits, wanted)
+    with torch.no_grad():
+        target = teacher(clean).log_softmax(1)
+    return nn.functional.kl_div(logits.log_softmax(1), target, log_target=True, reduction="batchmean")
+
+
+@torch.no_grad()
+def _average(averaged: dict[str, Tensor], network: SurrogateClassifier, decay: float) -> None:
+    for key, value in network.state_dict().items():
+        if value.is_floating_point():
+            averaged[key].lerp_(value, 1 - decay)
+        else:
+            averaged[key].copy_(value)
+
+
+def _save(
+    network: SurrogateClassifier,
+    optimiser: torch.optim.Optimizer,
+    averaged: dict[str, Tensor],
+    budget: Budget,
+    name: str,
+    step: int,
+    history: list[list[float]],
+) -> None:
+    tensors = {f"network.{key}": value for key, value in network.state_dict().items()}
+    tensors |= {f"averaged.{key}": value for key, value in averaged.items()}
+    for number, values in optimiser.state_dict()["state"].items():
+        tensors |= {f"optimiser.{number}.{key}": torch.as_tensor(value) for key, value in values.items()}
+    budget.checkpoints.save(f"checkpoint-{name}", AttackState(tensors, {"step": step, "history": history}))
+
+
+def _resume(
+    network: SurrogateClassifier,
+    optimiser: torch.optim.Optimizer,
+    averaged: dict[str, Tensor],
+    budget: Budget,
+    name: str,
+) -> tuple[int, list[list[float]]]:
+    saved = budget.checkpoints.load(f"checkpoint-{name}")
+    if saved is None:
+        return 0, []
+    groups: dict[str, dict[str, Tensor]] = {"network": {}, "averaged": {}, "optimiser": {}}
+    for key, value in saved.tensors.items():
+        group, _, rest = key.partition(".")
+        groups[group][rest] = value
+    network.load_state_dict(groups["network"])
+    for key, value in groups["averaged"].items():
+        averaged[key].copy_(value)
+    slots: dict[int, dict[str, Tensor]] = {}
+    for key, value in groups["optimiser"].items():
+        number, _, slot = key.partition(".")
+        slots.setdefault(int(number), {})[slot] = value
+    optimiser.load_state_dict({**optimiser.state_dict(), "state": slots})
+    return int(saved.info["step"]), [list(entry) for entry in saved.info["history"]]

@@ -1,0 +1,113 @@
+"""The structure that design decisions rest on: arrows point down, the wheel holds what git tracks."""
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+MODULES = [p for top in ("benchmark", "methods", "leaderboards") for p in (ROOT / top).rglob("*.py")]
+
+
+def imported_packages(path: Path) -> set[str]:
+    """Return the first two parts of every sidebench module that a file imports, e.g. "methods"."""
+    inside = path.relative_to(ROOT).parent.parts
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = inside[: len(inside) - node.level + 1]
+            names = [node.module] if node.module else [alias.name for alias in node.names]
+            found |= {".".join([*base, name]).split(".")[0] for name in names}
+        elif isinstance(node, ast.ImportFrom | ast.Import):
+            names = [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            found |= {name.split(".")[1] for name in names if name and name.startswith("sidebench.")}
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_arrows_point_down(path: Path) -> None:
+    top = path.relative_to(ROOT).parts[0]
+    allowed = {"benchmark": {"benchmark"}, "methods": {"benchmark", "methods"}}.get(top)
+    if allowed is not None:
+        assert imported_packages(path) <= allowed
+
+
+def test_attacks_do_not_import_references() -> None:
+    for path in (ROOT / "methods").rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert "references" not in re.findall(r"from \.+benchmark[.\w]* import|from \.+benchmark\.(\w+)", text), path
+
+
+def test_constraints_hold_plain_versions() -> None:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = [line for line in lines if line and not line.startswith("#")]
+    assert "torch==2.13.0" in pins
+    for pin in pins:
+        assert re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.]*", pin), pin
+
+
+def test_every_dependency_is_constrained() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    pinned = (ROOT / "constraints.txt").read_text(encoding="utf-8").lower().replace("_", "-")
+    for requirement in wanted:
+        name = re.split(r"[<>=\[]", requirement)[0].lower().replace("_", "-")
+        assert f"\n{name}==" in pinned, requirement
+
+
+def test_wheel_holds_what_git_tracks(tmp_path: Path) -> None:
+    tracked = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True
+    )
+    if tracked.returncode:
+        pytest.skip("not a git checkout")
+    copy = tmp_path / "x-1"
+    for name in tracked.stdout.splitlines():
+        if (ROOT / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, copy / name)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--no-deps", "--quiet", "--wheel-dir", tmp_path / "wheel", copy],
+        check=True,
+    )
+    (wheel,) = (tmp_path / "wheel").glob("*.whl")
+    inside = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("sidebench/")}
+    kept = ("benchmark/", "methods/", "leaderboards/")
+    outside = ("leaderboards/records/",)
+    wanted = {
+        f"sidebench/{name}"
+        for name in tracked.stdout.splitlines()
+        if (ROOT / name).is_file()
+        and (name.startswith(kept) or name in ("__init__.py", "__main__.py", "cli.py", "py.typed"))
+        and not name.startswith(outside)
+    }
+    assert inside == wanted
+
+
+def test_no_module_is_loaded_twice() -> None:
+    code = (
+        "import sidebench, sys, pkgutil, importlib\n"
+        "for m in pkgutil.walk_packages(sidebench.__path__, 'sidebench.'):\n"
+        "    if '.tests' not in m.name and not m.name.endswith('__main__'): importlib.import_module(m.name)\n"
+        "files = [m.__file__ for m in sys.modules.values() if getattr(m, '__file__', None)]\n"
+        "ours = [f for f in files if f.startswith(sidebench.__path__[0])]\n"
+        "assert len(ours) > 20 and len(ours) == len(set(ours)), sorted(ours)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT.parent)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["list", "attacks"], ["list", "pairs"], ["run", "--help"]])
+def test_light_commands_import_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        "import sys\nfrom sidebench.cli import main\n"
+        f"try: main({arguments!r})\nexcept SystemExit as left: assert not left.code, left.code\n"
+        "heavy = {'torch', 'torchmetrics', 'statsmodels', 'diffusers', 'datasets', 'scipy', 'pandas', 'sklearn'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT.parent, stdout=subprocess.DEVNULL)
