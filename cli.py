@@ -17,7 +17,6 @@ INTERRUPTED, UNEXPECTED, WRONG_USAGE, INCOMPLETE = 130, 70, 2, 3
 app = typer.Typer(
     name="sidebench",
     help="Privacy evaluation of diffusion models: extraction attacks under one protocol.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -31,15 +30,14 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command and leave with its exit code (0, 2, 3, 70 or 130)."""
     try:
         code = app(args=arguments, standalone_mode=False)
+        if code == INTERRUPTED:  # what typer makes of Ctrl-C
+            _complain("interrupted; the same command goes on where this one stopped")
     except SidebenchError as error:
         _complain(str(error))
         code = error.exit_code
     except typer.TyperException as error:
         _complain(error.format_message() if hasattr(error, "format_message") else str(error))
         code = WRONG_USAGE
-    except (KeyboardInterrupt, typer.Abort):
-        _complain("interrupted; the same command goes on where this one stopped")
-        code = INTERRUPTED
     except BrokenPipeError:
         # The reader of stdout has gone (`sidebench list pairs | head`); keep Python from complaining at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -51,13 +49,16 @@ def main(arguments: list[str] | None = None) -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def _root(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)] = False,
 ) -> None:
     if version:
         print(__version__)
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 @app.command()
@@ -184,6 +185,37 @@ def train(
 
     with reporter_for(sys.stderr) as progress:
         print(make(loaded, out or Path(f"{loaded.name}-model"), device, progress, seed))
+
+
+@app.command()
+def tune(
+    pair: Annotated[str, typer.Argument(metavar="PAIR", help="A pair with a recipe.")],
+    attack: Annotated[str, typer.Option(help="Attack to tune.")],
+    values: Annotated[str, typer.Option(help="Values to try, separated by commas.")],
+    key: Annotated[str, typer.Option(help="Setting to tune.")] = "guidance_scale",
+    candidates: Annotated[int, typer.Option(min=1, help="Candidates per value.")] = 1024,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the shadow victim and its candidates.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Folder for victim and curve; default: ./PAIR-tuning.")] = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Try values of a setting on a shadow victim, which no reported number uses."""
+    import yaml
+
+    from .benchmark.pairs import load_pair
+    from .benchmark.progress import reporter_for
+
+    loaded = load_pair(pair)
+    tried = [yaml.safe_load(value) for value in values.split(",") if value.strip()]
+    print("loading torch and diffusers ...", file=sys.stderr, flush=True)
+    from .benchmark import tuning
+
+    target = out or Path(f"{loaded.name}-tuning")
+    with reporter_for(sys.stderr) as progress:
+        curve = tuning.tune(
+            loaded, attack, key, tried, candidates=candidates, out=target, seed=seed, device=device, progress=progress
+        )
+    print(curve.model_dump_json(indent=1) if as_json else tuning.as_text(curve))
 
 
 @app.command()

@@ -8,7 +8,7 @@ import numpy as np
 from . import environment
 from .contracts import Side
 from .protocol import PROBE_LIMIT
-from .results import Cost, Metrics, Result, UnitScores, measure_result, rows
+from .results import SCHEMA, Cost, Metrics, Result, UnitScores, measure_result, rows
 from .scoring import read_all_scores
 from .store import RunFolder, read_json, read_state, write_atomic, write_json, write_table
 
@@ -61,7 +61,7 @@ def write_results(
         results += [found[measure.id] for measure in plan.measures]
     costs, varying = _costs(plan, folder, units)
     metrics = Metrics(
-        schema="sidebench-metrics/1",
+        schema=SCHEMA,
         run_id=folder.path.name,
         pair=plan.pair.name,
         pair_revision=plan.pair.revision,
@@ -115,7 +115,7 @@ def _costs(
                 skipped_steps=sum(part["skipped_steps"] for part in parts),
             )
         )
-        probe = read_json(folder.path / "state" / name / "probe.json")
+        probe = read_json(folder.probe_file(name))
         varying["units"][name] = {
             "prepare_seconds": parts[0]["seconds"],
             "generate_seconds": sum(part["seconds"] for part in parts[1:]),

@@ -18,7 +18,9 @@ from .pairs import Pair
 from .progress import silent
 from .protocol import TOP_K, Protocol, make_protocol
 from .registry import make_attack
+from .runner import prepare_attack
 from .sampling import AuditedModel, sample_latents
+from .store import MemoryCheckpoints
 from .streams import Candidates
 
 REPETITIONS = 5
@@ -79,8 +81,8 @@ def _guided(pair: Pair, model: Model, protocol: Protocol, name: str) -> dict[str
     small = {"synthetic_images": 256, "clusters": 8, "training_steps": 2}
     quick = {key: value for key, value in small.items() if key in attack.Settings.model_fields}
     attack = make_attack(name, {**defaults, **quick})
-    audited = AuditedModel(model, protocol.sampler, protocol.micro_batch)
-    state = attack.prepare(audited, Budget(0, protocol.micro_batch, _Nowhere(), silent))
+    budget = Budget(0, protocol.micro_batch, MemoryCheckpoints(), silent)
+    state, _ = prepare_attack(attack, model, protocol, budget)
     captured: list[Any] = []
 
     class Capturing(AuditedModel):
@@ -149,13 +151,3 @@ def _smallest(device: torch.device, *actions: Callable[[], None]) -> list[float]
             if repetition:
                 record.append(time.perf_counter() - began)
     return [min(record) for record in times]
-
-
-class _Nowhere:
-    """Checkpoints that are not kept."""
-
-    def load(self, name: str) -> None:
-        """Return nothing."""
-
-    def save(self, name: str, state: object) -> None:
-        """Keep nothing."""

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .contracts import Attack, AttackState, Budget, Model, ModelSpec
+from .contracts import Attack, AttackState, Budget, Checkpoints, Model, ModelSpec
 from .errors import SidebenchError
 from .models import load_model
 from .operations import OperationCount
@@ -25,9 +25,9 @@ from .progress import silent
 from .protocol import Protocol, SamplerSettings
 from .references import ImageSet, References
 from .registry import make_attack
-from .runner import make_candidates
+from .runner import make_candidates, prepare_attack
 from .sampling import AuditedModel, view_for
-from .store import FolderCheckpoints, read_state, write_state
+from .store import FolderCheckpoints, MemoryCheckpoints, read_state, write_state
 from .streams import Candidates
 
 COST_TOLERANCE = 0.1
@@ -59,7 +59,7 @@ def check_attack(
     """
     protocol = protocol or quick_protocol()
     attack, model = make_attack(name, settings), load_model(spec)
-    state = prepare(attack, model, protocol)
+    state = prepare(attack, model, protocol, MemoryCheckpoints())
     check_isolation(attack, model, state, protocol, forbidden=[References, ImageSet])
     check_resume(attack, model, state, protocol)
     images = check_grouping(attack, model, state, protocol, count)
@@ -67,11 +67,9 @@ def check_attack(
     check_worker(name, settings, spec, state, protocol, images)
 
 
-def prepare(attack: Attack, model: Model, protocol: Protocol, checkpoints: Any = None, seed: int = SEED) -> AttackState:
-    """Prepare an attack outside a run, by default without checkpoints that last."""
-    audited = AuditedModel(model, protocol.sampler, protocol.micro_batch)
-    budget = Budget(seed, 64, checkpoints or _Memory(), silent)
-    return attack.prepare(view_for(attack.access, audited), budget)
+def prepare(attack: Attack, model: Model, protocol: Protocol, checkpoints: Checkpoints) -> AttackState:
+    """Prepare an attack outside a run."""
+    return prepare_attack(attack, model, protocol, Budget(SEED, 64, checkpoints, silent))[0]
 
 
 def check_grouping(attack: Attack, model: Model, state: AttackState, protocol: Protocol, count: int) -> torch.Tensor:
@@ -104,7 +102,7 @@ def check_isolation(
     audited = AuditedModel(model, protocol.sampler, protocol.micro_batch)
     received = [
         view_for(attack.access, audited),
-        Budget(SEED, 64, _Memory(), silent),
+        Budget(SEED, 64, MemoryCheckpoints(), silent),
         state,
         Candidates(SEED, range(4)),
     ]
@@ -167,19 +165,6 @@ def reachable(roots: Iterable[Any]) -> Iterable[Any]:
             pending += [cell.cell_contents for cell in thing.__closure__ or () if cell != type(cell)()]
             continue
         pending += gc.get_referents(thing)
-
-
-class _Memory:
-    """Checkpoints kept in memory."""
-
-    def __init__(self) -> None:
-        self.states: dict[str, AttackState] = {}
-
-    def load(self, name: str) -> AttackState | None:
-        return self.states.get(name)
-
-    def save(self, name: str, state: AttackState) -> None:
-        self.states[name] = state
 
 
 class _Interrupting(FolderCheckpoints):

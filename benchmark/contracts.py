@@ -236,6 +236,8 @@ class Attack(ABC):
     conditionings: ClassVar[frozenset[Conditioning]] = frozenset({"none"})
     """The kinds of model that the attack works on; others are refused before any work."""
     Settings: ClassVar[type[Settings]] = Settings
+    generation_settings: ClassVar[frozenset[str]] = frozenset()
+    """Settings that `prepare` does not read: changing one of them keeps the state."""
 
     def __init__(self, settings: Any = None) -> None:
         self.settings: Any = self.Settings() if settings is None else settings
@@ -324,6 +326,8 @@ class Measure(ABC):
     floor: float = float("inf")
     """Pairs are stored as far out as this score; a band beyond it is refused."""
     bin_width: float = 0.05
+    neighbours: int = 1
+    """Nearest representatives per side that a score reads; a run keeps at least as many."""
 
     def __init__(self, options: list[str] | None = None) -> None:
         if options:

@@ -51,6 +51,12 @@ class TooFew(BadInput):
     """Too few candidates, clusters or images for what was asked."""
 
 
+class CannotWrite(SidebenchError):
+    """The disk is full or failing; the run can be resumed."""
+
+    exit_code = 3
+
+
 class AttackFailed(SidebenchError):
     """An attack raised, or returned something that its contract does not allow."""
 

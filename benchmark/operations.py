@@ -14,7 +14,7 @@ class OperationCount(TorchDispatchMode):
     """A context manager; `total` is the number of operations of products and convolutions inside."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.total = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from .contracts import Settings
 from .errors import BadPair, UnknownName
+from .protocol import SamplerSettings
 
 FOLDER = Path(__file__).parent / "pairs"
 Control = Literal["iid", "surrogate", "reference-model", "none"]
@@ -49,6 +50,8 @@ class DataSource(Settings):
     """For npz: the array of uint8 images, N x H x W or N x H x W x C."""
     labels: str | None = None
     split: SplitRule
+    within: SplitRule | None = None
+    """Use only the tuning part of this other split: the data of a shadow victim."""
     sha256: str | None = None
     """Fingerprint of all images (shape and bytes after decoding); other data are refused."""
 
@@ -82,7 +85,7 @@ class Recipe(Settings):
 class Overrides(Settings):
     """Protocol values that this pair changes."""
 
-    sampler: dict[str, Any] | None = None
+    sampler: SamplerSettings | None = None
     micro_batch: Count | None = None
 
 
@@ -109,8 +112,9 @@ class Pair(Settings):
     notes: str = ""
 
     def identity(self) -> str:
-        """Return a hash of everything in the pair that can change a number."""
-        content = self.model_dump(exclude={"title", "description", "notes", "licence"}, mode="json")
+        """Return a hash of what can change a number; attacks' settings are kept by unit, weights by hash."""
+        prose = {"title", "description", "notes", "licence", "recipe", "attacks"}
+        content = self.model_dump(exclude=prose, mode="json")
         content["model"].pop("location")
         content["data"].pop("path")
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

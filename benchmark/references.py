@@ -1,6 +1,7 @@
 """Training and held-out images: load, check, group duplicates, split. Only scoring sees them."""
 
 import hashlib
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,7 +63,10 @@ def load_references(pair: Pair) -> References:
     if pair.data.sha256 not in (None, fingerprint):
         raise BadInput(f"{pair.name}: the data are not the pinned ones (SHA-256 {fingerprint[:16]}...)")
     groups = duplicate_groups(images, pair.data.split.duplicate_rms)
-    parts = split_by_group(groups, pair.data.split)
+    allowed = np.arange(len(images))
+    if pair.data.within is not None:
+        allowed = split_by_group(groups, pair.data.within)[3]
+    parts = [allowed[part] for part in split_by_group(groups[allowed], pair.data.split)]
     sets = [ImageSet(images[rows], rows, groups[rows], None if labels is None else labels[rows]) for rows in parts]
     return References(sets[0], sets[1], sets[2], sets[3], fingerprint)
 
@@ -121,12 +125,25 @@ def _load(data: DataSource) -> tuple[np.ndarray, np.ndarray | None]:
     path = Path(data.path)
     if not path.is_file():
         raise BadInput(f"no such data file: {path.name}")
-    with np.load(path, allow_pickle=False) as arrays:
-        if data.images not in arrays:
-            raise BadInput(f"{path.name} has no array {data.images!r}: it has {', '.join(arrays)}")
-        images = arrays[data.images]
-        labels = None if data.labels is None else arrays[data.labels]
+    images, labels = _read_npz(path, data.images, data.labels)
     if images.dtype != np.uint8 or images.ndim not in (3, 4):
-        raise BadInput(f"{path.name}, {data.images}: want uint8 N x H x W (x C), found {images.dtype} {images.shape}")
+        found = f"{images.dtype} {images.shape}"
+        raise BadInput(f"{path.name}, {data.images}: want uint8 N x H x W (x C), found {found}")
+    if labels is not None and labels.shape != (len(images),):
+        raise BadInput(f"{path.name}, {data.labels}: want {len(images)} labels, found shape {labels.shape}")
     images = images[..., None] if images.ndim == 3 else images
     return np.ascontiguousarray(images.transpose(0, 3, 1, 2)), labels
+
+
+def _read_npz(path: Path, images: str, labels: str | None) -> tuple[np.ndarray, np.ndarray | None]:
+    try:
+        arrays = np.load(path, allow_pickle=False)
+        if not isinstance(arrays, np.lib.npyio.NpzFile):
+            raise BadInput(f"{path.name} is no npz file of named arrays")
+        with arrays:
+            for name in (images, labels):
+                if name is not None and name not in arrays:
+                    raise BadInput(f"{path.name} has no array {name!r}: it has {', '.join(arrays)}")
+            return arrays[images], None if labels is None else arrays[labels]
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise BadInput(f"{path.name} cannot be read as npz: {error}") from None

@@ -5,6 +5,7 @@ Names are read without importing anything; a plug-in is imported when it is used
 
 import importlib.metadata
 import importlib.util
+import re
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -46,7 +47,13 @@ def find(kind: Kind, name: str) -> Any:
         except Exception as error:  # a plug-in's import may fail in any way; name the plug-in
             raise BadInput(f"{kind} {name!r} cannot be imported: {error!r}") from error
     if not (isinstance(loaded, type) and issubclass(loaded, _BASE[kind])):
-        raise BadInput(f"{name!r} is not a {_BASE[kind].__name__} (sidebench.{_BASE[kind].__name__})")
+        raise BadInput(f"{name!r} is not an {kind}: it must be a subclass of sidebench.{_BASE[kind].__name__}")
+    if missing := getattr(loaded, "__abstractmethods__", None):
+        raise BadInput(f"{kind} {name!r} does not define {', '.join(sorted(missing))}")
+    if unnamed := [key for key in ("name", "title", "paper") if not isinstance(getattr(loaded, key, None), str)]:
+        raise BadInput(f"{kind} {name!r} has no {unnamed[0]}")
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", loaded.name):
+        raise BadInput(f"{kind} {name!r}: the name {loaded.name!r} must be lower-case letters, digits and hyphens")
     return loaded
 
 
@@ -101,7 +108,7 @@ def _from_file(name: str) -> Any:
     sys.modules[module_name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # the user's own file may fail in any way; name it
+    except (Exception, SystemExit) as error:  # the user's own file may fail in any way; name it
         raise BadInput(f"{file} cannot be imported: {error!r}") from error
     if not hasattr(module, cls):
         classes = [key for key, value in vars(module).items() if isinstance(value, type)]

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from .contracts import Measure
-from .errors import BadInput
+from .errors import BadInput, CorruptRun
 from .registry import make_measure
-from .results import Difference, Metrics, Rate, Result, UnitScores
+from .results import SCHEMA, Difference, Metrics, Rate, Result, UnitScores
 from .scoring import SIDES, read_all_scores
 from .store import RunFolder, read_json, write_atomic
 
@@ -26,11 +27,19 @@ def load_metrics(folder: RunFolder) -> Metrics:
 
     Raises:
         BadInput: the run has no results yet.
+        CorruptRun: the file is of another schema, or was changed by hand.
     """
     file = folder.path / "metrics.json"
     if not file.exists():
         raise BadInput(f"{folder.path} has no results yet; run the same command again to finish it")
-    return Metrics.model_validate(read_json(file))
+    content = read_json(file)
+    if content.get("schema") != SCHEMA:
+        raise CorruptRun(f"{folder.path.name}/metrics.json has schema {content.get('schema')!r}, wanted {SCHEMA}")
+    try:
+        return Metrics.model_validate(content)
+    except ValidationError as error:
+        key = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise CorruptRun(f"{folder.path.name}/metrics.json, {key}: {error.errors()[0]['msg']}") from None
 
 
 def text_tables(metrics: Metrics) -> str:

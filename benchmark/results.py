@@ -209,7 +209,7 @@ def _rate(count: int, n: int) -> Rate:
 
 def _unique(frequencies: np.ndarray, n: int) -> Rate:
     count = int((frequencies > 0).sum())
-    interval = unique_count(frequencies, n, len(frequencies), CONFIDENCE)
+    interval = unique_count(frequencies, len(frequencies), CONFIDENCE)
     return Rate(count=count, value=count / n, low=interval.low / n, high=interval.high / n)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import environment, hub
-from .contracts import Attack, AttackState, Budget, Defence, Generated, Measure, ModelSpec, Progress
+from .contracts import Attack, AttackState, Budget, Checkpoints, Defence, Generated, Measure, ModelSpec, Progress
 from .errors import AttackFailed, BadInput, BadSetting, RunConflict, SidebenchError, TooFew
 from .pairs import Pair
 from .progress import silent
@@ -21,6 +21,7 @@ from .protocol import (
     DEFAULT_TIER,
     PROBES,
     TIERS,
+    TOP_K,
     Protocol,
     default_measures,
     make_protocol,
@@ -65,7 +66,6 @@ class RunPlan:
 
     pair: Pair
     model: ModelSpec
-    model_files: dict[str, str]
     protocol: Protocol
     candidates: int
     units: tuple[Unit, ...]
@@ -84,7 +84,7 @@ class RunPlan:
             "pair": self.pair.name,
             "pair_revision": self.pair.revision,
             "pair_identity": self.pair.identity(),
-            "model": {"family": self.model.family, "sha256": self.model_files},
+            "model": {"family": self.model.family, "sha256": self.model.sha256},
             "protocol": self.protocol.model_dump(mode="json"),
             "candidates": self.candidates,
             "measures": [measure.id for measure in self.measures],
@@ -133,10 +133,11 @@ def plan_run(
         raise BadSetting(f"a seed must not be negative, was {min(seeds)}")
     folder = hub.locate(pair.model.location)
     hub.check_files(folder, pair.model.sha256)
+    files = hub.hashes(folder)
     spec = ModelSpec(
         family=pair.model.family,
         location=pair.model.location,
-        sha256=pair.model.sha256,
+        sha256=files,
         device=str(hub.pick_device(device)),
         dtype=check_settings(Protocol, {"micro_batch": 1, "dtype": dtype}, "run").dtype,
     )
@@ -152,11 +153,12 @@ def plan_run(
     chosen = [make_measure(name) for name in measures or pair.measures or default_measures(shape[0] * shape[1])]
     for measure in chosen:
         measure.check(pair.data.split.training, pair.data.split.held_out, pair.allow_dense_neighbours)
+        if measure.neighbours > TOP_K:
+            raise BadInput(f"measure {measure.id}: a run keeps {TOP_K} neighbours, it needs {measure.neighbours}")
     overrides = {key: value for key, value in pair.protocol.model_dump().items() if value is not None}
     return RunPlan(
         pair=pair,
         model=spec,
-        model_files=hub.hashes(folder),
         protocol=make_protocol(shape[0] * shape[1], {**overrides, "dtype": dtype}),
         candidates=number,
         units=units,
@@ -178,8 +180,8 @@ def execute(plan: RunPlan, progress: Progress = silent) -> RunResult:
     with folder.locked():
         if plan.fresh:
             folder.clear()
-        _open(plan, folder)
         _check_space(plan, folder)
+        _open(plan, folder)
         failures = _generate_all(plan, folder, progress)
         metrics = _score_all(plan, folder, failures, progress)
         return RunResult(folder, metrics, failures)
@@ -252,8 +254,10 @@ def _attacks(pair: Pair, chosen: Sequence[str], settings: Mapping[str, Mapping[s
     attacks = []
     for name in names:
         own = pair.attacks[name].settings if name in pair.attacks else {}
-        attacks.append(make_attack(name, {**own, **settings.get(name, {})}))
-    if unused := set(settings) - set(names):
+        given = {**settings.get(find("attack", name).name, {}), **settings.get(name, {})}
+        attacks.append(make_attack(name, {**own, **given}))
+    unused = set(settings) - set(names) - {attack.name for attack in attacks}
+    if unused:
         raise BadSetting(f"settings for {sorted(unused)[0]!r}, which is not run: attacks are {', '.join(names)}")
     if len({attack.name for attack in attacks}) < len(attacks):
         raise BadInput("two attacks of the same name cannot be in one run")
@@ -304,8 +308,13 @@ def _named_failures(unit: Unit) -> Any:
 
 
 def _generated(plan: RunPlan, folder: RunFolder, unit: Unit) -> bool:
-    files = [folder.images_file(unit.name, shard) for shard in range(plan.shards())]
-    return all(file.exists() for file in files) and (folder.path / "state" / unit.name / "probe.json").exists()
+    return all(file.exists() for file in _unit_files(plan, folder, unit.name))
+
+
+def _unit_files(plan: RunPlan, folder: RunFolder, unit: str) -> list[Path]:
+    """Return the files that a unit has once all its images are made."""
+    images = [folder.images_file(unit, shard) for shard in range(plan.shards())]
+    return [folder.state_file(unit), *images, folder.probe_file(unit)]
 
 
 def _prepare(plan: RunPlan, folder: RunFolder, unit: Unit, model: "Model", progress: Progress) -> AttackState:
@@ -314,29 +323,18 @@ def _prepare(plan: RunPlan, folder: RunFolder, unit: Unit, model: "Model", progr
     if file.exists():
         stored = read_state(file)
         return AttackState(stored.tensors, stored.info["state"])
-    from .sampling import AuditedModel, view_for
 
     def report(phase: str, done: int, total: int) -> None:
         progress(f"{unit.name}: {phase}", done, total)
 
-    audited = AuditedModel(
-        model,
-        plan.protocol.sampler,
-        plan.protocol.micro_batch,
-        kept=folder.checkpoints("shared"),
-        progress=report,
-    )
     began = time.monotonic()
     checkpoints = folder.checkpoints(unit.name)
     budget = Budget(unit.seed, plan.candidates, checkpoints, report)
-    with audited.ledger.during("prepare"):
-        state = unit.attack.prepare(view_for(unit.attack.access, audited), budget)
-    if not isinstance(state, AttackState):
-        raise AttackFailed(f"{unit.name}: prepare returned a {type(state).__name__}, not an AttackState")
+    state, spent = prepare_attack(unit.attack, model, plan.protocol, budget, folder.shared_samples())
     seconds = time.monotonic() - began
-    cost = {**audited.ledger.as_dict(), "seconds": seconds, "denoiser_flops": model.flops_per_sample()}
+    cost = {**spent, "seconds": seconds, "denoiser_flops": model.flops_per_sample()}
     write_state(file, AttackState(state.tensors, {"state": dict(state.info), "cost": cost}))
-    checkpoints.remove("checkpoint")
+    checkpoints.clear()
     return state
 
 
@@ -362,6 +360,26 @@ def _generate(
             tensors = {"images": images, "nan": nan, **{f"column_{k}": v for k, v in columns.items()}}
             write_state(file, AttackState(tensors, {"cost": {**cost, "seconds": time.monotonic() - began}}))
         progress(f"{unit.name}: candidates", int(np.max(numbers)) + 1, plan.candidates)
+
+
+def prepare_attack(
+    attack: Attack, model: "Model", protocol: Protocol, budget: Budget, kept: Checkpoints | None = None
+) -> tuple[AttackState, dict[str, Any]]:
+    """Call an attack's `prepare` and return its state and its logical cost by phase.
+
+    `kept` is where plain samples are shared between attacks and with a resumed run.
+
+    Raises:
+        AttackFailed: the attack returned something that its contract does not allow.
+    """
+    from .sampling import AuditedModel, view_for
+
+    audited = AuditedModel(model, protocol.sampler, protocol.micro_batch, kept=kept, progress=budget.progress)
+    with audited.ledger.during("prepare"):
+        state = attack.prepare(view_for(attack.access, audited), budget)
+    if not isinstance(state, AttackState):
+        raise AttackFailed(f"{attack.name}: prepare returned a {type(state).__name__}, not an AttackState")
+    return state, audited.ledger.as_dict()
 
 
 def make_candidates(
@@ -409,7 +427,7 @@ def _check_generated(name: str, made: Any, count: int, shape: tuple[int, int, in
 
 def _probe(plan: RunPlan, folder: RunFolder, unit: Unit, model: "Model", state: AttackState) -> None:
     """Make a few candidates again with another batch size and store how far they are off."""
-    file = folder.path / "state" / unit.name / "probe.json"
+    file = folder.probe_file(unit.name)
     if file.exists():
         return
     count = min(PROBES, plan.candidates, plan.protocol.shard)
@@ -466,8 +484,7 @@ def _finished_units(
     )
     found = []
     for name, unit in ordered:
-        files = [folder.images_file(name, shard) for shard in range(plan.shards())]
-        if name not in failures and all(file.exists() for file in files):
+        if name not in failures and all(file.exists() for file in _unit_files(plan, folder, name)):
             found.append((name, unit["attack"], unit["seed"]))
     return found
 
@@ -483,7 +500,7 @@ def _check_references(plan: RunPlan, references: "References") -> None:
 
 
 def _score(plan: RunPlan, folder: RunFolder, unit: tuple[str, str, int], scorer: Any, progress: Progress) -> None:
-    from .scoring import write_scores
+    from .scoring import SCORE_PARTS, write_scores
 
     name = unit[0]
     spaces = dict.fromkeys(measure.space for measure in plan.measures)
@@ -491,7 +508,7 @@ def _score(plan: RunPlan, folder: RunFolder, unit: tuple[str, str, int], scorer:
         start = shard * plan.protocol.shard
         stop = min(start + plan.protocol.shard, plan.candidates)
         for space in spaces:
-            if folder.scores_file(name, space, shard).exists():
+            if all(folder.scores_file(name, space, shard, part).exists() for part in SCORE_PARTS):
                 continue
             stored = read_state(folder.images_file(name, shard)).tensors
             scores = scorer.score(stored["images"], _numbers(start, stop), stored["nan"].numpy(), space)

@@ -250,6 +250,7 @@ class AuditedModel(WhiteBoxModel):
 
     def _content_key(self, batch: Candidates) -> str:
         content = {
+            "model": self._model.spec.sha256,
             "sampler": self._sampler.model_dump(),
             "micro_batch": self._micro_batch,
             "seed": batch.seed,

@@ -13,10 +13,13 @@ import pyarrow as pa
 import torch
 
 from .contracts import Measure, Neighbours, Side
-from .errors import CorruptRun
+from .errors import BadInput, CorruptRun
 from .measures.search import top_k, within
 from .references import ImageSet, References
 from .store import RunFolder, read_table, write_table
+
+SCORE_PARTS = ("pairs", "bins", "")
+"""The files of a shard's scores; the candidates' one comes last."""
 
 SIDES: tuple[Side, Side] = ("training", "held_out")
 
@@ -74,6 +77,13 @@ class Scorer:
     def __init__(self, references: References, measures: list[Measure], k: int, device: torch.device) -> None:
         self.measures, self.k, self.device = measures, k, device
         self._sides: dict[Side, ImageSet] = {"training": references.training, "held_out": references.held_out}
+        kept = min(k, *(len(part.representatives()) for part in self._sides.values()))
+        for measure in measures:
+            if measure.neighbours > kept:
+                raise BadInput(
+                    f"measure {measure.id} reads {measure.neighbours} nearest duplicate groups, "
+                    f"only {kept} are kept or exist"
+                )
         self._descriptors: dict[tuple[str, Side], torch.Tensor] = {}
 
     def score(self, images: torch.Tensor, candidates: np.ndarray, nan: np.ndarray, space: str) -> ShardScores:
@@ -118,6 +128,7 @@ class Scorer:
     ) -> Pairs:
         sides = (neighbours["training"], neighbours["held_out"])
         radius = np.max([measure.radius(*sides, side) for measure in measures], axis=0).astype(np.float32)
+        radius = np.nextafter(radius, np.float32(np.inf))  # keep a pair whose score rounds to the floor
         nearest = neighbours[side]
         references = self._reference_descriptors(measures[0], side)
 
@@ -180,20 +191,21 @@ def read_scores(folder: RunFolder, unit: str, space: str, shard: int) -> ShardSc
     Raises:
         CorruptRun: a file is missing, truncated or does not hold what it should.
     """
-    file = folder.scores_file(unit, space, shard)
-    table, pairs = read_table(file), read_table(folder.scores_file(unit, space, shard, "pairs"))
+    current, pairs_file = folder.scores_file(unit, space, shard), folder.scores_file(unit, space, shard, "pairs")
+    table, pairs = read_table(current), read_table(pairs_file)
     try:
         neighbours: dict[Side, Neighbours] = {
             side: Neighbours(*(_matrix(table[f"{side}_{field}"]) for field in Neighbours._fields)) for side in SIDES
         }
+        numbers, nan, constant = (table[name].to_numpy() for name in ("candidate", "nan", "constant"))
+        current = pairs_file
         held_out = pairs["held_out"].to_numpy()
         found: dict[Side, Pairs] = {}
         for side in SIDES:
             mine = held_out == (side == "held_out")
             found[side] = Pairs(*(pairs[name].to_numpy()[mine] for name in ("row", "reference", "distance")))
-        numbers, nan, constant = (table[name].to_numpy() for name in ("candidate", "nan", "constant"))
     except (KeyError, AttributeError, ValueError) as error:
-        raise CorruptRun(f"scores/{file.name} does not hold scores ({error})") from None
+        raise CorruptRun(f"scores/{current.name} does not hold scores ({error})") from None
     return ShardScores(numbers, nan, constant, neighbours, found)
 
 

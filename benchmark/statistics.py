@@ -36,38 +36,30 @@ def poisson_exact(count: int, confidence: float = 0.95) -> Interval:
     return Interval(float(low), float(chi2.ppf(1 - tail, 2 * count + 2) / 2))
 
 
-def unseen_chao2(frequencies: np.ndarray, units: int) -> float:
-    """Estimate the number of unseen species from incidence frequencies (Chao 1987, Biometrics 43:783).
+def unique_count(frequencies: np.ndarray, total: int, confidence: float = 0.95) -> Interval:
+    """Return an interval for the expected number of distinct species, from how often each was found.
 
-    `frequencies` holds for each species the number of the `units` sampling units in which it was
-    found. The bias-corrected form is used where no species was found exactly twice. A lower bound.
-    """
-    once, twice = int((frequencies == 1).sum()), int((frequencies == 2).sum())
-    scale = (units - 1) / units
-    if twice:
-        return scale * once**2 / (2 * twice)
-    return scale * once * (once - 1) / 2
-
-
-def unique_count(frequencies: np.ndarray, units: int, total: int, confidence: float = 0.95) -> Interval:
-    """Return an interval for the expected number of distinct species in `units` sampling units.
-
-    Species found independently have Var(S) = sum q (1 - q) with q the chance to be missed, estimated
-    by S (1 - S / S_est) (Colwell et al. 2012, J. Plant Ecol. 5:3, eq. 5 at the reference sample) with
-    S_est from Chao2, at most `total` species. That sum is below E[S], so with few species the exact
-    Poisson interval is conservative and is used instead. A plain bootstrap is biased downwards.
+    `frequencies` holds for each species the number of sampling units in which it was found; there are
+    `total` species. With q the chance that a species is missed, Var(S) = sum q (1 - q). For a species
+    found lambda times on average that term is exp(-lambda) (1 - exp(-lambda)), which is the chance to be
+    found exactly once times (1 - exp(-lambda)) / lambda. The mean lambda of the species found once is
+    2 Q2 / Q1 (Good 1953, Biometrika 40:237), so Var(S) is estimated by Q1 f(2 Q2 / Q1) + 1 with f the ratio
+    and 1 for the error of Q1 itself where it is small. Species found independently make S less variable
+    than a Poisson count, so below ten species the exact Poisson interval is used, a conservative one. The
+    analytic variance S (1 - S / S_est) with Chao2 (Colwell et al. 2012) was tried first: it covered 32 % where
+    common and very rare species mix. A plain bootstrap is biased downwards.
     """
     from scipy.stats import norm
 
     seen = int((frequencies > 0).sum())
-    exact = poisson_exact(seen, confidence)
-    limited = Interval(exact.low, min(exact.high, total))
     if seen < 10:
-        return limited
-    estimate = min(seen + unseen_chao2(frequencies, units), total)
-    deviation = (seen * max(0.0, 1 - seen / estimate)) ** 0.5
-    reach = norm.ppf((1 + confidence) / 2) * deviation
-    return Interval(max(0.0, seen - reach), min(seen + reach, total))
+        exact = poisson_exact(seen, confidence)
+        return Interval(exact.low, min(exact.high, total))
+    once, twice = int((frequencies == 1).sum()), int((frequencies == 2).sum())
+    rate = 2 * twice / once if once else 0.0
+    ratio = -np.expm1(-rate) / rate if rate else 1.0
+    reach = norm.ppf((1 + confidence) / 2) * (once * ratio + 1) ** 0.5
+    return Interval(float(max(0.0, seen - reach)), float(min(seen + reach, total)))
 
 
 def paired_difference(only_first: int, only_second: int, n: int, confidence: float = 0.95) -> Interval:
@@ -84,7 +76,9 @@ def paired_difference(only_first: int, only_second: int, n: int, confidence: flo
     def statistic(delta: float) -> float:
         # q is the restricted maximum-likelihood estimate of P(only second) under difference delta.
         linear = -b - c + (2 * n - b + c) * delta
-        q = ((linear**2 + 8 * n * c * delta * (1 - delta)) ** 0.5 - linear) / (4 * n)
+        # Rounding may leave the discriminant just below 0 where every pair is discordant one way.
+        discriminant = max(0.0, linear**2 + 8 * n * c * delta * (1 - delta))
+        q = (discriminant**0.5 - linear) / (4 * n)
         variance = n * (2 * q + delta * (1 - delta))
         gap = b - c - n * delta
         return float(gap / max(variance, 1e-300) ** 0.5)

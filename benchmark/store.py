@@ -2,7 +2,7 @@
 
     manifest.json               everything needed to repeat the run
     references.parquet          side, number, row in the data set, duplicate group; no image
-    state/<unit>/state.safetensors, checkpoint files; state/shared/ for samples that attacks share
+    state/<unit>/state.safetensors, checkpoints/ while it is made; state/shared/ for samples that attacks share
     images/<unit>/00000.safetensors   candidates as uint8, with flags, columns and cost (local only)
     scores/<unit>.<space>.00000.parquet, .pairs.parquet, .bins.parquet
     metrics.json, metrics.csv, costs.json, evidence/, report.html
@@ -10,6 +10,7 @@
 A unit is one attack under one seed, `<attack>.s<seed>`.
 """
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .contracts import AttackState
-from .errors import BadInput, CorruptRun, RunConflict
+from .errors import BadInput, CannotWrite, CorruptRun, RunConflict
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -81,7 +82,15 @@ class RunFolder:
 
     def checkpoints(self, unit: str) -> "FolderCheckpoints":
         """Return the places where an attack leaves its progress."""
-        return FolderCheckpoints(self.path / "state" / unit)
+        return FolderCheckpoints(self.path / "state" / unit / "checkpoints")
+
+    def shared_samples(self) -> "FolderCheckpoints":
+        """Return where plain samples are kept that several attacks ask for."""
+        return FolderCheckpoints(self.path / "state" / "shared")
+
+    def probe_file(self, unit: str) -> Path:
+        """Return where the invariance probe's finding is."""
+        return self.path / "state" / unit / "probe.json"
 
     def images_file(self, unit: str, shard: int) -> Path:
         """Return where a shard's images are."""
@@ -108,9 +117,24 @@ class FolderCheckpoints:
         """Save in place of what was there."""
         write_state(self.folder / f"{name}.safetensors", state)
 
-    def remove(self, name: str) -> None:
-        """Forget what was saved under this name."""
-        (self.folder / f"{name}.safetensors").unlink(missing_ok=True)
+    def clear(self) -> None:
+        """Forget everything that was saved here."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class MemoryCheckpoints:
+    """Named states that last as long as this object."""
+
+    def __init__(self) -> None:
+        self._states: dict[str, AttackState] = {}
+
+    def load(self, name: str) -> AttackState | None:
+        """Return what was last saved under this name, or None."""
+        return self._states.get(name)
+
+    def save(self, name: str, state: AttackState) -> None:
+        """Save in place of what was there."""
+        self._states[name] = state
 
 
 def read_run(path: str | Path) -> RunFolder:
@@ -137,19 +161,30 @@ def difference(stored: Any, wanted: Any, key: str = "") -> str | None:
 
 
 def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then put it in place in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
-    temporary = Path(name)
+    """Let `write` fill a temporary file beside `path`, then put it in place in one step.
+
+    Raises:
+        CannotWrite: the disk is full or failing; what was there stays.
+        BadInput: the place cannot be written to.
+    """
+    temporary: Path | None = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        os.close(handle)
+        temporary = Path(name)
         write(temporary)
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
         temporary.chmod(0o644)
         temporary.replace(path)
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+        kind = CannotWrite if full else BadInput
+        raise kind(f"cannot write {path}: {error.strerror or error}") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
 
 
 def canonical_json(content: Any) -> str:
@@ -193,7 +228,8 @@ def read_state(path: Path) -> AttackState:
             return AttackState({name: file.get_tensor(name) for name in file.keys()}, info)  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise CorruptRun(
-            f"{path.parent.name}/{path.name} cannot be read ({error}); delete it, and the run makes it again"
+            f"{path.parent.name}/{path.name} cannot be read ({type(error).__name__}); "
+            "delete it, and the run makes it again"
         ) from None
 
 
@@ -213,7 +249,8 @@ def read_table(path: Path) -> "pa.Table":
         return pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
         raise CorruptRun(
-            f"{path.parent.name}/{path.name} cannot be read ({error}); delete it, and the run makes it again"
+            f"{path.parent.name}/{path.name} cannot be read ({type(error).__name__}); "
+            "delete it, and the run makes it again"
         ) from None
 
 

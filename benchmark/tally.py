@@ -75,4 +75,5 @@ def percentile_of_best(best_scores: np.ndarray, *, distance: bool, q: float = 95
     valid = best_scores[~np.isnan(best_scores)]
     if not len(valid):
         return None
-    return float(np.percentile(valid, 100 - q if distance else q))
+    found = float(np.percentile(valid, 100 - q if distance else q))
+    return found if np.isfinite(found) else None

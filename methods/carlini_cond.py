@@ -44,6 +44,7 @@ class CarliniCond(Attack):
     access: ClassVar[Access] = "white box"
     conditionings: ClassVar[frozenset[Conditioning]] = frozenset({"none"})
     Settings = CarliniCondSettings
+    generation_settings: ClassVar[frozenset[str]] = frozenset({"guidance_scale", "reads"})
 
     def prepare(self, model: WhiteBoxModel, budget: Budget) -> AttackState:
         """Label synthetic images by clustering and train the classifier on them."""

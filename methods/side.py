@@ -43,6 +43,7 @@ class Side(Attack):
     access: ClassVar[Access] = "white box"
     conditionings: ClassVar[frozenset[Conditioning]] = frozenset({"none"})
     Settings = SideSettings
+    generation_settings: ClassVar[frozenset[str]] = frozenset({"guidance_scale"})
 
     def prepare(self, model: WhiteBoxModel, budget: Budget) -> AttackState:
         """Steps 1 to 5: synthetic set, clusters, cohesion, labels, time-dependent classifier."""

@@ -4,7 +4,7 @@ Follows side.md steps 1 to 5 of arXiv 2410.02467, Algorithm 1. Every choice that
 is a setting.
 """
 
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ class SurrogateSettings(Settings):
     """Of k-means and of re-assignment; cosine normalises the features first. Not in the paper."""
     cohesion: float = Field(0.5, ge=-1, le=1)
     """tau: clusters whose members' mean cosine to the centroid is lower are dropped; the paper's value."""
-    blocks: tuple[int, ...] = (1, 1)
+    blocks: tuple[Annotated[int, Field(ge=1)], ...] = Field((1, 1), min_length=1)
     """Residual blocks per stage. Paper: (3, 4, 6, 3), ResNet-34, with width 64."""
     width: int = Field(32, ge=1)
     training_steps: int = Field(1000, ge=1)

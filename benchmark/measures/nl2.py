@@ -34,7 +34,9 @@ class NormalizedL2(Measure):
         given = {option[:1]: option[1:] for option in options or []}
         if unknown := set(given) - {"n", "a"}:
             raise ValueError(f"unknown option {sorted(unknown)[0]!r}; write it like {self.name}:n50:a0.5")
-        self.n = int(given.get("n", 50))
+        if len(given) < len(options or []):
+            raise ValueError("an option is given twice")
+        self.n = self.neighbours = int(given.get("n", 50))
         self.alpha = float(given.get("a", 0.5))
         if self.n < 1 or not 0 < self.alpha <= 1:
             raise ValueError("n must be at least 1 and a in (0, 1]")
@@ -42,7 +44,7 @@ class NormalizedL2(Measure):
     @property
     def id(self) -> str:
         """The name that spells the whole preprocessing."""
-        return f"{self.name}:n{self.n}:a{self.alpha:g}"
+        return f"{self.name}:n{self.n}:a{self.alpha!r}"
 
     def check(self, training: int, held_out: int, allow_dense: bool) -> None:
         """Refuse n above a tenth of either set, unless the pair allows it, and n above the set always."""
@@ -61,7 +63,8 @@ class NormalizedL2(Measure):
     def scores(self, distances: np.ndarray, training: Neighbours, held_out: Neighbours, side: Side) -> np.ndarray:
         """Divide by alpha times the mean distance to the n nearest representatives."""
         unit = self._unit(training, held_out, side)[:, None]
-        out = np.full(distances.shape, np.inf, dtype=np.float32)
+        # Without a distance to compare with, a copy is as near as can be and all else infinitely far.
+        out = np.where(distances > 0, np.inf, 0).astype(np.float32)
         scores: np.ndarray = np.divide(distances, unit, out=out, where=unit > 0)
         return scores
 

@@ -82,6 +82,9 @@ def _top_k_block(queries: Tensor, references: Tensor, norms: Tensor, k: int, ref
 
 def within(queries: Tensor, references: Tensor, radius: Tensor, reference_block: int = REFERENCE_BLOCK) -> Within:
     """Return every pair with distance <= radius (one radius per query, (N,))."""
+    if not len(queries):
+        none = torch.empty(0, dtype=torch.long, device=queries.device)
+        return Within(none, none, queries.new_empty(0))
     norms = references.square().sum(1)
     found: list[tuple[Tensor, Tensor]] = []
     for first, block in zip(range(0, len(queries), QUERY_BLOCK), queries.split(QUERY_BLOCK), strict=True):
@@ -92,9 +95,6 @@ def within(queries: Tensor, references: Tensor, radius: Tensor, reference_block:
             partial = torch.addmm(norms[start : start + len(part)], block, part.T, alpha=-2)
             row, column = (partial <= limit).nonzero(as_tuple=True)
             found.append((row + first, column + start))
-    if not found:
-        none = torch.empty(0, dtype=torch.long, device=queries.device)
-        return Within(none, none, queries.new_empty(0))
     rows = torch.cat([row for row, _ in found])
     ids = torch.cat([column for _, column in found])
     distances = torch.cat(

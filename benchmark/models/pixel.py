@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,20 +32,11 @@ class PixelModel(Model):
             raise BadInput(
                 f"{folder.name}: a {pipeline} is not a pixel-space family that sidebench knows ({', '.join(PIPELINES)})"
             )
-        from diffusers import UNet2DModel
-
         scheduler = _read_json(folder / "scheduler" / "scheduler_config.json")
         self.spec = spec
         self.device = hub.pick_device(spec.device)
         self.dtype: torch.dtype = getattr(torch, spec.dtype)
-        self.network: torch.nn.Module = UNet2DModel.from_pretrained(
-            folder / "unet",
-            use_safetensors=True,
-            local_files_only=True,
-            low_cpu_mem_usage=False,
-            torch_dtype=self.dtype,
-        )
-        self.network.to(self.device).eval().requires_grad_(False)
+        self.network = _load_unet(folder, self.dtype).to(self.device).eval().requires_grad_(False)
         config = self.network.config
         size = config.sample_size
         height, width = (size, size) if isinstance(size, int) else size
@@ -85,7 +77,22 @@ class PixelModel(Model):
         condition = None if self.conditioning == "none" else t
         with OperationCount() as counter, torch.no_grad():
             self.predict(x, t, condition)
-        return counter.total
+        return int(counter.total)
+
+
+def _load_unet(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
+    from diffusers import UNet2DModel
+
+    _read_json(folder / "unet" / "config.json")
+    if not (folder / "unet" / "diffusion_pytorch_model.safetensors").is_file():
+        raise BadInput(f"{folder.name}/unet/diffusion_pytorch_model.safetensors is missing")
+    try:
+        network: torch.nn.Module = UNet2DModel.from_pretrained(
+            folder / "unet", use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False, torch_dtype=dtype
+        )
+    except Exception as error:  # whatever diffusers finds wrong with the files, they are the user's
+        raise BadInput(f"{folder.name}/unet cannot be loaded: {error}") from error
+    return network
 
 
 def _alphas_cumprod(config: Mapping[str, Any]) -> Tensor:
@@ -105,11 +112,13 @@ def _prediction_type(name: str, owner: str) -> PredictionType:
     raise BadInput(f"{owner}: prediction type {name!r} is not supported (epsilon, v_prediction, sample)")
 
 
-def _read_json(path: Any) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BadInput(f"{path.parent.name}: no {path.name}, so this is no diffusers pipeline folder") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise BadInput(f"{path.parent.name}/{path.name} is not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise BadInput(f"{path.parent.name}/{path.name} holds no settings")
     return content

@@ -1,0 +1,71 @@
+"""Small plans and one finished run that several files read."""
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from sidebench.benchmark import runner
+from sidebench.benchmark.pairs import FOLDER, Pair, load_pair
+from sidebench.benchmark.protocol import SamplerSettings
+
+SMALL = {"synthetic_images": 24, "clusters": 3, "training_steps": 3, "batch": 8, "width": 8, "cohesion": -1.0}
+GUIDED = ("carlini-cond", "side")
+
+
+def _plan(out: Path, *, small: dict[str, Any] | None = None, pair: Pair | None = None, **options: Any) -> Any:
+    attacks = options.setdefault("attacks", ("carlini-uncond", *GUIDED))
+    settings = {name: {**SMALL, **(small or {})} for name in GUIDED if name in attacks}
+    options = {"candidates": 40, "device": "cpu", **options}
+    plan = runner.plan_run(pair or load_pair("digits"), settings=settings, out=out, **options)
+    tiny = {"shard": 16, "micro_batch": 8, "sampler": SamplerSettings(steps=3)}
+    return dataclasses.replace(plan, protocol=plan.protocol.model_copy(update=tiny))
+
+
+def _pair_file(folder: Path, **changes: Any) -> Path:
+    content = yaml.safe_load((FOLDER / "digits.yaml").read_text(encoding="utf-8"))
+    content |= {"name": "tiny", "protocol": {"micro_batch": 8, "sampler": {"steps": 3}}, **changes}
+    for name in GUIDED:
+        content["attacks"][name]["settings"] = SMALL
+    file = folder / "tiny.yaml"
+    file.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Keep torch to one thread: arrays are tiny here, and waiting threads only take turns."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def make_plan() -> Callable[..., Any]:
+    """Return a function that plans a tiny run on digits: 40 candidates in shards of 16, 3 steps."""
+    return _plan
+
+
+@pytest.fixture(scope="session")
+def make_pair_file() -> Callable[..., Path]:
+    """Return a function that writes `tiny.yaml`, the pair digits with a small protocol, into a folder."""
+    return _pair_file
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Return the result of one finished run of all three attacks; nobody may change its folder."""
+    result = runner.execute(_plan(tmp_path_factory.mktemp("finished")))
+    assert result.metrics is not None and not result.failures
+    return result
+
+
+@pytest.fixture
+def copied(finished: Any, tmp_path: Path) -> Path:
+    """Return a copy of the finished run's folder; `make_plan(copied.parent)` goes on with it."""
+    target = tmp_path / finished.folder.path.name
+    shutil.copytree(finished.folder.path, target)
+    return target

@@ -1,0 +1,41 @@
+"""What the documents show works as shown."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sidebench.benchmark.conformance import check_attack
+from sidebench.benchmark.contracts import ModelSpec
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def code_blocks(name: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(encoding="utf-8"), re.S)
+
+
+def test_the_example_attack_conforms_in_at_most_forty_lines(tmp_path: Path) -> None:
+    example = code_blocks("CONTRIBUTING.md")[0]
+    assert len(example.splitlines()) <= 40
+    file = tmp_path / "sharpened.py"
+    file.write_text(example, encoding="utf-8")
+    check_attack(f"{file}:Sharpened", {}, ModelSpec(family="pixel", location="zoo:digits"))
+
+
+def test_the_example_check_runs_as_written(tmp_path: Path) -> None:
+    example, check = code_blocks("CONTRIBUTING.md")
+    (tmp_path / "sharpened.py").write_text(example, encoding="utf-8")
+    (tmp_path / "check.py").write_text(check, encoding="utf-8")
+    subprocess.run([sys.executable, "check.py"], cwd=tmp_path, check=True)
+
+
+@pytest.mark.parametrize("page", [p.relative_to(ROOT).as_posix() for p in ROOT.glob("*.md")])
+def test_files_that_a_page_names_exist(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+        assert (ROOT / page).parent.joinpath(target).exists(), target
+    for name in re.findall(r"`((?:benchmark|methods|leaderboards|tests|docs)/[\w./-]+)`", text):
+        assert (ROOT / name).exists(), name

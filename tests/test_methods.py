@@ -1,0 +1,291 @@
+"""The surrogate condition: labels, classifier, training and its cost; guidance that is switched off."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sidebench.benchmark.conformance import quick_protocol
+from sidebench.benchmark.contracts import AttackState, Budget, ModelSpec
+from sidebench.benchmark.errors import TooFew
+from sidebench.benchmark.models import load_model
+from sidebench.benchmark.progress import silent
+from sidebench.benchmark.registry import make_attack
+from sidebench.benchmark.runner import make_candidates
+from sidebench.benchmark.sampling import AuditedModel
+from sidebench.benchmark.store import FolderCheckpoints
+from sidebench.benchmark.streams import Candidates
+from sidebench.methods import surrogate
+from sidebench.methods.networks import ResidualBlock, SurrogateClassifier, TimeModule, gradient_flops
+from sidebench.methods.surrogate import SurrogateSettings, pseudo_label
+
+PROTOCOL = quick_protocol(steps=3)
+SMALL = {"synthetic_images": 24, "clusters": 3, "training_steps": 3, "batch": 8, "width": 8, "cohesion": -1.0}
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return load_model(ModelSpec(family="pixel", location="zoo:digits"))
+
+
+def audited(model: Any, kept: FolderCheckpoints | None = None) -> AuditedModel:
+    return AuditedModel(model, PROTOCOL.sampler, PROTOCOL.micro_batch, kept=kept)
+
+
+def budget(folder: Path, seed: int = 0) -> Budget:
+    return Budget(seed, 16, FolderCheckpoints(folder), silent)
+
+
+# ---- Labels -----------------------------------------------------------------------------------------
+
+
+def three_blobs() -> tuple[Tensor, Tensor]:
+    """Return 20 dark, 20 bright and 20 middling images, the last as opposite pairs around mid-grey."""
+    draw = torch.Generator().manual_seed(0)
+    direction = torch.tensor([0.4, 0.0, 0.0, 0.0])
+    noise = 0.02 * torch.randn(40, 4, generator=draw)
+    loose = 0.1 * (torch.rand(10, 4, generator=draw) - 0.5)
+    points = torch.cat([0.5 - direction + noise[:20], 0.5 + direction + noise[20:], 0.5 + loose, 0.5 - loose])
+    return points.reshape(60, 1, 2, 2), torch.arange(60) // 20
+
+
+def test_members_of_dropped_clusters_get_the_nearest_label() -> None:
+    images, blob = three_blobs()
+    settings = SurrogateSettings(clusters=3, distance="euclidean", cohesion=0.5, synthetic_images=60)
+    found = pseudo_label(images, settings, seed=0)
+    assert len(found.cohesions) == 3 and sum(value >= 0.5 for value in found.cohesions) == 2
+    assert len(found.sizes) == 2 and sum(found.sizes) == 60
+    assert found.labels.bincount().tolist() == found.sizes
+    dark, bright = (found.labels[blob == which].unique().tolist() for which in (0, 1))
+    assert len(dark) == len(bright) == 1 and dark != bright
+    first_pixel = images[:, 0, 0, 0] - images[:, 0, 0, 0].mean()
+    clear = (blob == 2) & (first_pixel.abs() > 0.02)
+    assert clear.sum() >= 10
+    wanted = torch.where(first_pixel > 0, bright[0], dark[0])
+    assert torch.equal(found.labels[clear], wanted[clear])
+
+
+def test_all_clusters_stay_without_the_filter() -> None:
+    images, blob = three_blobs()
+    found = pseudo_label(images, SurrogateSettings(clusters=3, distance="euclidean", cohesion=-1), seed=0)
+    assert found.sizes == [20, 20, 20]
+    assert all(len(found.labels[blob == which].unique()) == 1 for which in range(3))
+
+
+def test_labels_depend_on_images_and_seed_alone() -> None:
+    images = torch.rand(50, 1, 4, 4, generator=torch.Generator().manual_seed(1))
+    settings = SurrogateSettings(clusters=6, cohesion=-1)
+    torch.manual_seed(5)
+    first = pseudo_label(images, settings, seed=2)
+    torch.manual_seed(6)
+    second = pseudo_label(images, settings, seed=2)
+    assert torch.equal(first.labels, second.labels) and first.cohesions == second.cohesions
+
+
+def test_too_few_cohesive_clusters_name_the_best() -> None:
+    images, _ = three_blobs()
+    with pytest.raises(TooFew, match=r"0 of 3 clusters reach cohesion = 1\.0, two are needed: the best are [\d., -]+;"):
+        pseudo_label(images, SurrogateSettings(clusters=3, cohesion=1.0), seed=0)
+
+
+def test_more_clusters_than_images_are_refused() -> None:
+    images, _ = three_blobs()
+    with pytest.raises(TooFew, match="clusters = 61 of 60 synthetic images"):
+        pseudo_label(images, SurrogateSettings(clusters=61), seed=0)
+
+
+@pytest.mark.parametrize("features", ["pixels", "pca"])
+@pytest.mark.parametrize("distance", ["cosine", "euclidean"])
+def test_blobs_are_found_in_every_feature_space(features: Any, distance: Any) -> None:
+    images, blob = three_blobs()
+    settings = SurrogateSettings(clusters=2, features=features, distance=distance, pca_components=2, cohesion=-1)
+    labels = pseudo_label(images[blob < 2], settings, seed=0).labels
+    assert labels[:20].unique().numel() == labels[20:].unique().numel() == 1 and labels[0] != labels[-1]
+
+
+# ---- Network ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("blocks", [(1, 1), (3, 4, 6, 3)])
+@pytest.mark.parametrize("time_conditioned", [True, False])
+def test_forward_shape(blocks: tuple[int, ...], time_conditioned: bool) -> None:
+    network = SurrogateClassifier(3, 5, blocks, 8, time_conditioned, 1000).eval()
+    logits = network(torch.randn(2, 3, 8, 8), torch.tensor([3, 900]))
+    assert logits.shape == (2, 5) and bool(logits.isfinite().all())
+    assert len(network.stages) == sum(blocks)
+    assert sum(isinstance(module, TimeModule) for module in network.modules()) == time_conditioned * sum(blocks)
+    assert network.head.in_features == 8 * 2 ** (len(blocks) - 1)
+
+
+def test_time_conditioned_network_needs_t() -> None:
+    with pytest.raises(ValueError, match="needs t"):
+        SurrogateClassifier(1, 2, (1,), 8, True, 1000)(torch.zeros(1, 1, 8, 8))
+
+
+def test_time_module_comes_right_after_the_first_norm() -> None:
+    block = ResidualBlock(4, 4, 1, embedding=64)
+    order: list[str] = []
+    for name, module in block.named_children():
+        module.register_forward_hook(lambda *_, name=name: order.append(name))  # type: ignore[misc]
+    block(torch.randn(2, 4, 8, 8), torch.randn(2, 64))
+    assert [name for name in order if name != "skip"] == ["conv1", "norm1", "time", "conv2", "norm2"]
+
+
+def test_time_module_parts_and_their_order() -> None:
+    module = TimeModule(64, 4)
+    assert [type(part) for part in module.children()] == [nn.GroupNorm, nn.Linear]
+    nn.init.normal_(module.linear.weight)
+    features, embedding = torch.randn(3, 4, 2, 2), torch.randn(3, 64)
+    scale, shift = module.linear(nn.functional.silu(module.norm(embedding))).split(4, dim=1)
+    wanted = features * (1 + scale[:, :, None, None]) + shift[:, :, None, None]
+    torch.testing.assert_close(module(features, embedding), wanted)
+
+
+def test_time_module_starts_as_the_identity() -> None:
+    features = torch.randn(2, 4, 3, 3)
+    assert torch.equal(TimeModule(64, 4)(features, torch.randn(2, 64)), features)
+    timed, plain = (SurrogateClassifier(1, 3, (1, 2), 8, timed, 1000).eval() for timed in (True, False))
+    plain.load_state_dict({k: v for k, v in timed.state_dict().items() if ".time." not in k})
+    x = torch.randn(2, 1, 8, 8)
+    assert torch.equal(timed(x, torch.tensor([5, 700])), plain(x))
+
+
+def test_trained_network_depends_on_t() -> None:
+    network = SurrogateClassifier(1, 3, (1,), 8, True, 1000).eval()
+    for module in network.modules():
+        if isinstance(module, TimeModule):
+            nn.init.normal_(module.linear.weight)
+    x = torch.randn(1, 1, 8, 8).expand(2, -1, -1, -1)
+    first, second = network(x, torch.tensor([5, 700]))
+    assert not torch.allclose(first, second)
+
+
+# ---- Training ---------------------------------------------------------------------------------------
+
+
+def two_classes() -> tuple[Tensor, Tensor]:
+    """Return images with ink left or right, and which."""
+    labels = torch.arange(40) % 2
+    images = 0.1 * torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    images[labels == 0, :, :, :4] += 0.8
+    images[labels == 1, :, :, 4:] += 0.8
+    return images, labels
+
+
+def fitted(model: Any, folder: Path, labels: Tensor | None = None, **options: Any) -> tuple[Any, dict[str, Any]]:
+    images, own = two_classes()
+    steps, timed = options.pop("steps", 60), options.pop("timed", True)
+    settings = SurrogateSettings(training_steps=steps, batch=16, width=8, learning_rate=3e-3, ema=0.9)
+    network = surrogate.make_classifier(model, 2, settings, time_conditioned=timed)
+    given = own if labels is None else labels
+    info = surrogate.train(network, audited(model), images, given, settings, budget(folder), **options)
+    return network, info
+
+
+def says(network: Any, model: Any) -> Tensor:
+    """Return the classes that a network gives to clean images."""
+    images, _ = two_classes()
+    labels: Tensor = network(model.encode(images), torch.zeros(len(images), dtype=torch.long)).argmax(1)
+    return labels
+
+
+@pytest.mark.parametrize("timed", [True, False])
+def test_training_lowers_the_loss(timed: bool, model: Any, tmp_path: Path) -> None:
+    _, early = fitted(model, tmp_path / "early", steps=1, timed=timed)
+    network, late = fitted(model, tmp_path / "late", steps=60, timed=timed)
+    assert late["loss"] < 0.8 * early["loss"]
+    assert not network.training and not any(p.requires_grad for p in network.parameters())
+    assert torch.equal(says(network, model), two_classes()[1])
+
+
+def test_student_learns_from_the_teacher_not_from_labels(model: Any, tmp_path: Path) -> None:
+    _, labels = two_classes()
+    teacher, _ = fitted(model, tmp_path / "teacher", timed=False, name="teacher")
+    student, info = fitted(model, tmp_path / "student", labels=1 - labels, teacher=teacher)
+    assert torch.equal(says(student, model), labels)
+    assert info["accuracy"] < 0.5
+
+
+def test_distillation_trains_a_teacher_and_pays_for_it(model: Any, tmp_path: Path) -> None:
+    work, states = {}, {}
+    for objective in ("cross_entropy", "distillation"):
+        view = audited(model)
+        attack = make_attack("side", {**SMALL, "objective": objective})
+        states[objective] = attack.prepare(view, budget(tmp_path / objective))
+        work[objective] = view.ledger.flops["prepare"]
+    saved = {file.stem for file in (tmp_path / "distillation").iterdir()}
+    assert {name.rpartition("-")[2] for name in saved} >= {"teacher", "classifier"}
+    teacher = surrogate.make_classifier(model, 3, attack.settings, time_conditioned=False)
+    extra = 3 * 8 * gradient_flops(teacher, model.sample_shape, of="parameters")
+    assert work["distillation"] >= work["cross_entropy"] + extra > work["cross_entropy"] > 0
+    pairs = zip(states["cross_entropy"].tensors.values(), states["distillation"].tensors.values(), strict=True)
+    assert not all(torch.equal(first, second) for first, second in pairs)
+
+
+class Stopped(Exception):
+    pass
+
+
+class StopAfter(FolderCheckpoints):
+    """Checkpoints that break off after a number of them."""
+
+    def __init__(self, folder: Path, left: int) -> None:
+        super().__init__(folder)
+        self.left = left
+
+    def save(self, name: str, state: AttackState) -> None:
+        super().save(name, state)
+        self.left -= 1
+        if not self.left:
+            raise Stopped
+
+
+@pytest.mark.parametrize("objective", ["cross_entropy", "distillation"])
+def test_training_is_charged_once_also_after_resume(objective: str, model: Any, tmp_path: Path) -> None:
+    attack = make_attack("side", {**SMALL, "training_steps": 110, "objective": objective})
+
+    def prepare(folder: Path, left: int) -> tuple[AttackState, dict[str, Any]]:
+        view = audited(model, FolderCheckpoints(folder / "shared"))
+        state = attack.prepare(view, Budget(0, 16, StopAfter(folder / "own", left), silent))
+        return state, view.ledger.as_dict()
+
+    state, cost = prepare(tmp_path / "whole", 99)
+    for _ in range(4 if objective == "distillation" else 2):
+        with pytest.raises(Stopped):
+            prepare(tmp_path / "parts", 1)
+    again, paid = prepare(tmp_path / "parts", 1)
+    assert paid == cost and paid["nfe"] == {"prepare": 24 * 3}
+    assert dict(again.info) == dict(state.info)
+    assert all(torch.equal(again.tensors[key], tensor) for key, tensor in state.tensors.items())
+
+
+# ---- Guidance ---------------------------------------------------------------------------------------
+
+
+def images_of(name: str, model: Any, folder: Path, **settings: Any) -> Tensor:
+    attack = make_attack(name, {**SMALL, **settings} if name != "carlini-uncond" else {})
+    state = attack.prepare(audited(model), budget(folder / name))
+    made: Tensor = make_candidates(attack, model, state, Candidates(0, range(11)), PROTOCOL)[0]
+    return made
+
+
+@pytest.mark.parametrize("name", ["side", "carlini-cond"])
+def test_no_guidance_is_plain_sampling(name: str, model: Any, tmp_path: Path) -> None:
+    plain = images_of("carlini-uncond", model, tmp_path)
+    assert torch.equal(images_of(name, model, tmp_path / "off", guidance_scale=0.0), plain)
+    assert not torch.equal(images_of(name, model, tmp_path / "on", guidance_scale=30.0), plain)
+
+
+def test_guidance_moves_images_towards_their_cluster(model: Any, tmp_path: Path) -> None:
+    small = {**SMALL, "training_steps": 60, "learning_rate": 3e-3, "synthetic_images": 48, "ema": 0.9}
+    shares = []
+    for scale in (0.0, 20.0):
+        attack = make_attack("side", {**small, "guidance_scale": scale})
+        state = attack.prepare(audited(model), budget(tmp_path))
+        made = attack.generate(audited(model), state, Candidates(0, range(48)))
+        network = surrogate.load_classifier(audited(model), state, attack.settings, time_conditioned=True)
+        log_p = network(model.encode(made.images), torch.zeros(48, dtype=torch.long)).log_softmax(1)
+        shares.append(float(log_p.gather(1, torch.from_numpy(made.columns["cluster"])[:, None]).mean()))
+    assert shares[1] > shares[0]

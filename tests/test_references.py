@@ -1,0 +1,244 @@
+"""Loading, grouping and splitting the reference images."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sidebench.benchmark.errors import BadInput, TooFew
+from sidebench.benchmark.pairs import DataSource, Pair, SplitRule, load_pair
+from sidebench.benchmark.references import ImageSet, duplicate_groups, load_references, split_by_group
+
+RULE = SplitRule(seed=1, duplicate_rms=0.01, training=10, held_out=8, pool=5)
+RNG = np.random.default_rng(0)
+IMAGES = RNG.integers(0, 256, (40, 6, 5, 3), dtype=np.uint8)
+LABELS = np.arange(40)
+
+
+def pair(data: DataSource) -> Pair:
+    return load_pair("digits").model_copy(update={"data": data})
+
+
+def npz(path: Path, **more: object) -> DataSource:
+    given = {"source": "npz", "path": str(path), "images": "images", "split": RULE, **more}
+    return DataSource(**given)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    np.savez(tmp_path / "data.npz", images=IMAGES, labels=LABELS)
+    return tmp_path / "data.npz"
+
+
+# ---- split ----
+
+
+def assert_split(groups: np.ndarray, rule: SplitRule) -> list[np.ndarray]:
+    parts = split_by_group(groups, rule)
+    assert [len(part) for part in parts[:3]] == [rule.training, rule.held_out, rule.pool]
+    assert sorted(np.concatenate(parts).tolist()) == list(range(len(groups)))
+    owners = [set(groups[part].tolist()) for part in parts]
+    assert sum(len(owner) for owner in owners) == len(set(groups.tolist())), "a group lies on two sides"
+    assert all((np.diff(part) > 0).all() for part in parts)
+    return parts
+
+
+@settings(max_examples=60, deadline=None)
+@given(groups=st.lists(st.integers(0, 25), min_size=30, max_size=80), seed=st.integers(0, 100))
+def test_split_keeps_sizes_and_groups(groups: list[int], seed: int) -> None:
+    array = np.array(groups)
+    rule = RULE.model_copy(update={"seed": seed})
+    try:
+        split_by_group(array, rule)
+    except TooFew as error:
+        assert "too large" in str(error)  # never for lack of images: there are always enough
+        assert np.bincount(array).max() > 1
+        return
+    assert_split(array, rule)
+
+
+def test_split_is_deterministic_and_follows_the_seed() -> None:
+    groups = np.repeat(np.arange(60), RNG.integers(1, 4, 60))
+    first, again = assert_split(groups, RULE), assert_split(groups, RULE)
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    other = assert_split(groups, RULE.model_copy(update={"seed": 2}))
+    assert not np.array_equal(first[0], other[0])
+
+
+def test_split_is_a_uniform_draw() -> None:
+    counts = np.zeros(46)
+    for seed in range(600):
+        counts[split_by_group(np.arange(46), RULE.model_copy(update={"seed": seed}))[0]] += 1
+    chance = 10 / 46
+    assert np.abs(counts - 600 * chance).max() < 5 * (600 * chance * (1 - chance)) ** 0.5
+
+
+def test_a_group_that_does_not_fit_goes_to_tuning() -> None:
+    groups = np.r_[np.zeros(11, dtype=int), np.arange(1, 24)]
+    parts = assert_split(groups, RULE)
+    assert parts[3].tolist() == list(range(11))
+
+
+def test_everything_may_be_used() -> None:
+    parts = assert_split(np.arange(23), RULE)
+    assert parts[3].shape == (0,) and parts[3].dtype == np.int64
+
+
+def test_no_pool_is_fine() -> None:
+    parts = assert_split(np.arange(30), RULE.model_copy(update={"pool": 0}))
+    assert len(parts[3]) == 12
+
+
+def test_more_than_there_is_is_refused() -> None:
+    with pytest.raises(TooFew, match="23 images, the data set has 22"):
+        split_by_group(np.arange(22), RULE)
+
+
+def test_groups_too_large_for_the_sizes_are_refused() -> None:
+    with pytest.raises(TooFew, match="too large"):
+        split_by_group(np.repeat(np.arange(3), 20), RULE)
+
+
+# ---- duplicates ----
+
+
+def chain(*values: int) -> np.ndarray:
+    return np.array(values, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 3), dtype=np.uint8)
+
+
+def test_duplicates_are_transitive() -> None:
+    groups = duplicate_groups(chain(100, 20, 105, 110, 21, 200, 115), 5.5 / 255)
+    assert groups[0] == groups[2] == groups[3] == groups[6]
+    assert groups[1] == groups[4]
+    assert len({groups[0], groups[1], groups[5]}) == 3
+
+
+def test_only_exact_copies_are_duplicates_at_zero() -> None:
+    groups = duplicate_groups(chain(100, 101, 100, 102, 101), 0.0)
+    assert groups[0] == groups[2] and groups[1] == groups[4] and len(set(groups.tolist())) == 3
+
+
+def test_groups_equal_brute_force() -> None:
+    rng = np.random.default_rng(3)
+    images = rng.integers(0, 256, (8, 1, 3, 3))[rng.integers(0, 8, 60)] + rng.integers(-12, 13, (60, 1, 3, 3))
+    images = np.clip(images, 0, 255).astype(np.uint8)
+    flat = images.reshape(60, -1) / 255
+    near = np.sqrt(((flat[:, None] - flat[None]) ** 2).mean(-1)) <= 0.03
+    wanted = np.arange(60)
+    for _ in range(60):  # spread the smallest number over each component
+        wanted = np.array([wanted[row].min() for row in near])
+    groups = duplicate_groups(images, 0.03)
+    assert 8 < len(set(wanted.tolist())) < 60
+    same = groups[:, None] == groups[None]
+    assert np.array_equal(same, wanted[:, None] == wanted[None])
+
+
+def test_representatives_are_the_first_of_each_group() -> None:
+    images = ImageSet(chain(1, 2, 3, 4, 5), np.arange(5), np.array([7, 3, 7, 3, 1]))
+    assert images.representatives().tolist() == [0, 1, 4]
+
+
+# ---- sources ----
+
+
+def test_an_npz_file_is_loaded(file: Path) -> None:
+    found = load_references(pair(npz(file, labels="labels")))
+    parts = [found.training, found.held_out, found.pool, found.tuning]
+    assert [len(part) for part in parts] == [10, 8, 5, 17]
+    for part in parts:
+        assert part.images.dtype == np.uint8 and part.images.shape[1:] == (3, 6, 5)
+        assert np.array_equal(part.images, IMAGES.transpose(0, 3, 1, 2)[part.rows])
+        assert part.labels is not None and np.array_equal(part.labels, part.rows)
+        assert float(part.floats().max()) <= 1 and part.floats().shape == part.images.shape
+
+
+def test_grey_images_get_a_channel(tmp_path: Path) -> None:
+    np.savez(tmp_path / "grey.npz", images=IMAGES[..., 0])
+    found = load_references(pair(npz(tmp_path / "grey.npz")))
+    assert found.training.images.shape == (10, 1, 6, 5) and found.training.labels is None
+
+
+def test_the_fingerprint_is_of_shape_and_bytes(file: Path) -> None:
+    stored = IMAGES.transpose(0, 3, 1, 2)
+    wanted = hashlib.sha256(b"(40, 3, 6, 5)" + stored.tobytes()).hexdigest()
+    assert load_references(pair(npz(file))).fingerprint == wanted
+    assert load_references(pair(npz(file, sha256=wanted))).fingerprint == wanted
+
+
+def test_other_data_are_refused(file: Path) -> None:
+    pinned = load_references(pair(npz(file))).fingerprint
+    changed = IMAGES.copy()
+    changed[0, 0, 0, 0] ^= 1
+    np.savez(file, images=changed)
+    with pytest.raises(BadInput, match="not the pinned"):
+        load_references(pair(npz(file, sha256=pinned)))
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"gone\.npz"):
+        load_references(pair(npz(tmp_path / "gone.npz")))
+
+
+def test_a_missing_array_is_named(file: Path) -> None:
+    with pytest.raises(BadInput, match=r"'pictures'.*images, labels"):
+        load_references(pair(npz(file, images="pictures")))
+
+
+def test_missing_labels_are_named(file: Path) -> None:
+    with pytest.raises(BadInput, match="'classes'"):
+        load_references(pair(npz(file, labels="classes")))
+
+
+@pytest.mark.parametrize(
+    "images",
+    [IMAGES.astype(np.float32), IMAGES.astype(np.int64), IMAGES[0, 0], IMAGES[None]],
+    ids=["float", "int", "2d", "5d"],
+)
+def test_other_kinds_of_array_are_refused(tmp_path: Path, images: np.ndarray) -> None:
+    np.savez(tmp_path / "odd.npz", images=images)
+    with pytest.raises(BadInput, match="want uint8"):
+        load_references(pair(npz(tmp_path / "odd.npz")))
+
+
+@pytest.mark.parametrize("kind", ["text", "cut", "npy", "objects", "labels too short"])
+def test_files_of_another_kind_are_refused(file: Path, kind: str) -> None:
+    labels = None
+    if kind == "text":
+        file.write_text("these are not arrays", encoding="utf-8")
+    elif kind == "cut":
+        file.write_bytes(file.read_bytes()[:500])
+    elif kind == "npy":
+        with file.open("wb") as stream:
+            np.save(stream, IMAGES)
+    elif kind == "objects":
+        np.savez(file, images=np.array([{}, {}], dtype=object))
+    else:
+        np.savez(file, images=IMAGES, labels=LABELS[:3])
+        labels = "labels"
+    with pytest.raises(BadInput):
+        load_references(pair(npz(file, labels=labels)))
+
+
+def test_too_few_images_are_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "few.npz", images=IMAGES[:20])
+    with pytest.raises(TooFew, match="20"):
+        load_references(pair(npz(tmp_path / "few.npz")))
+
+
+@pytest.mark.parametrize("name", ["digits", "digits-clean"])
+def test_shipped_pairs_split_without_overlap(name: str) -> None:
+    chosen = load_pair(name)
+    found = load_references(chosen)
+    parts = [found.training, found.held_out, found.pool, found.tuning]
+    rule = chosen.data.split
+    assert [len(part) for part in parts[:3]] == [rule.training, rule.held_out, rule.pool]
+    assert sum(len(part) for part in parts) == 1797
+    owners = [set(part.groups.tolist()) for part in parts]
+    assert all(not a & b for i, a in enumerate(owners) for b in owners[:i])
+    gaps = found.training.images.reshape(rule.training, -1).astype(int)[:, None] - found.held_out.images.reshape(
+        rule.held_out, -1
+    )
+    assert np.sqrt((gaps**2).mean(-1)).min() / 255 > rule.duplicate_rms

@@ -1,0 +1,173 @@
+"""What a reader sees: tables with intervals, verdicts in words, and a page that escapes what it is given."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidebench.benchmark.errors import BadInput
+from sidebench.benchmark.report import load_metrics, text_tables, verdicts, write_report
+from sidebench.benchmark.results import (
+    BandResult,
+    Cost,
+    Difference,
+    Metrics,
+    Percentiles,
+    Rate,
+    Result,
+    SideResult,
+    rows,
+)
+from sidebench.benchmark.store import RunFolder, write_json
+
+
+def rate(count: int, low: float, high: float) -> Rate:
+    return Rate(count=count, value=count / 1000, low=low, high=high)
+
+
+def side(count: int, groups: int) -> SideResult:
+    found = rate(count, 0.0101, 0.0999)
+    return SideResult(ams=found, ums=rate(2 * count, 0.0202, 0.0888), ums_best=found, groups=groups, largest_group=1)
+
+
+def band(name: str, low: float, high: float, value: float = 0.0) -> BandResult:
+    return BandResult(
+        band=name,
+        low=0.0,
+        high=0.5,
+        training=side(40, 7),
+        held_out=side(10, 9),
+        excess=Difference(value=value, low=low, high=high),
+    )
+
+
+def result(attack: str, bands: list[BandResult], measure: str = "nl2c:n50:a0.5") -> Result:
+    return Result(
+        attack=attack,
+        seed=3,
+        measure=measure,
+        candidates=1000,
+        nan=0,
+        constant=0,
+        bands=bands,
+        percentile_95=Percentiles(training=0.1234, held_out=None),
+    )
+
+
+def metrics(*results: Result, flags: tuple[str, ...] = ()) -> Metrics:
+    cost = Cost(
+        attack="side",
+        seed=3,
+        nfe={"prepare": 1000, "generate": 50_000},
+        flops={"generate": 10.0},
+        denoiser_flops=5,
+        denoiser_equivalents=51_002.0,
+        skipped_steps=0,
+    )
+    return Metrics(
+        schema="sidebench-metrics/1",
+        run_id="digits-1000-0",
+        pair="digits",
+        pair_revision=1,
+        protocol="sidebench/1",
+        control="iid",
+        training_images=256,
+        held_out_images=255,
+        training_groups=250,
+        held_out_groups=251,
+        results=list(results),
+        costs=[cost],
+        flags=list(flags),
+    )
+
+
+def test_tables_hold_rates_with_intervals() -> None:
+    text = text_tables(metrics(result("side", [band("high", 0.011, 0.052, 0.03)]), flags=("look here",)))
+    for words in (
+        "4.00 [1.01, 9.99]",
+        "8.00 [2.02, 8.88]",
+        "1.00 [1.01, 9.99]",
+        "3.00 [1.10, 5.20]",
+        "256 training and 255 held-out images",
+        "control iid",
+        "51,002",
+        "flag: look here",
+        "nl2c:n50:a0.5",
+    ):
+        assert words in text
+
+
+def test_measure_without_bands_shows_its_percentile() -> None:
+    text = text_tables(metrics(result("side", [], "rms")))
+    assert "0.1234" in text and "none fixed" in text
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "wanted", "never"),
+    [
+        (0.011, 0.052, "finds training images: 7 different ones; excess 1.10 to 5.20 %", "no excess"),
+        (-0.052, -0.011, "nearer to held-out than to training images", "finds"),
+        (-0.011, 0.052, "shows no excess over held-out images; at most 5.20 %", "finds"),
+        (0.0, 0.052, "shows no excess", "finds"),
+        (-0.052, 0.0, "shows no excess", "nearer"),
+    ],
+)
+def test_verdict_follows_the_interval(low: float, high: float, wanted: str, never: str) -> None:
+    (line,) = verdicts(metrics(result("side", [band("high", low, high), band("mid", 0.5, 0.6)])))
+    assert line.startswith("side, seed 3, 1,000 candidates: ")
+    assert wanted in line and never not in line
+
+
+def test_verdict_reads_the_headline_measure_only() -> None:
+    headline = result("side", [band("high", -0.1, 0.1)])
+    other = result("side", [band("high", 0.1, 0.2)], "nl2:n50:a0.5")
+    (line,) = verdicts(metrics(headline, other))
+    assert "no excess" in line
+    (line,) = verdicts(metrics(result("side", [], "rms"), other))
+    assert "no verdict" in line
+    assert verdicts(metrics()) == []
+
+
+def test_csv_rows_hold_every_interval() -> None:
+    (row,) = rows(metrics(result("side", [band("high", 0.011, 0.052)])))
+    assert row["excess_low"] == 0.011 and row["training_ams_high"] == 0.0999 and row["held_out_ums_count"] == 20
+
+
+def test_page_escapes_what_it_is_given(copied: Path) -> None:
+    hostile = "<script>alert('1')</script>&"
+    for name in ("metrics.json", "manifest.json"):
+        content = json.loads((copied / name).read_text(encoding="utf-8"))
+        if name == "metrics.json":
+            content |= {"pair": hostile, "flags": [hostile], "control": hostile}
+        else:
+            content |= {"note": hostile, "origins": {hostile: hostile}}
+        write_json(copied / name, content)
+    target = copied / "hostile.html"
+    write_report(RunFolder(copied), target, with_images=True)
+    page = target.read_text(encoding="utf-8")
+    assert "<script" not in page
+    assert page.count("&lt;script&gt;") >= 3
+
+
+def test_page_is_the_same_for_the_same_run(copied: Path) -> None:
+    pages = []
+    for name in ("a.html", "b.html"):
+        write_report(RunFolder(copied), copied / name)
+        pages.append((copied / name).read_bytes())
+    assert pages[0] == pages[1]
+
+
+def test_page_has_all_parts(finished: Any) -> None:
+    page = (finished.folder.path / "report.html").read_text(encoding="utf-8")
+    assert page.count("<svg") == 3 and page.rstrip().endswith("</html>")
+    for line in verdicts(finished.metrics):
+        assert line in page
+    for name in ("carlini-uncond", "carlini-cond", "side", "rms", "nl2c:n50:a0.5"):
+        assert name in page
+
+
+def test_run_without_results_has_no_report(copied: Path) -> None:
+    (copied / "metrics.json").unlink()
+    with pytest.raises(BadInput, match="no results yet"):
+        load_metrics(RunFolder(copied))

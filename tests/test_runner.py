@@ -1,0 +1,391 @@
+"""Runs: what they leave behind, how they resume, and what they do with broken attacks and broken files."""
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidebench.benchmark import references, runner
+from sidebench.benchmark.errors import AttackFailed, CorruptRun, RunConflict
+from sidebench.benchmark.results import Metrics
+from sidebench.benchmark.store import read_state
+
+Plan = Callable[..., Any]
+UNITS = ("carlini-uncond.s0", "carlini-cond.s0", "side.s0")
+
+
+def stamps(folder: Path) -> dict[str, int]:
+    """Return when each image, state and score file was written."""
+    files = [file for part in ("images", "state", "scores") for file in (folder / part).rglob("*") if file.is_file()]
+    return {file.relative_to(folder).as_posix(): file.stat().st_mtime_ns for file in files}
+
+
+def result_bytes(folder: Path) -> bytes:
+    return (folder / "metrics.json").read_bytes()
+
+
+# ---- What a run leaves ------------------------------------------------------------------------------
+
+
+def test_run_folder_is_complete(finished: Any) -> None:
+    folder: Path = finished.folder.path
+    for name in ("manifest.json", "references.parquet", "metrics.json", "metrics.csv", "costs.json", "report.html"):
+        assert (folder / name).stat().st_size > 0, name
+    for unit in UNITS:
+        assert (folder / "state" / unit / "state.safetensors").is_file()
+        assert (folder / "evidence" / unit / "pairs.json").is_file()
+        assert list((folder / "evidence" / unit).glob("*.png"))
+        for shard in range(3):
+            assert finished.folder.images_file(unit, shard).is_file()
+            for part in ("", "pairs", "bins"):
+                assert finished.folder.scores_file(unit, "pixels", shard, part).is_file()
+    assert not list(folder.rglob("*.tmp"))
+    assert not list(folder.rglob("checkpoint-*"))
+
+
+def test_metrics_file_validates(finished: Any) -> None:
+    metrics = Metrics.model_validate(json.loads(result_bytes(finished.folder.path)))
+    assert metrics == finished.metrics
+    assert metrics.run_id == finished.folder.path.name
+    assert [cost.attack for cost in metrics.costs] == ["carlini-uncond", "carlini-cond", "side"]
+    assert {result.candidates for result in metrics.results} == {40}
+    assert metrics.flags == []
+
+
+def test_logical_costs_are_counted(finished: Any) -> None:
+    costs = {cost.attack: cost for cost in finished.metrics.costs}
+    assert costs["carlini-uncond"].nfe == {"generate": 40 * 3}
+    for name in ("carlini-cond", "side"):
+        assert costs[name].nfe == {"prepare": 24 * 3, "generate": 40 * 3}
+        assert costs[name].flops["prepare"] > 0 and costs[name].flops["generate"] > 0
+
+
+def test_no_path_or_host_in_the_stored_json(finished: Any) -> None:
+    folder: Path = finished.folder.path
+    for name in ("manifest.json", "metrics.json", "costs.json"):
+        text = (folder / name).read_text(encoding="utf-8")
+        assert str(folder.parent) not in text and os.uname().nodename not in json.loads(text).values()
+
+
+def test_same_plan_makes_nothing_again(copied: Path, make_plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr("sidebench.benchmark.models.load_model", refuse)
+    before, metrics = stamps(copied), result_bytes(copied)
+    again = runner.execute(make_plan(copied.parent))
+    assert again.folder.path == copied and not again.failures
+    assert result_bytes(copied) == metrics
+    assert stamps(copied) == before
+
+
+def test_references_are_loaded_after_generation(
+    make_plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan(tmp_path, attacks=["carlini-uncond"], seeds=(0, 1))
+    load, calls = references.load_references, []
+
+    def checked(pair: Any) -> Any:
+        files = [plan.folder().images_file(unit.name, shard) for unit in plan.units for shard in range(plan.shards())]
+        assert len(files) == 6 and all(file.is_file() for file in files)
+        calls.append(pair.name)
+        return load(pair)
+
+    monkeypatch.setattr(references, "load_references", checked)
+    assert runner.execute(plan).metrics is not None
+    assert calls == ["digits"]
+
+
+# ---- Adding, changing, starting over ----------------------------------------------------------------
+
+
+def test_attacks_added_later_give_the_same_bytes(finished: Any, make_plan: Plan, tmp_path: Path) -> None:
+    first = runner.execute(make_plan(tmp_path, attacks=["side"]))
+    before = stamps(first.folder.path)
+    both = runner.execute(make_plan(tmp_path, attacks=["carlini-uncond", "carlini-cond"]))
+    assert both.folder.path == first.folder.path
+    assert before.items() <= stamps(first.folder.path).items()
+    assert result_bytes(first.folder.path) == result_bytes(finished.folder.path)
+
+
+def test_seeds_added_later_give_the_same_bytes(finished: Any, make_plan: Plan, tmp_path: Path) -> None:
+    options = {"attacks": ["carlini-uncond"]}
+    whole = runner.execute(make_plan(tmp_path / "whole", seeds=(0, 1), **options))
+    runner.execute(make_plan(tmp_path / "parts", seeds=(1,), **options))
+    parts = runner.execute(make_plan(tmp_path / "parts", seeds=(0,), **options))
+    assert result_bytes(parts.folder.path) == result_bytes(whole.folder.path)
+    assert {result.seed for result in parts.metrics.results} == {0, 1}
+    old = [result for result in finished.metrics.results if result.attack == "carlini-uncond"]
+    assert [result for result in parts.metrics.results if result.seed == 0] == old
+
+
+def test_seeds_make_other_images(make_plan: Plan, tmp_path: Path) -> None:
+    folder = runner.execute(make_plan(tmp_path, attacks=["carlini-uncond"], seeds=(0, 1))).folder
+    first, second = (read_state(folder.images_file(f"carlini-uncond.s{s}", 0)).tensors["images"] for s in (0, 1))
+    assert not (first == second).flatten(1).all(1).any()
+
+
+def test_changed_settings_are_refused(copied: Path, make_plan: Plan) -> None:
+    metrics = result_bytes(copied)
+    with pytest.raises(RunConflict, match=r"training_steps was 3, now 4") as caught:
+        runner.execute(make_plan(copied.parent, attacks=["side"], small={"training_steps": 4}))
+    assert "side.s0" in str(caught.value) and "--fresh" in str(caught.value)
+    assert result_bytes(copied) == metrics
+
+
+def test_fresh_starts_over(copied: Path, make_plan: Plan) -> None:
+    result = runner.execute(make_plan(copied.parent, attacks=["carlini-uncond"], fresh=True))
+    assert result.folder.path == copied
+    assert {found.attack for found in result.metrics.results} == {"carlini-uncond"}
+    assert [path.name for path in (copied / "images").iterdir()] == ["carlini-uncond.s0"]
+    assert not (copied / "state" / "side.s0").exists()
+
+
+def test_fresh_takes_changed_settings(copied: Path, make_plan: Plan) -> None:
+    result = runner.execute(make_plan(copied.parent, attacks=["carlini-cond"], small={"training_steps": 2}, fresh=True))
+    stored = json.loads((copied / "manifest.json").read_text(encoding="utf-8"))
+    assert stored["units"]["carlini-cond.s0"]["settings"]["training_steps"] == 2
+    assert result.metrics is not None and not result.failures
+
+
+def test_second_writer_is_refused(copied: Path, make_plan: Plan) -> None:
+    before = stamps(copied)
+    with (copied / ".lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        with pytest.raises(RunConflict, match="another process"):
+            runner.execute(make_plan(copied.parent))
+        with pytest.raises(RunConflict, match="another process"):
+            runner.execute(make_plan(copied.parent, fresh=True))
+    assert stamps(copied) == before
+    assert runner.execute(make_plan(copied.parent)).metrics is not None
+
+
+# ---- Attacks that break -----------------------------------------------------------------------------
+
+FAULTY = '''
+import torch
+from sidebench import Attack, AttackState, Generated
+
+
+class Base(Attack):
+    title, paper, access = "faulty", "none", "samples"
+
+
+class Raises(Base):
+    name = "raises"
+
+    def generate(self, model, state, candidates):
+        raise ValueError("no luck\\ntoday")
+
+
+class Shape(Base):
+    name = "shape"
+
+    def generate(self, model, state, candidates):
+        return Generated(model.sample(candidates)[:, :, :4])
+
+
+class Prepares(Base):
+    name = "prepares"
+
+    def prepare(self, model, budget):
+        return {}
+
+    def generate(self, model, state, candidates):
+        return Generated(model.sample(candidates))
+
+
+class Nan(Base):
+    """Every second candidate has one value that is not finite."""
+
+    name = "nan"
+
+    def generate(self, model, state, candidates):
+        images = model.sample(candidates)
+        for row, number in enumerate(candidates.numbers):
+            if number % 2 == 0:
+                images[row, 0, 0, 0] = float("nan") if number % 4 else float("inf")
+        return Generated(images)
+
+
+class Constant(Base):
+    name = "constant"
+
+    def generate(self, model, state, candidates):
+        return Generated(torch.full((len(candidates), *model.image_shape), 0.25))
+'''
+CLASSES = ("Raises", "Shape", "Prepares", "Nan", "Constant")
+
+
+@pytest.fixture(scope="module")
+def faulty(make_plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("faulty")
+    file = folder / "faulty.py"
+    file.write_text(FAULTY, encoding="utf-8")
+    return runner.execute(make_plan(folder, attacks=[f"{file}:Raises", "carlini-uncond", *_names(file)]))
+
+
+def _names(file: Path) -> list[str]:
+    return [f"{file}:{name}" for name in CLASSES[1:]]
+
+
+def test_failing_attacks_are_named(faulty: Any) -> None:
+    assert set(faulty.failures) == {"raises.s0", "shape.s0", "prepares.s0"}
+    for name, reason in {"raises.s0": "no luck", "shape.s0": "wanted float of shape", "prepares.s0": "dict"}.items():
+        error = faulty.failures[name]
+        assert isinstance(error, AttackFailed) and error.exit_code == 3
+        assert name.removesuffix(".s0") in str(error) and reason in str(error)
+
+
+def test_results_of_the_others_stay(faulty: Any, finished: Any) -> None:
+    assert {result.attack for result in faulty.metrics.results} == {"carlini-uncond", "nan", "constant"}
+    kept = [result for result in faulty.metrics.results if result.attack == "carlini-uncond"]
+    assert kept == [result for result in finished.metrics.results if result.attack == "carlini-uncond"]
+
+
+def test_broken_images_are_counted_and_flagged(faulty: Any) -> None:
+    counts = {(r.attack, r.nan, r.constant) for r in faulty.metrics.results}
+    assert counts == {("carlini-uncond", 0, 0), ("nan", 20, 0), ("constant", 0, 40)}
+    assert faulty.metrics.flags == [
+        "constant seed 0: 40 constant images of 40",
+        "nan seed 0: 20 nan images of 40",
+    ]
+
+
+def test_broken_images_are_never_a_match(faulty: Any) -> None:
+    for result in faulty.metrics.results:
+        valid = 40 - result.nan - result.constant
+        for band in result.bands:
+            for side in (band.training, band.held_out):
+                assert side.ams.count <= valid
+                if not valid:
+                    assert (side.ums.count, side.ums_best.count, side.groups) == (0, 0, 0)
+        if not valid:
+            assert result.percentile_95.training is None
+    widest = [r.bands[-1].training.ams.count for r in faulty.metrics.results if r.attack == "nan" and r.bands]
+    assert 0 < max(widest) <= 20
+
+
+def test_failed_attack_is_tried_again(make_plan: Plan, tmp_path: Path) -> None:
+    file = tmp_path / "mended.py"
+    file.write_text(FAULTY, encoding="utf-8")
+    first = runner.execute(make_plan(tmp_path, attacks=[f"{file}:Raises"]))
+    assert first.metrics is None and set(first.failures) == {"raises.s0"}
+    file.write_text(
+        FAULTY.replace('raise ValueError("no luck\\ntoday")', "return Generated(model.sample(candidates))"),
+        encoding="utf-8",
+    )
+    again = runner.execute(make_plan(tmp_path, attacks=[f"{file}:Raises"]))
+    assert not again.failures and {r.attack for r in again.metrics.results} == {"raises"}
+
+
+# ---- Files that break -------------------------------------------------------------------------------
+
+MENDED = [
+    "images/side.s0/00001.safetensors",
+    "scores/side.s0.pixels.00001.parquet",
+    "scores/side.s0.pixels.00001.pairs.parquet",
+    "state/side.s0/state.safetensors",
+    "state/side.s0/probe.json",
+]
+
+
+@pytest.mark.parametrize("name", MENDED)
+def test_truncated_file_is_named_and_mended(name: str, copied: Path, make_plan: Plan) -> None:
+    metrics, file = result_bytes(copied), copied / name
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(CorruptRun, match=f"{file.parent.name}/{file.name}"):
+        runner.execute(make_plan(copied.parent))
+    file.unlink()
+    assert runner.execute(make_plan(copied.parent)).metrics is not None
+    assert result_bytes(copied) == metrics
+
+
+@pytest.mark.parametrize("name", ["images/side.s0/00002.safetensors", "scores/side.s0.pixels.00002.parquet"])
+def test_empty_file_is_named(name: str, copied: Path, make_plan: Plan) -> None:
+    (copied / name).write_bytes(b"")
+    with pytest.raises(CorruptRun, match=(copied / name).name):
+        runner.execute(make_plan(copied.parent))
+
+
+def test_broken_manifest_is_named(copied: Path, make_plan: Plan) -> None:
+    (copied / "manifest.json").write_text('{"schema": ', encoding="utf-8")
+    with pytest.raises(CorruptRun, match=r"manifest\.json"):
+        runner.execute(make_plan(copied.parent))
+
+
+def test_unit_without_its_probe_does_not_stop_the_others(copied: Path, make_plan: Plan) -> None:
+    """A run killed between the last image and the probe, gone on with for another attack only."""
+    (copied / "state" / "side.s0" / "probe.json").unlink()
+    result = runner.execute(make_plan(copied.parent, attacks=["carlini-uncond"]))
+    assert {found.attack for found in result.metrics.results} >= {"carlini-uncond", "carlini-cond"}
+
+
+# ---- Runs that are killed ---------------------------------------------------------------------------
+
+STEPS = 250
+CODE = """
+import dataclasses, json, sys, torch
+from sidebench.benchmark import runner
+from sidebench.benchmark.pairs import load_pair
+from sidebench.benchmark.protocol import SamplerSettings
+
+torch.set_num_threads(1)
+small, out = json.loads(sys.argv[1]), sys.argv[2]
+plan = runner.plan_run(
+    load_pair("digits"), attacks=["carlini-uncond", "side"], settings={"side": small}, candidates=40, device="cpu",
+    out=out,
+)
+tiny = {"shard": 16, "micro_batch": 8, "sampler": SamplerSettings(steps=3)}
+runner.execute(dataclasses.replace(plan, protocol=plan.protocol.model_copy(update=tiny)))
+"""
+MOMENTS = [
+    "state/shared/samples-*.safetensors",
+    "state/side.s0/**/checkpoint-classifier.safetensors",
+    "images/side.s0/00000.safetensors",
+    "scores/carlini-uncond.s0.pixels.00000.parquet",
+]
+
+
+def killed_at(moment: str, arguments: list[str], folder: Path) -> int:
+    """Start the run in another process and kill it as soon as a file matches; return how it ended."""
+    process = subprocess.Popen([sys.executable, "-c", CODE, *arguments], cwd=folder.parent, stderr=subprocess.PIPE)
+    try:
+        while process.poll() is None and not any(folder.glob(moment)):
+            time.sleep(0.001)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    finally:
+        process.kill()
+    return process.returncode
+
+
+def test_killed_runs_end_with_the_same_bytes(make_plan: Plan, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"attacks": ["carlini-uncond", "side"], "small": {"training_steps": STEPS}}
+    whole = runner.execute(make_plan(tmp_path / "whole", **options))
+    plan = make_plan(tmp_path / "killed", **options)
+    folder = plan.folder().path
+    (small,) = (unit.settings() for unit in plan.units if unit.attack.name == "side")
+    folder.parent.mkdir()
+    kept: dict[str, int] = {}
+    for moment in MOMENTS:
+        assert killed_at(moment, [json.dumps(small), str(folder.parent)], folder) == -signal.SIGKILL, moment
+        assert any(folder.glob(moment)) and not (folder / "metrics.json").exists(), moment
+        found = {k: v for k, v in stamps(folder).items() if "checkpoint" not in k and not k.endswith(".tmp")}
+        assert kept.items() <= found.items(), moment
+        kept = found
+    result = runner.execute(plan)
+    assert not result.failures and kept.items() <= stamps(folder).items()
+    assert result_bytes(folder) == result_bytes(whole.folder.path)
+    assert (
+        read_state(folder / "state/side.s0/state.safetensors").info["cost"]["flops"]
+        == (read_state(whole.folder.path / "state/side.s0/state.safetensors").info["cost"]["flops"])
+    )

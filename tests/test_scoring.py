@@ -1,0 +1,307 @@
+"""Scoring small image sets against brute force, and reading the stored scores back."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from sidebench.benchmark import registry
+from sidebench.benchmark.contracts import Measure, Side
+from sidebench.benchmark.errors import CorruptRun
+from sidebench.benchmark.references import ImageSet, References
+from sidebench.benchmark.scoring import SIDES, Scorer, ShardScores, read_all_scores, read_scores, write_scores
+from sidebench.benchmark.store import RunFolder
+
+SHAPE = (1, 4, 4)
+IDS = ["nl2c:n5:a0.5", "nl2:n5:a0.5", "nl2:n3:a0.9", "rms"]
+MEASURES = [registry.make_measure(name) for name in IDS]
+NAN, CONSTANT = 3, 5
+UNIT, SPACE = "side.s0", "pixels"
+
+
+def noisy(rng: np.random.Generator, images: np.ndarray, reach: int) -> np.ndarray:
+    shift = rng.integers(-reach, reach + 1, images.shape)
+    return np.clip(images.astype(int) + shift, 0, 255).astype(np.uint8)
+
+
+def make_references(seed: int) -> References:
+    """Three loose families of images, and on each side two groups of duplicates."""
+    rng = np.random.default_rng(seed)
+    centres = rng.integers(60, 196, (3, *SHAPE), dtype=np.uint8)
+    sets = []
+    for start in (0, 60):
+        images = noisy(rng, centres[rng.integers(0, 3, 60)], 40)
+        groups = np.arange(60)
+        images[10:20], groups[10:20] = images[10], 10
+        images[30:33], groups[30:33] = images[30], 30
+        sets.append(ImageSet(images, np.arange(60) + start, groups + start))
+    return References(sets[0], sets[1], sets[1], sets[1], "")
+
+
+REFERENCES = make_references(1)
+EXACT = {side: getattr(REFERENCES, side).images.reshape(60, -1).astype(np.float64) / 255 for side in SIDES}
+
+
+def make_candidates(seed: int) -> torch.Tensor:
+    rng = np.random.default_rng(seed)
+    training, held_out = REFERENCES.training.images, REFERENCES.held_out.images
+    near = noisy(rng, training[rng.integers(0, 60, 10)], 6)
+    near[0] = training[12]
+    other = noisy(rng, held_out[rng.integers(0, 60, 6)], 6)
+    other[0] = noisy(rng, held_out[12], 2)
+    images = np.concatenate([near, other, noisy(rng, held_out[rng.integers(0, 60, 8)], 40)])
+    images[NAN] = REFERENCES.training.images[7]  # as close as can be, but flagged
+    images[CONSTANT] = 128
+    return torch.from_numpy(images)
+
+
+IMAGES = make_candidates(2)
+NUMBERS = np.arange(100, 124)
+NANS = np.arange(24) == NAN
+
+
+def score(k: int, measures: list[Measure] = MEASURES) -> ShardScores:
+    return Scorer(REFERENCES, measures, k, torch.device("cpu")).score(IMAGES, NUMBERS, NANS, SPACE)
+
+
+def brute_distances(side: Side) -> np.ndarray:
+    queries = IMAGES.flatten(1).numpy().astype(np.float64) / 255
+    gaps = queries[:, None] - EXACT[side][None]
+    distances: np.ndarray = np.sqrt((gaps**2).mean(-1))
+    return distances
+
+
+def brute_scores(measure_id: str, side: Side) -> np.ndarray:
+    """Return all scores of a side, written from the definition."""
+    name, *options = measure_id.split(":")
+    distances = brute_distances(side)
+    if name == "rms":
+        return distances
+    n, alpha = int(options[0][1:]), float(options[1][1:])
+    first = {
+        one: brute_distances(one)[:, [i for i, g in enumerate(groups) if g not in groups[:i]]]
+        for one in SIDES
+        for groups in [getattr(REFERENCES, one).groups.tolist()]
+    }
+    pool = first[side] if name == "nl2" else np.concatenate([first["training"], first["held_out"]], 1)
+    unit: np.ndarray = alpha * np.sort(pool, 1)[:, :n].mean(1, keepdims=True)
+    return distances / unit
+
+
+def brute_pairs(measure_id: str, side: Side) -> dict[tuple[int, int], float]:
+    floor = 0.15 if measure_id == "rms" else 1.0
+    scores = brute_scores(measure_id, side)
+    usable = [i for i in range(24) if i not in (NAN, CONSTANT)]
+    assert np.abs(scores[usable] - floor).min() > 1e-5, "a pair lies on the floor: choose another seed"
+    return {(i, j): scores[i, j] for i in usable for j in range(60) if scores[i, j] <= floor}
+
+
+@pytest.mark.parametrize("k", [5, 6, 20, 59, 60, 100])
+@pytest.mark.parametrize("side", SIDES)
+def test_pairs_are_complete(k: int, side: Side) -> None:
+    shard = score(k)
+    stored = shard.pairs[side]
+    reach = max(np.bincount([i for i, _ in brute_pairs(name, side)]).max() for name in IDS)
+    assert 6 < reach < 59, "small k must cut through the pairs, large k must not"
+    for measure in MEASURES:
+        wanted = brute_pairs(measure.id, side)
+        assert wanted, "no pairs: choose other images"
+        ids, values = shard.pair_scores(measure, side)
+        rows = [row for row, i in zip(stored.rows, stored.ids, strict=True)]
+        everything = dict(zip(zip(rows, stored.ids.tolist(), strict=True), stored.distances, strict=True))
+        assert set(wanted) <= set(everything)
+        assert sorted(ids.tolist()) == sorted(j for _, j in wanted)
+        for j in range(60):
+            found = sorted(values[ids == j].tolist())
+            assert found == pytest.approx(sorted(score for (_, i), score in wanted.items() if i == j), rel=1e-5)
+
+
+@pytest.mark.parametrize("k", [5, 20, 60])
+@pytest.mark.parametrize("name", IDS)
+@pytest.mark.parametrize("side", SIDES)
+def test_pairs_of_one_measure_are_exactly_its_own(k: int, name: str, side: Side) -> None:
+    pairs = score(k, [registry.make_measure(name)]).pairs[side]
+    found = list(zip(pairs.rows.tolist(), pairs.ids.tolist(), strict=True))
+    assert found == sorted(brute_pairs(name, side))
+    distances = brute_distances(side)[pairs.rows, pairs.ids]
+    np.testing.assert_allclose(pairs.distances, distances, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_pairs_do_not_depend_on_k(side: Side) -> None:
+    few, many = score(5).pairs[side], score(60).pairs[side]
+    assert np.array_equal(few.rows, many.rows) and np.array_equal(few.ids, many.ids)
+    assert np.array_equal(few.distances, many.distances)
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("measure", MEASURES, ids=IDS)
+def test_best_scores_follow_the_definition(measure: Measure, side: Side) -> None:
+    shard = score(20)
+    wanted = brute_scores(measure.id, side).min(1)
+    wanted[[NAN, CONSTANT]] = np.nan
+    np.testing.assert_allclose(shard.best_scores(measure, side), wanted, rtol=1e-5, atol=1e-7)
+    assert np.array_equal(shard.best_ids(side), brute_distances(side).argmin(1))
+
+
+def test_nan_and_constant_images_never_match() -> None:
+    shard = score(20)
+    assert shard.nan.tolist() == [i == NAN for i in range(24)]
+    assert shard.constant.tolist() == [i == CONSTANT for i in range(24)]
+    assert shard.valid.tolist() == [i not in (NAN, CONSTANT) for i in range(24)]
+    for side in SIDES:
+        assert not {NAN, CONSTANT} & set(shard.pairs[side].rows.tolist())
+        for measure in MEASURES:
+            assert np.isnan(shard.best_scores(measure, side)).tolist() == (~shard.valid).tolist()
+
+
+@pytest.mark.parametrize("k", [5, 60])
+def test_an_unflagged_copy_matches_and_a_constant_reference_does_not_help(k: int) -> None:
+    images = REFERENCES.training.images.copy()
+    images[7] = 128
+    training = ImageSet(images, REFERENCES.training.rows, REFERENCES.training.groups)
+    references = References(training, REFERENCES.held_out, REFERENCES.pool, REFERENCES.tuning, "")
+    shown = torch.from_numpy(images[[7, 8]])
+    shard = Scorer(references, MEASURES, k, torch.device("cpu")).score(shown, np.arange(2), np.zeros(2, bool), SPACE)
+    assert shard.constant.tolist() == [True, False]
+    assert set(shard.pairs["training"].rows.tolist()) == {1}
+    assert np.isnan(shard.best_scores(MEASURES[3], "training")[0])
+    assert shard.best_scores(MEASURES[3], "training")[1] == 0
+
+
+def test_an_image_flagged_nan_is_not_called_constant() -> None:
+    shown = torch.full((1, *SHAPE), 9, dtype=torch.uint8)
+    scorer = Scorer(REFERENCES, MEASURES, 5, torch.device("cpu"))
+    shard = scorer.score(shown, np.arange(1), np.ones(1, bool), SPACE)
+    assert shard.nan.tolist() == [True] and shard.constant.tolist() == [False]
+
+
+def test_representatives_are_the_first_of_each_group() -> None:
+    shard = score(50)
+    found = shard.neighbours["training"].representatives[0]
+    groups = REFERENCES.training.groups.tolist()
+    first = [i for i, group in enumerate(groups) if group not in groups[:i]]
+    assert len(first) == 49
+    np.testing.assert_allclose(found, np.sort(brute_distances("training")[0, first])[:50], rtol=1e-6, atol=1e-8)
+    assert (shard.neighbours["training"].distances[0, :10] == 0).all()
+    assert found[1] > 0
+
+
+# ---- stored ----
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    folder = RunFolder(tmp_path_factory.mktemp("run"))
+    write_scores(folder, UNIT, SPACE, 0, score(20), MEASURES, {"cluster": np.arange(24)})
+    return folder
+
+
+@pytest.fixture
+def copied(stored: RunFolder, tmp_path: Path) -> RunFolder:
+    shutil.copytree(stored.path, tmp_path / "run")
+    return RunFolder(tmp_path / "run")
+
+
+def assert_same(found: ShardScores, wanted: ShardScores) -> None:
+    for name in ("candidates", "nan", "constant"):
+        assert np.array_equal(getattr(found, name), getattr(wanted, name)), name
+    for side in SIDES:
+        for one, other in ((found.neighbours[side], wanted.neighbours[side]), (found.pairs[side], wanted.pairs[side])):
+            for name in other._fields:
+                a, b = getattr(one, name), getattr(other, name)
+                assert a.dtype == b.dtype and np.array_equal(a, b), (side, name)
+
+
+def test_scores_come_back_as_written(stored: RunFolder) -> None:
+    assert_same(read_scores(stored, UNIT, SPACE, 0), score(20))
+
+
+def test_shards_come_back_in_order(copied: RunFolder) -> None:
+    other = Scorer(REFERENCES, MEASURES, 20, torch.device("cpu")).score(
+        IMAGES.flip(0), NUMBERS + 24, NANS[::-1].copy(), SPACE
+    )
+    write_scores(copied, UNIT, SPACE, 1, other, MEASURES, {})
+    first, second = read_all_scores(copied, UNIT, SPACE, 2)
+    assert_same(first, score(20))
+    assert_same(second, other)
+
+
+def test_scores_without_pairs_come_back(tmp_path: Path) -> None:
+    scorer = Scorer(REFERENCES, MEASURES, 20, torch.device("cpu"))
+    none = scorer.score(IMAGES[[NAN, CONSTANT]], np.arange(2), np.array([True, False]), SPACE)
+    write_scores(RunFolder(tmp_path), UNIT, SPACE, 0, none, MEASURES, {})
+    assert_same(read_scores(RunFolder(tmp_path), UNIT, SPACE, 0), none)
+
+
+def test_the_attacks_columns_are_kept(stored: RunFolder) -> None:
+    table = pq.read_table(stored.scores_file(UNIT, SPACE, 0))
+    assert table["attack_cluster"].to_pylist() == list(range(24))
+
+
+def test_stored_pairs_name_the_candidate(stored: RunFolder) -> None:
+    pairs = pq.read_table(stored.scores_file(UNIT, SPACE, 0, "pairs"))
+    assert np.array_equal(pairs["candidate"].to_numpy(), NUMBERS[pairs["row"].to_numpy()])
+
+
+def test_bins_count_every_pair_once(stored: RunFolder) -> None:
+    bins = pq.read_table(stored.scores_file(UNIT, SPACE, 0, "bins")).to_pandas()
+    assert set(bins["measure"]) == {measure.id for measure in MEASURES}
+    for measure in MEASURES:
+        for side in SIDES:
+            mine = bins[(bins["measure"] == measure.id) & (bins["held_out"] == (side == "held_out"))]
+            pairs = brute_pairs(measure.id, side)
+            assert mine["count"].sum() == len(pairs)
+            assert (mine["count"] > 0).all() and not mine.duplicated(["reference", "bin"]).any()
+            wanted: dict[tuple[int, int], int] = {}
+            for (_, reference), value in pairs.items():
+                key = (reference, int(np.ceil(value / measure.bin_width - 1e-4)))
+                wanted[key] = wanted.get(key, 0) + 1
+            found = dict(zip(zip(mine["reference"], mine["bin"], strict=True), mine["count"], strict=True))
+            assert found == wanted
+
+
+PARTS = ["", "pairs"]
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_missing_file_is_named(copied: RunFolder, part: str) -> None:
+    file = copied.scores_file(UNIT, SPACE, 0, part)
+    file.unlink()
+    with pytest.raises(CorruptRun) as raised:
+        read_scores(copied, UNIT, SPACE, 0)
+    assert file.name in str(raised.value)
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("size", [0, 3, 100, -1])
+def test_a_truncated_file_is_named(copied: RunFolder, part: str, size: int) -> None:
+    file = copied.scores_file(UNIT, SPACE, 0, part)
+    file.write_bytes(file.read_bytes()[:size])
+    with pytest.raises(CorruptRun) as raised:
+        read_scores(copied, UNIT, SPACE, 0)
+    assert file.name in str(raised.value)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_table_of_something_else_is_named(copied: RunFolder, part: str) -> None:
+    file = copied.scores_file(UNIT, SPACE, 0, part)
+    pq.write_table(pa.table({"colour": [1, 2, 3]}), file)
+    with pytest.raises(CorruptRun) as raised:
+        read_scores(copied, UNIT, SPACE, 0)
+    assert file.name in str(raised.value)
+
+
+@pytest.mark.parametrize("column", ["training_ids", "held_out_distances", "training_representatives"])
+def test_numbers_in_place_of_neighbours_are_refused(copied: RunFolder, column: str) -> None:
+    file = copied.scores_file(UNIT, SPACE, 0)
+    table = pq.read_table(file)
+    place = table.column_names.index(column)
+    pq.write_table(table.set_column(place, column, pa.array(["x"] * len(table))), file)
+    with pytest.raises(CorruptRun) as raised:
+        read_scores(copied, UNIT, SPACE, 0)
+    assert file.name in str(raised.value)

@@ -1,0 +1,187 @@
+"""Exact search against brute force in float64."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from sidebench.benchmark.measures import search
+from sidebench.benchmark.measures.search import top_k, within
+
+
+def normal(seed: int, *shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def all_distances(queries: Tensor, references: Tensor) -> Tensor:
+    gaps = queries.double()[:, None] - references.double()[None]
+    return gaps.pow(2).sum(-1).sqrt().float()
+
+
+def brute_top_k(queries: Tensor, references: Tensor, k: int) -> tuple[list[list[int]], Tensor]:
+    distances = all_distances(queries, references)
+    rows = [sorted(range(len(references)), key=lambda i: (float(row[i]), i))[:k] for row in distances]
+    picked = torch.stack([row[ids] for row, ids in zip(distances, rows, strict=True)])
+    return rows, picked
+
+
+def brute_within(queries: Tensor, references: Tensor, radius: Tensor) -> list[tuple[int, int]]:
+    distances = all_distances(queries, references)
+    return [(r, c) for r, row in enumerate(distances) for c, d in enumerate(row) if d <= radius[r]]
+
+
+def assert_top_k(queries: Tensor, references: Tensor, k: int, block: int = search.REFERENCE_BLOCK) -> None:
+    found = top_k(queries, references, k, block)
+    ids, distances = brute_top_k(queries, references, k)
+    assert found.ids.tolist() == ids
+    torch.testing.assert_close(found.distances, distances, rtol=2e-7, atol=0)
+
+
+def assert_within(queries: Tensor, references: Tensor, radius: Tensor, block: int = search.REFERENCE_BLOCK) -> None:
+    found = within(queries, references, radius, block)
+    pairs = list(zip(found.rows.tolist(), found.ids.tolist(), strict=True))
+    assert pairs == brute_within(queries, references, radius)
+    wanted = all_distances(queries, references)[found.rows, found.ids]
+    torch.testing.assert_close(found.distances, wanted, rtol=2e-7, atol=0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    n=st.integers(1, 12),
+    m=st.integers(1, 60),
+    d=st.integers(1, 20),
+    k=st.integers(1, 70),
+    block=st.sampled_from([1, 3, 16, 1000]),
+    levels=st.sampled_from([0, 2, 5]),
+)
+def test_top_k_equals_brute_force(seed: int, n: int, m: int, d: int, k: int, block: int, levels: int) -> None:
+    queries, references = normal(seed, n, d), normal(seed + 1, m, d)
+    if levels:  # few distinct values: many exact ties
+        queries, references = (x.mul(levels / 3).round() for x in (queries, references))
+    assert_top_k(queries, references, k, block)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    n=st.integers(1, 12),
+    m=st.integers(1, 60),
+    d=st.integers(1, 20),
+    block=st.sampled_from([1, 3, 16, 1000]),
+    levels=st.sampled_from([0, 2, 5]),
+)
+def test_within_equals_brute_force(seed: int, n: int, m: int, d: int, block: int, levels: int) -> None:
+    queries, references = normal(seed, n, d), normal(seed + 1, m, d)
+    radius = normal(seed + 2, n).abs() * d**0.5
+    if levels:  # whole squared distances, so that radii such as sqrt(2) are met exactly
+        queries, references = (x.mul(levels / 3).round() for x in (queries, references))
+        radius = radius.square().round().double().sqrt().float()
+    assert_within(queries, references, radius, block)
+
+
+def test_radius_is_closed() -> None:
+    found = within(torch.zeros(2, 2), torch.tensor([[3.0, 4.0], [6.0, 8.0]]), torch.tensor([5.0, 4.999]))
+    assert found.rows.tolist() == [0] and found.ids.tolist() == [0] and found.distances.tolist() == [5.0]
+
+
+def test_radius_belongs_to_its_query() -> None:
+    queries, references = normal(1, 40, 6), normal(2, 80, 6)
+    assert_within(queries, references, torch.linspace(0, 5, 40), 7)
+
+
+def test_duplicates_are_ordered_by_number() -> None:
+    references = normal(3, 5, 4).repeat(20, 1)
+    found = top_k(references[:5], references, 30, 9)
+    for i, row in enumerate(found.ids.tolist()):
+        assert row[:20] == list(range(i, 100, 5))
+    assert (found.distances[:, :20] == 0).all()
+    assert_top_k(references[:5], references, 30, 9)
+
+
+def test_a_tie_across_the_selection_goes_to_the_smaller_number() -> None:
+    # More equal references than are selected, all as far as the k-th.
+    references = torch.ones(300, 3)
+    found = top_k(torch.zeros(2, 3), references, 4, 32)
+    assert found.ids.tolist() == [[0, 1, 2, 3]] * 2
+
+
+@pytest.mark.parametrize("offset", [0.0, 10.0, 1000.0])
+def test_common_offset_does_not_misorder(offset: float) -> None:
+    # Steps of 2^-10 around the offset: exact in float32, but lost in ||a||^2 + ||b||^2 - 2ab.
+    steps = torch.randint(-40, 41, (400, 16), generator=torch.Generator().manual_seed(4)).float() / 1024
+    references, queries = offset + steps, offset + steps[::40] + 1 / 1024
+    if offset == 1000.0:
+        product = references.square().sum(1) - 2 * queries @ references.T
+        naive = product.sort(dim=1, stable=True).indices[:, :10].tolist()
+        assert naive != brute_top_k(queries, references, 10)[0], "the case is too easy to show anything"
+    assert_top_k(queries, references, 10, 64)
+    assert_within(queries, references, torch.full((len(queries),), 0.11), 64)
+
+
+def test_near_copies_keep_their_digits() -> None:
+    references = 100 + normal(5, 50, 64)
+    queries = references[:10].clone()
+    queries[:, 0] += 2.0**-10
+    found = top_k(queries, references, 1)
+    assert found.ids.flatten().tolist() == list(range(10))
+    exact = (queries[:, 0] - references[:10, 0]).abs()
+    assert torch.equal(found.distances[:, 0], exact)
+
+
+def test_unsure_rows_are_searched_in_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    direct = search._direct
+
+    def spy(queries: Tensor, references: Tensor, ids: Tensor) -> Tensor:
+        seen.append(ids.shape[1])
+        return direct(queries, references, ids)
+
+    monkeypatch.setattr(search, "_direct", spy)
+    near = 1000 + torch.randint(-40, 41, (300, 8), generator=torch.Generator().manual_seed(6)).float() / 1024
+    references = torch.cat([near, torch.full((20, 8), -1000.0)])
+    queries = torch.cat([near[:3] + 1 / 1024, torch.full((2, 8), -1000.0) + normal(7, 2, 8)])
+    assert_top_k(queries, references, 5, 50)
+    assert seen.count(len(references)) >= 3
+
+    seen.clear()
+    assert_top_k(normal(8, 20, 8), normal(9, 300, 8), 5)
+    assert len(references) not in seen and 300 not in seen
+
+
+def test_more_neighbours_than_references_give_all() -> None:
+    found = top_k(normal(1, 3, 4), normal(2, 5, 4), 9)
+    assert found.ids.shape == found.distances.shape == (3, 5)
+    assert found.ids.sort(dim=1).values.tolist() == [[0, 1, 2, 3, 4]] * 3
+    assert (found.distances.diff(dim=1) >= 0).all()
+
+
+def test_many_queries_cross_the_query_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "QUERY_BLOCK", 4)
+    queries, references = normal(1, 11, 5), normal(2, 70, 5)
+    assert_top_k(queries, references, 6, 16)
+    assert_within(queries, references, torch.linspace(0.5, 4, 11), 16)
+
+
+def test_top_k_without_queries() -> None:
+    found = top_k(torch.empty(0, 4), normal(2, 50, 4), 3)
+    assert found.ids.shape == found.distances.shape == (0, 3)
+    assert found.ids.dtype == torch.int64 and found.distances.dtype == torch.float32
+
+
+def test_within_without_queries() -> None:
+    found = within(torch.empty(0, 4), normal(2, 50, 4), torch.empty(0))
+    assert found.rows.shape == found.ids.shape == found.distances.shape == (0,)
+
+
+def test_within_without_matches() -> None:
+    found = within(normal(1, 3, 4), 50 + normal(2, 9, 4), torch.ones(3))
+    assert found.rows.shape == found.ids.shape == found.distances.shape == (0,)
+
+
+def test_infinite_radius_takes_all() -> None:
+    found = within(normal(1, 3, 4), normal(2, 5, 4), torch.full((3,), torch.inf), 2)
+    assert list(zip(found.rows.tolist(), found.ids.tolist(), strict=True)) == [
+        (i, j) for i in range(3) for j in range(5)
+    ]

@@ -1,0 +1,243 @@
+"""Intervals against known values, other implementations, and their coverage."""
+
+import itertools
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize_scalar
+from scipy.stats import multinomial, norm, poisson
+
+from sidebench.benchmark.statistics import (
+    excess,
+    paired_difference,
+    poisson_exact,
+    unique_count,
+    wilson,
+)
+
+Z = float(norm.ppf(0.975))
+DRAWS = 2000
+
+
+# ---- wilson, poisson ----
+
+
+@pytest.mark.parametrize(
+    ("count", "n", "low", "high"),
+    [
+        # Newcombe 1998, Stat. Med. 17:857, table I, method 3.
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0000, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
+def test_wilson_has_the_published_values(count: int, n: int, low: float, high: float) -> None:
+    assert wilson(count, n) == pytest.approx((low, high), abs=6e-5)
+
+
+@pytest.mark.parametrize(("count", "n"), [(0, 10), (3, 17), (10, 10), (12, 50_000)])
+@pytest.mark.parametrize("confidence", [0.8, 0.95, 0.99])
+def test_wilson_ends_are_z_away_from_the_estimate(count: int, n: int, confidence: float) -> None:
+    z = norm.ppf((1 + confidence) / 2)
+    for end in wilson(count, n, confidence):
+        if 0 < end < 1:
+            assert abs(count / n - end) / math.sqrt(end * (1 - end) / n) == pytest.approx(z, rel=1e-6)
+        else:
+            assert end == count / n
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 40])
+def test_poisson_ends_leave_the_tails(count: int) -> None:
+    low, high = poisson_exact(count)
+    assert poisson.cdf(count, high) == pytest.approx(0.025, rel=1e-6)
+    assert low == 0 if count == 0 else poisson.sf(count - 1, low) == pytest.approx(0.025, rel=1e-6)
+
+
+def test_poisson_has_the_known_values() -> None:
+    assert poisson_exact(0) == pytest.approx((0, 3.6889), abs=1e-4)
+    assert poisson_exact(10) == pytest.approx((4.7954, 18.3904), abs=1e-4)
+
+
+# ---- unique counts ----
+
+
+def test_unique_count_holds_the_count_and_stays_below_the_total() -> None:
+    rng = np.random.default_rng(1)
+    for _ in range(300):
+        frequencies = rng.binomial(200, rng.beta(0.2, 20, 40))
+        seen = int((frequencies > 0).sum())
+        low, high = unique_count(frequencies, 40)
+        assert 0 <= low <= seen <= high <= 40
+
+
+def test_few_species_get_the_poisson_interval() -> None:
+    frequencies = np.array([3, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])
+    assert unique_count(frequencies, 1000) == poisson_exact(4)
+    assert unique_count(frequencies, 6) == (poisson_exact(4).low, 6)
+
+
+RNG = np.random.default_rng(0)
+CHANCES = {
+    "lognormal, 100": np.minimum(RNG.lognormal(-7, 1.5, 100), 0.5),
+    "lognormal, 300, rare": np.minimum(RNG.lognormal(-9, 2, 300), 0.5),
+    "a few common, 200": np.r_[np.full(5, 0.05), np.full(195, 2e-4)],
+    "pareto, 150": np.minimum(1e-4 * (1 + RNG.pareto(0.7, 150)), 0.3),
+    "beta, 50": RNG.beta(0.2, 60, 50),
+    "two kinds, 100": np.r_[np.full(60, 0.02), np.full(40, 3e-5)],
+    "all nearly found, 50": np.full(50, 4e-3),
+}
+
+
+@pytest.mark.parametrize("name", CHANCES)
+def test_unique_count_covers(name: str) -> None:
+    chances, n = CHANCES[name], 1000
+    expected = (1 - (1 - chances) ** n).sum()
+    drawn = np.random.default_rng(1).binomial(n, chances, size=(DRAWS, len(chances)))
+    ends = np.array([unique_count(frequencies, len(chances)) for frequencies in drawn])
+    coverage = ((ends[:, 0] <= expected) & (expected <= ends[:, 1])).mean()
+    assert coverage >= 0.93, f"{name}: covers {coverage:.4f} of the draws, E[S] = {expected:.1f} of {len(chances)}"
+
+
+# ---- paired differences ----
+
+
+def log_likelihood(only_first: int, only_second: int, n: int, delta: float, q: float) -> float:
+    cells = ((only_first, q + delta), (only_second, q), (n - only_first - only_second, 1 - 2 * q - delta))
+    return sum(count * math.log(max(p, 1e-300)) for count, p in cells if count)
+
+
+def score_statistic(only_first: int, only_second: int, n: int, delta: float) -> float:
+    """Return the score statistic, the nuisance parameter found by a numerical search."""
+    bounds = (max(0.0, -delta), (1 - delta) / 2)
+    found = minimize_scalar(
+        lambda q: -log_likelihood(only_first, only_second, n, delta, q),
+        bounds=bounds,
+        method="bounded",
+        options={"xatol": 1e-12},
+    )
+    variance = (2 * found.x + delta - delta**2) / n
+    return float(((only_first - only_second) / n - delta) / math.sqrt(variance))
+
+
+@pytest.mark.parametrize(
+    ("b", "c", "n"), [(12, 5, 50), (3, 9, 30), (1, 1, 20), (40, 20, 160), (7, 6, 13), (90, 2, 1000)]
+)
+def test_ends_solve_the_score_equation(b: int, c: int, n: int) -> None:
+    low, high = paired_difference(b, c, n)
+    assert score_statistic(b, c, n, low) == pytest.approx(Z, abs=1e-3)
+    assert score_statistic(b, c, n, high) == pytest.approx(-Z, abs=1e-3)
+
+
+@pytest.mark.parametrize("n", [1, 2, 9, 24])
+def test_every_table_is_sound_and_swaps(n: int) -> None:
+    for b in range(n + 1):
+        for c in range(n + 1 - b):
+            low, high = paired_difference(b, c, n)
+            assert -1 <= low <= (b - c) / n <= high <= 1
+            assert high - low > 0
+            assert paired_difference(c, b, n) == pytest.approx((-high, -low), abs=1e-7)
+
+
+@pytest.mark.parametrize("n", [13, 25, 26, 50, 100, 50_000])
+def test_all_discordant_one_way(n: int) -> None:
+    low, high = paired_difference(0, n, n)
+    assert low == pytest.approx(-1) and -1 < high < 0
+    assert paired_difference(n, 0, n) == pytest.approx((-high, -low), abs=1e-7)
+
+
+@pytest.mark.parametrize("n", [1, 50, 1024])
+def test_no_discordant_pair_has_a_known_interval(n: int) -> None:
+    # With b = c = 0 the statistic is delta sqrt(n / (|delta| (1 - |delta|))): |delta| = z^2 / (n + z^2).
+    reach = Z**2 / (n + Z**2)
+    assert paired_difference(0, 0, n) == pytest.approx((-reach, reach), rel=1e-6)
+
+
+def test_more_confidence_is_wider() -> None:
+    ends = [paired_difference(12, 5, 50, level) for level in (0.5, 0.8, 0.95, 0.99)]
+    assert all(wide.low < thin.low and thin.high < wide.high for thin, wide in itertools.pairwise(ends))
+
+
+@pytest.mark.parametrize("n", [15, 24, 40])
+def test_paired_difference_covers(n: int) -> None:
+    tables = np.array([(b, c) for b in range(n + 1) for c in range(n + 1 - b) if c < n])
+    ends = np.array([paired_difference(b, c, n) for b, c in tables])
+    coverages = []
+    for first in (0.02, 0.05, 0.1, 0.2, 0.3, 0.45):
+        for second in (0.02, 0.05, 0.1, 0.2, 0.3, 0.45):
+            cells = np.c_[tables, n - tables.sum(1)]
+            chance = multinomial.pmf(cells, n, [first, second, 1 - first - second])
+            delta = first - second
+            coverages.append(chance[(ends[:, 0] <= delta) & (delta <= ends[:, 1])].sum())
+    # Exact coverages; a score interval dips a little below its level where one cell is rare.
+    assert min(coverages) >= 0.925, min(coverages)
+    assert 0.945 <= np.mean(coverages) <= 0.98, np.mean(coverages)
+
+
+# ---- excess ----
+
+
+def shares(weights: np.ndarray, hits: float) -> np.ndarray:
+    scaled: np.ndarray = weights / weights.sum() * hits
+    return scaled
+
+
+GROUPS: dict[str, Callable[[np.random.Generator], np.ndarray]] = {
+    "equal, 512": lambda rng: shares(np.ones(512), 0.9),
+    "lognormal, 512": lambda rng: shares(rng.lognormal(0, 1.5, 512), 0.3),
+    "lognormal, 512, few hits": lambda rng: shares(rng.lognormal(0, 1.5, 512), 0.02),
+    "pareto, 200": lambda rng: shares(1 + rng.pareto(1.0, 200), 0.3),
+    "ten heavy of 60": lambda rng: shares(np.r_[np.full(10, 40.0), np.ones(50)], 0.4),
+    "five heavy of 100": lambda rng: shares(np.r_[np.full(5, 20.0), np.ones(95)], 0.4),
+}
+
+
+def draw_splits(name: str, seed: int) -> np.ndarray:
+    """Return hits by group, the groups in a random order: the first half is "training"."""
+    rng = np.random.default_rng(seed)
+    chances = GROUPS[name](rng)
+    drawn = rng.multinomial(1000, [*chances, 1 - chances.sum()], size=DRAWS)[:, :-1]
+    return rng.permuted(drawn, axis=1)
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_excess_covers_zero_under_a_random_split(name: str) -> None:
+    drawn = draw_splits(name, 2)
+    half = drawn.shape[1] // 2
+    covered = 0
+    for row in drawn:
+        training, held_out = row[:half], row[half:]
+        found = excess(training, held_out, int(training.sum()), int(held_out.sum()), 1000)
+        covered += found.interval.low <= 0 <= found.interval.high
+    assert covered / DRAWS >= 0.93, f"{name}: zero lies inside in {covered / DRAWS:.4f} of the splits"
+
+
+def test_candidates_alone_are_not_enough() -> None:
+    # The reason why `excess` looks at groups: heavy groups fall on one side by chance.
+    drawn = draw_splits("ten heavy of 60", 2)[:500]
+    ends = [paired_difference(int(row[:30].sum()), int(row[30:].sum()), 1000) for row in drawn]
+    assert np.mean([low <= 0 <= high for low, high in ends]) < 0.8
+
+
+def test_excess_by_hand() -> None:
+    training, held_out = np.array([3, 1, 0, 0]), np.array([1, 0, 0, 0])
+    value, (low, high) = excess(training, held_out, 4, 1, 50)
+    assert value == pytest.approx(3 / 50)
+    # variances 2 and 0.25 by group, four groups each; t with 3 degrees of freedom
+    reach = 3.18244630 * math.sqrt(4 * 2 + 4 * 0.25) / 50
+    alone = paired_difference(4, 1, 50)
+    assert (low, high) == pytest.approx((min(alone.low, value - reach), max(alone.high, value + reach)), rel=1e-6)
+
+
+def test_one_group_a_side_leaves_the_candidates_interval() -> None:
+    found = excess(np.array([4]), np.array([1]), 4, 1, 50)
+    assert found.interval == paired_difference(4, 1, 50)
+
+
+def test_a_clear_excess_excludes_zero() -> None:
+    rng = np.random.default_rng(3)
+    training, held_out = rng.poisson(3.0, 200), rng.poisson(1.0, 200)
+    found = excess(training, held_out, int(training.sum()), int(held_out.sum()), 1000)
+    assert found.interval.low > 0

@@ -1,0 +1,97 @@
+"""The doctor and the benchmark of speed."""
+
+import importlib.metadata
+from typing import Any
+
+import pytest
+
+from sidebench.benchmark import bench, doctor, hub
+from sidebench.benchmark.errors import BadInput, SidebenchError, UnsafeFile
+from sidebench.benchmark.pairs import load_pair, pair_names
+from sidebench.benchmark.protocol import Protocol, SamplerSettings
+
+
+def test_doctor_finds_the_parts_of_this_machine() -> None:
+    found = {check.name: check for check in doctor.examine()}
+    assert {"python", "torch", "device", "memory", "disk", "hub", "attack side", "measure nl2c"} <= set(found)
+    for name in ("torch", "attack side", "measure nl2c", "device", *(f"pair {pair}" for pair in pair_names())):
+        assert found[name].ok, found[name]
+    assert len(found) == len(doctor.examine())
+
+
+def test_doctor_reports_a_broken_plug_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = importlib.metadata.entry_points
+    broken = importlib.metadata.EntryPoint("ghost", "no_such_package:Ghost", "sidebench.attacks")
+
+    def points(*, group: str) -> Any:
+        return [*real(group=group), *([broken] if group == "sidebench.attacks" else [])]
+
+    monkeypatch.setattr(importlib.metadata, "entry_points", points)
+    checks = doctor.examine()
+    (found,) = [check for check in checks if check.name == "attack ghost"]
+    assert not found.ok and "no_such_package" in found.found and found.mend
+    text = doctor.as_text(checks)
+    assert "look  attack ghost" in text and f"attack ghost: {found.mend}" in text
+    assert "ok    attack side" in text
+
+
+def test_doctor_reports_other_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise UnsafeFile("these are other weights")
+
+    monkeypatch.setattr(doctor, "check_files", refuse)
+    found = {check.name: check for check in doctor.examine()}
+    assert not found["pair digits"].ok and "other weights" in found["pair digits"].found
+
+
+def test_doctor_names_a_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.environment, "PACKAGES", ("torch", "no-such-package"))
+    found = {check.name: check for check in doctor.examine()}
+    assert not found["no-such-package"].ok and "pip install" in found["no-such-package"].mend
+
+
+def test_text_of_a_well_machine_has_no_advice() -> None:
+    assert doctor.as_text([doctor.Check("a", True, "fine", "never shown")]) == "ok    a: fine"
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "REPETITIONS", 1)
+    monkeypatch.setattr(bench, "make_protocol", lambda *_: Protocol(micro_batch=8, sampler=SamplerSettings(steps=3)))
+
+
+KEYS = {
+    "denoiser_seconds",
+    "loop_seconds",
+    "candidates_per_second",
+    "matrix_product_gflops",
+    "search_share_of_matrix_product",
+    "peak_memory_gb",
+}
+GUIDED = {"guided_parts_seconds", "guided_loop_seconds", "guided_candidates_per_second"}
+
+
+def test_bench_returns_positive_figures(quick: None) -> None:
+    figures = bench.measure(load_pair("digits"), "cpu", "side")
+    assert (figures["pair"], figures["device"]) == ("digits", "cpu")
+    assert set(figures) >= KEYS | GUIDED
+    for name in KEYS | GUIDED:
+        assert figures[name] > 0, name
+    for name in figures:
+        assert name.replace("_", " ") in bench.as_text(figures)
+
+
+@pytest.mark.parametrize("attack", ["carlini-uncond", "ghost"])
+def test_bench_of_an_attack_without_guidance_is_refused(
+    attack: str, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "_search", lambda *_: {})
+    with pytest.raises(SidebenchError, match=attack) as caught:
+        bench.measure(load_pair("digits"), "cpu", attack)
+    assert isinstance(caught.value, BadInput)
+
+
+def test_bench_on_a_missing_device_is_refused() -> None:
+    with pytest.raises(BadInput, match="no device 'cuda:99'"):
+        bench.measure(load_pair("digits"), "cuda:99")
+    assert hub.pick_device("cpu").type == "cpu"
