@@ -191,29 +191,29 @@ def train(
 def tune(
     pair: Annotated[str, typer.Argument(metavar="PAIR", help="A pair with a recipe.")],
     attack: Annotated[str, typer.Option(help="Attack to tune.")],
-    values: Annotated[str, typer.Option(help="Values to try, separated by commas.")],
-    key: Annotated[str, typer.Option(help="Setting to tune.")] = "guidance_scale",
+    values: Annotated[
+        list[str] | None,
+        typer.Option("--try", metavar="KEY=V1,V2,...", help="Values of a setting; default: the attack's own grid."),
+    ] = None,
     candidates: Annotated[int, typer.Option(min=1, help="Candidates per value.")] = 1024,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the shadow victim and its candidates.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Folder for victim and curve; default: ./PAIR-tuning.")] = None,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Try values of a setting on a shadow victim, which no reported number uses."""
-    import yaml
-
+    """Try settings on a shadow victim, which no reported number uses."""
     from .benchmark.pairs import load_pair
     from .benchmark.progress import reporter_for
 
     loaded = load_pair(pair)
-    tried = [yaml.safe_load(value) for value in values.split(",") if value.strip()]
+    grid = _grid(values or [])
     print("loading torch and diffusers ...", file=sys.stderr, flush=True)
     from .benchmark import tuning
 
     target = out or Path(f"{loaded.name}-tuning")
     with reporter_for(sys.stderr) as progress:
         curve = tuning.tune(
-            loaded, attack, key, tried, candidates=candidates, out=target, seed=seed, device=device, progress=progress
+            loaded, attack, grid, candidates=candidates, out=target, seed=seed, device=device, progress=progress
         )
     print(curve.model_dump_json(indent=1) if as_json else tuning.as_text(curve))
 
@@ -248,19 +248,34 @@ def doctor(as_json: AsJson = False) -> None:
 
 def _settings(assignments: list[str]) -> dict[str, dict[str, Any]]:
     """Parse `attack.key=value`; the value is read as YAML, so numbers are numbers."""
-    import yaml
-
     settings: dict[str, dict[str, Any]] = {}
     for text in assignments:
         target, equals, value = text.partition("=")
         attack, dot, key = target.rpartition(".")
         if not (equals and dot and attack and key):
             raise BadSetting(f"--set {text!r}: write it as ATTACK.KEY=VALUE")
-        try:
-            settings.setdefault(attack, {})[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise BadSetting(f"--set {text!r}: {value!r} cannot be read") from None
+        settings.setdefault(attack, {})[key] = _value("--set", text, value)
     return settings
+
+
+def _grid(choices: list[str]) -> dict[str, list[Any]]:
+    """Parse `key=v1,v2,...` into the values to try by setting."""
+    grid: dict[str, list[Any]] = {}
+    for text in choices:
+        key, equals, values = text.partition("=")
+        if not (equals and key and values.strip(", ")):
+            raise BadSetting(f"--try {text!r}: write it as KEY=V1,V2,...")
+        grid[key] = [_value("--try", text, value) for value in values.split(",") if value.strip()]
+    return grid
+
+
+def _value(option: str, text: str, value: str) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise BadSetting(f"{option} {text!r}: {value!r} cannot be read") from None
 
 
 def _complain(message: str) -> None:

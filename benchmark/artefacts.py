@@ -8,6 +8,7 @@ import numpy as np
 from . import environment
 from .contracts import Side
 from .protocol import PROBE_LIMIT
+from .quality import assess
 from .results import SCHEMA, Cost, Metrics, Result, UnitScores, measure_result, rows
 from .scoring import read_all_scores
 from .store import RunFolder, read_json, read_state, write_atomic, write_json, write_table
@@ -85,6 +86,8 @@ def write_results(
     varying["finished_on"] = here
     varying["peak_memory_bytes"] = environment.peak_memory()
     write_json(folder.path / "costs.json", varying)
+    quality = assess(folder, [name for name, _, _ in units], plan.shards(), references)
+    write_json(folder.path / "quality.json", quality)
     _write_evidence(folder, strongest, references, plan)
     from .report import write_report
 

@@ -8,7 +8,7 @@ and are trusted code.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
@@ -238,6 +238,9 @@ class Attack(ABC):
     Settings: ClassVar[type[Settings]] = Settings
     generation_settings: ClassVar[frozenset[str]] = frozenset()
     """Settings that `prepare` does not read: changing one of them keeps the state."""
+
+    tuning_grid: ClassVar[Mapping[str, Sequence[Any]]] = {}
+    """What `sidebench tune` tries when it is not told."""
 
     def __init__(self, settings: Any = None) -> None:
         self.settings: Any = self.Settings() if settings is None else settings

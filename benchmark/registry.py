@@ -48,12 +48,13 @@ def find(kind: Kind, name: str) -> Any:
             raise BadInput(f"{kind} {name!r} cannot be imported: {error!r}") from error
     if not (isinstance(loaded, type) and issubclass(loaded, _BASE[kind])):
         raise BadInput(f"{name!r} is not an {kind}: it must be a subclass of sidebench.{_BASE[kind].__name__}")
+    found: Any = loaded
     if missing := getattr(loaded, "__abstractmethods__", None):
         raise BadInput(f"{kind} {name!r} does not define {', '.join(sorted(missing))}")
     if unnamed := [key for key in ("name", "title", "paper") if not isinstance(getattr(loaded, key, None), str)]:
         raise BadInput(f"{kind} {name!r} has no {unnamed[0]}")
-    if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", loaded.name):
-        raise BadInput(f"{kind} {name!r}: the name {loaded.name!r} must be lower-case letters, digits and hyphens")
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", found.name):
+        raise BadInput(f"{kind} {name!r}: the name {found.name!r} must be lower-case letters, digits and hyphens")
     return loaded
 
 

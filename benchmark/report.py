@@ -106,6 +106,24 @@ def cost_rows(metrics: Metrics) -> list[dict[str, Any]]:
     ]
 
 
+def quality_rows(quality: dict[str, Any]) -> list[dict[str, str]]:
+    """Return one row per unit, real training images first; nothing where quality was not assessed."""
+    if "skipped" in quality:
+        return []
+    return [
+        {
+            "images": name,
+            "Frechet distance to held-out (pixels)": _number(figures["frechet_distance"]),
+            "label accuracy on held-out": _number(figures["label_accuracy"]),
+        }
+        for name, figures in sorted(quality.items(), key=lambda item: (item[0] != "training images", item[0]))
+    ]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
 def percent(rate: Rate | Difference) -> str:
     """Return a rate or difference and its interval in percent."""
     return f"{100 * rate.value:.2f} [{100 * rate.low:.2f}, {100 * rate.high:.2f}]"
@@ -151,6 +169,7 @@ def write_report(folder: RunFolder, target: Path, *, with_images: bool = False) 
             metrics=metrics,
             manifest=manifest,
             costs=read_json(folder.path / "costs.json"),
+            quality=quality_rows(read_json(folder.path / "quality.json")),
             verdicts=verdicts(metrics),
             tables={name: measure_rows(results) for name, results in by_measure(metrics).items()},
             cost_table=cost_rows(metrics),

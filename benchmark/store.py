@@ -5,7 +5,7 @@
     state/<unit>/state.safetensors, checkpoints/ while it is made; state/shared/ for samples that attacks share
     images/<unit>/00000.safetensors   candidates as uint8, with flags, columns and cost (local only)
     scores/<unit>.<space>.00000.parquet, .pairs.parquet, .bins.parquet
-    metrics.json, metrics.csv, costs.json, evidence/, report.html
+    metrics.json, metrics.csv, costs.json, quality.json, evidence/, report.html
 
 A unit is one attack under one seed, `<attack>.s<seed>`.
 """

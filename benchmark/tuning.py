@@ -4,7 +4,8 @@ The shadow victim follows the pair's recipe on images of the tuning part, with a
 own; no image of it is in any reported metric.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +13,12 @@ from pydantic import BaseModel
 
 from . import hub
 from .contracts import Attack, Budget, ModelSpec, Progress
-from .errors import BadInput, BadSetting, RunConflict, UnknownName
+from .errors import BadInput, BadSetting, RunConflict
 from .pairs import ModelSource, Pair
 from .protocol import make_protocol
-from .registry import make_attack, make_measure
+from .registry import find, make_attack, make_measure
 from .results import BandResult, UnitScores, measure_result
-from .store import MemoryCheckpoints, difference, read_json, write_json
+from .store import MemoryCheckpoints, canonical_json, difference, read_json, write_json
 from .streams import Candidates, stream_seed
 
 if TYPE_CHECKING:
@@ -27,23 +28,22 @@ SCHEMA = "sidebench-tuning/1"
 
 
 class Point(BaseModel):
-    """One value of the setting and what it found on the shadow victim."""
+    """Values of the settings and what they found on the shadow victim."""
 
-    value: Any
+    values: dict[str, Any]
     result: BandResult
 
 
 class Curve(BaseModel):
-    """A finished tuning: every value tried and the one chosen."""
+    """A tuning: every point of the grid that was tried, in order."""
 
     attack: str
-    key: str
     measure: str
     candidates: int
     points: list[Point]
 
     def best(self) -> Point:
-        """Return the point with the highest excess AMS, the earlier one on a tie."""
+        """Return the point with the highest excess AMS in the closest band, the earlier one on a tie."""
         return max(self.points, key=lambda point: point.result.excess.value)
 
 
@@ -72,8 +72,7 @@ def shadow_pair(pair: Pair, folder: Path, seed: int) -> Pair:
 def tune(
     pair: Pair,
     attack: str,
-    key: str,
-    values: Sequence[Any],
+    grid: Mapping[str, Sequence[Any]],
     *,
     candidates: int,
     out: Path,
@@ -81,40 +80,37 @@ def tune(
     device: str = "auto",
     progress: Progress,
 ) -> Curve:
-    """Try every value on the shadow victim, storing the curve after each; a second call goes on.
+    """Try every point of the grid on the shadow victim, storing the curve after each; a second call goes on.
+
+    The last key of the grid varies fastest; where it is a setting of the generation alone, the state is
+    prepared once for all its values.
 
     Raises:
         UnknownName: the attack has no such setting.
         TooFew: the tuning part is too small for a shadow victim of the pair's size.
         RunConflict: the folder holds another tuning.
     """
-    if not values:
-        raise BadSetting("no values to try")
+    grid = grid or find("attack", attack).tuning_grid
+    if not grid or not all(grid.values()):
+        raise BadSetting(f"{attack} names no settings to tune: give values with --try KEY=V1,V2")
     own = dict(pair.attacks[attack].settings) if attack in pair.attacks else {}
-    variants = [make_attack(attack, {**own, key: value}) for value in values]
-    if key not in variants[0].Settings.model_fields:
-        raise UnknownName(f"setting of {attack}", key, variants[0].Settings.model_fields)
+    points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    variants = [make_attack(attack, {**own, **point}) for point in points]
     shadow = shadow_pair(pair, out / "victim", seed)
-    bench = _Bench(shadow, device, candidates, seed, progress)
-    plan = {
-        "pair": pair.identity(),
-        "attack": attack,
-        "settings": own,
-        "key": key,
-        "seed": seed,
-        "candidates": candidates,
-    }
-    file = out / f"{attack}.{key}.json"
-    curve = Curve(attack=attack, key=key, measure=bench.measure.id, candidates=candidates, points=[])
+    plan = {"pair": pair.identity(), "attack": attack, "settings": own, "seed": seed, "candidates": candidates}
+    file = out / f"{attack}.json"
+    tried: list[Point] = []
     if file.exists():
         stored = read_json(file)
-        if changed := difference(stored["plan"], plan):
+        if changed := difference(stored.get("plan"), plan):
             raise RunConflict(f"{file} is of another tuning: {changed}; choose another --out")
-        curve = Curve.model_validate(stored["curve"])
-    for variant, value in zip(variants, values, strict=True):
-        if value in [point.value for point in curve.points]:
-            continue
-        curve.points.append(Point(value=value, result=bench.try_out(variant)))
+        tried = Curve.model_validate(stored["curve"]).points
+    bench = _Bench(shadow, device, candidates, seed, progress)
+    done = {canonical_json(point.values): point for point in tried}
+    for variant, values in zip(variants, points, strict=True):
+        if canonical_json(values) not in done:
+            done[canonical_json(values)] = Point(values=values, result=bench.try_out(variant, values))
+        curve = Curve(attack=attack, measure=bench.measure.id, candidates=candidates, points=list(done.values()))
         write_json(file, {"schema": SCHEMA, "plan": plan, "curve": curve.model_dump(mode="json")})
     return curve
 
@@ -127,7 +123,7 @@ def as_text(curve: Curve) -> str:
 
     rows = [
         {
-            curve.key: point.value,
+            **point.values,
             "AMS": percent(point.result.training.ams),
             "held-out AMS": percent(point.result.held_out.ams),
             "excess": percent(point.result.excess),
@@ -137,8 +133,9 @@ def as_text(curve: Curve) -> str:
     ]
     band = curve.points[0].result.band
     head = f"{curve.attack} on a shadow victim, {curve.candidates:,} candidates, {curve.measure}, band {band}"
-    chosen = f"highest excess at {curve.key} = {curve.best().value}"
-    return "\n".join([head, tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True), chosen])
+    chosen = ", ".join(f"{key} = {value}" for key, value in curve.best().values.items())
+    table = tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True)
+    return "\n".join([head, table, f"highest excess at {chosen}"])
 
 
 class _Bench:
@@ -165,18 +162,19 @@ class _Bench:
         self.scorer: Scorer = Scorer(self.references, [self.measure], self.protocol.top_k, self.model.device)
         self._prepared: tuple[dict[str, Any], AttackState] | None = None
 
-    def try_out(self, attack: Attack) -> BandResult:
+    def try_out(self, attack: Attack, values: Mapping[str, Any]) -> BandResult:
         """Return the closest band's result of this attack."""
         import numpy as np
 
         from .runner import make_candidates
 
         state = self._state(attack)
+        label = ", ".join(f"{key} = {value}" for key, value in values.items())
         shards = []
         for batch in Candidates(self.seed, range(self.candidates)).batches(self.protocol.shard):
             images, nan, _, _ = make_candidates(attack, self.model, state, batch, self.protocol)
             shards.append(self.scorer.score(images, np.asarray(batch.numbers), nan.numpy(), self.measure.space))
-            self.progress(f"candidates, {attack.settings!r}"[:60], max(batch.numbers) + 1, self.candidates)
+            self.progress(f"candidates at {label}", max(batch.numbers) + 1, self.candidates)
         groups = {"training": self.references.training.groups, "held_out": self.references.held_out.groups}
         scores = UnitScores(shards, [self.measure])
         return measure_result(attack.name, self.seed, self.measure, scores, groups).bands[0]  # type: ignore[arg-type]

@@ -1,6 +1,7 @@
 """carlini-cond: guidance by an ordinary, time-independent classifier."""
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -45,6 +46,7 @@ class CarliniCond(Attack):
     conditionings: ClassVar[frozenset[Conditioning]] = frozenset({"none"})
     Settings = CarliniCondSettings
     generation_settings: ClassVar[frozenset[str]] = frozenset({"guidance_scale", "reads"})
+    tuning_grid: ClassVar[Mapping[str, Sequence[Any]]] = surrogate.TUNING_GRID
 
     def prepare(self, model: WhiteBoxModel, budget: Budget) -> AttackState:
         """Label synthetic images by clustering and train the classifier on them."""

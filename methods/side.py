@@ -1,6 +1,7 @@
 """side: Surrogate condItional Data Extraction (arXiv 2410.02467), the classifier branch."""
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -44,6 +45,7 @@ class Side(Attack):
     conditionings: ClassVar[frozenset[Conditioning]] = frozenset({"none"})
     Settings = SideSettings
     generation_settings: ClassVar[frozenset[str]] = frozenset({"guidance_scale"})
+    tuning_grid: ClassVar[Mapping[str, Sequence[Any]]] = surrogate.TUNING_GRID
 
     def prepare(self, model: WhiteBoxModel, budget: Budget) -> AttackState:
         """Steps 1 to 5: synthetic set, clusters, cohesion, labels, time-dependent classifier."""

@@ -18,6 +18,9 @@ from .networks import SurrogateClassifier, gradient_flops
 
 CHECKPOINT_EVERY = 100
 
+TUNING_GRID = {"training_steps": (100, 300, 1000), "guidance_scale": (0.1, 0.3, 1.0, 3.0)}
+"""The same tuning budget for every attack that is compared; guidance_scale needs no new classifier."""
+
 
 class SurrogateSettings(Settings):
     """Settings of the surrogate condition; the defaults are the paper's where it gives a value."""

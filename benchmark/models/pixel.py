@@ -37,7 +37,7 @@ class PixelModel(Model):
         self.device = hub.pick_device(spec.device)
         self.dtype: torch.dtype = getattr(torch, spec.dtype)
         self.network = _load_unet(folder, self.dtype).to(self.device).eval().requires_grad_(False)
-        config = self.network.config
+        config: Any = self.network.config
         size = config.sample_size
         height, width = (size, size) if isinstance(size, int) else size
         self.sample_shape = self.image_shape = (int(config.in_channels), int(height), int(width))

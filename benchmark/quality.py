@@ -1,0 +1,108 @@
+"""Are the candidates images of the right kind? A model that is broken must not pass as one that keeps secrets.
+
+Frechet distance in pixel space (Heusel et al. 2017, arXiv 1706.08500, with pixels as features), and, where
+the data have labels, the classification accuracy score (Ravuri and Vinyals 2019, arXiv 1905.10887): a
+classifier trained on generated images is tested on held-out ones. Both stand beside the same figure for
+real images.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .references import ImageSet, References
+from .store import RunFolder, read_state
+
+MOST_DIMENSIONS = 4096
+"""Pixels per image above which a covariance in pixel space says nothing and costs much."""
+
+MOST_LABELLED = 2048
+"""Candidates on which the classifier is trained."""
+
+
+def assess(folder: RunFolder, units: list[str], shards: int, references: References) -> dict[str, Any]:
+    """Return quality figures by unit, and the same for real training images under "training images"."""
+    if references.training.images[0].size > MOST_DIMENSIONS:
+        return {"skipped": f"more than {MOST_DIMENSIONS} values per image: pixel space says nothing"}
+    real = references.training.floats()
+    found = {"training images": _figures(iter([real]), references.training.labels, references)}
+    for unit in units:
+        found[unit] = _figures(_candidates(folder, unit, shards), None, references)
+    return found
+
+
+def frechet_distance(first: Iterable[Tensor], second: Tensor) -> float:
+    """Return the Frechet distance of two sets of images in [0, 1] in pixel space.
+
+    `first` is read batch by batch, N x C x H x W each; at least two images are needed on both sides.
+    """
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    metric = FrechetInceptionDistance(feature=_Pixels(second[0].numel()), normalize=True)
+    metric.set_dtype(torch.float64)
+    metric.update(second, real=True)
+    for images in first:
+        metric.update(images, real=False)
+    return float(metric.compute())
+
+
+def label_accuracy(images: Tensor, labels: np.ndarray | None, references: References) -> float | None:
+    """Return how well a classifier trained on these images labels the held-out ones, in 0 .. 1.
+
+    Images without labels get them from a classifier trained on the pool and the tuning part, which are
+    neither training nor held-out images. None without labelled data.
+    """
+    from sklearn.svm import SVC
+
+    held_out = references.held_out
+    if held_out.labels is None:
+        return None
+    if labels is None:
+        teachers = [part for part in (references.pool, references.tuning) if len(part)]
+        if not teachers or any(part.labels is None for part in teachers):
+            return None
+        known = np.concatenate([_flat(part) for part in teachers])
+        labels = SVC().fit(known, np.concatenate([part.labels for part in teachers])).predict(images.flatten(1))
+    if len(np.unique(labels)) < 2:
+        return 0.0
+    student = SVC().fit(images.flatten(1), labels)
+    return float(student.score(_flat(held_out), held_out.labels))
+
+
+def _figures(batches: Iterator[Tensor], labels: np.ndarray | None, references: References) -> dict[str, float | None]:
+    few: list[Tensor] = []
+
+    def watched() -> Iterator[Tensor]:
+        for batch in batches:
+            few.append(batch[: max(0, MOST_LABELLED - sum(map(len, few)))])
+            yield batch
+
+    distance = frechet_distance(watched(), references.held_out.floats())
+    return {
+        "frechet_distance": distance if np.isfinite(distance) else None,
+        "label_accuracy": label_accuracy(torch.cat(few), labels, references),
+    }
+
+
+def _candidates(folder: RunFolder, unit: str, shards: int) -> Iterator[Tensor]:
+    for shard in range(shards):
+        yield read_state(folder.images_file(unit, shard)).tensors["images"].float() / 255
+
+
+def _flat(part: ImageSet) -> np.ndarray:
+    flat: np.ndarray = part.images.reshape(len(part), -1) / 255
+    return flat
+
+
+class _Pixels(nn.Module):
+    """Pixels as features."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.flatten(1).double()

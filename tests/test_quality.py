@@ -1,0 +1,68 @@
+"""Quality figures tell images of the right kind from noise."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sidebench.benchmark.pairs import load_pair
+from sidebench.benchmark.quality import assess, frechet_distance, label_accuracy
+from sidebench.benchmark.references import References, load_references
+
+
+@pytest.fixture(scope="module")
+def references() -> References:
+    return load_references(load_pair("digits"))
+
+
+def test_frechet_distance_is_that_of_two_gaussians() -> None:
+    draw = torch.Generator().manual_seed(0)
+    first = 0.5 + 0.05 * torch.randn(4000, 1, 2, 2, generator=draw)
+    second = 0.4 + 0.10 * torch.randn(4000, 1, 2, 2, generator=draw)
+    # Independent pixels: the sum over pixels of (difference of means)^2 + (difference of deviations)^2.
+    assert frechet_distance([first], second) == pytest.approx(4 * (0.1**2 + 0.05**2), rel=0.05)
+
+
+def test_batches_do_not_change_the_distance(references: References) -> None:
+    images, other = references.training.floats(), references.held_out.floats()
+    assert frechet_distance(images.split(50), other) == pytest.approx(frechet_distance([images], other), abs=1e-9)
+
+
+def test_noise_is_far_and_teaches_nothing(references: References) -> None:
+    noise = torch.rand(256, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    real, held_out = references.training.floats(), references.held_out.floats()
+    assert frechet_distance([noise], held_out) > 10 * frechet_distance([real], held_out)
+    accuracy = label_accuracy(real, references.training.labels, references)
+    assert accuracy is not None and accuracy > 0.9
+    assert (label_accuracy(noise, None, references) or 0.0) < 0.5
+
+
+def test_constant_images_have_accuracy_zero(references: References) -> None:
+    assert label_accuracy(torch.zeros(20, 1, 8, 8), None, references) == 0.0
+
+
+def test_data_without_labels_have_no_accuracy(references: References) -> None:
+    import dataclasses
+
+    held_out = dataclasses.replace(references.held_out, labels=None)
+    assert (
+        label_accuracy(references.training.floats(), None, dataclasses.replace(references, held_out=held_out)) is None
+    )
+
+
+def test_a_run_stores_quality_of_every_unit(finished: Any, references: References) -> None:
+    units = ["carlini-uncond.s0", "side.s0"]
+    found = assess(finished.folder, units, 3, references)
+    assert set(found) == {"training images", *units}
+    for figures in found.values():
+        assert figures["frechet_distance"] > 0 and 0 <= figures["label_accuracy"] <= 1
+    assert Path(finished.folder.path / "quality.json").is_file()
+
+
+def test_large_images_are_left_out(references: References) -> None:
+    import dataclasses
+
+    large = dataclasses.replace(references.training, images=np.zeros((2, 3, 64, 64), dtype=np.uint8))
+    assert "skipped" in assess(None, [], 0, dataclasses.replace(references, training=large))  # type: ignore[arg-type]
