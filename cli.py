@@ -65,6 +65,10 @@ def _root(
 def run(
     pairs: Annotated[list[str], typer.Argument(metavar="PAIR...", help="Names of pairs, or pair files (.yaml).")],
     attack: Annotated[list[str] | None, typer.Option(help="Attack to run; default: those that the pair names.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Another model than the pair's: a pipeline folder, or control:copycat|heldout|mixture:P."),
+    ] = None,
     defence: Annotated[
         list[str] | None, typer.Option("--defence", "--defense", help="Defence around the model.")
     ] = None,
@@ -96,6 +100,7 @@ def run(
             pair,
             attacks=attack or (),
             defences=defence or (),
+            model=model,
             tier=tier,
             candidates=candidates,
             seeds=seed or (0,),
@@ -166,6 +171,26 @@ def report(
     target = out or folder.path / "report.html"
     write_report(folder, target, with_images=with_images)
     print(target)
+
+
+@app.command()
+def score(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    bands: Annotated[str, typer.Option(metavar="NAME=LOW:HIGH,...", help="Bands, closest first.")],
+    measure: Annotated[str | None, typer.Option(help="A measure of the run; default: its headline.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compute rates for other bands from a run's stored scores, without the model."""
+    from .benchmark.rescoring import parse_bands, rescore
+    from .benchmark.store import read_run
+
+    results = rescore(read_run(run_folder), parse_bands(bands), measure)
+    if as_json:
+        print(json.dumps([result.model_dump(mode="json") for result in results], sort_keys=True, indent=1))
+    else:
+        from .benchmark.report import measure_table
+
+        print(measure_table(results))
 
 
 @app.command()

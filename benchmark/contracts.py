@@ -104,6 +104,13 @@ class Model(ABC):
         """Return this model with LoRA weights on top; families without adapters refuse."""
         raise NotImplementedError(f"{type(self).__name__} takes no adapters")
 
+    def draw(self, candidates: Candidates) -> Tensor | None:
+        """Return exact samples x_0, or None (the rule): only the sampling loop can draw from this model.
+
+        Closed-form controls draw exactly where nothing steers, so that their truth is known.
+        """
+        return None
+
     @abstractmethod
     def flops_per_sample(self) -> int:
         """Return the floating-point operations of one denoiser call on one sample."""

@@ -51,13 +51,19 @@ def text_tables(metrics: Metrics) -> str:
         f"{metrics.training_images} training and {metrics.held_out_images} held-out images. "
         f"Percent of candidates, 95 % interval in brackets."
     ]
-    for measure, results in by_measure(metrics).items():
-        table = measure_rows(results)
-        aligned = ["left", "right", "left", *["right"] * (len(table[0]) - 3)]
-        parts.append(f"{measure}\n" + tabulate(table, headers="keys", tablefmt="simple", colalign=aligned))
+    parts += [measure_table(results) for results in by_measure(metrics).values()]
     parts.append("cost\n" + tabulate(cost_rows(metrics), headers="keys", tablefmt="simple"))
     parts += [f"flag: {flag}" for flag in metrics.flags]
     return "\n\n".join(parts)
+
+
+def measure_table(results: list[Result]) -> str:
+    """Return the table of one measure, with its id as title."""
+    from tabulate import tabulate
+
+    table = measure_rows(results)
+    aligned = ["left", "right", "left", *["right"] * (len(table[0]) - 3)]
+    return f"{results[0].measure}\n" + tabulate(table, headers="keys", tablefmt="simple", colalign=aligned)
 
 
 def by_measure(metrics: Metrics) -> dict[str, list[Result]]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from . import environment, hub
 from .contracts import Attack, AttackState, Budget, Checkpoints, Defence, Generated, Measure, ModelSpec, Progress
 from .errors import AttackFailed, BadInput, BadSetting, RunConflict, SidebenchError, TooFew
+from .models import inspect_files
 from .pairs import Pair
 from .progress import silent
 from .protocol import (
@@ -66,6 +67,8 @@ class RunPlan:
 
     pair: Pair
     model: ModelSpec
+    image_size: tuple[int, int, int]
+    """(height, width, channels)."""
     protocol: Protocol
     candidates: int
     units: tuple[Unit, ...]
@@ -111,6 +114,7 @@ def plan_run(
     *,
     attacks: Sequence[str] = (),
     defences: Sequence[str] = (),
+    model: str | None = None,
     tier: str | None = None,
     candidates: int | None = None,
     seeds: Sequence[int] = (0,),
@@ -123,7 +127,8 @@ def plan_run(
 ) -> RunPlan:
     """Check everything that can be checked without work and return the plan.
 
-    Without `attacks`, those that the pair names run. `settings` go over the pair's, by attack.
+    Without `attacks`, those that the pair names run. `settings` go over the pair's, by attack. `model` takes
+    another model than the pair's: a pipeline folder, or a control with known truth (`control:copycat`).
 
     Raises:
         BadInput: anything that cannot be used, in one line.
@@ -131,16 +136,10 @@ def plan_run(
     number = _candidate_count(tier, candidates)
     if any(seed < 0 for seed in seeds):
         raise BadSetting(f"a seed must not be negative, was {min(seeds)}")
-    folder = hub.locate(pair.model.location)
-    hub.check_files(folder, pair.model.sha256)
-    files = hub.hashes(folder)
-    spec = ModelSpec(
-        family=pair.model.family,
-        location=pair.model.location,
-        sha256=files,
-        device=str(hub.pick_device(device)),
-        dtype=check_settings(Protocol, {"micro_batch": 1, "dtype": dtype}, "run").dtype,
-    )
+    kind = check_settings(Protocol, {"micro_batch": 1, "dtype": dtype}, "run").dtype
+    spec = model_spec(pair, model, Path(out)).model_copy(update={"device": str(hub.pick_device(device)), "dtype": kind})
+    files = inspect_files(spec)
+    spec = spec.model_copy(update={"sha256": files.sha256})
     units = tuple(
         Unit(attack, seed) for attack in _attacks(pair, attacks, settings or {}) for seed in dict.fromkeys(seeds)
     )
@@ -149,8 +148,8 @@ def plan_run(
             raise TooFew(
                 f"{number} candidates are too few for {unit.attack.name}: it needs {unit.attack.least_candidates()}"
             )
-    shape = hub.image_size(folder)
-    chosen = [make_measure(name) for name in measures or pair.measures or default_measures(shape[0] * shape[1])]
+    pixels = files.image_size[0] * files.image_size[1]
+    chosen = [make_measure(name) for name in measures or pair.measures or default_measures(pixels)]
     for measure in chosen:
         measure.check(pair.data.split.training, pair.data.split.held_out, pair.allow_dense_neighbours)
         if measure.neighbours > TOP_K:
@@ -159,7 +158,8 @@ def plan_run(
     return RunPlan(
         pair=pair,
         model=spec,
-        protocol=make_protocol(shape[0] * shape[1], {**overrides, "dtype": dtype}),
+        image_size=files.image_size,
+        protocol=make_protocol(pixels, {**overrides, "dtype": dtype}),
         candidates=number,
         units=units,
         measures=tuple(chosen),
@@ -167,6 +167,17 @@ def plan_run(
         parent=Path(out),
         fresh=fresh,
     )
+
+
+def model_spec(pair: Pair, model: str | None, out: Path) -> ModelSpec:
+    """Return where the model is: the pair's, a folder that the user names, or a control made of the references."""
+    if model is None:
+        return ModelSpec(family=pair.model.family, location=pair.model.location, sha256=pair.model.sha256)
+    if model.startswith("control:"):
+        from .models.controls import make_control
+
+        return make_control(model, pair, out / "controls")
+    return ModelSpec(family=pair.model.family, location=model)
 
 
 def execute(plan: RunPlan, progress: Progress = silent) -> RunResult:
@@ -225,7 +236,7 @@ def _check_space(plan: RunPlan, folder: RunFolder) -> None:
     """Refuse a run whose images and scores would not fit on the disk."""
     import shutil
 
-    height, width, channels = hub.image_size(hub.locate(plan.pair.model.location))
+    height, width, channels = plan.image_size
     a_candidate = height * width * channels + 40 * plan.protocol.top_k
     needed = a_candidate * plan.candidates * len(plan.units)
     free = shutil.disk_usage(folder.path).free
@@ -490,7 +501,7 @@ def _finished_units(
 
 
 def _check_references(plan: RunPlan, references: "References") -> None:
-    wanted = hub.image_size(hub.locate(plan.pair.model.location))
+    wanted = plan.image_size
     channels, height, width = references.training.images.shape[1:]
     if (height, width, channels) != wanted:
         raise BadInput(

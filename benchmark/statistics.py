@@ -116,5 +116,6 @@ def excess(
         size * credits.var(ddof=1) for size, credits in zip(sizes, (training_credits, held_out_credits), strict=True)
     )
     reach = t.ppf((1 + confidence) / 2, min(sizes) - 1) * variance**0.5 / candidates
-    interval = Interval(min(by_candidate.low, value - reach), max(by_candidate.high, value + reach))
-    return Excess(float(value), Interval(float(interval.low), float(interval.high)))
+    low = max(-1.0, min(by_candidate.low, value - reach))
+    high = min(1.0, max(by_candidate.high, value + reach))
+    return Excess(float(value), Interval(float(low), float(high)))

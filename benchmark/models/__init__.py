@@ -1,9 +1,40 @@
 """diffusers pipelines and closed-form models behind the one `Model` contract."""
 
+from pathlib import Path
+from typing import NamedTuple
+
+from .. import hub
 from ..contracts import Model, ModelSpec
 from ..errors import UnknownName
 
 FAMILIES = ("pixel", "mixture")
+
+
+class ModelFiles(NamedTuple):
+    """What can be known of a model from its files without loading it."""
+
+    sha256: dict[str, str]
+    image_size: tuple[int, int, int]
+    """(height, width, channels)."""
+
+
+def inspect_files(spec: ModelSpec) -> ModelFiles:
+    """Check a model's files against their pinned hashes and read the image size.
+
+    Raises:
+        BadInput: the files are missing or say no image size.
+        UnsafeFile: a file is a pickle, or not the pinned one.
+    """
+    if spec.family == "mixture":
+        from safetensors import safe_open
+
+        path = Path(spec.location)
+        with safe_open(path, framework="np") as file:
+            channels, height, width = file.get_slice("means").get_shape()[1:]
+        return ModelFiles({path.name: hub.sha256(path)}, (height, width, channels))
+    folder = hub.locate(spec.location)
+    hub.check_files(folder, spec.sha256)
+    return ModelFiles(hub.hashes(folder), hub.image_size(folder))
 
 
 def load_model(spec: ModelSpec) -> Model:

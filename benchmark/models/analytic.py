@@ -11,6 +11,7 @@ from .. import hub
 from ..contracts import AttackState, Conditioning, Model, ModelSpec, PredictionType
 from ..errors import BadInput
 from ..store import read_state, write_state
+from ..streams import Candidates
 from .schedule import DiscreteSchedule
 
 SCHEDULE: Mapping[str, Any] = {
@@ -27,7 +28,8 @@ class MixtureModel(Model):
 
     With x_t = alpha x_0 + sigma n, component i is N(alpha m_i, (alpha^2 std^2 + sigma^2) I) at time t, so
     E[x_0 | x_t] = sum_i r_i (m_i + alpha std^2 / (alpha^2 std^2 + sigma^2) (x_t - alpha m_i)) with r the
-    posterior weights. std = 0 is a model that has memorised its means exactly.
+    posterior weights. std = 0 is a model that has memorised its means exactly. With `exact`, unsteered samples
+    are drawn from p(x_0) itself rather than by a sampler with its own bias.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class MixtureModel(Model):
         weights: Tensor | None = None,
         prediction_type: PredictionType = "epsilon",
         spec: ModelSpec | None = None,
+        exact: bool = False,
     ) -> None:
         if means.ndim != 4 or not len(means):
             raise BadInput(f"mixture: means must be N x C x H x W, were {tuple(means.shape)}")
@@ -44,6 +47,7 @@ class MixtureModel(Model):
         self.device = hub.pick_device(self.spec.device)
         self.means = means.float().to(self.device)
         self.std = float(std)
+        self.exact = exact
         given = torch.ones(len(means)) if weights is None else weights.float()
         self.log_weights = (given / given.sum()).log().to(self.device)
         channels, height, width = means.shape[1:]
@@ -60,13 +64,14 @@ class MixtureModel(Model):
         """Load what `save` wrote."""
         state = read_state(Path(spec.location))
         info, tensors = state.info, state.tensors
-        return cls(tensors["means"], info["std"], tensors["weights"], info["prediction_type"], spec)
+        return cls(tensors["means"], info["std"], tensors["weights"], info["prediction_type"], spec, info["exact"])
 
     def save(self, path: Path) -> ModelSpec:
         """Write the mixture as one safetensors file and return the specification that loads it."""
         tensors = {"means": self.means, "weights": self.log_weights.exp()}
-        write_state(path, AttackState(tensors, {"std": self.std, "prediction_type": self.prediction_type}))
-        return ModelSpec(family="mixture", location=str(path))
+        info = {"std": self.std, "prediction_type": self.prediction_type, "exact": self.exact}
+        write_state(path, AttackState(tensors, info))
+        return ModelSpec(family="mixture", location=str(path), sha256={path.name: hub.sha256(path)})
 
     def noise_level(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return (alpha, sigma) at timesteps `t`."""
@@ -76,8 +81,21 @@ class MixtureModel(Model):
         """Return log p(component i | x_t), N x components."""
         alpha, sigma = self.noise_level(t)
         variance = alpha**2 * self.std**2 + sigma**2
-        gaps = x_t.flatten(1)[:, None] - alpha[:, None, None] * self.means.flatten(1)[None]
-        return (self.log_weights - gaps.square().sum(-1) / (2 * variance[:, None])).log_softmax(1)
+        # ||x - alpha m|| = alpha ||x / alpha - m||, by direct differences: products lose the digits that decide.
+        scaled = x_t.flatten(1) / alpha[:, None]
+        gaps = torch.cdist(scaled, self.means.flatten(1), compute_mode="donot_use_mm_for_euclid_dist")
+        distances = (alpha[:, None] * gaps).square()
+        return (self.log_weights - distances / (2 * variance[:, None])).log_softmax(1)
+
+    def draw(self, candidates: Candidates) -> Tensor | None:
+        """Return exact samples where the model was made with `exact`: a component, then its normal."""
+        if not self.exact:
+            return None
+        coins = torch.cat([torch.rand(1, generator=g, dtype=torch.float64) for g in candidates.generators("component")])
+        edges = self.log_weights.double().exp().cumsum(0).cpu()
+        chosen = torch.searchsorted(edges, coins).clamp(max=len(self.means) - 1)
+        noise = candidates.normal("noise", self.sample_shape).to(self.device)
+        return self.means[chosen.to(self.device)] + self.std * noise
 
     def predict(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         """Return the exact prediction in the model's own type."""

@@ -1,0 +1,81 @@
+"""`sidebench score`: other bands on a finished run, from its stored scores alone; no model, no image."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .contracts import Band, Measure, Side
+from .errors import BadSetting, CorruptRun, UnknownName
+from .registry import make_measure
+from .results import Result, UnitScores, measure_result
+from .scoring import SIDES, read_all_scores
+from .store import RunFolder, read_json, read_table
+
+
+def parse_bands(text: str) -> list[Band]:
+    """Parse `near=0:0.4,far=0.4:0.8` into bands, closest first as written.
+
+    Raises:
+        BadSetting: a band is not written so, or its edges are not in order.
+    """
+    bands = []
+    for part in text.split(","):
+        name, equals, edges = part.strip().partition("=")
+        low, colon, high = edges.partition(":")
+        try:
+            band = Band(name, float(low), float(high))
+        except ValueError:
+            equals = ""
+        if not (equals and colon and name):
+            raise BadSetting(f"band {part!r}: write it as NAME=LOW:HIGH")
+        if not band.low < band.high:
+            raise BadSetting(f"band {part!r}: the low edge must be below the high one")
+        bands.append(band)
+    return bands
+
+
+def rescore(folder: RunFolder, bands: Sequence[Band], measure_id: str | None = None) -> list[Result]:
+    """Compute every rate of a run again with these bands, for its headline measure or the one named.
+
+    Raises:
+        UnknownName: the run was not scored by this measure.
+        BadSetting: an edge lies beyond the stored floor, or off the stored bins.
+        CorruptRun: a stored file is missing or broken.
+    """
+    manifest = read_json(folder.manifest_file)
+    identity = manifest["identity"]
+    chosen = measure_id or identity["measures"][0]
+    if chosen not in identity["measures"]:
+        raise UnknownName("measure of this run", chosen, identity["measures"])
+    measure = make_measure(chosen)
+    for band in bands:
+        check_band(measure, band)
+    measure.bands = tuple(bands)
+    shards = -(-identity["candidates"] // identity["protocol"]["shard"])
+    groups = stored_groups(folder)
+    results = []
+    for name, unit in manifest["units"].items():
+        if folder.scores_file(name, measure.space, shards - 1).exists():
+            scores = UnitScores(read_all_scores(folder, name, measure.space, shards), [measure])
+            results.append(measure_result(unit["attack"], unit["seed"], measure, scores, groups))
+    return results
+
+
+def check_band(measure: Measure, band: Band) -> None:
+    """Refuse a band that the stored pairs cannot answer."""
+    far = band.high if measure.distance else band.low
+    if far > measure.floor if measure.distance else far < measure.floor:
+        raise BadSetting(f"band {band.name}: pairs of {measure.id} are stored up to {measure.floor:g}, not {far:g}")
+    for edge in (band.low, band.high):
+        if abs(edge / measure.bin_width - round(edge / measure.bin_width)) > 1e-6:
+            raise BadSetting(f"band {band.name}: {edge:g} is no multiple of the stored bins' {measure.bin_width:g}")
+
+
+def stored_groups(folder: RunFolder) -> dict[Side, np.ndarray]:
+    """Return each reference's duplicate group by side, from references.parquet."""
+    table = read_table(folder.path / "references.parquet")
+    try:
+        sides, groups = np.array(table["side"].to_pylist()), table["group"].to_numpy()
+    except KeyError as error:
+        raise CorruptRun(f"references.parquet has no column {error}") from None
+    return {side: groups[sides == side] for side in SIDES}
