@@ -194,13 +194,37 @@ def score(
 
 
 @app.command()
+def label(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run folder.")],
+    pair: Annotated[str | None, typer.Option(help="The run's pair file, if it is not a shipped pair.")] = None,
+    per_set: Annotated[int, typer.Option(min=1, help="Pairs per set, training and held-out.")] = 200,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the draw and of the order.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Make a blinded sheet of pairs to label; with answers in the folder, print precision by threshold."""
+    from .benchmark import labelling
+    from .benchmark.store import read_run
+
+    folder = read_run(run_folder)
+    if (folder.path / "label" / "answers.json").is_file():
+        found = labelling.precision(folder)
+        print(json.dumps(found, indent=1) if as_json else labelling.as_text(found))
+        return
+    print("loading torch ...", file=sys.stderr, flush=True)
+    with folder.locked():
+        sheet = labelling.sheet_for(folder, pair, per_set, seed)
+    print(f"{sheet}\nopen it in a browser, save the answers as {sheet.parent / 'answers.json'}, run this again")
+
+
+@app.command()
 def train(
     pair: Annotated[str, typer.Argument(metavar="PAIR", help="A pair with a recipe.")],
     out: Annotated[Path | None, typer.Option(help="Folder to make; default: ./PAIR-model.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Another seed than the recipe's.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Another seed than the recipe's.")] = None,
+    split_seed: Annotated[int | None, typer.Option(min=0, help="Split the images anew by this seed.")] = None,
     device: Device = "auto",
 ) -> None:
-    """Train a pair's model again from its recipe, as a diffusers folder."""
+    """Train a pair's model again from its recipe, as a diffusers folder with a pair file."""
     from .benchmark.pairs import load_pair
     from .benchmark.progress import reporter_for
 
@@ -209,7 +233,8 @@ def train(
     from .benchmark.zoo.recipe import train as make
 
     with reporter_for(sys.stderr) as progress:
-        print(make(loaded, out or Path(f"{loaded.name}-model"), device, progress, seed))
+        target = out or Path(f"{loaded.name}-model")
+        print(make(loaded, target, device, progress, seed=seed, split_seed=split_seed))
 
 
 @app.command()
@@ -259,6 +284,30 @@ def bench(
 
     figures = benches.measure(loaded, device, attack)
     print(json.dumps(figures, indent=1) if as_json else benches.as_text(figures))
+
+
+@app.command()
+def theory(
+    pair: Annotated[str | None, typer.Argument(metavar="[PAIR]", help="Measure this pair's model too.")] = None,
+    epsilon: Annotated[float, typer.Option(min=1e-3, help="Width of the normals around the images.")] = 0.1,
+    draws: Annotated[int, typer.Option(min=2, help="Monte Carlo draws on the pair's model.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of every draw.")] = 0,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Measure the memorization divergence: against closed forms, or of a pair's model on X and H."""
+    from .benchmark.pairs import load_pair
+
+    loaded = None if pair is None else load_pair(pair)
+    print("loading torch ...", file=sys.stderr, flush=True)
+    from .benchmark import theory as checks
+
+    if loaded is None:
+        found = checks.demonstration(seed)
+        print(json.dumps(found, indent=1) if as_json else checks.as_text(found))
+        return
+    measured = checks.divergence_of_pair(loaded, epsilon, draws=draws, seed=seed, device=device)
+    print(json.dumps(measured, indent=1) if as_json else checks.pair_as_text(measured))
 
 
 @app.command()

@@ -5,17 +5,35 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import environment
-from .contracts import Side
+from . import copying, environment, quality
+from .audit import audit
+from .comparison import AttackHits
+from .contracts import Measure, Side
 from .protocol import PROBE_LIMIT
-from .quality import assess
-from .results import SCHEMA, Cost, Metrics, Result, UnitScores, measure_result, rows
-from .scoring import read_all_scores
+from .results import (
+    SCHEMA,
+    Compared,
+    ControlCheck,
+    Cost,
+    Metrics,
+    Result,
+    UnitScores,
+    attack_hits,
+    compare_attacks,
+    measure_result,
+    rows,
+)
+from .scoring import Scorer, read_all_scores, read_scores
+from .shift import overlaps, two_sample
 from .store import RunFolder, read_json, read_state, write_atomic, write_json, write_table
+from .tally import ams_count
 
 if TYPE_CHECKING:
     from .references import References
     from .runner import RunPlan
+
+AUDIT_SEED = 0
+"""Draws of the detector's audit and of the two-sample folds; the same in every run of a pair."""
 
 EVIDENCE = 12
 """Strongest pairs kept as pictures per unit."""
@@ -38,7 +56,11 @@ def write_references(folder: RunFolder, references: "References") -> None:
 
 
 def write_results(
-    plan: "RunPlan", folder: RunFolder, units: Sequence[tuple[str, str, int]], references: "References"
+    plan: "RunPlan",
+    folder: RunFolder,
+    units: Sequence[tuple[str, str, int]],
+    references: "References",
+    scorer: Scorer,
 ) -> Metrics:
     """Compute the metrics of all finished units from the stored scores and write every artefact."""
     import pandas as pd
@@ -50,7 +72,8 @@ def write_results(
     spaces: dict[str, list[Any]] = {}
     for measure in plan.measures:
         spaces.setdefault(measure.space, []).append(measure)
-    results, strongest = [], {}
+    results, strongest, hits = [], {}, {}
+    compared: list[AttackHits] = []
     headline = plan.measures[0]
     for name, attack, seed in units:
         found: dict[str, Result] = {}
@@ -59,8 +82,11 @@ def write_results(
             found |= {m.id: measure_result(attack, seed, m, scores, groups) for m in measures}
             if space == headline.space:
                 strongest[name] = _strongest(scores, headline)
+                hits[name] = (_hits(scores, headline), *_synthetic_hits(folder, name, headline))
+                compared += [attack_hits(headline, band, scores, groups) for band in headline.bands[:1]]
         results += [found[measure.id] for measure in plan.measures]
-    costs, varying = _costs(plan, folder, units)
+    costs, varying = _costs(plan, folder, units, hits)
+    checked = _control_check(references)
     metrics = Metrics(
         schema=SCHEMA,
         run_id=folder.path.name,
@@ -72,9 +98,11 @@ def write_results(
         held_out_images=len(references.held_out),
         training_groups=len(np.unique(references.training.groups)),
         held_out_groups=len(np.unique(references.held_out.groups)),
+        control_check=checked,
         results=results,
+        comparisons=_comparisons(units, compared, headline),
         costs=costs,
-        flags=_flags(results),
+        flags=_flags(results, checked),
     )
     write_json(folder.path / "metrics.json", metrics.model_dump(by_alias=True, mode="json"))
     table = pd.DataFrame(rows(metrics)).to_csv(index=False)
@@ -86,8 +114,10 @@ def write_results(
     varying["finished_on"] = here
     varying["peak_memory_bytes"] = environment.peak_memory()
     write_json(folder.path / "costs.json", varying)
-    quality = assess(folder, [name for name, _, _ in units], plan.shards(), references)
-    write_json(folder.path / "quality.json", quality)
+    write_json(folder.path / "audit.json", audit(references, list(plan.measures), scorer, AUDIT_SEED))
+    names = [name for name, _, _ in units]
+    write_json(folder.path / "quality.json", quality.assess(folder, names, plan.shards(), references))
+    write_json(folder.path / "copying.json", _copying(plan, folder, names, references))
     _write_evidence(folder, strongest, references, plan)
     from .report import write_report
 
@@ -95,8 +125,21 @@ def write_results(
     return metrics
 
 
+def _copying(plan: "RunPlan", folder: RunFolder, units: list[str], references: "References") -> dict[str, Any]:
+    import torch
+
+    training, held_out, pool = (
+        torch.from_numpy(part.images) for part in (references.training, references.held_out, references.pool)
+    )
+    candidates = {unit: folder.candidate_images(unit, plan.shards()) for unit in units}
+    return copying.assess(candidates, training, held_out, pool, references.training.groups)
+
+
 def _costs(
-    plan: "RunPlan", folder: RunFolder, units: Sequence[tuple[str, str, int]]
+    plan: "RunPlan",
+    folder: RunFolder,
+    units: Sequence[tuple[str, str, int]],
+    hits: dict[str, tuple[int, int, int]],
 ) -> tuple[list[Cost], dict[str, Any]]:
     """Return logical costs, and what varies between runs: seconds and the probe's deviation."""
     costs = []
@@ -107,6 +150,7 @@ def _costs(
         nfe, flops = _added(parts, "nfe"), _added(parts, "flops")
         denoiser_flops = int(parts[0]["denoiser_flops"])
         work = sum(nfe.values()) + sum(flops.values()) / denoiser_flops
+        found, synthetic, synthetic_found = hits[name]
         costs.append(
             Cost(
                 attack=attack,
@@ -115,6 +159,10 @@ def _costs(
                 flops=flops,
                 denoiser_flops=denoiser_flops,
                 denoiser_equivalents=work,
+                synthetic_images=synthetic,
+                synthetic_hits=synthetic_found,
+                hits=found,
+                hits_per_1000_equivalents=1000 * (found + synthetic_found) / work if work else 0.0,
                 skipped_steps=sum(part["skipped_steps"] for part in parts),
             )
         )
@@ -127,13 +175,56 @@ def _costs(
     return costs, varying
 
 
+def _hits(scores: UnitScores, measure: Measure) -> int:
+    """Count the candidates in the closest band, 0 where the measure has none."""
+    if not measure.bands:
+        return 0
+    best = scores.best_scores[measure.id, "training"]
+    return ams_count(best, measure.bands[0], distance=measure.distance)
+
+
+def _synthetic_hits(folder: RunFolder, unit: str, measure: Measure) -> tuple[int, int]:
+    """Return how many plain samples a unit made for its own use, and how many of them hit."""
+    keys = read_state(folder.state_file(unit)).info["cost"]["samples"]
+    if not keys:
+        return 0, 0
+    scores = UnitScores((read_scores(folder, key, measure.space, 0) for key in keys), [measure])
+    return scores.candidates, _hits(scores, measure)
+
+
 def _added(parts: list[dict[str, Any]], key: str) -> dict[str, float]:
     phases = sorted({phase for part in parts for phase in part[key]})
     return {phase: sum(part[key].get(phase, 0) for part in parts) for phase in phases}
 
 
-def _flags(results: Sequence[Any]) -> list[str]:
+def _comparisons(
+    units: Sequence[tuple[str, str, int]], compared: list[AttackHits], headline: Measure
+) -> list[Compared]:
+    """Compare the attacks by the headline's closest band; nothing where it has no bands."""
+    if not headline.bands:
+        return []
+    named = [(attack, seed) for _, attack, seed in units]
+    return compare_attacks(named, compared, headline, headline.bands[0])
+
+
+def _control_check(references: "References") -> ControlCheck:
+    found = two_sample(references.training, references.held_out, AUDIT_SEED)
+    return ControlCheck(
+        auc=found.auc,
+        low=found.low,
+        high=found.high,
+        told_apart=found.excludes_half,
+        overlapping_groups=len(overlaps(references.training, references.held_out).groups),
+    )
+
+
+def _flags(results: Sequence[Any], checked: ControlCheck) -> list[str]:
     flags = set()
+    if checked.told_apart:
+        interval = f"AUC {checked.auc:.3f} [{checked.low:.3f}, {checked.high:.3f}]"
+        flags.add(f"training and held-out images can be told apart ({interval}): the control is a surrogate")
+    if checked.overlapping_groups:
+        flags.add(f"{checked.overlapping_groups} duplicate groups lie on both sides")
     for result in results:
         for kind in ("nan", "constant"):
             if count := getattr(result, kind):

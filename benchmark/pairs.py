@@ -142,6 +142,12 @@ def load_pair(name: str) -> Pair:
     return _read(FOLDER / f"{name}.yaml")
 
 
+def write_pair(pair: Pair, path: Path) -> None:
+    """Write a pair file that `load_pair` reads."""
+    content = pair.model_dump(mode="json", exclude_defaults=True)
+    path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100), encoding="utf-8")
+
+
 def _read(path: Path) -> Pair:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -19,6 +19,9 @@ SHARD = 256
 
 CONFIDENCE = 0.95
 
+CALIBRATION_RATES = (1e-2, 1e-3, 1e-4)
+"""Held-out hit rates q at which thresholds are calibrated."""
+
 PROBES = 8
 """Candidates that each run makes again with another batch size."""
 

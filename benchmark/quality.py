@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .references import ImageSet, References
-from .store import RunFolder, read_state
+from .store import RunFolder
 
 MOST_DIMENSIONS = 4096
 """Pixels per image above which a covariance in pixel space says nothing and costs much."""
@@ -30,7 +30,8 @@ def assess(folder: RunFolder, units: list[str], shards: int, references: Referen
     real = references.training.floats()
     found = {"training images": _figures(iter([real]), references.training.labels, references)}
     for unit in units:
-        found[unit] = _figures(_candidates(folder, unit, shards), None, references)
+        images = (batch.float() / 255 for batch in folder.candidate_images(unit, shards))
+        found[unit] = _figures(images, None, references)
     return found
 
 
@@ -85,11 +86,6 @@ def _figures(batches: Iterator[Tensor], labels: np.ndarray | None, references: R
         "frechet_distance": distance if np.isfinite(distance) else None,
         "label_accuracy": label_accuracy(torch.cat(few), labels, references),
     }
-
-
-def _candidates(folder: RunFolder, unit: str, shards: int) -> Iterator[Tensor]:
-    for shard in range(shards):
-        yield read_state(folder.images_file(unit, shard)).tensors["images"].float() / 255
 
 
 def _flat(part: ImageSet) -> np.ndarray:

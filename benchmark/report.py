@@ -48,10 +48,14 @@ def text_tables(metrics: Metrics) -> str:
 
     parts = [
         f"{metrics.pair} (revision {metrics.pair_revision}), protocol {metrics.protocol}, control {metrics.control}: "
-        f"{metrics.training_images} training and {metrics.held_out_images} held-out images. "
+        f"{metrics.training_images} training and {metrics.held_out_images} held-out images, told apart with "
+        f"AUC {metrics.control_check.auc:.2f} [{metrics.control_check.low:.2f}, {metrics.control_check.high:.2f}]. "
         f"Percent of candidates, 95 % interval in brackets."
     ]
     parts += [measure_table(results) for results in by_measure(metrics).values()]
+    parts.append(calibrated_table(metrics))
+    if metrics.comparisons:
+        parts.append("attack against attack\n" + tabulate(comparison_rows(metrics), headers="keys", tablefmt="simple"))
     parts.append("cost\n" + tabulate(cost_rows(metrics), headers="keys", tablefmt="simple"))
     parts += [f"flag: {flag}" for flag in metrics.flags]
     return "\n\n".join(parts)
@@ -99,14 +103,69 @@ def measure_rows(results: list[Result]) -> list[dict[str, Any]]:
     return table
 
 
+def calibrated_rows(metrics: Metrics) -> list[dict[str, Any]]:
+    """Return one row per attack, seed, measure and rate q that the run supports."""
+    return [
+        {
+            "attack": result.attack,
+            "seed": result.seed,
+            "measure": result.measure,
+            "q": f"{found.q:g}",
+            "threshold": f"{found.tau:.4f} [{found.tau_low:.4f}, {found.tau_high:.4f}]",
+            "AMS": percent(found.training),
+            "held-out AMS": percent(found.held_out),
+            "excess": percent(found.excess),
+        }
+        for result in metrics.results
+        for found in result.calibrated
+        if found.training and found.held_out and found.excess
+    ]
+
+
+def calibrated_table(metrics: Metrics) -> str:
+    """Return rates at calibrated thresholds, and why the other thresholds were refused."""
+    from tabulate import tabulate
+
+    table = calibrated_rows(metrics)
+    refused = {found.q: found.refused for r in metrics.results for found in r.calibrated if found.refused}
+    parts = ["thresholds calibrated to a held-out hit rate q"]
+    if table:
+        parts.append(tabulate(table, headers="keys", tablefmt="simple", disable_numparse=True))
+    if refused:
+        parts.append(f"refused: {refused[max(refused)]}" + (" (smaller q likewise)" if len(refused) > 1 else ""))
+    return "\n".join(parts)
+
+
+def comparison_rows(metrics: Metrics) -> list[dict[str, Any]]:
+    """Return one row per comparison of two attacks."""
+    return [
+        {
+            "attack": found.first,
+            "against": found.second,
+            "seed": found.seed,
+            "difference of excess": percent(found.difference),
+            "ratio": _ratio(found.ratio),
+            "p (Holm)": f"{found.p:.2g}",
+            "verdict": found.verdict,
+            "smallest seen": f"{100 * found.smallest_difference:.2f}",
+        }
+        for found in metrics.comparisons
+    ]
+
+
+def _ratio(found: Difference | None) -> str:
+    return "-" if found is None else f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
+
+
 def cost_rows(metrics: Metrics) -> list[dict[str, Any]]:
-    """Return one row per attack and seed: denoiser calls and denoiser-equivalents."""
+    """Return one row per attack and seed: denoiser calls, denoiser-equivalents, and hits at equal cost."""
     return [
         {
             "attack": cost.attack,
             "seed": cost.seed,
             **{f"NFE {phase}": f"{cost.nfe.get(phase, 0):,}" for phase in ("prepare", "generate")},
             "denoiser-equivalents": f"{cost.denoiser_equivalents:,.0f}",
+            "hits per 1,000 of them": f"{cost.hits_per_1000_equivalents:.2f}",
         }
         for cost in metrics.costs
     ]
@@ -179,12 +238,30 @@ def write_report(folder: RunFolder, target: Path, *, with_images: bool = False) 
             verdicts=verdicts(metrics),
             tables={name: measure_rows(results) for name, results in by_measure(metrics).items()},
             cost_table=cost_rows(metrics),
+            calibrated=calibrated_rows(metrics),
+            refusals=sorted({found.refused for r in metrics.results for found in r.calibrated if found.refused}),
+            comparisons=comparison_rows(metrics),
+            rarefaction=_svg(_rarefaction(metrics)),
+            audit=_audit(folder, metrics),
+            copying=read_json(folder.path / "copying.json"),
             histograms=_histograms(folder, metrics, shards),
             evidence=_evidence(folder, metrics, with_images),
             with_images=with_images,
         )
     )
     write_atomic(target, lambda file: file.write_text(page, encoding="utf-8"))
+
+
+def _audit(folder: RunFolder, metrics: Metrics) -> dict[str, Any]:
+    """Return the detector's audit under the headline measure: a picture and a table."""
+    from .audit import curve_svg, table_rows
+
+    stored, headline = read_json(folder.path / "audit.json"), metrics.results[0].measure
+    return {
+        "picture": curve_svg(stored, headline),
+        "rows": table_rows(stored, headline),
+        "missing": stored["non_copies_missing"],
+    }
 
 
 def _evidence(folder: RunFolder, metrics: Metrics, with_images: bool) -> list[dict[str, Any]]:
@@ -241,6 +318,32 @@ def _histogram(scores: UnitScores, measure: Measure) -> "Figure":
     side_word = "smaller is closer" if measure.distance else "larger is closer"
     axes.set_xlabel(f"best-match score, {measure.id} ({side_word})")
     axes.set_ylabel("candidates")
+    axes.legend(frameon=False, fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _rarefaction(metrics: Metrics) -> "Figure":
+    """Draw distinct duplicate groups over candidates for every unit, by the headline's closest band."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 3), layout="constrained")
+    axes = figure.subplots()
+    headline = metrics.results[0].measure
+    for number, result in enumerate(by_measure(metrics)[headline]):
+        if result.richness is None:
+            continue
+        points, colour = result.richness.groups, f"C{number}"
+        seen = [point for point in points if point.kind != "extrapolated"]
+        beyond = [point for point in points if point.candidates >= result.candidates]
+        label = f"{result.attack}, seed {result.seed}"
+        axes.plot([p.candidates for p in seen], [p.value for p in seen], color=colour, label=label)
+        axes.plot([p.candidates for p in beyond], [p.value for p in beyond], color=colour, linestyle=":")
+        low, high = [p.low for p in points], [p.high for p in points]
+        axes.fill_between([p.candidates for p in points], low, high, color=colour, alpha=0.12, linewidth=0)
+    axes.set_xlabel("candidates (dotted: extrapolated, an estimate)")
+    axes.set_ylabel("distinct groups found")
+    axes.set_ylim(bottom=0)
     axes.legend(frameon=False, fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     return figure

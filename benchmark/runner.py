@@ -32,7 +32,6 @@ from .store import MANIFEST_SCHEMA, RunFolder, difference, read_state, short_has
 from .streams import Candidates
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
 
     from .contracts import Model
@@ -376,7 +375,7 @@ def _generate(
 def prepare_attack(
     attack: Attack, model: "Model", protocol: Protocol, budget: Budget, kept: Checkpoints | None = None
 ) -> tuple[AttackState, dict[str, Any]]:
-    """Call an attack's `prepare` and return its state and its logical cost by phase.
+    """Call an attack's `prepare` and return its state, its logical cost by phase and the samples it asked for.
 
     `kept` is where plain samples are shared between attacks and with a resumed run.
 
@@ -390,7 +389,7 @@ def prepare_attack(
         state = attack.prepare(view_for(attack.access, audited), budget)
     if not isinstance(state, AttackState):
         raise AttackFailed(f"{attack.name}: prepare returned a {type(state).__name__}, not an AttackState")
-    return state, audited.ledger.as_dict()
+    return state, {**audited.ledger.as_dict(), "samples": audited.kept_keys}
 
 
 def make_candidates(
@@ -479,7 +478,7 @@ def _score_all(
     scorer = Scorer(references, list(plan.measures), plan.protocol.top_k, hub.pick_device(plan.model.device))
     for unit in units:
         _score(plan, folder, unit, scorer, progress)
-    return artefacts.write_results(plan, folder, units, references)
+    return artefacts.write_results(plan, folder, units, references, scorer)
 
 
 def _finished_units(
@@ -511,26 +510,32 @@ def _check_references(plan: RunPlan, references: "References") -> None:
 
 
 def _score(plan: RunPlan, folder: RunFolder, unit: tuple[str, str, int], scorer: Any, progress: Progress) -> None:
-    from .scoring import SCORE_PARTS, write_scores
-
+    """Score a unit's candidates, and the samples that its `prepare` asked for: they cost as much and may hit too."""
     name = unit[0]
-    spaces = dict.fromkeys(measure.space for measure in plan.measures)
     for shard in range(plan.shards()):
         start = shard * plan.protocol.shard
         stop = min(start + plan.protocol.shard, plan.candidates)
-        for space in spaces:
-            if all(folder.scores_file(name, space, shard, part).exists() for part in SCORE_PARTS):
-                continue
-            stored = read_state(folder.images_file(name, shard)).tensors
-            scores = scorer.score(stored["images"], _numbers(start, stop), stored["nan"].numpy(), space)
-            columns = {
-                key.removeprefix("column_"): value.numpy() for key, value in stored.items() if key.startswith("column_")
-            }
-            write_scores(folder, name, space, shard, scores, list(plan.measures), columns)
+        _score_file(plan, folder, name, shard, folder.images_file(name, shard), start, scorer)
         progress(f"{name}: scores", stop, plan.candidates)
+    for key in read_state(folder.state_file(name)).info["cost"]["samples"]:
+        _score_file(plan, folder, key, 0, folder.shared_samples().file(key), 0, scorer)
 
 
-def _numbers(start: int, stop: int) -> "np.ndarray":
+def _score_file(
+    plan: RunPlan, folder: RunFolder, name: str, shard: int, images_file: Path, start: int, scorer: Any
+) -> None:
     import numpy as np
 
-    return np.arange(start, stop, dtype=np.int64)
+    from .scoring import SCORE_PARTS, write_scores
+
+    for space in dict.fromkeys(measure.space for measure in plan.measures):
+        if all(folder.scores_file(name, space, shard, part).exists() for part in SCORE_PARTS):
+            continue
+        stored = read_state(images_file).tensors
+        numbers = np.arange(start, start + len(stored["images"]), dtype=np.int64)
+        nan = stored["nan"].numpy() if "nan" in stored else np.zeros(len(numbers), dtype=bool)
+        scores = scorer.score(stored["images"], numbers, nan, space)
+        columns = {
+            key.removeprefix("column_"): value.numpy() for key, value in stored.items() if key.startswith("column_")
+        }
+        write_scores(folder, name, space, shard, scores, list(plan.measures), columns)

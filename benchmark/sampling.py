@@ -195,6 +195,8 @@ class AuditedModel(WhiteBoxModel):
         self._kept = kept
         self._progress = progress
         self.ledger = Ledger()
+        self.kept_keys: list[str] = []
+        """Content keys of the plain samples made or taken from the store, in order."""
         self.sample_shape = model.sample_shape
         self.image_shape = model.image_shape
         self.conditioning = model.conditioning
@@ -245,6 +247,7 @@ class AuditedModel(WhiteBoxModel):
             else:
                 made = found.tensors["images"]
                 self.ledger.nfe[self.ledger.phase] += int(found.info["nfe"])
+            self.kept_keys.append(key)
             images.append(made)
             done += len(batch)
             if self._progress is not None:

@@ -62,13 +62,13 @@ class ShardScores:
         ids: np.ndarray = self.neighbours[side].ids[:, 0]
         return ids
 
-    def pair_scores(self, measure: Measure, side: Side) -> tuple[np.ndarray, np.ndarray]:
-        """Return (reference numbers, scores) of the pairs above this measure's floor."""
+    def pair_scores(self, measure: Measure, side: Side) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return (positions of candidates, reference numbers, scores) of the pairs above this measure's floor."""
         pairs = self.pairs[side]
         own = {name: _take(found, pairs.rows) for name, found in self.neighbours.items()}
         scores = measure.scores(pairs.distances[:, None], own["training"], own["held_out"], side)[:, 0]
         keep = scores <= measure.floor if measure.distance else scores >= measure.floor
-        return pairs.ids[keep], scores[keep]
+        return pairs.rows[keep], pairs.ids[keep], scores[keep]
 
 
 class Scorer:
@@ -219,7 +219,7 @@ def _bin_table(scores: ShardScores, measures: list[Measure]) -> pa.Table:
     rows: dict[str, list[Any]] = {"measure": [], "held_out": [], "reference": [], "bin": [], "count": []}
     for measure in measures:
         for side in SIDES:
-            ids, values = scores.pair_scores(measure, side)
+            _, ids, values = scores.pair_scores(measure, side)
             # Tolerate the rounding of an edge such as 0.3 / 0.05; the scores are float32.
             position = values.astype(np.float64) / measure.bin_width
             bins = np.ceil(position - 1e-6) if measure.distance else np.floor(position + 1e-6)

@@ -5,7 +5,7 @@
     state/<unit>/state.safetensors, checkpoints/ while it is made; state/shared/ for samples that attacks share
     images/<unit>/00000.safetensors   candidates as uint8, with flags, columns and cost (local only)
     scores/<unit>.<space>.00000.parquet, .pairs.parquet, .bins.parquet
-    metrics.json, metrics.csv, costs.json, quality.json, evidence/, report.html
+    metrics.json, metrics.csv, costs.json, quality.json, copying.json, audit.json, evidence/, label/, report.html
 
 A unit is one attack under one seed, `<attack>.s<seed>`.
 """
@@ -27,6 +27,7 @@ from .errors import BadInput, CannotWrite, CorruptRun, RunConflict
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from torch import Tensor
 
 MANIFEST_SCHEMA = "sidebench-manifest/1"
 
@@ -96,6 +97,10 @@ class RunFolder:
         """Return where a shard's images are."""
         return self.path / "images" / unit / f"{shard:05d}.safetensors"
 
+    def candidate_images(self, unit: str, shards: int) -> "Iterator[Tensor]":
+        """Yield a unit's images shard by shard, uint8 N x C x H x W."""
+        return (read_state(self.images_file(unit, shard)).tensors["images"] for shard in range(shards))
+
     def scores_file(self, unit: str, space: str, shard: int, part: str = "") -> Path:
         """Return where a shard's scores are; `part` is "pairs", "bins" or nothing for the candidates."""
         suffix = f".{part}.parquet" if part else ".parquet"
@@ -110,12 +115,16 @@ class FolderCheckpoints:
 
     def load(self, name: str) -> AttackState | None:
         """Return what was last saved under this name, or None."""
-        file = self.folder / f"{name}.safetensors"
+        file = self.file(name)
         return read_state(file) if file.exists() else None
 
     def save(self, name: str, state: AttackState) -> None:
         """Save in place of what was there."""
-        write_state(self.folder / f"{name}.safetensors", state)
+        write_state(self.file(name), state)
+
+    def file(self, name: str) -> Path:
+        """Return where the state of this name is."""
+        return self.folder / f"{name}.safetensors"
 
     def clear(self) -> None:
         """Forget everything that was saved here."""

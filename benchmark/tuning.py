@@ -18,7 +18,7 @@ from .pairs import ModelSource, Pair
 from .protocol import make_protocol
 from .registry import find, make_attack, make_measure
 from .results import BandResult, UnitScores, measure_result
-from .store import MemoryCheckpoints, canonical_json, difference, read_json, write_json
+from .store import FolderCheckpoints, MemoryCheckpoints, canonical_json, difference, read_json, write_json
 from .streams import Candidates, stream_seed
 
 if TYPE_CHECKING:
@@ -150,6 +150,7 @@ class _Bench:
         self.candidates, self.seed, self.progress = candidates, seed, progress
         self.references = load_references(shadow)
         folder = Path(shadow.model.location)
+        self.samples = FolderCheckpoints(folder.parent / "samples")
         if not folder.exists():
             train(shadow, folder, device, progress)
         height, width, _ = hub.image_size(hub.locate(str(folder)))
@@ -186,5 +187,5 @@ class _Bench:
         matters = attack.settings.model_dump(exclude=attack.generation_settings)
         if self._prepared is None or self._prepared[0] != matters:
             budget = Budget(self.seed, self.candidates, MemoryCheckpoints(), self.progress)
-            self._prepared = matters, prepare_attack(attack, self.model, self.protocol, budget)[0]
+            self._prepared = matters, prepare_attack(attack, self.model, self.protocol, budget, self.samples)[0]
         return self._prepared[1]

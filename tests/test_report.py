@@ -10,6 +10,9 @@ from sidebench.benchmark.errors import BadInput
 from sidebench.benchmark.report import load_metrics, text_tables, verdicts, write_report
 from sidebench.benchmark.results import (
     BandResult,
+    Calibrated,
+    Compared,
+    ControlCheck,
     Cost,
     Difference,
     Metrics,
@@ -26,6 +29,36 @@ def rate(count: int, low: float, high: float) -> Rate:
     return Rate(count=count, value=count / 1000, low=low, high=high)
 
 
+CALIBRATED = Calibrated(
+    q=0.01,
+    refused="",
+    tau=0.6123,
+    tau_low=0.6,
+    tau_high=0.7,
+    candidates=500,
+    training=rate(30, 0.02, 0.04),
+    held_out=rate(5, 0.001, 0.01),
+    excess=Difference(value=0.025, low=0.0111, high=0.0333),
+)
+REFUSED = Calibrated(
+    q=0.001, refused="too few", tau=None, tau_low=None, tau_high=None, candidates=500,
+    training=None, held_out=None, excess=None,
+)  # fmt: skip
+COMPARED = Compared(
+    first="side",
+    second="carlini-uncond",
+    seed=3,
+    measure="nl2c:n50:a0.5",
+    band="high",
+    difference=Difference(value=0.01, low=-0.0123, high=0.0321),
+    ratio=None,
+    ratio_refused="the denominator reaches 0",
+    p=0.42,
+    verdict="no difference seen",
+    smallest_difference=0.0456,
+)
+
+
 def side(count: int, groups: int) -> SideResult:
     found = rate(count, 0.0101, 0.0999)
     return SideResult(ams=found, ums=rate(2 * count, 0.0202, 0.0888), ums_best=found, groups=groups, largest_group=1)
@@ -39,6 +72,8 @@ def band(name: str, low: float, high: float, value: float = 0.0) -> BandResult:
         training=side(40, 7),
         held_out=side(10, 9),
         excess=Difference(value=value, low=low, high=high),
+        label_swap_p=0.5,
+        matched_ams=None,
     )
 
 
@@ -51,6 +86,8 @@ def result(attack: str, bands: list[BandResult], measure: str = "nl2c:n50:a0.5")
         nan=0,
         constant=0,
         bands=bands,
+        calibrated=[CALIBRATED, REFUSED],
+        richness=None,
         percentile_95=Percentiles(training=0.1234, held_out=None),
     )
 
@@ -63,6 +100,10 @@ def metrics(*results: Result, flags: tuple[str, ...] = ()) -> Metrics:
         flops={"generate": 10.0},
         denoiser_flops=5,
         denoiser_equivalents=51_002.0,
+        synthetic_images=20,
+        synthetic_hits=1,
+        hits=40,
+        hits_per_1000_equivalents=0.8039,
         skipped_steps=0,
     )
     return Metrics(
@@ -76,7 +117,9 @@ def metrics(*results: Result, flags: tuple[str, ...] = ()) -> Metrics:
         held_out_images=255,
         training_groups=250,
         held_out_groups=251,
+        control_check=ControlCheck(auc=0.53, low=0.46, high=0.599, told_apart=False, overlapping_groups=0),
         results=list(results),
+        comparisons=[COMPARED],
         costs=[cost],
         flags=list(flags),
     )
@@ -95,6 +138,14 @@ def test_tables_hold_rates_with_intervals() -> None:
         "flag: look here",
         "nl2c:n50:a0.5",
     ):
+        assert words in text
+
+
+def test_calibrated_thresholds_comparisons_and_equal_cost_are_shown() -> None:
+    text = text_tables(metrics(result("side", [band("high", 0.011, 0.052, 0.03)])))
+    for words in ("0.6123 [0.6000, 0.7000]", "2.50 [1.11, 3.33]", "refused: too few", "1.00 [-1.23, 3.21]"):
+        assert words in text
+    for words in ("no difference seen", "4.56", "0.8", "AUC 0.53 [0.46, 0.60]"):
         assert words in text
 
 
@@ -160,7 +211,7 @@ def test_page_is_the_same_for_the_same_run(copied: Path) -> None:
 
 def test_page_has_all_parts(finished: Any) -> None:
     page = (finished.folder.path / "report.html").read_text(encoding="utf-8")
-    assert page.count("<svg") == 3 and page.rstrip().endswith("</html>")
+    assert page.count("<svg") == 5 and page.rstrip().endswith("</html>")
     for line in verdicts(finished.metrics):
         assert line in page
     for name in ("carlini-uncond", "carlini-cond", "side", "rms", "nl2c:n50:a0.5"):

@@ -23,8 +23,9 @@ UNITS = ("carlini-uncond.s0", "carlini-cond.s0", "side.s0")
 
 
 def stamps(folder: Path) -> dict[str, int]:
-    """Return when each image, state and score file was written."""
+    """Return when each image, state and score file was written; a shard's scores count once its last file is there."""
     files = [file for part in ("images", "state", "scores") for file in (folder / part).rglob("*") if file.is_file()]
+    files = [file for file in files if not file.name.endswith((".pairs.parquet", ".bins.parquet"))]
     return {file.relative_to(folder).as_posix(): file.stat().st_mtime_ns for file in files}
 
 

@@ -110,7 +110,7 @@ def test_pairs_are_complete(k: int, side: Side) -> None:
     for measure in MEASURES:
         wanted = brute_pairs(measure.id, side)
         assert wanted, "no pairs: choose other images"
-        ids, values = shard.pair_scores(measure, side)
+        _, ids, values = shard.pair_scores(measure, side)
         rows = [row for row, i in zip(stored.rows, stored.ids, strict=True)]
         everything = dict(zip(zip(rows, stored.ids.tolist(), strict=True), stored.distances, strict=True))
         assert set(wanted) <= set(everything)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sidebench.benchmark import hub
+from sidebench.benchmark import hub, runner
 from sidebench.benchmark.contracts import ModelSpec
 from sidebench.benchmark.errors import BadInput
 from sidebench.benchmark.models import load_model
@@ -95,3 +95,13 @@ def test_pair_without_recipe_is_refused(pair: Pair, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="digits has no recipe"):
         recipe.train(pair.model_copy(update={"recipe": None}), tmp_path / "none", "cpu", silent)
     assert not (tmp_path / "none").exists()
+
+
+def test_a_new_split_comes_with_its_pair_file(pair: Pair, tmp_path: Path) -> None:
+    again = recipe.train(pair, tmp_path / "second", "cpu", silent, split_seed=5)
+    loaded = load_pair(str(again / "pair.yaml"))
+    assert loaded.data.split.seed == 5 and loaded.control == pair.control and loaded.attacks == pair.attacks
+    rows = set(load_references(loaded).training.rows)
+    assert rows != set(load_references(pair).training.rows) and len(rows) == len(load_references(pair).training)
+    plan = runner.plan_run(loaded, candidates=4, out=tmp_path / "runs", device="cpu")
+    assert plan.model.location == str(again)

@@ -43,6 +43,8 @@ class MixtureModel(Model):
     ) -> None:
         if means.ndim != 4 or not len(means):
             raise BadInput(f"mixture: means must be N x C x H x W, were {tuple(means.shape)}")
+        if prediction_type == "flow_prediction":
+            raise BadInput("mixture: flow_prediction has another x_t; use epsilon, v_prediction or sample")
         self.spec = spec or ModelSpec(family="mixture", location="memory")
         self.device = hub.pick_device(self.spec.device)
         self.means = means.float().to(self.device)

@@ -12,13 +12,24 @@ from torch import Tensor
 from ..contracts import Progress
 from ..errors import BadInput
 from ..hub import pick_device
-from ..pairs import Pair, Recipe
+from ..pairs import ModelSource, Pair, Recipe, write_pair
 from ..references import load_references
 from ..streams import generator
 
 
-def train(pair: Pair, out: Path, device: str, progress: Progress, seed: int | None = None) -> Path:
+def train(
+    pair: Pair,
+    out: Path,
+    device: str,
+    progress: Progress,
+    *,
+    seed: int | None = None,
+    split_seed: int | None = None,
+) -> Path:
     """Train the pair's victim on its training images and save it as a diffusers pipeline folder.
+
+    `seed` replaces the recipe's, `split_seed` that of the split into training and held-out images. The folder
+    also gets a `pair.yaml`, with which `sidebench run` attacks the new victim.
 
     Raises:
         BadInput: the pair has no recipe, or the folder exists.
@@ -28,8 +39,20 @@ def train(pair: Pair, out: Path, device: str, progress: Progress, seed: int | No
     if out.exists():
         raise BadInput(f"{out} exists already; choose another with --out")
     recipe = pair.recipe if seed is None else pair.recipe.model_copy(update={"seed": seed})
+    if split_seed is not None:
+        split = pair.data.split.model_copy(update={"seed": split_seed})
+        pair = pair.model_copy(update={"data": pair.data.model_copy(update={"split": split})})
     images = load_references(pair).training.floats()
     save(fit(images, recipe, pick_device(device), progress), recipe, out)
+    victim = pair.model_copy(
+        update={
+            "name": f"{pair.name}-again" if split_seed is None else f"{pair.name}-split{split_seed}",
+            "title": f"{pair.title}, trained again",
+            "model": ModelSource(location="."),
+            "recipe": recipe,
+        }
+    )
+    write_pair(victim, out / "pair.yaml")
     return out
 
 

@@ -1,0 +1,299 @@
+"""Two attacks on one pair, and the label-swap test of one. Pure functions of hits and credits, no torch.
+
+The attacks start from the same noise, candidate by candidate, and are scored against the same duplicate
+groups, so both kinds of sampling unit are paired; every variance here is one of differences.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from .errors import BadInput
+from .statistics import Excess, Interval, excess
+
+POWER = 0.8
+"""Chance with which the smallest difference of a verdict would have been seen."""
+
+SWAPS = 9_999
+"""Random label swaps; the smallest p-value is 1 / (SWAPS + 1)."""
+
+
+class AttackHits(NamedTuple):
+    """What one attack hit.
+
+    `training_hits`, `held_out_hits` (N,) bool by candidate, in the same order for both attacks;
+    `training_credits` (groups of X,), `held_out_credits` (groups of H,) candidates whose best match lies in
+    the duplicate group (zeros too), in the same order for both attacks.
+    """
+
+    training_hits: np.ndarray
+    held_out_hits: np.ndarray
+    training_credits: np.ndarray
+    held_out_credits: np.ndarray
+
+
+class Ratio(NamedTuple):
+    """A ratio of two excess rates; None where refused, and then `refused` says why in a sentence."""
+
+    value: float | None
+    interval: Interval | None
+    refused: str
+
+
+class Comparison(NamedTuple):
+    """The first attack against the second. Rates lie in [-1, 1], so their difference lies in [-2, 2].
+
+    `p` is two-sided and uncorrected; `standard_error` and `freedom` are of the difference, for its power.
+    """
+
+    first: Excess
+    second: Excess
+    difference: Excess
+    ratio: Ratio
+    p: float
+    standard_error: float
+    freedom: float
+
+
+class Verdict(NamedTuple):
+    """What may be said: `words` is "finds more", "finds fewer" or "no difference seen".
+
+    `p` is Holm's adjusted p-value; `smallest` is the smallest difference of excess rates that this run would
+    have seen with a chance of 80 %, were this comparison held to the strictest of Holm's levels.
+    """
+
+    words: str
+    p: float
+    smallest: float
+
+
+class LabelSwap(NamedTuple):
+    """p-values of the label-swap test: of more training hits than held-out ones, and of any imbalance."""
+
+    one_sided: float
+    two_sided: float
+    swaps: int
+
+
+class _Spread(NamedTuple):
+    """Covariance (2, 2) of both excess rates under one kind of sampling unit; t quantiles have `freedom`."""
+
+    covariance: np.ndarray
+    freedom: float
+
+
+def compare(first: AttackHits, second: AttackHits, confidence: float = 0.95) -> Comparison:
+    """Return difference and ratio of the excess AMS of two attacks, with candidates and groups as sampling units.
+
+    As in `statistics.excess`, each kind of unit gives an interval and the result is their envelope: by groups a
+    t interval of per-group differences; by candidates the adjusted Wald interval of Bonett and Price (2012,
+    J. Educ. Behav. Stat. 37:479), which adds one candidate on either side. `p` is the larger of both p-values,
+    so it is below alpha exactly where the envelope excludes 0. The ratio's intervals are Fieller's (1954,
+    J. R. Stat. Soc. B 16:175). The envelope and the extension of Bonett and Price to differences of differences
+    are ours and rest on the simulation in tests/test_comparison.py. Where few groups draw most hits (100 groups,
+    log-normal weights with sigma 1.5) the difference was covered in 89 % instead of 95 %.
+
+    The ratio is refused where the lower bound of the second attack's excess reaches 0. Raises BadInput where
+    the attacks have different candidates or groups, or credits that do not add up to the hits.
+    """
+    _check(first, second)
+    n = len(first.training_hits)
+    alone = [_excess(attack, confidence) for attack in (first, second)]
+    values = np.array([found.value for found in alone])
+    spreads = [_by_candidate(first, second)]
+    if min(len(first.training_credits), len(first.held_out_credits)) > 1:
+        spreads.append(_by_group(first, second))
+    contrast = np.array([1.0, -1.0])
+    difference = float(contrast @ values)
+    # One candidate on either side moves the difference towards 0 and widens it.
+    centre = difference * n / (n + 2)
+    errors = [float(contrast @ spread.covariance @ contrast) ** 0.5 for spread in spreads]
+    errors[0] = _adjusted_error(first, second, centre)
+    ends, chances = [], []
+    for middle, error, spread in zip((centre, difference), errors, spreads, strict=False):
+        reach = _quantile(confidence, spread.freedom) * error
+        ends.append(Interval(middle - reach, middle + reach))
+        chances.append(_two_sided(middle, error, spread.freedom))
+    widest = int(np.argmax(errors))
+    return Comparison(
+        first=alone[0],
+        second=alone[1],
+        difference=Excess(difference, _envelope(ends)),
+        ratio=_ratio(values, alone[1], spreads, confidence),
+        p=max(chances),
+        standard_error=errors[widest],
+        freedom=spreads[widest].freedom,
+    )
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return Holm's adjusted p-values, in the same order (Holm 1979, Scand. J. Stat. 6:65)."""
+    # Stubs exist for neither statsmodels nor all settings of the type checker.
+    from statsmodels.stats.multitest import multipletests  # type: ignore[import-untyped,unused-ignore]
+
+    if not len(p_values):
+        return []
+    return [float(p) for p in multipletests(np.asarray(p_values, dtype=float), method="holm")[1]]
+
+
+def verdicts(comparisons: Sequence[Comparison], confidence: float = 0.95) -> list[Verdict]:
+    """Return the verdict of each comparison, Holm-corrected over all of them.
+
+    `smallest` takes the level alpha / m of Holm's first step, which no comparison can fall below.
+    """
+    from scipy.stats import t
+
+    adjusted = holm([found.p for found in comparisons])
+    found = []
+    for comparison, p in zip(comparisons, adjusted, strict=True):
+        strict = 1 - (1 - confidence) / len(comparisons)
+        reach = _quantile(strict, comparison.freedom) + float(t.ppf(POWER, comparison.freedom))
+        seen = "finds more" if comparison.difference.value > 0 else "finds fewer"
+        words = seen if p < 1 - confidence else "no difference seen"
+        found.append(Verdict(words, p, reach * comparison.standard_error))
+    return found
+
+
+def label_swap(training_credits: np.ndarray, held_out_credits: np.ndarray, seed: int, swaps: int = SWAPS) -> LabelSwap:
+    """Test whether duplicate groups called "training" are hit more than those called "held-out".
+
+    Under no memorization the split of groups into X and H is a label without effect, so swapping the labels at
+    random, as many groups on each side as there are, draws the hits from their null distribution given the
+    credits (Fisher's permutation test; the +1 of Phipson and Smyth 2010, Stat. Appl. Genet. Mol. Biol. 9:39).
+    Groups of equal credit are alike: how many of each credit land in X is multivariate hypergeometric, so a swap
+    costs as many draws as there are different credits, however many groups there are. The statistic is the sum of
+    training hits, which orders swaps as the excess does; the two-sided p compares distances from its mean.
+
+    `*_credits` (groups,) whole numbers of at least 0. The same seed gives the same p. Raises BadInput for
+    negative or fractional credits, or where a side has no group.
+    """
+    sides = [_whole(side) for side in (training_credits, held_out_credits)]
+    every = np.concatenate(sides)
+    groups = len(sides[0])
+    # Descending, so that the groups without a credit come last: their number needs no draw.
+    credits, sizes = (column[::-1] for column in np.unique(every, return_counts=True))
+    generator = np.random.Generator(np.random.PCG64(seed))
+    rows = max(1, 4_000_000 // len(credits))
+    sums = np.concatenate(
+        [
+            generator.multivariate_hypergeometric(sizes, groups, size=min(rows, swaps - start), method="marginals")
+            @ credits
+            for start in range(0, swaps, rows)
+        ]
+    )
+    seen, total = int(sides[0].sum()), int(every.sum())
+    # Whole numbers, so that ties are ties: distances from the mean times the number of groups.
+    away = np.abs(sums * len(every) - total * groups)
+    return LabelSwap(
+        one_sided=float((1 + (sums >= seen).sum()) / (1 + swaps)),
+        two_sided=float((1 + (away >= abs(seen * len(every) - total * groups)).sum()) / (1 + swaps)),
+        swaps=swaps,
+    )
+
+
+def _check(first: AttackHits, second: AttackHits) -> None:
+    for name, ours, theirs in zip(AttackHits._fields, first, second, strict=True):
+        if ours.shape != theirs.shape or ours.ndim != 1 or not len(ours):
+            raise BadInput(
+                f"paired attacks need the same candidates and groups: {name} has {len(ours)} entries and {len(theirs)}"
+            )
+    for attack in (first, second):
+        if len(attack.training_hits) != len(attack.held_out_hits):
+            raise BadInput(
+                f"each candidate is matched on both sides, got {len(attack.training_hits)} training hits and "
+                f"{len(attack.held_out_hits)} held-out hits"
+            )
+        for hits, credits in (attack[::2], attack[1::2]):
+            if int(hits.sum()) != int(credits.sum()):
+                raise BadInput(f"{int(hits.sum())} candidates hit, but the groups' credits add up to {credits.sum()}")
+
+
+def _excess(attack: AttackHits, confidence: float) -> Excess:
+    ours, theirs = attack.training_hits.astype(bool), attack.held_out_hits.astype(bool)
+    return excess(
+        attack.training_credits,
+        attack.held_out_credits,
+        int((ours & ~theirs).sum()),
+        int((theirs & ~ours).sum()),
+        len(ours),
+        confidence,
+    )
+
+
+def _signs(attack: AttackHits) -> np.ndarray:
+    """Return (N,) 1 for a training hit only, -1 for a held-out hit only, else 0."""
+    signs: np.ndarray = attack.training_hits.astype(np.int8) - attack.held_out_hits.astype(np.int8)
+    return signs
+
+
+def _by_candidate(first: AttackHits, second: AttackHits) -> _Spread:
+    """Return the spread with candidates as units, with one on either side of 0 added to both attacks."""
+    signs = np.stack([_signs(first), _signs(second)]).astype(np.float64)
+    n = signs.shape[1]
+    mean = signs.sum(axis=1) / (n + 2)
+    second_moments = (signs @ signs.T + 2 * np.eye(2)) / (n + 2)
+    return _Spread((second_moments - np.outer(mean, mean)) / (n + 2), np.inf)
+
+
+def _adjusted_error(first: AttackHits, second: AttackHits, centre: float) -> float:
+    gaps = _signs(first) - _signs(second)
+    n = len(gaps) + 2
+    return math.sqrt(((int((gaps**2).sum(dtype=np.int64)) + 2) / n - centre**2) / n)
+
+
+def _by_group(first: AttackHits, second: AttackHits) -> _Spread:
+    """Return the spread with duplicate groups as units: a sum over groups of each side, paired by group."""
+    covariance = np.zeros((2, 2))
+    for side in (2, 3):
+        credits = np.stack([first[side], second[side]]).astype(np.float64)
+        covariance += credits.shape[1] * np.cov(credits)
+    n = len(first.training_hits)
+    return _Spread(covariance / n**2, min(len(first.training_credits), len(first.held_out_credits)) - 1)
+
+
+def _quantile(confidence: float, freedom: float) -> float:
+    from scipy.stats import t
+
+    return float(t.ppf((1 + confidence) / 2, freedom))
+
+
+def _two_sided(value: float, error: float, freedom: float) -> float:
+    from scipy.stats import t
+
+    if not error:
+        return 0.0 if value else 1.0
+    return float(2 * t.sf(abs(value) / error, freedom))
+
+
+def _envelope(ends: Sequence[Interval]) -> Interval:
+    return Interval(float(min(end.low for end in ends)), float(max(end.high for end in ends)))
+
+
+def _ratio(values: np.ndarray, denominator: Excess, spreads: Sequence[_Spread], confidence: float) -> Ratio:
+    ends = [_fieller(values, spread, confidence) for spread in spreads]
+    if denominator.interval.low <= 0 or any(end is None for end in ends):
+        return Ratio(
+            None,
+            None,
+            f"no ratio: the second attack's excess of {denominator.value:.4%} has a lower bound of "
+            f"{min(denominator.interval.low, 0.0):.4%}, which reaches 0",
+        )
+    return Ratio(float(values[0] / values[1]), _envelope([end for end in ends if end is not None]), "")
+
+
+def _fieller(values: np.ndarray, spread: _Spread, confidence: float) -> Interval | None:
+    """Return all r at which first - r second does not differ from 0, or None where they are no interval."""
+    square = np.outer(values, values) - _quantile(confidence, spread.freedom) ** 2 * spread.covariance
+    if square[1, 1] <= 0:
+        return None
+    root = max(0.0, square[0, 1] ** 2 - square[0, 0] * square[1, 1]) ** 0.5
+    return Interval(float((square[0, 1] - root) / square[1, 1]), float((square[0, 1] + root) / square[1, 1]))
+
+
+def _whole(credits: np.ndarray) -> np.ndarray:
+    found = np.asarray(credits)
+    if found.ndim != 1 or not len(found) or not np.all(found == np.floor(found)) or found.min() < 0:
+        raise BadInput("credits are one whole number of at least 0 per duplicate group, and each side has a group")
+    return found.astype(np.int64)

@@ -1,0 +1,338 @@
+"""Two attacks against each other, and the label-swap test: by hand, and what they cover."""
+
+import itertools
+import math
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest, hypergeom, norm, t
+
+from sidebench.benchmark.comparison import (
+    AttackHits,
+    Comparison,
+    compare,
+    holm,
+    label_swap,
+    verdicts,
+)
+from sidebench.benchmark.errors import BadInput
+from sidebench.benchmark.statistics import Excess, Interval
+
+DRAWS = 2000
+
+
+class World(NamedTuple):
+    """Two attacks: mean hit rates on X and H, spread of the groups, share of candidates that act alike."""
+
+    training: tuple[float, float]
+    held_out: tuple[float, float]
+    heavy: float
+    alike: float = 0.5
+    groups: int = 200
+
+    @property
+    def difference(self) -> float:
+        (a, b), (c, d) = self.training, self.held_out
+        return (a - c) - (b - d)
+
+    @property
+    def ratio(self) -> float:
+        (a, b), (c, d) = self.training, self.held_out
+        return (a - c) / (b - d)
+
+
+N = 1000
+
+
+def side_hits(
+    rates: tuple[float, float], world: World, uniforms: np.ndarray, rng: np.random.Generator
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return hits by candidate and credits by group of both attacks; the groups are a new sample each time.
+
+    A candidate's uniform number picks its group by weight; what is left of it decides whether it is a hit.
+    Candidates that act alike have one number in both attacks, so they hit the same group.
+    """
+    shared = rng.lognormal(-(world.heavy**2) / 2, world.heavy, world.groups)
+    edges = np.cumsum(shared) / shared.sum()
+    found = []
+    for rate, own in zip(rates, uniforms, strict=True):
+        group = np.searchsorted(edges, own, side="right").clip(max=world.groups - 1)
+        left = (edges[group] - own) * shared.sum() / shared[group]
+        ease = rng.lognormal(-0.02, 0.2, world.groups)[group]
+        hits = left < rate * ease * shared.mean()
+        found.append((hits, np.bincount(group[hits], minlength=world.groups)))
+    return found
+
+
+def draw(world: World, rng: np.random.Generator) -> tuple[AttackHits, AttackHits]:
+    sides = []
+    for rates in (world.training, world.held_out):
+        first = rng.random(N)
+        uniforms = np.stack([first, np.where(rng.random(N) < world.alike, first, rng.random(N))])
+        sides.append(side_hits(rates, world, uniforms, rng))
+    one, two = (
+        AttackHits(ours[0], theirs[0], ours[1], theirs[1]) for ours, theirs in zip(sides[0], sides[1], strict=True)
+    )
+    return one, two
+
+
+# ---- difference ----
+
+
+def attack(training: list[int], held_out: list[int], credits: list[int], lost: list[int]) -> AttackHits:
+    return AttackHits(np.array(training, bool), np.array(held_out, bool), np.array(credits), np.array(lost))
+
+
+ONE = attack([1, 1, 1, 1, 0, 0, 0, 0], [0, 0, 0, 1, 0, 0, 0, 0], [3, 1, 0, 0], [1, 0, 0])
+TWO = attack([1, 0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0, 0], [1, 0, 0, 0], [0, 0, 0])
+
+
+def test_difference_by_hand() -> None:
+    found = compare(ONE, TWO)
+    assert (found.first.value, found.second.value) == (3 / 8, 1 / 8)
+    assert found.difference.value == pytest.approx(2 / 8)
+    # Candidates: gaps 0 1 1 0 0 ...; one added on either side: mean 2 / 10, mean square 4 / 10.
+    error = math.sqrt((0.4 - 0.2**2) / 10)
+    by_candidate = 0.2 - norm.ppf(0.975) * error, 0.2 + norm.ppf(0.975) * error
+    # Groups: gaps 2 1 0 0 (variance 11/12, four groups) and 1 0 0 (variance 1/3, three groups).
+    by_group = t.ppf(0.975, 2) * math.sqrt(4 * 11 / 12 + 3 / 3) / 8
+    assert found.difference.interval == pytest.approx(
+        (min(by_candidate[0], 0.25 - by_group), max(by_candidate[1], 0.25 + by_group))
+    )
+    assert found.p == pytest.approx(max(2 * norm.sf(0.2 / error), 2 * t.sf(0.25 / (by_group / t.ppf(0.975, 2)), 2)))
+
+
+def test_swapping_the_attacks_turns_the_sign() -> None:
+    rng = np.random.default_rng(0)
+    one, two = draw(World((0.2, 0.1), (0.02, 0.02), 0.5), rng)
+    forth, back = compare(one, two), compare(two, one)
+    assert back.difference.value == -forth.difference.value
+    assert back.difference.interval == pytest.approx((-forth.difference.interval.high, -forth.difference.interval.low))
+    assert back.p == pytest.approx(forth.p)
+    assert forth.ratio.interval is not None and back.ratio.interval is not None
+    assert back.ratio.interval == pytest.approx((1 / forth.ratio.interval.high, 1 / forth.ratio.interval.low))
+
+
+def test_p_is_small_exactly_where_the_interval_excludes_zero() -> None:
+    rng = np.random.default_rng(1)
+    seen = set()
+    for _ in range(300):
+        found = compare(*draw(World((0.07, 0.05), (0.02, 0.02), 0.5), rng))
+        excludes = not found.difference.interval.low <= 0 <= found.difference.interval.high
+        assert excludes == (found.p < 0.05)
+        seen.add(excludes)
+    assert seen == {True, False}
+
+
+def test_pairing_narrows_the_difference() -> None:
+    rng = np.random.default_rng(2)
+    world = World((0.2, 0.2), (0.02, 0.02), 1.0, alike=1.0)
+    one, two = draw(world, rng)
+    shuffled = rng.permutation(len(two.training_credits))
+    other = two._replace(training_credits=two.training_credits[shuffled])
+    paired, unpaired = (compare(one, each).difference.interval for each in (two, other))
+    assert paired.high - paired.low < 0.7 * (unpaired.high - unpaired.low)
+
+
+def test_no_hit_at_all_is_no_difference() -> None:
+    none = attack([0] * 50, [0] * 50, [0] * 5, [0] * 5)
+    found = compare(none, none)
+    assert found.difference.value == 0 and found.p == 1
+    assert found.difference.interval.low < 0 < found.difference.interval.high
+    assert found.ratio.value is None and "reaches 0" in found.ratio.refused
+
+
+def test_one_group_a_side_leaves_the_candidates() -> None:
+    one = attack([1] * 30 + [0] * 20, [0] * 50, [30], [0])
+    two = attack([1] * 10 + [0] * 40, [0] * 50, [10], [0])
+    found = compare(one, two)
+    assert found.freedom == math.inf and found.p < 0.001
+
+
+def test_attacks_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(BadInput, match="training_hits has 8 entries and 7"):
+        compare(ONE, TWO._replace(training_hits=TWO.training_hits[1:]))
+    with pytest.raises(BadInput, match="held_out_credits has 3 entries and 2"):
+        compare(ONE, TWO._replace(held_out_credits=TWO.held_out_credits[1:]))
+    with pytest.raises(BadInput, match="1 candidates hit, but the groups' credits add up to 2"):
+        compare(ONE, TWO._replace(training_credits=np.array([1, 1, 0, 0])))
+
+
+# ---- ratio ----
+
+
+def test_ratio_solves_fiellers_equation() -> None:
+    rng = np.random.default_rng(3)
+    one, two = draw(World((0.3, 0.2), (0.02, 0.02), 0.5), rng)
+    found = compare(one, two)
+    assert found.ratio.value == pytest.approx(found.first.value / found.second.value)
+    assert found.ratio.interval is not None
+    # At each end the difference first - r second is as many standard errors from 0 as the quantile says.
+    distances = []
+    for r in found.ratio.interval:
+        gaps = [one.training_credits - r * two.training_credits, one.held_out_credits - r * two.held_out_credits]
+        error = math.sqrt(sum(len(gap) * gap.var(ddof=1) for gap in gaps)) / N
+        distances.append((found.first.value - r * found.second.value) / error)
+    assert distances == pytest.approx([t.ppf(0.975, 199), -t.ppf(0.975, 199)], rel=1e-6)
+
+
+def test_ratio_is_refused_where_the_denominator_reaches_zero() -> None:
+    one, two = draw(World((0.2, 0.02), (0.02, 0.02), 0.5), np.random.default_rng(4))
+    found = compare(one, two)
+    assert found.second.interval.low <= 0
+    assert found.ratio.value is None and found.ratio.interval is None
+    assert "lower bound" in found.ratio.refused and f"{found.second.value:.4%}" in found.ratio.refused
+
+
+# ---- coverage ----
+
+WORLDS = {
+    "equal": World((0.10, 0.10), (0.02, 0.02), 0.5),
+    "twice as many": World((0.20, 0.10), (0.03, 0.02), 0.5),
+    "heavy groups": World((0.20, 0.10), (0.03, 0.02), 1.0),
+    "few hits": World((0.03, 0.02), (0.005, 0.005), 0.5),
+    "many hits": World((0.4, 0.3), (0.05, 0.05), 0.3),
+    "alike": World((0.15, 0.10), (0.02, 0.02), 1.0, alike=1.0),
+}
+
+
+def coverages(world: World, seed: int, draws: int = DRAWS) -> tuple[float, float, float]:
+    """Return how often the intervals of difference and ratio hold the truth, and how often a ratio was given."""
+    rng = np.random.default_rng(seed)
+    difference = ratio = given = 0
+    for _ in range(draws):
+        found = compare(*draw(world, rng))
+        low, high = found.difference.interval
+        difference += low <= world.difference <= high
+        if found.ratio.interval is not None:
+            given += 1
+            ratio += found.ratio.interval.low <= world.ratio <= found.ratio.interval.high
+    return difference / draws, ratio / max(given, 1), given / draws
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_difference_and_ratio_are_covered(name: str) -> None:
+    difference, ratio, given = coverages(WORLDS[name], 5)
+    assert difference >= 0.93, f"{name}: difference {difference:.4f}"
+    assert ratio >= 0.93, f"{name}: ratio {ratio:.4f} of the {given:.1%} given"
+
+
+# ---- many comparisons ----
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5]) == [0.5]
+    assert holm([]) == []
+    assert max(holm([0.9, 0.8, 0.7])) == 1
+
+
+def made(value: float, p: float, error: float = 0.01, freedom: float = math.inf) -> Comparison:
+    nothing = Excess(0.0, Interval(0.0, 0.0))
+    ratio = compare(ONE, TWO).ratio
+    return Comparison(nothing, nothing, Excess(value, Interval(0.0, 0.0)), ratio, p, error, freedom)
+
+
+def test_verdicts_are_corrected_for_their_number() -> None:
+    found = verdicts([made(0.04, 0.001), made(-0.05, 0.02), made(0.02, 0.04), made(0.02, 0.04)])
+    assert [each.words for each in found] == ["finds more"] + 3 * ["no difference seen"]
+    assert [each.p for each in found] == pytest.approx([0.004, 0.06, 0.08, 0.08])
+    # z at 1 - 0.05 / 8 plus z at 80 %, times the standard error
+    assert found[0].smallest == pytest.approx((2.497705 + 0.841621) * 0.01, rel=1e-5)
+    assert verdicts([made(-0.05, 0.02)])[0].words == "finds fewer"
+    assert verdicts([]) == []
+
+
+def test_the_smallest_difference_is_seen_with_the_stated_power() -> None:
+    # Groups of one weight and attacks that act apart: a difference of the stated size is seen in about 80 %.
+    rng = np.random.default_rng(6)
+    equal = World((0.06, 0.06), (0.01, 0.01), 0.0, alike=0.0)
+    smallest = sum(verdicts([compare(*draw(equal, rng))])[0].smallest for _ in range(20)) / 20
+    apart = World((0.06 + smallest / 2, 0.06 - smallest / 2), (0.01, 0.01), 0.0, alike=0.0)
+    found = [compare(*draw(apart, rng)) for _ in range(800)]
+    # One comparison alone is held to the level itself.
+    assert 0.75 <= np.mean([each.p < 0.05 and each.difference.value > 0 for each in found]) <= 0.88
+    assert not any(each.p < 0.05 and each.difference.value < 0 for each in found)
+
+
+def test_equal_attacks_are_rarely_told_apart() -> None:
+    rng = np.random.default_rng(7)
+    p = np.array([compare(*draw(WORLDS["equal"], rng)).p for _ in range(1500)])
+    assert 0.02 <= (p < 0.05).mean() <= 0.065
+    # Holm's first step over three comparisons
+    assert (p.reshape(500, 3).min(axis=1) < 0.05 / 3).mean() <= 0.075
+
+
+# ---- label swap ----
+
+
+def test_label_swap_agrees_with_fishers_exact_test() -> None:
+    # Credits of 0 and 1: the number of credited groups in X is hypergeometric.
+    training, held_out = np.r_[np.ones(14), np.zeros(26)], np.r_[np.ones(5), np.zeros(35)]
+    found = label_swap(training, held_out, 0)
+    assert found.one_sided == pytest.approx(hypergeom.sf(13, 80, 19, 40), abs=4 * math.sqrt(0.02 / 9999))
+    assert found.two_sided == pytest.approx(2 * hypergeom.sf(13, 80, 19, 40), abs=4 * math.sqrt(0.04 / 9999))
+
+
+def test_label_swap_agrees_with_every_swap() -> None:
+    training, held_out = np.array([5, 3, 0, 2]), np.array([1, 0, 0, 2, 1])
+    every = np.r_[training, held_out]
+    sums = np.array([every[list(chosen)].sum() for chosen in itertools.combinations(range(9), 4)])
+    mean = every.sum() * 4 / 9
+    found = label_swap(training, held_out, 1, swaps=20_000)
+    assert found.one_sided == pytest.approx((sums >= 10).mean(), abs=0.01)
+    assert found.two_sided == pytest.approx((np.abs(sums - mean) >= 10 - mean - 1e-9).mean(), abs=0.01)
+
+
+def test_label_swap_never_says_zero() -> None:
+    found = label_swap(np.full(500, 3), np.zeros(500, dtype=int), 0, swaps=99)
+    assert found == (0.01, 0.01, 99)
+
+
+def test_label_swap_without_a_hit_says_nothing() -> None:
+    assert label_swap(np.zeros(10), np.zeros(20), 0, swaps=99) == (1.0, 1.0, 99)
+
+
+def test_label_swap_repeats_and_ignores_the_order_of_groups() -> None:
+    rng = np.random.default_rng(2)
+    training, held_out = rng.poisson(0.5, 300), rng.poisson(0.4, 200)
+    found = label_swap(training, held_out, 3)
+    assert label_swap(rng.permutation(training), rng.permutation(held_out), 3) == found
+    assert label_swap(training, held_out, 4) != found
+
+
+def test_label_swap_knows_the_direction() -> None:
+    rng = np.random.default_rng(5)
+    more, less = rng.poisson(1.0, 200), rng.poisson(0.5, 200)
+    assert label_swap(more, less, 0).one_sided < 0.01
+    assert label_swap(less, more, 0).one_sided > 0.99
+    assert label_swap(less, more, 0).two_sided < 0.02
+
+
+def test_label_swap_takes_a_hundred_thousand_groups() -> None:
+    rng = np.random.default_rng(6)
+    training, held_out = (rng.poisson(rng.lognormal(0, 2, 100_000)) for _ in range(2))
+    found = label_swap(training, held_out, 0, swaps=499)
+    assert 0.002 <= found.one_sided <= 1
+
+
+@pytest.mark.parametrize(("training", "held_out"), [(60, 60), (60, 20), (20, 60)])
+def test_label_swap_is_no_more_often_small_than_it_says(training: int, held_out: int) -> None:
+    rng = np.random.default_rng(7)
+    found = []
+    for seed in range(DRAWS):
+        credits = rng.poisson(rng.lognormal(-1, 1.5, training + held_out))
+        found.append(label_swap(credits[:training], credits[training:], seed, swaps=199)[:2])
+    for column in np.array(found).T:
+        for level in (0.01, 0.05, 0.2, 0.5):
+            often = int((column <= level).sum())
+            assert binomtest(often, DRAWS, level, alternative="greater").pvalue > 0.001, f"{level}: {often / DRAWS}"
+            # Not so conservative as to be useless.
+            assert level < 0.05 or often / DRAWS > 0.4 * level
+
+
+@pytest.mark.parametrize("wrong", [np.array([-1, 2]), np.array([0.5, 1]), np.array([]), np.array([np.nan, 1])])
+def test_credits_that_are_no_counts_are_refused(wrong: np.ndarray) -> None:
+    with pytest.raises(BadInput, match="whole number"):
+        label_swap(wrong, np.array([1, 0]), 0)
