@@ -33,7 +33,7 @@ _HOME = {
     "load_references": "references",
     "load_model": "models",
     "check_attack": "conformance",
-    "plan_run": "runner",
+    "plan_run": "plan",
     "execute": "runner",
     "read_run": "store",
 }

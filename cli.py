@@ -93,10 +93,11 @@ def run(
     loaded = [load_pair(name) for name in pairs]
     print("loading torch and diffusers ...", file=sys.stderr, flush=True)
     from .benchmark import runner
-    from .benchmark.report import text_tables, verdicts
+    from .benchmark.plan import plan_run
+    from .benchmark.tables import text_tables, verdicts
 
     plans = [
-        runner.plan_run(
+        plan_run(
             pair,
             attacks=attack or (),
             defences=defence or (),
@@ -188,7 +189,7 @@ def score(
     if as_json:
         print(json.dumps([result.model_dump(mode="json") for result in results], sort_keys=True, indent=1))
     else:
-        from .benchmark.report import measure_table
+        from .benchmark.tables import measure_table
 
         print(measure_table(results))
 

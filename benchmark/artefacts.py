@@ -29,8 +29,8 @@ from .store import RunFolder, read_json, read_state, write_atomic, write_json, w
 from .tally import ams_count
 
 if TYPE_CHECKING:
+    from .plan import RunPlan
     from .references import References
-    from .runner import RunPlan
 
 AUDIT_SEED = 0
 """Draws of the detector's audit and of the two-sample folds; the same in every run of a pair."""

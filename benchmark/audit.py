@@ -127,9 +127,9 @@ def table_rows(audit: dict[str, Any], measure_id: str) -> list[dict[str, Any]]:
 
 def curve_svg(audit: dict[str, Any], measure_id: str) -> str:
     """Return an SVG element: recall and false-positive rate by threshold, a panel per kind of change."""
-    from .report import _svg
+    from .figures import to_svg
 
-    return _svg(_figure(audit, measure_id))
+    return to_svg(_figure(audit, measure_id))
 
 
 # ---- Making and judging images ----------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from . import environment, hub
+from .attacking import prepare_attack
 from .contracts import Budget, Model, ModelSpec, Step
 from .errors import BadInput
 from .measures.search import top_k
@@ -18,7 +19,6 @@ from .pairs import Pair
 from .progress import silent
 from .protocol import TOP_K, Protocol, make_protocol
 from .registry import make_attack
-from .runner import prepare_attack
 from .sampling import AuditedModel, sample_latents
 from .store import MemoryCheckpoints
 from .streams import Candidates

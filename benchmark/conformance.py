@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .attacking import make_candidates, prepare_attack
 from .contracts import Attack, AttackState, Budget, Checkpoints, Model, ModelSpec
 from .errors import SidebenchError
 from .models import load_model
@@ -25,7 +26,6 @@ from .progress import silent
 from .protocol import Protocol, SamplerSettings
 from .references import ImageSet, References
 from .registry import make_attack
-from .runner import make_candidates, prepare_attack
 from .sampling import AuditedModel, view_for
 from .store import FolderCheckpoints, MemoryCheckpoints, read_state, write_state
 from .streams import Candidates

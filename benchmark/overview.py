@@ -88,8 +88,8 @@ def _attack(name: str) -> Description:
 
 
 def _run(path: str) -> Description:
-    from .report import load_metrics, text_tables, verdicts
     from .store import read_run
+    from .tables import load_metrics, text_tables, verdicts
 
     folder = read_run(path)
     manifest = folder.manifest() or {}

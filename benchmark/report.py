@@ -1,219 +1,16 @@
-"""Tables for the terminal and one self-contained HTML page, both from the files of a run folder."""
+"""The report of a run: one self-contained HTML page from the files of its folder."""
 
 import base64
-import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-from pydantic import ValidationError
-
-from .contracts import Measure
-from .errors import BadInput, CorruptRun
+from . import tables
+from .audit import curve_svg, table_rows
+from .figures import histogram, rarefaction, to_svg
 from .registry import make_measure
-from .results import SCHEMA, Difference, Metrics, Rate, Result, UnitScores
-from .scoring import SIDES, read_all_scores
+from .results import Metrics, UnitScores
+from .scoring import read_all_scores
 from .store import RunFolder, read_json, write_atomic
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-COLOURS = ("#0b6e99", "#b5651d")
-"""Training and held-out, told apart by lightness as well as by hue."""
-
-
-def load_metrics(folder: RunFolder) -> Metrics:
-    """Read metrics.json.
-
-    Raises:
-        BadInput: the run has no results yet.
-        CorruptRun: the file is of another schema, or was changed by hand.
-    """
-    file = folder.path / "metrics.json"
-    if not file.exists():
-        raise BadInput(f"{folder.path} has no results yet; run the same command again to finish it")
-    content = read_json(file)
-    if content.get("schema") != SCHEMA:
-        raise CorruptRun(f"{folder.path.name}/metrics.json has schema {content.get('schema')!r}, wanted {SCHEMA}")
-    try:
-        return Metrics.model_validate(content)
-    except ValidationError as error:
-        key = ".".join(str(part) for part in error.errors()[0]["loc"])
-        raise CorruptRun(f"{folder.path.name}/metrics.json, {key}: {error.errors()[0]['msg']}") from None
-
-
-def text_tables(metrics: Metrics) -> str:
-    """Return a table per measure, and one of costs."""
-    from tabulate import tabulate
-
-    parts = [
-        f"{metrics.pair} (revision {metrics.pair_revision}), protocol {metrics.protocol}, control {metrics.control}: "
-        f"{metrics.training_images} training and {metrics.held_out_images} held-out images, told apart with "
-        f"AUC {metrics.control_check.auc:.2f} [{metrics.control_check.low:.2f}, {metrics.control_check.high:.2f}]. "
-        f"Percent of candidates, 95 % interval in brackets."
-    ]
-    parts += [measure_table(results) for results in by_measure(metrics).values()]
-    parts.append(calibrated_table(metrics))
-    if metrics.comparisons:
-        parts.append("attack against attack\n" + tabulate(comparison_rows(metrics), headers="keys", tablefmt="simple"))
-    parts.append("cost\n" + tabulate(cost_rows(metrics), headers="keys", tablefmt="simple"))
-    parts += [f"flag: {flag}" for flag in metrics.flags]
-    return "\n\n".join(parts)
-
-
-def measure_table(results: list[Result]) -> str:
-    """Return the table of one measure, with its id as title."""
-    from tabulate import tabulate
-
-    table = measure_rows(results)
-    aligned = ["left", "right", "left", *["right"] * (len(table[0]) - 3)]
-    return f"{results[0].measure}\n" + tabulate(table, headers="keys", tablefmt="simple", colalign=aligned)
-
-
-def by_measure(metrics: Metrics) -> dict[str, list[Result]]:
-    """Return the results grouped by measure, in the run's order."""
-    found: dict[str, list[Result]] = {}
-    for result in metrics.results:
-        found.setdefault(result.measure, []).append(result)
-    return found
-
-
-def measure_rows(results: list[Result]) -> list[dict[str, Any]]:
-    """Return one row per attack, seed and band; measures without bands show their percentile."""
-    table = []
-    for result in results:
-        head = {"attack": result.attack, "seed": result.seed}
-        if not result.bands:
-            for side in ("training", "held_out"):
-                value = getattr(result.percentile_95, side)
-                head[f"95th percentile, {side.replace('_', '-')}"] = "-" if value is None else f"{value:.4f}"
-            table.append({"attack": head.pop("attack"), "seed": head.pop("seed"), "band": "none fixed", **head})
-        for band in result.bands:
-            table.append(
-                {
-                    **head,
-                    "band": band.band,
-                    "AMS": percent(band.training.ams),
-                    "UMS": percent(band.training.ums),
-                    "unique": band.training.ums_best.count,
-                    "held-out AMS": percent(band.held_out.ams),
-                    "excess": percent(band.excess),
-                }
-            )
-    return table
-
-
-def calibrated_rows(metrics: Metrics) -> list[dict[str, Any]]:
-    """Return one row per attack, seed, measure and rate q that the run supports."""
-    return [
-        {
-            "attack": result.attack,
-            "seed": result.seed,
-            "measure": result.measure,
-            "q": f"{found.q:g}",
-            "threshold": f"{found.tau:.4f} [{found.tau_low:.4f}, {found.tau_high:.4f}]",
-            "AMS": percent(found.training),
-            "held-out AMS": percent(found.held_out),
-            "excess": percent(found.excess),
-        }
-        for result in metrics.results
-        for found in result.calibrated
-        if found.training and found.held_out and found.excess
-    ]
-
-
-def calibrated_table(metrics: Metrics) -> str:
-    """Return rates at calibrated thresholds, and why the other thresholds were refused."""
-    from tabulate import tabulate
-
-    table = calibrated_rows(metrics)
-    refused = {found.q: found.refused for r in metrics.results for found in r.calibrated if found.refused}
-    parts = ["thresholds calibrated to a held-out hit rate q"]
-    if table:
-        parts.append(tabulate(table, headers="keys", tablefmt="simple", disable_numparse=True))
-    if refused:
-        parts.append(f"refused: {refused[max(refused)]}" + (" (smaller q likewise)" if len(refused) > 1 else ""))
-    return "\n".join(parts)
-
-
-def comparison_rows(metrics: Metrics) -> list[dict[str, Any]]:
-    """Return one row per comparison of two attacks."""
-    return [
-        {
-            "attack": found.first,
-            "against": found.second,
-            "seed": found.seed,
-            "difference of excess": percent(found.difference),
-            "ratio": _ratio(found.ratio),
-            "p (Holm)": f"{found.p:.2g}",
-            "verdict": found.verdict,
-            "smallest seen": f"{100 * found.smallest_difference:.2f}",
-        }
-        for found in metrics.comparisons
-    ]
-
-
-def _ratio(found: Difference | None) -> str:
-    return "-" if found is None else f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
-
-
-def cost_rows(metrics: Metrics) -> list[dict[str, Any]]:
-    """Return one row per attack and seed: denoiser calls, denoiser-equivalents, and hits at equal cost."""
-    return [
-        {
-            "attack": cost.attack,
-            "seed": cost.seed,
-            **{f"NFE {phase}": f"{cost.nfe.get(phase, 0):,}" for phase in ("prepare", "generate")},
-            "denoiser-equivalents": f"{cost.denoiser_equivalents:,.0f}",
-            "hits per 1,000 of them": f"{cost.hits_per_1000_equivalents:.2f}",
-        }
-        for cost in metrics.costs
-    ]
-
-
-def quality_rows(quality: dict[str, Any]) -> list[dict[str, str]]:
-    """Return one row per unit, real training images first; nothing where quality was not assessed."""
-    if "skipped" in quality:
-        return []
-    return [
-        {
-            "images": name,
-            "Frechet distance to held-out (pixels)": _number(figures["frechet_distance"]),
-            "label accuracy on held-out": _number(figures["label_accuracy"]),
-        }
-        for name, figures in sorted(quality.items(), key=lambda item: (item[0] != "training images", item[0]))
-    ]
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
-def percent(rate: Rate | Difference) -> str:
-    """Return a rate or difference and its interval in percent."""
-    return f"{100 * rate.value:.2f} [{100 * rate.low:.2f}, {100 * rate.high:.2f}]"
-
-
-def verdicts(metrics: Metrics) -> list[str]:
-    """Say in plain words, for each attack and seed, what the headline measure's closest band shows."""
-    if not metrics.results:
-        return []
-    headline = metrics.results[0].measure
-    lines = []
-    for result in by_measure(metrics)[headline]:
-        if not result.bands:
-            lines.append(f"{result.attack}, seed {result.seed}: {headline} has no fixed bands, so no verdict.")
-            continue
-        band = result.bands[0]
-        low, high = 100 * band.excess.low, 100 * band.excess.high
-        if band.excess.low > 0:
-            said = f"finds training images: {band.training.groups} different ones; excess {low:.2f} to {high:.2f} %"
-        elif band.excess.high < 0:
-            said = f"is nearer to held-out than to training images, which no leak explains ({low:.2f} to {high:.2f} %)"
-        else:
-            said = f"shows no excess over held-out images; at most {high:.2f} % could have gone unseen"
-        lines.append(f"{result.attack}, seed {result.seed}, {result.candidates:,} candidates: {said}.")
-    return lines
 
 
 def write_report(folder: RunFolder, target: Path, *, with_images: bool = False) -> None:
@@ -223,7 +20,7 @@ def write_report(folder: RunFolder, target: Path, *, with_images: bool = False) 
     """
     from jinja2 import Environment
 
-    metrics = load_metrics(folder)
+    metrics = tables.load_metrics(folder)
     manifest = read_json(folder.manifest_file)
     template = (Path(__file__).parent / "report.html.j2").read_text(encoding="utf-8")
     shards = -(-metrics.results[0].candidates // manifest["identity"]["protocol"]["shard"])
@@ -234,14 +31,14 @@ def write_report(folder: RunFolder, target: Path, *, with_images: bool = False) 
             metrics=metrics,
             manifest=manifest,
             costs=read_json(folder.path / "costs.json"),
-            quality=quality_rows(read_json(folder.path / "quality.json")),
-            verdicts=verdicts(metrics),
-            tables={name: measure_rows(results) for name, results in by_measure(metrics).items()},
-            cost_table=cost_rows(metrics),
-            calibrated=calibrated_rows(metrics),
+            quality=tables.quality_rows(read_json(folder.path / "quality.json")),
+            verdicts=tables.verdicts(metrics),
+            rates={name: tables.measure_rows(results) for name, results in tables.by_measure(metrics).items()},
+            cost_table=tables.cost_rows(metrics),
+            calibrated=tables.calibrated_rows(metrics),
             refusals=sorted({found.refused for r in metrics.results for found in r.calibrated if found.refused}),
-            comparisons=comparison_rows(metrics),
-            rarefaction=_svg(_rarefaction(metrics)),
+            comparisons=tables.comparison_rows(metrics),
+            rarefaction=to_svg(rarefaction(tables.by_measure(metrics)[metrics.results[0].measure])),
             audit=_audit(folder, metrics),
             copying=read_json(folder.path / "copying.json"),
             histograms=_histograms(folder, metrics, shards),
@@ -254,8 +51,6 @@ def write_report(folder: RunFolder, target: Path, *, with_images: bool = False) 
 
 def _audit(folder: RunFolder, metrics: Metrics) -> dict[str, Any]:
     """Return the detector's audit under the headline measure: a picture and a table."""
-    from .audit import curve_svg, table_rows
-
     stored, headline = read_json(folder.path / "audit.json"), metrics.results[0].measure
     return {
         "picture": curve_svg(stored, headline),
@@ -286,75 +81,5 @@ def _histograms(folder: RunFolder, metrics: Metrics, shards: int) -> dict[str, s
     for cost in metrics.costs:
         unit = f"{cost.attack}.s{cost.seed}"
         scores = UnitScores(read_all_scores(folder, unit, measure.space, shards), [measure])
-        pictures[f"{cost.attack}, seed {cost.seed}"] = _svg(_histogram(scores, measure))
+        pictures[f"{cost.attack}, seed {cost.seed}"] = to_svg(histogram(scores, measure))
     return pictures
-
-
-def _histogram(scores: UnitScores, measure: Measure) -> "Figure":
-    from matplotlib.figure import Figure
-
-    best = {side: scores.best_scores[measure.id, side] for side in SIDES}
-    finite = np.concatenate([values[np.isfinite(values)] for values in best.values()])
-    figure = Figure(figsize=(7, 2.6), layout="constrained")
-    axes = figure.subplots()
-    edges = np.linspace(finite.min(initial=0.0), finite.max(initial=1.0), 61)
-    for (side, values), colour in zip(best.items(), COLOURS, strict=True):
-        counts, _ = np.histogram(values[np.isfinite(values)], edges)
-        label = f"{side.replace('_', '-')} images"
-        axes.stairs(counts, edges, color=colour, label=label, fill=side == "training", alpha=0.75, linewidth=1.6)
-    for band in measure.bands:
-        edge = band.high if measure.distance else band.low
-        axes.axvline(edge, color="#888", linewidth=0.8, linestyle=":")
-        axes.annotate(
-            band.name,
-            (edge, 1),
-            xycoords=("data", "axes fraction"),
-            ha="right",
-            va="top",
-            rotation=90,
-            fontsize=8,
-            color="#666",
-        )
-    side_word = "smaller is closer" if measure.distance else "larger is closer"
-    axes.set_xlabel(f"best-match score, {measure.id} ({side_word})")
-    axes.set_ylabel("candidates")
-    axes.legend(frameon=False, fontsize=9)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure
-
-
-def _rarefaction(metrics: Metrics) -> "Figure":
-    """Draw distinct duplicate groups over candidates for every unit, by the headline's closest band."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 3), layout="constrained")
-    axes = figure.subplots()
-    headline = metrics.results[0].measure
-    for number, result in enumerate(by_measure(metrics)[headline]):
-        if result.richness is None:
-            continue
-        points, colour = result.richness.groups, f"C{number}"
-        seen = [point for point in points if point.kind != "extrapolated"]
-        beyond = [point for point in points if point.candidates >= result.candidates]
-        label = f"{result.attack}, seed {result.seed}"
-        axes.plot([p.candidates for p in seen], [p.value for p in seen], color=colour, label=label)
-        axes.plot([p.candidates for p in beyond], [p.value for p in beyond], color=colour, linestyle=":")
-        low, high = [p.low for p in points], [p.high for p in points]
-        axes.fill_between([p.candidates for p in points], low, high, color=colour, alpha=0.12, linewidth=0)
-    axes.set_xlabel("candidates (dotted: extrapolated, an estimate)")
-    axes.set_ylabel("distinct groups found")
-    axes.set_ylim(bottom=0)
-    axes.legend(frameon=False, fontsize=9)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure
-
-
-def _svg(figure: "Figure") -> str:
-    """Return a figure as an SVG element that is the same for the same data."""
-    import matplotlib
-
-    stream = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": "sidebench"}):
-        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
-    text = stream.getvalue()
-    return text[text.index("<svg") :]

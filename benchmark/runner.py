@@ -6,96 +6,26 @@ the last image was generated.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import environment, hub
-from .contracts import Attack, AttackState, Budget, Checkpoints, Defence, Generated, Measure, ModelSpec, Progress
-from .errors import AttackFailed, BadInput, BadSetting, RunConflict, SidebenchError, TooFew
-from .models import inspect_files
-from .pairs import Pair
+from .attacking import make_candidates, prepare_attack
+from .contracts import AttackState, Budget, Progress
+from .errors import AttackFailed, BadInput, RunConflict, SidebenchError
+from .plan import RunPlan, Unit
 from .progress import silent
-from .protocol import (
-    DEFAULT_TIER,
-    PROBES,
-    TIERS,
-    TOP_K,
-    Protocol,
-    default_measures,
-    make_protocol,
-)
-from .registry import check_settings, find, make_attack, make_measure
-from .store import MANIFEST_SCHEMA, RunFolder, difference, read_state, short_hash, write_json, write_state
+from .protocol import PROBES
+from .store import MANIFEST_SCHEMA, RunFolder, difference, read_state, write_json, write_state
 from .streams import Candidates
 
 if TYPE_CHECKING:
-    import torch
-
     from .contracts import Model
     from .references import References
     from .results import Metrics
-
-_SLACK = 1e-3
-"""How far outside [0, 1] an attack's images may lie from rounding."""
-
-
-@dataclass(frozen=True)
-class Unit:
-    """One attack under one seed."""
-
-    attack: Attack
-    seed: int
-
-    @property
-    def name(self) -> str:
-        """The unit's name in the run folder."""
-        return f"{self.attack.name}.s{self.seed}"
-
-    def settings(self) -> dict[str, Any]:
-        """Return the attack's settings as plain values."""
-        values: dict[str, Any] = self.attack.settings.model_dump(mode="json")
-        return values
-
-
-@dataclass(frozen=True)
-class RunPlan:
-    """Everything that a run is, checked before any work."""
-
-    pair: Pair
-    model: ModelSpec
-    image_size: tuple[int, int, int]
-    """(height, width, channels)."""
-    protocol: Protocol
-    candidates: int
-    units: tuple[Unit, ...]
-    measures: tuple[Measure, ...]
-    defences: tuple[Defence, ...] = ()
-    parent: Path = Path("runs")
-    fresh: bool = False
-
-    def shards(self) -> int:
-        """Return the number of shards."""
-        return -(-self.candidates // self.protocol.shard)
-
-    def identity(self) -> dict[str, Any]:
-        """Return what makes this the same run; attacks and seeds may be added to it."""
-        return {
-            "pair": self.pair.name,
-            "pair_revision": self.pair.revision,
-            "pair_identity": self.pair.identity(),
-            "model": {"family": self.model.family, "sha256": self.model.sha256},
-            "protocol": self.protocol.model_dump(mode="json"),
-            "candidates": self.candidates,
-            "measures": [measure.id for measure in self.measures],
-            "defences": {d.name: d.settings.model_dump(mode="json") for d in self.defences},
-        }
-
-    def folder(self) -> RunFolder:
-        """Return the run's folder; its name depends on the plan alone."""
-        return RunFolder(self.parent / f"{self.pair.name}-{self.candidates}-{short_hash(self.identity())}")
 
 
 @dataclass(frozen=True)
@@ -106,77 +36,6 @@ class RunResult:
     metrics: "Metrics | None"
     failures: dict[str, SidebenchError] = field(default_factory=dict)
     """Units that failed, with the reason; the others' results are kept."""
-
-
-def plan_run(
-    pair: Pair,
-    *,
-    attacks: Sequence[str] = (),
-    defences: Sequence[str] = (),
-    model: str | None = None,
-    tier: str | None = None,
-    candidates: int | None = None,
-    seeds: Sequence[int] = (0,),
-    measures: Sequence[str] = (),
-    settings: Mapping[str, Mapping[str, Any]] | None = None,
-    device: str = "auto",
-    dtype: str = "float32",
-    out: str | Path = "runs",
-    fresh: bool = False,
-) -> RunPlan:
-    """Check everything that can be checked without work and return the plan.
-
-    Without `attacks`, those that the pair names run. `settings` go over the pair's, by attack. `model` takes
-    another model than the pair's: a pipeline folder, or a control with known truth (`control:copycat`).
-
-    Raises:
-        BadInput: anything that cannot be used, in one line.
-    """
-    number = _candidate_count(tier, candidates)
-    if any(seed < 0 for seed in seeds):
-        raise BadSetting(f"a seed must not be negative, was {min(seeds)}")
-    kind = check_settings(Protocol, {"micro_batch": 1, "dtype": dtype}, "run").dtype
-    spec = model_spec(pair, model, Path(out)).model_copy(update={"device": str(hub.pick_device(device)), "dtype": kind})
-    files = inspect_files(spec)
-    spec = spec.model_copy(update={"sha256": files.sha256})
-    units = tuple(
-        Unit(attack, seed) for attack in _attacks(pair, attacks, settings or {}) for seed in dict.fromkeys(seeds)
-    )
-    for unit in units:
-        if number < unit.attack.least_candidates():
-            raise TooFew(
-                f"{number} candidates are too few for {unit.attack.name}: it needs {unit.attack.least_candidates()}"
-            )
-    pixels = files.image_size[0] * files.image_size[1]
-    chosen = [make_measure(name) for name in measures or pair.measures or default_measures(pixels)]
-    for measure in chosen:
-        measure.check(pair.data.split.training, pair.data.split.held_out, pair.allow_dense_neighbours)
-        if measure.neighbours > TOP_K:
-            raise BadInput(f"measure {measure.id}: a run keeps {TOP_K} neighbours, it needs {measure.neighbours}")
-    overrides = {key: value for key, value in pair.protocol.model_dump().items() if value is not None}
-    return RunPlan(
-        pair=pair,
-        model=spec,
-        image_size=files.image_size,
-        protocol=make_protocol(pixels, {**overrides, "dtype": dtype}),
-        candidates=number,
-        units=units,
-        measures=tuple(chosen),
-        defences=tuple(find("defence", name)() for name in defences),
-        parent=Path(out),
-        fresh=fresh,
-    )
-
-
-def model_spec(pair: Pair, model: str | None, out: Path) -> ModelSpec:
-    """Return where the model is: the pair's, a folder that the user names, or a control made of the references."""
-    if model is None:
-        return ModelSpec(family=pair.model.family, location=pair.model.location, sha256=pair.model.sha256)
-    if model.startswith("control:"):
-        from .models.controls import make_control
-
-        return make_control(model, pair, out / "controls")
-    return ModelSpec(family=pair.model.family, location=model)
 
 
 def execute(plan: RunPlan, progress: Progress = silent) -> RunResult:
@@ -241,37 +100,6 @@ def _check_space(plan: RunPlan, folder: RunFolder) -> None:
     free = shutil.disk_usage(folder.path).free
     if needed > free:
         raise BadInput(f"{folder.path} needs about {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; see --out")
-
-
-def _candidate_count(tier: str | None, candidates: int | None) -> int:
-    if tier is not None and candidates is not None:
-        raise BadSetting("give --tier or --candidates, not both")
-    if candidates is not None:
-        if candidates < 1:
-            raise BadSetting(f"candidates must be at least 1, was {candidates}")
-        return candidates
-    if (tier or DEFAULT_TIER) not in TIERS:
-        from .errors import UnknownName
-
-        raise UnknownName("tier", str(tier), TIERS)
-    return TIERS[tier or DEFAULT_TIER]
-
-
-def _attacks(pair: Pair, chosen: Sequence[str], settings: Mapping[str, Mapping[str, Any]]) -> list[Attack]:
-    names = list(dict.fromkeys(chosen or pair.attacks))
-    if not names:
-        raise BadInput(f"pair {pair.name} names no attacks: choose with --attack")
-    attacks = []
-    for name in names:
-        own = pair.attacks[name].settings if name in pair.attacks else {}
-        given = {**settings.get(find("attack", name).name, {}), **settings.get(name, {})}
-        attacks.append(make_attack(name, {**own, **given}))
-    unused = set(settings) - set(names) - {attack.name for attack in attacks}
-    if unused:
-        raise BadSetting(f"settings for {sorted(unused)[0]!r}, which is not run: attacks are {', '.join(names)}")
-    if len({attack.name for attack in attacks}) < len(attacks):
-        raise BadInput("two attacks of the same name cannot be in one run")
-    return attacks
 
 
 # ---- Preparing and generating -----------------------------------------------------------------------
@@ -370,69 +198,6 @@ def _generate(
             tensors = {"images": images, "nan": nan, **{f"column_{k}": v for k, v in columns.items()}}
             write_state(file, AttackState(tensors, {"cost": {**cost, "seconds": time.monotonic() - began}}))
         progress(f"{unit.name}: candidates", int(np.max(numbers)) + 1, plan.candidates)
-
-
-def prepare_attack(
-    attack: Attack, model: "Model", protocol: Protocol, budget: Budget, kept: Checkpoints | None = None
-) -> tuple[AttackState, dict[str, Any]]:
-    """Call an attack's `prepare` and return its state, its logical cost by phase and the samples it asked for.
-
-    `kept` is where plain samples are shared between attacks and with a resumed run.
-
-    Raises:
-        AttackFailed: the attack returned something that its contract does not allow.
-    """
-    from .sampling import AuditedModel, view_for
-
-    audited = AuditedModel(model, protocol.sampler, protocol.micro_batch, kept=kept, progress=budget.progress)
-    with audited.ledger.during("prepare"):
-        state = attack.prepare(view_for(attack.access, audited), budget)
-    if not isinstance(state, AttackState):
-        raise AttackFailed(f"{attack.name}: prepare returned a {type(state).__name__}, not an AttackState")
-    return state, {**audited.ledger.as_dict(), "samples": audited.kept_keys}
-
-
-def make_candidates(
-    attack: Attack, model: "Model", state: AttackState, candidates: Candidates, protocol: Protocol
-) -> tuple["torch.Tensor", "torch.Tensor", dict[str, "torch.Tensor"], dict[str, Any]]:
-    """Generate candidates and check what the attack returned.
-
-    Returns uint8 images, a flag per image for values that are not finite, the attack's columns, and cost.
-
-    Raises:
-        AttackFailed: the attack returned something that its contract does not allow.
-    """
-    import torch
-
-    from .sampling import AuditedModel, quantise, view_for
-
-    audited = AuditedModel(model, protocol.sampler, protocol.micro_batch)
-    with audited.ledger.during("generate"):
-        made = attack.generate(view_for(attack.access, audited), state, candidates)
-    _check_generated(attack.name, made, len(candidates), model.image_shape)
-    columns = {name: torch.as_tensor(values) for name, values in made.columns.items()}
-    nan = ~torch.isfinite(made.images.flatten(1)).all(1)
-    images = made.images.cpu().clone()
-    images[nan.cpu()] = 0
-    return quantise(images), nan.cpu(), columns, audited.ledger.as_dict()
-
-
-def _check_generated(name: str, made: Any, count: int, shape: tuple[int, int, int]) -> None:
-    import torch
-
-    if not isinstance(made, Generated) or not isinstance(made.images, torch.Tensor):
-        raise AttackFailed(f"{name}: generate must return Generated(images, columns)")
-    if tuple(made.images.shape) != (count, *shape) or not made.images.is_floating_point():
-        raise AttackFailed(
-            f"{name}: generate returned {made.images.dtype} of shape {tuple(made.images.shape)}, "
-            f"wanted float of shape {(count, *shape)}"
-        )
-    finite = made.images[torch.isfinite(made.images)]
-    if finite.numel() and (finite.min() < -_SLACK or finite.max() > 1 + _SLACK):
-        raise AttackFailed(f"{name}: images lie in [{finite.min():.3g}, {finite.max():.3g}], wanted [0, 1]")
-    for column, values in made.columns.items():
-        if len(values) != count:
-            raise AttackFailed(f"{name}: column {column!r} has {len(values)} values for {count} images")
 
 
 def _probe(plan: RunPlan, folder: RunFolder, unit: Unit, model: "Model", state: AttackState) -> None:

@@ -119,7 +119,7 @@ def as_text(curve: Curve) -> str:
     """Return the curve as a table, and the choice in words."""
     from tabulate import tabulate
 
-    from .report import percent
+    from .tables import percent
 
     rows = [
         {
@@ -167,7 +167,7 @@ class _Bench:
         """Return the closest band's result of this attack."""
         import numpy as np
 
-        from .runner import make_candidates
+        from .attacking import make_candidates
 
         state = self._state(attack)
         label = ", ".join(f"{key} = {value}" for key, value in values.items())
@@ -182,7 +182,7 @@ class _Bench:
 
     def _state(self, attack: Attack) -> "AttackState":
         """Prepare the attack, or take the state of one that differs in generation settings only."""
-        from .runner import prepare_attack
+        from .attacking import prepare_attack
 
         matters = attack.settings.model_dump(exclude=attack.generation_settings)
         if self._prepared is None or self._prepared[0] != matters:

@@ -12,6 +12,7 @@ import yaml
 
 from sidebench.benchmark import runner
 from sidebench.benchmark.pairs import FOLDER, Pair, load_pair
+from sidebench.benchmark.plan import plan_run
 from sidebench.benchmark.protocol import SamplerSettings
 
 SMALL = {"synthetic_images": 24, "clusters": 3, "training_steps": 3, "batch": 8, "width": 8, "cohesion": -1.0}
@@ -22,7 +23,7 @@ def _plan(out: Path, *, small: dict[str, Any] | None = None, pair: Pair | None =
     attacks = options.setdefault("attacks", ("carlini-uncond", *GUIDED))
     settings = {name: {**SMALL, **(small or {})} for name in GUIDED if name in attacks}
     options = {"candidates": 40, "device": "cpu", **options}
-    plan = runner.plan_run(pair or load_pair("digits"), settings=settings, out=out, **options)
+    plan = plan_run(pair or load_pair("digits"), settings=settings, out=out, **options)
     tiny = {"shard": 16, "micro_batch": 8, "sampler": SamplerSettings(steps=3)}
     return dataclasses.replace(plan, protocol=plan.protocol.model_copy(update=tiny))
 

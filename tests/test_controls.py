@@ -13,13 +13,14 @@ from sidebench.benchmark.errors import BadInput, TooFew, UnknownName
 from sidebench.benchmark.models import load_model
 from sidebench.benchmark.models.controls import make_control
 from sidebench.benchmark.pairs import Pair, load_pair
+from sidebench.benchmark.plan import plan_run
 from sidebench.benchmark.references import load_references
 from sidebench.benchmark.results import BandResult
 from sidebench.benchmark.streams import Candidates
 
 
 def closest_band(out: Path, model: str, candidates: int = 1024, **options: Any) -> BandResult:
-    plan = runner.plan_run(
+    plan = plan_run(
         load_pair("digits"),
         attacks=["carlini-uncond"],
         candidates=candidates,
@@ -97,7 +98,7 @@ def test_a_pair_without_a_pool_cannot_replay_it(tmp_path: Path) -> None:
 
 def test_a_control_is_another_run_than_the_pair(tmp_path: Path) -> None:
     def folder(model: str | None) -> str:
-        plan = runner.plan_run(load_pair("digits"), candidates=8, model=model, out=tmp_path, device="cpu")
+        plan = plan_run(load_pair("digits"), candidates=8, model=model, out=tmp_path, device="cpu")
         return plan.folder().path.name
 
     names = {folder(model) for model in (None, "control:copycat", "control:mixture:0.1", "control:mixture:0.2")}

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from sidebench.benchmark.attacking import make_candidates
 from sidebench.benchmark.conformance import quick_protocol
 from sidebench.benchmark.contracts import AttackState, Budget, ModelSpec
 from sidebench.benchmark.errors import TooFew
 from sidebench.benchmark.models import load_model
 from sidebench.benchmark.progress import silent
 from sidebench.benchmark.registry import make_attack
-from sidebench.benchmark.runner import make_candidates
 from sidebench.benchmark.sampling import AuditedModel
 from sidebench.benchmark.store import FolderCheckpoints
 from sidebench.benchmark.streams import Candidates

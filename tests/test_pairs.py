@@ -11,6 +11,7 @@ import yaml
 from sidebench.benchmark import hub, runner
 from sidebench.benchmark.errors import BadInput, BadPair, TooFew, UnknownName, UnsafeFile
 from sidebench.benchmark.pairs import FOLDER, Pair, load_pair, pair_names
+from sidebench.benchmark.plan import plan_run
 from sidebench.benchmark.references import load_references
 from sidebench.benchmark.registry import find, make_measure
 
@@ -120,7 +121,7 @@ def test_own_pair_runs_from_another_folder(own: Path, monkeypatch: pytest.Monkey
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
-    plan = runner.plan_run(load_pair("../own/own.yaml"), candidates=5, device="cpu")
+    plan = plan_run(load_pair("../own/own.yaml"), candidates=5, device="cpu")
     assert plan.protocol.micro_batch == 8 and plan.protocol.sampler.steps == 3
     result = runner.execute(plan)
     assert result.metrics is not None and not result.failures
@@ -162,7 +163,7 @@ def test_own_pair_with_a_fault_is_refused(
     own.write_text(yaml.safe_dump(content), encoding="utf-8")
     pair = load_pair(str(own))
     with pytest.raises(error, match=message):
-        runner.plan_run(pair, candidates=5, device="cpu")
+        plan_run(pair, candidates=5, device="cpu")
         load_references(pair)
 
 
@@ -177,7 +178,7 @@ def test_npz_needs_a_path(own: Path) -> None:
 def test_images_of_another_size_are_refused(own: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (60, 9, 9), dtype=np.uint8)
     np.savez(own.parent / "images.npz", pictures=images, kinds=np.arange(60))
-    plan = runner.plan_run(load_pair(str(own)), candidates=5, device="cpu", out=own.parent / "runs")
+    plan = plan_run(load_pair(str(own)), candidates=5, device="cpu", out=own.parent / "runs")
     with pytest.raises(BadInput, match="9x9x1, the model makes 8x8x1"):
         runner.execute(plan)
 
@@ -188,10 +189,10 @@ def test_other_weights_and_pickles_are_refused(own: Path) -> None:
     content = yaml.safe_load(own.read_text(encoding="utf-8"))
     content["model"]["sha256"] = pinned
     own.write_text(yaml.safe_dump(content), encoding="utf-8")
-    runner.plan_run(load_pair(str(own)), candidates=5, device="cpu")
+    plan_run(load_pair(str(own)), candidates=5, device="cpu")
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
     with pytest.raises(UnsafeFile, match="SHA-256"):
-        runner.plan_run(load_pair(str(own)), candidates=5, device="cpu")
+        plan_run(load_pair(str(own)), candidates=5, device="cpu")
     weights.rename(weights.with_suffix(".bin"))
     with pytest.raises(UnsafeFile, match="only pickled weights"):
-        runner.plan_run(load_pair(str(own)), candidates=5, device="cpu")
+        plan_run(load_pair(str(own)), candidates=5, device="cpu")

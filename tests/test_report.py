@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sidebench.benchmark.errors import BadInput
-from sidebench.benchmark.report import load_metrics, text_tables, verdicts, write_report
+from sidebench.benchmark.report import write_report
 from sidebench.benchmark.results import (
     BandResult,
     Calibrated,
@@ -23,6 +23,7 @@ from sidebench.benchmark.results import (
     rows,
 )
 from sidebench.benchmark.store import RunFolder, write_json
+from sidebench.benchmark.tables import load_metrics, text_tables, verdicts
 
 
 def rate(count: int, low: float, high: float) -> Rate:

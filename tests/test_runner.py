@@ -337,11 +337,12 @@ CODE = """
 import dataclasses, json, sys, torch
 from sidebench.benchmark import runner
 from sidebench.benchmark.pairs import load_pair
+from sidebench.benchmark.plan import plan_run
 from sidebench.benchmark.protocol import SamplerSettings
 
 torch.set_num_threads(1)
 small, out = json.loads(sys.argv[1]), sys.argv[2]
-plan = runner.plan_run(
+plan = plan_run(
     load_pair("digits"), attacks=["carlini-uncond", "side"], settings={"side": small}, candidates=40, device="cpu",
     out=out,
 )

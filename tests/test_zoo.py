@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from sidebench.benchmark import hub, runner
+from sidebench.benchmark import hub
 from sidebench.benchmark.contracts import ModelSpec
 from sidebench.benchmark.errors import BadInput
 from sidebench.benchmark.models import load_model
 from sidebench.benchmark.pairs import Pair, Recipe, load_pair
+from sidebench.benchmark.plan import plan_run
 from sidebench.benchmark.progress import silent
 from sidebench.benchmark.references import load_references
 from sidebench.benchmark.zoo import recipe
@@ -103,5 +104,5 @@ def test_a_new_split_comes_with_its_pair_file(pair: Pair, tmp_path: Path) -> Non
     assert loaded.data.split.seed == 5 and loaded.control == pair.control and loaded.attacks == pair.attacks
     rows = set(load_references(loaded).training.rows)
     assert rows != set(load_references(pair).training.rows) and len(rows) == len(load_references(pair).training)
-    plan = runner.plan_run(loaded, candidates=4, out=tmp_path / "runs", device="cpu")
+    plan = plan_run(loaded, candidates=4, out=tmp_path / "runs", device="cpu")
     assert plan.model.location == str(again)

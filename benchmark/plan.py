@@ -1,0 +1,171 @@
+"""A run as a frozen value: everything that it is, checked before any work."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import hub
+from .contracts import Attack, Defence, Measure, ModelSpec
+from .errors import BadInput, BadSetting, TooFew, UnknownName
+from .models import inspect_files
+from .pairs import Pair
+from .protocol import DEFAULT_TIER, TIERS, TOP_K, Protocol, default_measures, make_protocol
+from .registry import check_settings, find, make_attack, make_measure
+from .store import RunFolder, short_hash
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One attack under one seed."""
+
+    attack: Attack
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """The unit's name in the run folder."""
+        return f"{self.attack.name}.s{self.seed}"
+
+    def settings(self) -> dict[str, Any]:
+        """Return the attack's settings as plain values."""
+        values: dict[str, Any] = self.attack.settings.model_dump(mode="json")
+        return values
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """Everything that a run is, checked before any work."""
+
+    pair: Pair
+    model: ModelSpec
+    image_size: tuple[int, int, int]
+    """(height, width, channels)."""
+    protocol: Protocol
+    candidates: int
+    units: tuple[Unit, ...]
+    measures: tuple[Measure, ...]
+    defences: tuple[Defence, ...] = ()
+    parent: Path = Path("runs")
+    fresh: bool = False
+
+    def shards(self) -> int:
+        """Return the number of shards."""
+        return -(-self.candidates // self.protocol.shard)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what makes this the same run; attacks and seeds may be added to it."""
+        return {
+            "pair": self.pair.name,
+            "pair_revision": self.pair.revision,
+            "pair_identity": self.pair.identity(),
+            "model": {"family": self.model.family, "sha256": self.model.sha256},
+            "protocol": self.protocol.model_dump(mode="json"),
+            "candidates": self.candidates,
+            "measures": [measure.id for measure in self.measures],
+            "defences": {d.name: d.settings.model_dump(mode="json") for d in self.defences},
+        }
+
+    def folder(self) -> RunFolder:
+        """Return the run's folder; its name depends on the plan alone."""
+        return RunFolder(self.parent / f"{self.pair.name}-{self.candidates}-{short_hash(self.identity())}")
+
+
+def plan_run(
+    pair: Pair,
+    *,
+    attacks: Sequence[str] = (),
+    defences: Sequence[str] = (),
+    model: str | None = None,
+    tier: str | None = None,
+    candidates: int | None = None,
+    seeds: Sequence[int] = (0,),
+    measures: Sequence[str] = (),
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+    device: str = "auto",
+    dtype: str = "float32",
+    out: str | Path = "runs",
+    fresh: bool = False,
+) -> RunPlan:
+    """Check everything that can be checked without work and return the plan.
+
+    Without `attacks`, those that the pair names run. `settings` go over the pair's, by attack. `model` takes
+    another model than the pair's: a pipeline folder, or a control with known truth (`control:copycat`).
+
+    Raises:
+        BadInput: anything that cannot be used, in one line.
+    """
+    number = _candidate_count(tier, candidates)
+    if any(seed < 0 for seed in seeds):
+        raise BadSetting(f"a seed must not be negative, was {min(seeds)}")
+    kind = check_settings(Protocol, {"micro_batch": 1, "dtype": dtype}, "run").dtype
+    spec = model_spec(pair, model, Path(out)).model_copy(update={"device": str(hub.pick_device(device)), "dtype": kind})
+    files = inspect_files(spec)
+    spec = spec.model_copy(update={"sha256": files.sha256})
+    units = tuple(
+        Unit(attack, seed) for attack in _attacks(pair, attacks, settings or {}) for seed in dict.fromkeys(seeds)
+    )
+    for unit in units:
+        if number < unit.attack.least_candidates():
+            raise TooFew(
+                f"{number} candidates are too few for {unit.attack.name}: it needs {unit.attack.least_candidates()}"
+            )
+    pixels = files.image_size[0] * files.image_size[1]
+    chosen = [make_measure(name) for name in measures or pair.measures or default_measures(pixels)]
+    for measure in chosen:
+        measure.check(pair.data.split.training, pair.data.split.held_out, pair.allow_dense_neighbours)
+        if measure.neighbours > TOP_K:
+            raise BadInput(f"measure {measure.id}: a run keeps {TOP_K} neighbours, it needs {measure.neighbours}")
+    overrides = {key: value for key, value in pair.protocol.model_dump().items() if value is not None}
+    return RunPlan(
+        pair=pair,
+        model=spec,
+        image_size=files.image_size,
+        protocol=make_protocol(pixels, {**overrides, "dtype": dtype}),
+        candidates=number,
+        units=units,
+        measures=tuple(chosen),
+        defences=tuple(find("defence", name)() for name in defences),
+        parent=Path(out),
+        fresh=fresh,
+    )
+
+
+def model_spec(pair: Pair, model: str | None, out: Path) -> ModelSpec:
+    """Return where the model is: the pair's, a folder that the user names, or a control made of the references."""
+    if model is None:
+        return ModelSpec(family=pair.model.family, location=pair.model.location, sha256=pair.model.sha256)
+    if model.startswith("control:"):
+        from .models.controls import make_control
+
+        return make_control(model, pair, out / "controls")
+    return ModelSpec(family=pair.model.family, location=model)
+
+
+def _candidate_count(tier: str | None, candidates: int | None) -> int:
+    if tier is not None and candidates is not None:
+        raise BadSetting("give --tier or --candidates, not both")
+    if candidates is not None:
+        if candidates < 1:
+            raise BadSetting(f"candidates must be at least 1, was {candidates}")
+        return candidates
+    if (tier or DEFAULT_TIER) not in TIERS:
+        raise UnknownName("tier", str(tier), TIERS)
+    return TIERS[tier or DEFAULT_TIER]
+
+
+def _attacks(pair: Pair, chosen: Sequence[str], settings: Mapping[str, Mapping[str, Any]]) -> list[Attack]:
+    names = list(dict.fromkeys(chosen or pair.attacks))
+    if not names:
+        raise BadInput(f"pair {pair.name} names no attacks: choose with --attack")
+    attacks = []
+    for name in names:
+        own = pair.attacks[name].settings if name in pair.attacks else {}
+        given = {**settings.get(find("attack", name).name, {}), **settings.get(name, {})}
+        attacks.append(make_attack(name, {**own, **given}))
+    unused = set(settings) - set(names) - {attack.name for attack in attacks}
+    if unused:
+        raise BadSetting(f"settings for {sorted(unused)[0]!r}, which is not run: attacks are {', '.join(names)}")
+    if len({attack.name for attack in attacks}) < len(attacks):
+        raise BadInput("two attacks of the same name cannot be in one run")
+    return attacks
