@@ -78,6 +78,8 @@ def check_settings(schema: Any, settings: dict[str, Any], owner: str) -> Any:
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             raise UnknownName(f"setting of {owner}", key, schema.model_fields) from None
+        if not key:  # a rule about several settings together
+            raise BadSetting(f"{owner}: {first['msg'].removeprefix('Value error, ')}") from None
         raise BadSetting(f"{owner}.{key} = {first['input']!r}: {first['msg']}") from None
 
 

@@ -4,11 +4,11 @@ Follows side.md steps 1 to 5 of arXiv 2410.02467, Algorithm 1. Every choice that
 is a setting.
 """
 
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from ..benchmark.contracts import AttackState, Budget, Settings, WhiteBoxModel
@@ -48,6 +48,12 @@ class SurrogateSettings(Settings):
     ema: float = Field(0.99, ge=0, lt=1)
     """Decay of the averaged weights that guide (0: the last weights)."""
 
+    @model_validator(mode="after")
+    def _enough_images(self) -> Self:
+        if self.clusters > self.synthetic_images:
+            raise ValueError(f"clusters = {self.clusters} of {self.synthetic_images} synthetic images")
+        return self
+
 
 class PseudoLabels(NamedTuple):
     """Clusters of the synthetic images."""
@@ -72,11 +78,10 @@ def pseudo_label(images: Tensor, settings: SurrogateSettings, seed: int) -> Pseu
         TooFew: fewer than two clusters are cohesive enough.
     """
     from sklearn.cluster import KMeans
+    from sklearn.metrics import pairwise_distances_argmin
     from threadpoolctl import threadpool_limits
 
     features = _features(images, settings)
-    if settings.clusters > len(features):
-        raise TooFew(f"clusters = {settings.clusters} of {len(features)} synthetic images")
     # One thread: k-means adds partial sums in thread order, so its centroids depend on the count.
     with threadpool_limits(1):
         random_state = stream_seed(seed, "k-means", 0, "start") % 2**32
@@ -96,7 +101,8 @@ def pseudo_label(images: Tensor, settings: SurrogateSettings, seed: int) -> Pseu
     survivors = centroids[kept]
     if settings.distance == "cosine":
         survivors = _normalised(survivors)
-    labels = ((features[:, None, :] - survivors[None]) ** 2).sum(-1).argmin(1)
+    with threadpool_limits(1):
+        labels = pairwise_distances_argmin(features, survivors)
     return PseudoLabels(
         torch.from_numpy(labels),
         np.bincount(labels, minlength=len(kept)).tolist(),

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from sidebench.benchmark.attacking import make_candidates
 from sidebench.benchmark.conformance import quick_protocol
 from sidebench.benchmark.contracts import AttackState, Budget, ModelSpec
-from sidebench.benchmark.errors import TooFew
+from sidebench.benchmark.errors import BadSetting, TooFew
 from sidebench.benchmark.models import load_model
 from sidebench.benchmark.progress import silent
 from sidebench.benchmark.registry import make_attack
@@ -91,9 +91,8 @@ def test_too_few_cohesive_clusters_name_the_best() -> None:
 
 
 def test_more_clusters_than_images_are_refused() -> None:
-    images, _ = three_blobs()
-    with pytest.raises(TooFew, match="clusters = 61 of 60 synthetic images"):
-        pseudo_label(images, SurrogateSettings(clusters=61), seed=0)
+    with pytest.raises(BadSetting, match=r"^side: clusters = 61 of 60 synthetic images$"):
+        make_attack("side", {"clusters": 61, "synthetic_images": 60})
 
 
 @pytest.mark.parametrize("features", ["pixels", "pca"])

@@ -1,5 +1,7 @@
 """Exact search against brute force in float64."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -130,24 +132,37 @@ def test_near_copies_keep_their_digits() -> None:
     assert torch.equal(found.distances[:, 0], exact)
 
 
-def test_unsure_rows_are_searched_in_full(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[int] = []
-    direct = search._direct
+def test_unsure_rows_are_selected_again_and_ties_in_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    ranked: list[int] = []
+    selected: list[tuple[torch.dtype, int]] = []
+    direct, select = search._direct, search._select
 
-    def spy(queries: Tensor, references: Tensor, ids: Tensor) -> Tensor:
-        seen.append(ids.shape[1])
+    def watch_direct(queries: Tensor, references: Tensor, ids: Tensor) -> Tensor:
+        ranked.append(ids.shape[1])
         return direct(queries, references, ids)
 
-    monkeypatch.setattr(search, "_direct", spy)
-    near = 1000 + torch.randint(-40, 41, (300, 8), generator=torch.Generator().manual_seed(6)).float() / 1024
-    references = torch.cat([near, torch.full((20, 8), -1000.0)])
-    queries = torch.cat([near[:3] + 1 / 1024, torch.full((2, 8), -1000.0) + normal(7, 2, 8)])
-    assert_top_k(queries, references, 5, 50)
-    assert seen.count(len(references)) >= 3
+    def watch_select(queries: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+        selected.append((queries.dtype, len(queries)))
+        return select(queries, *rest)
 
-    seen.clear()
+    monkeypatch.setattr(search, "_direct", watch_direct)
+    monkeypatch.setattr(search, "_select", watch_select)
+
+    # Far from the origin, float32 products cannot tell the near ones apart; float64 can, where they do not tie.
+    near = 1000 + normal(6, 300, 8) / 64
+    references = torch.cat([near, torch.full((20, 8), -1000.0)])
+    assert_top_k(near[:3] + 1 / 1024, references, 5, 50)
+    assert (torch.float64, 3) in selected and len(references) not in ranked
+
+    # More copies of one reference than the selection holds: only a full ranking finds the smallest numbers.
+    copies = torch.cat([normal(7, 30, 8), torch.zeros(40, 8)])
+    assert_top_k(torch.full((1, 8), 1e-3), copies, 5, 7)
+    assert len(copies) in ranked
+
+    selected.clear()
+    ranked.clear()
     assert_top_k(normal(8, 20, 8), normal(9, 300, 8), 5)
-    assert len(references) not in seen and 300 not in seen
+    assert [kind for kind, _ in selected] == [torch.float32] and 300 not in ranked
 
 
 def test_more_neighbours_than_references_give_all() -> None:

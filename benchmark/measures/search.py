@@ -2,7 +2,7 @@
 
 d^2 = ||a||^2 + ||b||^2 - 2ab loses digits when a is near b, which is the case that matters here. So
 the product only selects: everything that could belong to the answer within its error bound is computed
-again from direct differences (float64 where the device has it, rounded to float32), and the answer is
+again from direct differences (summed in float64 where the device has it, rounded to float32), and the answer is
 ordered by (distance, reference number). Memory is bounded by the block.
 """
 
@@ -40,7 +40,7 @@ def top_k(queries: Tensor, references: Tensor, k: int, reference_block: int = RE
     k larger than M gives M columns. Ties go to the smaller reference number.
     """
     k = min(k, len(references))
-    norms = references.square().sum(1)
+    norms = _squared_norms(references)
     results = [_top_k_block(block, references, norms, k, reference_block) for block in queries.split(QUERY_BLOCK)]
     if not results:
         empty = queries.new_empty((0, k))
@@ -50,34 +50,51 @@ def top_k(queries: Tensor, references: Tensor, k: int, reference_block: int = RE
 
 def _top_k_block(queries: Tensor, references: Tensor, norms: Tensor, k: int, reference_block: int) -> TopK:
     take = min(k + SLACK, len(references))
-    own = queries.square().sum(1, keepdim=True)
+    ids, edge = _select(queries, references, take, reference_block, norms)
+    ranked = _order(_direct(queries, references, ids), ids, k)
+    if take == len(references):
+        return ranked
 
-    # Select: a running list of the `take` nearest by ||b||^2 - 2ab.
+    # Where the selection's edge is within rounding of the k-th distance, a reference outside of it may belong
+    # inside. Those rows are selected again in float64, which costs a second product; rows where even that leaves a
+    # tie (copies of one reference, say) are ranked in full.
+    rows = _unsure(queries, norms, ranked, edge).nonzero().flatten()
+    if len(rows) and queries.device.type != "mps":
+        wide = queries[rows].double()
+        ids, edge = _select(wide, references, take, reference_block)
+        again = _order(_direct(queries[rows], references, ids), ids, k)
+        ranked.ids[rows], ranked.distances[rows] = again.ids, again.distances
+        rows = rows[_unsure(wide, norms.double(), again, edge)]
+    every = torch.arange(len(references), device=queries.device)[None]
+    for row in rows.tolist():
+        full = _order(_direct(queries[row : row + 1], references, every), every, k)
+        ranked.ids[row], ranked.distances[row] = full.ids[0], full.distances[0]
+    return ranked
+
+
+def _unsure(queries: Tensor, norms: Tensor, ranked: TopK, edge: Tensor) -> Tensor:
+    """Return the rows whose k-th distance, itself rounded to float32, could lie beyond the selection's edge."""
+    own = queries.square().sum(1)
+    farthest = ranked.distances[:, -1].to(own.dtype).square() * (1 + 2 * torch.finfo(torch.float32).eps)
+    unsure: Tensor = farthest + _error_bound(own, norms, queries.shape[1]) >= edge + own
+    return unsure
+
+
+def _select(
+    queries: Tensor, references: Tensor, take: int, reference_block: int, norms: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return the `take` references nearest by ||b||^2 - 2ab in the queries' precision, and the last one's value."""
     best = queries.new_empty((len(queries), 0))
     ids = torch.empty((len(queries), 0), dtype=torch.long, device=queries.device)
     for start in range(0, len(references), reference_block):
-        part = references[start : start + reference_block]
-        partial = torch.addmm(norms[start : start + len(part)], queries, part.T, alpha=-2)
+        part = references[start : start + reference_block].to(queries.dtype)
+        own = part.square().sum(1) if norms is None else norms[start : start + len(part)]
+        partial = torch.addmm(own, queries, part.T, alpha=-2)
         near, where = partial.topk(min(take, len(part)), largest=False, sorted=False)
         best, ids = torch.cat([best, near], 1), torch.cat([ids, where + start], 1)
         best, order = best.topk(min(take, best.shape[1]), largest=False)
         ids = ids.gather(1, order)
-
-    # Rank the selected ones exactly.
-    exact = _direct(queries, references, ids)
-    ranked = _order(exact, ids, k)
-
-    # A reference outside the selection may still belong inside where the selection's edge is too near.
-    if take < len(references):
-        bound = _error_bound(own, norms, queries.shape[1])
-        edge = best[:, -1:] + own
-        unsure = ((ranked.distances[:, -1:].square() + bound) >= edge).squeeze(1)
-        for row in unsure.nonzero().flatten().tolist():
-            all_ids = torch.arange(len(references), device=queries.device)[None]
-            query = queries[row : row + 1]
-            full = _order(_direct(query, references, all_ids), all_ids, k)
-            ranked.ids[row], ranked.distances[row] = full.ids[0], full.distances[0]
-    return ranked
+    return ids, best[:, -1]
 
 
 def within(queries: Tensor, references: Tensor, radius: Tensor, reference_block: int = REFERENCE_BLOCK) -> Within:
@@ -85,7 +102,7 @@ def within(queries: Tensor, references: Tensor, radius: Tensor, reference_block:
     if not len(queries):
         none = torch.empty(0, dtype=torch.long, device=queries.device)
         return Within(none, none, queries.new_empty(0))
-    norms = references.square().sum(1)
+    norms = _squared_norms(references)
     found: list[tuple[Tensor, Tensor]] = []
     for first, block in zip(range(0, len(queries), QUERY_BLOCK), queries.split(QUERY_BLOCK), strict=True):
         own = block.square().sum(1, keepdim=True)
@@ -107,6 +124,11 @@ def within(queries: Tensor, references: Tensor, radius: Tensor, reference_block:
     return Within(rows[order], ids[order], distances[order])
 
 
+def _squared_norms(references: Tensor) -> Tensor:
+    """Return ||b||^2 of each reference, block by block: the squares of all would be a second copy."""
+    return torch.cat([part.square().sum(1) for part in references.split(QUERY_BLOCK)])
+
+
 def _direct(queries: Tensor, references: Tensor, ids: Tensor) -> Tensor:
     """Return exact distances of each query to its own list of references, N x m."""
     step = max(1, 4_194_304 // max(1, ids.shape[1] * queries.shape[1]))
@@ -118,8 +140,10 @@ def _direct(queries: Tensor, references: Tensor, ids: Tensor) -> Tensor:
 
 
 def _pair_distance(a: Tensor, b: Tensor) -> Tensor:
+    # Differences in float32, summed in float64 where the device has it, so that the order of summation is no matter.
     wide = torch.float32 if a.device.type == "mps" else torch.float64
-    return (a.to(wide) - b.to(wide)).square().sum(-1).sqrt().float()
+    distances: Tensor = (a - b).square_().sum(-1, dtype=wide).sqrt().float()
+    return distances
 
 
 def _order(distances: Tensor, ids: Tensor, k: int) -> TopK:
@@ -130,8 +154,8 @@ def _order(distances: Tensor, ids: Tensor, k: int) -> TopK:
 
 
 def _error_bound(own: Tensor, norms: Tensor, dimensions: int) -> Tensor:
-    """Bound the rounding error of ||a||^2 + ||b||^2 - 2ab in float32 (gamma_n of Higham, 2002, section 3.1)."""
-    unit = torch.finfo(torch.float32).eps
+    """Bound the rounding error of ||a||^2 + ||b||^2 - 2ab in the arguments' precision (Higham 2002, section 3.1)."""
+    unit = torch.finfo(own.dtype).eps
     gamma = (dimensions + 4) * unit / 2
     # |2ab| <= ||a||^2 + ||b||^2, so twice the sum bounds every term. TF32 is never switched on for this.
     return 2 * gamma * (own + norms.max())
