@@ -271,8 +271,8 @@ class Attack(ABC):
 class Defence(ABC):
     """A sampling-time defence: a Model wrapped into a Model that leaks less.
 
-    `level` says where it acts. A denoiser-level defence changes `predict`; a loop-level one returns a
-    `steer` from `steering`; a prompt-level one changes conditions.
+    `level` says where it acts: on the denoiser's output, on the loop's latents and guidance, or on the
+    prompt. Attacks prepare and generate on the wrapped model, so each of them meets the defence.
     """
 
     name: ClassVar[str]
@@ -285,13 +285,9 @@ class Defence(ABC):
     def __init__(self, settings: Any = None) -> None:
         self.settings: Any = self.Settings() if settings is None else settings
 
+    @abstractmethod
     def wrap(self, model: Model) -> Model:
-        """Return the defended model (by default the model itself)."""
-        return model
-
-    def steering(self, model: Model) -> Steer | None:
-        """Return a correction that the sampling loop applies for every attack, or None."""
-        return None
+        """Return the defended model."""
 
 
 # ---- Measures ---------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import environment, hub
 from .attacking import make_candidates, prepare_attack
-from .contracts import AttackState, Budget, Progress
+from .contracts import Attack, AttackState, Budget, Defence, Progress
 from .errors import AttackFailed, BadInput, RunConflict, SidebenchError
 from .plan import RunPlan, Unit
 from .progress import silent
@@ -114,12 +114,13 @@ def _generate_all(plan: RunPlan, folder: RunFolder, progress: Progress) -> dict[
     from .models import load_model
 
     model: Model = load_model(plan.model)
+    methods: list[Attack | Defence] = [*(unit.attack for unit in todo), *plan.defences]
+    for method in methods:
+        if model.conditioning not in method.conditionings:
+            kinds = ", ".join(sorted(method.conditionings))
+            raise BadInput(f"{method.name} works on models with conditioning {kinds}, not {model.conditioning}")
     for defence in plan.defences:
         model = defence.wrap(model)
-    for unit in todo:
-        if model.conditioning not in unit.attack.conditionings:
-            kinds = ", ".join(sorted(unit.attack.conditionings))
-            raise BadInput(f"{unit.attack.name} works on models with conditioning {kinds}, not {model.conditioning}")
     for unit in todo:
         try:
             with _named_failures(unit):

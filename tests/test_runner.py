@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from sidebench.benchmark import references, runner
-from sidebench.benchmark.errors import AttackFailed, CorruptRun, RunConflict
+from sidebench.benchmark.errors import AttackFailed, BadInput, CorruptRun, RunConflict
 from sidebench.benchmark.results import Metrics
 from sidebench.benchmark.store import read_state
 
@@ -31,6 +32,44 @@ def stamps(folder: Path) -> dict[str, int]:
 
 def result_bytes(folder: Path) -> bytes:
     return (folder / "metrics.json").read_bytes()
+
+
+DEFENCE = """
+from sidebench import Defence
+
+class Damped(Defence):
+    name, title, paper, level = "damped", "half the noise prediction", "none", "denoiser"
+    def wrap(self, model):
+        original = model.predict
+        model.predict = lambda x_t, t, condition=None: 0.5 * original(x_t, t, condition)
+        return model
+
+class OnlyText(Damped):
+    name, conditionings = "only-text", frozenset({"text"})
+"""
+
+
+def test_a_defence_stands_between_model_and_every_attack(finished: Any, tmp_path: Path, make_plan: Any) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(DEFENCE, encoding="utf-8")
+    plan = make_plan(tmp_path, defences=[f"{file}:Damped"])
+    result = runner.execute(plan)
+    assert not result.failures and result.folder.path.name != finished.folder.path.name
+    assert result.folder.manifest()["identity"]["defences"] == {"damped": {}}
+    for unit in ("carlini-uncond.s0", "side.s0"):
+        defended, plain = (
+            read_state(run.images_file(unit, 0)).tensors["images"] for run in (result.folder, finished.folder)
+        )
+        assert not torch.equal(defended, plain)
+
+
+def test_a_defence_that_does_not_fit_is_refused_before_any_work(tmp_path: Path, make_plan: Any) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(DEFENCE, encoding="utf-8")
+    plan = make_plan(tmp_path, defences=[f"{file}:OnlyText"])
+    with pytest.raises(BadInput, match="only-text works on models with conditioning text, not none"):
+        runner.execute(plan)
+    assert not (plan.folder().path / "state").exists()
 
 
 # ---- What a run leaves ------------------------------------------------------------------------------
