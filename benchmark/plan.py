@@ -96,6 +96,8 @@ def plan_run(
         BadInput: anything that cannot be used, in one line.
     """
     number = _candidate_count(tier, candidates)
+    if pair.control not in ("iid", "surrogate"):
+        raise BadInput(f"pair {pair.name}: control {pair.control} cannot be run yet; iid and surrogate can")
     if any(seed < 0 for seed in seeds):
         raise BadSetting(f"a seed must not be negative, was {min(seeds)}")
     kind = check_settings(Protocol, {"micro_batch": 1, "dtype": dtype}, "run").dtype

@@ -33,9 +33,12 @@ def write_report(folder: RunFolder, target: Path, *, with_images: bool = False) 
             costs=read_json(folder.path / "costs.json"),
             quality=tables.quality_rows(read_json(folder.path / "quality.json")),
             verdicts=tables.verdicts(metrics),
-            rates={name: tables.measure_rows(results) for name, results in tables.by_measure(metrics).items()},
+            rates={
+                name: tables.measure_rows(results, claims_excess=metrics.claims_excess)
+                for name, results in tables.by_measure(metrics).items()
+            },
             cost_table=tables.cost_rows(metrics),
-            calibrated=tables.calibrated_rows(metrics),
+            calibrated=tables.calibrated_rows(metrics) if metrics.claims_excess else [],
             refusals=sorted({found.refused for r in metrics.results for found in r.calibrated if found.refused}),
             comparisons=tables.comparison_rows(metrics),
             rarefaction=to_svg(rarefaction(tables.by_measure(metrics)[metrics.results[0].measure])),

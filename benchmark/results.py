@@ -187,6 +187,11 @@ class Metrics(_Record):
     costs: list[Cost] = Field(description="one per attack and seed")
     flags: list[str] = Field(description="what a reader must know before using the numbers")
 
+    @property
+    def claims_excess(self) -> bool:
+        """Whether the held-out set is a fair control, so that the excess and calibrated rates mean something."""
+        return self.control == "iid" and not self.control_check.told_apart
+
 
 class UnitScores:
     """The columns of one unit that metrics need: best matches and pairs, for one measure."""

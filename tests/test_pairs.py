@@ -196,3 +196,9 @@ def test_other_weights_and_pickles_are_refused(own: Path) -> None:
     weights.rename(weights.with_suffix(".bin"))
     with pytest.raises(UnsafeFile, match="only pickled weights"):
         plan_run(load_pair(str(own)), candidates=5, device="cpu")
+
+
+@pytest.mark.parametrize("control", ["none", "reference-model"])
+def test_controls_that_cannot_be_run_are_refused(control: str) -> None:
+    with pytest.raises(BadInput, match=f"control {control} cannot be run yet"):
+        plan_run(digits(control=control), candidates=5, device="cpu")

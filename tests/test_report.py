@@ -150,6 +150,19 @@ def test_calibrated_thresholds_comparisons_and_equal_cost_are_shown() -> None:
         assert words in text
 
 
+@pytest.mark.parametrize("change", [{"control": "surrogate"}, {"told_apart": True}])
+def test_no_excess_is_claimed_without_a_fair_control(change: dict[str, Any]) -> None:
+    fair = metrics(result("side", [band("high", 0.011, 0.052, 0.03)]))
+    check = fair.control_check.model_copy(update={"told_apart": change.get("told_apart", False)})
+    unfair = fair.model_copy(update={"control": change.get("control", "iid"), "control_check": check})
+    assert "3.00 [1.10, 5.20]" in text_tables(fair) and "0.6123" in text_tables(fair)
+    text = text_tables(unfair)
+    assert "3.00 [1.10, 5.20]" not in text and "not claimed" in text and "0.6123" not in text
+    (line,) = verdicts(unfair)
+    assert "4.00 [1.01, 9.99] % on training and 1.00 [1.01, 9.99] % on held-out images" in line
+    assert "finds" not in line
+
+
 def test_measure_without_bands_shows_its_percentile() -> None:
     text = text_tables(metrics(result("side", [], "rms")))
     assert "0.1234" in text and "none fixed" in text
