@@ -63,8 +63,23 @@ def write_results(
     scorer: Scorer,
 ) -> Metrics:
     """Compute the metrics of all finished units from the stored scores and write every artefact."""
-    import pandas as pd
+    from .report import write_report
 
+    metrics, strongest, varying = _compute(plan, folder, units, references)
+    _write_numbers(folder, metrics, varying, references.fingerprint)
+    names = [name for name, _, _ in units]
+    write_json(folder.path / "audit.json", audit(references, list(plan.measures), scorer, AUDIT_SEED))
+    write_json(folder.path / "quality.json", quality.assess(folder, names, plan.shards(), references))
+    write_json(folder.path / "copying.json", _copying(plan, folder, names, references))
+    _write_evidence(folder, strongest, references, plan)
+    write_report(folder, folder.path / "report.html")
+    return metrics
+
+
+def _compute(
+    plan: "RunPlan", folder: RunFolder, units: Sequence[tuple[str, str, int]], references: "References"
+) -> tuple[Metrics, dict[str, list[dict[str, Any]]], dict[str, Any]]:
+    """Return the metrics, each unit's strongest pairs, and what varies between runs (times, deviations)."""
     groups: dict[Side, np.ndarray] = {
         "training": references.training.groups,
         "held_out": references.held_out.groups,
@@ -104,25 +119,24 @@ def write_results(
         costs=costs,
         flags=_flags(results, checked),
     )
+    return metrics, strongest, varying
+
+
+def _write_numbers(folder: RunFolder, metrics: Metrics, varying: dict[str, Any], fingerprint: str) -> None:
+    """Write metrics.json and .csv, costs.json, and the data's fingerprint into the manifest."""
+    import pandas as pd
+
     write_json(folder.path / "metrics.json", metrics.model_dump(by_alias=True, mode="json"))
     table = pd.DataFrame(rows(metrics)).to_csv(index=False)
     write_atomic(folder.path / "metrics.csv", lambda file: file.write_text(table, encoding="utf-8"))
-    manifest = read_json(folder.manifest_file)
-    folder.write_manifest({**manifest, "data": {"sha256": references.fingerprint}})
-    here = environment.describe()
-    varying["mixed_environment"] = here != manifest["environment"]
-    varying["finished_on"] = here
-    varying["peak_memory_bytes"] = environment.peak_memory()
-    write_json(folder.path / "costs.json", varying)
-    write_json(folder.path / "audit.json", audit(references, list(plan.measures), scorer, AUDIT_SEED))
-    names = [name for name, _, _ in units]
-    write_json(folder.path / "quality.json", quality.assess(folder, names, plan.shards(), references))
-    write_json(folder.path / "copying.json", _copying(plan, folder, names, references))
-    _write_evidence(folder, strongest, references, plan)
-    from .report import write_report
-
-    write_report(folder, folder.path / "report.html")
-    return metrics
+    manifest, here = read_json(folder.manifest_file), environment.describe()
+    folder.write_manifest({**manifest, "data": {"sha256": fingerprint}})
+    environments = {
+        "mixed_environment": here != manifest["environment"],
+        "finished_on": here,
+        "peak_memory_bytes": environment.peak_memory(),
+    }
+    write_json(folder.path / "costs.json", {**varying, **environments})
 
 
 def _copying(plan: "RunPlan", folder: RunFolder, units: list[str], references: "References") -> dict[str, Any]:
