@@ -25,7 +25,7 @@ from .results import (
 )
 from .scoring import Scorer, read_all_scores, read_scores
 from .shift import overlaps, two_sample
-from .store import RunFolder, read_json, read_state, write_atomic, write_json, write_table
+from .store import RunFolder, read_info, read_json, read_state, write_atomic, write_json, write_table
 from .tally import ams_count
 
 if TYPE_CHECKING:
@@ -159,8 +159,8 @@ def _costs(
     costs = []
     varying: dict[str, Any] = {"units": {}}
     for name, attack, seed in units:
-        parts = [read_state(folder.state_file(name)).info["cost"]]
-        parts += [read_state(folder.images_file(name, shard)).info["cost"] for shard in range(plan.shards())]
+        parts = [read_info(folder.state_file(name))["cost"]]
+        parts += [read_info(folder.images_file(name, shard))["cost"] for shard in range(plan.shards())]
         nfe, flops = _added(parts, "nfe"), _added(parts, "flops")
         denoiser_flops = int(parts[0]["denoiser_flops"])
         work = sum(nfe.values()) + sum(flops.values()) / denoiser_flops
@@ -199,7 +199,7 @@ def _hits(scores: UnitScores, measure: Measure) -> int:
 
 def _synthetic_hits(folder: RunFolder, unit: str, measure: Measure) -> tuple[int, int]:
     """Return how many plain samples a unit made for its own use, and how many of them hit."""
-    keys = read_state(folder.state_file(unit)).info["cost"]["samples"]
+    keys = read_info(folder.state_file(unit))["cost"]["samples"]
     if not keys:
         return 0, 0
     scores = UnitScores((read_scores(folder, key, measure.space, 0) for key in keys), [measure])

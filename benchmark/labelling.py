@@ -22,7 +22,7 @@ from .protocol import CONFIDENCE
 from .registry import make_measure
 from .scoring import SIDES, read_scores
 from .statistics import Interval
-from .store import RunFolder, read_json, read_state, write_atomic, write_json
+from .store import RunFolder, read_json, read_state, shard_count, write_atomic, write_json
 from .streams import generator
 
 if TYPE_CHECKING:
@@ -191,9 +191,7 @@ def as_text(found: dict[str, Any]) -> str:
         {
             "set": side.replace("_", "-"),
             "threshold": f"{point['threshold']:g}",
-            "precision": "-"
-            if point["value"] is None
-            else f"{point['value']:.3f} [{point['low']:.3f}, {point['high']:.3f}]",
+            "precision": _span(point),
             "labelled": point["decided"],
             "unsure": point["unsure"],
         }
@@ -223,9 +221,8 @@ def _cuts(measure: Measure) -> list[float]:
 
 
 def _matches(folder: RunFolder, manifest: dict[str, Any], measure: Measure, side: Side) -> _Matches:
-    identity = manifest["identity"]
-    shards = -(-identity["candidates"] // identity["protocol"]["shard"])
-    units = sorted(u for u in manifest["units"] if folder.scores_file(u, measure.space, shards - 1).exists())
+    shards = shard_count(manifest["identity"])
+    units = folder.scored_units(manifest, measure.space)
     columns: list[list[np.ndarray]] = [[] for _ in _Matches._fields[1:]]
     for number, unit in enumerate(units):
         for shard in range(shards):

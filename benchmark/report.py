@@ -10,7 +10,7 @@ from .figures import histogram, rarefaction, to_svg
 from .registry import make_measure
 from .results import Metrics, UnitScores
 from .scoring import read_all_scores
-from .store import RunFolder, read_json, write_atomic
+from .store import RunFolder, read_json, shard_count, write_atomic
 
 
 def write_report(folder: RunFolder, target: Path, *, with_images: bool = False) -> None:
@@ -23,7 +23,6 @@ def write_report(folder: RunFolder, target: Path, *, with_images: bool = False) 
     metrics = tables.load_metrics(folder)
     manifest = read_json(folder.manifest_file)
     template = (Path(__file__).parent / "report.html.j2").read_text(encoding="utf-8")
-    shards = -(-metrics.results[0].candidates // manifest["identity"]["protocol"]["shard"])
     page = (
         Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
         .from_string(template)
@@ -44,7 +43,7 @@ def write_report(folder: RunFolder, target: Path, *, with_images: bool = False) 
             rarefaction=to_svg(rarefaction(tables.by_measure(metrics)[metrics.results[0].measure])),
             audit=_audit(folder, metrics),
             copying=read_json(folder.path / "copying.json"),
-            histograms=_histograms(folder, metrics, shards),
+            histograms=_histograms(folder, metrics, shard_count(manifest["identity"])),
             evidence=_evidence(folder, metrics, with_images),
             with_images=with_images,
         )

@@ -9,7 +9,7 @@ from .errors import BadSetting, CorruptRun, UnknownName
 from .registry import make_measure
 from .results import Result, UnitScores, measure_result
 from .scoring import SIDES, read_all_scores
-from .store import RunFolder, read_json, read_table
+from .store import RunFolder, read_json, read_table, shard_count
 
 
 def parse_bands(text: str) -> list[Band]:
@@ -51,13 +51,13 @@ def rescore(folder: RunFolder, bands: Sequence[Band], measure_id: str | None = N
     for band in bands:
         check_band(measure, band)
     measure.bands = tuple(bands)
-    shards = -(-identity["candidates"] // identity["protocol"]["shard"])
+    shards = shard_count(identity)
     groups = stored_groups(folder)
     results = []
-    for name, unit in manifest["units"].items():
-        if folder.scores_file(name, measure.space, shards - 1).exists():
-            scores = UnitScores(read_all_scores(folder, name, measure.space, shards), [measure])
-            results.append(measure_result(unit["attack"], unit["seed"], measure, scores, groups))
+    for name in folder.scored_units(manifest, measure.space):
+        unit = manifest["units"][name]
+        scores = UnitScores(read_all_scores(folder, name, measure.space, shards), [measure])
+        results.append(measure_result(unit["attack"], unit["seed"], measure, scores, groups))
     return results
 
 

@@ -254,11 +254,8 @@ def attack_hits(measure: Measure, band: Band, scores: UnitScores, groups: dict[S
     """Return which candidates hit in the band, and how often each duplicate group was the best match."""
     found: dict[Side, tuple[np.ndarray, np.ndarray]] = {}
     for side, own_groups in groups.items():
-        best = scores.best_scores[measure.id, side]
-        frequencies = tally.best_frequencies(
-            scores.best_ids[side], best, band, len(own_groups), distance=measure.distance
-        )
-        hits = tally.in_band(best, band, distance=measure.distance)
+        hits = tally.in_band(scores.best_scores[measure.id, side], band, distance=measure.distance)
+        frequencies = _best_frequencies(measure, band, scores, side, len(own_groups))
         found[side] = hits, tally.by_group(frequencies, own_groups)
     (training, training_credits), (held_out, held_out_credits) = found["training"], found["held_out"]
     return AttackHits(training, held_out, training_credits, held_out_credits)
@@ -313,16 +310,20 @@ def _band_result(measure: Measure, band: Band, scores: UnitScores, groups: dict[
 def _side_result(
     measure: Measure, band: Band, scores: UnitScores, groups: np.ndarray, side: Side, credits: np.ndarray
 ) -> SideResult:
-    best, distance = scores.best_scores[measure.id, side], measure.distance
-    frequencies = tally.best_frequencies(scores.best_ids[side], best, band, len(groups), distance=distance)
+    frequencies = _best_frequencies(measure, band, scores, side, len(groups))
     sizes = tally.by_group(np.ones(len(groups), dtype=np.int64), groups)
     return SideResult(
-        ams=_rate(tally.ams_count(best, band, distance=distance), scores.candidates),
+        ams=_rate(int(frequencies.sum()), scores.candidates),
         ums=_unique(_pair_frequencies(measure, band, scores, side, len(groups)), scores.candidates),
         ums_best=_unique(frequencies, scores.candidates),
         groups=int((credits > 0).sum()),
         largest_group=int(sizes[credits > 0].max(initial=0)),
     )
+
+
+def _best_frequencies(measure: Measure, band: Band, scores: UnitScores, side: Side, references: int) -> np.ndarray:
+    best = scores.best_scores[measure.id, side]
+    return tally.best_frequencies(scores.best_ids[side], best, band, references, distance=measure.distance)
 
 
 def _pair_frequencies(measure: Measure, band: Band, scores: UnitScores, side: Side, references: int) -> np.ndarray:
@@ -372,11 +373,8 @@ def _calibrated(measure: Measure, scores: UnitScores, groups: dict[Side, np.ndar
 
 
 def _richness(measure: Measure, band: Band, scores: UnitScores, groups: np.ndarray) -> Richness:
-    n, best = scores.candidates, scores.best_scores[measure.id, "training"]
-    frequencies = tally.best_frequencies(
-        scores.best_ids["training"], best, band, len(groups), distance=measure.distance
-    )
-    by_group = tally.by_group(frequencies, groups)
+    n = scores.candidates
+    by_group = tally.by_group(_best_frequencies(measure, band, scores, "training", len(groups)), groups)
     pairs = _pair_frequencies(measure, band, scores, "training", len(groups))
     bounds = [
         Point(candidates=n, value=found.value, low=found.interval.low, high=found.interval.high, kind="estimate")
@@ -397,7 +395,7 @@ def _difference(found: Excess) -> Difference:
 def _ratio(found: Ratio) -> Difference | None:
     if found.value is None or found.interval is None:
         return None
-    return Difference(value=found.value, low=found.interval.low, high=found.interval.high)
+    return _difference(Excess(found.value, found.interval))
 
 
 def _hit_rate(found: HitRate) -> Rate:

@@ -19,7 +19,7 @@ from .errors import AttackFailed, BadInput, RunConflict, SidebenchError
 from .plan import RunPlan, Unit
 from .progress import silent
 from .protocol import PROBES
-from .store import MANIFEST_SCHEMA, RunFolder, difference, read_state, write_json, write_state
+from .store import MANIFEST_SCHEMA, RunFolder, difference, read_info, read_state, write_json, write_state
 from .streams import Candidates
 
 if TYPE_CHECKING:
@@ -283,7 +283,7 @@ def _score(plan: RunPlan, folder: RunFolder, unit: tuple[str, str, int], scorer:
         stop = min(start + plan.protocol.shard, plan.candidates)
         _score_file(plan, folder, name, shard, folder.images_file(name, shard), start, scorer)
         progress(f"{name}: scores", stop, plan.candidates)
-    for key in read_state(folder.state_file(name)).info["cost"]["samples"]:
+    for key in read_info(folder.state_file(name))["cost"]["samples"]:
         _score_file(plan, folder, key, 0, folder.shared_samples().file(key), 0, scorer)
 
 

@@ -97,6 +97,11 @@ class RunFolder:
         """Return where a shard's images are."""
         return self.path / "images" / unit / f"{shard:05d}.safetensors"
 
+    def scored_units(self, manifest: Mapping[str, Any], space: str) -> list[str]:
+        """Return the units of the manifest, sorted, whose last shard of scores is there."""
+        last = shard_count(manifest["identity"]) - 1
+        return sorted(unit for unit in manifest["units"] if self.scores_file(unit, space, last).exists())
+
     def candidate_images(self, unit: str, shards: int) -> "Iterator[Tensor]":
         """Yield a unit's images shard by shard, uint8 N x C x H x W."""
         return (read_state(self.images_file(unit, shard)).tensors["images"] for shard in range(shards))
@@ -156,6 +161,11 @@ def read_run(path: str | Path) -> RunFolder:
     if not folder.manifest_file.is_file():
         raise BadInput(f"{path} is no run folder: it has no manifest.json")
     return folder
+
+
+def shard_count(identity: Mapping[str, Any]) -> int:
+    """Return the number of shards of a run, from the identity in its manifest."""
+    return -(-int(identity["candidates"]) // int(identity["protocol"]["shard"]))
 
 
 def difference(stored: Any, wanted: Any, key: str = "") -> str | None:
@@ -229,17 +239,30 @@ def write_state(path: Path, state: AttackState) -> None:
 
 def read_state(path: Path) -> AttackState:
     """Read what `write_state` wrote."""
+    return _read_safetensors(path, tensors=True)
+
+
+def read_info(path: Path) -> Mapping[str, Any]:
+    """Read the JSON values of what `write_state` wrote, without the tensors."""
+    return _read_safetensors(path, tensors=False).info
+
+
+def _read_safetensors(path: Path, *, tensors: bool) -> AttackState:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
             info = json.loads((file.metadata() or {}).get("info", "{}"))
-            return AttackState({name: file.get_tensor(name) for name in file.keys()}, info)  # noqa: SIM118
+            names = file.keys() if tensors else []
+            return AttackState({name: file.get_tensor(name) for name in names}, info)
     except (SafetensorError, OSError, ValueError) as error:
-        raise CorruptRun(
-            f"{path.parent.name}/{path.name} cannot be read ({type(error).__name__}); "
-            "delete it, and the run makes it again"
-        ) from None
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: Exception) -> CorruptRun:
+    return CorruptRun(
+        f"{path.parent.name}/{path.name} cannot be read ({type(error).__name__}); delete it, and the run makes it again"
+    )
 
 
 def write_table(path: Path, table: "pa.Table") -> None:
@@ -257,10 +280,7 @@ def read_table(path: Path) -> "pa.Table":
     try:
         return pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
-        raise CorruptRun(
-            f"{path.parent.name}/{path.name} cannot be read ({type(error).__name__}); "
-            "delete it, and the run makes it again"
-        ) from None
+        raise _unreadable(path, error) from None
 
 
 def short_hash(content: Any) -> str:
