@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .comparison import AttackHits, excess_of
 from .contracts import Band
 from .errors import BadInput, TooFew
-from .statistics import Excess, Interval, excess, wilson
+from .statistics import Excess, Interval, wilson
 
 MIN_HITS = 10
 """q times the calibration candidates must reach this, or tau rests on too few scores."""
@@ -225,14 +226,8 @@ def _difference(tau: float, training: Matches, held_out: Matches, distance: bool
 def _excess_at(threshold: Threshold, training: Matches, held_out: Matches, distance: bool) -> Excess:
     ours = hits_at(training.scores, threshold.tau, distance=distance)
     theirs = hits_at(held_out.scores, threshold.tau, distance=distance)
-    return excess(
-        _credits(training, ours),
-        _credits(held_out, theirs),
-        int((ours & ~theirs).sum()),
-        int((theirs & ~ours).sum()),
-        len(ours),
-        threshold.confidence,
-    )
+    hits = AttackHits(ours, theirs, _credits(training, ours), _credits(held_out, theirs))
+    return excess_of(hits, threshold.confidence)
 
 
 def _credits(side: Matches, hits: np.ndarray) -> np.ndarray:

@@ -84,6 +84,19 @@ class _Spread(NamedTuple):
     freedom: float
 
 
+def excess_of(attack: AttackHits, confidence: float = 0.95) -> Excess:
+    """Return the excess AMS of one attack; see `statistics.excess`."""
+    ours, theirs = attack.training_hits.astype(bool), attack.held_out_hits.astype(bool)
+    return excess(
+        attack.training_credits,
+        attack.held_out_credits,
+        int((ours & ~theirs).sum()),
+        int((theirs & ~ours).sum()),
+        len(ours),
+        confidence,
+    )
+
+
 def compare(first: AttackHits, second: AttackHits, confidence: float = 0.95) -> Comparison:
     """Return difference and ratio of the excess AMS of two attacks, with candidates and groups as sampling units.
 
@@ -100,7 +113,7 @@ def compare(first: AttackHits, second: AttackHits, confidence: float = 0.95) -> 
     """
     _check(first, second)
     n = len(first.training_hits)
-    alone = [_excess(attack, confidence) for attack in (first, second)]
+    alone = [excess_of(attack, confidence) for attack in (first, second)]
     values = np.array([found.value for found in alone])
     spreads = [_by_candidate(first, second)]
     if min(len(first.training_credits), len(first.held_out_credits)) > 1:
@@ -208,18 +221,6 @@ def _check(first: AttackHits, second: AttackHits) -> None:
         for hits, credits in (attack[::2], attack[1::2]):
             if int(hits.sum()) != int(credits.sum()):
                 raise BadInput(f"{int(hits.sum())} candidates hit, but the groups' credits add up to {credits.sum()}")
-
-
-def _excess(attack: AttackHits, confidence: float) -> Excess:
-    ours, theirs = attack.training_hits.astype(bool), attack.held_out_hits.astype(bool)
-    return excess(
-        attack.training_credits,
-        attack.held_out_credits,
-        int((ours & ~theirs).sum()),
-        int((theirs & ~ours).sum()),
-        len(ours),
-        confidence,
-    )
 
 
 def _signs(attack: AttackHits) -> np.ndarray:

@@ -8,14 +8,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from . import tally
 from .calibration import HitRate, Matches, calibrate, calibrates, evaluate
-from .comparison import AttackHits, Ratio, compare, label_swap, verdicts
+from .comparison import AttackHits, Ratio, compare, excess_of, label_swap, verdicts
 from .contracts import Band, Measure, Side
 from .errors import TooFew
 from .extrapolation import chao1, chao2, curve
 from .protocol import CALIBRATION_RATES, CONFIDENCE
 from .scoring import ShardScores
 from .shift import matched_rate
-from .statistics import Excess, excess, unique_count, wilson
+from .statistics import Excess, unique_count, wilson
 
 SCHEMA = "sidebench-metrics/1"
 
@@ -287,21 +287,13 @@ def compare_attacks(
 
 def _band_result(measure: Measure, band: Band, scores: UnitScores, groups: dict[Side, np.ndarray]) -> BandResult:
     hits = attack_hits(measure, band, scores, groups)
-    found = excess(
-        hits.training_credits,
-        hits.held_out_credits,
-        int((hits.training_hits & ~hits.held_out_hits).sum()),
-        int((hits.held_out_hits & ~hits.training_hits).sum()),
-        scores.candidates,
-        CONFIDENCE,
-    )
     return BandResult(
         band=band.name,
         low=band.low,
         high=band.high,
         training=_side_result(measure, band, scores, groups["training"], "training", hits.training_credits),
         held_out=_side_result(measure, band, scores, groups["held_out"], "held_out", hits.held_out_credits),
-        excess=_difference(found),
+        excess=_difference(excess_of(hits, CONFIDENCE)),
         label_swap_p=label_swap(hits.training_credits, hits.held_out_credits, SWAP_SEED).one_sided,
         matched_ams=_matched(measure, band, scores, groups),
     )
