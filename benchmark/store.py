@@ -6,6 +6,7 @@
     images/<unit>/00000.safetensors   candidates as uint8, with flags, columns and cost (local only)
     scores/<unit>.<space>.00000.parquet, .pairs.parquet, .bins.parquet
     metrics.json, metrics.csv, costs.json, quality.json, copying.json, audit.json, evidence/, label/, report.html
+    hash.key                    secret that names training images in reports and records (keyed.py)
 
 A unit is one attack under one seed, `<attack>.s<seed>`.
 """
