@@ -47,6 +47,10 @@ class CorruptRun(BadInput):
     """A file of a run folder cannot be read or contradicts the rest of the folder."""
 
 
+class BadRecord(BadInput):
+    """A leaderboard record that cannot be read, or contradicts itself; the message names the field."""
+
+
 class TooFew(BadInput):
     """Too few candidates, clusters or images for what was asked."""
 

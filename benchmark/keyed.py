@@ -5,7 +5,8 @@ holds the data set, or just one image, confirm that this image was extracted. An
 random key tells nothing without the key, and the key stays in the run folder: file `hash.key`, never in
 a manifest, report or record.
 
-What is hashed is the text `training_group` gives: the number of a duplicate group in references.parquet.
+What is hashed is the text `training_group` (or `held_out_group`) gives: the number of a duplicate group in
+references.parquet.
 The number needs no image, is stable for a run folder, and leads its holder back to the images; the secret is
 the key alone, so a text that could be guessed loses nothing. Another run has another key: hashes of two runs
 cannot be matched.
@@ -53,6 +54,11 @@ def keyed_hash(key: bytes, text: str) -> str:
 def training_group(group: int) -> str:
     """Return the text to hash for a duplicate group of training images; `group` as in references.parquet."""
     return f"training group {group}"
+
+
+def held_out_group(group: int) -> str:
+    """Return the text to hash for a duplicate group of held-out images."""
+    return f"held-out group {group}"
 
 
 def _make(file: Path) -> bytes:

@@ -62,7 +62,13 @@ def execute(plan: RunPlan, progress: Progress = silent) -> RunResult:
 def _open(plan: RunPlan, folder: RunFolder) -> None:
     """Write the manifest, or check that the one there is of the same run; new units are added."""
     units = {
-        unit.name: {"attack": unit.attack.name, "seed": unit.seed, "settings": unit.settings()} for unit in plan.units
+        unit.name: {
+            "attack": unit.attack.name,
+            "access": unit.attack.access,
+            "seed": unit.seed,
+            "settings": unit.settings(),
+        }
+        for unit in plan.units
     }
     stored = folder.manifest()
     if stored is None:

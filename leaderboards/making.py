@@ -1,0 +1,202 @@
+"""Make records from a finished run folder: one per attack, over all of its seeds."""
+
+import hashlib
+import json
+import re
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..benchmark.comparison import AttackHits, excess_of
+from ..benchmark.contracts import Measure, Side
+from ..benchmark.errors import BadInput, UnknownName
+from ..benchmark.keyed import held_out_group, keyed_hash, run_key, training_group
+from ..benchmark.pairs import load_pair, pair_names
+from ..benchmark.protocol import CONFIDENCE, Protocol
+from ..benchmark.registry import make_measure
+from ..benchmark.rescoring import stored_groups
+from ..benchmark.results import Difference, Metrics, Result, UnitScores, attack_hits
+from ..benchmark.scoring import SCORE_PARTS, read_all_scores
+from ..benchmark.store import RunFolder, read_json, shard_count, write_atomic
+from ..benchmark.tables import load_metrics
+from .record import SCHEMA, Claim, Hashes, Hits, Made, Record, Victim, pack
+
+
+def make_records(
+    folder: RunFolder, submitter: str, attacks: Sequence[str] = (), today: date | None = None
+) -> list[Record]:
+    """Return one record per attack of a finished run (or of those named), over all of its seeds.
+
+    Raises:
+        BadInput: the run has no results, no fixed bands, or attacks another model than a pair's.
+        UnknownName: the run has no such attack.
+    """
+    metrics, manifest = load_metrics(folder), read_json(folder.manifest_file)
+    found = list(dict.fromkeys(cost.attack for cost in metrics.costs))
+    for name in attacks:
+        if name not in found:
+            raise UnknownName("attack of this run", name, found)
+    measure = make_measure(metrics.results[0].measure)
+    if not measure.bands:
+        raise BadInput(f"{measure.id} has no fixed bands, so there is nothing to rank: put a measure with bands first")
+    return [
+        _make(folder, metrics, manifest, measure, name, submitter, today or datetime.now(UTC).date())
+        for name in attacks or found
+    ]
+
+
+def write_record(record: Record, records: Path) -> Path:
+    """Write a record below a folder of records and return its file."""
+    file = record.file(records)
+    text = record.text()
+    write_atomic(file, lambda path: path.write_text(text, encoding="utf-8"))
+    return file
+
+
+def _make(
+    folder: RunFolder,
+    metrics: Metrics,
+    manifest: Mapping[str, Any],
+    measure: Measure,
+    attack: str,
+    submitter: str,
+    today: date,
+) -> Record:
+    identity, key = manifest["identity"], run_key(folder)
+    costs = [cost for cost in metrics.costs if cost.attack == attack]
+    seeds = [cost.seed for cost in costs]
+    units = {seed: f"{attack}.s{seed}" for seed in seeds}
+    scores = {
+        seed: UnitScores(read_all_scores(folder, unit, measure.space, shard_count(identity)), [measure])
+        for seed, unit in units.items()
+    }
+    groups = stored_groups(folder)
+    hits = {seed: attack_hits(measure, measure.bands[0], found, groups) for seed, found in scores.items()}
+    pooled = AttackHits(
+        *(np.concatenate([found[part] for found in hits.values()]) for part in (0, 1)),
+        *(np.sum([found[part] for found in hits.values()], axis=0) for part in (2, 3)),
+    )
+    excess = excess_of(pooled, CONFIDENCE)
+    unit = manifest["units"][units[seeds[0]]]
+    return Record(
+        schema=SCHEMA,
+        submitter=submitter,
+        submitted=today,
+        claim=Claim(attack=attack, access=unit["access"], settings=unit["settings"], defences=identity["defences"]),
+        victim=_victim(metrics, manifest),
+        protocol=Protocol(**identity["protocol"]),
+        candidates=identity["candidates"],
+        seeds=seeds,
+        measure=measure.id,
+        band=measure.bands[0].name,
+        excess=Difference(value=excess.value, low=excess.interval.low, high=excess.interval.high),
+        results=[_result(found, measure) for found in metrics.results if found.attack == attack],
+        costs=costs,
+        hits=[_hits(seed, found, groups, key) for seed, found in hits.items()],
+        key_id=keyed_hash(key, "name of the key"),
+        hashes=Hashes(
+            manifest=_sha256(folder.manifest_file),
+            metrics=_sha256(folder.path / "metrics.json"),
+            scores={str(seed): scores_hash(folder, unit) for seed, unit in units.items()},
+            state={str(seed): _sha256(folder.state_file(unit)) for seed, unit in units.items()},
+        ),
+        made=_made(folder, manifest, list(units.values())),
+        command=_command(manifest, attack, seeds),
+    )
+
+
+def _result(found: Result, measure: Measure) -> Result:
+    """Return a result as it stands in a record: curves of the headline measure only, they are most of the text."""
+    return found if found.measure == measure.id else found.model_copy(update={"richness": None})
+
+
+def _victim(metrics: Metrics, manifest: Mapping[str, Any]) -> Victim:
+    identity = manifest["identity"]
+    shipped = load_pair(metrics.pair) if metrics.pair in pair_names() else None
+    return Victim(
+        name=metrics.pair,
+        revision=metrics.pair_revision,
+        identity=identity["pair_identity"],
+        family=identity["model"]["family"],
+        model_sha256=identity["model"]["sha256"],
+        data_sha256=manifest["data"]["sha256"],
+        control=metrics.control,
+        control_check=metrics.control_check,
+        training_images=metrics.training_images,
+        held_out_images=metrics.held_out_images,
+        training_groups=metrics.training_groups,
+        held_out_groups=metrics.held_out_groups,
+        worked_example=shipped is not None and shipped.model.location.startswith("zoo:"),
+    )
+
+
+def _hits(seed: int, found: AttackHits, groups: Mapping[Side, np.ndarray], key: bytes) -> Hits:
+    return Hits(
+        seed=seed,
+        training=pack(found.training_hits),
+        held_out=pack(found.held_out_hits),
+        training_groups=_named(found.training_credits, groups["training"], key, training_group),
+        held_out_groups=_named(found.held_out_credits, groups["held_out"], key, held_out_group),
+    )
+
+
+def _named(credits: np.ndarray, groups: np.ndarray, key: bytes, text: Callable[[int], str]) -> dict[str, int]:
+    numbers = np.unique(groups)
+    return {keyed_hash(key, text(int(numbers[i]))): int(credits[i]) for i in np.flatnonzero(credits)}
+
+
+def _made(folder: RunFolder, manifest: Mapping[str, Any], units: Sequence[str]) -> Made:
+    costs, here = read_json(folder.path / "costs.json"), manifest["environment"]
+    spent = [costs["units"][unit] for unit in units]
+    return Made(
+        device=manifest["device"],
+        accelerator=here["accelerator"] if manifest["device"] == "cuda" else None,
+        processor=here["processor"],
+        system=here["system"],
+        cores=here["cores"],
+        threads=here["threads"],
+        versions=here["versions"],
+        mixed=costs["mixed_environment"],
+        prepare_seconds=sum(unit["prepare_seconds"] for unit in spent),
+        generate_seconds=sum(unit["generate_seconds"] for unit in spent),
+        probe_share_off=max(unit["probe"]["share_off"] for unit in spent),
+    )
+
+
+def _command(manifest: Mapping[str, Any], attack: str, seeds: Iterable[int]) -> str:
+    """Return the command that makes the run again, every setting spelled out."""
+    identity = manifest["identity"]
+    parts = ["sidebench", "run", identity["pair"], "--attack", attack, "--candidates", str(identity["candidates"])]
+    for seed in seeds:
+        parts += ["--seed", str(seed)]
+    for measure in identity["measures"]:
+        parts += ["--measure", measure]
+    for defence in identity["defences"]:
+        parts += ["--defence", defence]
+    owners = {attack: manifest["units"][f"{attack}.s{next(iter(seeds))}"]["settings"], **identity["defences"]}
+    for owner, settings in owners.items():
+        for name, value in sorted(settings.items()):
+            parts += ["--set", f"{owner}.{name}={json.dumps(value)}"]
+    return shlex.join(parts)
+
+
+def scores_hash(folder: RunFolder, unit: str) -> str:
+    """Return one SHA-256 over the names and SHA-256 of all score files of a unit.
+
+    Raises:
+        BadInput: the unit has no scores.
+    """
+    files = sorted((folder.path / "scores").glob(f"{unit}.*.parquet"))
+    if len(files) < len(SCORE_PARTS):
+        raise BadInput(f"{folder.path.name} has no scores of {unit}")
+    listing = "".join(f"{_sha256(file)}  {re.sub(r'[^ -~]', '?', file.name)}\n" for file in files)
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,245 @@
+"""A record: one claim of a leaderboard as one JSON file, that an attack finds so much of a pair's training set.
+
+A record is made from a run folder and stands for itself: who, what was attacked how, every count with its interval,
+cost, versions, and hashes of what it rests on. It names training images by keyed hashes only and holds no image,
+path, host name or token. What hit is stored by candidate and by duplicate group, so that the excess, its interval
+and paired tests can be computed again from records alone.
+"""
+
+import base64
+import hashlib
+import json
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..benchmark.comparison import AttackHits
+from ..benchmark.contracts import Access, Side
+from ..benchmark.errors import BadRecord
+from ..benchmark.pairs import Control
+from ..benchmark.protocol import Protocol
+from ..benchmark.results import ControlCheck, Cost, Difference, Result
+from ..benchmark.store import canonical_json
+
+SCHEMA = "sidebench-record/1"
+"""Written by this version. Older versions are brought up to it by `UPGRADES`, newer ones refused."""
+
+UPGRADES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+"""From an older schema to the next one, by the older one's name."""
+
+RECORDS = Path(__file__).parent / "records"
+
+Board = Literal["attacks", "defences"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Claim(_Part):
+    """The method that the record is about."""
+
+    attack: str = Field(max_length=64, description="name of the attack")
+    access: Access = Field(description="what the attack sees of the model; oracle is never ranked")
+    settings: dict[str, Any] = Field(description="every setting of the attack")
+    defences: dict[str, dict[str, Any]] = Field(description="settings by name of each defence around the model")
+
+
+class Victim(_Part):
+    """The pair that was attacked: model, training images and control."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=64, description="name of the pair")
+    revision: int = Field(ge=1, description="revision of the pair")
+    identity: str = Field(pattern=r"^[0-9a-f]{64}$", description="hash of all in the pair that can move a number")
+    family: str = Field(max_length=64, description="family of the model")
+    model_sha256: dict[str, str] = Field(description="SHA-256 by file name of the model")
+    data_sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="fingerprint of all images of the data set")
+    control: Control = Field(description="kind of control; different kinds are never ranked together")
+    control_check: ControlCheck | None = Field(description="whether training and held-out images can be told apart")
+    training_images: int = Field(ge=1, description="|X|")
+    held_out_images: int = Field(ge=0, description="|H|")
+    training_groups: int = Field(ge=1, description="duplicate groups in X")
+    held_out_groups: int = Field(ge=0, description="duplicate groups in H")
+    worked_example: bool = Field(description="public data that ship with sidebench: an example, not a finding")
+
+
+class Hits(_Part):
+    """What one seed hit in the headline measure's closest band, by candidate and by duplicate group."""
+
+    seed: int = Field(ge=0, description="run seed")
+    training: str = Field(description="one bit per candidate: its best training match is in the band (see `pack`)")
+    held_out: str = Field(description="the same against held-out images")
+    training_groups: dict[str, int] = Field(description="candidates by keyed hash of the training group they hit")
+    held_out_groups: dict[str, int] = Field(description="the same by held-out group")
+
+
+class Hashes(_Part):
+    """SHA-256 of what the record rests on, so that it can be challenged."""
+
+    manifest: str = Field(pattern=r"^[0-9a-f]{64}$", description="of manifest.json")
+    metrics: str = Field(pattern=r"^[0-9a-f]{64}$", description="of metrics.json")
+    scores: dict[str, str] = Field(description="by seed, of the names and hashes of all score files of the unit")
+    state: dict[str, str] = Field(description="by seed, of the attack's state file")
+
+
+class Made(_Part):
+    """With what the run was made: hardware class, versions, seconds. Nothing that names a machine."""
+
+    device: str = Field(max_length=16, description="cpu, cuda or mps")
+    accelerator: str | None = Field(description="model name of the accelerator")
+    processor: str = Field(max_length=128, description="model name of the processor")
+    system: str = Field(max_length=64, description="operating system and architecture")
+    cores: int = Field(ge=1, description="processor cores")
+    threads: int = Field(ge=1, description="threads of torch")
+    versions: dict[str, str] = Field(description="Python and every package that can move a number")
+    mixed: bool = Field(description="the run was continued under other versions or hardware")
+    prepare_seconds: float = Field(ge=0, description="wall time of `prepare`, all seeds")
+    generate_seconds: float = Field(ge=0, description="wall time of `generate`, all seeds")
+    probe_share_off: float = Field(ge=0, le=1, description="largest share of values that another batch size changed")
+
+
+class Record(_Part):
+    """One claim, complete."""
+
+    schema_: str = Field(SCHEMA, alias="schema", description="name and version of this schema")
+    submitter: str = Field(min_length=1, max_length=80, description="who claims it, a name of their choice")
+    submitted: date = Field(description="day on which the record was made (UTC)")
+    claim: Claim = Field(description="the method")
+    victim: Victim = Field(description="the pair")
+    protocol: Protocol = Field(description="the rules of the run, whole")
+    candidates: int = Field(ge=1, description="N_G, under each seed")
+    seeds: list[int] = Field(min_length=1, description="run seeds; each is one full `prepare`")
+    measure: str = Field(max_length=128, description="id of the headline measure")
+    band: str = Field(max_length=64, description="its closest band, by which records are ranked")
+    excess: Difference = Field(description="AMS on training minus AMS on held-out images, all seeds together")
+    results: list[Result] = Field(description="every rate, by seed and measure")
+    costs: list[Cost] = Field(description="logical work by seed")
+    hits: list[Hits] = Field(description="what was hit, by seed")
+    key_id: str = Field(
+        pattern=r"^[0-9a-f]{16}$", description="names the key of the hashes; equal: groups can be paired"
+    )
+    hashes: Hashes = Field(description="what the record rests on")
+    made: Made = Field(description="hardware class, versions, seconds")
+    command: str = Field(max_length=4000, description="the command that makes the run again")
+
+    @property
+    def id(self) -> str:
+        """The record's name: the first 12 digits of the SHA-256 of its content."""
+        return hashlib.sha256(self.text().encode()).hexdigest()[:12]
+
+    @property
+    def board(self) -> Board:
+        """The board on which it stands."""
+        return "defences" if self.claim.defences else "attacks"
+
+    def text(self) -> str:
+        """Return the record as canonical JSON, the bytes of its file."""
+        return canonical_json(self.model_dump(mode="json", by_alias=True))
+
+    def headline(self, seed: int) -> Result:
+        """Return the headline measure's result under one seed."""
+        return next(found for found in self.results if (found.seed, found.measure) == (seed, self.measure))
+
+    def file(self, records: Path) -> Path:
+        """Return where the record stands below a folder of records."""
+        protocol = self.protocol.version.replace("/", "-")
+        return records / protocol / self.victim.name / f"{self.claim.attack}-{self.id}.json"
+
+
+# ---- Reading ----------------------------------------------------------------------------------------
+
+
+def parse_record(content: Any, name: str) -> Record:
+    """Return the record of a JSON value; `name` is what an error calls it.
+
+    Raises:
+        BadRecord: a field is missing, unknown or impossible, or the schema is newer than this version's.
+    """
+    if not isinstance(content, dict):
+        raise BadRecord(f"{name} holds no object")
+    while (schema := content.get("schema")) != SCHEMA:
+        if not isinstance(schema, str) or schema not in UPGRADES:
+            raise BadRecord(f"{name}, schema: {schema!r} is not known here, {SCHEMA} is; update sidebench")
+        content = UPGRADES[schema](content)
+    try:
+        return Record.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise BadRecord(f"{name}, {key}: {first['msg']}") from None
+
+
+def read_record(path: Path) -> Record:
+    """Read one record's file; raises `BadRecord` as `parse_record`."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise BadRecord(f"{path.name} cannot be read: {error}") from None
+    return parse_record(content, path.name)
+
+
+def record_files(records: Path) -> list[Path]:
+    """Return every record's file below a folder, sorted."""
+    return sorted(file for file in records.rglob("*.json") if not file.name.endswith(".checked.json"))
+
+
+# ---- What was hit -----------------------------------------------------------------------------------
+
+
+def pack(hits: np.ndarray) -> str:
+    """Return booleans as text: bits, first candidate in the highest, deflated, in base64."""
+    return base64.b64encode(zlib.compress(np.packbits(hits).tobytes(), 9)).decode()
+
+
+def unpack(text: str, candidates: int, name: str) -> np.ndarray:
+    """Return the booleans that `pack` packed.
+
+    Raises:
+        BadRecord: the text does not hold exactly one bit per candidate.
+    """
+    size = -(-candidates // 8)
+    try:
+        stream = zlib.decompressobj()
+        content = stream.decompress(base64.b64decode(text, validate=True), size + 1)
+    except (ValueError, zlib.error):
+        raise BadRecord(f"{name}: is not packed bits") from None
+    bits = np.unpackbits(np.frombuffer(content, dtype=np.uint8)).astype(bool)
+    if len(content) != size or not stream.eof or bits[candidates:].any():
+        raise BadRecord(f"{name}: holds another number of bits than the {candidates} candidates")
+    return bits[:candidates]
+
+
+def pooled_hits(records: Sequence[Record], seeds: Sequence[int]) -> list[AttackHits]:
+    """Return each record's hits under these seeds together, groups in one order for all records.
+
+    Records under one key share their groups' names, so credits line up group by group; a group that no record
+    hit has no name and stands as a zero at the end.
+    """
+    chosen = [[next(hits for hits in record.hits if hits.seed == seed) for seed in seeds] for record in records]
+    victim = records[0].victim
+    every: dict[Side, list[str]] = {"training": [], "held_out": []}
+    for side in every:
+        every[side] = sorted({name for found in chosen for hits in found for name in getattr(hits, f"{side}_groups")})
+    found = []
+    for record, parts in zip(records, chosen, strict=True):
+        bits = {
+            side: np.concatenate([unpack(getattr(hits, side), record.candidates, f"hits.{side}") for hits in parts])
+            for side in every
+        }
+        credits = {side: _credits(parts, side, every[side], getattr(victim, f"{side}_groups")) for side in every}
+        found.append(AttackHits(bits["training"], bits["held_out"], credits["training"], credits["held_out"]))
+    return found
+
+
+def _credits(parts: Sequence[Hits], side: Side, names: Sequence[str], groups: int) -> np.ndarray:
+    """Return how often each group was hit, the named ones first, `groups` in all."""
+    credits = np.zeros(max(groups, len(names)), dtype=np.int64)
+    for hits in parts:
+        named: Mapping[str, int] = getattr(hits, f"{side}_groups")
+        credits[: len(names)] += np.array([named.get(name, 0) for name in names], dtype=np.int64)
+    return credits

@@ -1,0 +1,167 @@
+"""Leaderboard records: made from a run, complete, readable again, and silent about whose images they are."""
+
+import json
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sidebench.benchmark.comparison import excess_of
+from sidebench.benchmark.errors import BadInput, BadRecord, UnknownName
+from sidebench.benchmark.store import read_json, read_table
+from sidebench.leaderboards import record as records
+from sidebench.leaderboards.making import make_records, write_record
+from sidebench.leaderboards.record import Record, pack, parse_record, pooled_hits, read_record, unpack
+
+TODAY = date(2026, 1, 2)
+
+
+@pytest.fixture(scope="module")
+def made(finished: Any) -> list[Record]:
+    return make_records(finished.folder, "somebody", today=TODAY)
+
+
+def test_one_record_per_attack_holds_what_the_run_found(finished: Any, made: list[Record]) -> None:
+    assert [record.claim.attack for record in made] == ["carlini-uncond", "carlini-cond", "side"]
+    for record in made:
+        band = record.headline(0).bands[0]
+        assert record.excess.value == pytest.approx(band.excess.value, abs=1e-12)
+        assert (record.excess.low, record.excess.high) == pytest.approx((band.excess.low, band.excess.high))
+        assert record.claim.settings == finished.folder.manifest()["units"][f"{record.claim.attack}.s0"]["settings"]
+        assert record.victim.worked_example
+
+
+def test_excess_follows_from_the_record_alone(made: list[Record]) -> None:
+    for record in made:
+        again = excess_of(pooled_hits([record], record.seeds)[0])
+        assert again.value == pytest.approx(record.excess.value)
+        assert again.interval == pytest.approx((record.excess.low, record.excess.high))
+
+
+def test_paired_records_line_up_by_group(made: list[Record]) -> None:
+    alone = [pooled_hits([record], [0])[0].training_credits for record in made]
+    for own, paired in zip(alone, pooled_hits(made, [0]), strict=True):
+        assert sorted(own) == sorted(paired.training_credits)
+        assert len(paired.training_credits) == made[0].victim.training_groups
+
+
+def test_seeds_are_pooled(make_plan: Any, tmp_path: Path) -> None:
+    from sidebench.benchmark import runner
+
+    result = runner.execute(make_plan(tmp_path, attacks=("carlini-uncond",), seeds=(0, 1)))
+    [record] = make_records(result.folder, "somebody")
+    assert record.seeds == [0, 1] and [hits.seed for hits in record.hits] == [0, 1]
+    each = [record.headline(seed).bands[0].excess.value for seed in (0, 1)]
+    assert record.excess.value == pytest.approx(np.mean(each))
+    assert record.command.count("--seed") == 2
+
+
+def test_a_file_comes_back_the_same(made: list[Record], tmp_path: Path) -> None:
+    for record in made:
+        file = write_record(record, tmp_path)
+        assert file.parent == tmp_path / "sidebench-1" / "digits"
+        assert read_record(file) == record and read_record(file).id == record.id
+    assert len(records.record_files(tmp_path)) == 3
+
+
+def test_no_number_path_or_host_is_in_a_record(finished: Any, made: list[Record]) -> None:
+    import socket
+
+    table = read_table(finished.folder.path / "references.parquet")
+    for record in made:
+        text = record.text()
+        assert str(finished.folder.path.parent) not in text and socket.gethostname() not in text
+        assert "zoo:" not in text and "scikit" in text  # the version of scikit-learn, not the data's place
+        for names in (record.hits[0].training_groups, record.hits[0].held_out_groups):
+            assert all(len(name) == 16 for name in names)
+            assert not set(names) & {str(group) for group in table["group"].to_pylist()}
+
+
+def test_names_of_images_need_the_runs_key(finished: Any, copied: Path, made: list[Record]) -> None:
+    from sidebench.benchmark.store import read_run
+
+    (copied / "hash.key").unlink(missing_ok=True)
+    other = make_records(read_run(copied), "somebody", today=TODAY)
+    for ours, theirs in zip(made, other, strict=True):
+        assert ours.key_id != theirs.key_id
+        assert not set(ours.hits[0].training_groups) & set(theirs.hits[0].training_groups)
+        assert sorted(ours.hits[0].training_groups.values()) == sorted(theirs.hits[0].training_groups.values())
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 1000])
+def test_bits_come_back(count: int) -> None:
+    hits = np.random.default_rng(count).random(count) < 0.3
+    assert np.array_equal(unpack(pack(hits), count, "hits"), hits)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "###", pack(np.ones(20, dtype=bool)), pack(np.ones(16, dtype=bool)), pack(np.ones(8, dtype=bool)), "eA=="],
+)
+def test_other_bits_are_refused(text: str) -> None:
+    with pytest.raises(BadRecord, match=r"hits\.training"):
+        unpack(text, 12, "hits.training")
+
+
+def test_a_bomb_is_not_unpacked() -> None:
+    import base64
+    import zlib
+
+    bomb = base64.b64encode(zlib.compress(bytes(50_000_000), 9)).decode()
+    with pytest.raises(BadRecord, match="another number of bits"):
+        unpack(bomb, 16, "hits.training")
+
+
+def test_newer_and_unknown_schemas_are_refused(made: list[Record]) -> None:
+    for schema in ("sidebench-record/2", "", None, ["x"]):
+        with pytest.raises(BadRecord, match="schema"):
+            parse_record({**json.loads(made[0].text()), "schema": schema}, "r.json")
+
+
+def test_older_schemas_are_brought_up(made: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
+    old = json.loads(made[0].text())
+    old["who"] = old.pop("submitter")
+    old["schema"] = "sidebench-record/0"
+
+    def upgrade(content: dict[str, Any]) -> dict[str, Any]:
+        return {
+            **{k: v for k, v in content.items() if k != "who"},
+            "submitter": content["who"],
+            "schema": records.SCHEMA,
+        }
+
+    monkeypatch.setitem(records.UPGRADES, "sidebench-record/0", upgrade)
+    assert parse_record(old, "old.json") == made[0]
+
+
+def test_unknown_fields_are_named(made: list[Record]) -> None:
+    content = json.loads(made[0].text())
+    content["victim"]["rank"] = 1
+    with pytest.raises(BadRecord, match=r"r.json, victim.rank"):
+        parse_record(content, "r.json")
+
+
+def test_a_run_without_results_or_bands_is_refused(finished: Any, copied: Path, make_plan: Any, tmp_path: Path) -> None:
+    from sidebench.benchmark import runner
+    from sidebench.benchmark.store import read_run
+
+    with pytest.raises(UnknownName, match="attack of this run"):
+        make_records(finished.folder, "somebody", ["sied"])
+    (copied / "metrics.json").unlink()
+    with pytest.raises(BadInput, match="no results"):
+        make_records(read_run(copied), "somebody")
+    rms = runner.execute(make_plan(tmp_path / "rms", attacks=("carlini-uncond",), measures=("rms",)))
+    with pytest.raises(BadInput, match="no fixed bands"):
+        make_records(rms.folder, "somebody")
+
+
+def test_the_command_names_every_setting(finished: Any, made: list[Record]) -> None:
+    import shlex
+
+    words = shlex.split(made[2].command)
+    assert words[:3] == ["sidebench", "run", "digits"] and "\n" not in made[2].command
+    assert f"side.clusters={made[2].claim.settings['clusters']}" in words
+    assert sum(word.startswith("side.") for word in words) == len(made[2].claim.settings)
+    assert read_json(finished.folder.manifest_file)["units"]["side.s0"]["access"] == made[2].claim.access == "white box"
