@@ -1,10 +1,8 @@
 """Make records from a finished run folder: one per attack, over all of its seeds."""
 
 import hashlib
-import json
 import re
-import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,7 @@ from ..benchmark.results import Difference, Metrics, Result, UnitScores, attack_
 from ..benchmark.scoring import SCORE_PARTS, read_all_scores
 from ..benchmark.store import RunFolder, read_json, shard_count, write_atomic
 from ..benchmark.tables import load_metrics
-from .record import SCHEMA, Claim, Hashes, Hits, Made, Record, Victim, pack
+from .record import SCHEMA, Claim, Hashes, Hits, Made, Record, Victim, command, pack
 
 
 def make_records(
@@ -105,7 +103,14 @@ def _make(
             state={str(seed): _sha256(folder.state_file(unit)) for seed, unit in units.items()},
         ),
         made=_made(folder, manifest, list(units.values())),
-        command=_command(manifest, attack, seeds),
+        command=command(
+            metrics.pair,
+            {attack: unit["settings"]},
+            identity["defences"],
+            identity["candidates"],
+            seeds,
+            identity["measures"],
+        ),
     )
 
 
@@ -165,23 +170,6 @@ def _made(folder: RunFolder, manifest: Mapping[str, Any], units: Sequence[str]) 
         generate_seconds=sum(unit["generate_seconds"] for unit in spent),
         probe_share_off=max(unit["probe"]["share_off"] for unit in spent),
     )
-
-
-def _command(manifest: Mapping[str, Any], attack: str, seeds: Iterable[int]) -> str:
-    """Return the command that makes the run again, every setting spelled out."""
-    identity = manifest["identity"]
-    parts = ["sidebench", "run", identity["pair"], "--attack", attack, "--candidates", str(identity["candidates"])]
-    for seed in seeds:
-        parts += ["--seed", str(seed)]
-    for measure in identity["measures"]:
-        parts += ["--measure", measure]
-    for defence in identity["defences"]:
-        parts += ["--defence", defence]
-    owners = {attack: manifest["units"][f"{attack}.s{next(iter(seeds))}"]["settings"], **identity["defences"]}
-    for owner, settings in owners.items():
-        for name, value in sorted(settings.items()):
-            parts += ["--set", f"{owner}.{name}={json.dumps(value)}"]
-    return shlex.join(parts)
 
 
 def scores_hash(folder: RunFolder, unit: str) -> str:

@@ -9,8 +9,9 @@ and paired tests can be computed again from records alone.
 import base64
 import hashlib
 import json
+import shlex
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any, Literal
@@ -177,15 +178,39 @@ def parse_record(content: Any, name: str) -> Record:
 def read_record(path: Path) -> Record:
     """Read one record's file; raises `BadRecord` as `parse_record`."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
     except (OSError, ValueError, RecursionError) as error:
         raise BadRecord(f"{path.name} cannot be read: {error}") from None
     return parse_record(content, path.name)
 
 
+def _no_number(word: str) -> None:
+    raise ValueError(f"{word} is no number")
+
+
 def record_files(records: Path) -> list[Path]:
     """Return every record's file below a folder, sorted."""
     return sorted(file for file in records.rglob("*.json") if not file.name.endswith(".checked.json"))
+
+
+def command(
+    pair: str,
+    attack: Mapping[str, Mapping[str, Any]],
+    defences: Mapping[str, Mapping[str, Any]],
+    candidates: int,
+    seeds: Sequence[int],
+    measures: Sequence[str],
+) -> str:
+    """Return the command that makes a run again, every setting spelled out; settings stand by attack and defence."""
+    parts = ["sidebench", "run", pair, *_options("--attack", attack), "--candidates", str(candidates)]
+    parts += [*_options("--seed", seeds), *_options("--measure", measures), *_options("--defence", defences)]
+    for owner, settings in {**attack, **defences}.items():
+        parts += _options("--set", (f"{owner}.{key}={json.dumps(settings[key])}" for key in sorted(settings)))
+    return shlex.join(parts)
+
+
+def _options(option: str, values: Iterable[Any]) -> list[str]:
+    return [part for value in values for part in (option, str(value))]
 
 
 # ---- What was hit -----------------------------------------------------------------------------------
