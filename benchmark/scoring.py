@@ -6,17 +6,19 @@ from them without the model (`unit_scores`).
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from .contracts import Measure, Neighbours, Side
 from .errors import BadInput, CorruptRun
-from .measures.search import top_k, within
-from .references import ImageSet, References
 from .store import RunFolder, read_table, write_table
+
+if TYPE_CHECKING:
+    import torch
+
+    from .references import ImageSet, References
 
 SCORE_PARTS = ("pairs", "bins", "")
 """The files of a shard's scores; the candidates' one comes last."""
@@ -72,9 +74,12 @@ class ShardScores:
 
 
 class Scorer:
-    """Searches the training and held-out images of a pair; made after every image was generated."""
+    """Searches the training and held-out images of a pair; made after every image was generated.
 
-    def __init__(self, references: References, measures: list[Measure], k: int, device: torch.device) -> None:
+    torch is imported here alone: what a report reads back needs none.
+    """
+
+    def __init__(self, references: "References", measures: list[Measure], k: int, device: "torch.device") -> None:
         self.measures, self.k, self.device = measures, k, device
         self._sides: dict[Side, ImageSet] = {"training": references.training, "held_out": references.held_out}
         kept = min(k, *(len(part.representatives()) for part in self._sides.values()))
@@ -86,8 +91,10 @@ class Scorer:
                 )
         self._descriptors: dict[tuple[str, Side], torch.Tensor] = {}
 
-    def score(self, images: torch.Tensor, candidates: np.ndarray, nan: np.ndarray, space: str) -> ShardScores:
+    def score(self, images: "torch.Tensor", candidates: np.ndarray, nan: np.ndarray, space: str) -> ShardScores:
         """Score uint8 images, N x C x H x W."""
+        import torch
+
         flat = images.flatten(1)
         constant = (flat.amin(1) == flat.amax(1)).numpy() & ~nan
         measures = [measure for measure in self.measures if measure.space == space]
@@ -98,7 +105,9 @@ class Scorer:
         pairs = {side: self._pairs(queries, measures, neighbours, valid, side) for side in SIDES}
         return ShardScores(candidates, nan, constant, neighbours, pairs)
 
-    def _reference_descriptors(self, measure: Measure, side: Side) -> torch.Tensor:
+    def _reference_descriptors(self, measure: Measure, side: Side) -> "torch.Tensor":
+        import torch
+
         key = (measure.space, side)
         if key not in self._descriptors:
             images = torch.from_numpy(self._sides[side].images)
@@ -106,7 +115,11 @@ class Scorer:
             self._descriptors[key] = torch.cat(parts)
         return self._descriptors[key]
 
-    def _nearest(self, queries: torch.Tensor, measure: Measure, side: Side) -> Neighbours:
+    def _nearest(self, queries: "torch.Tensor", measure: Measure, side: Side) -> Neighbours:
+        import torch
+
+        from .measures.search import top_k
+
         references = self._reference_descriptors(measure, side)
         nearest = top_k(queries, references, self.k)
         first = self._sides[side].representatives()
@@ -120,12 +133,16 @@ class Scorer:
 
     def _pairs(
         self,
-        queries: torch.Tensor,
+        queries: "torch.Tensor",
         measures: list[Measure],
         neighbours: dict[Side, Neighbours],
-        valid: torch.Tensor,
+        valid: "torch.Tensor",
         side: Side,
     ) -> Pairs:
+        import torch
+
+        from .measures.search import within
+
         sides = (neighbours["training"], neighbours["held_out"])
         radius = np.max([measure.radius(*sides, side) for measure in measures], axis=0).astype(np.float32)
         radius = np.nextafter(radius, np.float32(np.inf))  # keep a pair whose score rounds to the floor

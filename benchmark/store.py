@@ -244,7 +244,7 @@ def read_state(path: Path) -> AttackState:
 
 
 def read_info(path: Path) -> Mapping[str, Any]:
-    """Read the JSON values of what `write_state` wrote, without the tensors."""
+    """Read the JSON values of what `write_state` wrote, without the tensors and without importing torch."""
     return _read_safetensors(path, tensors=False).info
 
 
@@ -252,7 +252,7 @@ def _read_safetensors(path: Path, *, tensors: bool) -> AttackState:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework="pt" if tensors else "numpy") as file:
             info = json.loads((file.metadata() or {}).get("info", "{}"))
             names = file.keys() if tensors else []
             return AttackState({name: file.get_tensor(name) for name in names}, info)

@@ -1,6 +1,8 @@
 """What a reader sees: tables with intervals, verdicts in words, and a page that escapes what it is given."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -236,3 +238,15 @@ def test_run_without_results_has_no_report(copied: Path) -> None:
     (copied / "metrics.json").unlink()
     with pytest.raises(BadInput, match="no results yet"):
         load_metrics(RunFolder(copied))
+
+
+def test_report_imports_no_torch(finished: Any, tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom sidebench.cli import main\n"
+        f"try: main(['report', {str(finished.folder.path)!r}, '--out', {str(tmp_path / 'page.html')!r}])\n"
+        "except SystemExit as left: assert not left.code, left.code\n"
+        "heavy = {'torch', 'torchmetrics', 'statsmodels', 'diffusers', 'datasets', 'sklearn'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+    assert (tmp_path / "page.html").stat().st_size > 10_000

@@ -6,14 +6,16 @@ of n duplicates would otherwise hide itself. n grows the background with n / |X|
 of the set is refused unless the pair allows it.
 """
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-from torch import Tensor
 
 from ..contracts import Band, Measure, Neighbours, Side
 from ..errors import BadInput
 from .pixels import SPACE, pixel_descriptors
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class NormalizedL2(Measure):
@@ -56,7 +58,7 @@ class NormalizedL2(Measure):
                 f"at most {limit} {'exist' if allow_dense else 'unless the pair sets allow_dense_neighbours'}"
             )
 
-    def descriptors(self, images: Tensor) -> Tensor:
+    def descriptors(self, images: "Tensor") -> "Tensor":
         """Return the scaled pixels."""
         return pixel_descriptors(images)
 

@@ -1,12 +1,14 @@
 """Per-element root-mean-square distance in [0, 1], the l2 of Carlini et al. 2023 (arXiv 2301.13188)."""
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-from torch import Tensor
 
 from ..contracts import Measure, Neighbours, Side
 from .pixels import SPACE, pixel_descriptors
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Rms(Measure):
@@ -21,7 +23,7 @@ class Rms(Measure):
     """The near-copy threshold of the paper; pairs beyond it are not stored."""
     bin_width = 0.01
 
-    def descriptors(self, images: Tensor) -> Tensor:
+    def descriptors(self, images: "Tensor") -> "Tensor":
         """Return the scaled pixels."""
         return pixel_descriptors(images)
 
