@@ -22,7 +22,12 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+leaderboard = typer.Typer(help="Records of results, and the tables and pages made of them.", rich_markup_mode=None)
+app.add_typer(leaderboard, name="leaderboard")
+
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+Records = Annotated[Path, typer.Option(help="Folder of records.")]
+RECORDS = Path("leaderboards/records")
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout; everything else goes to stderr.")]
 
 
@@ -57,8 +62,7 @@ def _root(
     if version:
         print(__version__)
         raise typer.Exit
-    if context.invoked_subcommand is None:
-        print(context.get_help())
+    _help_alone(context)
 
 
 @app.command()
@@ -319,6 +323,91 @@ def doctor(as_json: AsJson = False) -> None:
 
     found = checks.examine()
     print(json.dumps([check._asdict() for check in found], indent=1) if as_json else checks.as_text(found))
+
+
+@leaderboard.callback(invoke_without_command=True)
+def _leaderboard(context: typer.Context) -> None:
+    _help_alone(context)
+
+
+@leaderboard.command()
+def add(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run folder.")],
+    submitter: Annotated[str, typer.Option("--as", metavar="NAME", help="Who claims it: a name of your choice.")],
+    attack: Annotated[list[str] | None, typer.Option(help="Attack to record; default: every one of the run.")] = None,
+    records: Records = RECORDS,
+) -> None:
+    """Write a record for each attack of a run, over all of its seeds."""
+    from .benchmark.store import read_run
+    from .leaderboards.making import add_records
+
+    for file in add_records(read_run(run_folder), submitter, attack or (), records):
+        print(file)
+
+
+@leaderboard.command()
+def check(
+    files: Annotated[list[Path] | None, typer.Argument(metavar="[RECORD...]", help="Default: every record.")] = None,
+    records: Records = RECORDS,
+    run_folder: Annotated[
+        Path | None, typer.Option("--run", help="Submitted run folder of the one RECORD named, to challenge it.")
+    ] = None,
+    challenge: Annotated[int, typer.Option(min=1, help="Candidates to make again from RUN's state.")] = 32,
+    pair: Annotated[str | None, typer.Option(help="The record's pair file, if it is not a shipped pair.")] = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> int:
+    """Check records: schema, hashes, impossible counts, duplicates; with --run, make drawn candidates again."""
+    from .leaderboards.check import check_files
+    from .leaderboards.record import record_files
+
+    chosen = files or record_files(records)
+    problems = check_files(chosen, None if files else records)
+    for problem in problems:
+        _complain(str(problem))
+    if problems or run_folder is None:
+        print(f"{len(chosen):,} records, {len(problems):,} problems", file=sys.stderr)
+        if as_json:
+            print(json.dumps([problem._asdict() for problem in problems], indent=1))
+        return WRONG_USAGE if problems else 0
+    if len(chosen) != 1:
+        raise BadSetting(f"--run challenges one record: name its file, there are {len(chosen)}")
+    print("loading torch and diffusers ...", file=sys.stderr, flush=True)
+    from .benchmark.progress import reporter_for
+    from .benchmark.store import read_run
+    from .leaderboards import challenge as challenges
+
+    with reporter_for(sys.stderr) as progress:
+        found = challenges.challenge(
+            chosen[0], read_run(run_folder), challenge, pair=pair, device=device, progress=progress
+        )
+    print(found.model_dump_json(indent=1, by_alias=True) if as_json else challenges.as_text(found))
+    return 0 if found.agreed == found.checked else WRONG_USAGE
+
+
+@leaderboard.command()
+def publish(
+    repo: Annotated[str, typer.Option(metavar="OWNER/NAME", help="Dataset repository on the Hub.")],
+    records: Records = RECORDS,
+    send: Annotated[bool, typer.Option("--send", help="Send it; without this, only show what would be sent.")] = False,
+    create_pr: Annotated[
+        bool, typer.Option("--create-pr", help="As a pull request, for a repository of others.")
+    ] = False,
+) -> None:
+    """Show, or send, the records that a dataset repository on the Hub lacks."""
+    from .leaderboards import publish as publishing
+
+    found = publishing.prepare(repo, records)
+    print(publishing.as_text(found))
+    if not send:
+        print("nothing was sent: add --send", file=sys.stderr)
+    elif found.new:
+        print(publishing.send(found, create_pr=create_pr))
+
+
+def _help_alone(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 def _settings(assignments: list[str]) -> dict[str, dict[str, Any]]:

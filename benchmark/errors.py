@@ -61,6 +61,12 @@ class CannotWrite(SidebenchError):
     exit_code = 3
 
 
+class CannotReach(SidebenchError):
+    """A server does not answer; the same command can be run again."""
+
+    exit_code = 3
+
+
 class AttackFailed(SidebenchError):
     """An attack raised, or returned something that its contract does not allow."""
 

@@ -100,15 +100,22 @@ def _together(read: dict[str, Record]) -> Iterator[Problem]:
     pairs: dict[tuple[str, int], tuple[str, str]] = {}
     for path, record in read.items():
         file = Path(path).name
-        kept = {"submitter", "claim", "victim", "protocol", "candidates", "seeds", "measure"}
-        claim = record.model_dump_json(include=kept)
-        if claim in claims:
-            yield Problem(file, "claim", f"is claimed by {claims[claim]} already, by the same submitter")
-        claims.setdefault(claim, file)
-        key = (record.victim.name, record.victim.revision)
-        identity, first = pairs.setdefault(key, (record.victim.identity, file))
+        first = claims.setdefault(_claimed(record), file)
+        if first != file:
+            yield Problem(file, "claim", f"is claimed by {first} already, by the same submitter")
+        identity, first = pairs.setdefault((record.victim.name, record.victim.revision), (record.victim.identity, file))
         if identity != record.victim.identity:
             yield Problem(file, "victim.identity", f"is another pair than that of {first}, under the same name")
+
+
+def claims_same(first: Record, second: Record) -> bool:
+    """Return whether two records are one submitter's claim of the same: a repetition by somebody else is welcome."""
+    return _claimed(first) == _claimed(second)
+
+
+def _claimed(record: Record) -> str:
+    kept = {"submitter", "claim", "victim", "protocol", "candidates", "seeds", "measure"}
+    return record.model_dump_json(include=kept)
 
 
 # ---- Rules that need nothing ------------------------------------------------------------------------

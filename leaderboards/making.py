@@ -11,17 +11,18 @@ import numpy as np
 
 from ..benchmark.comparison import AttackHits, excess_of
 from ..benchmark.contracts import Measure, Side
-from ..benchmark.errors import BadInput, UnknownName
+from ..benchmark.errors import BadInput, BadRecord, CorruptRun, UnknownName
 from ..benchmark.keyed import held_out_group, keyed_hash, run_key, training_group
 from ..benchmark.pairs import load_pair, pair_names
 from ..benchmark.protocol import CONFIDENCE, Protocol
 from ..benchmark.registry import make_measure
 from ..benchmark.rescoring import stored_groups
 from ..benchmark.results import Difference, Metrics, Result, UnitScores, attack_hits
-from ..benchmark.scoring import SCORE_PARTS, read_all_scores
+from ..benchmark.scoring import read_all_scores
 from ..benchmark.store import RunFolder, read_json, shard_count, write_atomic
 from ..benchmark.tables import load_metrics
-from .record import SCHEMA, Claim, Hashes, Hits, Made, Record, Victim, command, pack
+from .check import check_record, claims_same
+from .record import SCHEMA, Claim, Hashes, Hits, Made, Record, Victim, command, pack, read_record, record_files
 
 
 def make_records(
@@ -45,6 +46,24 @@ def make_records(
         _make(folder, metrics, manifest, measure, name, submitter, today or datetime.now(UTC).date())
         for name in attacks or found
     ]
+
+
+def add_records(folder: RunFolder, submitter: str, attacks: Sequence[str], records: Path) -> list[Path]:
+    """Make a run's records, check them beside those that are there, write them and return their files.
+
+    Raises:
+        BadRecord: a record would be refused; none is written then.
+    """
+    made = make_records(folder, submitter, attacks)
+    for record in made:
+        if found := check_record(record):
+            field, message = found[0]
+            raise BadRecord(f"{record.claim.attack}, {field}: {message}")
+    stored = [(file, read_record(file)) for file in record_files(records)]
+    for record in made:
+        if same := next((file for file, other in stored if claims_same(record, other)), None):
+            raise BadRecord(f"{record.claim.attack}, claim: is claimed in {same.name} already, by the same submitter")
+    return [write_record(record, records) for record in made]
 
 
 def write_record(record: Record, records: Path) -> Path:
@@ -97,10 +116,10 @@ def _make(
         hits=[_hits(seed, found, groups, key) for seed, found in hits.items()],
         key_id=keyed_hash(key, "name of the key"),
         hashes=Hashes(
-            manifest=_sha256(folder.manifest_file),
-            metrics=_sha256(folder.path / "metrics.json"),
+            manifest=file_hash(folder.manifest_file),
+            metrics=file_hash(folder.path / "metrics.json"),
             scores={str(seed): scores_hash(folder, unit) for seed, unit in units.items()},
-            state={str(seed): _sha256(folder.state_file(unit)) for seed, unit in units.items()},
+            state={str(seed): file_hash(folder.state_file(unit)) for seed, unit in units.items()},
         ),
         made=_made(folder, manifest, list(units.values())),
         command=command(
@@ -173,18 +192,20 @@ def _made(folder: RunFolder, manifest: Mapping[str, Any], units: Sequence[str]) 
 
 
 def scores_hash(folder: RunFolder, unit: str) -> str:
-    """Return one SHA-256 over the names and SHA-256 of all score files of a unit.
-
-    Raises:
-        BadInput: the unit has no scores.
-    """
+    """Return one SHA-256 over the names and SHA-256 of all score files of a unit."""
     files = sorted((folder.path / "scores").glob(f"{unit}.*.parquet"))
-    if len(files) < len(SCORE_PARTS):
-        raise BadInput(f"{folder.path.name} has no scores of {unit}")
-    listing = "".join(f"{_sha256(file)}  {re.sub(r'[^ -~]', '?', file.name)}\n" for file in files)
+    listing = "".join(f"{file_hash(file)}  {re.sub(r'[^ -~]', '?', file.name)}\n" for file in files)
     return hashlib.sha256(listing.encode()).hexdigest()
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def file_hash(path: Path) -> str:
+    """Return the SHA-256 of a file.
+
+    Raises:
+        CorruptRun: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise CorruptRun(f"{path.parent.name}/{path.name} cannot be read: {error.strerror}") from None

@@ -1,0 +1,243 @@
+"""Verification by challenge: candidates drawn after submission are made again from the submitted state.
+
+A record commits to the hashes of its scores and states. Whoever checks it gets the run's folder (without images),
+compares it with those hashes, draws candidates that nobody could know before, makes and scores them again, and compares
+with what the scores say. That proves the scores, not how the state came about: for that the whole command is run
+again.
+"""
+
+import secrets
+from collections.abc import Mapping
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..benchmark.contracts import Measure, Progress
+from ..benchmark.errors import BadInput, BadRecord, BadSetting
+from ..benchmark.pairs import load_pair
+from ..benchmark.progress import silent
+from ..benchmark.registry import make_measure
+from ..benchmark.results import UnitScores
+from ..benchmark.scoring import SIDES, read_all_scores
+from ..benchmark.store import RunFolder, difference, read_json, read_state, shard_count, write_json
+from ..benchmark.tally import in_band
+from .making import file_hash, scores_hash
+from .record import Record, read_record, unpack
+
+TOLERANCE = 0.01
+"""Largest difference of a best-match score that counts as the same: other devices round otherwise."""
+
+
+class Checked(BaseModel):
+    """What a challenge found; stands beside the record as `<record>.checked.json`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    schema_: Literal["sidebench-challenge/1"] = Field(alias="schema", description="name and version of this schema")
+    record: str = Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the record's file")
+    draw: str = Field(pattern=r"^[0-9a-f]{32}$", description="random seed of the draw, made at the check")
+    checked: int = Field(ge=1, description="candidates that were made again")
+    agreed: int = Field(ge=0, description="those whose hits are the same and whose scores differ within the tolerance")
+    of: int = Field(ge=1, description="candidates of the record under all seeds")
+    tolerance: float = Field(ge=0, description="allowed difference of a best-match score")
+    largest: float = Field(ge=0, description="largest difference seen")
+    device: str = Field(max_length=16, description="kind of device of the check")
+    day: date = Field(description="day of the check (UTC)")
+
+    @property
+    def badge(self) -> str:
+        """How many were made again, in words."""
+        return f"{self.agreed:,} of {self.of:,} made again"
+
+    def wrong_at_most(self, confidence: float = 0.95) -> float:
+        """Return the largest share of wrong candidates that so many agreeing draws leave possible (the 3 / n rule)."""
+        return float(1 - (1 - confidence) ** (1 / self.checked)) if self.agreed == self.checked else 1.0
+
+
+def sidecar(file: Path) -> Path:
+    """Return where the finding of a challenge stands beside a record's file."""
+    return file.with_name(f"{file.stem}.checked.json")
+
+
+def read_checked(file: Path) -> Checked | None:
+    """Return what a challenge found of the record in `file`, or None: no challenge, or the record was changed since.
+
+    Raises:
+        BadRecord: the finding cannot be read.
+    """
+    beside = sidecar(file)
+    if not beside.is_file():
+        return None
+    try:
+        found = Checked.model_validate_json(beside.read_text(encoding="utf-8"))
+    except (ValidationError, OSError, UnicodeDecodeError) as error:
+        first = error.errors()[0]["loc"] if isinstance(error, ValidationError) else ("file",)
+        raise BadRecord(f"{beside.name}, {'.'.join(map(str, first))}: is not what a challenge writes") from None
+    return found if found.record == file_hash(file) else None
+
+
+def challenge(
+    file: Path,
+    folder: RunFolder,
+    count: int,
+    *,
+    pair: str | None = None,
+    device: str = "auto",
+    draw: str | None = None,
+    progress: Progress = silent,
+) -> Checked:
+    """Make `count` candidates of the record in `file` again; how many agree is returned and written beside it.
+
+    `folder` is the submitted run folder; `pair` a pair file where the pair does not ship; `draw` repeats an
+    earlier draw.
+
+    Raises:
+        BadRecord: the folder is not the one that the record commits to, or does not hold what the record says.
+        BadInput: the run cannot be set up here as it was.
+        BadSetting: more candidates were asked for than there are.
+    """
+    record = read_record(file)
+    total = record.candidates * len(record.seeds)
+    if not 1 <= count <= total:
+        raise BadSetting(f"between 1 and {total} candidates can be made again, not {count}")
+    measure = make_measure(record.measure)
+    check_commitment(record, folder)
+    stored = {seed: _stored(record, folder, seed, measure) for seed in record.seeds}
+    draw = draw or secrets.token_hex(16)
+    places = np.sort(np.random.default_rng(int(draw, 16)).choice(total, size=count, replace=False))
+    chosen = {
+        seed: (places[places // record.candidates == number] % record.candidates)
+        for number, seed in enumerate(record.seeds)
+    }
+    device, again = _make_again(record, folder, chosen, measure, pair, device, progress)
+    agreed, largest = 0, 0.0
+    for seed, scores in again.items():
+        same, gap = _compare(stored[seed], scores, chosen[seed], measure)
+        agreed, largest = agreed + same, max(largest, gap)
+    found = Checked(
+        schema="sidebench-challenge/1",
+        record=file_hash(file),
+        draw=draw,
+        checked=count,
+        agreed=agreed,
+        of=total,
+        tolerance=TOLERANCE,
+        largest=largest,
+        device=device,
+        day=datetime.now(UTC).date(),
+    )
+    write_json(sidecar(file), found.model_dump(mode="json", by_alias=True))
+    return found
+
+
+def as_text(found: Checked) -> str:
+    """Say in plain words what a challenge found."""
+    if found.agreed < found.checked:
+        return (
+            f"{found.checked - found.agreed:,} of {found.checked:,} drawn candidates differ, scores by up to "
+            f"{found.largest:.4f} where {found.tolerance:g} is allowed (draw {found.draw}): this state does not make "
+            f"these scores here"
+        )
+    return (
+        f"{found.badge}, all within {found.tolerance:g} (largest difference {found.largest:.4f}): at 95 % confidence "
+        f"at most {100 * found.wrong_at_most():.1f} % of the scores are not what the state makes"
+    )
+
+
+def check_commitment(record: Record, folder: RunFolder) -> None:
+    """Compare a run folder with the hashes that a record commits to.
+
+    Raises:
+        BadRecord: a file is another one; the field is named.
+    """
+    wanted = {"manifest": record.hashes.manifest, "metrics": record.hashes.metrics}
+    found = {"manifest": file_hash(folder.manifest_file), "metrics": file_hash(folder.path / "metrics.json")}
+    for seed in record.seeds:
+        unit = f"{record.claim.attack}.s{seed}"
+        wanted |= {f"scores.{seed}": record.hashes.scores[str(seed)], f"state.{seed}": record.hashes.state[str(seed)]}
+        found |= {f"scores.{seed}": scores_hash(folder, unit), f"state.{seed}": file_hash(folder.state_file(unit))}
+    for name, digest in wanted.items():
+        if found[name] != digest:
+            raise BadRecord(f"{folder.path.name}, hashes.{name}: is not what the record commits to")
+
+
+def _stored(record: Record, folder: RunFolder, seed: int, measure: Measure) -> UnitScores:
+    """Return a unit's stored scores, after comparing them with the hits that the record names."""
+    unit, shards = f"{record.claim.attack}.s{seed}", shard_count(read_json(folder.manifest_file)["identity"])
+    scores = UnitScores(read_all_scores(folder, unit, measure.space, shards), [measure])
+    hits = next(found for found in record.hits if found.seed == seed)
+    for side in SIDES:
+        said = unpack(getattr(hits, side), record.candidates, f"hits of seed {seed}, {side}")
+        best = scores.best_scores[measure.id, side]
+        if not np.array_equal(said, in_band(best, measure.bands[0], distance=measure.distance)):
+            raise BadRecord(f"{folder.path.name}, hits of seed {seed}, {side}: are not those of the stored scores")
+    return scores
+
+
+def _make_again(
+    record: Record,
+    folder: RunFolder,
+    chosen: Mapping[int, np.ndarray],
+    measure: Measure,
+    pair: str | None,
+    device: str,
+    progress: Progress,
+) -> tuple[str, dict[int, UnitScores]]:
+    """Return the kind of device, and the drawn candidates' scores by seed, made from the stored state."""
+    from ..benchmark import hub
+    from ..benchmark.attacking import make_candidates
+    from ..benchmark.contracts import AttackState
+    from ..benchmark.models import load_model
+    from ..benchmark.plan import plan_run
+    from ..benchmark.references import load_references
+    from ..benchmark.scoring import Scorer
+    from ..benchmark.streams import Candidates
+
+    plan = plan_run(
+        load_pair(pair or record.victim.name),
+        attacks=(record.claim.attack,),
+        defences=tuple(record.claim.defences),
+        candidates=record.candidates,
+        seeds=record.seeds,
+        measures=read_json(folder.manifest_file)["identity"]["measures"],
+        settings={record.claim.attack: record.claim.settings},
+        device=device,
+        dtype=record.protocol.dtype,
+    )
+    if changed := difference(read_json(folder.manifest_file)["identity"], plan.identity()):
+        raise BadInput(f"the run cannot be made here as it was: {changed}")
+    model = load_model(plan.model)
+    for defence in plan.defences:
+        model = defence.wrap(model)
+    scorer = Scorer(load_references(plan.pair), [measure], plan.protocol.top_k, hub.pick_device(plan.model.device))
+    again, done = {}, 0
+    for unit in plan.units:
+        stored = read_state(folder.state_file(unit.name))
+        state, parts = AttackState(stored.tensors, stored.info["state"]), []
+        for start in range(0, len(chosen[unit.seed]), plan.protocol.shard):
+            numbers = chosen[unit.seed][start : start + plan.protocol.shard]
+            wanted = Candidates(unit.seed, numbers.tolist())
+            images, nan, _, _ = make_candidates(unit.attack, model, state, wanted, plan.protocol)
+            parts.append(scorer.score(images, numbers, nan.numpy(), measure.space))
+            done += len(numbers)
+            progress("candidates made again", done, sum(map(len, chosen.values())))
+        if parts:
+            again[unit.seed] = UnitScores(parts, [measure])
+    return plan.model.device.partition(":")[0], again
+
+
+def _compare(stored: UnitScores, again: UnitScores, numbers: np.ndarray, measure: Measure) -> tuple[int, float]:
+    """Return how many of the candidates agree on both sides, and the largest difference of a score."""
+    agree, largest = np.ones(len(numbers), dtype=bool), 0.0
+    for side in SIDES:
+        before = stored.best_scores[measure.id, side][numbers]
+        now = again.best_scores[measure.id, side]
+        gap = np.nan_to_num(np.abs(before - now), nan=1.0)
+        gap[np.isnan(before) & np.isnan(now)] = 0.0
+        hits = [in_band(scores, measure.bands[0], distance=measure.distance) for scores in (before, now)]
+        agree &= (gap <= TOLERANCE) & (hits[0] == hits[1])
+        largest = max(largest, float(gap.max()))
+    return int(agree.sum()), largest

@@ -1,0 +1,129 @@
+"""Publish records to a dataset repository on the Hub: one commit on top of what is there, or a pull request.
+
+The commit names its parent, so two submitters cannot overwrite each other: the later one is told that the repository
+has moved. A record that is there already is never changed. Authentication is the user's own login
+(`hf auth login`, HF_TOKEN); nothing of it is read or printed here.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from ..benchmark.errors import BadInput, CannotReach, RunConflict
+from .challenge import sidecar
+from .check import check_files
+from .record import record_files
+
+FOLDER = "records"
+"""Where records lie in the repository."""
+
+
+class Publication(NamedTuple):
+    """What would be sent: files by their path in the repository, on top of the commit `parent`."""
+
+    repo: str
+    parent: str
+    new: dict[str, Path]
+    present: int
+    """Files that are there already, the same."""
+
+
+def prepare(repo: str, records: Path) -> Publication:
+    """Compare a folder of records with the repository and return what it lacks.
+
+    Raises:
+        BadInput: there are no records, one of them has a problem or differs from the one that is there, or the
+            repository cannot be found or read.
+        CannotReach: the Hub does not answer.
+    """
+    files = record_files(records)
+    if not files:
+        raise BadInput(f"{records} holds no records; make some with `sidebench leaderboard add RUN`")
+    if problems := check_files(files, records):
+        raise BadInput(f"{problems[0]} ({len(problems)} problems; `sidebench leaderboard check` lists them)")
+    from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import RepoFile
+
+    with _explained(repo):
+        api = HfApi()
+        parent = api.dataset_info(repo).sha
+        tree = api.list_repo_tree(repo, recursive=True, revision=parent, repo_type="dataset")
+        there = {entry.path: entry.blob_id for entry in tree if isinstance(entry, RepoFile)}
+    found = [*files, *(beside for file in files if (beside := sidecar(file)).is_file())]
+    local = {f"{FOLDER}/{file.relative_to(records).as_posix()}": file for file in found}
+    new = {path: file for path, file in local.items() if there.get(path) != _blob(file)}
+    for path, file in new.items():
+        if path in there and file in files:
+            raise BadInput(f"{path} in {repo} differs from the one here: records are never changed")
+    return Publication(repo, str(parent), new, len(local) - len(new))
+
+
+def send(publication: Publication, *, create_pr: bool = False) -> str:
+    """Commit what `prepare` found and return the address of the commit or pull request.
+
+    Raises:
+        RunConflict: somebody else published in between.
+        BadInput: the user may not write there.
+        CannotReach: the Hub does not answer.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    operations = [CommitOperationAdd(path, file) for path, file in sorted(publication.new.items())]
+    count = len([path for path in publication.new if not path.endswith(".checked.json")])
+    with _explained(publication.repo):
+        made = HfApi().create_commit(
+            publication.repo,
+            operations,
+            commit_message=f"{count} sidebench record{'' if count == 1 else 's'}",
+            repo_type="dataset",
+            parent_commit=publication.parent,
+            create_pr=create_pr,
+        )
+    return str(made.pr_url or made.commit_url)
+
+
+def as_text(publication: Publication) -> str:
+    """Say what would be sent, a line per file."""
+    size = sum(file.stat().st_size for file in publication.new.values())
+    lines = [f"{path} ({file.stat().st_size:,} bytes)" for path, file in sorted(publication.new.items())]
+    total = f"{len(lines):,} files, {size:,} bytes, for {publication.repo} on top of {publication.parent[:12]}; "
+    return "\n".join([*lines, f"{total}{publication.present:,} are there already"])
+
+
+@contextmanager
+def _explained(repo: str) -> Iterator[None]:
+    """Turn what the Hub answers into one line; its own messages are left out, they may hold request headers."""
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+
+    try:
+        yield
+    except HFValidationError:
+        raise BadInput(f"{repo!r} is no repository name: write it as OWNER/NAME") from None
+    except GatedRepoError:
+        raise BadInput(f"access to the dataset {repo} is restricted: ask for it on its page, then log in") from None
+    except RepositoryNotFoundError:
+        raise BadInput(
+            f"there is no dataset repository {repo}, or you may not see it; `hf auth login` logs in, "
+            f"`hf repos create {repo} --type dataset` makes one"
+        ) from None
+    except HfHubHTTPError as error:
+        status = error.response.status_code if error.response is not None else 0
+        if status in (409, 412):
+            raise RunConflict(f"somebody else published to {repo} in between; run the same command again") from None
+        if status in (401, 403):
+            raise BadInput(f"you may not write to {repo}: log in with `hf auth login`, or send --create-pr") from None
+        raise CannotReach(f"the Hub answers {status or 'nothing'} for {repo}; try again later") from None
+    except Exception as error:
+        # The client's transport has changed with its versions, and so have its errors.
+        packages = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
+        if isinstance(error, OSError) or packages & {"httpx2", "httpx", "requests"}:
+            raise CannotReach(f"the Hub cannot be reached ({type(error).__name__}); try again later") from None
+        raise
+
+
+def _blob(file: Path) -> str:
+    """Return the id that git gives to a file's content."""
+    content = file.read_bytes()
+    return hashlib.sha1(f"blob {len(content)}\0".encode() + content, usedforsecurity=False).hexdigest()

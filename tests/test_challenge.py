@@ -1,0 +1,106 @@
+"""Verification by challenge: honest runs agree, and runs whose parts do not belong together do not."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidebench.benchmark import runner
+from sidebench.benchmark.errors import BadInput, BadRecord, BadSetting
+from sidebench.benchmark.pairs import load_pair
+from sidebench.benchmark.plan import plan_run
+from sidebench.benchmark.store import RunFolder, read_run, read_state, write_state
+from sidebench.leaderboards.challenge import Checked, as_text, challenge, read_checked, sidecar
+from sidebench.leaderboards.making import make_records, write_record
+from sidebench.leaderboards.record import record_files
+
+
+@pytest.fixture(scope="module")
+def pair_file(make_pair_file: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file: Path = make_pair_file(tmp_path_factory.mktemp("pair"))
+    return file
+
+
+@pytest.fixture(scope="module")
+def submitted(pair_file: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """Return a finished run of `side` under two seeds, without its images, as a submitter hands it over."""
+    plan = plan_run(load_pair(str(pair_file)), attacks=["side"], candidates=30, seeds=(0, 1), device="cpu",
+                    out=tmp_path_factory.mktemp("runs"))  # fmt: skip
+    folder = runner.execute(plan).folder
+    for part in ("images", "evidence"):
+        shutil.rmtree(folder.path / part)
+    return folder
+
+
+@pytest.fixture
+def run(submitted: RunFolder, tmp_path: Path) -> RunFolder:
+    """Return a copy that a test may change."""
+    shutil.copytree(submitted.path, tmp_path / "run" / submitted.path.name)
+    return read_run(tmp_path / "run" / submitted.path.name)
+
+
+def recorded(folder: RunFolder, records: Path) -> Path:
+    return write_record(make_records(folder, "somebody")[0], records)
+
+
+def test_an_honest_run_agrees(run: RunFolder, pair_file: Path, tmp_path: Path) -> None:
+    file = recorded(run, tmp_path / "records")
+    found = challenge(file, run, 12, pair=str(pair_file), device="cpu")
+    assert (found.checked, found.agreed, found.of) == (12, 12, 60)
+    assert found.largest == 0.0
+    assert found.badge == "12 of 60 made again"
+    assert found.wrong_at_most() == pytest.approx(1 - 0.05 ** (1 / 12))
+    assert read_checked(file) == found and record_files(tmp_path / "records") == [file]
+    again = challenge(file, run, 12, pair=str(pair_file), device="cpu", draw=found.draw)
+    assert again.draw == found.draw
+
+
+def test_scores_that_the_state_does_not_make_disagree(run: RunFolder, pair_file: Path, tmp_path: Path) -> None:
+    stored = read_state(run.state_file("side.s0"))
+    turned = {name: -tensor if tensor.is_floating_point() else tensor for name, tensor in stored.tensors.items()}
+    write_state(run.state_file("side.s0"), type(stored)(turned, stored.info))
+    found = challenge(recorded(run, tmp_path), run, 60, pair=str(pair_file), device="cpu")
+    assert 30 <= found.agreed < 60, "seed 1 is honest, seed 0 is not"
+    assert found.wrong_at_most() == 1.0
+    assert "does not make these scores" in as_text(found)
+
+
+def test_another_folder_than_the_one_committed_to_is_refused(run: RunFolder, pair_file: Path, tmp_path: Path) -> None:
+    file = recorded(run, tmp_path)
+    for name, field in (
+        ("state/side.s1/state.safetensors", "hashes.state.1"),
+        ("metrics.json", "hashes.metrics"),
+        ("manifest.json", "hashes.manifest"),
+    ):
+        changed = run.path / name
+        kept = changed.read_bytes()
+        changed.write_bytes(kept + b" ")
+        with pytest.raises(BadRecord, match=field.replace(".", r"\.")):
+            challenge(file, run, 5, pair=str(pair_file), device="cpu")
+        changed.write_bytes(kept)
+    scores = sorted((run.path / "scores").glob("side.s0.*"))[0]
+    scores.unlink()
+    with pytest.raises(BadRecord, match=r"hashes\.scores\.0"):
+        challenge(file, run, 5, pair=str(pair_file), device="cpu")
+    assert read_checked(file) is None
+
+
+def test_another_pair_or_too_many_candidates_are_refused(run: RunFolder, pair_file: Path, tmp_path: Path) -> None:
+    file = recorded(run, tmp_path)
+    with pytest.raises(BadInput, match="cannot be made here as it was: pair"):
+        challenge(file, run, 5, pair="digits", device="cpu")
+    for count in (0, 61):
+        with pytest.raises(BadSetting, match="between 1 and 60"):
+            challenge(file, run, count, pair=str(pair_file), device="cpu")
+
+
+def test_a_badge_does_not_outlive_its_record(run: RunFolder, tmp_path: Path) -> None:
+    file = recorded(run, tmp_path)
+    fields = {"draw": "0" * 32, "checked": 3, "agreed": 3, "of": 60, "tolerance": 0.01, "largest": 0, "device": "cpu"}
+    content = {"schema": "sidebench-challenge/1", "record": "0" * 64, "day": "2026-01-02", **fields}
+    sidecar(file).write_text(Checked.model_validate(content).model_dump_json(by_alias=True), encoding="utf-8")
+    assert read_checked(file) is None
+    sidecar(file).write_text("{}", encoding="utf-8")
+    with pytest.raises(BadRecord, match="schema"):
+        read_checked(file)
