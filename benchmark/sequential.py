@@ -1,0 +1,139 @@
+"""Tests of a mean that may be looked at after every candidate: betting against the hypothesis. No torch.
+
+A gambler starts with a capital of 1 and bets, candidate by candidate, that the mean is larger than m. Where
+it is not, the capital is a non-negative supermartingale, so the chance that it ever reaches 1 / alpha is at
+most alpha (Ville's inequality): the test may stop at any time, for any reason, and be resumed.
+Waudby-Smith and Ramdas 2024, J. R. Stat. Soc. B 86:1 (arXiv 2010.09686), sections 3 and 4.
+
+The strategy is a mixture of fixed bets (their section 4.4): part j of the capital stakes the share c_j of
+the largest admissible bet on every candidate. `docs/gate_errors.py` compares it with aGRAPA. It was chosen
+because the capital depends on counts alone, falls as m grows (so tests and bounds can never contradict each
+other), and because its largest part bets everything: where no candidate ever hits, the upper bound is
+log(1 / (w_0 beta)) / N, the rule of three with 4.9 in place of 3.0 for beta 5 %.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .errors import BadInput
+
+_PARTS = np.arange(20)
+SHARES = 0.8**_PARTS
+"""c_j: what each part of the capital stakes, as a share of the largest admissible bet (1 down to 0.014)."""
+
+_DECAY = 0.85
+WEIGHTS = (1 - _DECAY) * _DECAY**_PARTS / (1 - _DECAY ** len(_PARTS))
+"""w_j: how the capital is divided at the start; more on the large bets, which decide where hits are rare."""
+
+_RUINED = -1e6
+"""Logarithm that stands for a capital of 0; -inf times a count of 0 would be NaN."""
+
+_BISECTIONS = 30
+
+
+class Counts(NamedTuple):
+    """How often each value was seen so far: `levels` (L,) in [-1, 1], `seen` (L, N) cumulative counts."""
+
+    levels: np.ndarray
+    seen: np.ndarray
+
+    @property
+    def total(self) -> int:
+        """The number of candidates, N."""
+        return self.seen.shape[1]
+
+    @property
+    def mean(self) -> float:
+        """The mean so far; NaN before the first candidate."""
+        return float(self.levels @ self.seen[:, -1] / self.total) if self.total else float("nan")
+
+    def mirrored(self) -> "Counts":
+        """Return the counts of the values with their sign turned."""
+        return Counts(-self.levels, self.seen)
+
+
+class Bounds(NamedTuple):
+    """One-sided bounds that hold at every time: the mean is below `low` with chance alpha, above `high` with beta."""
+
+    low: float
+    high: float
+
+
+def count(values: np.ndarray) -> Counts:
+    """Count values (N,) in [-1, 1], in the order of the candidates.
+
+    Raises:
+        BadInput: a value lies outside or is NaN.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if not np.all(np.abs(values) <= 1):
+        raise BadInput("a sequential test takes values between -1 and 1")
+    levels = np.unique(values)
+    return Counts(levels, np.cumsum(values == levels[:, None], axis=1))
+
+
+def log_capital(counts: Counts, mean: float) -> np.ndarray:
+    """Return (N,) the logarithm of the capital after each candidate, against "the mean is at most `mean`".
+
+    Part j multiplies by 1 + c_j (z - m) / (1 + m), which is 0 at worst: z = -1 with c = 1. -1 < `mean`.
+    """
+    factors = 1 + SHARES[:, None] * (counts.levels - mean) / (1 + mean)
+    gains = np.where(factors > 0, np.log(np.maximum(factors, 1e-300)), _RUINED)
+    parts = gains @ counts.seen + np.log(WEIGHTS)[:, None]
+    largest = parts.max(axis=0, initial=_RUINED)
+    capital: np.ndarray = largest + np.log(np.exp(parts - largest).sum(axis=0))
+    return capital
+
+
+def p_above(counts: Counts, limit: float) -> np.ndarray:
+    """Return (N,) p-values of "the mean is at most `limit`", valid at every time; they never rise."""
+    best = np.maximum.accumulate(log_capital(counts, limit))
+    p: np.ndarray = np.exp(-np.maximum(best, 0.0))
+    return p
+
+
+def p_below(counts: Counts, limit: float) -> np.ndarray:
+    """Return (N,) p-values of "the mean is at least `limit`", valid at every time; they never rise."""
+    return p_above(counts.mirrored(), -limit)
+
+
+def first_at_most(p_values: np.ndarray, level: float) -> int | None:
+    """Return after how many candidates p first reached the level, or None."""
+    reached = p_values <= level
+    return int(reached.argmax()) + 1 if reached.any() else None
+
+
+def bounds(counts: Counts, alpha: float, beta: float) -> Bounds:
+    """Return the lower bound at alpha and the upper bound at beta: all means that were never rejected lie between.
+
+    -1 and 1 before the first candidate.
+    """
+    return Bounds(_lower(counts, alpha), -_lower(counts.mirrored(), beta))
+
+
+def needed(counts: Counts, limit: float, level: float, most: float = 1e4) -> int | None:
+    """Return how many candidates "the mean is at most `limit`" would take to be rejected, were the shares to stay.
+
+    A plan, not a promise. None where the shares do not contradict it within `most` times as many candidates.
+    """
+    if not counts.total or counts.mean <= limit:
+        return None
+    for factor in np.geomspace(1, most, 200):
+        grown = Counts(counts.levels, counts.seen[:, -1:] * factor)
+        if log_capital(grown, limit)[0] >= -np.log(level):
+            return int(np.ceil(counts.total * factor))
+    return None
+
+
+def _lower(counts: Counts, level: float) -> float:
+    """Return the largest mean that was rejected as too small, by bisection: the capital falls as m grows."""
+    wanted = -np.log(level)
+    low, high = -1.0, 1.0
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        if log_capital(counts, middle).max(initial=0.0) >= wanted:
+            low = middle
+        else:
+            high = middle
+    return low

@@ -1,0 +1,135 @@
+"""Tests that may stop at any time: the capital is a martingale, errors are kept, bounds agree with the tests."""
+
+import importlib.util
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sidebench.benchmark.errors import BadInput
+from sidebench.benchmark.sequential import (
+    SHARES,
+    WEIGHTS,
+    bounds,
+    count,
+    first_at_most,
+    log_capital,
+    needed,
+    p_above,
+    p_below,
+)
+
+
+def draw(rng: np.random.Generator, n: int, excess: float, background: float) -> np.ndarray:
+    u = rng.random(n)
+    return (u < background + excess).astype(int) - (u > 1 - background).astype(int)
+
+
+def test_the_capital_starts_at_one() -> None:
+    assert WEIGHTS.sum() == pytest.approx(1) and SHARES[0] == 1 and np.all(WEIGHTS > 0)
+
+
+@pytest.mark.parametrize(("plus", "minus"), [(0.05, 0.02), (0.3, 0.27), (0.03, 0.0)])
+def test_the_expected_capital_is_one_at_the_limit_and_less_below(plus: float, minus: float) -> None:
+    chance = {1: plus, 0: 1 - plus - minus, -1: minus}
+    for m, expected in ((plus - minus, 1.0), (plus - minus + 0.01, 0.0)):
+        total = 0.0
+        for path in itertools.product(chance, repeat=5):
+            weight = np.prod([chance[z] for z in path])
+            total += weight * np.exp(log_capital(count(np.array(path)), m)[-1])
+        assert total == pytest.approx(1) if expected else total < 1
+
+
+@pytest.mark.parametrize("background", [0.0, 0.01])
+def test_errors_are_kept_at_the_limit_whenever_one_looks(background: float) -> None:
+    rng = np.random.default_rng(0)
+    drawn = [count(draw(rng, 1500, 0.02, background)) for _ in range(300)]
+    # 5 % of 300 is 15; 26 or more would have a chance of 0.5 % at exactly 5 %.
+    assert sum(p_above(seen, 0.02)[-1] <= 0.05 for seen in drawn) <= 25
+    assert sum(p_below(seen, 0.02)[-1] <= 0.05 for seen in drawn) <= 25
+
+
+def test_bounds_hold_at_every_time() -> None:
+    rng = np.random.default_rng(1)
+    wrong = 0
+    for _ in range(200):
+        seen = count(draw(rng, 800, 0.05, 0.02))
+        low, high = bounds(seen, 0.05, 0.05)
+        wrong += not low <= 0.05 <= high
+    assert wrong <= 30  # each side at most 5 %: 20 expected at most
+
+
+@pytest.mark.parametrize("limit", [0.0, 0.01, 0.05, 0.2])
+def test_bounds_and_tests_never_contradict_each_other(limit: float) -> None:
+    rng = np.random.default_rng(2)
+    for excess in (0.0, 0.02, 0.1, 0.3):
+        seen = count(draw(rng, 400, excess, 0.03))
+        low, high = bounds(seen, 0.05, 0.1)
+        assert (low >= limit) == (p_above(seen, limit)[-1] <= 0.05)
+        assert (high <= limit) == (p_below(seen, limit)[-1] <= 0.1)
+
+
+def test_without_a_hit_the_bound_is_a_little_above_three_by_n() -> None:
+    spotless = count(np.zeros(1000))
+    assert first_at_most(p_below(spotless, 0.01), 0.05) == 430
+    assert bounds(spotless, 0.05, 0.05).high == pytest.approx(4.3 / 1000, rel=0.01)
+    assert first_at_most(p_above(spotless, 0.01), 0.05) is None
+
+
+def test_only_counts_matter_and_p_never_rises() -> None:
+    values = draw(np.random.default_rng(3), 500, 0.05, 0.05)
+    seen, shuffled = count(values), count(np.random.default_rng(4).permutation(values))
+    assert log_capital(seen, 0.02)[-1] == pytest.approx(log_capital(shuffled, 0.02)[-1])
+    assert np.all(np.diff(p_above(seen, 0.02)) <= 0) and np.all(p_above(seen, 0.02) <= 1)
+    assert np.array_equal(p_above(count(values[:200]), 0.02), p_above(seen, 0.02)[:200])
+
+
+def test_rates_take_the_same_path_as_values_between_0_and_1() -> None:
+    hits = np.random.default_rng(5).random(600) < 0.1
+    seen = count(2.0 * hits - 1)
+    rate = 0.02
+    # The largest admissible bet on a rate multiplies by hits / rate.
+    expected = sum(
+        w * np.prod(1 + c * (hits[:20] - rate) / rate) for c, w in zip(SHARES.tolist(), WEIGHTS.tolist(), strict=True)
+    )
+    assert np.exp(log_capital(seen, 2 * rate - 1)[19]) == pytest.approx(expected)
+
+
+def test_before_the_first_candidate_nothing_is_known() -> None:
+    nothing = count(np.array([]))
+    assert bounds(nothing, 0.05, 0.05) == (-1, 1) and np.isnan(nothing.mean)
+    assert first_at_most(p_above(nothing, 0.01), 0.05) is None and needed(nothing, 0.01, 0.05) is None
+
+
+def test_how_many_more_are_needed() -> None:
+    spotless = count(np.zeros(50)).mirrored()
+    assert needed(spotless, -0.01, 0.05) == pytest.approx(430, rel=0.06)
+    assert needed(count(np.zeros(50)), 0.01, 0.05) is None
+
+
+@pytest.mark.parametrize("values", [[2.0], [float("nan")], [-1.01, 0.0]])
+def test_values_out_of_range_are_refused(values: list[float]) -> None:
+    with pytest.raises(BadInput, match="between -1 and 1"):
+        count(np.array(values))
+
+
+@pytest.fixture(scope="module")
+def errors() -> Any:
+    """Return docs/gate_errors.py, with fewer releases."""
+    file = Path(__file__).parent.parent / "docs" / "gate_errors.py"
+    spec = importlib.util.spec_from_file_location("gate_errors", file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.RELEASES = 40
+    return module
+
+
+@pytest.mark.parametrize(("excess", "verdict", "fewer"), [(0.0, "pass", 2.0), (0.1, "fail", 10.0)])
+def test_fewer_candidates_than_the_fixed_test(errors: Any, excess: float, verdict: str, fewer: float) -> None:
+    found = errors.row(0.01, 0.003, excess, errors.mixture)
+    assert float(found[f"{verdict}, %"]) >= 95
+    assert float(found["fewer by"]) >= fewer
+    assert float(found[f"fixed: {verdict}, %"]) >= 87.5  # the fixed test keeps what it was planned for
