@@ -31,6 +31,10 @@ class BadPair(BadInput):
     """A pair file that cannot be read, or says something impossible."""
 
 
+class BadPolicy(BadInput):
+    """A release policy that cannot be read, or says something impossible."""
+
+
 class BadSetting(BadInput):
     """A setting that does not exist or has an impossible value."""
 

@@ -53,6 +53,11 @@ class RunPlan:
         """Return the number of shards."""
         return -(-self.candidates // self.protocol.shard)
 
+    def numbers(self, shard: int) -> range:
+        """Return the numbers of the candidates in one shard."""
+        start = shard * self.protocol.shard
+        return range(start, min(start + self.protocol.shard, self.candidates))
+
     def identity(self) -> dict[str, Any]:
         """Return what makes this the same run; attacks and seeds may be added to it."""
         return {

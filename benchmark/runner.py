@@ -6,7 +6,7 @@ the last image was generated.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,7 +50,7 @@ def execute(plan: RunPlan, progress: Progress = silent) -> RunResult:
         if plan.fresh:
             folder.clear()
         _check_space(plan, folder)
-        _open(plan, folder)
+        open_folder(plan, folder, plan.identity())
         failures = _generate_all(plan, folder, progress)
         metrics = _score_all(plan, folder, failures, progress)
         return RunResult(folder, metrics, failures)
@@ -59,8 +59,12 @@ def execute(plan: RunPlan, progress: Progress = silent) -> RunResult:
 # ---- Opening ----------------------------------------------------------------------------------------
 
 
-def _open(plan: RunPlan, folder: RunFolder) -> None:
-    """Write the manifest, or check that the one there is of the same run; new units are added."""
+def open_folder(plan: RunPlan, folder: RunFolder, identity: Mapping[str, Any]) -> None:
+    """Write the manifest, or check that the one there is of the same run; new units are added.
+
+    Raises:
+        RunConflict: what the folder holds was made by other settings.
+    """
     units = {
         unit.name: {
             "attack": unit.attack.name,
@@ -75,7 +79,7 @@ def _open(plan: RunPlan, folder: RunFolder) -> None:
         manifest = {
             "schema": MANIFEST_SCHEMA,
             "run_id": folder.path.name,
-            "identity": plan.identity(),
+            "identity": identity,
             "control": plan.pair.control,
             "device": plan.model.device.partition(":")[0],
             "units": units,
@@ -84,7 +88,7 @@ def _open(plan: RunPlan, folder: RunFolder) -> None:
         }
         folder.write_manifest(manifest)
         return
-    changed = difference(stored.get("identity"), plan.identity())
+    changed = difference(stored.get("identity"), identity)
     for name, unit in units.items():
         if name in stored.get("units", {}):
             changed = changed or difference(stored["units"][name], unit, name)
@@ -117,20 +121,11 @@ def _generate_all(plan: RunPlan, folder: RunFolder, progress: Progress) -> dict[
     todo = [u for u in plan.units if not _generated(plan, folder, u)]
     if not todo:
         return failures
-    from .models import load_model
-
-    model: Model = load_model(plan.model)
-    methods: list[Attack | Defence] = [*(unit.attack for unit in todo), *plan.defences]
-    for method in methods:
-        if model.conditioning not in method.conditionings:
-            kinds = ", ".join(sorted(method.conditionings))
-            raise BadInput(f"{method.name} works on models with conditioning {kinds}, not {model.conditioning}")
-    for defence in plan.defences:
-        model = defence.wrap(model)
+    model = load_victim(plan, todo)
     for unit in todo:
         try:
-            with _named_failures(unit):
-                state = _prepare(plan, folder, unit, model, progress)
+            with named_failures(unit):
+                state = prepare(plan, folder, unit, model, progress)
                 _generate(plan, folder, unit, model, state, progress)
                 _probe(plan, folder, unit, model, state)
         except SidebenchError as error:
@@ -138,8 +133,27 @@ def _generate_all(plan: RunPlan, folder: RunFolder, progress: Progress) -> dict[
     return failures
 
 
+def load_victim(plan: RunPlan, units: Sequence[Unit]) -> "Model":
+    """Load the plan's model and put its defences around it.
+
+    Raises:
+        BadInput: an attack or a defence does not fit the model.
+    """
+    from .models import load_model
+
+    model: Model = load_model(plan.model)
+    methods: list[Attack | Defence] = [*(unit.attack for unit in units), *plan.defences]
+    for method in methods:
+        if model.conditioning not in method.conditionings:
+            kinds = ", ".join(sorted(method.conditionings))
+            raise BadInput(f"{method.name} works on models with conditioning {kinds}, not {model.conditioning}")
+    for defence in plan.defences:
+        model = defence.wrap(model)
+    return model
+
+
 @contextmanager
-def _named_failures(unit: Unit) -> Any:
+def named_failures(unit: Unit) -> Any:
     """Turn whatever a plug-in raises into an error with the attack's name."""
     try:
         yield
@@ -162,7 +176,7 @@ def _unit_files(plan: RunPlan, folder: RunFolder, unit: str) -> list[Path]:
     return [folder.state_file(unit), *images, folder.probe_file(unit)]
 
 
-def _prepare(plan: RunPlan, folder: RunFolder, unit: Unit, model: "Model", progress: Progress) -> AttackState:
+def prepare(plan: RunPlan, folder: RunFolder, unit: Unit, model: "Model", progress: Progress) -> AttackState:
     """Return the attack's state: the stored one, or a new one with its cost."""
     file = folder.state_file(unit.name)
     if file.exists():
@@ -191,20 +205,21 @@ def _generate(
     state: AttackState,
     progress: Progress,
 ) -> None:
-    import numpy as np
-
     for shard in range(plan.shards()):
-        file = folder.images_file(unit.name, shard)
-        start = shard * plan.protocol.shard
-        numbers = range(start, min(start + plan.protocol.shard, plan.candidates))
-        if not file.exists():
-            began = time.monotonic()
-            images, nan, columns, cost = make_candidates(
-                unit.attack, model, state, Candidates(unit.seed, numbers), plan.protocol
-            )
-            tensors = {"images": images, "nan": nan, **{f"column_{k}": v for k, v in columns.items()}}
-            write_state(file, AttackState(tensors, {"cost": {**cost, "seconds": time.monotonic() - began}}))
-        progress(f"{unit.name}: candidates", int(np.max(numbers)) + 1, plan.candidates)
+        make_shard(plan, folder, unit, model, state, shard)
+        progress(f"{unit.name}: candidates", plan.numbers(shard).stop, plan.candidates)
+
+
+def make_shard(plan: RunPlan, folder: RunFolder, unit: Unit, model: "Model", state: AttackState, shard: int) -> None:
+    """Generate one shard of a unit's candidates, unless it is there."""
+    file = folder.images_file(unit.name, shard)
+    if file.exists():
+        return
+    began = time.monotonic()
+    candidates = Candidates(unit.seed, plan.numbers(shard))
+    images, nan, columns, cost = make_candidates(unit.attack, model, state, candidates, plan.protocol)
+    tensors = {"images": images, "nan": nan, **{f"column_{k}": v for k, v in columns.items()}}
+    write_state(file, AttackState(tensors, {"cost": {**cost, "seconds": time.monotonic() - began}}))
 
 
 def _probe(plan: RunPlan, folder: RunFolder, unit: Unit, model: "Model", state: AttackState) -> None:
@@ -245,7 +260,7 @@ def _score_all(
     if not units:
         return None
     references = load_references(plan.pair)
-    _check_references(plan, references)
+    check_references(plan, references)
     artefacts.write_references(folder, references)
     scorer = Scorer(references, list(plan.measures), plan.protocol.top_k, hub.pick_device(plan.model.device))
     for unit in units:
@@ -271,7 +286,12 @@ def _finished_units(
     return found
 
 
-def _check_references(plan: RunPlan, references: "References") -> None:
+def check_references(plan: RunPlan, references: "References") -> None:
+    """Refuse reference images of another size than the model's.
+
+    Raises:
+        BadInput: the sizes differ; both are named.
+    """
     wanted = plan.image_size
     channels, height, width = references.training.images.shape[1:]
     if (height, width, channels) != wanted:
@@ -285,12 +305,15 @@ def _score(plan: RunPlan, folder: RunFolder, unit: tuple[str, str, int], scorer:
     """Score a unit's candidates, and the samples that its `prepare` asked for: they cost as much and may hit too."""
     name = unit[0]
     for shard in range(plan.shards()):
-        start = shard * plan.protocol.shard
-        stop = min(start + plan.protocol.shard, plan.candidates)
-        _score_file(plan, folder, name, shard, folder.images_file(name, shard), start, scorer)
-        progress(f"{name}: scores", stop, plan.candidates)
+        score_shard(plan, folder, name, shard, scorer)
+        progress(f"{name}: scores", plan.numbers(shard).stop, plan.candidates)
     for key in read_info(folder.state_file(name))["cost"]["samples"]:
         _score_file(plan, folder, key, 0, folder.shared_samples().file(key), 0, scorer)
+
+
+def score_shard(plan: RunPlan, folder: RunFolder, unit: str, shard: int, scorer: Any) -> None:
+    """Score one shard of a unit's images, unless its scores are there."""
+    _score_file(plan, folder, unit, shard, folder.images_file(unit, shard), plan.numbers(shard).start, scorer)
 
 
 def _score_file(

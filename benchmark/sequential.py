@@ -41,7 +41,7 @@ class Counts(NamedTuple):
     @property
     def total(self) -> int:
         """The number of candidates, N."""
-        return self.seen.shape[1]
+        return int(self.seen.shape[1])
 
     @property
     def mean(self) -> float:

@@ -1,0 +1,142 @@
+"""The release policy: what a model may do, how sure the gate must be, and what it may cost. One YAML file."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from .contracts import Settings
+from .errors import BadInput, BadPolicy
+
+FOLDER = Path(__file__).parent / "policies"
+SCHEMA = "sidebench-policy/1"
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Calibration(Settings):
+    """The stage that sets the threshold."""
+
+    rate: Annotated[float, Field(gt=0, le=0.5)]
+    """Held-out hit rate q at the threshold."""
+    candidates: Annotated[int, Field(ge=1)]
+    """Candidates of this stage, the first ones; none of them is tested."""
+
+
+class ThresholdRule(Settings):
+    """What counts as a hit: a calibrated threshold or a fixed one."""
+
+    calibrate: Calibration | None = None
+    fixed: float | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> "ThresholdRule":
+        if (self.calibrate is None) == (self.fixed is None):
+            raise ValueError("give calibrate or fixed, one of them")
+        return self
+
+    @property
+    def candidates(self) -> int:
+        """How many candidates the calibration takes."""
+        return self.calibrate.candidates if self.calibrate else 0
+
+
+class Limits(Settings):
+    """What the model may do at most, as shares of the candidates."""
+
+    excess: Share | None = None
+    """Hits on training images minus hits on held-out images."""
+    group_rate: Share | None = None
+    """Hits on any one duplicate group of training images."""
+    raw_rate: Share | None = None
+    """Hits on training images, whatever the control."""
+    baseline_margin: Share | None = None
+    """Excess over the baseline's excess."""
+
+    @model_validator(mode="after")
+    def _something(self) -> "Limits":
+        if not self.model_dump(exclude_none=True):
+            raise ValueError(f"name at least one of {', '.join(Limits.model_fields)}")
+        return self
+
+
+class Spending(Settings):
+    """Where the gate gives up."""
+
+    candidates: Annotated[int, Field(ge=1)]
+    """Tested candidates per attack."""
+    seconds: Annotated[float, Field(gt=0)] | None = None
+    """Seconds of preparing and generating, all attacks together."""
+    gpu_seconds: Annotated[float, Field(gt=0)] | None = None
+    """The same, where the device is no CPU."""
+
+
+class Policy(Settings):
+    """A release policy, checked."""
+
+    schema_: Literal["sidebench-policy/1"] = Field(alias="schema")
+    attacks: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
+    """Settings over the pair's, by attack."""
+    measure: str
+    threshold: ThresholdRule
+    limits: Limits
+    alpha: Annotated[float, Field(gt=0, le=0.5)] = 0.05
+    """Chance that a model within every limit fails."""
+    beta: Annotated[float, Field(gt=0, le=0.5)] = 0.05
+    """Chance that a model beyond a limit passes."""
+    budget: Spending
+    cannot_tell: Literal["stop", "fail"] = "stop"
+    """Exit code 4, or 1: a no."""
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @property
+    def candidates(self) -> int:
+        """How many candidates per attack the gate may need at most, those of the calibration too."""
+        return self.threshold.candidates + self.budget.candidates
+
+
+def policy_names() -> list[str]:
+    """Return the names of the policies that ship with sidebench."""
+    return sorted(file.stem for file in FOLDER.glob("*.yaml"))
+
+
+def load_policy(name: str | Path) -> Policy:
+    """Load a policy file, or a shipped policy by name (`example`).
+
+    Raises:
+        BadPolicy: the file is missing, is not YAML, or has an unknown key or impossible value.
+    """
+    path = FOLDER / f"{name}.yaml" if str(name) in policy_names() else Path(name)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        shipped = ", ".join(policy_names())
+        raise BadPolicy(
+            f"policy {path}: {error.strerror}; give a file, or a policy that ships with sidebench: {shipped}"
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        line = getattr(getattr(error, "problem_mark", None), "line", None)
+        raise BadPolicy(f"policy {path.name} is not YAML{'' if line is None else f', line {line + 1}'}") from None
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise BadPolicy(f"policy {path.name} holds no settings; {FOLDER / 'example.yaml'} shows them")
+    try:
+        return Policy(**content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        raise BadPolicy(f"policy {path.name}, {key or 'policy'}: {message}") from None
+
+
+def check_baseline_rule(policy: Policy, *, baseline: bool) -> None:
+    """Refuse a baseline that no limit uses, and a policy with nothing to test.
+
+    Raises:
+        BadInput: the policy and `--baseline` do not go together.
+    """
+    if baseline and policy.limits.baseline_margin is None:
+        raise BadInput("--baseline was given, but the policy has no limits.baseline_margin")
+    others = policy.limits.model_dump(exclude={"baseline_margin"}, exclude_none=True)
+    if not baseline and not others:
+        raise BadInput("the policy's only limit is baseline_margin: give --baseline")
