@@ -54,7 +54,8 @@ class CarliniCond(Attack):
         labels = surrogate.pseudo_label(images, self.settings, budget.seed)
         network = surrogate.make_classifier(model, len(labels.sizes), self.settings, time_conditioned=False)
         info = surrogate.train(network, model, images, labels.labels, self.settings, budget)
-        return surrogate.save_classifier(network, labels, info)
+        checked = surrogate.by_timestep(network, model, images, labels.labels, budget.seed)
+        return surrogate.save_classifier(network, labels, info, checked)
 
     def generate(self, model: WhiteBoxModel, state: AttackState, candidates: Candidates) -> Generated:
         """Steer each candidate towards a cluster drawn uniformly."""

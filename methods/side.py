@@ -62,7 +62,8 @@ class Side(Attack):
             surrogate.train(teacher, model, images, labels.labels, self.settings, budget, name="teacher")
         network = surrogate.make_classifier(model, len(labels.sizes), self.settings, time_conditioned=True)
         info = surrogate.train(network, model, images, labels.labels, self.settings, budget, teacher=teacher)
-        return surrogate.save_classifier(network, labels, info)
+        checked = surrogate.by_timestep(network, model, images, labels.labels, budget.seed)
+        return surrogate.save_classifier(network, labels, info, checked)
 
     def generate(self, model: WhiteBoxModel, state: AttackState, candidates: Candidates) -> Generated:
         """Step 6: draw c uniformly, add lambda grad log p(c | x_t, t) to the score at every step."""

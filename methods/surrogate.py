@@ -18,6 +18,9 @@ from .networks import SurrogateClassifier, gradient_flops
 
 CHECKPOINT_EVERY = 100
 
+CHECKED_IMAGES = 256
+CHECKED_TIMESTEPS = 11
+
 TUNING_GRID = {"training_steps": (100, 300, 1000), "guidance_scale": (0.1, 0.3, 1.0, 3.0)}
 """The same tuning budget for every attack that is compared; guidance_scale needs no new classifier."""
 
@@ -180,8 +183,42 @@ def train(
     return {"loss": loss_mean, "accuracy": accuracy_mean}
 
 
-def save_classifier(network: SurrogateClassifier, labels: PseudoLabels, info: dict[str, Any]) -> AttackState:
-    """Pack what `generate` needs: the weights, and how many classes they have."""
+@torch.no_grad()
+def by_timestep(
+    network: SurrogateClassifier, model: WhiteBoxModel, images: Tensor, labels: Tensor, seed: int
+) -> list[dict[str, float]]:
+    """Say for timesteps from 0 to T - 1 how often the classifier is right on x_t, and how sure it is.
+
+    `accuracy` and `confidence` (the mean largest probability) lie in 0 .. 1; `calibration_error` is the expected
+    one in ten bins (Guo et al. 2017, arXiv 1706.04599, equation 3). The images are those that it was trained on
+    under fresh noise, so the figures flatter it: holding images back would train another classifier, and drawing
+    more would cost denoiser calls. The work is no part of the attack and is not charged.
+    """
+    x_0, wanted = model.encode(images[:CHECKED_IMAGES]), labels[:CHECKED_IMAGES]
+    found = []
+    for t in np.linspace(0, network.num_train_timesteps - 1, CHECKED_TIMESTEPS).round().astype(int).tolist():
+        noise = torch.randn(x_0.shape, generator=generator(seed, "classifier check", t, "noise"))
+        times = torch.full((len(x_0),), t, device=x_0.device)
+        logits = network(model.add_noise(x_0, noise.to(x_0.device), times), times)
+        confidence, said = logits.double().softmax(1).max(1)
+        right = (said.cpu() == wanted).double()
+        gaps = torch.zeros(10, dtype=torch.float64)
+        gaps.index_add_(0, (10 * confidence.cpu()).long().clamp(max=9), right - confidence.cpu())
+        found.append(
+            {
+                "t": t,
+                "accuracy": float(right.mean()),
+                "confidence": float(confidence.mean()),
+                "calibration_error": float(gaps.abs().sum() / len(right)),
+            }
+        )
+    return found
+
+
+def save_classifier(
+    network: SurrogateClassifier, labels: PseudoLabels, info: dict[str, Any], checked: list[dict[str, float]]
+) -> AttackState:
+    """Pack what `generate` needs (the weights, and how many classes they have), and what a report shows."""
     tensors = {f"classifier.{key}": value for key, value in network.state_dict().items()}
     return AttackState(
         tensors,
@@ -190,6 +227,7 @@ def save_classifier(network: SurrogateClassifier, labels: PseudoLabels, info: di
             "sizes": labels.sizes,
             "cohesions": labels.cohesions,
             "training": info,
+            "by_timestep": checked,
         },
     )
 

@@ -223,6 +223,31 @@ def test_distillation_trains_a_teacher_and_pays_for_it(model: Any, tmp_path: Pat
     assert not all(torch.equal(first, second) for first, second in pairs)
 
 
+def test_classifier_is_right_on_clean_images_and_guesses_on_noise(model: Any, tmp_path: Path) -> None:
+    network, _ = fitted(model, tmp_path, steps=120)
+    view, (images, labels) = audited(model), two_classes()
+    found = surrogate.by_timestep(network, view, images, labels, seed=0)
+    assert [row["t"] for row in found] == [0, 100, 200, 300, 400, 500, 599, 699, 799, 899, 999]
+    assert found[0]["accuracy"] == 1 and found[0]["confidence"] > 0.8
+    assert found[-1]["accuracy"] < 0.8
+    assert all(0.5 <= row["confidence"] <= 1 and 0 <= row["calibration_error"] <= 1 for row in found)
+    assert found == surrogate.by_timestep(network, view, images, labels, seed=0)
+    assert not any(view.ledger.nfe.values()) and not any(view.ledger.flops.values())
+
+
+def test_calibration_error_is_the_gap_between_sure_and_right(model: Any) -> None:
+    class Sure(nn.Module):
+        num_train_timesteps = 1000
+
+        def forward(self, x: Tensor, t: Tensor) -> Tensor:
+            return torch.tensor([0.8, 0.2]).log().expand(len(x), -1)
+
+    images, labels = two_classes()  # half of them class 0, which the network says with probability 0.8
+    for row in surrogate.by_timestep(Sure(), audited(model), images, labels, seed=0):  # type: ignore[arg-type]
+        assert row["accuracy"] == 0.5 and row["confidence"] == pytest.approx(0.8)
+        assert row["calibration_error"] == pytest.approx(0.3)
+
+
 class Stopped(Exception):
     pass
 
