@@ -109,6 +109,7 @@ def _compute(
         pair_revision=plan.pair.revision,
         protocol=plan.protocol.version,
         control=plan.pair.control,
+        defences=plan.defence_settings(),
         training_images=len(references.training),
         held_out_images=len(references.held_out),
         training_groups=len(np.unique(references.training.groups)),

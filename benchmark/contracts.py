@@ -74,6 +74,8 @@ class Model(ABC):
     scheduler_config: Mapping[str, Any]
     """The diffusers configuration of the noise schedule that the model was trained with."""
     device: torch.device
+    defences: Mapping[str, Mapping[str, Any]] = {}
+    """Settings of the defences around the denoiser, by name."""
 
     @abstractmethod
     def noise_level(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -115,9 +117,34 @@ class Model(ABC):
     def flops_per_sample(self) -> int:
         """Return the floating-point operations of one denoiser call on one sample."""
 
+    # Hooks of the sampling loop. An undefended model leaves them as they are.
+
+    def eta(self, eta: float) -> float:
+        """Return the stochasticity of DDIM to sample with, given the protocol's."""
+        return eta
+
+    def conditioned(self, condition: Tensor | None, candidates: Candidates) -> Tensor | None:
+        """Return the condition (classes or prompt embeddings, one per row) that the denoiser is given."""
+        return condition
+
+    def guidance(self, t: Tensor) -> float:
+        """Return the factor at timestep `t` on all guidance: the classifier-free scale and an attack's steering."""
+        return 1.0
+
+    def corrected(self, step: Step, candidates: Candidates) -> Tensor:
+        """Return the prediction to go on with, shaped like `step.prediction`; called last in each step.
+
+        Draw noise from `candidates` (one per row), under a stream name that holds the timestep.
+        """
+        return step.prediction
+
+    def flops_per_step(self) -> float:
+        """Return the operations that the hooks add to one step of one sample."""
+        return 0.0
+
 
 class Step(NamedTuple):
-    """What a `steer` callable sees at one step of the sampling loop."""
+    """What a `steer` callable, or a defence, sees at one step of the sampling loop."""
 
     x_t: Tensor
     """Variance-preserving x_t, B x C x H x W (B is the padded micro-batch)."""
@@ -271,23 +298,40 @@ class Attack(ABC):
 class Defence(ABC):
     """A sampling-time defence: a Model wrapped into a Model that leaks less.
 
-    `level` says where it acts: on the denoiser's output, on the loop's latents and guidance, or on the
-    prompt. Attacks prepare and generate on the wrapped model, so each of them meets the defence.
+    Attacks prepare and generate on the wrapped model, so each of them meets the defence. Several are put
+    around one model by level, denoiser first and prompt last, and by name within a level; an order that
+    the user could choose would be a setting that nobody reports.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     paper: ClassVar[str]
     level: ClassVar[Literal["denoiser", "loop", "prompt"]]
+    """Where it acts. Direct denoiser calls of a white-box attack meet the level "denoiser" alone: the
+    others guard the sampling loop of a service."""
     conditionings: ClassVar[frozenset[Conditioning]] = frozenset({"none", "class", "text"})
+    uses_training: ClassVar[bool] = False
+    """Whether `wrap` is given the training images, which a defender has and an attack must not see."""
+    optimises: ClassVar[frozenset[str]] = frozenset()
+    """Descriptor spaces in which the defence moves samples away from training images. It is never judged by
+    measures of these spaces alone."""
+    replaces: ClassVar[frozenset[str]] = frozenset()
+    """Names of hooks whose value it sets outright ("eta"); two defences that set the same do not compose."""
     Settings: ClassVar[type[Settings]] = Settings
 
     def __init__(self, settings: Any = None) -> None:
         self.settings: Any = self.Settings() if settings is None else settings
 
+    def check(self, model: Model, sampler: str) -> None:
+        """Raise `BadInput` where the defence does not fit this model or sampler ("ddim", ...)."""
+
     @abstractmethod
-    def wrap(self, model: Model) -> Model:
-        """Return the defended model."""
+    def wrap(self, model: Model, training: Tensor | None) -> Model:
+        """Return the defended model, as a rule a `DefendedModel`.
+
+        `training` holds the training images in [0, 1], N x C x H x W, where the class says `uses_training`.
+        No public attribute of the defended model may lead to them.
+        """
 
 
 # ---- Measures ---------------------------------------------------------------------------------------

@@ -71,6 +71,12 @@ class CannotReach(SidebenchError):
     exit_code = 3
 
 
+class DefenceFailed(SidebenchError):
+    """A defence raised, or returned something that its contract does not allow."""
+
+    exit_code = 3
+
+
 class AttackFailed(SidebenchError):
     """An attack raised, or returned something that its contract does not allow."""
 

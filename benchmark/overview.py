@@ -40,7 +40,7 @@ def as_text(rows: list[dict[str, str]], kind: str) -> str:
 
 
 def describe(name: str) -> Description:
-    """Describe a pair, an attack or a run folder.
+    """Describe a pair, an attack, a defence or a run folder.
 
     Raises:
         UnknownName: it is none of these.
@@ -49,9 +49,12 @@ def describe(name: str) -> Description:
         return _run(name)
     if name in pair_names() or name.endswith((".yaml", ".yml")):
         return _pair(name)
+    if name in registry.names("defence"):
+        return _defence(name)
     if name in registry.names("attack") or ".py:" in name:
         return _attack(name)
-    raise UnknownName("pair, attack or run folder", name, [*pair_names(), *registry.names("attack")])
+    known = [*pair_names(), *registry.names("attack"), *registry.names("defence")]
+    raise UnknownName("pair, attack, defence or run folder", name, known)
 
 
 def _pair(name: str) -> Description:
@@ -64,6 +67,15 @@ def _pair(name: str) -> Description:
 
 def _attack(name: str) -> Description:
     cls = registry.find("attack", name)
+    return _method(cls, {"access": cls.access})
+
+
+def _defence(name: str) -> Description:
+    cls = registry.find("defence", name)
+    return _method(cls, {"level": cls.level, "needs the training images": "yes" if cls.uses_training else "no"})
+
+
+def _method(cls: Any, traits: dict[str, str]) -> Description:
     settings = [
         {
             "setting": key,
@@ -76,11 +88,11 @@ def _attack(name: str) -> Description:
         "name": cls.name,
         "title": cls.title,
         "paper": cls.paper,
-        "access": cls.access,
+        **traits,
         "models": sorted(cls.conditionings),
         "settings": settings,
     }
-    lines = [f"{cls.name}: {cls.title} ({cls.paper})", f"access: {cls.access}"]
+    lines = [f"{cls.name}: {cls.title} ({cls.paper})", *(f"{key}: {value}" for key, value in traits.items())]
     lines += [f"models: conditioning {', '.join(data['models'])}", ""]
     lines += [" ".join((cls.__doc__ or "").split()), ""]
     lines += [f"  {s['setting']} = {s['default']}{'  ' + s['meaning'] if s['meaning'] else ''}" for s in settings]

@@ -7,11 +7,12 @@ from typing import Any
 
 from . import hub
 from .contracts import Attack, Defence, Measure, ModelSpec
+from .defending import in_order
 from .errors import BadInput, BadSetting, TooFew, UnknownName
 from .models import inspect_files
 from .pairs import Pair
 from .protocol import DEFAULT_TIER, TIERS, TOP_K, Protocol, default_measures, make_protocol
-from .registry import check_settings, find, make_attack, make_measure
+from .registry import check_settings, find, make_attack, make_defence, make_measure
 from .store import RunFolder, short_hash
 
 
@@ -58,6 +59,10 @@ class RunPlan:
         start = shard * self.protocol.shard
         return range(start, min(start + self.protocol.shard, self.candidates))
 
+    def defence_settings(self) -> dict[str, dict[str, Any]]:
+        """Return the settings of every defence by name; their order around the model follows from the names."""
+        return {defence.name: defence.settings.model_dump(mode="json") for defence in self.defences}
+
     def identity(self) -> dict[str, Any]:
         """Return what makes this the same run; attacks and seeds may be added to it."""
         return {
@@ -68,7 +73,7 @@ class RunPlan:
             "protocol": self.protocol.model_dump(mode="json"),
             "candidates": self.candidates,
             "measures": [measure.id for measure in self.measures],
-            "defences": {d.name: d.settings.model_dump(mode="json") for d in self.defences},
+            "defences": self.defence_settings(),
         }
 
     def folder(self) -> RunFolder:
@@ -94,7 +99,7 @@ def plan_run(
 ) -> RunPlan:
     """Check everything that can be checked without work and return the plan.
 
-    Without `attacks`, those that the pair names run. `settings` go over the pair's, by attack. `model` takes
+    Without `attacks`, those that the pair names run. `settings` go over the pair's, by attack or defence. `model` takes
     another model than the pair's: a pipeline folder, or a control with known truth (`control:copycat`).
 
     Raises:
@@ -109,9 +114,10 @@ def plan_run(
     spec = model_spec(pair, model, Path(out)).model_copy(update={"device": str(hub.pick_device(device)), "dtype": kind})
     files = inspect_files(spec)
     spec = spec.model_copy(update={"sha256": files.sha256})
-    units = tuple(
-        Unit(attack, seed) for attack in _attacks(pair, attacks, settings or {}) for seed in dict.fromkeys(seeds)
-    )
+    chosen_attacks = _attacks(pair, attacks, settings or {})
+    around = in_order(make_defences(defences, settings or {}))
+    _check_names([*attacks, *defences], [*chosen_attacks, *around], settings or {})
+    units = tuple(Unit(attack, seed) for attack in chosen_attacks for seed in dict.fromkeys(seeds))
     for unit in units:
         if number < unit.attack.least_candidates():
             raise TooFew(
@@ -132,7 +138,7 @@ def plan_run(
         candidates=number,
         units=units,
         measures=tuple(chosen),
-        defences=tuple(find("defence", name)() for name in defences),
+        defences=around,
         parent=Path(out),
         fresh=fresh,
     )
@@ -170,9 +176,26 @@ def _attacks(pair: Pair, chosen: Sequence[str], settings: Mapping[str, Mapping[s
         own = pair.attacks[name].settings if name in pair.attacks else {}
         given = {**settings.get(find("attack", name).name, {}), **settings.get(name, {})}
         attacks.append(make_attack(name, {**own, **given}))
-    unused = set(settings) - set(names) - {attack.name for attack in attacks}
-    if unused:
-        raise BadSetting(f"settings for {sorted(unused)[0]!r}, which is not run: attacks are {', '.join(names)}")
     if len({attack.name for attack in attacks}) < len(attacks):
         raise BadInput("two attacks of the same name cannot be in one run")
     return attacks
+
+
+def make_defences(names: Sequence[str], settings: Mapping[str, Mapping[str, Any]]) -> list[Defence]:
+    """Build defences with their settings, which are given by registered name or by `file.py:Class`."""
+    defences = []
+    for name in names:
+        given = {**settings.get(find("defence", name).name, {}), **settings.get(name, {})}
+        defences.append(make_defence(name, given))
+    return defences
+
+
+def _check_names(
+    given: Sequence[str], methods: Sequence[Attack | Defence], settings: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Refuse settings for what does not run, and an attack and a defence that share one name."""
+    names = [method.name for method in methods]
+    if unused := set(settings) - set(given) - set(names):
+        raise BadSetting(f"settings for {sorted(unused)[0]!r}, which is not run: {', '.join(names)} are")
+    if shared := sorted({name for name in names if names.count(name) > 1}):
+        raise BadInput(f"{shared[0]} is the name of an attack and of a defence of this run")

@@ -69,6 +69,17 @@ def make_attack(name: str, settings: dict[str, Any]) -> Attack:
     return attack
 
 
+def make_defence(name: str, settings: dict[str, Any]) -> Defence:
+    """Build a defence with the given settings over its defaults.
+
+    Raises:
+        BadSetting: a setting does not exist or has an impossible value.
+    """
+    cls = find("defence", name)
+    defence: Defence = cls(check_settings(cls.Settings, settings, cls.name))
+    return defence
+
+
 def check_settings(schema: Any, settings: dict[str, Any], owner: str) -> Any:
     """Validate settings; the error names the first bad one, and close matches for an unknown one."""
     try:

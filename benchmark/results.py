@@ -177,6 +177,7 @@ class Metrics(_Record):
     pair_revision: int = Field(description="revision of the pair")
     protocol: str = Field(description="protocol version")
     control: str = Field(description="kind of control: iid, surrogate, reference-model, none")
+    defences: dict[str, dict[str, Any]] = Field({}, description="settings of the defences by name; empty without any")
     training_images: int = Field(description="|X|")
     held_out_images: int = Field(description="|H|")
     training_groups: int = Field(description="duplicate groups in X")

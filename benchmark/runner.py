@@ -2,7 +2,7 @@
 
 Work goes shard by shard; each finished piece is one atomic file, so a run that was killed anywhere and
 started again makes only what is missing and ends with the same metrics.json. References are loaded after
-the last image was generated.
+the last image was generated; only a defence that needs the training images gets them earlier.
 """
 
 import time
@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from . import environment, hub
 from .attacking import make_candidates, prepare_attack
-from .contracts import Attack, AttackState, Budget, Defence, Progress
+from .contracts import AttackState, Budget, Progress
+from .defending import defend
 from .errors import AttackFailed, BadInput, RunConflict, SidebenchError
 from .plan import RunPlan, Unit
 from .progress import silent
@@ -23,6 +24,8 @@ from .store import MANIFEST_SCHEMA, RunFolder, difference, read_info, read_state
 from .streams import Candidates
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from .contracts import Model
     from .references import References
     from .results import Metrics
@@ -142,14 +145,18 @@ def load_victim(plan: RunPlan, units: Sequence[Unit]) -> "Model":
     from .models import load_model
 
     model: Model = load_model(plan.model)
-    methods: list[Attack | Defence] = [*(unit.attack for unit in units), *plan.defences]
-    for method in methods:
-        if model.conditioning not in method.conditionings:
-            kinds = ", ".join(sorted(method.conditionings))
-            raise BadInput(f"{method.name} works on models with conditioning {kinds}, not {model.conditioning}")
-    for defence in plan.defences:
-        model = defence.wrap(model)
-    return model
+    for attack in (unit.attack for unit in units):
+        if model.conditioning not in attack.conditionings:
+            kinds = ", ".join(sorted(attack.conditionings))
+            raise BadInput(f"{attack.name} works on models with conditioning {kinds}, not {model.conditioning}")
+    return defend(model, plan.defences, plan.protocol.sampler.name, lambda: _training_images(plan))
+
+
+def _training_images(plan: RunPlan) -> "Tensor":
+    """Load what a defender has; attacks see the defended model only."""
+    from .references import load_references
+
+    return load_references(plan.pair).training.floats()
 
 
 @contextmanager

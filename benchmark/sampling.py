@@ -120,6 +120,8 @@ def sample_latents(
         if ledger is not None:
             ledger.nfe[ledger.phase] += calls * len(batch)
             ledger.skipped_steps += skipped
+            if model.defences:
+                ledger.flops["defence"] += settings.steps * len(batch) * model.flops_per_step()
         outputs.append(x_0[: len(batch)])
         if progress is not None:
             progress(len(batch))
@@ -139,11 +141,12 @@ def _sample_batch(
     takes = inspect.signature(scheduler.step).parameters
     options: dict[str, Any] = {}
     if "eta" in takes:
-        options["eta"] = settings.eta
+        options["eta"] = model.eta(settings.eta)
     if "generator" in takes:  # one generator per row, so that a candidate's noise does not depend on its batch
         options["generator"] = candidates.generators("sampler")
 
     x = candidates.normal("noise", model.sample_shape).to(model.device) * scheduler.init_noise_sigma
+    condition = model.conditioned(condition, candidates)
     calls = skipped = 0
     for t in scheduler.timesteps:
         # Denoise. After scaling, x_t is variance-preserving under every scheduler.
@@ -153,7 +156,7 @@ def _sample_batch(
         calls += 1
         if guidance_scale != 1.0 and condition is not None:
             unconditional = model.predict(x_t, at, None)
-            prediction = unconditional + guidance_scale * (prediction - unconditional)
+            prediction = unconditional + model.guidance(t) * guidance_scale * (prediction - unconditional)
             calls += 1
 
         # Steer: a correction of the score, in the model's own prediction type.
@@ -161,11 +164,17 @@ def _sample_batch(
             alpha, sigma = (float(level) for level in model.noise_level(t))
             with torch.enable_grad():
                 correction = steer(Step(x_t, t, alpha, sigma, prediction, index))
-            change = score_to_prediction(model.prediction_type, correction.detach(), alpha, sigma)
+            correction = model.guidance(t) * correction.detach()
+            change = score_to_prediction(model.prediction_type, correction, alpha, sigma)
             if change is None:
                 skipped += 1
             else:
                 prediction = prediction + change
+
+        # Defend: the last word, so that no guidance undoes it.
+        if model.defences:
+            alpha, sigma = (float(level) for level in model.noise_level(t))
+            prediction = model.corrected(Step(x_t, t, alpha, sigma, prediction, index), candidates)
 
         # Step.
         x = scheduler.step(prediction, t, x, **options).prev_sample
@@ -239,14 +248,17 @@ class AuditedModel(WhiteBoxModel):
             key = self._content_key(batch)
             found = self._kept.load(key) if self._kept else None
             if found is None:
-                before = self.ledger.nfe[self.ledger.phase]
+                before, defended = self.ledger.nfe[self.ledger.phase], self.ledger.flops.get("defence", 0.0)
                 made = quantise(self._sample(batch, None, 1.0, None))
                 if self._kept:
                     nfe = self.ledger.nfe[self.ledger.phase] - before
-                    self._kept.save(key, AttackState({"images": made}, {"nfe": nfe}))
+                    defence = self.ledger.flops.get("defence", 0.0) - defended
+                    self._kept.save(key, AttackState({"images": made}, {"nfe": nfe, "defence": defence}))
             else:
                 made = found.tensors["images"]
                 self.ledger.nfe[self.ledger.phase] += int(found.info["nfe"])
+                if found.info["defence"]:
+                    self.ledger.flops["defence"] += found.info["defence"]
             self.kept_keys.append(key)
             images.append(made)
             done += len(batch)
@@ -262,6 +274,7 @@ class AuditedModel(WhiteBoxModel):
             "seed": batch.seed,
             "numbers": list(batch.numbers),
             "purpose": batch.purpose,
+            **({"defences": dict(self._model.defences)} if self._model.defences else {}),
         }
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
         return f"samples-{digest}"

@@ -37,6 +37,7 @@ def text_tables(metrics: Metrics) -> str:
         f"{metrics.pair} (revision {metrics.pair_revision}), protocol {metrics.protocol}, control {metrics.control}: "
         f"{metrics.training_images} training and {metrics.held_out_images} held-out images, told apart with "
         f"AUC {metrics.control_check.auc:.2f} [{metrics.control_check.low:.2f}, {metrics.control_check.high:.2f}]. "
+        f"{_defended(metrics)}"
         f"Percent of candidates, 95 % interval in brackets."
     ]
     parts += [measure_table(found, claims_excess=metrics.claims_excess) for found in by_measure(metrics).values()]
@@ -47,6 +48,15 @@ def text_tables(metrics: Metrics) -> str:
     parts.append("cost\n" + tabulate(cost_rows(metrics), headers="keys", tablefmt="simple"))
     parts += [f"flag: {flag}" for flag in metrics.flags]
     return "\n\n".join(parts)
+
+
+def _defended(metrics: Metrics) -> str:
+    """Name the defences with their settings, in a sentence; nothing without any."""
+    named = [
+        f"{name} ({', '.join(f'{key} = {value}' for key, value in settings.items())})" if settings else name
+        for name, settings in metrics.defences.items()
+    ]
+    return f"Defended by {' and '.join(named)}. " if named else ""
 
 
 def measure_table(results: list[Result], *, claims_excess: bool = True) -> str:

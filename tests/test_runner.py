@@ -39,7 +39,7 @@ from sidebench import Defence
 
 class Damped(Defence):
     name, title, paper, level = "damped", "half the noise prediction", "none", "denoiser"
-    def wrap(self, model):
+    def wrap(self, model, training):
         original = model.predict
         model.predict = lambda x_t, t, condition=None: 0.5 * original(x_t, t, condition)
         return model

@@ -1,0 +1,172 @@
+"""Put defences around a model: what fits is checked before any work, what breaks later is named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from .contracts import Defence, Model, Step
+from .errors import BadInput, DefenceFailed, SidebenchError
+from .streams import Candidates
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LEVELS = ("denoiser", "loop", "prompt")
+"""From the innermost to the outermost."""
+
+
+class DefendedModel(Model):
+    """A Model that passes everything on to the one inside; a defence overrides what it changes.
+
+    An override that builds on the inner one (`super().guidance(t) * own`) composes with every other defence.
+    """
+
+    def __init__(self, inside: Model) -> None:
+        self.inside = inside
+        self.spec = inside.spec
+        self.sample_shape = inside.sample_shape
+        self.image_shape = inside.image_shape
+        self.conditioning = inside.conditioning
+        self.num_train_timesteps = inside.num_train_timesteps
+        self.prediction_type = inside.prediction_type
+        self.scheduler_config = inside.scheduler_config
+        self.device = inside.device
+        self.defences = inside.defences
+
+    def noise_level(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (alpha, sigma) at timesteps `t`."""
+        return self.inside.noise_level(t)
+
+    def predict(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Call the denoiser inside."""
+        return self.inside.predict(x_t, t, condition)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Map images in [0, 1] to x_0."""
+        return self.inside.encode(images)
+
+    def decode(self, x_0: Tensor) -> Tensor:
+        """Map x_0 to images in [0, 1]."""
+        return self.inside.decode(x_0)
+
+    def flops_per_sample(self) -> int:
+        """Return the operations of one denoiser call on one sample."""
+        return self.inside.flops_per_sample()
+
+    def eta(self, eta: float) -> float:
+        """Return the stochasticity of DDIM to sample with."""
+        return self.inside.eta(eta)
+
+    def conditioned(self, condition: Tensor | None, candidates: Candidates) -> Tensor | None:
+        """Return the condition that the denoiser is given."""
+        return self.inside.conditioned(condition, candidates)
+
+    def guidance(self, t: Tensor) -> float:
+        """Return the factor on all guidance at timestep `t`."""
+        return self.inside.guidance(t)
+
+    def corrected(self, step: Step, candidates: Candidates) -> Tensor:
+        """Return the prediction to go on with."""
+        return self.inside.corrected(step, candidates)
+
+    def flops_per_step(self) -> float:
+        """Return the operations that the hooks add to one step of one sample."""
+        return self.inside.flops_per_step()
+
+    # `draw` is not passed on: exact draws of a closed-form model would go round the defence.
+
+
+def in_order(defences: Sequence[Defence]) -> tuple[Defence, ...]:
+    """Return the defences from the innermost to the outermost: by level, then by name.
+
+    Raises:
+        BadInput: two of them do not compose.
+    """
+    ordered = sorted(defences, key=lambda defence: (LEVELS.index(defence.level), defence.name))
+    for position, second in enumerate(ordered):
+        for first in ordered[:position]:
+            if first.name == second.name:
+                raise BadInput(f"defence {first.name} is named twice")
+            if shared := sorted(first.replaces & second.replaces):
+                raise BadInput(f"defences {first.name} and {second.name} do not compose: both set {shared[0]}")
+    return tuple(ordered)
+
+
+def defend(model: Model, defences: Sequence[Defence], sampler: str, training: Callable[[], Tensor]) -> Model:
+    """Wrap a model into the defences, in this order; `training` loads the training images where one needs them.
+
+    Raises:
+        BadInput: a defence does not fit the model or the sampler.
+        DefenceFailed: a defence cannot be built.
+    """
+    for defence in defences:
+        if model.conditioning not in defence.conditionings:
+            kinds = ", ".join(sorted(defence.conditionings))
+            raise BadInput(f"{defence.name} works on models with conditioning {kinds}, not {model.conditioning}")
+        with _blaming(defence.name):
+            defence.check(model, sampler)
+    images = training() if any(defence.uses_training for defence in defences) else None
+    for defence in defences:
+        with _blaming(defence.name):
+            wrapped = defence.wrap(model, images if defence.uses_training else None)
+        if not isinstance(wrapped, Model):
+            raise DefenceFailed(f"defence {defence.name}: wrap returned a {type(wrapped).__name__}, not a Model")
+        model = _Guarded(wrapped, defence)
+    return model
+
+
+class _Guarded(DefendedModel):
+    """One defence with its name on it: whatever it raises or returns wrongly is reported as its doing."""
+
+    def __init__(self, inside: Model, defence: Defence) -> None:
+        super().__init__(inside)
+        self.name = defence.name
+        self.defences = {**inside.defences, defence.name: defence.settings.model_dump(mode="json")}
+
+    def predict(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        with _blaming(self.name):
+            output = self.inside.predict(x_t, t, condition)
+        return self._shaped(output, x_t, "predict")
+
+    def eta(self, eta: float) -> float:
+        with _blaming(self.name):
+            return float(self.inside.eta(eta))
+
+    def conditioned(self, condition: Tensor | None, candidates: Candidates) -> Tensor | None:
+        with _blaming(self.name):
+            return self.inside.conditioned(condition, candidates)
+
+    def guidance(self, t: Tensor) -> float:
+        with _blaming(self.name):
+            return float(self.inside.guidance(t))
+
+    def corrected(self, step: Step, candidates: Candidates) -> Tensor:
+        with _blaming(self.name):
+            output = self.inside.corrected(step, candidates)
+        self._shaped(output, step.x_t, "corrected")
+        if not output.isfinite().all() and step.prediction.isfinite().all():
+            raise DefenceFailed(f"defence {self.name}: values that are not finite at t = {float(step.t):g}")
+        return output
+
+    def _shaped(self, output: Any, x_t: Tensor, hook: str) -> Tensor:
+        shape = tuple(getattr(output, "shape", ()))
+        if not isinstance(output, type(x_t)) or shape != tuple(x_t.shape):
+            raise DefenceFailed(
+                f"defence {self.name}: {hook} returned a {type(output).__name__} of shape {shape}, "
+                f"wanted shape {tuple(x_t.shape)}"
+            )
+        return output
+
+
+@contextmanager
+def _blaming(name: str) -> Iterator[None]:
+    try:
+        yield
+    except SidebenchError:
+        raise
+    except Exception as error:  # a plug-in may fail in any way; running out of memory is the run's doing, not its own
+        if "out of memory" in str(error).lower():
+            raise
+        raise DefenceFailed(f"defence {name} failed: {type(error).__name__}: {error}") from error

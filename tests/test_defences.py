@@ -1,0 +1,305 @@
+"""Defences: what they do to the sampling loop, how they compose, and what happens when one breaks."""
+
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sidebench.benchmark import runner
+from sidebench.benchmark.conformance import NotConformant, quick_protocol
+from sidebench.benchmark.conformance_defence import check_defence
+from sidebench.benchmark.contracts import Model, ModelSpec, Step
+from sidebench.benchmark.defending import DefendedModel, defend, in_order
+from sidebench.benchmark.errors import BadInput, BadSetting, DefenceFailed, UnknownName
+from sidebench.benchmark.models import load_model
+from sidebench.benchmark.pairs import load_pair
+from sidebench.benchmark.plan import RunPlan, plan_run
+from sidebench.benchmark.protocol import SamplerSettings
+from sidebench.benchmark.sampling import AuditedModel, Ledger, sample_latents, view_for
+from sidebench.benchmark.store import read_state
+from sidebench.benchmark.streams import Candidates
+from sidebench.methods.defences.amg import AmgSettings, AntiMemorizationGuidance
+from sidebench.methods.defences.eta import Eta
+from sidebench.methods.defences.late_guidance import LateGuidance, LateGuidanceSettings
+from sidebench.methods.defences.output_noise import OutputNoise, OutputNoiseSettings
+
+DIGITS = ModelSpec(family="pixel", location="zoo:digits")
+BUILT_IN = {AntiMemorizationGuidance: {"neighbours": 20}, Eta: {}, LateGuidance: {}, OutputNoise: {}}
+PROTOCOL = quick_protocol(steps=6)
+Make = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def digits() -> Model:
+    return load_model(DIGITS)
+
+
+def sample(model: Model, count: int = 5, steer: Any = None) -> torch.Tensor:
+    return sample_latents(model, Candidates(3, range(count)), PROTOCOL.sampler, 8, steer=steer)
+
+
+def around(model: Model, *defences: Any, training: torch.Tensor | None = None) -> Model:
+    images = torch.rand(60, 1, 8, 8, generator=torch.Generator().manual_seed(0)) if training is None else training
+    return defend(model, in_order(defences), "ddim", lambda: images)
+
+
+# ---- What each one does -----------------------------------------------------------------------------
+
+
+def as_file(cls: type, folder: Path) -> str:
+    """Return a name under which the registry finds a class without its entry point."""
+    file = folder / "mine.py"
+    file.write_text(f"from {cls.__module__} import {cls.__name__}\n", encoding="utf-8")
+    return f"{file}:{cls.__name__}"
+
+
+@pytest.mark.parametrize("cls", BUILT_IN, ids=lambda cls: cls.name)
+def test_built_in_defences_conform(cls: type, tmp_path: Path) -> None:
+    check_defence(as_file(cls, tmp_path), BUILT_IN[cls], DIGITS)
+
+
+def test_built_in_defences_are_registered() -> None:
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = {cls.name: f"{cls.__module__}:{cls.__name__}" for cls in BUILT_IN}
+    assert project["entry-points"]["sidebench.defences"] == wanted
+
+
+def test_no_strength_is_no_defence(digits: Model) -> None:
+    plain = sample(digits)
+    for idle in (
+        OutputNoise(OutputNoiseSettings(scale=0)),
+        AntiMemorizationGuidance(AmgSettings(strength=0)),
+        LateGuidance(),
+    ):
+        assert torch.equal(sample(around(digits, idle)), plain), idle.name
+
+
+def test_output_noise_is_the_candidates_own(digits: Model) -> None:
+    noisy = around(digits, OutputNoise())
+    whole = sample(noisy, 5)
+    assert not torch.equal(whole, sample(digits))
+    assert torch.equal(sample_latents(noisy, Candidates(3, [4, 1]), PROTOCOL.sampler, 8), whole[[4, 1]])
+
+
+def test_eta_is_the_samplers_own_setting(digits: Model) -> None:
+    stochastic = SamplerSettings(steps=PROTOCOL.sampler.steps, eta=1.0)
+    wanted = sample_latents(digits, Candidates(3, range(5)), stochastic, 8)
+    assert torch.equal(sample(around(digits, Eta())), wanted)
+
+
+def test_late_guidance_holds_back_an_attack_until_its_start(digits: Model) -> None:
+    def factors(start: float, stop: float) -> list[float]:
+        model = around(digits, LateGuidance(LateGuidanceSettings(start=start, stop=stop)))
+        return [model.guidance(torch.tensor(t)) for t in (999, 600, 500, 100, 0)]
+
+    assert factors(0.5, 0.0) == [0, 0, 1, 1, 1]
+    assert factors(1.0, 0.3) == [1, 1, 1, 0, 0]
+
+    def push(step: Step) -> torch.Tensor:
+        return torch.ones_like(step.x_t)
+
+    def late_push(step: Step) -> torch.Tensor:
+        return torch.ones_like(step.x_t) * (float(step.t) <= 500)
+
+    late = sample(around(digits, LateGuidance()), steer=push)
+    assert torch.equal(late, sample(digits, steer=late_push))
+    assert not torch.equal(late, sample(digits, steer=push))
+
+
+def test_amg_moves_copies_away_from_their_training_images(digits: Model) -> None:
+    """Its samples' own nearest images as training set: every sample is a copy, and guidance must part them."""
+    copies = sample(digits, 60)
+    guided = around(digits, AntiMemorizationGuidance(AmgSettings(strength=300)), training=digits.decode(copies))
+    parted = (sample(guided, 8) - copies[:8]).flatten(1).norm(dim=1)
+    far = around(digits, AntiMemorizationGuidance(AmgSettings(strength=300)), training=torch.rand(60, 1, 8, 8))
+    left_alone = (sample(far, 8) - copies[:8]).flatten(1).norm(dim=1)
+    assert (parted > left_alone + 0.5).all()
+
+
+def test_amg_reads_enough_training_images(digits: Model) -> None:
+    with pytest.raises(BadInput, match=r"amg\.neighbours = 50 of 20 training images"):
+        around(digits, AntiMemorizationGuidance(), training=torch.rand(20, 1, 8, 8))
+
+
+# ---- Composition ------------------------------------------------------------------------------------
+
+
+def test_order_around_the_model_does_not_depend_on_the_command(digits: Model) -> None:
+    defences = [OutputNoise(), Eta(), AntiMemorizationGuidance()]
+    assert [d.name for d in in_order(defences)] == [d.name for d in in_order(defences[::-1])]
+    both = sample(around(digits, *defences))
+    assert torch.equal(both, sample(around(digits, *defences[::-1])))
+    assert not torch.equal(both, sample(around(digits, Eta())))
+
+
+def test_what_does_not_compose_is_refused() -> None:
+    class Other(Eta):
+        name = "other"
+
+    with pytest.raises(BadInput, match="eta and other do not compose: both set eta"):
+        in_order([Other(), Eta()])
+    with pytest.raises(BadInput, match="eta is named twice"):
+        in_order([Eta(), Eta()])
+
+
+def test_what_does_not_fit_is_refused(digits: Model) -> None:
+    with pytest.raises(BadInput, match="eta is a setting of the sampler ddim; this run samples with euler"):
+        defend(digits, [Eta()], "euler", torch.empty)
+    latent = DefendedModel(digits)
+    latent.image_shape = (3, 64, 64)
+    with pytest.raises(BadInput, match="does not fit a latent model"):
+        around(latent, AntiMemorizationGuidance())
+
+
+def plan(tmp_path: Path, **options: Any) -> RunPlan:
+    return plan_run(load_pair("digits"), attacks=["carlini-uncond"], candidates=4, out=tmp_path, **options)
+
+
+def test_settings_reach_the_defence_and_the_runs_name(tmp_path: Path) -> None:
+    noise = as_file(OutputNoise, tmp_path)
+    made = plan(tmp_path, defences=[noise], settings={"output-noise": {"scale": 0.2}})
+    assert made.identity()["defences"] == {"output-noise": {"scale": 0.2}}
+    assert made.folder().path != plan(tmp_path, defences=[noise]).folder().path != plan(tmp_path).folder().path
+    for settings, message in ({"scael": 1}, "did you mean scale"), ({"scale": -1}, "output-noise.scale = -1"):
+        with pytest.raises((BadSetting, UnknownName), match=message):
+            plan(tmp_path, defences=[noise], settings={"output-noise": settings})
+    with pytest.raises(BadSetting, match="'output-noise', which is not run"):
+        plan(tmp_path, settings={"output-noise": {"scale": 0.2}})
+
+
+# ---- Attacks meet the defence -----------------------------------------------------------------------
+
+
+def test_attacks_prepare_and_generate_on_the_defended_model(finished: Any, tmp_path: Path, make_plan: Make) -> None:
+    made = make_plan(
+        tmp_path, defences=[as_file(AntiMemorizationGuidance, tmp_path)], attacks=("carlini-uncond", "side")
+    )
+    result = runner.execute(made)
+    assert not result.failures and list(result.metrics.defences) == ["amg"]
+    for unit in ("carlini-uncond.s0", "side.s0"):
+        defended, plain = (
+            read_state(run.images_file(unit, 0)).tensors["images"] for run in (result.folder, finished.folder)
+        )
+        assert not torch.equal(defended, plain)
+    keys = [{file.name for file in run.shared_samples().folder.iterdir()} for run in (result.folder, finished.folder)]
+    assert keys[0] and not keys[0] & keys[1], "synthetic images of the plain model must not pass for defended ones"
+    for cost in result.metrics.costs:
+        images = 40 + (24 if cost.attack == "side" else 0)
+        assert cost.flops["defence"] == images * 3 * (2 * 256 * 64 + 9 * 50 * 64)
+
+
+def test_kept_samples_cost_the_defence_again(digits: Model) -> None:
+    from sidebench.benchmark.store import MemoryCheckpoints
+
+    model, kept = around(digits, AntiMemorizationGuidance()), MemoryCheckpoints()
+    spent = []
+    for _ in range(2):
+        audited = AuditedModel(model, PROTOCOL.sampler, 8, kept=kept)
+        audited.sample(Candidates(0, range(5), "synthetic"))
+        spent.append(audited.ledger.as_dict())
+    assert spent[0] == spent[1] and spent[0]["flops"]["defence"] > 0
+
+
+def test_an_undefended_model_pays_nothing(digits: Model) -> None:
+    ledger = Ledger()
+    sample_latents(digits, Candidates(0, range(2)), PROTOCOL.sampler, 8, ledger=ledger)
+    assert not ledger.flops
+
+
+# ---- Defences that break ----------------------------------------------------------------------------
+
+
+class Broken(OutputNoise):
+    name = "broken"
+    fault: Any = staticmethod(lambda prediction: prediction)
+
+    def wrap(self, model: Model, training: torch.Tensor | None) -> Model:
+        fault = self.fault
+
+        class Inside(DefendedModel):
+            def corrected(self, step: Step, candidates: Candidates) -> torch.Tensor:
+                changed: torch.Tensor = fault(step.prediction)
+                return changed
+
+        return Inside(model)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (lambda p: p[:, :, :4], r"defence broken: corrected returned a Tensor of shape \(8, 1, 4, 8\)"),
+        (lambda p: None, r"defence broken: corrected returned a NoneType"),
+        (lambda p: p / 0, r"defence broken: values that are not finite at t = \d+"),
+        (lambda p: 1 / 0, r"defence broken failed: ZeroDivisionError"),
+    ],
+)
+def test_a_broken_defence_is_named(fault: Any, message: str, digits: Model) -> None:
+    broken = type("Faulty", (Broken,), {"fault": staticmethod(fault)})()
+    with pytest.raises(DefenceFailed, match=message):
+        sample(around(digits, broken, Eta()))
+
+
+def test_a_defence_that_cannot_be_built_is_named(digits: Model) -> None:
+    class Stranger(OutputNoise):
+        name = "stranger"
+
+        def wrap(self, model: Model, training: torch.Tensor | None) -> Any:
+            return 3
+
+    with pytest.raises(DefenceFailed, match="defence stranger: wrap returned a int, not a Model"):
+        around(digits, Stranger())
+
+
+def test_running_out_of_memory_is_not_the_defences_doing(digits: Model) -> None:
+    def full(prediction: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("CUDA out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        sample(around(digits, type("Full", (Broken,), {"fault": staticmethod(full)})()))
+
+
+FAULTY = {
+    "global noise": (
+        "    def corrected(self, step, candidates):\n        return step.prediction + torch.randn_like(step.x_t)\n",
+        "differ from those of one call",
+    ),
+    "hidden work": (
+        "    def corrected(self, step, candidates):\n"
+        "        (step.x_t.flatten(1) @ torch.ones(64, 400_000)).sum()\n"
+        "        return step.prediction\n",
+        "add what the hooks cost to flops_per_step",
+    ),
+    "open training images": ("", "an attack can read the training images"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTY)
+def test_faulty_defences_are_caught(fault: str, tmp_path: Path) -> None:
+    body, message = FAULTY[fault]
+    hand_over = "model.training = training\n        return model" if not body else "return Inside(model)"
+    text = f"""
+import torch
+from sidebench import Defence, DefendedModel
+
+class Inside(DefendedModel):
+    pass
+{body}
+class Mine(Defence):
+    name, title, paper, level, uses_training = "mine", "mine", "none", "loop", True
+    def wrap(self, model, training):
+        {hand_over}
+"""
+    file = tmp_path / "mine.py"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(NotConformant, match=message):
+        check_defence(f"{file}:Mine", {}, DIGITS)
+
+
+def test_no_public_attribute_of_a_view_leads_to_the_model_inside(digits: Model) -> None:
+    audited = AuditedModel(around(digits, AntiMemorizationGuidance()), PROTOCOL.sampler, 8)
+    for access in ("samples", "white box"):
+        view = view_for(access, audited)
+        assert not any(isinstance(value, Model) for key, value in vars(view).items() if not key.startswith("_"))
