@@ -1,9 +1,9 @@
 """Are the candidates images of the right kind? A model that is broken must not pass as one that keeps secrets.
 
-Frechet distance in pixel space (Heusel et al. 2017, arXiv 1706.08500, with pixels as features), and, where
-the data have labels, the classification accuracy score (Ravuri and Vinyals 2019, arXiv 1905.10887): a
-classifier trained on generated images is tested on held-out ones. Both stand beside the same figure for
-real images.
+Frechet distance (Heusel et al. 2017, arXiv 1706.08500), precision and recall (Kynkaanniemi et al. 2019,
+arXiv 1904.06991, k = 3) and mean pairwise distance, all with pixels as features; and, where the data have
+labels, the classification accuracy score (Ravuri and Vinyals 2019, arXiv 1905.10887): a classifier trained
+on generated images is tested on held-out ones. Each stands beside the same figure for real images.
 """
 
 from collections.abc import Iterable, Iterator
@@ -21,6 +21,12 @@ MOST_DIMENSIONS = 4096
 
 MOST_LABELLED = 2048
 """Candidates on which the classifier is trained."""
+
+FEATURES = "pixels"
+"""The feature space of every figure but the classifier's."""
+
+MANIFOLD_NEIGHBOURS = 3
+"""k of precision and recall; the paper's value."""
 
 
 def assess(folder: RunFolder, units: list[str], shards: int, references: References) -> dict[str, Any]:
@@ -48,6 +54,30 @@ def frechet_distance(first: Iterable[Tensor], second: Tensor) -> float:
     for images in first:
         metric.update(images, real=False)
     return float(metric.compute())
+
+
+def precision_and_recall(images: Tensor, real: Tensor) -> tuple[float, float]:
+    """Return the share of `images` on the manifold of `real` images, and of `real` on that of `images`.
+
+    A set's manifold is the union of balls around its members that reach to their k-th neighbour. Both sets are
+    N x C x H x W and should be of one size, as the balls shrink with N; more than k images each.
+    """
+    ours, theirs = images.flatten(1).double(), real.flatten(1).double()
+    between = torch.cdist(ours, theirs)
+    precision = (between <= _reach(theirs)[None, :]).any(1)
+    recall = (between <= _reach(ours)[:, None]).any(0)
+    return float(precision.double().mean()), float(recall.double().mean())
+
+
+def _reach(flat: Tensor) -> Tensor:
+    """Return each row's distance to its k-th neighbour, itself not counted."""
+    return torch.cdist(flat, flat).kthvalue(MANIFOLD_NEIGHBOURS + 1, dim=1).values
+
+
+def diversity(images: Tensor) -> float:
+    """Return the mean rms distance of two different images, in [0, 1]."""
+    flat = images.flatten(1).double()
+    return float(torch.pdist(flat).mean() / flat.shape[1] ** 0.5)
 
 
 def label_accuracy(images: Tensor, labels: np.ndarray | None, references: References) -> float | None:
@@ -81,10 +111,19 @@ def _figures(batches: Iterator[Tensor], labels: np.ndarray | None, references: R
             few.append(batch[: max(0, MOST_LABELLED - sum(map(len, few)))])
             yield batch
 
-    distance = frechet_distance(watched(), references.held_out.floats())
+    held_out = references.held_out.floats()
+    distance = frechet_distance(watched(), held_out)
+    images = torch.cat(few)
+    size = min(len(images), len(held_out))
+    precision, recall = (
+        precision_and_recall(images[:size], held_out[:size]) if size > MANIFOLD_NEIGHBOURS else (None, None)
+    )
     return {
         "frechet_distance": distance if np.isfinite(distance) else None,
-        "label_accuracy": label_accuracy(torch.cat(few), labels, references),
+        "precision": precision,
+        "recall": recall,
+        "diversity": diversity(images[:size]) if size > 1 else None,
+        "label_accuracy": label_accuracy(images, labels, references),
     }
 
 

@@ -180,6 +180,9 @@ def quality_rows(quality: dict[str, Any]) -> list[dict[str, str]]:
         {
             "images": name,
             "Frechet distance to held-out (pixels)": _number(figures["frechet_distance"]),
+            "precision": _number(figures.get("precision")),
+            "recall": _number(figures.get("recall")),
+            "pairwise distance": _number(figures.get("diversity")),
             "label accuracy on held-out": _number(figures["label_accuracy"]),
         }
         for name, figures in sorted(quality.items(), key=lambda item: (item[0] != "training images", item[0]))

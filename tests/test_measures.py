@@ -9,6 +9,7 @@ from sidebench.benchmark.contracts import Neighbours, Side
 from sidebench.benchmark.errors import BadInput, BadSetting, UnknownName
 from sidebench.benchmark.measures.nl2 import NormalizedL2, NormalizedL2Combined
 from sidebench.benchmark.measures.rms import Rms
+from sidebench.benchmark.measures.zncc import Zncc
 from sidebench.benchmark.references import ImageSet, References
 from sidebench.benchmark.scoring import Scorer
 
@@ -213,3 +214,24 @@ def test_more_neighbours_than_are_kept_are_refused(name: str) -> None:
         scorer = Scorer(References(one, one, one, one, ""), [measure], 5, torch.device("cpu"))
         shard = scorer.score(torch.from_numpy(one.images[:3]), np.arange(3), np.zeros(3, dtype=bool), measure.space)
         shard.best_scores(measure, "training")
+
+
+# ---- zncc ----
+
+
+def test_zncc_forgives_brightness_and_contrast_alone() -> None:
+    draw = torch.Generator().manual_seed(0)
+    image = torch.rand(1, 3, 4, 4, generator=draw)
+    images = torch.cat([image, 0.2 + 0.5 * image, 1 - image, torch.rand(1, 3, 4, 4, generator=draw)])
+    descriptors = Zncc().descriptors(images)
+    assert descriptors.shape == (4, 48) and descriptors.dtype == torch.float32
+    distances = (descriptors - descriptors[:1]).norm(dim=1).numpy()[None]
+    scores = Zncc().scores(distances, TRAINING, HELD_OUT, "training")[0]
+    np.testing.assert_allclose(scores[:3], [1, 1, -1], atol=1e-5)
+    assert scores[3] == pytest.approx(np.corrcoef(images[0].flatten(), images[3].flatten())[0, 1], abs=1e-5)
+    assert not Zncc().descriptors(torch.full((1, 1, 2, 2), 0.3)).any()
+
+
+def test_zncc_stores_pairs_down_to_its_floor() -> None:
+    radius = Zncc().radius(TRAINING, HELD_OUT, "training")
+    np.testing.assert_allclose(Zncc().scores(radius[:, None], TRAINING, HELD_OUT, "training"), Zncc.floor, rtol=1e-6)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sidebench.benchmark.pairs import load_pair
-from sidebench.benchmark.quality import assess, frechet_distance, label_accuracy
+from sidebench.benchmark.quality import assess, diversity, frechet_distance, label_accuracy, precision_and_recall
 from sidebench.benchmark.references import References, load_references
 
 
@@ -66,3 +66,19 @@ def test_large_images_are_left_out(references: References) -> None:
 
     large = dataclasses.replace(references.training, images=np.zeros((2, 3, 64, 64), dtype=np.uint8))
     assert "skipped" in assess(None, [], 0, dataclasses.replace(references, training=large))  # type: ignore[arg-type]
+
+
+def test_precision_and_recall_tell_noise_and_few_modes_apart(references: References) -> None:
+    real, held_out = references.training.floats(), references.held_out.floats()
+    same = precision_and_recall(held_out, held_out)
+    kind = precision_and_recall(real, held_out)
+    noise = precision_and_recall(torch.rand(256, 1, 8, 8, generator=torch.Generator().manual_seed(0)), held_out)
+    few = precision_and_recall(real[:4].repeat(64, 1, 1, 1), held_out)
+    assert same == (1.0, 1.0) and min(kind) > 0.7
+    assert noise[0] == 0.0
+    assert few[1] < 0.1, "four images cover little of the held-out ones"
+
+
+def test_diversity_is_the_mean_pairwise_rms_distance() -> None:
+    images = torch.tensor([0.0, 0.5, 1.0]).view(3, 1, 1, 1).expand(3, 1, 2, 2)
+    assert diversity(images) == pytest.approx((0.5 + 0.5 + 1.0) / 3)
