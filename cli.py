@@ -179,6 +179,26 @@ def report(
 
 
 @app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Finished run folders of one pair.")],
+    out: Annotated[Path | None, typer.Option(help="HTML page to write.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Plot of leak against quality to write: .svg or .png.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare finished runs: leak before and after a defence, quality and time; or attacks across runs."""
+    from .benchmark import compared
+    from .benchmark.comparing import compare_runs
+    from .benchmark.store import read_run
+
+    found = compare_runs([read_run(path) for path in runs])
+    print(found.model_dump_json(by_alias=True, indent=1) if as_json else compared.as_text(found))
+    if out is not None:
+        compared.write_page(found, out)
+    if plot is not None:
+        compared.write_plot(found, plot)
+
+
+@app.command()
 def score(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
     bands: Annotated[str, typer.Option(metavar="NAME=LOW:HIGH,...", help="Bands, closest first.")],

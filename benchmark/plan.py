@@ -63,6 +63,10 @@ class RunPlan:
         """Return the settings of every defence by name; their order around the model follows from the names."""
         return {defence.name: defence.settings.model_dump(mode="json") for defence in self.defences}
 
+    def optimised_spaces(self) -> dict[str, list[str]]:
+        """Return by defence the descriptor spaces whose measures alone must not judge it."""
+        return {defence.name: sorted(defence.optimises) for defence in self.defences}
+
     def identity(self) -> dict[str, Any]:
         """Return what makes this the same run; attacks and seeds may be added to it."""
         return {

@@ -86,6 +86,7 @@ def open_folder(plan: RunPlan, folder: RunFolder, identity: Mapping[str, Any]) -
             "control": plan.pair.control,
             "device": plan.model.device.partition(":")[0],
             "units": units,
+            "optimised_spaces": plan.optimised_spaces(),
             "origins": {name: a.origin.strip() for name, a in plan.pair.attacks.items()},
             "environment": environment.describe(),
         }

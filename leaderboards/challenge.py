@@ -190,9 +190,9 @@ def _make_again(
     from ..benchmark import hub
     from ..benchmark.attacking import make_candidates
     from ..benchmark.contracts import AttackState
-    from ..benchmark.models import load_model
     from ..benchmark.plan import plan_run
     from ..benchmark.references import load_references
+    from ..benchmark.runner import load_victim
     from ..benchmark.scoring import Scorer
     from ..benchmark.streams import Candidates
 
@@ -203,15 +203,13 @@ def _make_again(
         candidates=record.candidates,
         seeds=record.seeds,
         measures=read_json(folder.manifest_file)["identity"]["measures"],
-        settings={record.claim.attack: record.claim.settings},
+        settings={record.claim.attack: record.claim.settings, **record.claim.defences},
         device=device,
         dtype=record.protocol.dtype,
     )
     if changed := difference(read_json(folder.manifest_file)["identity"], plan.identity()):
         raise BadInput(f"the run cannot be made here as it was: {changed}")
-    model = load_model(plan.model)
-    for defence in plan.defences:
-        model = defence.wrap(model)
+    model = load_victim(plan, plan.units)
     scorer = Scorer(load_references(plan.pair), [measure], plan.protocol.top_k, hub.pick_device(plan.model.device))
     again, done = {}, 0
     for unit in plan.units:

@@ -114,14 +114,15 @@ def test_amg_moves_copies_away_from_their_training_images(digits: Model) -> None
     copies = sample(digits, 60)
     guided = around(digits, AntiMemorizationGuidance(AmgSettings(strength=300)), training=digits.decode(copies))
     parted = (sample(guided, 8) - copies[:8]).flatten(1).norm(dim=1)
-    far = around(digits, AntiMemorizationGuidance(AmgSettings(strength=300)), training=torch.rand(60, 1, 8, 8))
+    noise = torch.rand(60, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    far = around(digits, AntiMemorizationGuidance(AmgSettings(strength=300)), training=noise)
     left_alone = (sample(far, 8) - copies[:8]).flatten(1).norm(dim=1)
-    assert (parted > left_alone + 0.5).all()
+    assert (parted > 1).all() and parted.mean() > 2 * left_alone.mean()
 
 
 def test_amg_reads_enough_training_images(digits: Model) -> None:
     with pytest.raises(BadInput, match=r"amg\.neighbours = 50 of 20 training images"):
-        around(digits, AntiMemorizationGuidance(), training=torch.rand(20, 1, 8, 8))
+        around(digits, AntiMemorizationGuidance(), training=torch.zeros(20, 1, 8, 8))
 
 
 # ---- Composition ------------------------------------------------------------------------------------
