@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from .errors import BadInput
 from .results import Difference
 from .store import write_atomic
 from .tables import percent
@@ -195,8 +196,11 @@ def figure(found: Comparing) -> "Figure":
                 linewidth=1,
             )
         axes.axhline(0, color="#888", linewidth=0.8)
+        if found.real["frechet_distance"] is not None:
+            axes.axvline(found.real["frechet_distance"], color="#888", linewidth=0.8, linestyle=":")
+        axes.locator_params(axis="x", nbins=6)
         axes.set_title(name, fontsize=10, loc="left")
-        axes.set_xlabel(f"Frechet distance to held-out images ({found.prices[0].features})")
+        axes.set_xlabel(f"Frechet distance, {found.prices[0].features} (dotted: real images)")
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("leak, percent of candidates")
     handles = [_key(COLOURS[i % len(COLOURS)], "s", run) for i, run in enumerate(runs)]
@@ -206,7 +210,9 @@ def figure(found: Comparing) -> "Figure":
 
 
 def write_plot(found: Comparing, target: Path) -> None:
-    """Write the plot as SVG or PNG, by the file's ending."""
+    """Write the plot as SVG or PNG, by the file's ending; others are refused."""
+    if target.suffix not in (".svg", ".png"):
+        raise BadInput(f"{target.name}: a plot is written as .svg or .png")
     content = _svg(found).encode() if target.suffix == ".svg" else _saved(found, "png", dpi=150)
     write_atomic(target, lambda file: file.write_bytes(content))
 

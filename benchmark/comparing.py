@@ -325,6 +325,7 @@ def _only_moved(leaks: Sequence[Leak]) -> list[str]:
         own = [leak for leak in leaks if (leak.run, leak.attack) == (run, attack)]
         gone = [leak for leak in own if leak.verdict == "leaks less" and leak.after.low <= 0]
         left = [leak for leak in own if leak.after.low > 0]
+        left.sort(key=lambda leak: leak.space in {found.space for found in gone})
         if gone and left:
             flags.append(
                 f"{run}, {attack}: the leak by {gone[0].yardstick} is gone, but by {left[0].yardstick} "

@@ -117,6 +117,8 @@ REFUSED = {
     "report .": ["is no run folder"],
     "report missing": ["missing is no run folder"],
     "report regular": ["regular is no run folder"],
+    "compare missing other": ["missing is no run folder"],
+    "compare": ["RUN RUN"],
     "run digits --attack attacks.py:Missing": ["'Missing'", "attacks.py", "Mine"],
     "run digits --attack attacks.py:mine": ["did you mean Mine?"],
     "run digits --attack attacks.py:Other": ["attacks.py:Other"],

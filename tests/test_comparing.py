@@ -1,0 +1,212 @@
+"""`sidebench compare`: before and after, what is refused, what is marked, and how it is shown."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+import pytest
+
+from sidebench.benchmark import compared, runner
+from sidebench.benchmark.comparing import compare_runs
+from sidebench.benchmark.errors import BadInput
+from sidebench.benchmark.store import RunFolder, read_table, write_json, write_table
+
+Make = Callable[..., Any]
+
+DEFENCE = """
+from sidebench import Defence, DefendedModel
+
+class Inside(DefendedModel):
+    def corrected(self, step, candidates):
+        return step.prediction + 0.5 * candidates.normal(f"veil/{float(step.t)}", self.sample_shape)
+
+class Veil(Defence):
+    name, title, paper, level, optimises = "veil", "<b>a veil & noise</b>", "none", "loop", frozenset({"pixels"})
+    def wrap(self, model, training):
+        return Inside(model)
+"""
+
+
+@pytest.fixture(scope="module")
+def defended(tmp_path_factory: pytest.TempPathFactory, make_plan: Make) -> RunFolder:
+    """Return a finished run of plain sampling behind noise that leaves little of any image."""
+    folder = tmp_path_factory.mktemp("defended")
+    (folder / "mine.py").write_text(DEFENCE, encoding="utf-8")
+    result = runner.execute(make_plan(folder, attacks=["carlini-uncond"], defences=[f"{folder / 'mine.py'}:Veil"]))
+    assert not result.failures
+    folder_of_run: RunFolder = result.folder
+    return folder_of_run
+
+
+@pytest.fixture
+def changed(finished: Any, tmp_path: Path) -> Callable[..., RunFolder]:
+    """Return a function that copies the finished run and changes values of its manifest's identity."""
+
+    def copy(name: str = "copy", **identity: Any) -> RunFolder:
+        shutil.copytree(finished.folder.path, tmp_path / name)
+        folder = RunFolder(tmp_path / name)
+        manifest = json.loads(folder.manifest_file.read_text(encoding="utf-8"))
+        manifest["identity"] |= identity
+        write_json(folder.manifest_file, manifest)
+        return folder
+
+    return copy
+
+
+# ---- Before and after -------------------------------------------------------------------------------
+
+
+def test_a_defence_is_compared_with_the_run_without_it(finished: Any, defended: RunFolder) -> None:
+    found = compare_runs([defended, finished.folder])
+    assert found.baseline == "no defence" and [run.label for run in found.runs] == ["no defence", "veil"]
+    assert {(leak.run, leak.attack, leak.against) for leak in found.leaks} == {("veil",) + ("carlini-uncond",) * 2}
+    assert found.yardsticks() == ["nl2c:n50:a0.5, high", "nearer in pixels"]
+    (band, nearer) = found.leaks
+    stored = finished.metrics.results[0].bands[0]
+    assert band.before.model_dump() == stored.excess.model_dump()
+    for leak in found.leaks:
+        assert leak.paired and leak.candidates == 40
+        assert leak.change.value == pytest.approx(leak.after.value - leak.before.value)
+        assert leak.change.low <= leak.change.value <= leak.change.high
+    assert nearer.before.value > nearer.after.value
+
+
+def test_quality_and_cost_stand_beside_the_leak(finished: Any, defended: RunFolder) -> None:
+    found = compare_runs([finished.folder, defended])
+    prices = {(price.run, price.attack): price for price in found.prices}
+    plain, veiled = prices["no defence", "carlini-uncond"], prices["veil", "carlini-uncond"]
+    assert veiled.frechet_distance > plain.frechet_distance > found.real["frechet_distance"]
+    assert veiled.precision is not None and veiled.features == "pixels"
+    assert plain.seconds_ratio == plain.work_ratio == veiled.work_ratio == 1.0
+    assert ("no defence", "side") in prices and ("veil", "side") not in prices
+
+
+def test_a_run_judged_only_by_what_it_optimises_is_flagged(finished: Any, defended: RunFolder) -> None:
+    flags = compare_runs([finished.folder, defended]).flags
+    assert any(flag.startswith("veil optimises distances in pixels, and every yardstick") for flag in flags)
+
+
+def test_a_measure_that_moves_alone_is_flagged(changed: Any) -> None:
+    from sidebench.benchmark.comparing import _only_moved
+
+    found = compare_runs([changed("a"), changed("b")])
+    leak = found.leaks[0]
+    gone = leak.model_copy(
+        update={"verdict": "leaks less", "after": leak.after.model_copy(update={"value": 0.0, "low": -0.01})}
+    )
+    still = leak.after.model_copy(update={"value": 0.5, "low": 0.4})
+    left = leak.model_copy(update={"yardstick": "nearer in other", "space": "other", "after": still})
+    (flag,) = _only_moved([gone, left])
+    assert "is gone, but by nearer in other" in flag
+    assert not _only_moved([left]) and not _only_moved([gone])
+
+
+def test_the_same_run_twice_shows_no_difference(finished: Any, changed: Any) -> None:
+    found = compare_runs([finished.folder, changed()])
+    assert all(leak.change.value == 0 and leak.verdict == "no difference seen" for leak in found.leaks)
+    assert len({run.label for run in found.runs}) == 2, "runs without a defence are told apart by folder"
+
+
+def test_an_attack_of_one_run_stands_against_all_of_the_other(defended: RunFolder, finished: Any) -> None:
+    found = compare_runs([defended, finished.folder])
+    assert {leak.attack for leak in found.leaks} == {"carlini-uncond"}
+    reverse = compare_runs([defended, _without_defences(defended, finished)])
+    against = {(leak.attack, leak.against) for leak in reverse.leaks}
+    assert against == {(name, "carlini-uncond") for name in ("carlini-uncond", "carlini-cond", "side")}
+    assert any("no run is without a defence: veil is the baseline" in flag for flag in reverse.flags)
+
+
+def _without_defences(defended: RunFolder, finished: Any) -> RunFolder:
+    """Return the finished run under the name of a defence, so that no run is plain."""
+    folder = RunFolder(defended.path.parent / "named")
+    if not folder.path.exists():
+        shutil.copytree(finished.folder.path, folder.path)
+        manifest = json.loads(folder.manifest_file.read_text(encoding="utf-8"))
+        manifest["identity"]["defences"] = {"other": {}}
+        write_json(folder.manifest_file, manifest)
+    return folder
+
+
+# ---- What cannot be compared, and what is marked ----------------------------------------------------
+
+
+def test_fewer_than_two_runs_are_refused(finished: Any) -> None:
+    with pytest.raises(BadInput, match="two different run folders"):
+        compare_runs([finished.folder, finished.folder])
+
+
+def test_other_images_are_refused(finished: Any, changed: Any) -> None:
+    other = changed()
+    table = read_table(other.path / "references.parquet")
+    rows = pc.add(table["row"], 1)
+    write_table(other.path / "references.parquet", table.set_column(table.column_names.index("row"), "row", rows))
+    with pytest.raises(BadInput, match=r"data\.split gave other training images"):
+        compare_runs([finished.folder, other])
+
+
+def test_other_data_are_refused_by_field(finished: Any, changed: Any) -> None:
+    other = changed()
+    manifest = json.loads(other.manifest_file.read_text(encoding="utf-8"))
+    write_json(other.manifest_file, {**manifest, "data": {"sha256": "0" * 64}})
+    with pytest.raises(BadInput, match=r"cannot be compared with .*: data\.sha256 was"):
+        compare_runs([finished.folder, other])
+
+
+def test_runs_without_a_common_measure_are_refused(finished: Any, changed: Any) -> None:
+    with pytest.raises(BadInput, match=r"no measure in common: .* has zncc"):
+        compare_runs([finished.folder, changed(measures=["zncc"])])
+
+
+def test_differences_that_can_be_lived_with_are_marked(finished: Any, changed: Any) -> None:
+    protocol = {**finished.folder.manifest()["identity"]["protocol"], "dtype": "bfloat16"}
+    found = compare_runs([finished.folder, changed(protocol=protocol, model={"family": "pixel", "sha256": {}})])
+    assert found.runs[0].marks == []
+    assert found.runs[1].marks == ["protocol.dtype was 'float32', now 'bfloat16'", "model: other weights"]
+
+
+def test_other_settings_and_other_seeds_are_marked(finished: Any, changed: Any) -> None:
+    other = changed(defences={"veil": {}})
+    manifest = json.loads(other.manifest_file.read_text(encoding="utf-8"))
+    manifest["units"]["side.s0"]["settings"]["guidance_scale"] = 3.0
+    write_json(other.manifest_file, manifest)
+    (leak, *_) = (leak for leak in compare_runs([finished.folder, other]).leaks if leak.attack == "side")
+    assert leak.settings == "guidance_scale = 3.0 (was 0.3)"
+
+
+# ---- Shown ------------------------------------------------------------------------------------------
+
+
+def test_text_names_every_run_and_yardstick(finished: Any, defended: RunFolder) -> None:
+    text = compared.as_text(compare_runs([finished.folder, defended]))
+    for words in ("baseline: no defence", "veil", "nearer in pixels", "leak per quality", "flag: veil optimises"):
+        assert words in text
+
+
+def test_page_is_one_file_and_escapes(finished: Any, changed: Any, tmp_path: Path) -> None:
+    found = compare_runs([finished.folder, changed(defences={"<script>x</script>": {"a": "<b>"}})])
+    compared.write_page(found, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "<script" not in page and "<b>" not in page and "&lt;script&gt;" in page
+    assert "<svg" in page and 'src="' not in page and 'href="http' not in page
+    compared.write_page(found, tmp_path / "again.html")
+    assert (tmp_path / "again.html").read_bytes() == (tmp_path / "page.html").read_bytes()
+
+
+def test_plot_is_svg_or_png_by_its_ending(finished: Any, defended: RunFolder, tmp_path: Path) -> None:
+    found = compare_runs([finished.folder, defended])
+    compared.write_plot(found, tmp_path / "plot.svg")
+    compared.write_plot(found, tmp_path / "plot.png")
+    assert (tmp_path / "plot.svg").read_text(encoding="utf-8").startswith("<svg")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(BadInput, match=r"plot\.pdf: a plot is written as \.svg or \.png"):
+        compared.write_plot(found, tmp_path / "plot.pdf")
+
+
+def test_an_unfinished_run_is_refused(finished: Any, changed: Any) -> None:
+    other = changed()
+    (other.path / "metrics.json").unlink()
+    with pytest.raises(BadInput, match="has no results yet"):
+        compare_runs([finished.folder, other])
