@@ -247,9 +247,17 @@ def train(
     out: Annotated[Path | None, typer.Option(help="Folder to make; default: ./PAIR-model.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Another seed than the recipe's.")] = None,
     split_seed: Annotated[int | None, typer.Option(min=0, help="Split the images anew by this seed.")] = None,
+    duplicate_rms: Annotated[
+        float | None, typer.Option(help="De-duplication: one image of each group at most this far apart (rms).")
+    ] = None,
+    stop_after: Annotated[int | None, typer.Option(help="Early stopping: leave off after this step.")] = None,
+    shift: Annotated[int | None, typer.Option(help="Augmentation: move images by up to this many pixels.")] = None,
+    skip_below: Annotated[
+        float | None, typer.Option(help="Skip samples with less than this share of the usual loss at their timestep.")
+    ] = None,
     device: Device = "auto",
 ) -> None:
-    """Train a pair's model again from its recipe, as a diffusers folder with a pair file."""
+    """Train a pair's model again from its recipe, defended or not, as a diffusers folder with a pair file."""
     from .benchmark.pairs import load_pair
     from .benchmark.progress import reporter_for
 
@@ -259,13 +267,22 @@ def train(
 
     with reporter_for(sys.stderr) as progress:
         target = out or Path(f"{loaded.name}-model")
-        print(make(loaded, target, device, progress, seed=seed, split_seed=split_seed))
+        given = {"seed": seed, "duplicate_rms": duplicate_rms, "stop_after": stop_after}
+        given |= {"shift": shift, "skip_below": skip_below}
+        changes = {key: value for key, value in given.items() if value is not None}
+        print(make(loaded, target, device, progress, split_seed=split_seed, changes=changes))
 
 
 @app.command()
 def tune(
     pair: Annotated[str, typer.Argument(metavar="PAIR", help="A pair with a recipe.")],
     attack: Annotated[str, typer.Option(help="Attack to tune.")],
+    defence: Annotated[
+        list[str] | None, typer.Option("--defence", "--defense", help="Tune against a victim behind this defence.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="DEFENCE.KEY=VALUE", help="Change a defence's setting.")
+    ] = None,
     values: Annotated[
         list[str] | None,
         typer.Option("--try", metavar="KEY=V1,V2,...", help="Values of a setting; default: the attack's own grid."),
@@ -281,14 +298,23 @@ def tune(
     from .benchmark.progress import reporter_for
 
     loaded = load_pair(pair)
-    grid = _grid(values or [])
+    grid, settings = _grid(values or []), _settings(set_ or [])
     print("loading torch and diffusers ...", file=sys.stderr, flush=True)
     from .benchmark import tuning
 
     target = out or Path(f"{loaded.name}-tuning")
     with reporter_for(sys.stderr) as progress:
         curve = tuning.tune(
-            loaded, attack, grid, candidates=candidates, out=target, seed=seed, device=device, progress=progress
+            loaded,
+            attack,
+            grid,
+            candidates=candidates,
+            out=target,
+            seed=seed,
+            device=device,
+            defences=defence or (),
+            settings=settings,
+            progress=progress,
         )
     print(curve.model_dump_json(indent=1) if as_json else tuning.as_text(curve))
 

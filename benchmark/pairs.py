@@ -70,7 +70,7 @@ class AttackDefaults(Settings):
 
 
 class Recipe(Settings):
-    """How `sidebench train` makes the victim again: a small DDPM from a seed."""
+    """How `sidebench train` makes the victim again: a small DDPM from a seed, defended in training or not."""
 
     seed: int
     steps: Count
@@ -80,6 +80,31 @@ class Recipe(Settings):
     channels: tuple[Count, ...] = (16, 32)
     layers: Count = 1
     num_train_timesteps: Count = 1000
+    duplicate_rms: Annotated[float, Field(ge=0)] | None = None
+    """De-duplication: train on one image of each group of images at most this far apart (rms)."""
+    stop_after: Count | None = None
+    """Early stopping: leave off after this step of the same schedule."""
+    shift: Annotated[int, Field(ge=0)] = 0
+    """Augmentation: move each image by up to this many pixels in both directions; borders are repeated."""
+    skip_below: Annotated[float, Field(ge=0, lt=1)] = 0
+    """Loss-based skipping: leave out samples whose loss is below this share of the running mean at their timestep
+    (anti-gradient control of arXiv 2407.15328, which takes 0.5; its ensemble of shards is not part of it)."""
+
+    @model_validator(mode="after")
+    def _stops_in_time(self) -> "Recipe":
+        if self.stop_after is not None and self.stop_after > self.steps:
+            raise ValueError(f"stop_after = {self.stop_after} lies beyond steps = {self.steps}")
+        return self
+
+    def defences(self) -> dict[str, dict[str, Any]]:
+        """Return the settings of the training-time defences by name."""
+        known = {
+            "augmentation": ("shift", 0),
+            "de-duplication": ("duplicate_rms", None),
+            "early-stopping": ("stop_after", None),
+            "loss-skipping": ("skip_below", 0),
+        }
+        return {name: {key: getattr(self, key)} for name, (key, off) in known.items() if getattr(self, key) != off}
 
 
 class Overrides(Settings):

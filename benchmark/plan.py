@@ -1,7 +1,7 @@
 """A run as a frozen value: everything that it is, checked before any work."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,8 @@ class RunPlan:
     units: tuple[Unit, ...]
     measures: tuple[Measure, ...]
     defences: tuple[Defence, ...] = ()
+    trained_with: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Settings by name of the defences in the victim's training."""
     parent: Path = Path("runs")
     fresh: bool = False
 
@@ -61,7 +63,8 @@ class RunPlan:
 
     def defence_settings(self) -> dict[str, dict[str, Any]]:
         """Return the settings of every defence by name; their order around the model follows from the names."""
-        return {defence.name: defence.settings.model_dump(mode="json") for defence in self.defences}
+        around = {defence.name: defence.settings.model_dump(mode="json") for defence in self.defences}
+        return {**{name: dict(values) for name, values in self.trained_with.items()}, **around}
 
     def optimised_spaces(self) -> dict[str, list[str]]:
         """Return by defence the descriptor spaces whose measures alone must not judge it."""
@@ -120,7 +123,10 @@ def plan_run(
     spec = spec.model_copy(update={"sha256": files.sha256})
     chosen_attacks = _attacks(pair, attacks, settings or {})
     around = in_order(make_defences(defences, settings or {}))
-    _check_names([*attacks, *defences], [*chosen_attacks, *around], settings or {})
+    check_names([*attacks, *defences], [*chosen_attacks, *around], settings or {})
+    trained_with = pair.recipe.defences() if pair.recipe and model is None else {}
+    if twice := sorted(trained_with.keys() & {defence.name for defence in around}):
+        raise BadInput(f"the victim of {pair.name} was trained with {twice[0]} already")
     units = tuple(Unit(attack, seed) for attack in chosen_attacks for seed in dict.fromkeys(seeds))
     for unit in units:
         if number < unit.attack.least_candidates():
@@ -143,6 +149,7 @@ def plan_run(
         units=units,
         measures=tuple(chosen),
         defences=around,
+        trained_with=trained_with,
         parent=Path(out),
         fresh=fresh,
     )
@@ -194,7 +201,7 @@ def make_defences(names: Sequence[str], settings: Mapping[str, Mapping[str, Any]
     return defences
 
 
-def _check_names(
+def check_names(
     given: Sequence[str], methods: Sequence[Attack | Defence], settings: Mapping[str, Mapping[str, Any]]
 ) -> None:
     """Refuse settings for what does not run, and an attack and a defence that share one name."""

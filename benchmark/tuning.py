@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from . import hub
-from .contracts import Attack, Budget, ModelSpec, Progress
+from .contracts import Attack, Budget, Defence, ModelSpec, Progress
+from .defending import defend, in_order
 from .errors import BadInput, BadSetting, RunConflict
 from .pairs import ModelSource, Pair
+from .plan import check_names, make_defences
 from .protocol import make_protocol
 from .registry import find, make_attack, make_measure
 from .results import BandResult, UnitScores, measure_result
@@ -38,6 +40,7 @@ class Curve(BaseModel):
     """A tuning: every point of the grid that was tried, in order."""
 
     attack: str
+    defences: list[str] = []
     measure: str
     candidates: int
     points: list[Point]
@@ -78,12 +81,15 @@ def tune(
     out: Path,
     seed: int = 0,
     device: str = "auto",
+    defences: Sequence[str] = (),
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
     progress: Progress,
 ) -> Curve:
     """Try every point of the grid on the shadow victim, storing the curve after each; a second call goes on.
 
     The last key of the grid varies fastest; where it is a setting of the generation alone, the state is
-    prepared once for all its values.
+    prepared once for all its values. With `defences` (their `settings` by name) the shadow victim stands behind
+    them, so the attack is tuned by somebody who knows the defence.
 
     Raises:
         UnknownName: the attack has no such setting.
@@ -97,20 +103,30 @@ def tune(
     points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     variants = [make_attack(attack, {**own, **point}) for point in points]
     shadow = shadow_pair(pair, out / "victim", seed)
+    around = in_order(make_defences(defences, settings or {}))
+    check_names([attack, *defences], [variants[0], *around], settings or {})
     plan = {"pair": pair.identity(), "attack": attack, "settings": own, "seed": seed, "candidates": candidates}
-    file = out / f"{attack}.json"
+    if around:
+        plan["defences"] = {defence.name: defence.settings.model_dump(mode="json") for defence in around}
+    file = out / f"{'+'.join([attack, *(defence.name for defence in around)])}.json"
     tried: list[Point] = []
     if file.exists():
         stored = read_json(file)
         if changed := difference(stored.get("plan"), plan):
             raise RunConflict(f"{file} is of another tuning: {changed}; choose another --out")
         tried = Curve.model_validate(stored["curve"]).points
-    bench = _Bench(shadow, device, candidates, seed, progress)
+    bench = _Bench(shadow, device, candidates, seed, around, progress)
     done = {canonical_json(point.values): point for point in tried}
     for variant, values in zip(variants, points, strict=True):
         if canonical_json(values) not in done:
             done[canonical_json(values)] = Point(values=values, result=bench.try_out(variant, values))
-        curve = Curve(attack=attack, measure=bench.measure.id, candidates=candidates, points=list(done.values()))
+        curve = Curve(
+            attack=attack,
+            defences=[defence.name for defence in around],
+            measure=bench.measure.id,
+            candidates=candidates,
+            points=list(done.values()),
+        )
         write_json(file, {"schema": SCHEMA, "plan": plan, "curve": curve.model_dump(mode="json")})
     return curve
 
@@ -132,7 +148,8 @@ def as_text(curve: Curve) -> str:
         for point in curve.points
     ]
     band = curve.points[0].result.band
-    head = f"{curve.attack} on a shadow victim, {curve.candidates:,} candidates, {curve.measure}, band {band}"
+    behind = f" behind {' and '.join(curve.defences)}" if curve.defences else ""
+    head = f"{curve.attack} on a shadow victim{behind}, {curve.candidates:,} candidates, {curve.measure}, band {band}"
     chosen = ", ".join(f"{key} = {value}" for key, value in curve.best().values.items())
     table = tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True)
     return "\n".join([head, table, f"highest excess at {chosen}"])
@@ -141,7 +158,15 @@ def as_text(curve: Curve) -> str:
 class _Bench:
     """The shadow victim with its references, ready to try attacks on."""
 
-    def __init__(self, shadow: Pair, device: str, candidates: int, seed: int, progress: Progress) -> None:
+    def __init__(
+        self,
+        shadow: Pair,
+        device: str,
+        candidates: int,
+        seed: int,
+        defences: Sequence[Defence],
+        progress: Progress,
+    ) -> None:
         from .models import load_model
         from .references import load_references
         from .scoring import Scorer
@@ -159,7 +184,8 @@ class _Bench:
         if not self.measure.bands:
             raise BadInput(f"{shadow.name}: the first measure has no fixed bands to tune by")
         spec = ModelSpec(family=shadow.model.family, location=str(folder), device=str(hub.pick_device(device)))
-        self.model: Model = load_model(spec)
+        sampler = self.protocol.sampler.name
+        self.model: Model = defend(load_model(spec), defences, sampler, self.references.training.floats)
         self.scorer: Scorer = Scorer(self.references, [self.measure], self.protocol.top_k, self.model.device)
         self._prepared: tuple[dict[str, Any], AttackState] | None = None
 

@@ -101,3 +101,24 @@ def test_pairs_without_room_for_a_shadow_are_refused(tmp_path: Path) -> None:
     shadow = tuning.shadow_pair(quick(), tmp_path, 0)
     with pytest.raises(BadInput, match="a shadow itself"):
         tuning.shadow_pair(shadow, tmp_path, 0)
+
+
+NOISE = """
+from sidebench.methods.defences.output_noise import OutputNoise
+"""
+
+
+def test_an_attack_is_tuned_against_a_defence(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(NOISE, encoding="utf-8")
+    behind = {"defences": [f"{tmp_path / 'mine.py'}:OutputNoise"], "settings": {"output-noise": {"scale": 0.5}}}
+    plain = tune(tmp_path, {"guidance_scale": [0.0]})
+    kept = list((tmp_path / "samples").iterdir())
+    knows = tune(tmp_path, {"guidance_scale": [0.0]}, **behind)
+    assert knows.defences == ["output-noise"] and plain.defences == []
+    assert len(list((tmp_path / "samples").iterdir())) == 2 * len(kept), "prepared on samples of the defended victim"
+    assert {file.name for file in tmp_path.glob("*.json")} == {"side.json", "side+output-noise.json"}
+    assert "on a shadow victim behind output-noise, 8 candidates" in tuning.as_text(knows)
+    with pytest.raises(RunConflict, match=r"defences\.output-noise\.scale was 0\.5, now 0\.1"):
+        tune(tmp_path, {"guidance_scale": [0.0]}, defences=behind["defences"])
+    with pytest.raises(BadSetting, match="'amg', which is not run"):
+        tune(tmp_path, {"guidance_scale": [0.0]}, settings={"amg": {"strength": 1}})

@@ -3,12 +3,13 @@
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from sidebench.benchmark import hub
 from sidebench.benchmark.contracts import ModelSpec
-from sidebench.benchmark.errors import BadInput
+from sidebench.benchmark.errors import BadInput, BadSetting
 from sidebench.benchmark.models import load_model
 from sidebench.benchmark.pairs import Pair, Recipe, load_pair
 from sidebench.benchmark.plan import plan_run
@@ -54,7 +55,7 @@ def test_two_trainings_are_the_same(pair: Pair, trained: Path, tmp_path: Path) -
 
 
 def test_another_seed_is_another_model(pair: Pair, trained: Path, tmp_path: Path) -> None:
-    other = recipe.train(pair, tmp_path / "other", "cpu", silent, seed=2)
+    other = recipe.train(pair, tmp_path / "other", "cpu", silent, changes={"seed": 2})
     name = "unet/diffusion_pytorch_model.safetensors"
     assert hub.hashes(other)[name] != hub.hashes(trained)[name]
 
@@ -106,3 +107,70 @@ def test_a_new_split_comes_with_its_pair_file(pair: Pair, tmp_path: Path) -> Non
     assert rows != set(load_references(pair).training.rows) and len(rows) == len(load_references(pair).training)
     plan = plan_run(loaded, candidates=4, out=tmp_path / "runs", device="cpu")
     assert plan.model.location == str(again)
+
+
+# ---- Defended in training ---------------------------------------------------------------------------
+
+CHANGES = {
+    "augmentation": {"shift": 1},
+    "de-duplication": {"duplicate_rms": 0.12},
+    "early-stopping": {"stop_after": 2},
+    "loss-skipping": {"skip_below": 0.9},
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_defended_victim_names_its_defence(name: str, pair: Pair, trained: Path, tmp_path: Path) -> None:
+    longer = pair.model_copy(update={"recipe": Recipe(seed=1, steps=40, batch=8, channels=(8, 8))})
+    source = longer if name == "loss-skipping" else pair
+    plain = trained if source is pair else recipe.train(source, tmp_path / "plain", "cpu", silent)
+    made = recipe.train(source, tmp_path / "made", "cpu", silent, changes=CHANGES[name])
+    weights = "unet/diffusion_pytorch_model.safetensors"
+    assert hub.hashes(made)[weights] != hub.hashes(plain)[weights]
+    victim = load_pair(str(made / "pair.yaml"))
+    assert victim.name == f"digits-{name}" and victim.data == pair.data
+    plan = plan_run(victim, attacks=["carlini-uncond"], candidates=4, out=tmp_path)
+    assert plan.identity()["defences"] == {name: CHANGES[name]}
+    other = plan_run(victim, attacks=["carlini-uncond"], candidates=4, out=tmp_path, model="zoo:digits")
+    assert other.identity()["defences"] == {}, "another model was not trained by this recipe"
+
+
+def test_an_impossible_recipe_is_refused(pair: Pair, tmp_path: Path) -> None:
+    for changes, message in (
+        ({"stop_after": 5}, "stop_after = 5 lies beyond steps = 4"),
+        ({"skip_below": 1.0}, "skip_below"),
+        ({"shift": -1}, "shift"),
+    ):
+        with pytest.raises(BadSetting, match=message):
+            recipe.train(pair, tmp_path / "none", "cpu", silent, changes=changes)
+    assert not (tmp_path / "none").exists()
+
+
+def test_deduplication_keeps_one_of_each_group(pair: Pair) -> None:
+    training = load_references(pair).training
+    twice = dataclasses.replace(training, images=np.concatenate([training.images[:5], training.images[:5]]))
+    kept = recipe._kept(twice, Recipe(seed=1, steps=1, duplicate_rms=0.0))
+    assert torch.equal(kept, dataclasses.replace(training, images=training.images[:5]).floats())
+    assert len(recipe._kept(training, Recipe(seed=1, steps=1, duplicate_rms=0.12))) == 238
+
+
+def test_shifts_move_whole_images() -> None:
+    image = torch.arange(16.0).view(1, 1, 4, 4)
+    moved = recipe.shifted(image.expand(400, 1, 4, 4), 1, torch.Generator().manual_seed(0))
+    found = {tuple(row.flatten().tolist()) for row in moved}
+    wanted = set()
+    for dy in (-1, 0, 1):
+        for dx in (-1, 0, 1):
+            rows, columns = (torch.arange(4) + dy).clamp(0, 3), (torch.arange(4) + dx).clamp(0, 3)
+            wanted.add(tuple(image[0, 0][rows][:, columns].flatten().tolist()))
+    assert found == wanted
+
+
+def test_samples_that_are_learnt_already_are_skipped() -> None:
+    usual = torch.full((10,), torch.nan)
+    t = torch.tensor([1, 2, 3])
+    assert recipe.worth_learning(torch.tensor([1.0, 1.0, 1.0]), t, usual, 0.5).all()
+    kept = recipe.worth_learning(torch.tensor([0.4, 0.6, 2.0]), t, usual, 0.5)
+    assert kept.tolist() == [False, True, True]
+    torch.testing.assert_close(usual[1:4], torch.tensor([0.94, 0.96, 1.1]))
+    assert usual[0].isnan()

@@ -1,11 +1,15 @@
 """The recipe behind the embedded pairs: a small DDPM (Ho et al. 2020, arXiv 2006.11239) from a seed.
 
 It reproduces behaviour, not bytes: training adds up in thread order, so another machine ends in slightly
-other weights. The shipped ones are therefore pinned by hash in the pair files.
+other weights. The shipped ones are therefore pinned by hash in the pair files. Four training-time defences are
+options of it (see `Recipe`); the pair file of the new victim records them.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,7 +17,8 @@ from ..contracts import Progress
 from ..errors import BadInput
 from ..hub import pick_device
 from ..pairs import ModelSource, Pair, Recipe, write_pair
-from ..references import load_references
+from ..references import ImageSet, duplicate_groups, load_references
+from ..registry import check_settings
 from ..streams import generator
 
 
@@ -23,37 +28,54 @@ def train(
     device: str,
     progress: Progress,
     *,
-    seed: int | None = None,
     split_seed: int | None = None,
+    changes: Mapping[str, Any] | None = None,
 ) -> Path:
     """Train the pair's victim on its training images and save it as a diffusers pipeline folder.
 
-    `seed` replaces the recipe's, `split_seed` that of the split into training and held-out images. The folder
-    also gets a `pair.yaml`, with which `sidebench run` attacks the new victim.
+    `split_seed` replaces the seed of the split into training and held-out images, `changes` other values of the
+    recipe: its seed, or a defence. The folder also gets a `pair.yaml`, with which `sidebench run` attacks the new
+    victim; its training images are those of the pair, whichever of them a defence left out.
 
     Raises:
         BadInput: the pair has no recipe, or the folder exists.
+        BadSetting: a change is impossible.
     """
     if pair.recipe is None:
         raise BadInput(f"pair {pair.name} has no recipe")
     if out.exists():
         raise BadInput(f"{out} exists already; choose another with --out")
-    recipe = pair.recipe if seed is None else pair.recipe.model_copy(update={"seed": seed})
+    recipe = check_settings(Recipe, {**pair.recipe.model_dump(), **(changes or {})}, "train")
     if split_seed is not None:
         split = pair.data.split.model_copy(update={"seed": split_seed})
         pair = pair.model_copy(update={"data": pair.data.model_copy(update={"split": split})})
-    images = load_references(pair).training.floats()
+    images = _kept(load_references(pair).training, recipe)
     save(fit(images, recipe, pick_device(device), progress), recipe, out)
     victim = pair.model_copy(
         update={
-            "name": f"{pair.name}-again" if split_seed is None else f"{pair.name}-split{split_seed}",
-            "title": f"{pair.title}, trained again",
+            "name": _name(pair, recipe, split_seed),
+            "title": f"{pair.title}, trained again" + "".join(f", {defence}" for defence in recipe.defences()),
             "model": ModelSource(location="."),
             "recipe": recipe,
         }
     )
     write_pair(victim, out / "pair.yaml")
     return out
+
+
+def _name(pair: Pair, recipe: Recipe, split_seed: int | None) -> str:
+    """Name a new victim after what is new about it."""
+    news = [*recipe.defences(), *([] if split_seed is None else [f"split{split_seed}"])] or ["again"]
+    full = "-".join([pair.name, *news])
+    return full if len(full) <= 64 else f"{pair.name}-defended"
+
+
+def _kept(training: ImageSet, recipe: Recipe) -> Tensor:
+    """Return the images to train on: all of them, or one of each group of near-duplicates."""
+    if recipe.duplicate_rms is None:
+        return training.floats()
+    _, first = np.unique(duplicate_groups(training.images, recipe.duplicate_rms), return_index=True)
+    return training.floats()[torch.from_numpy(np.sort(first))]
 
 
 def fit(images: Tensor, recipe: Recipe, device: torch.device, progress: Progress) -> torch.nn.Module:
@@ -66,12 +88,22 @@ def fit(images: Tensor, recipe: Recipe, device: torch.device, progress: Progress
     schedule = DDPMScheduler(recipe.num_train_timesteps)
     optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate)
     decline = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, recipe.steps)
-    for step in range(recipe.steps):
+    steps = recipe.stop_after or recipe.steps
+    usual_loss = torch.full((recipe.num_train_timesteps,), torch.nan, device=device)
+    for step in range(steps):
         draw = generator(recipe.seed, "recipe", step, "batch")
         clean = x_0[torch.randint(len(x_0), (recipe.batch,), generator=draw).to(device)]
+        if recipe.shift:
+            clean = shifted(clean, recipe.shift, generator(recipe.seed, "recipe", step, "shift"))
         noise = torch.randn(clean.shape, generator=draw).to(device)
         t = torch.randint(recipe.num_train_timesteps, (recipe.batch,), generator=draw).to(device)
         predicted = network(schedule.add_noise(clean, noise, t), t, return_dict=False)[0]
+        if recipe.skip_below:
+            losses = (predicted - noise).detach().square().mean((1, 2, 3))
+            kept = worth_learning(losses, t, usual_loss, recipe.skip_below)
+            predicted, noise = predicted[kept], noise[kept]
+            if not len(noise):
+                continue
         loss = torch.nn.functional.mse_loss(predicted, noise)
         optimiser.zero_grad()
         loss.backward()
@@ -82,10 +114,32 @@ def fit(images: Tensor, recipe: Recipe, device: torch.device, progress: Progress
             decay = min(recipe.ema, (1 + step) / (10 + step))
             for key, value in network.state_dict().items():
                 averaged[key].lerp_(value, 1 - decay)
-        if (step + 1) % 50 == 0 or step + 1 == recipe.steps:
-            progress("training steps", step + 1, recipe.steps)
+        if (step + 1) % 50 == 0 or step + 1 == steps:
+            progress("training steps", step + 1, steps)
     network.load_state_dict(averaged)
     return network.cpu().eval()
+
+
+def shifted(images: Tensor, reach: int, draw: torch.Generator) -> Tensor:
+    """Move each image by up to `reach` pixels in both directions, uniformly; border pixels are repeated."""
+    count, _, height, width = images.shape
+    moves = torch.randint(-reach, reach + 1, (2, count, 1), generator=draw).to(images.device)
+    rows = (torch.arange(height, device=images.device) + moves[0]).clamp(0, height - 1)
+    columns = (torch.arange(width, device=images.device) + moves[1]).clamp(0, width - 1)
+    each = torch.arange(count, device=images.device)[:, None, None]
+    moved: Tensor = images.permute(0, 2, 3, 1)[each, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    return moved
+
+
+def worth_learning(losses: Tensor, t: Tensor, usual: Tensor, share: float) -> Tensor:
+    """Return which samples have at least `share` of the usual loss at their timestep, and carry `usual` on in place.
+
+    `usual` (T,) holds a running mean with decay 0.9, NaN where no sample has been.
+    """
+    known = usual[t]
+    kept = ~(losses < share * known)
+    usual[t] = torch.where(known.isnan(), losses, torch.lerp(known, losses, 0.1))
+    return kept
 
 
 def save(network: torch.nn.Module, recipe: Recipe, out: Path) -> None:
