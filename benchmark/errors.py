@@ -77,6 +77,12 @@ class DefenceFailed(SidebenchError):
     exit_code = 3
 
 
+class MeasureFailed(SidebenchError):
+    """A measure raised, or returned something that its contract does not allow; the images stay."""
+
+    exit_code = 3
+
+
 class AttackFailed(SidebenchError):
     """An attack raised, or returned something that its contract does not allow."""
 

@@ -5,6 +5,7 @@ from them without the model (`unit_scores`).
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from .contracts import Measure, Neighbours, Side
-from .errors import BadInput, CorruptRun
+from .errors import BadInput, CorruptRun, MeasureFailed, SidebenchError
 from .store import RunFolder, read_table, write_table
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class ShardScores:
     def best_scores(self, measure: Measure, side: Side) -> np.ndarray:
         """Return each candidate's best-match score, NaN for images that are none."""
         nearest = self.neighbours[side].distances[:, :1]
-        scores = measure.scores(nearest, self.neighbours["training"], self.neighbours["held_out"], side)[:, 0]
+        scores = _scored(measure, nearest, self.neighbours, side)[:, 0]
         return np.where(self.valid, scores, np.nan)
 
     def best_ids(self, side: Side) -> np.ndarray:
@@ -68,7 +69,7 @@ class ShardScores:
         """Return (positions of candidates, reference numbers, scores) of the pairs above this measure's floor."""
         pairs = self.pairs[side]
         own = {name: _take(found, pairs.rows) for name, found in self.neighbours.items()}
-        scores = measure.scores(pairs.distances[:, None], own["training"], own["held_out"], side)[:, 0]
+        scores = _scored(measure, pairs.distances[:, None], own, side)[:, 0]
         keep = scores <= measure.floor if measure.distance else scores >= measure.floor
         return pairs.rows[keep], pairs.ids[keep], scores[keep]
 
@@ -98,7 +99,7 @@ class Scorer:
         flat = images.flatten(1)
         constant = (flat.amin(1) == flat.amax(1)).numpy() & ~nan
         measures = [measure for measure in self.measures if measure.space == space]
-        queries = measures[0].descriptors((images.float() / 255).to(self.device))
+        queries = _described(measures[0], (images.float() / 255).to(self.device))
 
         neighbours = {side: self._nearest(queries, measures[0], side) for side in SIDES}
         valid = torch.from_numpy(~(nan | constant))
@@ -111,7 +112,7 @@ class Scorer:
         key = (measure.space, side)
         if key not in self._descriptors:
             images = torch.from_numpy(self._sides[side].images)
-            parts = [measure.descriptors((part.float() / 255).to(self.device)) for part in images.split(1024)]
+            parts = [_described(measure, (part.float() / 255).to(self.device)) for part in images.split(1024)]
             self._descriptors[key] = torch.cat(parts)
         return self._descriptors[key]
 
@@ -144,7 +145,7 @@ class Scorer:
         from .measures.search import within
 
         sides = (neighbours["training"], neighbours["held_out"])
-        radius = np.max([measure.radius(*sides, side) for measure in measures], axis=0).astype(np.float32)
+        radius = np.max([_radius(measure, *sides, side) for measure in measures], axis=0).astype(np.float32)
         radius = np.nextafter(radius, np.float32(np.inf))  # keep a pair whose score rounds to the floor
         nearest = neighbours[side]
         references = self._reference_descriptors(measures[0], side)
@@ -248,6 +249,56 @@ def _bin_table(scores: ShardScores, measures: list[Measure]) -> pa.Table:
             rows["count"] += counts.tolist()
     types = {"measure": pa.string(), "held_out": pa.bool_(), "reference": pa.int32(), "bin": pa.int32()}
     return pa.table(rows, schema=pa.schema([*types.items(), ("count", pa.int32())]))
+
+
+def _described(measure: Measure, images: "torch.Tensor") -> "torch.Tensor":
+    """Call `descriptors` and check what a plug-in returned."""
+    import torch
+
+    with _blaming(measure):
+        found = measure.descriptors(images)
+    if not isinstance(found, torch.Tensor) or found.dtype != torch.float32 or found.shape[:-1] != (len(images),):
+        kind = f"{found.dtype} {tuple(found.shape)}" if isinstance(found, torch.Tensor) else type(found).__name__
+        raise MeasureFailed(f"measure {measure.id}: descriptors returned {kind}, wanted float32 ({len(images)}, D)")
+    if not found.isfinite().all():
+        raise MeasureFailed(f"measure {measure.id}: descriptors are not finite")
+    return found
+
+
+def _scored(measure: Measure, distances: np.ndarray, neighbours: dict[Side, Neighbours], side: Side) -> np.ndarray:
+    """Call `scores` and check what a plug-in returned."""
+    with _blaming(measure):
+        found = measure.scores(distances, neighbours["training"], neighbours["held_out"], side)
+    _check_numbers(measure, "scores", found, distances.shape)
+    return found
+
+
+def _radius(measure: Measure, training: Neighbours, held_out: Neighbours, side: Side) -> np.ndarray:
+    """Call `radius` and check what a plug-in returned."""
+    with _blaming(measure):
+        found = measure.radius(training, held_out, side)
+    _check_numbers(measure, "radius", found, (len(training.ids),))
+    return found
+
+
+def _check_numbers(measure: Measure, method: str, found: Any, shape: tuple[int, ...]) -> None:
+    if not isinstance(found, np.ndarray) or found.shape != shape:
+        kind = found.shape if isinstance(found, np.ndarray) else type(found).__name__
+        raise MeasureFailed(f"measure {measure.id}: {method} returned {kind}, wanted an array of shape {shape}")
+    if np.isnan(found).any():
+        raise MeasureFailed(f"measure {measure.id}: {method} returned NaN")
+
+
+@contextmanager
+def _blaming(measure: Measure) -> Iterator[None]:
+    try:
+        yield
+    except SidebenchError:
+        raise
+    except Exception as error:  # a plug-in may fail in any way; running out of memory is the run's doing, not its own
+        if "out of memory" in str(error).lower():
+            raise
+        raise MeasureFailed(f"measure {measure.id} failed: {type(error).__name__}: {error}") from error
 
 
 def _matrix(column: Any) -> np.ndarray:
