@@ -98,7 +98,7 @@ def run(
     print("loading torch and diffusers ...", file=sys.stderr, flush=True)
     from .benchmark import runner
     from .benchmark.plan import plan_run
-    from .benchmark.tables import text_tables, verdicts
+    from .benchmark.tables import probe_flags, text_tables, verdicts
 
     plans = [
         plan_run(
@@ -129,8 +129,10 @@ def run(
             continue
         if as_json:
             results.append({"folder": str(result.folder.path), **result.metrics.model_dump(by_alias=True)})
+            for flag in probe_flags(result.folder):
+                _complain(flag)
         else:
-            print(text_tables(result.metrics))
+            print(text_tables(result.metrics, probe_flags(result.folder)))
             print("\n" + "\n".join(verdicts(result.metrics)))
             print(f"\nrun folder: {result.folder.path} (report.html, metrics.csv, evidence/)\n")
     if as_json:

@@ -8,24 +8,14 @@ import numpy as np
 from . import copying, environment, quality
 from .audit import audit
 from .comparison import AttackHits
-from .contracts import Measure, Side
+from .contracts import Measure
 from .protocol import PROBE_LIMIT
-from .results import (
-    SCHEMA,
-    Compared,
-    ControlCheck,
-    Cost,
-    Metrics,
-    Result,
-    UnitScores,
-    attack_hits,
-    compare_attacks,
-    measure_result,
-    rows,
-)
+from .rates import UnitScores, attack_hits, compare_attacks, in_both, measure_result
+from .results import SCHEMA, Compared, ControlCheck, Cost, Metrics, Result, rows
 from .scoring import Scorer, read_all_scores, read_scores
 from .shift import overlaps, two_sample
 from .store import RunFolder, read_info, read_json, read_state, write_atomic, write_json, write_table
+from .tables import load_metrics
 from .tally import ams_count
 
 if TYPE_CHECKING:
@@ -80,10 +70,9 @@ def _compute(
     plan: "RunPlan", folder: RunFolder, units: Sequence[tuple[str, str, int]], references: "References"
 ) -> tuple[Metrics, dict[str, list[dict[str, Any]]], dict[str, Any]]:
     """Return the metrics, each unit's strongest pairs, and what varies between runs (times, deviations)."""
-    groups: dict[Side, np.ndarray] = {
-        "training": references.training.groups,
-        "held_out": references.held_out.groups,
-    }
+    groups = references.groups()
+    left_out = in_both(groups)
+    reference = folder.reference() if plan.reference_model else None
     spaces: dict[str, list[Any]] = {}
     for measure in plan.measures:
         spaces.setdefault(measure.space, []).append(measure)
@@ -93,12 +82,13 @@ def _compute(
     for name, attack, seed in units:
         found: dict[str, Result] = {}
         for space, measures in spaces.items():
-            scores = UnitScores(read_all_scores(folder, name, space, plan.shards()), measures)
-            found |= {m.id: measure_result(attack, seed, m, scores, groups) for m in measures}
+            scores = UnitScores(read_all_scores(folder, name, space, plan.shards()), measures, left_out)
+            theirs = UnitScores(read_all_scores(reference, name, space, plan.shards()), measures) if reference else None
+            found |= {m.id: measure_result(attack, seed, m, scores, groups, theirs) for m in measures}
             if space == headline.space:
                 strongest[name] = _strongest(scores, headline)
                 hits[name] = (_hits(scores, headline), *_synthetic_hits(folder, name, headline))
-                compared += [attack_hits(headline, band, scores, groups) for band in headline.bands[:1]]
+                compared += [attack_hits(headline, band, scores, groups, theirs) for band in headline.bands[:1]]
         results += [found[measure.id] for measure in plan.measures]
     costs, varying = _costs(plan, folder, units, hits)
     checked = _control_check(references)
@@ -118,7 +108,8 @@ def _compute(
         results=results,
         comparisons=_comparisons(units, compared, headline),
         costs=costs,
-        flags=_flags(results, checked),
+        reference_costs=_reference_costs(reference, units) if reference else [],
+        flags=_flags(results, checked, plan.pair.control),
     )
     return metrics, strongest, varying
 
@@ -222,24 +213,47 @@ def _comparisons(
     return compare_attacks(named, compared, headline, headline.bands[0])
 
 
-def _control_check(references: "References") -> ControlCheck:
-    found = two_sample(references.training, references.held_out, AUDIT_SEED)
+def _reference_costs(reference: RunFolder, units: Sequence[tuple[str, str, int]]) -> list[Cost]:
+    """Return the reference run's costs of these units, in their order."""
+    found = {(cost.attack, cost.seed): cost for cost in load_metrics(reference).costs}
+    return [found[attack, seed] for _, attack, seed in units]
+
+
+def _control_check(references: "References") -> ControlCheck | None:
+    """Look for a difference between the training and held-out images that are compared."""
+    parts = (references.training, references.held_out)
+    if not len(references.held_out):
+        return None
+    shared = overlaps(*parts)
+    compared = [part.take(~np.isin(part.groups, shared.groups)) for part in parts]
+    found = two_sample(compared[0], compared[1], AUDIT_SEED)
     return ControlCheck(
         auc=found.auc,
         low=found.low,
         high=found.high,
         told_apart=found.excludes_half,
-        overlapping_groups=len(overlaps(references.training, references.held_out).groups),
+        overlapping_groups=len(shared.groups),
+        overlapping_training=len(shared.training),
+        overlapping_held_out=len(shared.held_out),
     )
 
 
-def _flags(results: Sequence[Any], checked: ControlCheck) -> list[str]:
+def _flags(results: Sequence[Any], checked: ControlCheck | None, control: str) -> list[str]:
     flags = set()
-    if checked.told_apart:
+    if control == "reference-model":
+        flags.add(
+            "the excess is over a reference model: it means something only if that model was not trained on these "
+            "training images, which nothing here can check"
+        )
+    if checked is not None and checked.told_apart:
         interval = f"AUC {checked.auc:.3f} [{checked.low:.3f}, {checked.high:.3f}]"
         flags.add(f"training and held-out images can be told apart ({interval}): the control is a surrogate")
-    if checked.overlapping_groups:
-        flags.add(f"{checked.overlapping_groups} duplicate groups lie on both sides")
+    if checked is not None and checked.overlapping_groups:
+        flags.add(
+            f"{checked.overlapping_groups} duplicate groups lie on both sides: their {checked.overlapping_training} "
+            f"training and {checked.overlapping_held_out} held-out images are left out of excess, calibration and "
+            f"comparisons"
+        )
     for result in results:
         for kind in ("nan", "constant"):
             if count := getattr(result, kind):

@@ -13,12 +13,13 @@ import numpy as np
 
 from . import tally
 from .compared import QUALITY, SCHEMA, ComparedRun, Comparing, Leak, Price
-from .comparison import AttackHits, compare, excess_of, verdicts
+from .comparison import AttackHits, compare, excess_of, pooled, verdicts
 from .contracts import Band, Measure, Side
 from .errors import BadInput
 from .protocol import CONFIDENCE
+from .rates import UnitScores, in_both
 from .registry import make_measure
-from .results import Difference, Metrics, UnitScores
+from .results import Difference, Metrics
 from .scoring import SIDES, read_all_scores
 from .statistics import Excess
 from .store import RunFolder, difference, read_json, read_table, shard_count
@@ -68,6 +69,9 @@ def compare_runs(folders: Sequence[RunFolder]) -> Comparing:
     if len({folder.path.resolve() for folder in folders}) < 2:
         raise BadInput("compare needs two different run folders or more")
     runs = _read(folders)
+    for run in runs:
+        if not run.metrics.held_out_images:
+            raise BadInput(f"{run.metrics.run_id} has control {run.metrics.control}: compare needs held-out images")
     baseline = next((run for run in runs if not run.identity["defences"]), runs[0])
     others = [run for run in runs if run is not baseline]
     for run in others:
@@ -223,26 +227,25 @@ def _counterparts(baseline: _Run, others: Sequence[_Run]) -> list[tuple[_Run, st
 
 
 def _hits(run: _Run, units: Sequence[str], yardstick: Yardstick, count: int) -> AttackHits:
-    """Return the hits of the first `count` candidates of each unit, the units one after another."""
+    """Return the hits of the first `count` candidates of each unit, the units one after another.
+
+    Duplicate groups of both sides take no part.
+    """
     measure, shards = yardstick.measure, shard_count(run.identity)
-    inside: dict[Side, list[np.ndarray]] = {side: [] for side in SIDES}
-    credits: dict[Side, np.ndarray] = {}
+    groups = {side: run.references[side][1] for side in SIDES}
+    shared = in_both(groups)
+    found = []
     for unit in units:
-        scores = UnitScores(read_all_scores(run.folder, unit, measure.space, shards), [measure])
-        best = {side: scores.best_scores[measure.id, side][:count] for side in SIDES}
-        for side in SIDES:
-            other = best["held_out" if side == "training" else "training"]
-            found = _counted(best[side], other, yardstick)
-            inside[side].append(found)
-            groups = run.references[side][1]
-            frequencies = np.bincount(scores.best_ids[side][:count][found], minlength=len(groups))
-            credits[side] = credits.get(side, 0) + tally.by_group(frequencies, groups)
-    return AttackHits(
-        np.concatenate(inside["training"]),
-        np.concatenate(inside["held_out"]),
-        credits["training"],
-        credits["held_out"],
-    )
+        scores = UnitScores(read_all_scores(run.folder, unit, measure.space, shards), [measure], shared)
+        best = {side: scores.matched_scores[measure.id, side][:count] for side in SIDES}
+        hits, credits = {}, {}
+        for side, other in zip(SIDES, reversed(SIDES), strict=True):
+            hits[side] = _counted(best[side], best[other], yardstick)
+            chosen = scores.matched_ids[side][:count][hits[side]]
+            frequencies, kept = np.bincount(chosen, minlength=len(groups[side])), ~shared[side]
+            credits[side] = tally.by_group(frequencies[kept], groups[side][kept])
+        found.append(AttackHits(hits["training"], hits["held_out"], credits["training"], credits["held_out"]))
+    return pooled(found)
 
 
 def _counted(own: np.ndarray, other: np.ndarray, yardstick: Yardstick) -> np.ndarray:

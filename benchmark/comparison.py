@@ -1,4 +1,4 @@
-"""Two attacks on one pair, and the label-swap test of one. Pure functions of hits and credits, no torch.
+"""Two attacks on one pair, and the label-swap tests of one. Pure functions of hits and credits, no torch.
 
 The attacks start from the same noise, candidate by candidate, and are scored against the same duplicate
 groups, so both kinds of sampling unit are paired; every variance here is one of differences.
@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .errors import BadInput
-from .statistics import Excess, Interval, excess
+from .statistics import Excess, Interval, excess, group_terms
 
 POWER = 0.8
 """Chance with which the smallest difference of a verdict would have been seen."""
@@ -21,17 +21,28 @@ SWAPS = 9_999
 
 
 class AttackHits(NamedTuple):
-    """What one attack hit.
+    """What one attack hit, and what its control hit.
 
-    `training_hits`, `held_out_hits` (N,) bool by candidate, in the same order for both attacks;
-    `training_credits` (groups of X,), `held_out_credits` (groups of H,) candidates whose best match lies in
-    the duplicate group (zeros too), in the same order for both attacks.
+    `*_hits` (N,) bool by candidate, `*_credits` (groups,) candidates whose best match lies in the duplicate group
+    (zeros too), each in the same order for both attacks. The control is the same candidates on the held-out
+    images, or, with `same_groups`, the same attack's candidates of a reference model on the training images.
+    Without a control no candidate hits it and `control_credits` is empty; every excess is then the AMS itself.
     """
 
     training_hits: np.ndarray
-    held_out_hits: np.ndarray
+    control_hits: np.ndarray
     training_credits: np.ndarray
-    held_out_credits: np.ndarray
+    control_credits: np.ndarray
+    same_groups: bool = False
+
+    @property
+    def controlled(self) -> bool:
+        """Whether there is a control."""
+        return len(self.control_credits) > 0
+
+    def terms(self) -> list[np.ndarray]:
+        """Return the independent sums over groups; see `statistics.group_terms`."""
+        return group_terms(self.training_credits, self.control_credits, same_groups=self.same_groups)
 
 
 class Ratio(NamedTuple):
@@ -45,6 +56,7 @@ class Ratio(NamedTuple):
 class Comparison(NamedTuple):
     """The first attack against the second. Rates lie in [-1, 1], so their difference lies in [-2, 2].
 
+    `controlled` says whether the rates are excesses; without a control they are AMS.
     `p` is two-sided and uncorrected; `standard_error` and `freedom` are of the difference, for its power.
     """
 
@@ -55,11 +67,13 @@ class Comparison(NamedTuple):
     p: float
     standard_error: float
     freedom: float
+    controlled: bool = True
 
 
 class Verdict(NamedTuple):
     """What may be said: `words` is "finds more", "finds fewer" or "no difference seen".
 
+    Of raw rates, without a control, it is "hits more", "hits fewer" or "no difference seen", "(raw rate)" added.
     `p` is Holm's adjusted p-value; `smallest` is the smallest difference of excess rates that this run would
     have seen with a chance of 80 %, were this comparison held to the strictest of Holm's levels.
     """
@@ -84,21 +98,35 @@ class _Spread(NamedTuple):
     freedom: float
 
 
+def pooled(found: Sequence[AttackHits]) -> AttackHits:
+    """Return the hits of several runs of one attack together: candidates one after the other, credits added up."""
+    return AttackHits(
+        np.concatenate([hits.training_hits for hits in found]),
+        np.concatenate([hits.control_hits for hits in found]),
+        np.sum([hits.training_credits for hits in found], axis=0),
+        np.sum([hits.control_credits for hits in found], axis=0),
+        same_groups=found[0].same_groups,
+    )
+
+
 def excess_of(attack: AttackHits, confidence: float = 0.95) -> Excess:
     """Return the excess AMS of one attack; see `statistics.excess`."""
-    ours, theirs = attack.training_hits.astype(bool), attack.held_out_hits.astype(bool)
+    ours, theirs = attack.training_hits.astype(bool), attack.control_hits.astype(bool)
     return excess(
         attack.training_credits,
-        attack.held_out_credits,
+        attack.control_credits,
         int((ours & ~theirs).sum()),
         int((theirs & ~ours).sum()),
         len(ours),
         confidence,
+        same_groups=attack.same_groups,
     )
 
 
 def compare(first: AttackHits, second: AttackHits, confidence: float = 0.95) -> Comparison:
     """Return difference and ratio of the excess AMS of two attacks, with candidates and groups as sampling units.
+
+    Where the attacks have no control, of their AMS.
 
     As in `statistics.excess`, each kind of unit gives an interval and the result is their envelope: by groups a
     t interval of per-group differences; by candidates the adjusted Wald interval of Bonett and Price (2012,
@@ -116,7 +144,7 @@ def compare(first: AttackHits, second: AttackHits, confidence: float = 0.95) -> 
     alone = [excess_of(attack, confidence) for attack in (first, second)]
     values = np.array([found.value for found in alone])
     spreads = [_by_candidate(first, second)]
-    if min(len(first.training_credits), len(first.held_out_credits)) > 1:
+    if min(len(term) for term in first.terms()) > 1:
         spreads.append(_by_group(first, second))
     contrast = np.array([1.0, -1.0])
     difference = float(contrast @ values)
@@ -134,10 +162,11 @@ def compare(first: AttackHits, second: AttackHits, confidence: float = 0.95) -> 
         first=alone[0],
         second=alone[1],
         difference=Excess(difference, _envelope(ends)),
-        ratio=_ratio(values, alone[1], spreads, confidence),
+        ratio=_ratio(values, alone[1], spreads, confidence, first.controlled),
         p=max(chances),
         standard_error=errors[widest],
         freedom=spreads[widest].freedom,
+        controlled=first.controlled,
     )
 
 
@@ -163,8 +192,9 @@ def verdicts(comparisons: Sequence[Comparison], confidence: float = 0.95) -> lis
     for comparison, p in zip(comparisons, adjusted, strict=True):
         strict = 1 - (1 - confidence) / len(comparisons)
         reach = _quantile(strict, comparison.freedom) + float(t.ppf(POWER, comparison.freedom))
-        seen = "finds more" if comparison.difference.value > 0 else "finds fewer"
-        words = seen if p < 1 - confidence else "no difference seen"
+        verb, raw = ("finds", "") if comparison.controlled else ("hits", " (raw rate)")
+        seen = f"{verb} {'more' if comparison.difference.value > 0 else 'fewer'}"
+        words = (seen if p < 1 - confidence else "no difference seen") + raw
         found.append(Verdict(words, p, reach * comparison.standard_error))
     return found
 
@@ -206,26 +236,52 @@ def label_swap(training_credits: np.ndarray, held_out_credits: np.ndarray, seed:
     )
 
 
+def sign_flip(differences: np.ndarray, seed: int, swaps: int = SWAPS) -> LabelSwap:
+    """Test whether the first of two models hits duplicate groups more often than the second.
+
+    `differences` (groups,) are the first model's credits minus the second's, whole numbers. If the groups mean
+    nothing to either model, the labels "victim" and "reference" may be swapped in each group, so its difference
+    has a random sign (Fisher's randomisation test for pairs; the +1 as in `label_swap`). Groups of the same
+    absolute difference are alike: how many of them are positive is binomial. The same seed gives the same p.
+
+    Raises BadInput for fractional differences, or without a group.
+    """
+    gaps = np.asarray(differences)
+    if gaps.ndim != 1 or not len(gaps) or not np.all(gaps == np.floor(gaps)):
+        raise BadInput("differences of credits are one whole number per duplicate group, and there is a group")
+    sizes, counts = np.unique(np.abs(gaps[gaps != 0]).astype(np.int64), return_counts=True)
+    generator = np.random.Generator(np.random.PCG64(seed))
+    sums = (2 * generator.binomial(counts, 0.5, size=(swaps, len(counts))) - counts) @ sizes
+    seen = int(gaps.sum())
+    return LabelSwap(
+        one_sided=float((1 + (sums >= seen).sum()) / (1 + swaps)),
+        two_sided=float((1 + (np.abs(sums) >= abs(seen)).sum()) / (1 + swaps)),
+        swaps=swaps,
+    )
+
+
 def _check(first: AttackHits, second: AttackHits) -> None:
-    for name, ours, theirs in zip(AttackHits._fields, first, second, strict=True):
-        if ours.shape != theirs.shape or ours.ndim != 1 or not len(ours):
+    if first.same_groups != second.same_groups:
+        raise BadInput("paired attacks need the same kind of control")
+    for name, ours, theirs in zip(AttackHits._fields[:4], first[:4], second[:4], strict=True):
+        if ours.shape != theirs.shape or ours.ndim != 1 or not (len(ours) or name == "control_credits"):
             raise BadInput(
                 f"paired attacks need the same candidates and groups: {name} has {len(ours)} entries and {len(theirs)}"
             )
     for attack in (first, second):
-        if len(attack.training_hits) != len(attack.held_out_hits):
+        if len(attack.training_hits) != len(attack.control_hits):
             raise BadInput(
                 f"each candidate is matched on both sides, got {len(attack.training_hits)} training hits and "
-                f"{len(attack.held_out_hits)} held-out hits"
+                f"{len(attack.control_hits)} control hits"
             )
-        for hits, credits in (attack[::2], attack[1::2]):
+        for hits, credits in (attack[:4:2], attack[1:4:2]):
             if int(hits.sum()) != int(credits.sum()):
                 raise BadInput(f"{int(hits.sum())} candidates hit, but the groups' credits add up to {credits.sum()}")
 
 
 def _signs(attack: AttackHits) -> np.ndarray:
-    """Return (N,) 1 for a training hit only, -1 for a held-out hit only, else 0."""
-    signs: np.ndarray = attack.training_hits.astype(np.int8) - attack.held_out_hits.astype(np.int8)
+    """Return (N,) 1 for a training hit only, -1 for a control hit only, else 0."""
+    signs: np.ndarray = attack.training_hits.astype(np.int8) - attack.control_hits.astype(np.int8)
     return signs
 
 
@@ -245,13 +301,13 @@ def _adjusted_error(first: AttackHits, second: AttackHits, centre: float) -> flo
 
 
 def _by_group(first: AttackHits, second: AttackHits) -> _Spread:
-    """Return the spread with duplicate groups as units: a sum over groups of each side, paired by group."""
+    """Return the spread with duplicate groups as units: sums over groups, paired by group."""
     covariance = np.zeros((2, 2))
-    for side in (2, 3):
-        credits = np.stack([first[side], second[side]]).astype(np.float64)
-        covariance += credits.shape[1] * np.cov(credits)
+    terms = list(zip(first.terms(), second.terms(), strict=True))
+    for both in terms:
+        covariance += len(both[0]) * np.cov(np.stack(both).astype(np.float64))
     n = len(first.training_hits)
-    return _Spread(covariance / n**2, min(len(first.training_credits), len(first.held_out_credits)) - 1)
+    return _Spread(covariance / n**2, min(len(ours) for ours, _ in terms) - 1)
 
 
 def _quantile(confidence: float, freedom: float) -> float:
@@ -272,13 +328,16 @@ def _envelope(ends: Sequence[Interval]) -> Interval:
     return Interval(float(min(end.low for end in ends)), float(max(end.high for end in ends)))
 
 
-def _ratio(values: np.ndarray, denominator: Excess, spreads: Sequence[_Spread], confidence: float) -> Ratio:
+def _ratio(
+    values: np.ndarray, denominator: Excess, spreads: Sequence[_Spread], confidence: float, controlled: bool
+) -> Ratio:
     ends = [_fieller(values, spread, confidence) for spread in spreads]
+    what = "excess" if controlled else "AMS"
     if denominator.interval.low <= 0 or any(end is None for end in ends):
         return Ratio(
             None,
             None,
-            f"no ratio: the second attack's excess of {denominator.value:.4%} has a lower bound of "
+            f"no ratio: the second attack's {what} of {denominator.value:.4%} has a lower bound of "
             f"{min(denominator.interval.low, 0.0):.4%}, which reaches 0",
         )
     return Ratio(float(values[0] / values[1]), _envelope([end for end in ends if end is not None]), "")

@@ -389,7 +389,10 @@ class Measure(ABC):
         return self.name
 
     def check(self, training: int, held_out: int, allow_dense: bool) -> None:
-        """Raise `BadInput` where the measure cannot be used with sets of these sizes."""
+        """Raise `BadInput` where the measure cannot be used with sets of these sizes.
+
+        `held_out` is 0 for pairs without held-out images; `scores` and `radius` then get no column of them.
+        """
 
     @abstractmethod
     def descriptors(self, images: Tensor) -> Tensor:

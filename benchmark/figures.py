@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .contracts import Measure
-from .results import Result, UnitScores
-from .scoring import SIDES
+from .rates import UnitScores
+from .results import Result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,12 +20,12 @@ def histogram(scores: UnitScores, measure: Measure) -> "Figure":
     """Draw best-match scores against training and held-out images, with the band edges."""
     from matplotlib.figure import Figure
 
-    best = {side: scores.best_scores[measure.id, side] for side in SIDES}
+    best = {side: scores.best_scores[measure.id, side] for side in scores.sides}
     finite = np.concatenate([values[np.isfinite(values)] for values in best.values()])
     figure = Figure(figsize=(7, 2.6), layout="constrained")
     axes = figure.subplots()
     edges = np.linspace(finite.min(initial=0.0), finite.max(initial=1.0), 61)
-    for (side, values), colour in zip(best.items(), COLOURS, strict=True):
+    for (side, values), colour in zip(best.items(), COLOURS, strict=False):
         counts, _ = np.histogram(values[np.isfinite(values)], edges)
         label = f"{side.replace('_', '-')} images"
         axes.stairs(counts, edges, color=colour, label=label, fill=side == "training", alpha=0.75, linewidth=1.6)

@@ -111,7 +111,7 @@ def make_sheet(
     measure = make_measure(measure_id)
     cuts = _cuts(measure)
     drawn: list[tuple[Item, np.ndarray, np.ndarray]] = []
-    for side in SIDES:
+    for side in references.groups():
         matches = _matches(folder, manifest, measure, side)
         chosen = _draw(matches, _strata(matches.score, cuts, measure.distance), pairs_per_set, seed, side)
         drawn += _with_images(folder, references, matches, chosen, side)
@@ -154,6 +154,8 @@ def precision(folder: RunFolder) -> dict[str, Any]:
     sets = {}
     for side in SIDES:
         mine = {name: item for name, item in key.items.items() if item.set == side}
+        if not mine:
+            continue
         given = {name: answers.answers[name] for name in mine if name in answers.answers}
         weights = _reweighted(mine, given)
         sets[side] = {

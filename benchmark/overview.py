@@ -61,7 +61,9 @@ def _pair(name: str) -> Description:
     import yaml
 
     pair = load_pair(name)
-    data = pair.model_dump(mode="json", exclude={"model": {"location"}, "data": {"path"}})
+    data = pair.model_dump(
+        mode="json", exclude={"model": {"location"}, "reference_model": {"location"}, "data": {"path"}}
+    )
     return Description(data, yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100).rstrip())
 
 
@@ -101,7 +103,7 @@ def _method(cls: Any, traits: dict[str, str]) -> Description:
 
 def _run(path: str) -> Description:
     from .store import read_run
-    from .tables import load_metrics, text_tables, verdicts
+    from .tables import load_metrics, probe_flags, text_tables, verdicts
 
     folder = read_run(path)
     manifest = folder.manifest() or {}
@@ -110,5 +112,5 @@ def _run(path: str) -> Description:
     if not (folder.path / "metrics.json").exists():
         return Description(manifest, "\n".join([*head, "unfinished: run the same command again"]))
     metrics = load_metrics(folder)
-    text = "\n".join([*head, "", text_tables(metrics), "", *verdicts(metrics)])
+    text = "\n".join([*head, "", text_tables(metrics, probe_flags(folder)), "", *verdicts(metrics)])
     return Description({"manifest": manifest, "metrics": metrics.model_dump(by_alias=True)}, text)

@@ -34,7 +34,8 @@ class SplitRule(Settings):
     duplicate_rms: Annotated[float, Field(ge=0)]
     """Images at most this far apart (rms) are one group."""
     training: Count
-    held_out: Count
+    held_out: Annotated[int, Field(ge=0)]
+    """0 for the controls `none` and `reference-model`."""
     pool: Annotated[int, Field(ge=0)]
     """Images of neither side, for known non-copies."""
     # What is left is the tuning part: shadow victims train on it, no reported number uses it.
@@ -124,6 +125,8 @@ class Pair(Settings):
     """Raised whenever a number may change; results of different revisions are never ranked together."""
     control: Control
     model: ModelSource
+    reference_model: ModelSource | None = None
+    """For control reference-model: a model of the same kind that was not trained on the training images."""
     data: DataSource
     recipe: Recipe | None = None
     measures: list[str] = []
@@ -136,11 +139,36 @@ class Pair(Settings):
     licence: str
     notes: str = ""
 
+    @model_validator(mode="after")
+    def _control_has_what_it_needs(self) -> "Pair":
+        number, controlled = self.data.split.held_out, self.control in ("iid", "surrogate")
+        if controlled and not number:
+            raise ValueError(f"control {self.control} needs data.split.held_out of at least 1; without any: none")
+        if number and not controlled:
+            raise ValueError(f"control {self.control} has no held-out images: data.split.held_out is {number}, not 0")
+        if self.control == "reference-model" and self.reference_model is None:
+            raise ValueError(
+                "control reference-model needs reference_model, a model not trained on the training images"
+            )
+        if self.control != "reference-model" and self.reference_model is not None:
+            raise ValueError(f"reference_model is for control reference-model, not for {self.control}")
+        return self
+
+    def reference(self) -> "Pair":
+        """Return the pair of the reference model: the same images, no control of its own."""
+        name = f"{self.name}-reference"
+        update = {"name": name, "control": "none", "model": self.reference_model, "reference_model": None}
+        return self.model_copy(update=update)
+
     def identity(self) -> str:
         """Return a hash of what can change a number; attacks' settings are kept by unit, weights by hash."""
         prose = {"title", "description", "notes", "licence", "recipe", "attacks"}
         content = self.model_dump(exclude=prose, mode="json")
         content["model"].pop("location")
+        if self.reference_model is None:
+            content.pop("reference_model")
+        else:
+            content["reference_model"].pop("location")
         content["data"].pop("path")
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -189,15 +217,17 @@ def _read(path: Path) -> Pair:
             raise BadPair(f"pair file {path.name}: keys must be names") from None
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        raise BadPair(f"pair file {path.name}, {key}: {first['msg']}") from None
+        where = f"pair file {path.name}, {key}" if key else f"pair file {path.name}"
+        raise BadPair(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
 
 
 def _resolve(pair: Pair, folder: Path) -> Pair:
     """Make the paths in a user's pair file relative to that file."""
     update: dict[str, Any] = {}
-    if not pair.model.location.startswith("zoo:"):
-        location = str(folder / pair.model.location)
-        update["model"] = pair.model.model_copy(update={"location": location})
+    for key in ("model", "reference_model"):
+        model = getattr(pair, key)
+        if model is not None and not model.location.startswith("zoo:"):
+            update[key] = model.model_copy(update={"location": str(folder / model.location)})
     if pair.data.path is not None:
         update["data"] = pair.data.model_copy(update={"path": str(folder / pair.data.path)})
     return pair.model_copy(update=update)

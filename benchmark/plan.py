@@ -1,7 +1,7 @@
 """A run as a frozen value: everything that it is, checked before any work."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from .contracts import Attack, Defence, Measure, ModelSpec
 from .defending import in_order
 from .errors import BadInput, BadSetting, TooFew, UnknownName
 from .models import inspect_files
-from .pairs import Pair
+from .pairs import ModelSource, Pair
 from .protocol import DEFAULT_TIER, TIERS, TOP_K, Protocol, default_measures, make_protocol
 from .registry import check_settings, find, make_attack, make_defence, make_measure
 from .store import RunFolder, short_hash
@@ -51,6 +51,23 @@ class RunPlan:
     """Settings by name of the defences in the victim's training."""
     parent: Path = Path("runs")
     fresh: bool = False
+    reference_model: ModelSpec | None = None
+    """What control `reference-model` attacks in the same way."""
+    inside: RunFolder | None = None
+    """The run that this one is the reference of; None for a run that stands for itself."""
+
+    def reference(self) -> "RunPlan | None":
+        """Return the same attacks on the reference model, as a run of its own inside this run's folder."""
+        if self.reference_model is None:
+            return None
+        return replace(
+            self,
+            pair=self.pair.reference(),
+            model=self.reference_model,
+            reference_model=None,
+            inside=self.folder(),
+            fresh=False,
+        )
 
     def shards(self) -> int:
         """Return the number of shards."""
@@ -72,11 +89,13 @@ class RunPlan:
 
     def identity(self) -> dict[str, Any]:
         """Return what makes this the same run; attacks and seeds may be added to it."""
+        reference = self.reference_model
         return {
+            **({"reference_model": _identity_of(reference)} if reference else {}),
             "pair": self.pair.name,
             "pair_revision": self.pair.revision,
             "pair_identity": self.pair.identity(),
-            "model": {"family": self.model.family, "sha256": self.model.sha256},
+            "model": _identity_of(self.model),
             "protocol": self.protocol.model_dump(mode="json"),
             "candidates": self.candidates,
             "measures": [measure.id for measure in self.measures],
@@ -85,6 +104,8 @@ class RunPlan:
 
     def folder(self) -> RunFolder:
         """Return the run's folder; its name depends on the plan alone."""
+        if self.inside is not None:
+            return self.inside.reference()
         return RunFolder(self.parent / f"{self.pair.name}-{self.candidates}-{short_hash(self.identity())}")
 
 
@@ -113,14 +134,16 @@ def plan_run(
         BadInput: anything that cannot be used, in one line.
     """
     number = _candidate_count(tier, candidates)
-    if pair.control not in ("iid", "surrogate"):
-        raise BadInput(f"pair {pair.name}: control {pair.control} cannot be run yet; iid and surrogate can")
     if any(seed < 0 for seed in seeds):
         raise BadSetting(f"a seed must not be negative, was {min(seeds)}")
     kind = check_settings(Protocol, {"micro_batch": 1, "dtype": dtype}, "run").dtype
-    spec = model_spec(pair, model, Path(out)).model_copy(update={"device": str(hub.pick_device(device)), "dtype": kind})
-    files = inspect_files(spec)
-    spec = spec.model_copy(update={"sha256": files.sha256})
+    where = {"device": str(hub.pick_device(device)), "dtype": kind}
+    spec, size = _checked(model_spec(pair, model, Path(out)).model_copy(update=where))
+    reference = None
+    if pair.reference_model is not None:
+        reference, its_size = _checked(_spec_of(pair.reference_model).model_copy(update=where))
+        if its_size != size:
+            raise BadInput(f"pair {pair.name}: the reference model makes images of another size than the model")
     chosen_attacks = _attacks(pair, attacks, settings or {})
     around = in_order(make_defences(defences, settings or {}))
     check_names([*attacks, *defences], [*chosen_attacks, *around], settings or {})
@@ -133,17 +156,18 @@ def plan_run(
             raise TooFew(
                 f"{number} candidates are too few for {unit.attack.name}: it needs {unit.attack.least_candidates()}"
             )
-    pixels = files.image_size[0] * files.image_size[1]
-    chosen = [make_measure(name) for name in measures or pair.measures or default_measures(pixels)]
+    pixels, split = size[0] * size[1], pair.data.split
+    ids = measures or pair.measures or default_measures(pixels, held_out=split.held_out > 0)
+    chosen = [make_measure(name) for name in ids]
     for measure in chosen:
-        measure.check(pair.data.split.training, pair.data.split.held_out, pair.allow_dense_neighbours)
+        measure.check(split.training, split.held_out, pair.allow_dense_neighbours)
         if measure.neighbours > TOP_K:
             raise BadInput(f"measure {measure.id}: a run keeps {TOP_K} neighbours, it needs {measure.neighbours}")
     overrides = {key: value for key, value in pair.protocol.model_dump().items() if value is not None}
     return RunPlan(
         pair=pair,
         model=spec,
-        image_size=files.image_size,
+        image_size=size,
         protocol=make_protocol(pixels, {**overrides, "dtype": dtype}),
         candidates=number,
         units=units,
@@ -152,18 +176,33 @@ def plan_run(
         trained_with=trained_with,
         parent=Path(out),
         fresh=fresh,
+        reference_model=reference,
     )
 
 
 def model_spec(pair: Pair, model: str | None, out: Path) -> ModelSpec:
     """Return where the model is: the pair's, a folder that the user names, or a control made of the references."""
     if model is None:
-        return ModelSpec(family=pair.model.family, location=pair.model.location, sha256=pair.model.sha256)
+        return _spec_of(pair.model)
     if model.startswith("control:"):
         from .models.controls import make_control
 
         return make_control(model, pair, out / "controls")
     return ModelSpec(family=pair.model.family, location=model)
+
+
+def _spec_of(source: ModelSource) -> ModelSpec:
+    return ModelSpec(family=source.family, location=source.location, sha256=source.sha256)
+
+
+def _checked(spec: ModelSpec) -> tuple[ModelSpec, tuple[int, int, int]]:
+    """Return the specification with the hashes of its files, and the image size (height, width, channels)."""
+    files = inspect_files(spec)
+    return spec.model_copy(update={"sha256": files.sha256}), files.image_size
+
+
+def _identity_of(model: ModelSpec) -> dict[str, Any]:
+    return {"family": model.family, "sha256": model.sha256}
 
 
 def _candidate_count(tier: str | None, candidates: int | None) -> int:

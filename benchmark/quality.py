@@ -3,7 +3,8 @@
 Frechet distance (Heusel et al. 2017, arXiv 1706.08500), precision and recall (Kynkaanniemi et al. 2019,
 arXiv 1904.06991, k = 3) and mean pairwise distance, all with pixels as features; and, where the data have
 labels, the classification accuracy score (Ravuri and Vinyals 2019, arXiv 1905.10887): a classifier trained
-on generated images is tested on held-out ones. Each stands beside the same figure for real images.
+on generated images is tested on real ones. Each stands beside the same figure for the training images. The
+real images are the held-out ones, or, for a pair without any, the pool or the tuning part.
 """
 
 from collections.abc import Iterable, Iterator
@@ -33,12 +34,21 @@ def assess(folder: RunFolder, units: list[str], shards: int, references: Referen
     """Return quality figures by unit, and the same for real training images under "training images"."""
     if references.training.images[0].size > MOST_DIMENSIONS:
         return {"skipped": f"more than {MOST_DIMENSIONS} values per image: pixel space says nothing"}
+    against = real_images(references)
+    if against is None:
+        return {"skipped": "the pair has fewer than 2 images outside of the training set"}
     real = references.training.floats()
-    found = {"training images": _figures(iter([real]), references.training.labels, references)}
+    found = {"training images": _figures(iter([real]), references.training.labels, references, against)}
     for unit in units:
         images = (batch.float() / 255 for batch in folder.candidate_images(unit, shards))
-        found[unit] = _figures(images, None, references)
+        found[unit] = _figures(images, None, references, against)
     return found
+
+
+def real_images(references: References) -> str | None:
+    """Return the part, other than the training images, that quality is measured against; None without one."""
+    parts = ("held_out", "pool", "tuning")
+    return next((name for name in parts if len(getattr(references, name)) > 1), None)
 
 
 def frechet_distance(first: Iterable[Tensor], second: Tensor) -> float:
@@ -81,18 +91,19 @@ def diversity(images: Tensor) -> float:
 
 
 def label_accuracy(images: Tensor, labels: np.ndarray | None, references: References) -> float | None:
-    """Return how well a classifier trained on these images labels the held-out ones, in 0 .. 1.
+    """Return how well a classifier trained on these images labels the real ones, in 0 .. 1.
 
     Images without labels get them from a classifier trained on the pool and the tuning part, which are
-    neither training nor held-out images. None without labelled data.
+    neither training nor those real images. None without labelled data.
     """
     from sklearn.svm import SVC
 
-    held_out = references.held_out
-    if held_out.labels is None:
+    against = real_images(references)
+    real: ImageSet | None = getattr(references, against) if against else None
+    if real is None or real.labels is None:
         return None
     if labels is None:
-        teachers = [part for part in (references.pool, references.tuning) if len(part)]
+        teachers = [part for part in (references.pool, references.tuning) if len(part) and part is not real]
         if not teachers or any(part.labels is None for part in teachers):
             return None
         known = np.concatenate([_flat(part) for part in teachers])
@@ -100,10 +111,12 @@ def label_accuracy(images: Tensor, labels: np.ndarray | None, references: Refere
     if len(np.unique(labels)) < 2:
         return 0.0
     student = SVC().fit(images.flatten(1), labels)
-    return float(student.score(_flat(held_out), held_out.labels))
+    return float(student.score(_flat(real), real.labels))
 
 
-def _figures(batches: Iterator[Tensor], labels: np.ndarray | None, references: References) -> dict[str, float | None]:
+def _figures(
+    batches: Iterator[Tensor], labels: np.ndarray | None, references: References, against: str
+) -> dict[str, Any]:
     few: list[Tensor] = []
 
     def watched() -> Iterator[Tensor]:
@@ -111,14 +124,13 @@ def _figures(batches: Iterator[Tensor], labels: np.ndarray | None, references: R
             few.append(batch[: max(0, MOST_LABELLED - sum(map(len, few)))])
             yield batch
 
-    held_out = references.held_out.floats()
-    distance = frechet_distance(watched(), held_out)
+    real = getattr(references, against).floats()
+    distance = frechet_distance(watched(), real)
     images = torch.cat(few)
-    size = min(len(images), len(held_out))
-    precision, recall = (
-        precision_and_recall(images[:size], held_out[:size]) if size > MANIFOLD_NEIGHBOURS else (None, None)
-    )
+    size = min(len(images), len(real))
+    precision, recall = precision_and_recall(images[:size], real[:size]) if size > MANIFOLD_NEIGHBOURS else (None, None)
     return {
+        "against": against,
         "frechet_distance": distance if np.isfinite(distance) else None,
         "precision": precision,
         "recall": recall,

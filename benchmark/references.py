@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .contracts import Side
 from .errors import BadInput, TooFew
 from .pairs import DataSource, Pair, SplitRule
 
@@ -27,6 +28,11 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.images)
 
+    def take(self, chosen: np.ndarray) -> "ImageSet":
+        """Return the images at these positions, or of these marks (N,) bool."""
+        labels = None if self.labels is None else self.labels[chosen]
+        return ImageSet(self.images[chosen], self.rows[chosen], self.groups[chosen], labels)
+
     def floats(self) -> "Tensor":
         """Return the images as float32 in [0, 1]."""
         import torch
@@ -41,7 +47,10 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class References:
-    """The four parts of a pair's data; duplicate groups are numbered across all of them."""
+    """The four parts of a pair's data; duplicate groups are numbered across all of them.
+
+    Only the training part has always images.
+    """
 
     training: ImageSet
     held_out: ImageSet
@@ -49,6 +58,11 @@ class References:
     tuning: ImageSet
     fingerprint: str
     """SHA-256 over the shape and bytes of all images of the data set."""
+
+    def groups(self) -> dict[Side, np.ndarray]:
+        """Return each reference's duplicate group, by side that has images."""
+        parts: dict[Side, ImageSet] = {"training": self.training, "held_out": self.held_out}
+        return {side: part.groups for side, part in parts.items() if len(part)}
 
 
 def load_references(pair: Pair) -> References:

@@ -7,8 +7,9 @@ from typing import Any
 from . import tables
 from .audit import curve_svg, table_rows
 from .figures import histogram, rarefaction, to_svg
+from .rates import UnitScores
 from .registry import make_measure
-from .results import Metrics, UnitScores
+from .results import Metrics
 from .scoring import read_all_scores
 from .store import RunFolder, read_json, shard_count, write_atomic
 
@@ -36,7 +37,9 @@ def write_report(folder: RunFolder, target: Path, *, with_images: bool = False) 
                 name: tables.measure_rows(results, claims_excess=metrics.claims_excess)
                 for name, results in tables.by_measure(metrics).items()
             },
-            cost_table=tables.cost_rows(metrics),
+            flags=[*metrics.flags, *tables.probe_flags(folder)],
+            cost_table=tables.cost_rows(metrics.costs),
+            reference_cost_table=tables.cost_rows(metrics.reference_costs),
             calibrated=tables.calibrated_rows(metrics) if metrics.claims_excess else [],
             refusals=sorted({found.refused for r in metrics.results for found in r.calibrated if found.refused}),
             comparisons=tables.comparison_rows(metrics),

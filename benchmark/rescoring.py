@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .contracts import Band, Measure, Side
+from .contracts import Band, Measure
 from .errors import BadSetting, CorruptRun, UnknownName
+from .rates import Groups, UnitScores, in_both, measure_result
 from .registry import make_measure
-from .results import Result, UnitScores, measure_result
+from .results import Result
 from .scoring import SIDES, read_all_scores
 from .store import RunFolder, read_json, read_table, shard_count
 
@@ -53,11 +54,14 @@ def rescore(folder: RunFolder, bands: Sequence[Band], measure_id: str | None = N
     measure.bands = tuple(bands)
     shards = shard_count(identity)
     groups = stored_groups(folder)
+    left_out = in_both(groups)
+    reference = folder.reference() if manifest["control"] == "reference-model" else None
     results = []
     for name in folder.scored_units(manifest, measure.space):
         unit = manifest["units"][name]
-        scores = UnitScores(read_all_scores(folder, name, measure.space, shards), [measure])
-        results.append(measure_result(unit["attack"], unit["seed"], measure, scores, groups))
+        scores = UnitScores(read_all_scores(folder, name, measure.space, shards), [measure], left_out)
+        theirs = UnitScores(read_all_scores(reference, name, measure.space, shards), [measure]) if reference else None
+        results.append(measure_result(unit["attack"], unit["seed"], measure, scores, groups, theirs))
     return results
 
 
@@ -71,11 +75,11 @@ def check_band(measure: Measure, band: Band) -> None:
             raise BadSetting(f"band {band.name}: {edge:g} is no multiple of the stored bins' {measure.bin_width:g}")
 
 
-def stored_groups(folder: RunFolder) -> dict[Side, np.ndarray]:
-    """Return each reference's duplicate group by side, from references.parquet."""
+def stored_groups(folder: RunFolder) -> Groups:
+    """Return each reference's duplicate group by side that has images, from references.parquet."""
     table = read_table(folder.path / "references.parquet")
     try:
         sides, groups = np.array(table["side"].to_pylist()), table["group"].to_numpy()
     except KeyError as error:
         raise CorruptRun(f"references.parquet has no column {error}") from None
-    return {side: groups[sides == side] for side in SIDES}
+    return {side: groups[sides == side] for side in SIDES if (sides == side).any()}

@@ -55,6 +55,7 @@ def execute(plan: RunPlan, progress: Progress = silent) -> RunResult:
         _check_space(plan, folder)
         open_folder(plan, folder, plan.identity())
         failures = _generate_all(plan, folder, progress)
+        failures = _attack_reference(plan, progress) | failures
         metrics = _score_all(plan, folder, failures, progress)
         return RunResult(folder, metrics, failures)
 
@@ -110,7 +111,7 @@ def _check_space(plan: RunPlan, folder: RunFolder) -> None:
 
     height, width, channels = plan.image_size
     a_candidate = height * width * channels + 40 * plan.protocol.top_k
-    needed = a_candidate * plan.candidates * len(plan.units)
+    needed = a_candidate * plan.candidates * len(plan.units) * (2 if plan.reference_model else 1)
     free = shutil.disk_usage(folder.path).free
     if needed > free:
         raise BadInput(f"{folder.path} needs about {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; see --out")
@@ -251,6 +252,19 @@ def _probe(plan: RunPlan, folder: RunFolder, unit: Unit, model: "Model", state: 
     )
 
 
+def _attack_reference(plan: RunPlan, progress: Progress) -> dict[str, SidebenchError]:
+    """Run the same attacks on the pair's reference model, if it has one, and return the units that failed there."""
+    reference = plan.reference()
+    if reference is None:
+        return {}
+
+    def report(phase: str, done: int, total: int) -> None:
+        progress(f"reference model, {phase}", done, total)
+
+    failures = execute(reference, report).failures
+    return {name: AttackFailed(f"on the reference model: {error}") for name, error in failures.items()}
+
+
 # ---- Scoring ----------------------------------------------------------------------------------------
 
 
@@ -279,7 +293,12 @@ def _score_all(
 def _finished_units(
     plan: RunPlan, folder: RunFolder, failures: Mapping[str, SidebenchError]
 ) -> list[tuple[str, str, int]]:
-    """Return (unit name, attack, seed) of every unit with all its images, earlier calls' units too."""
+    """Return (unit name, attack, seed) of every unit with all its images, earlier calls' units too.
+
+    Where there is a reference model, its images must be there as well.
+    """
+    reference = plan.reference()
+    places = [folder] if reference is None else [folder, reference.folder()]
     manifest = folder.manifest()
     assert manifest is not None
     rank = {attack: position for position, attack in enumerate(plan.pair.attacks)}
@@ -289,7 +308,8 @@ def _finished_units(
     )
     found = []
     for name, unit in ordered:
-        if name not in failures and all(file.exists() for file in _unit_files(plan, folder, name)):
+        files = [file for place in places for file in _unit_files(plan, place, name)]
+        if name not in failures and all(file.exists() for file in files):
             found.append((name, unit["attack"], unit["seed"]))
     return found
 
@@ -306,6 +326,12 @@ def check_references(plan: RunPlan, references: "References") -> None:
         raise BadInput(
             f"{plan.pair.name}: the images are {height}x{width}x{channels}, "
             f"the model makes {'x'.join(str(n) for n in wanted)}"
+        )
+    held_out = set(references.held_out.groups)
+    if held_out and not (held_out - set(references.training.groups)):
+        raise BadInput(
+            f"{plan.pair.name}: every held-out image lies in a duplicate group with training images, so nothing is "
+            f"left to compare; declare control: none"
         )
 
 

@@ -46,7 +46,13 @@ class ShardScores:
     constant: np.ndarray
     """Images of one single value; never a match."""
     neighbours: dict[Side, Neighbours]
+    """Both sides; without a column where the pair has no images on that side."""
     pairs: dict[Side, Pairs]
+
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        """The sides that have images."""
+        return tuple(side for side in SIDES if self.neighbours[side].ids.shape[1])
 
     @property
     def valid(self) -> np.ndarray:
@@ -54,16 +60,39 @@ class ShardScores:
         usable: np.ndarray = ~(self.nan | self.constant)
         return usable
 
-    def best_scores(self, measure: Measure, side: Side) -> np.ndarray:
-        """Return each candidate's best-match score, NaN for images that are none."""
-        nearest = self.neighbours[side].distances[:, :1]
+    def best_scores(self, measure: Measure, side: Side, left_out: np.ndarray | None = None) -> np.ndarray:
+        """Return each candidate's best-match score, NaN for images that are none.
+
+        References that are marked in `left_out` (references,) are no match.
+        """
+        nearest = self._nearest(side, left_out)[1][:, None]
         scores = _scored(measure, nearest, self.neighbours, side)[:, 0]
         return np.where(self.valid, scores, np.nan)
 
-    def best_ids(self, side: Side) -> np.ndarray:
-        """Return each candidate's nearest reference."""
-        ids: np.ndarray = self.neighbours[side].ids[:, 0]
-        return ids
+    def best_ids(self, side: Side, left_out: np.ndarray | None = None) -> np.ndarray:
+        """Return each candidate's nearest reference that is not left out."""
+        return self._nearest(side, left_out)[0]
+
+    def _nearest(self, side: Side, left_out: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """Return the nearest reference of each candidate and its distance, among those not left out.
+
+        Where all stored neighbours are left out, the stored pairs are searched, which are complete up to the
+        measures' floors; where these have none either, the distance is infinite.
+        """
+        found = self.neighbours[side]
+        if left_out is None:
+            return found.ids[:, 0], found.distances[:, 0]
+        outside = ~left_out[found.ids]
+        rows, first = np.arange(len(outside)), outside.argmax(1)
+        ids = found.ids[rows, first]
+        distances = np.where(outside.any(1), found.distances[rows, first], np.float32(np.inf))
+        pairs = self.pairs[side]
+        more = ~left_out[pairs.ids] & ~outside.any(1)[pairs.rows]
+        # The nearest comes last: of several values for one row the last is kept.
+        order = np.lexsort((pairs.ids[more], pairs.distances[more]))[::-1]
+        ids[pairs.rows[more][order]] = pairs.ids[more][order]
+        distances[pairs.rows[more][order]] = pairs.distances[more][order]
+        return ids, distances
 
     def pair_scores(self, measure: Measure, side: Side) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return (positions of candidates, reference numbers, scores) of the pairs above this measure's floor."""
@@ -83,7 +112,7 @@ class Scorer:
     def __init__(self, references: "References", measures: list[Measure], k: int, device: "torch.device") -> None:
         self.measures, self.k, self.device = measures, k, device
         self._sides: dict[Side, ImageSet] = {"training": references.training, "held_out": references.held_out}
-        kept = min(k, *(len(part.representatives()) for part in self._sides.values()))
+        kept = min(k, *(len(part.representatives()) for part in self._sides.values() if len(part)))
         for measure in measures:
             if measure.neighbours > kept:
                 raise BadInput(
@@ -121,6 +150,8 @@ class Scorer:
 
         from .measures.search import top_k
 
+        if not len(self._sides[side]):
+            return _no_neighbours(len(queries))
         references = self._reference_descriptors(measure, side)
         nearest = top_k(queries, references, self.k)
         first = self._sides[side].representatives()
@@ -144,10 +175,13 @@ class Scorer:
 
         from .measures.search import within
 
+        nearest = neighbours[side]
+        if not nearest.ids.shape[1]:
+            none = np.empty(0, dtype=np.int32)
+            return Pairs(none, none, np.empty(0, dtype=np.float32))
         sides = (neighbours["training"], neighbours["held_out"])
         radius = np.max([_radius(measure, *sides, side) for measure in measures], axis=0).astype(np.float32)
         radius = np.nextafter(radius, np.float32(np.inf))  # keep a pair whose score rounds to the floor
-        nearest = neighbours[side]
         references = self._reference_descriptors(measures[0], side)
 
         # Where the k-th neighbour lies outside the radius, the pairs are among the neighbours already.
@@ -197,7 +231,7 @@ def write_scores(
         "constant": scores.constant,
         **{f"attack_{name}": values for name, values in columns.items()},
     }
-    for side in SIDES:
+    for side in scores.sides:
         for field, values in scores.neighbours[side]._asdict().items():
             table[f"{side}_{field}"] = pa.FixedSizeListArray.from_arrays(values.ravel(), values.shape[1])
     write_table(folder.scores_file(unit, space, shard), pa.table(table))
@@ -212,9 +246,7 @@ def read_scores(folder: RunFolder, unit: str, space: str, shard: int) -> ShardSc
     current, pairs_file = folder.scores_file(unit, space, shard), folder.scores_file(unit, space, shard, "pairs")
     table, pairs = read_table(current), read_table(pairs_file)
     try:
-        neighbours: dict[Side, Neighbours] = {
-            side: Neighbours(*(_matrix(table[f"{side}_{field}"]) for field in Neighbours._fields)) for side in SIDES
-        }
+        neighbours = {side: _neighbours(table, side) for side in SIDES}
         numbers, nan, constant = (table[name].to_numpy() for name in ("candidate", "nan", "constant"))
         current = pairs_file
         held_out = pairs["held_out"].to_numpy()
@@ -236,7 +268,7 @@ def _bin_table(scores: ShardScores, measures: list[Measure]) -> pa.Table:
     """Count pairs by measure, side, reference and score bin (bin i is (i - 1, i] widths for distances)."""
     rows: dict[str, list[Any]] = {"measure": [], "held_out": [], "reference": [], "bin": [], "count": []}
     for measure in measures:
-        for side in SIDES:
+        for side in scores.sides:
             _, ids, values = scores.pair_scores(measure, side)
             # Tolerate the rounding of an edge such as 0.3 / 0.05; the scores are float32.
             position = values.astype(np.float64) / measure.bin_width
@@ -299,6 +331,19 @@ def _blaming(measure: Measure) -> Iterator[None]:
         if "out of memory" in str(error).lower():
             raise
         raise MeasureFailed(f"measure {measure.id} failed: {type(error).__name__}: {error}") from error
+
+
+def _neighbours(table: pa.Table, side: Side) -> Neighbours:
+    """Return a side's neighbours; a pair without held-out images has no column of theirs."""
+    columns = [f"{side}_{field}" for field in Neighbours._fields]
+    if side == "held_out" and not set(columns) & set(table.column_names):
+        return _no_neighbours(len(table))
+    return Neighbours(*(_matrix(table[name]) for name in columns))
+
+
+def _no_neighbours(candidates: int) -> Neighbours:
+    distances = np.empty((candidates, 0), dtype=np.float32)
+    return Neighbours(distances.astype(np.int32), distances, distances)
 
 
 def _matrix(column: Any) -> np.ndarray:

@@ -89,33 +89,52 @@ def paired_difference(only_first: int, only_second: int, n: int, confidence: flo
     return Interval(float(low), float(high))
 
 
+def group_terms(training_credits: np.ndarray, control_credits: np.ndarray, *, same_groups: bool) -> list[np.ndarray]:
+    """Return the sums over duplicate groups that an excess is made of; each term is one group's, and independent.
+
+    Two sums for two sets of groups, one of differences where both sides count hits of the same groups, and the
+    training one alone where there is no control (`control_credits` empty).
+    """
+    if same_groups:
+        return [training_credits - control_credits]
+    return [credits for credits in (training_credits, control_credits) if len(credits)]
+
+
 def excess(
     training_credits: np.ndarray,
-    held_out_credits: np.ndarray,
+    control_credits: np.ndarray,
     only_training: int,
-    only_held_out: int,
+    only_control: int,
     candidates: int,
     confidence: float = 0.95,
+    *,
+    same_groups: bool = False,
 ) -> Excess:
-    """Return the training hit rate minus the held-out hit rate, with both kinds of sampling unit.
+    """Return the training hit rate minus the control's, with both kinds of sampling unit.
 
     `*_credits` hold one count per duplicate group (zeros too): the candidates whose best match lies in
-    it. Images are a sample as well as candidates: an interval from candidates alone missed zero in
-    28-35 % of clean splits in a trial. The variance of a sum over groups contains the candidates'
-    binomial noise, so the group interval is the wider one unless hits are few; the result is the
-    envelope of it and of the candidates' score interval.
+    it. The control's groups are those of the held-out images; with `same_groups` its hits are another model's, on
+    the same groups in the same order, so that groups are paired. Without control (`control_credits` empty) the
+    value is the training hit rate itself.
+
+    Images are a sample as well as candidates: an interval from candidates alone missed zero in 28-35 % of clean
+    splits in a trial. The variance of a sum over groups contains the candidates' binomial noise, so the group
+    interval is the wider one unless hits are few; the result is the envelope of it and of the candidates' score
+    interval (Wilson's without control).
     """
     from scipy.stats import t
 
-    value = (training_credits.sum() - held_out_credits.sum()) / candidates
-    by_candidate = paired_difference(only_training, only_held_out, candidates, confidence)
-    sizes = (len(training_credits), len(held_out_credits))
-    if min(sizes) < 2:
+    value = (training_credits.sum() - control_credits.sum()) / candidates
+    if len(control_credits):
+        by_candidate = paired_difference(only_training, only_control, candidates, confidence)
+    else:
+        by_candidate = wilson(only_training, candidates, confidence)
+    terms = group_terms(training_credits, control_credits, same_groups=same_groups)
+    fewest = min(len(term) for term in terms)
+    if fewest < 2:
         return Excess(float(value), by_candidate)
-    variance = sum(
-        size * credits.var(ddof=1) for size, credits in zip(sizes, (training_credits, held_out_credits), strict=True)
-    )
-    reach = t.ppf((1 + confidence) / 2, min(sizes) - 1) * variance**0.5 / candidates
+    variance = sum(len(term) * term.var(ddof=1) for term in terms)
+    reach = t.ppf((1 + confidence) / 2, fewest - 1) * variance**0.5 / candidates
     low = max(-1.0, min(by_candidate.low, value - reach))
     high = min(1.0, max(by_candidate.high, value + reach))
     return Excess(float(value), Interval(float(low), float(high)))

@@ -7,6 +7,7 @@
     scores/<unit>.<space>.00000.parquet, .pairs.parquet, .bins.parquet
     metrics.json, metrics.csv, costs.json, quality.json, copying.json, audit.json, evidence/, label/, report.html
     hash.key                    secret that names training images in reports and records (keyed.py)
+    reference/                  the same attacks on the pair's reference model, a run folder like this one
 
 A unit is one attack under one seed, `<attack>.s<seed>`.
 """
@@ -77,6 +78,10 @@ class RunFolder:
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
         """Write the manifest."""
         write_json(self.manifest_file, manifest)
+
+    def reference(self) -> "RunFolder":
+        """Return the run of the same attacks on the pair's reference model, a run folder inside this one."""
+        return RunFolder(self.path / "reference")
 
     def state_file(self, unit: str) -> Path:
         """Return where the attack's state is."""

@@ -1,11 +1,12 @@
 """Results as rows, as text tables for the terminal, and as verdicts in plain words."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import ValidationError
 
 from .errors import BadInput, CorruptRun
-from .results import SCHEMA, Difference, Metrics, Rate, Result
+from .results import SCHEMA, BandResult, Cost, Difference, Metrics, Rate, Result
 from .store import RunFolder, read_json
 
 
@@ -29,24 +30,24 @@ def load_metrics(folder: RunFolder) -> Metrics:
         raise CorruptRun(f"{folder.path.name}/metrics.json, {key}: {error.errors()[0]['msg']}") from None
 
 
-def text_tables(metrics: Metrics) -> str:
-    """Return a table per measure, and one of costs."""
+def text_tables(metrics: Metrics, flags: Sequence[str] = ()) -> str:
+    """Return a table per measure, and one of costs; `flags` come on top of the metrics' own."""
     from tabulate import tabulate
 
     parts = [
         f"{metrics.pair} (revision {metrics.pair_revision}), protocol {metrics.protocol}, control {metrics.control}: "
-        f"{metrics.training_images} training and {metrics.held_out_images} held-out images, told apart with "
-        f"AUC {metrics.control_check.auc:.2f} [{metrics.control_check.low:.2f}, {metrics.control_check.high:.2f}]. "
-        f"{_defended(metrics)}"
-        f"Percent of candidates, 95 % interval in brackets."
+        f"{_images(metrics)}. {_defended(metrics)}Percent of candidates, 95 % interval in brackets."
     ]
     parts += [measure_table(found, claims_excess=metrics.claims_excess) for found in by_measure(metrics).values()]
     if metrics.claims_excess:
         parts.append(calibrated_table(metrics))
     if metrics.comparisons:
         parts.append("attack against attack\n" + tabulate(comparison_rows(metrics), headers="keys", tablefmt="simple"))
-    parts.append("cost\n" + tabulate(cost_rows(metrics), headers="keys", tablefmt="simple"))
-    parts += [f"flag: {flag}" for flag in metrics.flags]
+    parts.append("cost\n" + tabulate(cost_rows(metrics.costs), headers="keys", tablefmt="simple"))
+    if metrics.reference_costs:
+        table = tabulate(cost_rows(metrics.reference_costs), headers="keys", tablefmt="simple")
+        parts.append("cost of the reference model's run, charged to no attack\n" + table)
+    parts += [f"flag: {flag}" for flag in [*metrics.flags, *flags]]
     return "\n\n".join(parts)
 
 
@@ -57,6 +58,37 @@ def _defended(metrics: Metrics) -> str:
         for name, settings in metrics.defences.items()
     ]
     return f"Defended by {' and '.join(named)}. " if named else ""
+
+
+def probe_flags(folder: RunFolder) -> list[str]:
+    """Return a line for each unit that came out otherwise with another batch size; costs.json has the figures."""
+    nested = [(f"reference model, {unit}", found) for unit, found in _timed_units(folder.reference())]
+    return [
+        f"{unit}: {100 * probe['share_off']:.1f} % of the pixels of {probe['candidates']} candidates change with the "
+        f"batch size, by up to {probe['largest']} of 255: these numbers depend on the machine"
+        for unit, found in [*_timed_units(folder), *nested]
+        for probe in [found["probe"]]
+        if probe["above_limit"]
+    ]
+
+
+def _timed_units(folder: RunFolder) -> list[tuple[str, dict[str, Any]]]:
+    """Return what varies between runs by unit; nothing where the run is not there."""
+    file = folder.path / "costs.json"
+    return sorted(read_json(file)["units"].items()) if file.exists() else []
+
+
+def _images(metrics: Metrics) -> str:
+    """Say in half a sentence which images were compared."""
+    checked, training = metrics.control_check, f"{metrics.training_images} training"
+    if metrics.control == "reference-model":
+        return f"{training} images, attacked in the same way on the model and on a reference model"
+    if checked is None:
+        return f"{training} images and no control, so raw rates only"
+    return (
+        f"{training} and {metrics.held_out_images} held-out images, told apart with "
+        f"AUC {checked.auc:.2f} [{checked.low:.2f}, {checked.high:.2f}]"
+    )
 
 
 def measure_table(results: list[Result], *, claims_excess: bool = True) -> str:
@@ -85,23 +117,32 @@ def measure_rows(results: list[Result], *, claims_excess: bool = True) -> list[d
     for result in results:
         head = {"attack": result.attack, "seed": result.seed}
         if not result.bands:
-            for side in ("training", "held_out"):
+            for side in ("training", _control_side(result)):
                 value = getattr(result.percentile_95, side)
-                head[f"95th percentile, {side.replace('_', '-')}"] = "-" if value is None else f"{value:.4f}"
+                head[f"95th percentile, {_NAMES[side]}"] = "-" if value is None else f"{value:.4f}"
             table.append({"attack": head.pop("attack"), "seed": head.pop("seed"), "band": "none fixed", **head})
         for band in result.bands:
-            table.append(
-                {
-                    **head,
-                    "band": band.band,
-                    "AMS": percent(band.training.ams),
-                    "UMS": percent(band.training.ums),
-                    "unique": band.training.ums_best.count,
-                    "held-out AMS": percent(band.held_out.ams),
-                    "excess": percent(band.excess) if claims_excess else "not claimed",
-                }
-            )
+            row = {
+                **head,
+                "band": band.band,
+                "AMS": percent(band.training.ams),
+                "UMS": percent(band.training.ums),
+                "unique": band.training.ums_best.count,
+            }
+            if control := band.reference or band.held_out:
+                row[f"{_NAMES[_control_side(result)]} AMS"] = percent(control.ams)
+                row["excess"] = percent(band.excess) if claims_excess else "not claimed"
+            table.append(row)
     return table
+
+
+_NAMES = {"training": "training", "held_out": "held-out", "reference": "reference model"}
+
+
+def _control_side(result: Result) -> str:
+    """Return the name of the field in which a result's control stands."""
+    has_reference = result.percentile_95.reference is not None or any(band.reference for band in result.bands)
+    return "reference" if has_reference else "held_out"
 
 
 def calibrated_rows(metrics: Metrics) -> list[dict[str, Any]]:
@@ -144,7 +185,7 @@ def comparison_rows(metrics: Metrics) -> list[dict[str, Any]]:
             "attack": found.first,
             "against": found.second,
             "seed": found.seed,
-            "difference of excess": percent(found.difference),
+            f"difference of {'AMS' if metrics.control == 'none' else 'excess'}": percent(found.difference),
             "ratio": _ratio(found.ratio),
             "p (Holm)": f"{found.p:.2g}",
             "verdict": found.verdict,
@@ -158,7 +199,7 @@ def _ratio(found: Difference | None) -> str:
     return "-" if found is None else f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
 
 
-def cost_rows(metrics: Metrics) -> list[dict[str, Any]]:
+def cost_rows(costs: Sequence[Cost]) -> list[dict[str, Any]]:
     """Return one row per attack and seed: denoiser calls, denoiser-equivalents, and hits at equal cost."""
     return [
         {
@@ -168,7 +209,7 @@ def cost_rows(metrics: Metrics) -> list[dict[str, Any]]:
             "denoiser-equivalents": f"{cost.denoiser_equivalents:,.0f}",
             "hits per 1,000 of them": f"{cost.hits_per_1000_equivalents:.2f}",
         }
-        for cost in metrics.costs
+        for cost in costs
     ]
 
 
@@ -179,22 +220,27 @@ def quality_rows(quality: dict[str, Any]) -> list[dict[str, str]]:
     return [
         {
             "images": name,
-            "Frechet distance to held-out (pixels)": _number(figures["frechet_distance"]),
+            f"Frechet distance to {_PARTS[figures['against']]} (pixels)": _number(figures["frechet_distance"]),
             "precision": _number(figures.get("precision")),
             "recall": _number(figures.get("recall")),
             "pairwise distance": _number(figures.get("diversity")),
-            "label accuracy on held-out": _number(figures["label_accuracy"]),
+            f"label accuracy on {_PARTS[figures['against']]}": _number(figures["label_accuracy"]),
         }
         for name, figures in sorted(quality.items(), key=lambda item: (item[0] != "training images", item[0]))
     ]
+
+
+_PARTS = {"held_out": "held-out", "pool": "pool", "tuning": "tuning part"}
 
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def percent(rate: Rate | Difference) -> str:
-    """Return a rate or difference and its interval in percent."""
+def percent(rate: Rate | Difference | None) -> str:
+    """Return a rate or difference and its interval in percent, "-" without one."""
+    if rate is None:
+        return "-"
     return f"{100 * rate.value:.2f} [{100 * rate.low:.2f}, {100 * rate.high:.2f}]"
 
 
@@ -209,19 +255,30 @@ def verdicts(metrics: Metrics) -> list[str]:
             lines.append(f"{result.attack}, seed {result.seed}: {headline} has no fixed bands, so no verdict.")
             continue
         band = result.bands[0]
-        if not metrics.claims_excess:
-            training, held_out = percent(band.training.ams), percent(band.held_out.ams)
-            lines.append(
-                f"{result.attack}, seed {result.seed}, {result.candidates:,} candidates: hits {training} % on training "
-                f"and {held_out} % on held-out images; the control is a surrogate, so no excess is claimed."
-            )
-            continue
-        low, high = 100 * band.excess.low, 100 * band.excess.high
-        if band.excess.low > 0:
-            said = f"finds training images: {band.training.groups} different ones; excess {low:.2f} to {high:.2f} %"
-        elif band.excess.high < 0:
-            said = f"is nearer to held-out than to training images, which no leak explains ({low:.2f} to {high:.2f} %)"
-        else:
-            said = f"shows no excess over held-out images; at most {high:.2f} % could have gone unseen"
+        said = _excess_verdict(band) if metrics.claims_excess else _raw_verdict(band)
         lines.append(f"{result.attack}, seed {result.seed}, {result.candidates:,} candidates: {said}.")
     return lines
+
+
+def _raw_verdict(band: BandResult) -> str:
+    """Say what was hit where no excess is claimed."""
+    hits = f"hits {percent(band.training.ams)} % on training"
+    if band.held_out is None:
+        return f"{hits} images; raw rates, no control: how many are chance hits is not known"
+    held_out = percent(band.held_out.ams)
+    return f"{hits} and {held_out} % on held-out images; the control is a surrogate, so no excess is claimed"
+
+
+def _excess_verdict(band: BandResult) -> str:
+    """Say what the excess and its interval show."""
+    assert band.excess is not None
+    low, high = 100 * band.excess.low, 100 * band.excess.high
+    over = "a reference model" if band.reference else "held-out images"
+    if low > 0:
+        said = f"finds training images: {band.training.groups} different ones; excess {low:.2f} to {high:.2f} %"
+        return said + (f" over {over}" if band.reference else "")
+    if high < 0 and band.reference:
+        return f"hits training images less than {over} does, which no leak explains ({low:.2f} to {high:.2f} %)"
+    if high < 0:
+        return f"is nearer to held-out than to training images, which no leak explains ({low:.2f} to {high:.2f} %)"
+    return f"shows no excess over {over}; at most {high:.2f} % could have gone unseen"

@@ -17,9 +17,10 @@ from .defending import defend, in_order
 from .errors import BadInput, BadSetting, RunConflict
 from .pairs import ModelSource, Pair
 from .plan import check_names, make_defences
-from .protocol import make_protocol
+from .protocol import default_measures, make_protocol
+from .rates import UnitScores, in_both, measure_result
 from .registry import find, make_attack, make_measure
-from .results import BandResult, UnitScores, measure_result
+from .results import BandResult
 from .store import FolderCheckpoints, MemoryCheckpoints, canonical_json, difference, read_json, write_json
 from .streams import Candidates, stream_seed
 
@@ -46,8 +47,11 @@ class Curve(BaseModel):
     points: list[Point]
 
     def best(self) -> Point:
-        """Return the point with the highest excess AMS in the closest band, the earlier one on a tie."""
-        return max(self.points, key=lambda point: point.result.excess.value)
+        """Return the point with the highest excess AMS in the closest band, the earlier one on a tie.
+
+        A pair without held-out images has no excess; its highest AMS is taken.
+        """
+        return max(self.points, key=lambda point: (point.result.excess or point.result.training.ams).value)
 
 
 def shadow_pair(pair: Pair, folder: Path, seed: int) -> Pair:
@@ -65,7 +69,9 @@ def shadow_pair(pair: Pair, folder: Path, seed: int) -> Pair:
     return pair.model_copy(
         update={
             "name": f"{pair.name}-shadow",
+            "control": pair.control if split.held_out else "none",
             "model": ModelSource(location=str(folder)),
+            "reference_model": None,
             "data": pair.data.model_copy(update={"split": split, "within": pair.data.split}),
             "recipe": pair.recipe.model_copy(update={"seed": own_seed}),
         }
@@ -141,7 +147,7 @@ def as_text(curve: Curve) -> str:
         {
             **point.values,
             "AMS": percent(point.result.training.ams),
-            "held-out AMS": percent(point.result.held_out.ams),
+            "held-out AMS": percent(point.result.held_out.ams if point.result.held_out else None),
             "excess": percent(point.result.excess),
             "unique groups": point.result.training.groups,
         }
@@ -152,7 +158,8 @@ def as_text(curve: Curve) -> str:
     head = f"{curve.attack} on a shadow victim{behind}, {curve.candidates:,} candidates, {curve.measure}, band {band}"
     chosen = ", ".join(f"{key} = {value}" for key, value in curve.best().values.items())
     table = tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True)
-    return "\n".join([head, table, f"highest excess at {chosen}"])
+    what = "excess" if curve.best().result.excess else "AMS (no held-out images)"
+    return "\n".join([head, table, f"highest {what} at {chosen}"])
 
 
 class _Bench:
@@ -180,7 +187,8 @@ class _Bench:
             train(shadow, folder, device, progress)
         height, width, _ = hub.image_size(hub.locate(str(folder)))
         self.protocol = make_protocol(height * width, {})
-        self.measure = make_measure(shadow.measures[0])
+        default = default_measures(height * width, held_out=shadow.data.split.held_out > 0)
+        self.measure = make_measure((shadow.measures or default)[0])
         if not self.measure.bands:
             raise BadInput(f"{shadow.name}: the first measure has no fixed bands to tune by")
         spec = ModelSpec(family=shadow.model.family, location=str(folder), device=str(hub.pick_device(device)))
@@ -202,9 +210,9 @@ class _Bench:
             images, nan, _, _ = make_candidates(attack, self.model, state, batch, self.protocol)
             shards.append(self.scorer.score(images, np.asarray(batch.numbers), nan.numpy(), self.measure.space))
             self.progress(f"candidates at {label}", max(batch.numbers) + 1, self.candidates)
-        groups = {"training": self.references.training.groups, "held_out": self.references.held_out.groups}
-        scores = UnitScores(shards, [self.measure])
-        return measure_result(attack.name, self.seed, self.measure, scores, groups).bands[0]  # type: ignore[arg-type]
+        groups = self.references.groups()
+        scores = UnitScores(shards, [self.measure], in_both(groups))
+        return measure_result(attack.name, self.seed, self.measure, scores, groups).bands[0]
 
     def _state(self, attack: Attack) -> "AttackState":
         """Prepare the attack, or take the state of one that differs in generation settings only."""

@@ -19,13 +19,14 @@ from ..benchmark.contracts import Measure, Progress
 from ..benchmark.errors import BadInput, BadRecord, BadSetting
 from ..benchmark.pairs import load_pair
 from ..benchmark.progress import silent
+from ..benchmark.rates import UnitScores
 from ..benchmark.registry import make_measure
-from ..benchmark.results import UnitScores
-from ..benchmark.scoring import SIDES, read_all_scores
+from ..benchmark.rescoring import stored_groups
+from ..benchmark.scoring import read_all_scores
 from ..benchmark.store import RunFolder, difference, read_json, read_state, shard_count, write_json
 from ..benchmark.tally import in_band
-from .making import file_hash, scores_hash
-from .record import Record, read_record, unpack
+from .making import file_hash, scores_hash, unit_hits
+from .record import Record, pooled_hits, read_record
 
 TOLERANCE = 0.01
 """Largest difference of a best-match score that counts as the same: other devices round otherwise."""
@@ -167,14 +168,16 @@ def check_commitment(record: Record, folder: RunFolder) -> None:
 def _stored(record: Record, folder: RunFolder, seed: int, measure: Measure) -> UnitScores:
     """Return a unit's stored scores, after comparing them with the hits that the record names."""
     unit, shards = f"{record.claim.attack}.s{seed}", shard_count(read_json(folder.manifest_file)["identity"])
-    scores = UnitScores(read_all_scores(folder, unit, measure.space, shards), [measure])
-    hits = next(found for found in record.hits if found.seed == seed)
-    for side in SIDES:
-        said = unpack(getattr(hits, side), record.candidates, f"hits of seed {seed}, {side}")
-        best = scores.best_scores[measure.id, side]
-        if not np.array_equal(said, in_band(best, measure.bands[0], distance=measure.distance)):
-            raise BadRecord(f"{folder.path.name}, hits of seed {seed}, {side}: are not those of the stored scores")
-    return scores
+    found = unit_hits(folder, unit, measure, stored_groups(folder))
+    said = pooled_hits([record], [seed])[0]
+    pairs = {
+        "training": (said.training_hits, found.training_hits),
+        "control": (said.control_hits, found.control_hits),
+    }
+    for name, (ours, theirs) in pairs.items():
+        if not np.array_equal(ours, theirs):
+            raise BadRecord(f"{folder.path.name}, hits of seed {seed}, {name}: are not those of the stored scores")
+    return UnitScores(read_all_scores(folder, unit, measure.space, shards), [measure])
 
 
 def _make_again(
@@ -230,7 +233,7 @@ def _make_again(
 def _compare(stored: UnitScores, again: UnitScores, numbers: np.ndarray, measure: Measure) -> tuple[int, float]:
     """Return how many of the candidates agree on both sides, and the largest difference of a score."""
     agree, largest = np.ones(len(numbers), dtype=bool), 0.0
-    for side in SIDES:
+    for side in stored.sides:
         before = stored.best_scores[measure.id, side][numbers]
         now = again.best_scores[measure.id, side]
         gap = np.nan_to_num(np.abs(before - now), nan=1.0)

@@ -139,7 +139,7 @@ def _texts(record: Record) -> Found:
 
     content = record.model_dump(mode="json", by_alias=True)
     for hits in content["hits"]:  # packed bits: any text may occur in base64
-        del hits["training"], hits["held_out"]
+        del hits["training"], hits["control"]
     yield from walk(content, "")
 
 
@@ -197,12 +197,18 @@ def _victim(record: Record) -> Found:
         yield "victim.model_sha256", "holds something that is no SHA-256"
     if any(name.startswith("/") or ".." in name.split("/") for name in victim.model_sha256):
         yield "victim.model_sha256", "names a file outside the model's folder"
+    if victim.same_groups != bool(victim.reference_sha256):
+        yield "victim.reference_sha256", "is there exactly where the control is a reference model"
+    if (victim.control in ("none", "reference-model")) != (victim.held_out_images == 0):
+        yield "victim.held_out_images", f"does not fit the control {victim.control}"
     check = victim.control_check
     if (check is None) != (victim.held_out_images == 0):
         yield "victim.control_check", "is there exactly where held-out images are"
     if check is not None:
         if not 0 <= check.low <= check.auc <= check.high <= 1:
             yield "victim.control_check", "the AUC must lie in its interval, and that in [0, 1]"
+        if check.overlapping_groups > min(victim.training_groups, victim.held_out_groups):
+            yield "victim.control_check.overlapping_groups", "cannot be more than a side's groups"
         if check.told_apart != (not check.low <= 0.5 <= check.high):
             yield "victim.control_check.told_apart", "does not follow from the AUC's interval"
     if victim.name in pair_names():

@@ -11,15 +11,19 @@ from itertools import pairwise
 import numpy as np
 
 from ..benchmark.calibration import calibrates
-from ..benchmark.comparison import AttackHits, excess_of, label_swap
+from ..benchmark.comparison import AttackHits, excess_of
 from ..benchmark.contracts import Measure
 from ..benchmark.errors import BadRecord
 from ..benchmark.protocol import CALIBRATION_RATES, CONFIDENCE
+from ..benchmark.rates import swap_p
 from ..benchmark.registry import make_measure
-from ..benchmark.results import SWAP_SEED, BandResult, Calibrated, Difference, Rate, Result, Richness, SideResult
+from ..benchmark.results import BandResult, Calibrated, Difference, Rate, Result, Richness, SideResult
 from ..benchmark.scoring import SIDES
 from ..benchmark.statistics import Excess, wilson
-from .record import Record, pooled_hits
+from .record import Part, Record, pooled_hits
+
+CONTROLS = {"iid": {"held_out"}, "surrogate": {"held_out"}, "reference-model": {"reference"}, "none": set()}
+"""What stands beside the training images in each band, by kind of control."""
 
 Found = Iterator[tuple[str, str]]
 """(field, message) of every problem that one rule finds."""
@@ -42,20 +46,31 @@ def counts(record: Record) -> Found:
 
 
 def _band(record: Record, result: Result, band: BandResult, field: str) -> Found:
-    for side in SIDES:
-        found: SideResult | None = getattr(band, side)
+    sides = {"training": band.training, "held_out": band.held_out, "reference": band.reference}
+    present = {name for name, found in sides.items() if found is not None}
+    if present != {"training"} | CONTROLS[record.victim.control]:
+        yield field, f"has {', '.join(sorted(present))}, which does not fit the control {record.victim.control}"
+    for name, found in sides.items():
         if found is not None:
-            yield from _side(record, result, found, side, f"{field}.{side}")
-    held_out = band.held_out
-    if held_out is not None and band.excess is not None:
-        overlapping = record.victim.control_check is not None and record.victim.control_check.overlapping_groups
-        if not overlapping and not _near(band.excess.value, band.training.ams.value - held_out.ams.value):
+            side = "held_out" if name == "held_out" else "training"
+            yield from _side(record, result, found, side, f"{field}.{name}")
+    control = band.held_out or band.reference
+    if (band.excess is None) != (control is None) or (band.label_swap_p is None) != (control is None):
+        yield f"{field}.excess", "is there exactly where there is a control"
+    if control is not None and band.excess is not None:
+        if not _overlapping(record) and not _near(band.excess.value, band.training.ams.value - control.ams.value):
             yield f"{field}.excess.value", "is not the difference of both rates"
         yield from _interval(band.excess, f"{field}.excess", -1.0)
     if band.label_swap_p is not None and not 0 < band.label_swap_p <= 1:
         yield f"{field}.label_swap_p", "is no p-value"
     if band.matched_ams is not None and not 0 <= band.matched_ams <= band.training.ams.value + 1e-9:
         yield f"{field}.matched_ams", "cannot exceed the rate on all training images"
+
+
+def _overlapping(record: Record) -> bool:
+    """Return whether groups of both sides were left out, so that the excess is not of the whole rates."""
+    check = record.victim.control_check
+    return check is not None and check.overlapping_groups > 0
 
 
 def _side(record: Record, result: Result, found: SideResult, side: str, field: str) -> Found:
@@ -99,7 +114,7 @@ def _unions(result: Result, measure: Measure, field: str) -> Found:
     disjoint = len(measure.bands)
     for position in range(disjoint, len(result.bands)):
         parts = result.bands[: position - disjoint + 2]
-        for side in SIDES:
+        for side in (*SIDES, "reference"):
             union, each = getattr(result.bands[position], side), [getattr(part, side) for part in parts]
             if union is None or any(part is None for part in each):
                 continue
@@ -167,44 +182,39 @@ def hits(record: Record) -> Found:
         field, _, message = str(error).partition(": ")
         yield field, message
         return
-    found: list[tuple[str, str]] = []
-    for position, (seed, hits) in enumerate(zip(record.seeds, each, strict=True)):
+    problems: list[tuple[str, str]] = []
+    for position, (seed, found) in enumerate(zip(record.seeds, each, strict=True)):
         band = record.headline(seed).bands[0]
-        for side, bits in zip(SIDES, hits[:2], strict=True):
-            side_result: SideResult | None = getattr(band, side)
-            if side_result is not None:
-                found += _named(record, position, side, int(bits.sum()), side_result)
-        if not found:
-            found += _excess_again(record, seed, hits, band)
-    yield from found
-    if not found:
-        again = excess_of(together, CONFIDENCE)
-        if not _same(record.excess, again):
-            yield "excess", f"follows from the hits as {again.value:.6f}, not {record.excess.value:.6f}"
+        problems += _named(record, position, "training", found.training_hits, band.training)
+        problems += _named(record, position, "control", found.control_hits, band.held_out or band.reference)
+        if not problems:
+            problems += _excess_again(seed, found, band)
+    yield from problems
+    if not problems and not _same(record.excess, excess_of(together, CONFIDENCE)):
+        yield "excess", f"{record.excess.value:.6f} and its interval do not follow from the hits"
 
 
-def _named(record: Record, position: int, side: str, hits: int, result: SideResult) -> Found:
-    names: dict[str, int] = getattr(record.hits[position], f"{side}_groups")
-    field = f"hits.{position}.{side}"
-    if hits != result.ams.count:
-        yield field, f"{hits} candidates hit, the results say {result.ams.count}"
-    if sum(names.values()) != hits or any(count < 1 for count in names.values()):
-        yield f"{field}_groups", f"the groups' counts do not add up to the {hits} candidates that hit"
-    if len(names) != result.groups:
-        yield f"{field}_groups", f"{len(names)} groups are named, the results say {result.groups}"
+def _named(record: Record, position: int, part: Part, bits: np.ndarray, result: SideResult | None) -> Found:
+    names: dict[str, int] = getattr(record.hits[position], f"{part}_groups")
+    field, count = f"hits.{position}.{part}", int(bits.sum())
+    said = result.ams.count if result is not None else 0
+    if count > said or (count < said and not _overlapping(record)):
+        yield field, f"{count} candidates hit, the results say {said}"
+    if sum(names.values()) != count or any(credit < 1 for credit in names.values()):
+        yield f"{field}_groups", f"the groups' counts do not add up to the {count} candidates that hit"
+    groups = result.groups if result is not None else 0
+    if len(names) > record.victim.compared_groups()[part] or (len(names) != groups and not _overlapping(record)):
+        yield f"{field}_groups", f"{len(names)} groups are named, the results say {groups}"
     if not all(re.fullmatch("[0-9a-f]{16}", name) for name in names):
         yield f"{field}_groups", "names a group by something else than a keyed hash"
 
 
-def _excess_again(record: Record, seed: int, hits: AttackHits, band: BandResult) -> Found:
+def _excess_again(seed: int, hits: AttackHits, band: BandResult) -> Found:
     field = f"results of seed {seed}, band {band.band}"
-    again = excess_of(hits, CONFIDENCE)
-    if band.excess is not None and not _same(band.excess, again):
+    if band.excess is not None and not _same(band.excess, excess_of(hits, CONFIDENCE)):
         yield f"{field}, excess", "does not follow from the hits"
-    if band.label_swap_p is not None and record.victim.control in ("iid", "surrogate"):
-        swapped = label_swap(hits.training_credits, hits.held_out_credits, SWAP_SEED).one_sided
-        if not _near(band.label_swap_p, swapped):
-            yield f"{field}, label_swap_p", "does not follow from the hits"
+    if band.label_swap_p is not None and not _near(band.label_swap_p, swap_p(hits)):
+        yield f"{field}, label_swap_p", "does not follow from the hits"
 
 
 def costs(record: Record) -> Found:

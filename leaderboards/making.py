@@ -9,15 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from ..benchmark.comparison import AttackHits, excess_of
-from ..benchmark.contracts import Measure, Side
+from ..benchmark.comparison import AttackHits, excess_of, pooled
+from ..benchmark.contracts import Measure
 from ..benchmark.errors import BadInput, BadRecord, CorruptRun, UnknownName
 from ..benchmark.keyed import held_out_group, keyed_hash, run_key, training_group
 from ..benchmark.pairs import load_pair, pair_names
 from ..benchmark.protocol import CONFIDENCE, Protocol
+from ..benchmark.rates import Groups, UnitScores, attack_hits, in_both
 from ..benchmark.registry import make_measure
 from ..benchmark.rescoring import stored_groups
-from ..benchmark.results import Difference, Metrics, Result, UnitScores, attack_hits
+from ..benchmark.results import Difference, Metrics, Result
 from ..benchmark.scoring import read_all_scores
 from ..benchmark.store import RunFolder, read_json, shard_count, write_atomic
 from ..benchmark.tables import load_metrics
@@ -87,17 +88,9 @@ def _make(
     costs = [cost for cost in metrics.costs if cost.attack == attack]
     seeds = [cost.seed for cost in costs]
     units = {seed: f"{attack}.s{seed}" for seed in seeds}
-    scores = {
-        seed: UnitScores(read_all_scores(folder, unit, measure.space, shard_count(identity)), [measure])
-        for seed, unit in units.items()
-    }
     groups = stored_groups(folder)
-    hits = {seed: attack_hits(measure, measure.bands[0], found, groups) for seed, found in scores.items()}
-    pooled = AttackHits(
-        *(np.concatenate([found[part] for found in hits.values()]) for part in (0, 1)),
-        *(np.sum([found[part] for found in hits.values()], axis=0) for part in (2, 3)),
-    )
-    excess = excess_of(pooled, CONFIDENCE)
+    hits = {seed: unit_hits(folder, unit, measure, groups) for seed, unit in units.items()}
+    excess = excess_of(pooled(list(hits.values())), CONFIDENCE)
     unit = manifest["units"][units[seeds[0]]]
     return Record(
         schema=SCHEMA,
@@ -148,7 +141,8 @@ def _victim(metrics: Metrics, manifest: Mapping[str, Any]) -> Victim:
         family=identity["model"]["family"],
         model_sha256=identity["model"]["sha256"],
         data_sha256=manifest["data"]["sha256"],
-        control=metrics.control,
+        control=manifest["control"],
+        reference_sha256=identity.get("reference_model", {}).get("sha256", {}),
         control_check=metrics.control_check,
         training_images=metrics.training_images,
         held_out_images=metrics.held_out_images,
@@ -158,13 +152,31 @@ def _victim(metrics: Metrics, manifest: Mapping[str, Any]) -> Victim:
     )
 
 
-def _hits(seed: int, found: AttackHits, groups: Mapping[Side, np.ndarray], key: bytes) -> Hits:
+def unit_hits(folder: RunFolder, unit: str, measure: Measure, groups: Groups) -> AttackHits:
+    """Return what a unit hit in the measure's closest band, from its stored scores.
+
+    Raises:
+        CorruptRun: a score file is missing or broken.
+    """
+    manifest = read_json(folder.manifest_file)
+    places = [(folder, in_both(groups))]
+    if manifest["control"] == "reference-model":
+        places.append((folder.reference(), {}))
+    shards = shard_count(manifest["identity"])
+    found = [UnitScores(read_all_scores(place, unit, measure.space, shards), [measure], out) for place, out in places]
+    return attack_hits(measure, measure.bands[0], found[0], groups, *found[1:])
+
+
+def _hits(seed: int, found: AttackHits, groups: Groups, key: bytes) -> Hits:
+    out = in_both(groups)
+    kept = {side: own[~out[side]] if side in out else own for side, own in groups.items()}
+    own, text = (kept["training"], training_group) if found.same_groups else (kept.get("held_out"), held_out_group)
     return Hits(
         seed=seed,
         training=pack(found.training_hits),
-        held_out=pack(found.held_out_hits),
-        training_groups=_named(found.training_credits, groups["training"], key, training_group),
-        held_out_groups=_named(found.held_out_credits, groups["held_out"], key, held_out_group),
+        control=pack(found.control_hits),
+        training_groups=_named(found.training_credits, kept["training"], key, training_group),
+        control_groups={} if own is None else _named(found.control_credits, own, key, text),
     )
 
 

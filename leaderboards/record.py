@@ -19,8 +19,8 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ..benchmark.comparison import AttackHits
-from ..benchmark.contracts import Access, Side
+from ..benchmark.comparison import AttackHits, pooled
+from ..benchmark.contracts import Access
 from ..benchmark.errors import BadRecord
 from ..benchmark.pairs import Control
 from ..benchmark.protocol import Protocol
@@ -36,6 +36,8 @@ UPGRADES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 RECORDS = Path(__file__).parent / "records"
 
 Board = Literal["attacks", "defences"]
+Part = Literal["training", "control"]
+PARTS: tuple[Part, Part] = ("training", "control")
 
 
 class _Part(BaseModel):
@@ -61,6 +63,7 @@ class Victim(_Part):
     model_sha256: dict[str, str] = Field(description="SHA-256 by file name of the model")
     data_sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="fingerprint of all images of the data set")
     control: Control = Field(description="kind of control; different kinds are never ranked together")
+    reference_sha256: dict[str, str] = Field(description="SHA-256 by file name of the reference model; empty without")
     control_check: ControlCheck | None = Field(description="whether training and held-out images can be told apart")
     training_images: int = Field(ge=1, description="|X|")
     held_out_images: int = Field(ge=0, description="|H|")
@@ -68,15 +71,29 @@ class Victim(_Part):
     held_out_groups: int = Field(ge=0, description="duplicate groups in H")
     worked_example: bool = Field(description="public data that ship with sidebench: an example, not a finding")
 
+    @property
+    def same_groups(self) -> bool:
+        """Whether the control hits the same duplicate groups: those of X, by a reference model."""
+        return self.control == "reference-model"
+
+    def compared_groups(self) -> dict["Part", int]:
+        """Return how many duplicate groups an excess compares: groups of both sides take no part."""
+        shared = self.control_check.overlapping_groups if self.control_check else 0
+        training = self.training_groups - shared
+        return {"training": training, "control": training if self.same_groups else self.held_out_groups - shared}
+
 
 class Hits(_Part):
-    """What one seed hit in the headline measure's closest band, by candidate and by duplicate group."""
+    """What one seed hit in the headline measure's closest band, by candidate and by duplicate group.
+
+    Duplicate groups on both sides take no part, as in the excess.
+    """
 
     seed: int = Field(ge=0, description="run seed")
     training: str = Field(description="one bit per candidate: its best training match is in the band (see `pack`)")
-    held_out: str = Field(description="the same against held-out images")
+    control: str = Field(description="the same of the control: on held-out images, or of a reference model")
     training_groups: dict[str, int] = Field(description="candidates by keyed hash of the training group they hit")
-    held_out_groups: dict[str, int] = Field(description="the same by held-out group")
+    control_groups: dict[str, int] = Field(description="the same of the control")
 
 
 class Hashes(_Part):
@@ -117,7 +134,7 @@ class Record(_Part):
     seeds: list[int] = Field(min_length=1, description="run seeds; each is one full `prepare`")
     measure: str = Field(max_length=128, description="id of the headline measure")
     band: str = Field(max_length=64, description="its closest band, by which records are ranked")
-    excess: Difference = Field(description="AMS on training minus AMS on held-out images, all seeds together")
+    excess: Difference = Field(description="AMS minus that of the control, all seeds together; without one, AMS")
     results: list[Result] = Field(description="every rate, by seed and measure")
     costs: list[Cost] = Field(description="logical work by seed")
     hits: list[Hits] = Field(description="what was hit, by seed")
@@ -244,27 +261,34 @@ def pooled_hits(records: Sequence[Record], seeds: Sequence[int]) -> list[AttackH
 
     Records under one key share their groups' names, so credits line up group by group; a group that no record
     hit has no name and stands as a zero at the end.
+
+    Raises:
+        BadRecord: packed bits are of another number of candidates.
     """
     chosen = [[next(hits for hits in record.hits if hits.seed == seed) for seed in seeds] for record in records]
     victim = records[0].victim
-    every: dict[Side, list[str]] = {"training": [], "held_out": []}
-    for side in every:
-        every[side] = sorted({name for found in chosen for hits in found for name in getattr(hits, f"{side}_groups")})
-    found = []
-    for record, parts in zip(records, chosen, strict=True):
-        bits = {
-            side: np.concatenate([unpack(getattr(hits, side), record.candidates, f"hits.{side}") for hits in parts])
-            for side in every
-        }
-        credits = {side: _credits(parts, side, every[side], getattr(victim, f"{side}_groups")) for side in every}
-        found.append(AttackHits(bits["training"], bits["held_out"], credits["training"], credits["held_out"]))
-    return found
+    names = {part: {n for found in chosen for hits in found for n in getattr(hits, f"{part}_groups")} for part in PARTS}
+    totals = victim.compared_groups()
+    if victim.same_groups:
+        names = dict.fromkeys(PARTS, names["training"] | names["control"])
+    order = {part: sorted(names[part]) for part in PARTS}
+
+    def one(hits: Hits, candidates: int) -> AttackHits:
+        return AttackHits(
+            unpack(hits.training, candidates, "hits.training"),
+            unpack(hits.control, candidates, "hits.control"),
+            _credits(hits.training_groups, order["training"], totals["training"]),
+            _credits(hits.control_groups, order["control"], totals["control"]),
+            same_groups=victim.same_groups,
+        )
+
+    return [
+        pooled([one(hits, record.candidates) for hits in parts]) for record, parts in zip(records, chosen, strict=True)
+    ]
 
 
-def _credits(parts: Sequence[Hits], side: Side, names: Sequence[str], groups: int) -> np.ndarray:
+def _credits(named: Mapping[str, int], order: Sequence[str], groups: int) -> np.ndarray:
     """Return how often each group was hit, the named ones first, `groups` in all."""
-    credits = np.zeros(max(groups, len(names)), dtype=np.int64)
-    for hits in parts:
-        named: Mapping[str, int] = getattr(hits, f"{side}_groups")
-        credits[: len(names)] += np.array([named.get(name, 0) for name in names], dtype=np.int64)
+    credits = np.zeros(max(groups, len(order)), dtype=np.int64)
+    credits[: len(order)] = [named.get(name, 0) for name in order]
     return credits

@@ -110,7 +110,7 @@ def swapped_bands(content: dict[str, Any]) -> None:
 
 
 def fewer_held_out(content: dict[str, Any]) -> None:
-    content["hits"][0]["held_out"] = pack(np.ones(content["candidates"], dtype=bool))
+    content["hits"][0]["control"] = pack(np.ones(content["candidates"], dtype=bool))
 
 
 TAMPERINGS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
@@ -155,7 +155,7 @@ TAMPERINGS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "one result's candidates": (put("results.0.candidates", 30), "results.0.candidates"),
     "broken images": (put("results.0.nan", 100), "results.0.nan"),
     "a hit more": (lambda content: flip(content, 7), "hits.0.training"),
-    "all hits": (fewer_held_out, "hits.0.held_out"),
+    "all hits": (fewer_held_out, "hits.0.control"),
     "bits that are none": (put("hits.0.training", "AAAA"), "hits.training"),
     "a group's count": (scaled_group, "hits.0.training_groups"),
     "a group's name": (renamed_group, "hits.0.training_groups"),

@@ -12,8 +12,10 @@ from sidebench.benchmark.comparison import (
     AttackHits,
     Comparison,
     compare,
+    excess_of,
     holm,
     label_swap,
+    sign_flip,
     verdicts,
 )
 from sidebench.benchmark.errors import BadInput
@@ -153,8 +155,8 @@ def test_one_group_a_side_leaves_the_candidates() -> None:
 def test_attacks_that_do_not_fit_are_refused() -> None:
     with pytest.raises(BadInput, match="training_hits has 8 entries and 7"):
         compare(ONE, TWO._replace(training_hits=TWO.training_hits[1:]))
-    with pytest.raises(BadInput, match="held_out_credits has 3 entries and 2"):
-        compare(ONE, TWO._replace(held_out_credits=TWO.held_out_credits[1:]))
+    with pytest.raises(BadInput, match="control_credits has 3 entries and 2"):
+        compare(ONE, TWO._replace(control_credits=TWO.control_credits[1:]))
     with pytest.raises(BadInput, match="1 candidates hit, but the groups' credits add up to 2"):
         compare(ONE, TWO._replace(training_credits=np.array([1, 1, 0, 0])))
 
@@ -171,7 +173,7 @@ def test_ratio_solves_fiellers_equation() -> None:
     # At each end the difference first - r second is as many standard errors from 0 as the quantile says.
     distances = []
     for r in found.ratio.interval:
-        gaps = [one.training_credits - r * two.training_credits, one.held_out_credits - r * two.held_out_credits]
+        gaps = [one.training_credits - r * two.training_credits, one.control_credits - r * two.control_credits]
         error = math.sqrt(sum(len(gap) * gap.var(ddof=1) for gap in gaps)) / N
         distances.append((found.first.value - r * found.second.value) / error)
     assert distances == pytest.approx([t.ppf(0.975, 199), -t.ppf(0.975, 199)], rel=1e-6)
@@ -336,3 +338,72 @@ def test_label_swap_is_no_more_often_small_than_it_says(training: int, held_out:
 def test_credits_that_are_no_counts_are_refused(wrong: np.ndarray) -> None:
     with pytest.raises(BadInput, match="whole number"):
         label_swap(wrong, np.array([1, 0]), 0)
+
+
+# ---- no control, and a reference model's hits on the same groups ----
+
+
+def test_without_control_the_rates_themselves_are_compared() -> None:
+    no, none = np.zeros(8, dtype=bool), np.empty(0, dtype=np.int64)
+    one, two = (found._replace(control_hits=no, control_credits=none) for found in (ONE, TWO))
+    assert not one.controlled and ONE.controlled
+    found = compare(one, two)
+    assert (found.first.value, found.second.value, found.difference.value) == (4 / 8, 1 / 8, 3 / 8)
+    # Groups: 3 1 0 0, variance 2 over four groups; candidates: Wilson.
+    by_group = t.ppf(0.975, 3) * math.sqrt(4 * 2) / 8
+    low, high = binomtest(4, 8).proportion_ci(0.95, method="wilson")
+    assert found.first.interval == pytest.approx((max(-1, min(low, 0.5 - by_group)), min(1, max(high, 0.5 + by_group))))
+    assert verdicts([found])[0].words.endswith("(raw rate)")
+
+
+def test_credits_of_the_same_groups_are_paired() -> None:
+    hits = np.array([1, 1, 1, 1, 0, 0, 0, 0], bool)
+    fewer = np.array([1, 0, 0, 0, 1, 0, 0, 0], bool)
+    found = excess_of(AttackHits(hits, fewer, np.array([3, 1, 0, 0]), np.array([2, 0, 0, 0]), same_groups=True))
+    assert found.value == 2 / 8
+    # Differences 1 1 0 0: variance 1/3 over four groups, three degrees of freedom.
+    reach = t.ppf(0.975, 3) * math.sqrt(4 / 3) / 8
+    assert found.interval.low <= 0.25 - reach and found.interval.high >= 0.25 + reach
+    with pytest.raises(BadInput, match="the same kind of control"):
+        compare(ONE, ONE._replace(same_groups=True))
+
+
+def test_sign_flips_of_few_groups_are_enumerated() -> None:
+    gaps = np.array([5, 3, -1, 0, 2])
+    sums = np.array([np.dot(signs, np.abs(gaps)) for signs in itertools.product((-1, 1), repeat=5)])
+    found = sign_flip(gaps, 1, swaps=20_000)
+    assert found.one_sided == pytest.approx((sums >= 9).mean(), abs=0.01)
+    assert found.two_sided == pytest.approx((np.abs(sums) >= 9).mean(), abs=0.01)
+    assert sign_flip(gaps, 1) == sign_flip(gaps[::-1], 1) != sign_flip(gaps, 2)
+    assert sign_flip(np.zeros(4, dtype=int), 0)[:2] == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("gaps", [[], [0.5, 1.0], [[1], [2]]])
+def test_sign_flips_of_what_is_no_difference_are_refused(gaps: list[float]) -> None:
+    with pytest.raises(BadInput, match="whole number per duplicate group"):
+        sign_flip(np.array(gaps), 0)
+
+
+def models_of_one_kind(rng: np.random.Generator, n: int = 500, groups: int = 200) -> AttackHits:
+    """Draw two models' hits on the same groups: both at the same rates, so the true excess is 0.
+
+    Groups differ in how easy they are for both models (log-normal), and for each model apart.
+    """
+    easy = rng.lognormal(-8.0, 1.0, groups)
+    found = []
+    for rates in (easy * rng.lognormal(0, 0.7, groups) for _ in range(2)):
+        group = rng.choice(groups + 1, n, p=[*rates, 1 - rates.sum()])
+        found.append((group < groups, np.bincount(group, minlength=groups + 1)[:groups]))
+    return AttackHits(found[0][0], found[1][0], found[0][1], found[1][1], same_groups=True)
+
+
+def test_the_excess_over_a_reference_model_covers_zero() -> None:
+    rng = np.random.default_rng(5)
+    held = small = 0
+    for _ in range(DRAWS):
+        hits = models_of_one_kind(rng)
+        low, high = excess_of(hits).interval
+        held += low <= 0 <= high
+        small += sign_flip(hits.training_credits - hits.control_credits, 0, swaps=199).one_sided <= 0.05
+    assert held / DRAWS >= 0.94
+    assert small / DRAWS <= 0.06

@@ -50,7 +50,7 @@ def test_unknown_name_lists_close_ones() -> None:
 
 CHANGED: dict[str, dict[str, Any]] = {
     "revision": {"revision": 2},
-    "control": {"control": "none"},
+    "control": {"control": "surrogate"},
     "measures": {"measures": ["rms"]},
     "weights": {"model": {"location": "zoo:digits", "sha256": {"unet/config.json": "0"}}},
     "split": {"data": {"split": {"seed": 1, "duplicate_rms": 0.05, "training": 256, "held_out": 256, "pool": 512}}},
@@ -196,9 +196,3 @@ def test_other_weights_and_pickles_are_refused(own: Path) -> None:
     weights.rename(weights.with_suffix(".bin"))
     with pytest.raises(UnsafeFile, match="only pickled weights"):
         plan_run(load_pair(str(own)), candidates=5, device="cpu")
-
-
-@pytest.mark.parametrize("control", ["none", "reference-model"])
-def test_controls_that_cannot_be_run_are_refused(control: str) -> None:
-    with pytest.raises(BadInput, match=f"control {control} cannot be run yet"):
-        plan_run(digits(control=control), candidates=5, device="cpu")

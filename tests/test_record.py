@@ -74,7 +74,7 @@ def test_no_number_path_or_host_is_in_a_record(finished: Any, made: list[Record]
         text = record.text()
         assert str(finished.folder.path.parent) not in text and socket.gethostname() not in text
         assert "zoo:" not in text and "scikit" in text  # the version of scikit-learn, not the data's place
-        for names in (record.hits[0].training_groups, record.hits[0].held_out_groups):
+        for names in (record.hits[0].training_groups, record.hits[0].control_groups):
             assert all(len(name) == 16 for name in names)
             assert not set(names) & {str(group) for group in table["group"].to_pylist()}
 

@@ -49,8 +49,8 @@ class NormalizedL2(Measure):
         return f"{self.name}:n{self.n}:a{self.alpha!r}"
 
     def check(self, training: int, held_out: int, allow_dense: bool) -> None:
-        """Refuse n above a tenth of either set, unless the pair allows it, and n above the set always."""
-        smallest = min(training, held_out)
+        """Refuse n above a tenth of either set that there is, unless the pair allows it, and n above the set always."""
+        smallest = min(size for size in (training, held_out) if size)
         limit = smallest if allow_dense else smallest // 10
         if self.n > limit:
             raise BadInput(
@@ -88,6 +88,12 @@ class NormalizedL2Combined(NormalizedL2):
 
     name: ClassVar[str] = "nl2c"
     title: ClassVar[str] = "normalised L2, one normaliser for both sides"
+
+    def check(self, training: int, held_out: int, allow_dense: bool) -> None:
+        """Refuse pairs without held-out images too: the normaliser reads them."""
+        if not held_out:
+            raise BadInput(f"measure {self.id}: needs held-out images, this pair has none; take nl2{self.id[4:]}")
+        super().check(training, held_out, allow_dense)
 
     def _unit(self, training: Neighbours, held_out: Neighbours, side: Side) -> np.ndarray:
         both = np.concatenate([training.representatives, held_out.representatives], axis=1)

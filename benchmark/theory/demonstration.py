@@ -145,7 +145,7 @@ def _divergence_rows(
 def divergence_of_pair(
     pair: Pair, epsilon: float, *, draws: int = 64, seed: int = 0, device: str = "auto", steps: int = 50
 ) -> dict[str, Any]:
-    """Estimate M of a pair's model on its training images and, as a control, on its held-out ones.
+    """Estimate M of a pair's model on its training images and, as a control, on its held-out ones if it has any.
 
     `epsilon` is in the model's own space, [-1, 1] for pixels. One Hutchinson probe a draw; as many images
     of each side as the smaller side has.
@@ -156,10 +156,12 @@ def divergence_of_pair(
 
     model = load_model(model_spec(pair, None, Path()).model_copy(update={"device": str(pick_device(device))}))
     references = load_references(pair)
-    count = min(len(references.training), len(references.held_out))
+    parts = {"training": references.training, "held_out": references.held_out}
+    parts = {name: part for name, part in parts.items() if len(part)}
+    count = min(map(len, parts.values()))
     settings = OdeSettings(steps=steps, trace="hutchinson", probes=1)
     found: dict[str, Any] = {"pair": pair.name, "epsilon": epsilon, "images": count}
-    for name, part in (("training", references.training), ("held_out", references.held_out)):
+    for name, part in parts.items():
         points = model.encode(part.floats()[:count])
         found[name] = _plain(memorization_divergence(model, points, epsilon, settings, draws=draws, seed=seed))
     return found
@@ -171,7 +173,7 @@ def pair_as_text(found: Mapping[str, Any]) -> str:
 
     rows = [
         [name.replace("_", "-"), _number(row["estimate"], 1), _span(row["interval"]), f"{row['solver_change']:.2g}"]
-        for name, row in ((name, found[name]) for name in ("training", "held_out"))
+        for name, row in ((name, found[name]) for name in ("training", "held_out") if name in found)
     ]
     head = (
         f"memorization divergence of {found['pair']} in nats, eps = {found['epsilon']:g}, "

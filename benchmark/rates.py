@@ -1,0 +1,330 @@
+"""Every rate of one attack and seed, made from its stored scores alone; the keys are declared in `results`."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from . import tally
+from .calibration import HitRate, Matches, calibrate, calibrates, evaluate
+from .comparison import AttackHits, Ratio, compare, excess_of, label_swap, sign_flip, verdicts
+from .contracts import Band, Measure, Side
+from .errors import CorruptRun, TooFew
+from .extrapolation import chao1, chao2, curve
+from .protocol import CALIBRATION_RATES, CONFIDENCE
+from .results import (
+    BandResult,
+    Calibrated,
+    Compared,
+    Difference,
+    Percentiles,
+    Point,
+    Rate,
+    Result,
+    Richness,
+    SideResult,
+)
+from .scoring import ShardScores
+from .shift import matched_rate
+from .statistics import Excess, unique_count, wilson
+
+SWAP_SEED = 0
+"""Draws of the label-swap tests."""
+
+Groups = Mapping[Side, np.ndarray]
+"""Each reference's duplicate group, by side that has images."""
+
+
+class UnitScores:
+    """The columns of one unit that metrics need: best matches and pairs, for some measures of one space.
+
+    `left_out` marks references, by side, that may not be a match in a comparison of both sides (`in_both`):
+    `matched_*` are the best matches among the others, the same arrays as `best_*` where none is marked. Shards are
+    read one after the other and only these columns of them are kept.
+    """
+
+    def __init__(self, shards: Iterable[ShardScores], measures: Sequence[Measure], left_out: Groups | None = None):
+        self.candidates = self.nan = self.constant = 0
+        self.left_out = {side: marks for side, marks in (left_out or {}).items() if marks.any()}
+        self.sides: tuple[Side, ...] = ()
+        columns: dict[tuple[str, ...], list[np.ndarray]] = {}
+        for shard in shards:
+            before, self.sides = self.candidates, shard.sides
+            self.candidates += len(shard.candidates)
+            self.nan += int(shard.nan.sum())
+            self.constant += int(shard.constant.sum())
+            found = _columns(shard, measures, self.left_out, before)
+            for key, values in found.items():
+                columns.setdefault(key, []).append(values)
+        whole = {key: np.concatenate(columns.pop(key)) for key in list(columns)}
+        self.numbers = whole["numbers",]
+        self.best_ids = {side: whole["best_ids", side] for side in self.sides}
+        self.matched_ids = {side: whole.get(("matched_ids", side), self.best_ids[side]) for side in self.sides}
+        keys = [(measure.id, side) for measure in measures for side in self.sides]
+        self.best_scores = {key: whole["best", *key] for key in keys}
+        self.matched_scores = {key: whole.get(("matched", *key), self.best_scores[key]) for key in keys}
+        self.pair_ids = {key: whole["pair_ids", *key] for key in keys}
+        self.pair_rows = {key: whole["pair_rows", *key] for key in keys}
+        self.pair_scores = {key: whole["pair_scores", *key] for key in keys}
+
+
+def _columns(
+    shard: ShardScores, measures: Sequence[Measure], left_out: Groups, before: int
+) -> dict[tuple[str, ...], np.ndarray]:
+    """Return what is kept of one shard; `before` candidates came in the shards before it."""
+    found: dict[tuple[str, ...], np.ndarray] = {("numbers",): shard.candidates}
+    for side in shard.sides:
+        found["best_ids", side] = shard.best_ids(side)
+        if side in left_out:
+            found["matched_ids", side] = shard.best_ids(side, left_out[side])
+        for measure in measures:
+            found["best", measure.id, side] = shard.best_scores(measure, side)
+            if side in left_out:
+                found["matched", measure.id, side] = shard.best_scores(measure, side, left_out[side])
+            rows, ids, scores = shard.pair_scores(measure, side)
+            found["pair_rows", measure.id, side] = rows + before
+            found["pair_ids", measure.id, side] = ids
+            found["pair_scores", measure.id, side] = scores
+    return found
+
+
+def in_both(groups: Groups) -> dict[Side, np.ndarray]:
+    """Return which references of each side, (references,) bool, lie in a duplicate group of both sides."""
+    if "held_out" not in groups:
+        return {}
+    shared = np.intersect1d(groups["training"], groups["held_out"])
+    return {side: np.isin(own, shared) for side, own in groups.items()}
+
+
+def measure_result(
+    attack: str, seed: int, measure: Measure, scores: UnitScores, groups: Groups, reference: UnitScores | None = None
+) -> Result:
+    """Compute every rate of one unit under one measure.
+
+    `scores` were read without the references that `in_both` names; `reference` are the scores of the same
+    candidates of a reference model.
+
+    Raises:
+        CorruptRun: the stored scores and the references do not have the same sides.
+    """
+    if set(scores.sides) != set(groups):
+        raise CorruptRun(
+            f"{attack}, seed {seed}: scores of {', '.join(scores.sides)}, references of {', '.join(groups)}"
+        )
+    bands = [*measure.bands, *tally.cumulative_bands(measure.bands, distance=measure.distance)]
+    return Result(
+        attack=attack,
+        seed=seed,
+        measure=measure.id,
+        candidates=scores.candidates,
+        nan=scores.nan,
+        constant=scores.constant,
+        bands=[_band_result(measure, band, scores, groups, reference) for band in bands],
+        calibrated=[_calibrated(measure, scores, groups, q) for q in CALIBRATION_RATES],
+        richness=_richness(measure, bands[0], scores, groups["training"]) if bands else None,
+        percentile_95=Percentiles(
+            training=_percentile(measure, scores, "training"),
+            held_out=_percentile(measure, scores, "held_out"),
+            reference=None if reference is None else _percentile(measure, reference, "training"),
+        ),
+    )
+
+
+def attack_hits(
+    measure: Measure, band: Band, scores: UnitScores, groups: Groups, reference: UnitScores | None = None
+) -> AttackHits:
+    """Return which candidates hit in the band, and how often each duplicate group was the best match.
+
+    The control is the reference model's candidates on the training images, else the held-out images. Duplicate
+    groups of both sides take no part.
+    """
+    hits, credits = _hits(measure, band, scores, groups, "training")
+    if reference is not None:
+        others, their_credits = _hits(measure, band, reference, groups, "training")
+    elif "held_out" in groups:
+        others, their_credits = _hits(measure, band, scores, groups, "held_out")
+    else:
+        others, their_credits = np.zeros_like(hits), np.empty(0, dtype=np.int64)
+    return AttackHits(hits, others, credits, their_credits, same_groups=reference is not None)
+
+
+def compare_attacks(
+    units: Sequence[tuple[str, int]], hits: Sequence[AttackHits], measure: Measure, band: Band
+) -> list[Compared]:
+    """Compare every two attacks under the same seed, Holm-corrected over all comparisons."""
+    pairs = [(i, j) for j in range(len(units)) for i in range(j + 1, len(units)) if units[i][1] == units[j][1]]
+    found = [compare(hits[i], hits[j], CONFIDENCE) for i, j in pairs]
+    return [
+        Compared(
+            first=units[i][0],
+            second=units[j][0],
+            seed=units[i][1],
+            measure=measure.id,
+            band=band.name,
+            difference=_difference(result.difference),
+            ratio=_ratio(result.ratio),
+            ratio_refused=result.ratio.refused,
+            p=verdict.p,
+            verdict=verdict.words,
+            smallest_difference=verdict.smallest,
+        )
+        for (i, j), result, verdict in zip(pairs, found, verdicts(found, CONFIDENCE), strict=True)
+    ]
+
+
+def _band_result(
+    measure: Measure, band: Band, scores: UnitScores, groups: Groups, reference: UnitScores | None
+) -> BandResult:
+    hits = attack_hits(measure, band, scores, groups, reference)
+    return BandResult(
+        band=band.name,
+        low=band.low,
+        high=band.high,
+        training=_side_result(measure, band, scores, groups, "training"),
+        held_out=_side_result(measure, band, scores, groups, "held_out") if "held_out" in groups else None,
+        reference=_side_result(measure, band, reference, groups, "training") if reference else None,
+        excess=_difference(excess_of(hits, CONFIDENCE)) if hits.controlled else None,
+        label_swap_p=swap_p(hits) if hits.controlled else None,
+        matched_ams=_matched_ams(measure, band, scores, groups) if "held_out" in groups else None,
+    )
+
+
+def _side_result(measure: Measure, band: Band, scores: UnitScores, groups: Groups, side: Side) -> SideResult:
+    own = groups[side]
+    frequencies = _best_frequencies(measure, band, scores, side, len(own))
+    credits = tally.by_group(frequencies, own)
+    sizes = tally.by_group(np.ones(len(own), dtype=np.int64), own)
+    return SideResult(
+        ams=_rate(int(frequencies.sum()), scores.candidates),
+        ums=_unique(_pair_frequencies(measure, band, scores, side, len(own)), scores.candidates),
+        ums_best=_unique(frequencies, scores.candidates),
+        groups=int((credits > 0).sum()),
+        largest_group=int(sizes[credits > 0].max(initial=0)),
+    )
+
+
+def _hits(
+    measure: Measure, band: Band, scores: UnitScores, groups: Groups, side: Side
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return which candidates hit a reference that takes part, and how often each of its groups was hit."""
+    best, own = scores.matched_scores[measure.id, side], groups[side]
+    ids = scores.matched_ids[side]
+    frequencies = tally.best_frequencies(ids, best, band, len(own), distance=measure.distance)
+    kept = _kept(scores, own, side)
+    return tally.in_band(best, band, distance=measure.distance), tally.by_group(frequencies[kept], own[kept])
+
+
+def _kept(scores: UnitScores, own: np.ndarray, side: Side) -> np.ndarray:
+    """Return which references of a side take part in a comparison of both, (references,) bool."""
+    kept: np.ndarray = ~scores.left_out.get(side, np.zeros(len(own), dtype=bool))
+    return kept
+
+
+def swap_p(hits: AttackHits) -> float:
+    """Return the one-sided p of the label-swap test that fits the control."""
+    if hits.same_groups:
+        return sign_flip(hits.training_credits - hits.control_credits, SWAP_SEED).one_sided
+    return label_swap(hits.training_credits, hits.control_credits, SWAP_SEED).one_sided
+
+
+def _best_frequencies(measure: Measure, band: Band, scores: UnitScores, side: Side, references: int) -> np.ndarray:
+    best = scores.best_scores[measure.id, side]
+    return tally.best_frequencies(scores.best_ids[side], best, band, references, distance=measure.distance)
+
+
+def _pair_frequencies(measure: Measure, band: Band, scores: UnitScores, side: Side, references: int) -> np.ndarray:
+    ids, values = scores.pair_ids[measure.id, side], scores.pair_scores[measure.id, side]
+    return tally.ums_frequencies(ids, values, band, references, distance=measure.distance)
+
+
+def _percentile(measure: Measure, scores: UnitScores, side: Side) -> float | None:
+    if side not in scores.sides:
+        return None
+    return tally.percentile_of_best(scores.best_scores[measure.id, side], distance=measure.distance)
+
+
+def _matched_ams(measure: Measure, band: Band, scores: UnitScores, groups: Groups) -> float | None:
+    """Return the training AMS as it would be with as many training images as held-out ones."""
+    kept = {side: _kept(scores, own, side) for side, own in groups.items()}
+    training, held_out = int(kept["training"].sum()), int(kept["held_out"].sum())
+    if training <= held_out:
+        return None
+    key: tuple[str, Side] = (measure.id, "training")
+    inside = tally.in_band(scores.pair_scores[key], band, distance=measure.distance)
+    inside &= kept["training"][scores.pair_ids[key]]
+    in_band = np.bincount(scores.pair_rows[key][inside], minlength=scores.candidates)
+    return matched_rate(in_band, training, held_out)
+
+
+def _calibrated(measure: Measure, scores: UnitScores, groups: Groups, q: float) -> Calibrated:
+    even = calibrates(scores.numbers)
+    known = {"q": q, "candidates": int((~even).sum())}
+    try:
+        if "held_out" not in groups:
+            raise TooFew("no held-out images")
+        matches = {side: _matches(measure, scores, own, side) for side, own in groups.items()}
+        halves = {
+            side: [Matches(found.scores[half], found.groups[half], found.total) for half in (even, ~even)]
+            for side, found in matches.items()
+        }
+        held_out = halves["held_out"]
+        threshold = calibrate(held_out[0].scores, held_out[0].groups, q, distance=measure.distance)
+        found = evaluate(threshold, halves["training"][1], held_out[1], distance=measure.distance)
+    except TooFew as error:
+        nothing = dict.fromkeys(("tau", "tau_low", "tau_high", "training", "held_out", "excess"))
+        return Calibrated(**known, refused=str(error), **nothing)
+    return Calibrated(
+        **known,
+        refused="",
+        tau=threshold.tau,
+        tau_low=threshold.interval.low,
+        tau_high=threshold.interval.high,
+        training=_hit_rate(found.training),
+        held_out=_hit_rate(found.held_out),
+        excess=_difference(found.excess),
+    )
+
+
+def _matches(measure: Measure, scores: UnitScores, own: np.ndarray, side: Side) -> Matches:
+    total = len(np.unique(own[_kept(scores, own, side)]))
+    return Matches(scores.matched_scores[measure.id, side], own[scores.matched_ids[side]], total)
+
+
+def _richness(measure: Measure, band: Band, scores: UnitScores, groups: np.ndarray) -> Richness:
+    n = scores.candidates
+    by_group = tally.by_group(_best_frequencies(measure, band, scores, "training", len(groups)), groups)
+    pairs = _pair_frequencies(measure, band, scores, "training", len(groups))
+    bounds = [
+        Point(candidates=n, value=found.value, low=found.interval.low, high=found.interval.high, kind="estimate")
+        for found in (chao1(by_group, n, len(by_group)), chao2(pairs, n, len(pairs)))
+    ]
+    return Richness(
+        groups=[Point(**row._asdict()) for row in curve(by_group, n, len(by_group))],
+        images=[Point(**row._asdict()) for row in curve(pairs, n, len(pairs))],
+        chao1_groups=bounds[0],
+        chao2_images=bounds[1],
+    )
+
+
+def _difference(found: Excess) -> Difference:
+    return Difference(value=found.value, low=found.interval.low, high=found.interval.high)
+
+
+def _ratio(found: Ratio) -> Difference | None:
+    if found.value is None or found.interval is None:
+        return None
+    return _difference(Excess(found.value, found.interval))
+
+
+def _hit_rate(found: HitRate) -> Rate:
+    return Rate(count=found.hits, value=found.value, low=found.interval.low, high=found.interval.high)
+
+
+def _rate(count: int, n: int) -> Rate:
+    interval = wilson(count, n, CONFIDENCE)
+    return Rate(count=count, value=count / n, low=interval.low, high=interval.high)
+
+
+def _unique(frequencies: np.ndarray, n: int) -> Rate:
+    count = int((frequencies > 0).sum())
+    interval = unique_count(frequencies, len(frequencies), CONFIDENCE)
+    return Rate(count=count, value=count / n, low=interval.low / n, high=interval.high / n)
