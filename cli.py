@@ -325,6 +325,9 @@ def tune(
 def bench(
     pair: Annotated[str, typer.Argument(metavar="PAIR")] = "digits",
     attack: Annotated[str | None, typer.Option(help="Time this attack's guided step too.")] = None,
+    scoring: Annotated[bool, typer.Option("--scoring", help="Time the scoring of random images instead.")] = False,
+    candidates: Annotated[int, typer.Option(min=1, help="With --scoring: candidates.")] = 1024,
+    references: Annotated[int, typer.Option(min=1, help="With --scoring: images on either side.")] = 5000,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -335,7 +338,7 @@ def bench(
     print("loading torch and diffusers ...", file=sys.stderr, flush=True)
     from .benchmark import bench as benches
 
-    figures = benches.measure(loaded, device, attack)
+    figures = benches.scoring(candidates, references, device) if scoring else benches.measure(loaded, device, attack)
     print(json.dumps(figures, indent=1) if as_json else benches.as_text(figures))
 
 

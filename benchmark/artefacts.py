@@ -12,7 +12,8 @@ from .contracts import Measure
 from .protocol import PROBE_LIMIT
 from .rates import UnitScores, attack_hits, compare_attacks, in_both, measure_result
 from .results import SCHEMA, Compared, ControlCheck, Cost, Metrics, Result, rows
-from .scoring import Scorer, read_all_scores, read_scores
+from .scores import read_all_scores, read_scores
+from .scoring import Scorer
 from .shift import overlaps, two_sample
 from .store import RunFolder, read_info, read_json, read_state, write_atomic, write_json, write_table
 from .tables import load_metrics

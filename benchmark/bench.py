@@ -17,8 +17,8 @@ from .measures.search import REFERENCE_BLOCK, top_k
 from .models import load_model
 from .pairs import Pair
 from .progress import silent
-from .protocol import TOP_K, Protocol, make_protocol
-from .registry import make_attack
+from .protocol import SHARD, TOP_K, Protocol, default_measures, make_protocol
+from .registry import make_attack, make_measure
 from .sampling import AuditedModel, sample_latents
 from .store import MemoryCheckpoints
 from .streams import Candidates
@@ -38,6 +38,54 @@ def measure(pair: Pair, device: str = "auto", attack: str | None = None) -> dict
     figures |= _search(model.device)
     figures["peak_memory_gb"] = environment.peak_memory() / 1e9
     return figures
+
+
+def scoring(candidates: int, references: int, device: str = "auto") -> dict[str, Any]:
+    """Return the figures of scoring random images of 32 x 32 x 3 against `references` of them on either side.
+
+    End to end as in a run, shard by shard, by the default measures; the plain matrix product is that of one
+    shard's descriptors with both sides' on as many threads. Peak memory is that of the process.
+    """
+    import numpy as np
+
+    from .references import ImageSet, References
+    from .scores import SIDES
+    from .scoring import Scorer
+
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (references, 3, 32, 32), dtype=np.uint8) for _ in SIDES]
+    numbers = np.arange(references)
+    parts = [ImageSet(part, numbers, numbers + i * references) for i, part in enumerate(images)]
+    none = parts[0].take(numbers[:0])
+    measures = [make_measure(name) for name in default_measures(32 * 32)]
+    for chosen in measures:
+        chosen.check(references, references, False)
+    where = hub.pick_device(device)
+    scorer = Scorer(References(parts[0], parts[1], none, none, ""), measures, TOP_K, where)
+    shards = torch.from_numpy(rng.integers(0, 256, (candidates, 3, 32, 32), dtype=np.uint8)).split(SHARD)
+    queries = measures[0].descriptors(shards[0].to(where).float() / 255)
+
+    def score(shard: torch.Tensor) -> None:
+        scorer.score(shard, np.arange(len(shard)), np.zeros(len(shard), dtype=bool), measures[0].space)
+
+    def product() -> None:
+        for side in SIDES:
+            for block in scorer.reference_descriptors(measures[0], side).split(REFERENCE_BLOCK):
+                torch.mm(queries, block.T)
+
+    alone, whole = _smallest(where, product, lambda: score(shards[0]))
+    began = time.perf_counter()
+    for shard in shards:
+        score(shard)
+    return {
+        "device": str(where),
+        "threads": torch.get_num_threads(),
+        "candidates": candidates,
+        "references_a_side": references,
+        "scoring_seconds": time.perf_counter() - began,
+        "scoring_share_of_matrix_product": alone / whole,
+        "peak_memory_gb": environment.peak_memory() / 1e9,
+    }
 
 
 def as_text(figures: dict[str, Any]) -> str:

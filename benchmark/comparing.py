@@ -20,7 +20,7 @@ from .protocol import CONFIDENCE
 from .rates import UnitScores, in_both
 from .registry import make_measure
 from .results import Difference, Metrics
-from .scoring import SIDES, read_all_scores
+from .scores import SIDES, read_all_scores
 from .statistics import Excess
 from .store import RunFolder, difference, read_json, read_table, shard_count
 from .tables import load_metrics

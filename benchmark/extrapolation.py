@@ -6,9 +6,9 @@ found it (zeros may be left out) and `total` how many species there are. In abun
 candidate finds at most one species, in incidence data (`ums`) any number. Given candidates as units, the
 formulas are the same.
 
-The intervals take species as found independently of one another. Candidates that find many species at once
-make them too narrow (three at a time: 76 % instead of 95 % in a trial), which frequencies alone cannot show:
-count duplicate groups, not images.
+The intervals take species as found independently of one another, or `at_once` of them together: candidates that
+find many species at once make intervals too narrow (three at a time: 76 % instead of 95 % in a trial), which
+frequencies alone cannot show. See `statistics.unique_count`. Chao's intervals take no account of it.
 """
 
 from typing import Literal, NamedTuple
@@ -41,7 +41,9 @@ class CurvePoint(NamedTuple):
     kind: Kind
 
 
-def rarefaction(frequencies: np.ndarray, candidates: int, total: int, n: int, confidence: float = 0.95) -> Distinct:
+def rarefaction(
+    frequencies: np.ndarray, candidates: int, total: int, n: int, confidence: float = 0.95, *, at_once: float = 1.0
+) -> Distinct:
     """Return the expected number of distinct species among n of the candidates, 1 <= n <= candidates.
 
     The value is exact given the frequencies: a species found by f of N candidates is among n of them with
@@ -50,7 +52,7 @@ def rarefaction(frequencies: np.ndarray, candidates: int, total: int, n: int, co
     `statistics.unique_count`. Below, a species is found within n with chance a(n), so the variance is the sum of
     E[phi(n)^2] - a(n)^2 with phi the value above, and a(n)^2 = 2 a(n) - a(2n): all rarefied values while 2n <= N;
     beyond, a(2n) adds new species at the mean rate of those found once, as in `unique_count`. (n / N)^2 is added
-    for the error where few are found once, and below `MIN_SEEN` species the exact interval at N is
+    for the error where few are found once, and below `MIN_SEEN` independent species the exact interval at N is
     scaled. The interval is ours and rests on the simulation in tests/test_extrapolation.py.
 
     Raises BadInput for impossible frequencies or n outside the range.
@@ -58,21 +60,22 @@ def rarefaction(frequencies: np.ndarray, candidates: int, total: int, n: int, co
     counts = _check(frequencies, candidates, total)
     if not 1 <= n <= candidates:
         raise BadInput(f"rarefaction goes down from {candidates} candidates to 1, not to {n}")
-    whole = unique_count(counts, total, confidence)
+    whole = unique_count(counts, total, confidence, at_once=at_once)
     seen = len(counts)
     if n == candidates:
         return Distinct(float(seen), whole)
     values, species = np.unique(counts, return_counts=True)
     found = _found_within(values, candidates, n)
     value = float(species @ found)
-    if seen < MIN_SEEN:
+    if seen < MIN_SEEN * at_once:
         scale = value / seen if seen else n / candidates
         return Distinct(value, Interval(whole.low * scale, min(whole.high * scale, float(total))))
     if 2 * n <= candidates:
         double = float(species @ _found_within(values, candidates, 2 * n))
     else:
         double = _at_rate(values, species, 2 * n / candidates)
-    reach = _normal(confidence) * (_variance(species, found, double) + (n / candidates) ** 2) ** 0.5
+    variance = at_once * _variance(species, found, double) + (at_once * n / candidates) ** 2
+    reach = _normal(confidence) * variance**0.5
     return Distinct(value, Interval(max(value - reach, 0.0), min(value + reach, float(total))))
 
 
@@ -100,7 +103,9 @@ def chao2(frequencies: np.ndarray, candidates: int, total: int, confidence: floa
     return _chao(_check(frequencies, candidates, total), candidates, total, confidence)
 
 
-def good_toulmin(frequencies: np.ndarray, candidates: int, total: int, t: float, confidence: float = 0.95) -> Distinct:
+def good_toulmin(
+    frequencies: np.ndarray, candidates: int, total: int, t: float, confidence: float = 0.95, *, at_once: float = 1.0
+) -> Distinct:
     """Estimate the number of distinct species after (1 + t) times as many candidates, capped at `total`.
 
     The series of Good and Toulmin (1956, Biometrika 43:45), its terms weighted by P(Binomial(k, 2 / (2 + t)) >= i),
@@ -129,7 +134,8 @@ def good_toulmin(frequencies: np.ndarray, candidates: int, total: int, t: float,
     weights = 1 + _series(values, t, int(counts.sum()))
     plain = float(species @ weights)
     double = _at_rates(values, species, 2 * (1 + t))
-    reach = _normal(confidence) * (_variance(species, weights, double) + (1 + t) ** 2) ** 0.5
+    variance = at_once * _variance(species, weights, double) + (at_once * (1 + t)) ** 2
+    reach = _normal(confidence) * variance**0.5
     value = min(max(plain, float(seen)), float(total))
     low = min(max(plain - reach, 0.0), value)
     return Distinct(value, Interval(low, max(min(plain + reach, float(total)), value)))
@@ -148,6 +154,8 @@ def curve(
     points: int = 20,
     reach: float = 1.0,
     confidence: float = 0.95,
+    *,
+    at_once: float = 1.0,
 ) -> list[CurvePoint]:
     """Return rows of distinct species over candidates, at `points` steps up to all of them and on in equal steps.
 
@@ -160,9 +168,9 @@ def curve(
     rows = []
     for n in numbers.tolist():
         kind: Kind = "rarefied" if n < candidates else "observed"
-        rows.append(_row(n, rarefaction(frequencies, candidates, total, n, confidence), kind))
+        rows.append(_row(n, rarefaction(frequencies, candidates, total, n, confidence, at_once=at_once), kind))
     for step in range(1, int(points * min(reach, extrapolates_to(frequencies)) + 1e-9) + 1):
-        found = good_toulmin(frequencies, candidates, total, step / points, confidence)
+        found = good_toulmin(frequencies, candidates, total, step / points, confidence, at_once=at_once)
         rows.append(_row(round(candidates * (1 + step / points)), found, "extrapolated"))
     return rows
 

@@ -20,7 +20,7 @@ from .contracts import Measure, Side
 from .errors import BadInput, CorruptRun, TooFew
 from .protocol import CONFIDENCE
 from .registry import make_measure
-from .scoring import SIDES, read_scores
+from .scores import SIDES, read_scores
 from .statistics import Interval
 from .store import RunFolder, read_json, read_state, shard_count, write_atomic, write_json
 from .streams import generator

@@ -23,7 +23,7 @@ from .results import (
     Richness,
     SideResult,
 )
-from .scoring import ShardScores
+from .scores import ShardScores
 from .shift import matched_rate
 from .statistics import Excess, unique_count, wilson
 
@@ -195,8 +195,8 @@ def _side_result(measure: Measure, band: Band, scores: UnitScores, groups: Group
     sizes = tally.by_group(np.ones(len(own), dtype=np.int64), own)
     return SideResult(
         ams=_rate(int(frequencies.sum()), scores.candidates),
-        ums=_unique(_pair_frequencies(measure, band, scores, side, len(own)), scores.candidates),
-        ums_best=_unique(frequencies, scores.candidates),
+        ums=_unique(*_pair_frequencies(measure, band, scores, side, len(own)), scores.candidates),
+        ums_best=_unique(frequencies, 1.0, scores.candidates),
         groups=int((credits > 0).sum()),
         largest_group=int(sizes[credits > 0].max(initial=0)),
     )
@@ -231,9 +231,16 @@ def _best_frequencies(measure: Measure, band: Band, scores: UnitScores, side: Si
     return tally.best_frequencies(scores.best_ids[side], best, band, references, distance=measure.distance)
 
 
-def _pair_frequencies(measure: Measure, band: Band, scores: UnitScores, side: Side, references: int) -> np.ndarray:
-    ids, values = scores.pair_ids[measure.id, side], scores.pair_scores[measure.id, side]
-    return tally.ums_frequencies(ids, values, band, references, distance=measure.distance)
+def _pair_frequencies(
+    measure: Measure, band: Band, scores: UnitScores, side: Side, references: int
+) -> tuple[np.ndarray, float]:
+    """Return how many candidates have each reference in the band, and how many a candidate has at once."""
+    key = measure.id, side
+    frequencies = tally.ums_frequencies(
+        scores.pair_ids[key], scores.pair_scores[key], band, references, distance=measure.distance
+    )
+    inside = tally.in_band(scores.pair_scores[key], band, distance=measure.distance)
+    return frequencies, tally.found_at_once(scores.pair_rows[key][inside])
 
 
 def _percentile(measure: Measure, scores: UnitScores, side: Side) -> float | None:
@@ -292,14 +299,14 @@ def _matches(measure: Measure, scores: UnitScores, own: np.ndarray, side: Side) 
 def _richness(measure: Measure, band: Band, scores: UnitScores, groups: np.ndarray) -> Richness:
     n = scores.candidates
     by_group = tally.by_group(_best_frequencies(measure, band, scores, "training", len(groups)), groups)
-    pairs = _pair_frequencies(measure, band, scores, "training", len(groups))
+    pairs, at_once = _pair_frequencies(measure, band, scores, "training", len(groups))
     bounds = [
         Point(candidates=n, value=found.value, low=found.interval.low, high=found.interval.high, kind="estimate")
         for found in (chao1(by_group, n, len(by_group)), chao2(pairs, n, len(pairs)))
     ]
     return Richness(
         groups=[Point(**row._asdict()) for row in curve(by_group, n, len(by_group))],
-        images=[Point(**row._asdict()) for row in curve(pairs, n, len(pairs))],
+        images=[Point(**row._asdict()) for row in curve(pairs, n, len(pairs), at_once=at_once)],
         chao1_groups=bounds[0],
         chao2_images=bounds[1],
     )
@@ -324,7 +331,7 @@ def _rate(count: int, n: int) -> Rate:
     return Rate(count=count, value=count / n, low=interval.low, high=interval.high)
 
 
-def _unique(frequencies: np.ndarray, n: int) -> Rate:
+def _unique(frequencies: np.ndarray, at_once: float, n: int) -> Rate:
     count = int((frequencies > 0).sum())
-    interval = unique_count(frequencies, len(frequencies), CONFIDENCE)
+    interval = unique_count(frequencies, len(frequencies), CONFIDENCE, at_once=at_once)
     return Rate(count=count, value=count / n, low=interval.low / n, high=interval.high / n)

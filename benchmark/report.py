@@ -10,7 +10,7 @@ from .figures import histogram, rarefaction, to_svg
 from .rates import UnitScores
 from .registry import make_measure
 from .results import Metrics
-from .scoring import read_all_scores
+from .scores import read_all_scores
 from .store import RunFolder, read_json, shard_count, write_atomic
 
 

@@ -9,7 +9,7 @@ from .errors import BadSetting, CorruptRun, UnknownName
 from .rates import Groups, UnitScores, in_both, measure_result
 from .registry import make_measure
 from .results import Result
-from .scoring import SIDES, read_all_scores
+from .scores import SIDES, read_all_scores
 from .store import RunFolder, read_json, read_table, shard_count
 
 

@@ -355,7 +355,7 @@ def _score_file(
 ) -> None:
     import numpy as np
 
-    from .scoring import SCORE_PARTS, write_scores
+    from .scores import SCORE_PARTS, write_scores
 
     for space in dict.fromkeys(measure.space for measure in plan.measures):
         if all(folder.scores_file(name, space, shard, part).exists() for part in SCORE_PARTS):

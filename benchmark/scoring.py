@@ -1,106 +1,22 @@
 """Score a shard: nearest references on both sides, pairs above the floor, counts by score bin.
 
 Measures that share a descriptor space share one search. What is stored are distances; scores follow
-from them without the model (`unit_scores`).
+from them without the model (`scores.py`).
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+import itertools
 
 import numpy as np
-import pyarrow as pa
+import torch
 
 from .contracts import Measure, Neighbours, Side
-from .errors import BadInput, CorruptRun, MeasureFailed, SidebenchError
-from .store import RunFolder, read_table, write_table
+from .errors import BadInput, MeasureFailed
+from .measures.search import TopK, top_k, within
+from .references import ImageSet, References
+from .scores import SIDES, Pairs, ShardScores, blaming, no_neighbours, radius_of
 
-if TYPE_CHECKING:
-    import torch
-
-    from .references import ImageSet, References
-
-SCORE_PARTS = ("pairs", "bins", "")
-"""The files of a shard's scores; the candidates' one comes last."""
-
-SIDES: tuple[Side, Side] = ("training", "held_out")
-
-
-class Pairs(NamedTuple):
-    """Pairs above the floor of one side: position of the candidate, reference number, distance."""
-
-    rows: np.ndarray
-    ids: np.ndarray
-    distances: np.ndarray
-
-
-@dataclass(frozen=True)
-class ShardScores:
-    """The search result of one shard in one descriptor space."""
-
-    candidates: np.ndarray
-    """Candidate numbers, (N,)."""
-    nan: np.ndarray
-    """Images with a value that is not finite; never a match."""
-    constant: np.ndarray
-    """Images of one single value; never a match."""
-    neighbours: dict[Side, Neighbours]
-    """Both sides; without a column where the pair has no images on that side."""
-    pairs: dict[Side, Pairs]
-
-    @property
-    def sides(self) -> tuple[Side, ...]:
-        """The sides that have images."""
-        return tuple(side for side in SIDES if self.neighbours[side].ids.shape[1])
-
-    @property
-    def valid(self) -> np.ndarray:
-        """Which candidates are images at all."""
-        usable: np.ndarray = ~(self.nan | self.constant)
-        return usable
-
-    def best_scores(self, measure: Measure, side: Side, left_out: np.ndarray | None = None) -> np.ndarray:
-        """Return each candidate's best-match score, NaN for images that are none.
-
-        References that are marked in `left_out` (references,) are no match.
-        """
-        nearest = self._nearest(side, left_out)[1][:, None]
-        scores = _scored(measure, nearest, self.neighbours, side)[:, 0]
-        return np.where(self.valid, scores, np.nan)
-
-    def best_ids(self, side: Side, left_out: np.ndarray | None = None) -> np.ndarray:
-        """Return each candidate's nearest reference that is not left out."""
-        return self._nearest(side, left_out)[0]
-
-    def _nearest(self, side: Side, left_out: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """Return the nearest reference of each candidate and its distance, among those not left out.
-
-        Where all stored neighbours are left out, the stored pairs are searched, which are complete up to the
-        measures' floors; where these have none either, the distance is infinite.
-        """
-        found = self.neighbours[side]
-        if left_out is None:
-            return found.ids[:, 0], found.distances[:, 0]
-        outside = ~left_out[found.ids]
-        rows, first = np.arange(len(outside)), outside.argmax(1)
-        ids = found.ids[rows, first]
-        distances = np.where(outside.any(1), found.distances[rows, first], np.float32(np.inf))
-        pairs = self.pairs[side]
-        more = ~left_out[pairs.ids] & ~outside.any(1)[pairs.rows]
-        # The nearest comes last: of several values for one row the last is kept.
-        order = np.lexsort((pairs.ids[more], pairs.distances[more]))[::-1]
-        ids[pairs.rows[more][order]] = pairs.ids[more][order]
-        distances[pairs.rows[more][order]] = pairs.distances[more][order]
-        return ids, distances
-
-    def pair_scores(self, measure: Measure, side: Side) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return (positions of candidates, reference numbers, scores) of the pairs above this measure's floor."""
-        pairs = self.pairs[side]
-        own = {name: _take(found, pairs.rows) for name, found in self.neighbours.items()}
-        scores = _scored(measure, pairs.distances[:, None], own, side)[:, 0]
-        keep = scores <= measure.floor if measure.distance else scores >= measure.floor
-        return pairs.rows[keep], pairs.ids[keep], scores[keep]
+_BLOCK = 1024
+"""Reference images turned into descriptors at a time."""
 
 
 class Scorer:
@@ -109,7 +25,7 @@ class Scorer:
     torch is imported here alone: what a report reads back needs none.
     """
 
-    def __init__(self, references: "References", measures: list[Measure], k: int, device: "torch.device") -> None:
+    def __init__(self, references: References, measures: list[Measure], k: int, device: torch.device) -> None:
         self.measures, self.k, self.device = measures, k, device
         self._sides: dict[Side, ImageSet] = {"training": references.training, "held_out": references.held_out}
         kept = min(k, *(len(part.representatives()) for part in self._sides.values() if len(part)))
@@ -121,10 +37,8 @@ class Scorer:
                 )
         self._descriptors: dict[tuple[str, Side], torch.Tensor] = {}
 
-    def score(self, images: "torch.Tensor", candidates: np.ndarray, nan: np.ndarray, space: str) -> ShardScores:
+    def score(self, images: torch.Tensor, candidates: np.ndarray, nan: np.ndarray, space: str) -> ShardScores:
         """Score uint8 images, N x C x H x W."""
-        import torch
-
         flat = images.flatten(1)
         constant = (flat.amin(1) == flat.amax(1)).numpy() & ~nan
         measures = [measure for measure in self.measures if measure.space == space]
@@ -135,54 +49,51 @@ class Scorer:
         pairs = {side: self._pairs(queries, measures, neighbours, valid, side) for side in SIDES}
         return ShardScores(candidates, nan, constant, neighbours, pairs)
 
-    def _reference_descriptors(self, measure: Measure, side: Side) -> "torch.Tensor":
-        import torch
-
+    def reference_descriptors(self, measure: Measure, side: Side) -> torch.Tensor:
+        """Return the descriptors of a side's images, N x D; made once per descriptor space."""
         key = (measure.space, side)
         if key not in self._descriptors:
             images = torch.from_numpy(self._sides[side].images)
-            parts = [_described(measure, (part.float() / 255).to(self.device)) for part in images.split(1024)]
-            self._descriptors[key] = torch.cat(parts)
+            parts = (_described(measure, (part.float() / 255).to(self.device)) for part in images.split(_BLOCK))
+            # Filled block by block: joining the blocks at the end would need the memory twice.
+            first = next(parts)
+            found = self._descriptors[key] = first.new_empty((len(images), first.shape[1]))
+            for number, block in enumerate(itertools.chain([first], parts)):
+                found[number * _BLOCK : number * _BLOCK + len(block)] = block
         return self._descriptors[key]
 
-    def _nearest(self, queries: "torch.Tensor", measure: Measure, side: Side) -> Neighbours:
-        import torch
-
-        from .measures.search import top_k
-
+    def _nearest(self, queries: torch.Tensor, measure: Measure, side: Side) -> Neighbours:
         if not len(self._sides[side]):
-            return _no_neighbours(len(queries))
-        references = self._reference_descriptors(measure, side)
-        nearest = top_k(queries, references, self.k)
+            return no_neighbours(len(queries))
+        references = self.reference_descriptors(measure, side)
         first = self._sides[side].representatives()
         if len(first) == len(references):
+            nearest = top_k(queries, references, self.k)
             representatives = nearest.distances
         else:
-            representatives = top_k(queries, references[torch.from_numpy(first).to(self.device)], self.k).distances
+            chosen = torch.zeros(len(references), dtype=torch.bool, device=self.device)
+            chosen[torch.from_numpy(first).to(self.device)] = True
+            nearest, representatives = _with_representatives(queries, references, chosen, self.k)
         return Neighbours(
             nearest.ids.int().cpu().numpy(), nearest.distances.cpu().numpy(), representatives.cpu().numpy()
         )
 
     def _pairs(
         self,
-        queries: "torch.Tensor",
+        queries: torch.Tensor,
         measures: list[Measure],
         neighbours: dict[Side, Neighbours],
-        valid: "torch.Tensor",
+        valid: torch.Tensor,
         side: Side,
     ) -> Pairs:
-        import torch
-
-        from .measures.search import within
-
         nearest = neighbours[side]
         if not nearest.ids.shape[1]:
             none = np.empty(0, dtype=np.int32)
             return Pairs(none, none, np.empty(0, dtype=np.float32))
         sides = (neighbours["training"], neighbours["held_out"])
-        radius = np.max([_radius(measure, *sides, side) for measure in measures], axis=0).astype(np.float32)
+        radius = np.max([radius_of(measure, *sides, side) for measure in measures], axis=0).astype(np.float32)
         radius = np.nextafter(radius, np.float32(np.inf))  # keep a pair whose score rounds to the floor
-        references = self._reference_descriptors(measures[0], side)
+        references = self.reference_descriptors(measures[0], side)
 
         # Where the k-th neighbour lies outside the radius, the pairs are among the neighbours already.
         complete = nearest.distances[:, -1] > radius
@@ -203,91 +114,31 @@ class Scorer:
         return Pairs(rows[order].astype(np.int32), ids[order].astype(np.int32), distances[order])
 
 
-def write_scores(
-    folder: RunFolder,
-    unit: str,
-    space: str,
-    shard: int,
-    scores: ShardScores,
-    measures: list[Measure],
-    columns: dict[str, np.ndarray],
-) -> None:
-    """Store a shard's scores; the candidates' file comes last and says that the shard is complete."""
-    pairs = pa.table(
-        {
-            "candidate": np.concatenate([scores.candidates[scores.pairs[side].rows] for side in SIDES]),
-            "row": np.concatenate([scores.pairs[side].rows for side in SIDES]),
-            "held_out": np.concatenate([np.full(len(scores.pairs[s].rows), s == "held_out") for s in SIDES]),
-            "reference": np.concatenate([scores.pairs[side].ids for side in SIDES]),
-            "distance": np.concatenate([scores.pairs[side].distances for side in SIDES]),
-        }
-    )
-    write_table(folder.scores_file(unit, space, shard, "pairs"), pairs)
-    write_table(folder.scores_file(unit, space, shard, "bins"), _bin_table(scores, measures))
+def _with_representatives(
+    queries: torch.Tensor, references: torch.Tensor, chosen: torch.Tensor, k: int
+) -> tuple[TopK, torch.Tensor]:
+    """Return the k nearest references, and the distances to the k nearest of the `chosen` ones, from one search.
 
-    table: dict[str, Any] = {
-        "candidate": scores.candidates,
-        "nan": scores.nan,
-        "constant": scores.constant,
-        **{f"attack_{name}": values for name, values in columns.items()},
-    }
-    for side in scores.sides:
-        for field, values in scores.neighbours[side]._asdict().items():
-            table[f"{side}_{field}"] = pa.FixedSizeListArray.from_arrays(values.ravel(), values.shape[1])
-    write_table(folder.scores_file(unit, space, shard), pa.table(table))
-
-
-def read_scores(folder: RunFolder, unit: str, space: str, shard: int) -> ShardScores:
-    """Read a shard's scores.
-
-    Raises:
-        CorruptRun: a file is missing, truncated or does not hold what it should.
+    Twice as many neighbours as are wanted hold enough chosen ones nearly always; rows where they do not are
+    searched again with twice as many. A search among the chosen references alone would need a copy of them.
     """
-    current, pairs_file = folder.scores_file(unit, space, shard), folder.scores_file(unit, space, shard, "pairs")
-    table, pairs = read_table(current), read_table(pairs_file)
-    try:
-        neighbours = {side: _neighbours(table, side) for side in SIDES}
-        numbers, nan, constant = (table[name].to_numpy() for name in ("candidate", "nan", "constant"))
-        current = pairs_file
-        held_out = pairs["held_out"].to_numpy()
-        found: dict[Side, Pairs] = {}
-        for side in SIDES:
-            mine = held_out == (side == "held_out")
-            found[side] = Pairs(*(pairs[name].to_numpy()[mine] for name in ("row", "reference", "distance")))
-    except (KeyError, AttributeError, ValueError) as error:
-        raise CorruptRun(f"scores/{current.name} does not hold scores ({error})") from None
-    return ShardScores(numbers, nan, constant, neighbours, found)
+    wanted, width = min(k, int(chosen.sum())), min(2 * k, len(references))
+    found = top_k(queries, references, width)
+    distances = queries.new_empty((len(queries), wanted))
+    rows, wide = torch.arange(len(queries), device=queries.device), found
+    while len(rows):
+        mine = chosen[wide.ids]
+        enough = mine.sum(1) >= wanted
+        order = (~mine[enough]).to(torch.int8).argsort(dim=1, stable=True)[:, :wanted]
+        distances[rows[enough]] = wide.distances[enough].gather(1, order)
+        rows, width = rows[~enough], min(2 * width, len(references))
+        wide = top_k(queries[rows], references, width)
+    return TopK(found.ids[:, :k], found.distances[:, :k]), distances
 
 
-def read_all_scores(folder: RunFolder, unit: str, space: str, shards: int) -> Iterator[ShardScores]:
-    """Yield the shards of a unit in order."""
-    return (read_scores(folder, unit, space, shard) for shard in range(shards))
-
-
-def _bin_table(scores: ShardScores, measures: list[Measure]) -> pa.Table:
-    """Count pairs by measure, side, reference and score bin (bin i is (i - 1, i] widths for distances)."""
-    rows: dict[str, list[Any]] = {"measure": [], "held_out": [], "reference": [], "bin": [], "count": []}
-    for measure in measures:
-        for side in scores.sides:
-            _, ids, values = scores.pair_scores(measure, side)
-            # Tolerate the rounding of an edge such as 0.3 / 0.05; the scores are float32.
-            position = values.astype(np.float64) / measure.bin_width
-            bins = np.ceil(position - 1e-6) if measure.distance else np.floor(position + 1e-6)
-            keys, counts = np.unique(np.stack([ids, bins.astype(np.int64)]), axis=1, return_counts=True)
-            rows["measure"] += [measure.id] * len(counts)
-            rows["held_out"] += [side == "held_out"] * len(counts)
-            rows["reference"] += keys[0].tolist()
-            rows["bin"] += keys[1].tolist()
-            rows["count"] += counts.tolist()
-    types = {"measure": pa.string(), "held_out": pa.bool_(), "reference": pa.int32(), "bin": pa.int32()}
-    return pa.table(rows, schema=pa.schema([*types.items(), ("count", pa.int32())]))
-
-
-def _described(measure: Measure, images: "torch.Tensor") -> "torch.Tensor":
+def _described(measure: Measure, images: torch.Tensor) -> torch.Tensor:
     """Call `descriptors` and check what a plug-in returned."""
-    import torch
-
-    with _blaming(measure):
+    with blaming(measure):
         found = measure.descriptors(images)
     if not isinstance(found, torch.Tensor) or found.dtype != torch.float32 or found.shape[:-1] != (len(images),):
         kind = f"{found.dtype} {tuple(found.shape)}" if isinstance(found, torch.Tensor) else type(found).__name__
@@ -295,62 +146,3 @@ def _described(measure: Measure, images: "torch.Tensor") -> "torch.Tensor":
     if not found.isfinite().all():
         raise MeasureFailed(f"measure {measure.id}: descriptors are not finite")
     return found
-
-
-def _scored(measure: Measure, distances: np.ndarray, neighbours: dict[Side, Neighbours], side: Side) -> np.ndarray:
-    """Call `scores` and check what a plug-in returned."""
-    with _blaming(measure):
-        found = measure.scores(distances, neighbours["training"], neighbours["held_out"], side)
-    _check_numbers(measure, "scores", found, distances.shape)
-    return found
-
-
-def _radius(measure: Measure, training: Neighbours, held_out: Neighbours, side: Side) -> np.ndarray:
-    """Call `radius` and check what a plug-in returned."""
-    with _blaming(measure):
-        found = measure.radius(training, held_out, side)
-    _check_numbers(measure, "radius", found, (len(training.ids),))
-    return found
-
-
-def _check_numbers(measure: Measure, method: str, found: Any, shape: tuple[int, ...]) -> None:
-    if not isinstance(found, np.ndarray) or found.shape != shape:
-        kind = found.shape if isinstance(found, np.ndarray) else type(found).__name__
-        raise MeasureFailed(f"measure {measure.id}: {method} returned {kind}, wanted an array of shape {shape}")
-    if np.isnan(found).any():
-        raise MeasureFailed(f"measure {measure.id}: {method} returned NaN")
-
-
-@contextmanager
-def _blaming(measure: Measure) -> Iterator[None]:
-    try:
-        yield
-    except SidebenchError:
-        raise
-    except Exception as error:  # a plug-in may fail in any way; running out of memory is the run's doing, not its own
-        if "out of memory" in str(error).lower():
-            raise
-        raise MeasureFailed(f"measure {measure.id} failed: {type(error).__name__}: {error}") from error
-
-
-def _neighbours(table: pa.Table, side: Side) -> Neighbours:
-    """Return a side's neighbours; a pair without held-out images has no column of theirs."""
-    columns = [f"{side}_{field}" for field in Neighbours._fields]
-    if side == "held_out" and not set(columns) & set(table.column_names):
-        return _no_neighbours(len(table))
-    return Neighbours(*(_matrix(table[name]) for name in columns))
-
-
-def _no_neighbours(candidates: int) -> Neighbours:
-    distances = np.empty((candidates, 0), dtype=np.float32)
-    return Neighbours(distances.astype(np.int32), distances, distances)
-
-
-def _matrix(column: Any) -> np.ndarray:
-    chunks = column.combine_chunks()
-    values: np.ndarray = chunks.flatten().to_numpy()
-    return values.reshape(len(column), -1)
-
-
-def _take(found: Neighbours, rows: np.ndarray) -> Neighbours:
-    return Neighbours(*(values[rows] for values in found))

@@ -50,6 +50,17 @@ def ums_frequencies(
     return np.bincount(pair_ids[inside], minlength=references)
 
 
+def found_at_once(pair_rows: np.ndarray) -> float:
+    """Return how many references a candidate has in the band at once, averaged over finds; 1 without any.
+
+    `pair_rows` (pairs in band,) is the candidate of each pair. sum c^2 / sum c over the candidates' numbers c of
+    references, so a candidate counts as often as it finds.
+    """
+    counts = np.bincount(pair_rows).astype(np.float64)
+    finds = counts.sum()
+    return float((counts**2).sum() / finds) if finds else 1.0
+
+
 def best_frequencies(
     best_ids: np.ndarray, best_scores: np.ndarray, band: Band, references: int, *, distance: bool
 ) -> np.ndarray:

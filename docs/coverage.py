@@ -1,10 +1,12 @@
-"""Print the coverage table of docs/validity.md: `python docs/coverage.py` (about a minute, seeded)."""
+"""Print the coverage table of docs/validity.md: `python docs/coverage.py` (some minutes, seeded)."""
 
 import numpy as np
-from scipy.stats import binom
+from scipy.stats import binom, norm
 from tabulate import tabulate
 
+from sidebench.benchmark.calibration import Matches, calibrate, calibrates, evaluate
 from sidebench.benchmark.statistics import excess, unique_count, wilson
+from sidebench.benchmark.tally import found_at_once
 
 DRAWS = 2000
 
@@ -23,6 +25,54 @@ def unique_simulated(chances: np.ndarray, n: int = 1000) -> float:
     truth = (1 - (1 - chances) ** n).sum()
     drawn = (unique_count(f, len(chances)) for f in rng.binomial(n, chances, size=(DRAWS, len(chances))))
     return float(np.mean([low <= truth <= high for low, high in drawn]))
+
+
+def clustered_simulated(rates: np.ndarray, sizes: np.ndarray, together: float, n: int = 1000) -> tuple[float, float]:
+    """Each candidate finds at most one cluster of near-copies, each member with the chance `together`.
+
+    Return the coverage of the interval of `ums`, and that of the first-order jackknife over candidates.
+    """
+    rng = np.random.default_rng(3)
+    truth = (sizes * (1 - (1 - rates * together) ** n)).sum()
+    starts = np.r_[0, np.cumsum(sizes)]
+    held, jackknife = 0, 0
+    for _ in range(DRAWS):
+        found = rng.choice(len(rates) + 1, n, p=[*rates, 1 - rates.sum()])
+        found = found[found < len(rates)]
+        rows = np.repeat(np.arange(len(found)), sizes[found])
+        ids = np.concatenate([np.arange(starts[c], starts[c + 1]) for c in found])
+        kept = rng.random(len(ids)) < together
+        rows, ids = rows[kept], ids[kept]
+        frequencies = np.bincount(ids, minlength=starts[-1])
+        low, high = unique_count(frequencies, starts[-1], at_once=found_at_once(rows))
+        held += low <= truth <= high
+        alone = np.bincount(rows[frequencies[ids] == 1], minlength=1)
+        reach = norm.ppf(0.975) * ((n - 1) / n * ((alone**2).sum() - alone.sum() ** 2 / n)) ** 0.5
+        jackknife += abs((frequencies > 0).sum() - truth) <= reach
+    return held / DRAWS, jackknife / DRAWS
+
+
+def calibration_simulated(q: float, leak: float, reach: float, n: int) -> float:
+    """Set tau on n candidates so that held-out images are hit at the rate q, and take the excess on n others.
+
+    `leak` of the candidates are copies at distances uniform on [0, reach q]; all others are uniform on [0, 1], so the
+    true threshold is q. Groups are log-normal and drawn anew each time.
+    """
+    rng = np.random.default_rng(4)
+    truth, held = leak * (min(1.0, 1 / reach) - q), 0
+    for _ in range(DRAWS):
+        sides = []
+        for copies in (rng.random(2 * n) < leak, np.zeros(2 * n, dtype=bool)):
+            weights = rng.lognormal(-0.125, 0.5, 100)
+            own = rng.choice(100, 2 * n, p=weights / weights.sum())
+            distances = rng.random(2 * n) / weights.mean()
+            sides.append(Matches(np.where(copies, rng.random(2 * n) * reach * q, distances), own, 100))
+        even = calibrates(np.arange(2 * n))
+        threshold = calibrate(sides[1].scores[even], sides[1].groups[even], q, distance=True)
+        rest = [Matches(side.scores[~even], side.groups[~even], side.total) for side in sides]
+        low, high = evaluate(threshold, *rest, distance=True).excess.interval
+        held += low <= truth <= high
+    return held / DRAWS
 
 
 def excess_simulated(rates: np.ndarray, n: int = 1000) -> float:
@@ -58,6 +108,18 @@ def main() -> None:
         "half never found, 200 images": np.r_[np.full(100, 2e-3), np.zeros(100)],
     }
     rows += [(f"unique count, {name}", f"{DRAWS:,} draws", unique_simulated(p)) for name, p in communities.items()]
+    clusters = {
+        "3 at once, 60 times": (np.full(60, 1e-3), np.full(60, 3), 1.0),
+        "3 at once, rare, 300 times": (np.full(300, 1e-4), np.full(300, 3), 1.0),
+        "10 at once, 40 times": (np.full(40, 1e-3), np.full(40, 10), 1.0),
+        "1 to 10 at once, log-normal": (np.minimum(rng.lognormal(-8, 1.5, 100), 0.05), rng.integers(1, 11, 100), 1.0),
+        "10, each with 30 %": (np.full(60, 1e-3), np.full(60, 10), 0.3),
+        "3, common and very rare": (np.r_[np.full(60, 0.015), np.full(40, 3e-5)], np.full(100, 3), 1.0),
+    }
+    for name, community in clusters.items():
+        ours, jackknife = clustered_simulated(*community)
+        rows.append((f"unique count, near-copies, {name}", f"{DRAWS:,} draws", ours))
+        rows.append((f"the same by the first-order jackknife, {name}", f"{DRAWS:,} draws", jackknife))
     groups = {
         "equal, 512 groups": np.full(512, 1e-3),
         "log-normal, 512 groups": np.minimum(rng.lognormal(-8, 1, 512), 0.01),
@@ -65,6 +127,21 @@ def main() -> None:
         "five heavy of 100 groups": np.r_[np.full(5, 0.02), np.full(95, 1e-4)],
     }
     rows += [(f"excess under no leak, {name}", f"{DRAWS:,} draws", excess_simulated(p)) for name, p in groups.items()]
+    worlds = {
+        "no leak": (0.0, 1.0),
+        "5 % copies inside tau": (0.05, 0.5),
+        "5 % around tau": (0.05, 2.0),
+        "5 % that end at tau": (0.05, 1.0),
+    }
+    rows += [
+        (
+            f"calibrated excess, q = {q:g}, N = {2 * n:,}, {name}",
+            f"{DRAWS:,} draws",
+            calibration_simulated(q, *world, n),
+        )
+        for q, n in ((1e-2, 1_000), (1e-3, 10_000))
+        for name, world in worlds.items()
+    ]
     table = [(name, how, f"{100 * value:.1f}") for name, how, value in rows]
     print(tabulate(table, headers=["interval", "how", "coverage, %"], tablefmt="github", disable_numparse=True))
 

@@ -22,7 +22,7 @@ from ..benchmark.progress import silent
 from ..benchmark.rates import UnitScores
 from ..benchmark.registry import make_measure
 from ..benchmark.rescoring import stored_groups
-from ..benchmark.scoring import read_all_scores
+from ..benchmark.scores import read_all_scores
 from ..benchmark.store import RunFolder, difference, read_json, read_state, shard_count, write_json
 from ..benchmark.tally import in_band
 from .making import file_hash, scores_hash, unit_hits

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from ..benchmark.errors import BadRecord, SidebenchError
 from ..benchmark.pairs import Pair, load_pair, pair_names
 from ..benchmark.registry import make_measure
-from ..benchmark.scoring import SIDES
+from ..benchmark.scores import SIDES
 from ..benchmark.tally import cumulative_bands
 from . import consistency
 from .consistency import Found

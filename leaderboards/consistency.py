@@ -18,7 +18,7 @@ from ..benchmark.protocol import CALIBRATION_RATES, CONFIDENCE
 from ..benchmark.rates import swap_p
 from ..benchmark.registry import make_measure
 from ..benchmark.results import BandResult, Calibrated, Difference, Rate, Result, Richness, SideResult
-from ..benchmark.scoring import SIDES
+from ..benchmark.scores import SIDES
 from ..benchmark.statistics import Excess, wilson
 from .record import Part, Record, pooled_hits
 

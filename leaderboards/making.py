@@ -19,7 +19,7 @@ from ..benchmark.rates import Groups, UnitScores, attack_hits, in_both
 from ..benchmark.registry import make_measure
 from ..benchmark.rescoring import stored_groups
 from ..benchmark.results import Difference, Metrics, Result
-from ..benchmark.scoring import read_all_scores
+from ..benchmark.scores import read_all_scores
 from ..benchmark.store import RunFolder, read_json, shard_count, write_atomic
 from ..benchmark.tables import load_metrics
 from .check import check_record, claims_same

@@ -21,7 +21,7 @@ from sidebench.benchmark.registry import make_measure
 from sidebench.benchmark.report import write_report
 from sidebench.benchmark.rescoring import rescore
 from sidebench.benchmark.results import Metrics, rows
-from sidebench.benchmark.scoring import Pairs, ShardScores
+from sidebench.benchmark.scores import Pairs, ShardScores
 from sidebench.benchmark.store import RunFolder, read_json, write_json
 from sidebench.benchmark.tables import load_metrics, probe_flags, text_tables, verdicts
 

@@ -18,7 +18,8 @@ from sidebench.benchmark import labelling, registry
 from sidebench.benchmark.contracts import AttackState
 from sidebench.benchmark.errors import BadInput, CorruptRun, TooFew
 from sidebench.benchmark.references import ImageSet, References
-from sidebench.benchmark.scoring import SIDES, Scorer, write_scores
+from sidebench.benchmark.scores import SIDES, write_scores
+from sidebench.benchmark.scoring import Scorer
 from sidebench.benchmark.store import RunFolder, read_json, write_json, write_state
 
 MEASURE = "nl2c:n5:a0.5"

@@ -13,7 +13,8 @@ from sidebench.benchmark import registry
 from sidebench.benchmark.contracts import Measure, Side
 from sidebench.benchmark.errors import CorruptRun
 from sidebench.benchmark.references import ImageSet, References
-from sidebench.benchmark.scoring import SIDES, Scorer, ShardScores, read_all_scores, read_scores, write_scores
+from sidebench.benchmark.scores import SIDES, ShardScores, read_all_scores, read_scores, write_scores
+from sidebench.benchmark.scoring import Scorer
 from sidebench.benchmark.store import RunFolder
 
 SHAPE = (1, 4, 4)
