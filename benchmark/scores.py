@@ -75,7 +75,8 @@ class ShardScores:
         """
         found = self.neighbours[side]
         if left_out is None:
-            return found.ids[:, 0], found.distances[:, 0]
+            # Copies: a view of the first column would keep the whole list of neighbours in memory.
+            return found.ids[:, 0].copy(), found.distances[:, 0].copy()
         outside = ~left_out[found.ids]
         rows, first = np.arange(len(outside)), outside.argmax(1)
         ids = found.ids[rows, first]

@@ -15,7 +15,7 @@ from .measures.search import TopK, top_k, within
 from .references import ImageSet, References
 from .scores import SIDES, Pairs, ShardScores, blaming, no_neighbours, radius_of
 
-_BLOCK = 1024
+_BLOCK = 256
 """Reference images turned into descriptors at a time."""
 
 

@@ -16,6 +16,7 @@ from sidebench.benchmark.statistics import (
     unique_count,
     wilson,
 )
+from sidebench.benchmark.tally import found_at_once
 
 Z = float(norm.ppf(0.975))
 DRAWS = 2000
@@ -241,3 +242,37 @@ def test_a_clear_excess_excludes_zero() -> None:
     training, held_out = rng.poisson(3.0, 200), rng.poisson(1.0, 200)
     found = excess(training, held_out, int(training.sum()), int(held_out.sum()), 1000)
     assert found.interval.low > 0
+
+
+# ---- near-copies, found together ----
+
+
+def test_finds_of_one_candidate_are_counted_together() -> None:
+    # Candidates 0, 2 and 5 have 3, 1 and 2 references in band: (9 + 1 + 4) / 6.
+    assert found_at_once(np.array([0, 0, 0, 2, 5, 5])) == pytest.approx(14 / 6)
+    assert found_at_once(np.array([4, 1, 7])) == 1.0 == found_at_once(np.empty(0, dtype=np.int64))
+
+
+def test_near_copies_scale_the_interval() -> None:
+    once = np.array([1] * 20 + [2] * 5 + [0] * 75)
+    tripled = np.repeat(once, 3)
+    alone, together = unique_count(once, 100), unique_count(tripled, 300, at_once=3.0)
+    assert together == pytest.approx((3 * alone.low, 3 * alone.high))
+    few, many = np.array([1, 2, 0, 0]), np.repeat(np.array([1, 2, 0, 0]), 3)
+    assert unique_count(many, 100, at_once=3.0) == pytest.approx([3 * end for end in unique_count(few, 100)])
+
+
+def test_finds_of_several_near_copies_at_once_are_covered() -> None:
+    rng = np.random.default_rng(8)
+    clusters, size, n, draws = 60, 3, 1000, 2000
+    rates = np.full(clusters, 1e-3)
+    truth = size * (1 - (1 - rates) ** n).sum()
+    held = naive = 0
+    for found in rng.multinomial(n, [*rates, 1 - rates.sum()], size=draws)[:, :-1]:
+        frequencies = np.repeat(found, size)
+        low, high = unique_count(frequencies, clusters * size, at_once=float(size))
+        held += low <= truth <= high
+        low, high = unique_count(frequencies, clusters * size)
+        naive += low <= truth <= high
+    assert 0.935 <= held / draws <= 0.98
+    assert naive / draws < 0.8, "the reason why finds are counted together"

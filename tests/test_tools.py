@@ -91,6 +91,15 @@ def test_bench_of_an_attack_without_guidance_is_refused(
     assert isinstance(caught.value, BadInput)
 
 
+def test_bench_of_scoring_returns_positive_figures() -> None:
+    figures = bench.scoring(300, 600, "cpu")
+    assert (figures["candidates"], figures["references_a_side"]) == (300, 600)
+    for name in ("scoring_seconds", "scoring_share_of_matrix_product", "peak_memory_gb"):
+        assert figures[name] > 0 and name.replace("_", " ") in bench.as_text(figures)
+    with pytest.raises(BadInput, match="n = 50 neighbours of 100 images"):
+        bench.scoring(300, 100, "cpu")
+
+
 def test_bench_on_a_missing_device_is_refused() -> None:
     with pytest.raises(BadInput, match="no device 'cuda:99'"):
         bench.measure(load_pair("digits"), "cuda:99")
