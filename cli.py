@@ -169,15 +169,20 @@ def report(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
     out: Annotated[Path | None, typer.Option(help="File to write; default: report.html in the run folder.")] = None,
     with_images: Annotated[bool, typer.Option("--with-images", help="Put the strongest pairs' pictures in.")] = False,
+    figures: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write each plot as SVG and PNG into this folder too.")
+    ] = None,
 ) -> None:
     """Write the HTML report of a run, one file that works without a network."""
-    from .benchmark.report import write_report
+    from .benchmark.report import write_figures, write_report
     from .benchmark.store import read_run
 
     folder = read_run(run_folder)
     target = out or folder.path / "report.html"
     write_report(folder, target, with_images=with_images)
     print(target)
+    for file in write_figures(folder, figures) if figures else ():
+        print(file)
 
 
 @app.command()

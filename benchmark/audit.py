@@ -20,9 +20,6 @@ from .streams import generator
 
 if TYPE_CHECKING:
     import torch
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
     from torch import Tensor
 
     from .references import ImageSet, References
@@ -36,7 +33,6 @@ MOST_NON_COPIES = 1024
 
 _BATCH = 64
 _MOST_THRESHOLDS = 200
-_FALSE = "#b3261e"
 
 
 class Change(NamedTuple):
@@ -123,13 +119,6 @@ def table_rows(audit: dict[str, Any], measure_id: str) -> list[dict[str, Any]]:
         cells = {f"score {sign} {edge:g}": _percent(outside["any"], i, outside["n"]) for edge, i in places}
         rows.append({"images": "non-copies (false positives)", "n": outside["n"]} | cells)
     return rows
-
-
-def curve_svg(audit: dict[str, Any], measure_id: str) -> str:
-    """Return an SVG element: recall and false-positive rate by threshold, a panel per kind of change."""
-    from .figures import to_svg
-
-    return to_svg(_figure(audit, measure_id))
 
 
 # ---- Making and judging images ----------------------------------------------------------------------
@@ -345,86 +334,3 @@ def _tidy(value: float) -> float:
 def _percent(counted: dict[str, list[float]], place: int, n: int) -> str:
     value, low, high = counted["count"][place] / n, counted["low"][place], counted["high"][place]
     return f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
-
-
-# ---- The picture ------------------------------------------------------------------------------------
-
-_PANELS = {
-    "noise": "Gaussian noise",
-    "jpeg": "JPEG, quality",
-    "shift": "shift",
-    "flip": "unchanged or mirrored",
-    "brightness": "brightness",
-    "contrast": "contrast",
-}
-_STYLES = (("#08415c", "-"), ("#0b6e99", (0, (4, 1))), ("#3f97bd", (0, (3, 1.2))), ("#7fbcd6", (0, (1, 1))))
-"""Milder changes are darker and less broken."""
-
-
-def _figure(audit: dict[str, Any], measure_id: str) -> "Figure":
-    from matplotlib.figure import Figure
-
-    found = audit["measures"][measure_id]
-    figure = Figure(figsize=(8.4, 5.6), layout="constrained")
-    panels = figure.subplots(2, 3, sharex=True, sharey=True)
-    for axes, (kind, title) in zip(panels.flat, _PANELS.items(), strict=True):
-        thick = _panel(axes, found, kind)
-        axes.set_title(title, fontsize=9.5, loc="left", pad=20)
-        _mark_edges(axes, found)
-    first = panels[0, 0]
-    first.set_ylim(-2, 114)
-    first.set_yticks(range(0, 101, 20))
-    first.set_xlim(found["thresholds"][0], found["thresholds"][-1])
-    word = "distance at most" if found["distance"] else "similarity at least"
-    figure.supxlabel(f"threshold: {word}, {measure_id}", fontsize=10)
-    figure.supylabel("percent within the threshold", fontsize=10)
-    if thick is not None:
-        said = "non-copies called copies (95 % interval shaded); thin lines: copies found, by strength of the change"
-        figure.legend([thick], [said], loc="outside upper left", frameon=False, fontsize=9)
-    return figure
-
-
-def _panel(axes: "Axes", found: dict[str, Any], kind: str) -> "Line2D | None":
-    """Draw one kind of change and, the same in each panel, the non-copies; return their line."""
-    thresholds = found["thresholds"]
-    shown = [c for c in found["copies"] if c["kind"] == kind or (kind == "flip" and c["kind"] == "identical")]
-    for change, (colour, style) in zip(shown, _STYLES, strict=False):
-        share = 100 * np.asarray(change["right"]["count"]) / change["n"]
-        axes.plot(thresholds, share, color=colour, linestyle=style, linewidth=1.7, label=change["label"])
-    axes.legend(
-        frameon=False,
-        fontsize=8,
-        ncols=len(shown),
-        loc="lower left",
-        bbox_to_anchor=(-0.02, 0.98),
-        borderaxespad=0.1,
-        handlelength=1.5,
-        handletextpad=0.35,
-        columnspacing=0.8,
-    )
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=8)
-    outside, thick = found["non_copies"], None
-    if outside is not None:
-        share = 100 * np.asarray(outside["any"]["count"]) / outside["n"]
-        low, high = (100 * np.asarray(outside["any"][end]) for end in ("low", "high"))
-        axes.fill_between(thresholds, low, high, color=_FALSE, alpha=0.2, linewidth=0)
-        thick = axes.plot(thresholds, share, color=_FALSE, linewidth=3)[0]
-    return thick
-
-
-def _mark_edges(axes: "Axes", found: dict[str, Any]) -> None:
-    """Mark where each band ends; its name stands inside it, above the curves."""
-    for band in found["bands"]:
-        axes.axvline(band["edge"], color="#888", linewidth=0.8, linestyle=":", zorder=0)
-        axes.annotate(
-            band["band"],
-            (band["edge"], 0.97),
-            (-2, 0),
-            xycoords=("data", "axes fraction"),
-            textcoords="offset points",
-            ha="right",
-            va="top",
-            fontsize=8,
-            color="#555",
-        )

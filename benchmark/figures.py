@@ -1,86 +1,252 @@
-"""The pictures of a report, as SVG that is the same for the same data."""
+"""The pictures of a report. Each function takes numbers and returns a figure; call them within `drawing.styled()`."""
 
-import io
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .contracts import Measure
-from .rates import UnitScores
-from .results import Result
+from .contracts import Measure, Side
+from .curves import Curves
+from .drawing import (
+    ALARM,
+    EXCESS,
+    HELD_OUT,
+    INK,
+    SERIES,
+    SOFT,
+    TRAINING,
+    canvas,
+    colours,
+    direction,
+    shade_bands,
+)
+from .results import Rate, Result
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = ("#0b6e99", "#b5651d")
-"""Training and held-out, told apart by lightness as well as by hue."""
+SIDES: dict[Side, tuple[str, str, str]] = {
+    "training": ("training images", TRAINING, "o"),
+    "held_out": ("held-out images", HELD_OUT, "D"),
+}
+"""Label, colour and marker."""
+
+DIAGNOSED = {"cohesions", "sizes", "by_timestep"}
+"""What `diagnostics` has a panel for."""
+
+_LONGEST = 26
 
 
-def histogram(scores: UnitScores, measure: Measure) -> "Figure":
-    """Draw best-match scores against training and held-out images, with the band edges."""
-    from matplotlib.figure import Figure
-
-    best = {side: scores.best_scores[measure.id, side] for side in scores.sides}
-    finite = np.concatenate([values[np.isfinite(values)] for values in best.values()])
-    figure = Figure(figsize=(7, 2.6), layout="constrained")
-    axes = figure.subplots()
-    edges = np.linspace(finite.min(initial=0.0), finite.max(initial=1.0), 61)
-    for (side, values), colour in zip(best.items(), COLOURS, strict=False):
-        counts, _ = np.histogram(values[np.isfinite(values)], edges)
-        label = f"{side.replace('_', '-')} images"
-        axes.stairs(counts, edges, color=colour, label=label, fill=side == "training", alpha=0.75, linewidth=1.6)
-    for band in measure.bands:
-        edge = band.high if measure.distance else band.low
-        axes.axvline(edge, color="#888", linewidth=0.8, linestyle=":")
-        axes.annotate(
-            band.name,
-            (edge, 1),
-            xycoords=("data", "axes fraction"),
-            ha="right",
-            va="top",
-            rotation=90,
-            fontsize=8,
-            color="#666",
-        )
-    side_word = "smaller is closer" if measure.distance else "larger is closer"
-    axes.set_xlabel(f"best-match score, {measure.id} ({side_word})")
-    axes.set_ylabel("candidates")
-    axes.legend(frameon=False, fontsize=9)
-    axes.spines[["top", "right"]].set_visible(False)
+def overview(results: Sequence[Result]) -> "Figure":
+    """Draw each unit's hit rate in the closest band on both sides, with intervals; one row per unit with bands."""
+    results = [result for result in results if result.bands]
+    figure, axes = canvas(height=1.25 + 0.42 * len(results), left=1.55, top=0.42)
+    for row, result in enumerate(results):
+        for (side, (label, colour, marker)), shift in zip(SIDES.items(), (-0.13, 0.13), strict=True):
+            found = getattr(result.bands[0], side)
+            if found is not None:
+                _point(axes, found.ams, row + shift, colour, marker, label if row == 0 else None)
+    axes.set_yticks(range(len(results)), [_unit_label(result.attack, result.seed) for result in results])
+    axes.set_ylim(len(results) - 0.5, -0.5)
+    axes.set_xlim(left=0)
+    axes.tick_params(axis="y", length=0, pad=8)
+    axes.spines["left"].set_visible(False)
+    axes.grid(axis="x", color=SOFT, alpha=0.25, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.set_xlabel(f'candidates in band "{results[0].bands[0].band}", % (95 % interval)')
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 0.99), ncols=2, borderaxespad=0.1, columnspacing=1.2)
     return figure
 
 
-def rarefaction(results: list[Result]) -> "Figure":
-    """Draw distinct duplicate groups over candidates for every unit, in the closest band of one measure."""
-    from matplotlib.figure import Figure
+def histogram(best: dict[Side, np.ndarray], measure: Measure) -> "Figure":
+    """Draw best-match scores (one per candidate) against training and held-out images, with the bands."""
+    finite = np.concatenate([values[np.isfinite(values)] for values in best.values()])
+    figure, axes = canvas(height=3.2, top=0.62)
+    ends = (0.0, float(finite.max(initial=0.1))) if measure.distance else (float(finite.min(initial=0.9)), 1.0)
+    edges = np.linspace(*ends, 51)
+    for side, values in best.items():
+        label, colour, _ = SIDES[side]
+        counts, _ = np.histogram(values[np.isfinite(values)], edges)
+        filled = side == "training"
+        axes.stairs(counts, edges, color=colour, label=label, fill=filled, alpha=0.8 if filled else 1, linewidth=1.6)
+    axes.set_xlim(*ends)
+    shade_bands(axes, measure)
+    axes.set_xlabel(f"best-match score, {measure.id} ({direction(measure)})")
+    axes.set_ylabel("candidates")
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.08), ncols=2, borderaxespad=0.1, columnspacing=1.2)
+    return figure
 
-    figure = Figure(figsize=(7, 3), layout="constrained")
-    axes = figure.subplots()
-    for number, result in enumerate(results):
-        if result.richness is None:
-            continue
-        points, colour = result.richness.groups, f"C{number}"
+
+def thresholds(found: Curves, measure: Measure, claims_excess: bool) -> "Figure":
+    """Draw AMS and UMS by threshold on both sides, the excess where it is claimed, with the bands."""
+    figure, (upper, lower) = canvas(2, height=4.4, top=0.62, gap=0.3, sharex=True)
+    for panel, rates, name in ((upper, found.ams, "AMS"), (lower, found.ums, "UMS")):
+        for side, values in rates.items():
+            _line(panel, found.thresholds, values, SIDES[side][1], SIDES[side][0])
+        panel.set_ylabel(f"{name}, % of candidates")
+    if claims_excess:
+        _line(upper, found.thresholds, found.excess, EXCESS, "excess", linestyle=(0, (4, 1.5)))
+    upper.set_xlim(min(0.0, *found.thresholds) if measure.distance else found.thresholds[-1], max(found.thresholds))
+    shade_bands(upper, measure)
+    shade_bands(lower, measure, names=False)
+    for panel in (upper, lower):
+        panel.set_ylim(bottom=min(0.0, panel.get_ylim()[0]))
+    word = "distance at most" if measure.distance else "similarity at least"
+    lower.set_xlabel(f"threshold: {word}, {measure.id}")
+    upper.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.13), ncols=3, borderaxespad=0.1, columnspacing=1.2)
+    return figure
+
+
+def rarefaction(results: Sequence[Result]) -> "Figure":
+    """Draw distinct duplicate groups over candidates for every unit, in the closest band of one measure.
+
+    Lines are thin and without areas, since those of several attacks lie on each other; intervals stand at the
+    observed number and at the end of the extrapolation.
+    """
+    shown = [result for result in results if result.richness is not None]
+    figure, axes = canvas(height=3.0 + 0.2 * (len({r.attack for r in shown}) // 2), top=0.35)
+    palette = colours([result.attack for result in shown])
+    width = max((result.richness.groups[-1].candidates for result in shown if result.richness), default=1)
+    for number, result in enumerate(shown):
+        assert result.richness is not None
+        points, colour = result.richness.groups, palette[result.attack]
         seen = [point for point in points if point.kind != "extrapolated"]
         beyond = [point for point in points if point.candidates >= result.candidates]
-        label = f"{result.attack}, seed {result.seed}"
+        first = result.attack not in [earlier.attack for earlier in shown[:number]]
+        label = _short(result.attack) if first else None
         axes.plot([p.candidates for p in seen], [p.value for p in seen], color=colour, label=label)
-        axes.plot([p.candidates for p in beyond], [p.value for p in beyond], color=colour, linestyle=":")
-        low, high = [p.low for p in points], [p.high for p in points]
-        axes.fill_between([p.candidates for p in points], low, high, color=colour, alpha=0.12, linewidth=0)
+        axes.plot([p.candidates for p in beyond], [p.value for p in beyond], color=colour, linestyle=(0, (1, 1.2)))
+        for point in (seen[-1], beyond[-1]):
+            shift = 0.012 * width * (number - (len(shown) - 1) / 2)
+            axes.plot([point.candidates + shift] * 2, [point.low, point.high], color=colour, linewidth=1.2)
+    if shown:
+        axes.axvline(shown[0].candidates, color=SOFT, linewidth=0.8, zorder=0)
+        axes.text(shown[0].candidates, 1.01, "this run", transform=axes.get_xaxis_transform(), ha="center", color=SOFT)
+        axes.legend(loc="upper left", handlelength=1.4)
     axes.set_xlabel("candidates (dotted: extrapolated, an estimate)")
-    axes.set_ylabel("distinct groups found")
+    axes.set_ylabel("different groups found")
     axes.set_ylim(bottom=0)
-    axes.legend(frameon=False, fontsize=9)
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlim(left=0)
     return figure
 
 
-def to_svg(figure: "Figure") -> str:
-    """Return a figure as an SVG element that is the same for the same data."""
-    import matplotlib
+_KINDS = {
+    "noise": "Gaussian noise",
+    "jpeg": "JPEG quality",
+    "shift": "shift",
+    "flip": "unchanged or mirrored",
+    "brightness": "brightness",
+    "contrast": "contrast",
+}
+_STRENGTHS = ("-", (0, (4, 1)), (0, (2.5, 1.2)), (0, (1, 1)))
+"""Milder changes are less broken."""
 
-    stream = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": "sidebench"}):
-        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
-    text = stream.getvalue()
-    return text[text.index("<svg") :]
+
+def audit(stored: dict[str, Any], measure: Measure) -> "Figure":
+    """Draw recall of known copies and false positives by threshold, a panel per kind of change.
+
+    `stored` is audit.json. The non-copies are the same in each panel.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    found = stored["measures"][measure.id]
+    figure, panels = canvas(3, 2, height=7.2, top=0.95, gap=0.85, sharex=True, sharey=True)
+    at = found["thresholds"]
+    for axes, (kind, title) in zip(panels.flat, _KINDS.items(), strict=True):
+        shown = [c for c in found["copies"] if c["kind"] == kind or (kind == "flip" and c["kind"] == "identical")]
+        for change, style in zip(shown, _STRENGTHS, strict=False):
+            share = 100 * np.asarray(change["right"]["count"]) / change["n"]
+            axes.plot(at, share, color=TRAINING, linestyle=style, linewidth=1.5, label=change["label"])
+        if found["non_copies"] is not None:
+            rates = np.array([found["non_copies"]["any"][key] for key in ("count", "low", "high")]).T
+            rates[:, 0] /= found["non_copies"]["n"]
+            _line(axes, at, rates, ALARM, None, linewidth=2.6)
+        axes.set_title(title, pad=31)
+        axes.legend(
+            loc="lower left",
+            bbox_to_anchor=(-0.04, 0.98),
+            ncols=2,
+            fontsize=8.5,
+            borderaxespad=0.1,
+            handlelength=1.6,
+            columnspacing=1.0,
+            labelspacing=0.2,
+        )
+        axes.set_ylim(-2, 104)
+        axes.set_yticks(range(0, 101, 25))
+        axes.xaxis.set_major_locator(MaxNLocator(3))
+        axes.set_xlim(*sorted((at[0], at[-1])))
+        shade_bands(axes, measure, names=False)
+    figure.supylabel("images within the threshold, %", fontsize=9.5, x=0.005)
+    word = "distance at most" if measure.distance else "similarity at least"
+    figure.supxlabel(f"threshold: {word}, {measure.id}", fontsize=9.5, y=0.005)
+    if found["non_copies"] is not None:
+        figure.text(0.01, 0.985, "thin: copies found; thick: non-copies called copies", va="top", color=INK)
+    return figure
+
+
+def diagnostics(info: dict[str, Any], cohesion: float | None) -> "Figure":
+    """Draw what an attack's state says of its surrogate: cohesions, cluster sizes, its classifier by timestep.
+
+    `info` as in `diagnostics.read`; panels whose numbers it lacks are left out. `cohesion` is the setting below
+    which clusters are dropped.
+    """
+    draw = {"cohesions": _cohesions, "sizes": _sizes, "by_timestep": _timesteps}
+    shown = [key for key in draw if info.get(key)]
+    figure, panels = canvas(len(shown), height=0.9 + 2.05 * len(shown), top=0.3, gap=0.75, squeeze=False)
+    for axes, key in zip(panels.flat, shown, strict=True):
+        draw[key](axes, info, cohesion)
+    return figure
+
+
+def _cohesions(axes: "Axes", info: dict[str, Any], cohesion: float | None) -> None:
+    values = np.clip(info["cohesions"], -1, 1)
+    axes.hist(values, bins=np.linspace(values.min(initial=0), 1, 41).tolist(), color=SERIES[0])
+    if cohesion is not None:
+        axes.axvline(cohesion, color=ALARM, linewidth=1.2)
+        axes.text(cohesion, 1.02, "dropped below", transform=axes.get_xaxis_transform(), ha="center", color=ALARM)
+    axes.set_xlabel("cohesion: mean cosine of members to their centroid")
+    axes.set_ylabel("clusters")
+
+
+def _sizes(axes: "Axes", info: dict[str, Any], cohesion: float | None) -> None:
+    sizes = sorted(info["sizes"], reverse=True)
+    axes.stairs(sizes, np.arange(len(sizes) + 1) + 0.5, fill=True, color=SERIES[0])
+    axes.set_xlabel("clusters that are left, largest first")
+    axes.set_ylabel("synthetic images")
+
+
+def _timesteps(axes: "Axes", info: dict[str, Any], cohesion: float | None) -> None:
+    at = [row["t"] for row in info["by_timestep"]]
+    for key, label, colour, style in (
+        ("accuracy", "right", SERIES[0], "-"),
+        ("confidence", "sure", SERIES[1], (0, (4, 1.5))),
+    ):
+        axes.plot(at, [100 * row[key] for row in info["by_timestep"]], color=colour, linestyle=style, label=label)
+    if info.get("classes"):
+        axes.axhline(100 / info["classes"], color=SOFT, linewidth=0.9, linestyle=(0, (1, 1.5)), label="chance")
+    axes.set_ylim(0, 102)
+    axes.set_xlabel("timestep t of the classifier's input (0: no noise)")
+    axes.set_ylabel("classifier, %")
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 0.98), ncols=3, borderaxespad=0.1)
+
+
+def _unit_label(attack: str, seed: int) -> str:
+    """Return how a unit is called in pictures; long names are cut in the middle."""
+    return f"{_short(attack)}, seed {seed}"
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LONGEST else f"{name[:12]}…{name[-12:]}"
+
+
+def _point(axes: "Axes", rate: Rate, y: float, colour: str, marker: str, label: str | None) -> None:
+    axes.plot([100 * rate.low, 100 * rate.high], [y, y], color=colour, linewidth=1.6, solid_capstyle="butt")
+    axes.plot([100 * rate.value], [y], marker, color=colour, markersize=5.5, label=label, clip_on=False)
+
+
+def _line(axes: "Axes", at: Sequence[float], rates: np.ndarray, colour: str, label: str | None, **style: Any) -> None:
+    """Draw T x 3 rates (value, low, high) in percent with their interval shaded."""
+    axes.fill_between(at, 100 * rates[:, 1], 100 * rates[:, 2], color=colour, alpha=0.18, linewidth=0)
+    axes.plot(at, 100 * rates[:, 0], color=colour, label=label, **style)

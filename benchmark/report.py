@@ -1,90 +1,157 @@
-"""The report of a run: one self-contained HTML page from the files of its folder."""
+"""The report of a run: one self-contained HTML page from the files of its folder, and its pictures as files."""
 
-import base64
+import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import tables
-from .audit import curve_svg, table_rows
-from .figures import histogram, rarefaction, to_svg
-from .rates import UnitScores
-from .registry import make_measure
-from .results import Metrics
-from .scores import read_all_scores
-from .store import RunFolder, read_json, shard_count, write_atomic
+from . import audit, diagnostics, figures, reading, tables
+from .contents import Contents, read_contents
+from .drawing import inline, styled, to_png, to_svg
+from .store import RunFolder, write_atomic
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_PATH = re.compile(r"(?<![\w/:.~-])(?:file:/*|~|[A-Za-z]:)?[/\\]+[\w.@+-]+(?:[/\\]+[\w.@+-]*)*")
+"""An absolute path within a text; not a URL, whose slashes follow a colon or a name."""
+
+
+class Picture(NamedTuple):
+    """One figure: what it shows in words, and how it is drawn."""
+
+    title: str
+    draw: "Callable[[], Figure]"
 
 
 def write_report(folder: RunFolder, target: Path, *, with_images: bool = False) -> None:
     """Write the HTML report, one file without any outside reference.
 
-    Without `with_images` it holds numbers only: extracted images are somebody's data.
+    Without `with_images` it holds numbers only, and training images by keyed hash: extracted images are
+    somebody's data.
     """
-    from jinja2 import Environment
+    from jinja2 import Environment, FileSystemLoader
 
-    metrics = tables.load_metrics(folder)
-    manifest = read_json(folder.manifest_file)
-    template = (Path(__file__).parent / "report.html.j2").read_text(encoding="utf-8")
-    page = (
-        Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-        .from_string(template)
-        .render(
-            metrics=metrics,
-            manifest=manifest,
-            costs=read_json(folder.path / "costs.json"),
-            quality=tables.quality_rows(read_json(folder.path / "quality.json")),
-            verdicts=tables.verdicts(metrics),
-            rates={
-                name: tables.measure_rows(results, claims_excess=metrics.claims_excess)
-                for name, results in tables.by_measure(metrics).items()
-            },
-            flags=[*metrics.flags, *tables.probe_flags(folder)],
-            cost_table=tables.cost_rows(metrics.costs),
-            reference_cost_table=tables.cost_rows(metrics.reference_costs),
-            calibrated=tables.calibrated_rows(metrics) if metrics.claims_excess else [],
-            refusals=sorted({found.refused for r in metrics.results for found in r.calibrated if found.refused}),
-            comparisons=tables.comparison_rows(metrics),
-            rarefaction=to_svg(rarefaction(tables.by_measure(metrics)[metrics.results[0].measure])),
-            audit=_audit(folder, metrics),
-            copying=read_json(folder.path / "copying.json"),
-            histograms=_histograms(folder, metrics, shard_count(manifest["identity"])),
-            evidence=_evidence(folder, metrics, with_images),
-            with_images=with_images,
-        )
+    contents = read_contents(folder, with_images=with_images)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
+    page = environment.get_template("report.html.j2").render(_page(contents), with_images=with_images)
     write_atomic(target, lambda file: file.write_text(page, encoding="utf-8"))
 
 
-def _audit(folder: RunFolder, metrics: Metrics) -> dict[str, Any]:
-    """Return the detector's audit under the headline measure: a picture and a table."""
-    stored, headline = read_json(folder.path / "audit.json"), metrics.results[0].measure
-    return {
-        "picture": curve_svg(stored, headline),
-        "rows": table_rows(stored, headline),
-        "missing": stored["non_copies_missing"],
-    }
+def write_figures(folder: RunFolder, target: Path) -> list[Path]:
+    """Write every picture of the report as SVG and PNG into a folder, which is made; return the files.
+
+    None shows an image of the data. The SVGs are the same bytes for the same run.
+    """
+    written = []
+    for name, picture in _pictures(read_contents(folder)).items():
+        with styled():
+            figure = picture.draw()
+            files = {"svg": to_svg(figure, name).encode(), "png": to_png(figure)}
+        for kind, content in files.items():
+            written.append(target / f"{name}.{kind}")
+            write_atomic(written[-1], lambda file, content=content: file.write_bytes(content))  # type: ignore[misc]
+    return written
 
 
-def _evidence(folder: RunFolder, metrics: Metrics, with_images: bool) -> list[dict[str, Any]]:
-    """Return the strongest pairs of each unit; pictures as data URIs only where they were asked for."""
-    found = []
-    for cost in metrics.costs:
-        source = folder.path / "evidence" / f"{cost.attack}.s{cost.seed}"
-        stored = read_json(source / "pairs.json")
-        for rank, pair in enumerate(stored["pairs"], start=1):
-            entry = {"attack": cost.attack, "seed": cost.seed, "rank": rank, **pair}
-            if with_images:
-                file = source / f"{rank:02d}-candidate{pair['candidate']}-training{pair['reference']}.png"
-                entry["picture"] = "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode()
-            found.append(entry)
+def scrubbed(value: Any) -> Any:
+    """Return JSON with every absolute path in its texts and keys taken out: a page is passed on, a folder is not."""
+    if isinstance(value, dict):
+        return {scrubbed(key): scrubbed(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [scrubbed(inner) for inner in value]
+    return _PATH.sub("(path)", value) if isinstance(value, str) else value
+
+
+def _pictures(contents: Contents) -> dict[str, Picture]:
+    """Return every picture by the stem of its file's name."""
+    headline, measure = contents.headline, contents.measure
+    found = {}
+    if any(result.bands for result in headline):
+        found["overview"] = Picture(
+            "Hit rate in the closest band against training and held-out images, by attack, with 95 % intervals",
+            partial(figures.overview, headline),
+        )
+        found["rarefaction"] = Picture(
+            "Different groups of training images found, by number of candidates, with 95 % intervals",
+            partial(figures.rarefaction, headline),
+        )
+    found["detector"] = Picture(
+        "Known copies found and non-copies called copies, by threshold, a panel for each of six kinds of change",
+        partial(figures.audit, contents.audit, measure),
+    )
+    for unit in contents.units:
+        label = f"{unit.result.attack}, seed {unit.result.seed}"
+        found[f"scores-{unit.name}"] = Picture(
+            f"Histogram of best-match scores against training and held-out images: {label}",
+            partial(figures.histogram, unit.best, measure),
+        )
+        found[f"thresholds-{unit.name}"] = Picture(
+            f"AMS and UMS by threshold, with 95 % intervals: {label}",
+            partial(figures.thresholds, unit.curves, measure, contents.metrics.claims_excess),
+        )
+        if figures.DIAGNOSED & unit.info.keys():
+            found[f"preparation-{unit.name}"] = Picture(
+                f"Cohesion and size of clusters, and how often the classifier is right by timestep: {label}",
+                partial(figures.diagnostics, unit.info, unit.cohesion),
+            )
     return found
 
 
-def _histograms(folder: RunFolder, metrics: Metrics, shards: int) -> dict[str, str]:
-    """Return per unit an SVG of its best-match scores under the headline measure."""
-    measure = make_measure(metrics.results[0].measure)
-    pictures = {}
-    for cost in metrics.costs:
-        unit = f"{cost.attack}.s{cost.seed}"
-        scores = UnitScores(read_all_scores(folder, unit, measure.space, shards), [measure])
-        pictures[f"{cost.attack}, seed {cost.seed}"] = to_svg(histogram(scores, measure))
-    return pictures
+def _page(contents: Contents) -> dict[str, Any]:
+    """Return the template's variables."""
+    metrics, costs = contents.metrics, contents.costs
+    claims = metrics.claims_excess
+    return {
+        "metrics": metrics,
+        "manifest": scrubbed(contents.manifest),
+        "measure": contents.measure,
+        "units": contents.units,
+        "headline": reading.headline(metrics),
+        "verdicts": tables.verdicts(metrics),
+        "checks": reading.checks(metrics, contents.audit, contents.quality, costs),
+        "pictures": {name: _inline(name, picture) for name, picture in _pictures(contents).items()},
+        "rates": {
+            name: _grouped(tables.measure_rows(found, claims_excess=claims))
+            for name, found in tables.by_measure(metrics).items()
+        },
+        "calibrated": _grouped(tables.calibrated_rows(metrics)) if claims else [],
+        "refusals": sorted({found.refused for r in metrics.results for found in r.calibrated if found.refused}),
+        "comparisons": tables.comparison_rows(metrics),
+        "audit_rows": audit.table_rows(contents.audit, contents.measure.id),
+        "audit": contents.audit,
+        "diagnostics": diagnostics.table_rows(
+            {f"{unit.result.attack}, seed {unit.result.seed}": unit.info for unit in contents.units}
+        ),
+        "quality": tables.quality_rows(contents.quality),
+        "copying": contents.copying,
+        "costs": costs,
+        "cost_rows": _cost_rows(contents),
+    }
+
+
+def _inline(name: str, picture: Picture) -> dict[str, str]:
+    with styled():
+        return {"title": picture.title, "svg": inline(to_svg(picture.draw(), name))}
+
+
+def _grouped(rows: list[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Group table rows by attack and seed, which become the heading of each group."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        label = f"{row['attack']}, seed {row['seed']}"
+        found.setdefault(label, []).append({k: v for k, v in row.items() if k not in ("attack", "seed")})
+    return list(found.items())
+
+
+def _cost_rows(contents: Contents) -> list[dict[str, Any]]:
+    """Return the logical cost of each unit beside what varies: seconds, and the probe's deviation."""
+    rows = []
+    for row in tables.cost_rows(contents.metrics):
+        unit = contents.costs["units"][f"{row['attack']}.s{row['seed']}"]
+        times = {f"{phase}, s": f"{unit[f'{phase}_seconds']:.1f}" for phase in ("prepare", "generate")}
+        rows.append({**row, **times, "largest deviation, of 255": unit["probe"]["largest"]})
+    return rows

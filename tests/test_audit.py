@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from sidebench.benchmark import audit, registry
+from sidebench.benchmark import audit, drawing, figures, registry
 from sidebench.benchmark.contracts import Band, Measure, Neighbours, Side
 from sidebench.benchmark.measures.rms import Rms
 from sidebench.benchmark.pairs import load_pair
@@ -151,7 +151,7 @@ def test_an_empty_pool_is_said_and_nothing_fails() -> None:
     assert found["non_copies"] == 0 and "no pool" in found["non_copies_missing"]
     assert found["measures"]["rms"]["non_copies"] is None
     assert not any(row["images"].startswith("non") for row in audit.table_rows(found, "rms"))
-    assert audit.curve_svg(found, "rms").startswith("<svg")
+    assert picture(found, "rms").startswith("<svg")
 
 
 @pytest.mark.parametrize("channels", [2, 3, 4])
@@ -244,6 +244,11 @@ def test_jpeg_is_worse_at_lower_quality_and_keeps_the_colours_in_order(channels:
 # ---- showing ----
 
 
+def picture(found: dict[str, Any], measure: str) -> str:
+    with drawing.styled():
+        return drawing.to_svg(figures.audit(found, registry.make_measure(measure)), "detector")
+
+
 def test_the_table_shows_every_change_and_the_non_copies(planted: Any) -> None:
     rows = audit.table_rows(planted, IDS[0])
     assert len(rows) == len(audit.changes()) + 1
@@ -253,6 +258,6 @@ def test_the_table_shows_every_change_and_the_non_copies(planted: Any) -> None:
 
 @pytest.mark.parametrize("measure", IDS)
 def test_the_picture_is_the_same_each_time_and_self_contained(planted: Any, measure: str) -> None:
-    picture = audit.curve_svg(planted, measure)
-    assert picture == audit.curve_svg(planted, measure)
-    assert picture.startswith("<svg") and "<image" not in picture and 'href="http' not in picture
+    shown = picture(planted, measure)
+    assert shown == picture(planted, measure)
+    assert shown.startswith("<svg") and "<image" not in shown and 'href="http' not in shown

@@ -1,6 +1,7 @@
 """What a reader sees: tables with intervals, verdicts in words, and a page that escapes what it is given."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,8 +9,11 @@ from typing import Any
 
 import pytest
 
-from sidebench.benchmark.errors import BadInput
-from sidebench.benchmark.report import write_report
+from sidebench.benchmark.contents import read_contents
+from sidebench.benchmark.errors import BadInput, CorruptRun
+from sidebench.benchmark.keyed import keyed_hash, run_key, training_group
+from sidebench.benchmark.report import scrubbed, write_report
+from sidebench.benchmark.rescoring import stored_groups
 from sidebench.benchmark.results import (
     BandResult,
     Calibrated,
@@ -24,7 +28,7 @@ from sidebench.benchmark.results import (
     SideResult,
     rows,
 )
-from sidebench.benchmark.store import RunFolder, write_json
+from sidebench.benchmark.store import RunFolder, read_json, write_json
 from sidebench.benchmark.tables import load_metrics, text_tables, verdicts
 
 
@@ -227,11 +231,113 @@ def test_page_is_the_same_for_the_same_run(copied: Path) -> None:
 
 def test_page_has_all_parts(finished: Any) -> None:
     page = (finished.folder.path / "report.html").read_text(encoding="utf-8")
-    assert page.count("<svg") == 5 and page.rstrip().endswith("</html>")
+    # overview, rarefaction, detector; two per unit; the preparation of both guided attacks
+    assert page.count("<svg") == 3 + 2 * 3 + 2 and page.rstrip().endswith("</html>")
     for line in verdicts(finished.metrics):
         assert line in page
     for name in ("carlini-uncond", "carlini-cond", "side", "rms", "nl2c:n50:a0.5"):
         assert name in page
+
+
+@pytest.fixture(scope="module")
+def pages(finished: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Return the finished run's page without and with images."""
+    files = {"plain": finished.folder.path / "report.html", "images": tmp_path_factory.mktemp("page") / "page.html"}
+    write_report(finished.folder, files["images"], with_images=True)
+    return {name: file.read_text(encoding="utf-8") for name, file in files.items()}
+
+
+@pytest.mark.parametrize("kind", ["plain", "images"])
+def test_page_is_made_for_screen_readers_and_keyboards(pages: dict[str, str], kind: str) -> None:
+    page = pages[kind]
+    for landmark in ("<header", "<main", "<nav aria-label", "<footer", 'lang="en"', 'href="#main"', 'id="main"'):
+        assert landmark in page
+    assert page.count("<h1") == 1
+    assert page.count("<table>") == page.count("<caption") and "<th>" not in page
+    assert page.count('<div role="img" aria-label="') == page.count("<svg aria-hidden")
+    assert page.count("<img") == page.count('<img alt="Left, generated image ')
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'href="#([^"]+)"', page)) <= set(ids)
+    assert set(re.findall(r'aria-labelledby="([^"]+)"', page)) <= set(ids)
+
+
+def test_training_images_go_by_keyed_hash(finished: Any, pages: dict[str, str]) -> None:
+    key = run_key(finished.folder)
+    groups = stored_groups(finished.folder)["training"]
+    pairs = read_json(finished.folder.path / "evidence" / "side.s0" / "pairs.json")["pairs"]
+    for page in pages.values():
+        for pair in pairs:
+            assert keyed_hash(key, training_group(int(groups[pair["reference"]]))) in page
+        assert key.hex() not in page and not re.search(r"-training\d|training image \d", page)
+    assert key.hex() not in (finished.folder.path / "manifest.json").read_text(encoding="utf-8")
+
+
+def test_sheet_counts_how_often_an_image_and_its_group_were_found(finished: Any) -> None:
+    contents = read_contents(finished.folder)
+    for unit in contents.units:
+        band = unit.result.bands[0]
+        inside = [pair for pair in unit.pairs if pair.band == band.band]
+        assert all((pair.image_found > 0) == (pair.band == band.band) for pair in unit.pairs)
+        assert sum(pair.image_found for pair in inside) <= band.training.ams.count
+        assert len({pair.name for pair in inside}) <= band.training.groups
+        for pair in unit.pairs:
+            assert 0 <= pair.image_found <= pair.group_found and pair.group_size >= 1 and pair.picture is None
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"reference": 10**6}, "out of range"),
+        ({"candidate": "../../x"}, "does not hold pairs"),
+        ({"score": None}, "does not hold pairs"),
+    ],
+)
+def test_stored_pairs_that_were_tampered_with_are_refused(copied: Path, change: dict[str, Any], words: str) -> None:
+    file = copied / "evidence" / "side.s0" / "pairs.json"
+    content = read_json(file)
+    content["pairs"][0] |= change
+    write_json(file, content)
+    with pytest.raises(CorruptRun, match=rf"evidence/side\.s0/pairs\.json.*{words}"):
+        write_report(RunFolder(copied), copied / "page.html", with_images=True)
+
+
+@pytest.mark.parametrize("name", ["../../elsewhere", "other", "side/../side"])
+def test_unit_that_the_manifest_does_not_know_is_refused(copied: Path, name: str) -> None:
+    content = read_json(copied / "metrics.json")
+    content["results"][0]["attack"] = name
+    write_json(copied / "metrics.json", content)
+    with pytest.raises(CorruptRun, match=r"metrics\.json, results: .* is no unit of the manifest"):
+        write_report(RunFolder(copied), copied / "page.html")
+
+
+def test_missing_picture_is_refused(copied: Path) -> None:
+    next((copied / "evidence" / "side.s0").glob("*.png")).unlink()
+    write_report(RunFolder(copied), copied / "page.html")
+    with pytest.raises(CorruptRun, match=r"side\.s0/.*\.png cannot be read"):
+        write_report(RunFolder(copied), copied / "page.html", with_images=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("/home/ann/models/x.bin", "(path)"),
+        ("read from /home/ann/x, then /srv/data", "read from (path), then (path)"),
+        ("~/models/x", "(path)"),
+        ("/data", "(path)"),
+        (r"C:\Users\ann\x", "(path)"),
+        ("C:/Users/ann", "(path)"),
+        (r"\\server\share\x", "(path)"),
+        ("file:///home/ann/x", "(path)"),
+        ("https://example.org/a/b", "https://example.org/a/b"),
+        ("google/ddpm-cifar10-32@abc", "google/ddpm-cifar10-32@abc"),
+        ("unet/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.safetensors"),
+        ("8 x 8, 1/2, and/or", "8 x 8, 1/2, and/or"),
+        ("nl2c:n50:a0.5", "nl2c:n50:a0.5"),
+    ],
+)
+def test_paths_are_taken_out_of_the_manifest(text: str, wanted: str) -> None:
+    assert scrubbed({text: [text, 1, None]}) == {wanted: [wanted, 1, None]}
 
 
 def test_run_without_results_has_no_report(copied: Path) -> None:

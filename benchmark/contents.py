@@ -1,0 +1,109 @@
+"""What a report is made of, read from a run folder once and checked; nothing is drawn here."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from . import diagnostics
+from .contracts import Measure, Side
+from .curves import Curves, by_threshold
+from .errors import BadInput, CorruptRun
+from .keyed import run_key
+from .registry import make_measure
+from .rescoring import stored_groups
+from .results import Metrics, Result, UnitScores
+from .scoring import read_all_scores
+from .sheet import Pair, strongest_pairs
+from .store import RunFolder, read_json, shard_count
+from .tables import by_measure, load_metrics
+
+_UNIT = re.compile(r"[a-z0-9][a-z0-9-]*\.s\d+")
+
+
+@dataclass(frozen=True)
+class UnitContents:
+    """One attack under one seed, by the headline measure."""
+
+    name: str
+    result: Result
+    best: dict[Side, np.ndarray]
+    """Best-match score of every candidate."""
+    curves: Curves
+    pairs: list[Pair]
+    info: dict[str, Any]
+    """What the attack's state says of its preparation; see `diagnostics`."""
+    cohesion: float | None
+    """The setting below which clusters are dropped, where the attack has one."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """A finished run: its files by name, and its units under the headline measure."""
+
+    metrics: Metrics
+    manifest: dict[str, Any]
+    audit: dict[str, Any]
+    quality: dict[str, Any]
+    copying: dict[str, Any]
+    costs: dict[str, Any]
+    measure: Measure
+    units: list[UnitContents]
+
+    @property
+    def headline(self) -> list[Result]:
+        """The results under the headline measure."""
+        return [unit.result for unit in self.units]
+
+
+def read_contents(folder: RunFolder, *, with_images: bool = False) -> Contents:
+    """Read a finished run; pictures of the strongest pairs only where they were asked for.
+
+    Raises:
+        BadInput: the run has no results yet.
+        CorruptRun: a file is missing, or its contents contradict the rest of the folder.
+    """
+    metrics, manifest = load_metrics(folder), read_json(folder.manifest_file)
+    if not metrics.results:
+        raise BadInput(f"{folder.path} has no results yet; run the same command again to finish it")
+    measure = make_measure(metrics.results[0].measure)
+    return Contents(
+        metrics=metrics,
+        manifest=manifest,
+        audit=read_json(folder.path / "audit.json"),
+        quality=read_json(folder.path / "quality.json"),
+        copying=read_json(folder.path / "copying.json"),
+        costs=read_json(folder.path / "costs.json"),
+        measure=measure,
+        units=[_unit(folder, manifest, measure, result, with_images) for result in by_measure(metrics)[measure.id]],
+    )
+
+
+def _unit(
+    folder: RunFolder, manifest: dict[str, Any], measure: Measure, result: Result, with_images: bool
+) -> UnitContents:
+    name = _unit_name(manifest, result)
+    groups = stored_groups(folder)
+    shards = read_all_scores(folder, name, measure.space, shard_count(manifest["identity"]))
+    scores = UnitScores(shards, [measure])
+    cohesion = manifest["units"][name]["settings"].get("cohesion")
+    return UnitContents(
+        name=name,
+        result=result,
+        best={side: scores.best_scores[measure.id, side] for side in groups},
+        curves=by_threshold(measure, scores, groups),
+        pairs=strongest_pairs(
+            folder, name, measure, scores, groups["training"], run_key(folder), with_images=with_images
+        ),
+        info=diagnostics.read(folder, name),
+        cohesion=cohesion if isinstance(cohesion, float) else None,
+    )
+
+
+def _unit_name(manifest: dict[str, Any], result: Result) -> str:
+    """Return the unit's name, which is part of paths, if the manifest has it."""
+    name = f"{result.attack}.s{result.seed}"
+    if not _UNIT.fullmatch(name) or name not in manifest["units"]:
+        raise CorruptRun(f"metrics.json, results: {name!r} is no unit of the manifest")
+    return name

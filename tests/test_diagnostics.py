@@ -1,0 +1,61 @@
+"""What a state says of its preparation is shown if it is what it should be, and left out if not."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from sidebench.benchmark.diagnostics import read, table_rows
+from sidebench.benchmark.store import RunFolder
+
+ROW = {"t": 0, "accuracy": 0.625, "confidence": 0.2, "calibration_error": 0.4}
+
+
+def stored(folder: Path, state: Any) -> dict[str, Any]:
+    run = RunFolder(folder)
+    file = run.state_file("side.s0")
+    file.parent.mkdir(parents=True)
+    save_file({"x": np.zeros(1)}, file, {"info": json.dumps({"state": state})})
+    return read(run, "side.s0")
+
+
+def test_a_surrogate_is_read_and_shown(tmp_path: Path) -> None:
+    state = {
+        "classes": 2,
+        "sizes": [3, 5],
+        "cohesions": [0.2, 0.9, 0.8],
+        "training": {"loss": 1.25, "accuracy": 0.5},
+        "by_timestep": [ROW],
+    }
+    found = stored(tmp_path, {**state, "note": "own"})
+    assert found == state
+    (row,) = table_rows({"side, seed 0": found, "carlini-uncond, seed 0": {}})
+    assert list(row.values()) == ["side, seed 0", "2 of 3", "0.80", "5", "1.25", "50.00", "62.5", "20.0"]
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        None,
+        [],
+        {"sizes": "many", "cohesions": [float("nan")], "classes": -1, "by_timestep": []},
+        {"sizes": [True], "cohesions": [], "by_timestep": [{"t": 0}]},
+        {"sizes": {"a": 1}, "by_timestep": [{**ROW, "accuracy": "<b>"}]},
+    ],
+)
+def test_what_is_no_such_thing_is_left_out(tmp_path: Path, state: Any) -> None:
+    assert stored(tmp_path, state) == {}
+
+
+def test_states_of_the_run_are_read(finished: Any) -> None:
+    for unit in ("side.s0", "carlini-cond.s0"):
+        assert {"cohesions", "sizes", "training", "by_timestep", "classes"} == set(read(finished.folder, unit))
+    assert read(finished.folder, "carlini-uncond.s0") == {}
+
+
+def test_gaps_are_dashes() -> None:
+    (row,) = table_rows({"mine": {"classes": 3}})
+    assert set(list(row.values())[1:]) == {"-"}
