@@ -47,6 +47,7 @@ _STYLE: Any = {
     "legend.frameon": False,
     "legend.fontsize": 9,
     "lines.linewidth": 1.7,
+    "axes.formatter.useoffset": False,
     # Text stays text: it can be read aloud, searched, and takes the page's font.
     "svg.fonttype": "none",
 }

@@ -73,7 +73,7 @@ def histogram(best: dict[Side, np.ndarray], measure: Measure) -> "Figure":
     axes.set_xlim(*ends)
     shade_bands(axes, measure)
     axes.set_xlabel(f"best-match score, {measure.id} ({direction(measure)})")
-    axes.set_ylabel("candidates")
+    _whole(axes, "candidates")
     axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.08), ncols=2, borderaxespad=0.1, columnspacing=1.2)
     return figure
 
@@ -125,7 +125,7 @@ def rarefaction(results: Sequence[Result]) -> "Figure":
         axes.text(shown[0].candidates, 1.01, "this run", transform=axes.get_xaxis_transform(), ha="center", color=SOFT)
         axes.legend(loc="upper left", handlelength=1.4)
     axes.set_xlabel("candidates (dotted: extrapolated, an estimate)")
-    axes.set_ylabel("different groups found")
+    _whole(axes, "different groups found")
     axes.set_ylim(bottom=0)
     axes.set_xlim(left=0)
     return figure
@@ -207,14 +207,14 @@ def _cohesions(axes: "Axes", info: dict[str, Any], cohesion: float | None) -> No
         axes.axvline(cohesion, color=ALARM, linewidth=1.2)
         axes.text(cohesion, 1.02, "dropped below", transform=axes.get_xaxis_transform(), ha="center", color=ALARM)
     axes.set_xlabel("cohesion: mean cosine of members to their centroid")
-    axes.set_ylabel("clusters")
+    _whole(axes, "clusters")
 
 
 def _sizes(axes: "Axes", info: dict[str, Any], cohesion: float | None) -> None:
     sizes = sorted(info["sizes"], reverse=True)
     axes.stairs(sizes, np.arange(len(sizes) + 1) + 0.5, fill=True, color=SERIES[0])
     axes.set_xlabel("clusters that are left, largest first")
-    axes.set_ylabel("synthetic images")
+    _whole(axes, "synthetic images")
 
 
 def _timesteps(axes: "Axes", info: dict[str, Any], cohesion: float | None) -> None:
@@ -239,6 +239,14 @@ def _unit_label(attack: str, seed: int) -> str:
 
 def _short(name: str) -> str:
     return name if len(name) <= _LONGEST else f"{name[:12]}…{name[-12:]}"
+
+
+def _whole(axes: "Axes", label: str) -> None:
+    """Label an axis of counts: whole numbers only."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_ylabel(label)
+    axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
 
 
 def _point(axes: "Axes", rate: Rate, y: float, colour: str, marker: str, label: str | None) -> None:

@@ -35,7 +35,8 @@ def headline(metrics: Metrics) -> Headline:
     banded = [result for result in results if result.bands]
     if not banded:
         measure = results[0].measure if results else "the measure"
-        return Headline("open", f"{metrics.pair}: no verdict", f"{measure} has no fixed bands; read the figures below.")
+        said = f"{measure} has no fixed bands, so no score counts as a hit. The figures show how near images come."
+        return Headline("open", f"{metrics.pair}: no verdict", said)
     claimed = [(result, result.bands[0].excess) for result in banded]
     if not metrics.claims_excess or any(excess is None for _, excess in claimed):
         return Headline("open", f"{metrics.pair}: rates, but no verdict", _unclaimed(metrics))
