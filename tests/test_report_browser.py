@@ -2,11 +2,13 @@
 
 import http.server
 import os
+import re
 import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -56,6 +58,18 @@ def asked() -> Iterator[tuple[str, list[str]]]:
         thread.join()
 
 
+def dump(chromium: str, page: Path, folder: Path, *options: str) -> "subprocess.CompletedProcess[str]":
+    """Open a page and return its document as the browser sees it once it has loaded."""
+    done = subprocess.run(
+        [chromium, *QUIET, *options, f"--user-data-dir={folder / 'profile'}", "--dump-dom", page.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
 def test_page_asks_for_nothing_and_names_stay_text(
     chromium: str, asked: tuple[str, list[str]], copied: Path, tmp_path: Path
 ) -> None:
@@ -66,15 +80,34 @@ def test_page_asks_for_nothing_and_names_stay_text(
     write_json(copied / "manifest.json", {**read_json(copied / "manifest.json"), "note": hostile})
     page = tmp_path / "page.html"
     write_report(RunFolder(copied), page, with_images=True)
-    done = subprocess.run(
-        [chromium, *QUIET, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", page.as_uri()],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
+    done = dump(chromium, page, tmp_path)
     assert done.stdout.count("&lt;img src=") >= 4 and "<script" not in done.stdout
     assert "<title>&lt;img" in done.stdout
     assert done.stdout.count("<img") == done.stdout.count("<img alt=") > 12
     assert "CONSOLE" not in done.stderr, done.stderr
     assert paths == []
+
+
+FRAME = """<!doctype html>
+<p id="found"></p>
+<script>
+function measure(frame) {{
+  const inner = frame.contentDocument, root = inner.documentElement;
+  inner.querySelectorAll("details").forEach(part => {{ part.open = true; }});
+  const letters = [...inner.querySelectorAll("svg text")].map(text => parseFloat(getComputedStyle(text).fontSize)
+    * text.ownerSVGElement.getBoundingClientRect().width / text.ownerSVGElement.viewBox.baseVal.width);
+  document.getElementById("found").textContent =
+    `width ${{root.scrollWidth}} of ${{root.clientWidth}}, letters of ${{Math.min(...letters).toFixed(1)}} pixels`;
+}}
+</script>
+<iframe src="{page}" onload="measure(this)" style="width: 390px; height: 800px; border: 0"></iframe>"""
+
+
+def test_page_fits_a_phone(chromium: str, finished: Any, tmp_path: Path) -> None:
+    page, frame = tmp_path / "page.html", tmp_path / "frame.html"
+    write_report(finished.folder, page, with_images=True)
+    frame.write_text(FRAME.format(page=page.as_uri()), encoding="utf-8")
+    done = dump(chromium, frame, tmp_path, "--allow-file-access-from-files")
+    found = re.search(r"width (\d+) of (\d+), letters of ([\d.]+) pixels", done.stdout)
+    assert found is not None, done.stderr
+    assert int(found[1]) == int(found[2]) <= 390 and float(found[3]) >= 8, found[0]
