@@ -7,17 +7,18 @@ from typing import Any
 import numpy as np
 
 from . import diagnostics
-from .contracts import Measure, Side
+from .contracts import Measure
 from .curves import Curves, by_threshold
 from .errors import BadInput, CorruptRun
 from .keyed import run_key
+from .rates import UnitScores, in_both
 from .registry import make_measure
 from .rescoring import stored_groups
-from .results import Metrics, Result, UnitScores
+from .results import Metrics, Result
 from .scoring import read_all_scores
 from .sheet import Pair, strongest_pairs
 from .store import RunFolder, read_json, shard_count
-from .tables import by_measure, load_metrics
+from .tables import by_measure, load_metrics, probe_flags
 
 _UNIT = re.compile(r"[a-z0-9][a-z0-9-]*\.s\d+")
 
@@ -28,8 +29,8 @@ class UnitContents:
 
     name: str
     result: Result
-    best: dict[Side, np.ndarray]
-    """Best-match score of every candidate."""
+    best: dict[str, np.ndarray]
+    """Best-match score of every candidate by side; under "reference" those of the reference model's candidates."""
     curves: Curves
     pairs: list[Pair]
     info: dict[str, Any]
@@ -50,6 +51,8 @@ class Contents:
     costs: dict[str, Any]
     measure: Measure
     units: list[UnitContents]
+    flags: list[str]
+    """What a reader must know: of the numbers, and of what varies between runs."""
 
     @property
     def headline(self) -> list[Result]:
@@ -77,6 +80,7 @@ def read_contents(folder: RunFolder, *, with_images: bool = False) -> Contents:
         costs=read_json(folder.path / "costs.json"),
         measure=measure,
         units=[_unit(folder, manifest, measure, result, with_images) for result in by_measure(metrics)[measure.id]],
+        flags=[*metrics.flags, *probe_flags(folder)],
     )
 
 
@@ -84,15 +88,20 @@ def _unit(
     folder: RunFolder, manifest: dict[str, Any], measure: Measure, result: Result, with_images: bool
 ) -> UnitContents:
     name = _unit_name(manifest, result)
-    groups = stored_groups(folder)
-    shards = read_all_scores(folder, name, measure.space, shard_count(manifest["identity"]))
-    scores = UnitScores(shards, [measure])
+    groups, shards = stored_groups(folder), shard_count(manifest["identity"])
+    scores = UnitScores(read_all_scores(folder, name, measure.space, shards), [measure], in_both(groups))
+    best = {str(side): scores.best_scores[measure.id, side] for side in groups}
+    reference = None
+    if manifest["control"] == "reference-model":
+        theirs = read_all_scores(folder.reference(), name, measure.space, shards)
+        reference = UnitScores(theirs, [measure])
+        best["reference"] = reference.best_scores[measure.id, "training"]
     cohesion = manifest["units"][name]["settings"].get("cohesion")
     return UnitContents(
         name=name,
         result=result,
-        best={side: scores.best_scores[measure.id, side] for side in groups},
-        curves=by_threshold(measure, scores, groups),
+        best=best,
+        curves=by_threshold(measure, scores, groups, reference),
         pairs=strongest_pairs(
             folder, name, measure, scores, groups["training"], run_key(folder), with_images=with_images
         ),

@@ -1,44 +1,47 @@
 """Rates by threshold: what every rate would be, were the closest band wider or narrower. NumPy and SciPy only."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from . import tally
 from .comparison import excess_of
-from .contracts import Band, Measure, Side
+from .contracts import Band, Measure
 from .protocol import CONFIDENCE
-from .results import UnitScores, attack_hits
-from .statistics import unique_count, wilson
+from .rates import Groups, UnitScores, attack_hits, side_result
+from .results import Rate
 
 MOST_THRESHOLDS = 40
 
 
 class Curves(NamedTuple):
-    """Rates of one unit by threshold; each array is T x 3: value, lower and upper end of the 95 % interval."""
+    """Rates of one unit by threshold; each array is T x 3: value, lower and upper end of the 95 % interval.
+
+    `ams` and `ums` have the keys "training" and, where there is such a control, "held_out" or "reference" (the
+    reference model's candidates against the training images). `excess` is None without a control.
+    """
 
     thresholds: list[float]
-    ams: dict[Side, np.ndarray]
-    ums: dict[Side, np.ndarray]
-    excess: np.ndarray
+    ams: dict[str, np.ndarray]
+    ums: dict[str, np.ndarray]
+    excess: np.ndarray | None
 
 
-def by_threshold(measure: Measure, scores: UnitScores, groups: dict[Side, np.ndarray]) -> Curves:
-    """Return AMS, UMS and excess of a unit for thresholds on the stored bins; `groups` as in `measure_result`."""
+def by_threshold(measure: Measure, scores: UnitScores, groups: Groups, reference: UnitScores | None = None) -> Curves:
+    """Return AMS, UMS and excess of a unit for thresholds on the stored bins; arguments as in `measure_result`."""
     thresholds = _grid(measure, scores)
     bands = [_within(measure, threshold) for threshold in thresholds]
-    hits = [attack_hits(measure, band, scores, groups) for band in bands]
-    found = [excess_of(hit, CONFIDENCE) for hit in hits]
-    counts: dict[Side, list[int]] = {
-        "training": [int(hit.training_hits.sum()) for hit in hits],
-        "held_out": [int(hit.held_out_hits.sum()) for hit in hits],
-    }
-    n = scores.candidates
+    hits = [attack_hits(measure, band, scores, groups, reference) for band in bands]
+    found = {side: [side_result(measure, band, scores, groups, side) for band in bands] for side in groups}
+    sides = {str(side): results for side, results in found.items()}
+    if reference is not None:
+        sides["reference"] = [side_result(measure, band, reference, groups, "training") for band in bands]
+    excess = [excess_of(hit, CONFIDENCE) for hit in hits if hit.controlled]
     return Curves(
         thresholds,
-        ams={side: np.array([(hit / n, *wilson(hit, n, CONFIDENCE)) for hit in counts[side]]) for side in groups},
-        ums={side: np.array([_ums(measure, b, scores, side, len(own)) for b in bands]) for side, own in groups.items()},
-        excess=np.array([(value, *interval) for value, interval in found]),
+        ams={side: _rows([result.ams for result in results]) for side, results in sides.items()},
+        ums={side: _rows([result.ums for result in results]) for side, results in sides.items()},
+        excess=np.array([(value, *interval) for value, interval in excess]) if excess else None,
     )
 
 
@@ -60,8 +63,5 @@ def _grid(measure: Measure, scores: UnitScores) -> list[float]:
     return [round(near + sign * measure.bin_width * step, 9) for step in range(stride, steps + 1, stride)]
 
 
-def _ums(measure: Measure, band: Band, scores: UnitScores, side: Side, references: int) -> tuple[float, float, float]:
-    ids, values = scores.pair_ids[measure.id, side], scores.pair_scores[measure.id, side]
-    frequencies = tally.ums_frequencies(ids, values, band, references, distance=measure.distance)
-    interval, n = unique_count(frequencies, references, CONFIDENCE), scores.candidates
-    return int((frequencies > 0).sum()) / n, interval.low / n, interval.high / n
+def _rows(rates: Sequence[Rate]) -> np.ndarray:
+    return np.array([(rate.value, rate.low, rate.high) for rate in rates])

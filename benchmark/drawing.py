@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, SOFT = "#22292e", "#66727a"
-TRAINING, HELD_OUT, EXCESS, ALARM = "#0b6e99", "#b5651d", "#6a4c93", "#b3261e"
+TRAINING, HELD_OUT, CONTROL, EXCESS, ALARM = "#0b6e99", "#b5651d", "#8a6a00", "#6a4c93", "#b3261e"
 SERIES = ("#0072b2", "#c9560a", "#00825f", "#a8458f", "#857000", "#5c5f66")
 """One per attack. Every colour has a contrast of 3 to 1 or more on white; its dark twin in report.css on black."""
 
@@ -21,13 +21,14 @@ _THEME = {
     SOFT: "soft",
     TRAINING: "training",
     HELD_OUT: "held-out",
+    CONTROL: "control",
     EXCESS: "excess",
     ALARM: "alarm",
     **{colour: f"series-{number}" for number, colour in enumerate(SERIES)},
 }
 
 _STYLE: Any = {
-    "font.size": 9.5,
+    "font.size": 10.5,
     "text.color": INK,
     # A name may hold a dollar sign; it is a name, not a formula.
     "text.parse_math": False,
@@ -36,16 +37,16 @@ _STYLE: Any = {
     "axes.linewidth": 0.8,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.titlesize": 9.5,
+    "axes.titlesize": 10.5,
     "axes.titlelocation": "left",
     "xtick.color": SOFT,
     "ytick.color": SOFT,
     "xtick.labelcolor": INK,
     "ytick.labelcolor": INK,
-    "xtick.labelsize": 9,
-    "ytick.labelsize": 9,
+    "xtick.labelsize": 10,
+    "ytick.labelsize": 10,
     "legend.frameon": False,
-    "legend.fontsize": 9,
+    "legend.fontsize": 10,
     "lines.linewidth": 1.7,
     "axes.formatter.useoffset": False,
     # Text stays text: it can be read aloud, searched, and takes the page's font.
@@ -68,7 +69,7 @@ def canvas(
     *,
     width: float = 4.8,
     height: float = 2.7,
-    left: float = 0.62,
+    left: float = 0.66,
     top: float = 0.3,
     gap: float = 0.45,
     **options: Any,
@@ -109,7 +110,6 @@ def shade_bands(axes: "Axes", measure: Measure, *, names: bool = True) -> None:
                 band.name,
                 transform=axes.get_xaxis_transform(),
                 ha="center",
-                fontsize=9,
                 color=SOFT,
             )
 

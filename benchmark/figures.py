@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .contracts import Measure, Side
+from .contracts import Measure
 from .curves import Curves
 from .drawing import (
     ALARM,
+    CONTROL,
     EXCESS,
     HELD_OUT,
     INK,
@@ -26,9 +27,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SIDES: dict[Side, tuple[str, str, str]] = {
+SIDES = {
     "training": ("training images", TRAINING, "o"),
     "held_out": ("held-out images", HELD_OUT, "D"),
+    "reference": ("reference model", CONTROL, "s"),
 }
 """Label, colour and marker."""
 
@@ -39,14 +41,15 @@ _LONGEST = 26
 
 
 def overview(results: Sequence[Result]) -> "Figure":
-    """Draw each unit's hit rate in the closest band on both sides, with intervals; one row per unit with bands."""
+    """Draw each unit's hit rate in the closest band, and that of its control, with intervals; a row per unit."""
     results = [result for result in results if result.bands]
-    figure, axes = canvas(height=1.25 + 0.42 * len(results), left=1.55, top=0.42)
+    figure, axes = canvas(height=1.25 + 0.42 * len(results), left=1.62, top=0.42)
     for row, result in enumerate(results):
-        for (side, (label, colour, marker)), shift in zip(SIDES.items(), (-0.13, 0.13), strict=True):
-            found = getattr(result.bands[0], side)
-            if found is not None:
-                _point(axes, found.ams, row + shift, colour, marker, label if row == 0 else None)
+        found = {side: rates for side in SIDES if (rates := getattr(result.bands[0], side)) is not None}
+        for place, (side, rates) in enumerate(found.items()):
+            label, colour, marker = SIDES[side]
+            shift = 0.26 * (place - (len(found) - 1) / 2)
+            _point(axes, rates.ams, row + shift, colour, marker, label if row == 0 else None)
     axes.set_yticks(range(len(results)), [_unit_label(result.attack, result.seed) for result in results])
     axes.set_ylim(len(results) - 0.5, -0.5)
     axes.set_xlim(left=0)
@@ -59,8 +62,8 @@ def overview(results: Sequence[Result]) -> "Figure":
     return figure
 
 
-def histogram(best: dict[Side, np.ndarray], measure: Measure) -> "Figure":
-    """Draw best-match scores (one per candidate) against training and held-out images, with the bands."""
+def histogram(best: dict[str, np.ndarray], measure: Measure) -> "Figure":
+    """Draw best-match scores, one per candidate, by side as in `UnitContents.best`, with the bands."""
     finite = np.concatenate([values[np.isfinite(values)] for values in best.values()])
     figure, axes = canvas(height=3.2, top=0.62)
     ends = (0.0, float(finite.max(initial=0.1))) if measure.distance else (float(finite.min(initial=0.9)), 1.0)
@@ -79,13 +82,13 @@ def histogram(best: dict[Side, np.ndarray], measure: Measure) -> "Figure":
 
 
 def thresholds(found: Curves, measure: Measure, claims_excess: bool) -> "Figure":
-    """Draw AMS and UMS by threshold on both sides, the excess where it is claimed, with the bands."""
+    """Draw AMS and UMS by threshold with their control, the excess where it is claimed, and the bands."""
     figure, (upper, lower) = canvas(2, height=4.4, top=0.62, gap=0.3, sharex=True)
     for panel, rates, name in ((upper, found.ams, "AMS"), (lower, found.ums, "UMS")):
         for side, values in rates.items():
             _line(panel, found.thresholds, values, SIDES[side][1], SIDES[side][0])
         panel.set_ylabel(f"{name}, % of candidates")
-    if claims_excess:
+    if claims_excess and found.excess is not None:
         _line(upper, found.thresholds, found.excess, EXCESS, "excess", linestyle=(0, (4, 1.5)))
     upper.set_xlim(min(0.0, *found.thresholds) if measure.distance else found.thresholds[-1], max(found.thresholds))
     shade_bands(upper, measure)
@@ -151,7 +154,7 @@ def audit(stored: dict[str, Any], measure: Measure) -> "Figure":
     from matplotlib.ticker import MaxNLocator
 
     found = stored["measures"][measure.id]
-    figure, panels = canvas(3, 2, height=7.2, top=0.95, gap=0.85, sharex=True, sharey=True)
+    figure, panels = canvas(3, 2, height=7.4, top=0.98, gap=0.9, sharex=True, sharey=True)
     at = found["thresholds"]
     for axes, (kind, title) in zip(panels.flat, _KINDS.items(), strict=True):
         shown = [c for c in found["copies"] if c["kind"] == kind or (kind == "flip" and c["kind"] == "identical")]
@@ -162,12 +165,12 @@ def audit(stored: dict[str, Any], measure: Measure) -> "Figure":
             rates = np.array([found["non_copies"]["any"][key] for key in ("count", "low", "high")]).T
             rates[:, 0] /= found["non_copies"]["n"]
             _line(axes, at, rates, ALARM, None, linewidth=2.6)
-        axes.set_title(title, pad=31)
+        axes.set_title(title, pad=34)
         axes.legend(
             loc="lower left",
             bbox_to_anchor=(-0.04, 0.98),
             ncols=2,
-            fontsize=8.5,
+            fontsize=9.5,
             borderaxespad=0.1,
             handlelength=1.6,
             columnspacing=1.0,
@@ -178,9 +181,9 @@ def audit(stored: dict[str, Any], measure: Measure) -> "Figure":
         axes.xaxis.set_major_locator(MaxNLocator(3))
         axes.set_xlim(*sorted((at[0], at[-1])))
         shade_bands(axes, measure, names=False)
-    figure.supylabel("images within the threshold, %", fontsize=9.5, x=0.005)
+    figure.supylabel("images within the threshold, %", fontsize=10.5, x=0.005)
     word = "distance at most" if measure.distance else "similarity at least"
-    figure.supxlabel(f"threshold: {word}, {measure.id}", fontsize=9.5, y=0.005)
+    figure.supxlabel(f"threshold: {word}, {measure.id}", fontsize=10.5, y=0.005)
     if found["non_copies"] is not None:
         figure.text(0.01, 0.985, "thin: copies found; thick: non-copies called copies", va="top", color=INK)
     return figure

@@ -179,16 +179,17 @@ def _band_result(
         band=band.name,
         low=band.low,
         high=band.high,
-        training=_side_result(measure, band, scores, groups, "training"),
-        held_out=_side_result(measure, band, scores, groups, "held_out") if "held_out" in groups else None,
-        reference=_side_result(measure, band, reference, groups, "training") if reference else None,
+        training=side_result(measure, band, scores, groups, "training"),
+        held_out=side_result(measure, band, scores, groups, "held_out") if "held_out" in groups else None,
+        reference=side_result(measure, band, reference, groups, "training") if reference else None,
         excess=_difference(excess_of(hits, CONFIDENCE)) if hits.controlled else None,
         label_swap_p=swap_p(hits) if hits.controlled else None,
         matched_ams=_matched_ams(measure, band, scores, groups) if "held_out" in groups else None,
     )
 
 
-def _side_result(measure: Measure, band: Band, scores: UnitScores, groups: Groups, side: Side) -> SideResult:
+def side_result(measure: Measure, band: Band, scores: UnitScores, groups: Groups, side: Side) -> SideResult:
+    """Count what was hit on one side, in one band, with every reference a match."""
     own = groups[side]
     frequencies = _best_frequencies(measure, band, scores, side, len(own))
     credits = tally.by_group(frequencies, own)

@@ -12,6 +12,9 @@ Tone = Literal["leak", "clear", "open"]
 State = Literal["good", "look", "missing"]
 """As it should be; read the verdict with care; not checked."""
 
+Claimed = Sequence[tuple[Result, Difference]]
+"""Results with the excess of their closest band."""
+
 
 class Headline(NamedTuple):
     """What a reader should take away."""
@@ -37,18 +40,18 @@ def headline(metrics: Metrics) -> Headline:
         measure = results[0].measure if results else "the measure"
         said = f"{measure} has no fixed bands, so no score counts as a hit. The figures show how near images come."
         return Headline("open", f"{metrics.pair}: no verdict", said)
-    claimed = [(result, result.bands[0].excess) for result in banded]
-    if not metrics.claims_excess or any(excess is None for _, excess in claimed):
+    claimed = [(result, excess) for result in banded if (excess := result.bands[0].excess) is not None]
+    if not metrics.claims_excess or not claimed:
         return Headline("open", f"{metrics.pair}: rates, but no verdict", _unclaimed(metrics))
     if any(excess.low > 0 for _, excess in claimed):
-        return Headline("leak", f"{metrics.pair} gives training images away", _leak(claimed))
+        return Headline("leak", f"{metrics.pair} gives training images away", _leak(metrics, claimed))
     if any(excess.high < 0 for _, excess in claimed):
         said = (
-            "Generated images lie nearer to held-out than to training images, which no leak explains. Check that the "
-            "training set of the pair is the one that the model was trained on."
+            f"Training images are hit less often than {_control_in_words(metrics)}, which no leak explains. Check that "
+            f"the training set of the pair is the one that the model was trained on."
         )
         return Headline("open", f"{metrics.pair}: the control does not fit", said)
-    return Headline("clear", f"{metrics.pair}: no leak was seen", _no_leak(claimed))
+    return Headline("clear", f"{metrics.pair}: no leak was seen", _no_leak(metrics, claimed))
 
 
 def checks(metrics: Metrics, audit: dict[str, Any], quality: dict[str, Any], costs: dict[str, Any]) -> list[Check]:
@@ -76,43 +79,57 @@ def _unclaimed(metrics: Metrics) -> str:
     return f"{why}, so hits alone do not show that images come from training. The rates stand for themselves."
 
 
-def _leak(claimed: Sequence[tuple[Result, Difference]]) -> str:
+def _leak(metrics: Metrics, claimed: Claimed) -> str:
     """Say how many attacks find training images, and what the one with the largest excess finds."""
     best = max(claimed, key=lambda pair: pair[1].value)[0]
     band, found = best.bands[0], [excess for _, excess in claimed if excess.low > 0]
     who = "The attack hits" if len(claimed) == 1 else f"{len(found)} of {_attacks(claimed)} hit"
     seed = f" (seed {best.seed})" if _seeds(claimed) > 1 else ""
+    hits, share = f"{band.training.ams.count:,}", f"{100 * band.training.ams.value:.1f} %"
+    if band.reference:
+        chance = f"as are {band.reference.ams.count:,} of the reference model's"
+    else:
+        chance = f"{band.held_out.ams.count if band.held_out else 0:,} of a held-out one"
     return (
-        f"{who} training images more often than held-out ones, which the model never saw. The strongest, "
-        f"{best.attack}{seed}: of {best.candidates:,} generated images, {band.training.ams.count:,} "
-        f'({100 * band.training.ams.value:.1f} %) are close matches (band "{band.band}") of a training image, '
-        f"{band.held_out.ams.count:,} of a held-out one. They show {band.training.groups:,} different training images."
+        f"{who} training images more often than {_control_in_words(metrics)}. The strongest, {best.attack}{seed}: of "
+        f'{best.candidates:,} generated images, {hits} ({share}) are close matches (band "{band.band}") of a training '
+        f"image, {chance}. They show {band.training.groups:,} different training images."
     )
 
 
-def _no_leak(claimed: Sequence[tuple[Result, Difference]]) -> str:
+def _no_leak(metrics: Metrics, claimed: Claimed) -> str:
     who = "The attack hits" if len(claimed) == 1 else f"None of {_attacks(claimed)} hits"
     rather = "no more often than" if len(claimed) == 1 else "more often than"
     most = max(excess.high for _, excess in claimed)
     return (
-        f"{who} training images {rather} held-out ones, which the model never saw. At {claimed[0][0].candidates:,} "
-        f"candidates each, an excess of up to {100 * most:.2f} % could have gone unseen."
+        f"{who} training images {rather} {_control_in_words(metrics)}. At {claimed[0][0].candidates:,} candidates "
+        f"each, an excess of up to {100 * most:.2f} % could have gone unseen."
     )
 
 
-def _attacks(claimed: Sequence[tuple[Result, Difference]]) -> str:
+def _control_in_words(metrics: Metrics) -> str:
+    if metrics.control == "reference-model":
+        return "a reference model does, which is said not to have seen them"
+    return "held-out ones, which the model never saw"
+
+
+def _attacks(claimed: Claimed) -> str:
     return f"{len(claimed)} attack runs" if _seeds(claimed) > 1 else f"{len(claimed)} attacks"
 
 
-def _seeds(claimed: Sequence[tuple[Result, Difference]]) -> int:
+def _seeds(claimed: Claimed) -> int:
     return len({result.seed for result, _ in claimed})
 
 
 def _control(metrics: Metrics) -> Check:
-    sizes = f"{metrics.training_images:,} training and {metrics.held_out_images:,} held-out images"
+    """Return what the attack was compared with, and whether it is fit for that."""
+    if metrics.control == "reference-model":
+        said = "the same attack on a reference model; that it was not trained on these images is the pair's word"
+        return Check("Control", said, "look")
     found = metrics.control_check
     if found is None:
-        return Check("Control", f"kind {metrics.control}; no held-out images were compared with", "missing")
+        return Check("Control", "none: raw rates, of which chance hits are a part", "missing")
+    sizes = f"{metrics.training_images:,} training and {metrics.held_out_images:,} held-out images"
     auc = f"AUC {found.auc:.2f} [{found.low:.2f}, {found.high:.2f}]"
     if found.told_apart:
         return Check("Control", f"{sizes}, but a classifier tells them apart ({auc}): only a surrogate", "look")
@@ -160,8 +177,8 @@ def _quality(quality: dict[str, Any]) -> list[Check]:
     if not known or real["label_accuracy"] is None:
         return []
     said = (
-        f"a classifier trained on generated images is right on {100 * min(known):.0f} % of held-out images, "
-        f"on {100 * real['label_accuracy']:.0f} % when trained on real ones"
+        f"a classifier trained on generated images is right on {100 * min(known):.0f} % of real ones, "
+        f"on {100 * real['label_accuracy']:.0f} % when trained on training images"
     )
     return [Check("Sample quality", said, "good" if min(known) > 0.8 * real["label_accuracy"] else "look")]
 

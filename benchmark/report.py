@@ -72,7 +72,7 @@ def _pictures(contents: Contents) -> dict[str, Picture]:
     found = {}
     if any(result.bands for result in headline):
         found["overview"] = Picture(
-            "Hit rate in the closest band against training and held-out images, by attack, with 95 % intervals",
+            "Hit rate in the closest band by attack, and that of its control, with 95 % intervals",
             partial(figures.overview, headline),
         )
         found["rarefaction"] = Picture(
@@ -86,7 +86,7 @@ def _pictures(contents: Contents) -> dict[str, Picture]:
     for unit in contents.units:
         label = f"{unit.result.attack}, seed {unit.result.seed}"
         found[f"scores-{unit.name}"] = Picture(
-            f"Histogram of best-match scores against training and held-out images: {label}",
+            f"Histogram of best-match scores, and that of the control: {label}",
             partial(figures.histogram, unit.best, measure),
         )
         found[f"thresholds-{unit.name}"] = Picture(
@@ -107,6 +107,7 @@ def _page(contents: Contents) -> dict[str, Any]:
     claims = metrics.claims_excess
     return {
         "metrics": metrics,
+        "flags": contents.flags,
         "manifest": scrubbed(contents.manifest),
         "measure": contents.measure,
         "units": contents.units,
@@ -130,6 +131,7 @@ def _page(contents: Contents) -> dict[str, Any]:
         "copying": contents.copying,
         "costs": costs,
         "cost_rows": _cost_rows(contents),
+        "reference_cost_rows": tables.cost_rows(metrics.reference_costs),
     }
 
 
@@ -150,7 +152,7 @@ def _grouped(rows: list[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]
 def _cost_rows(contents: Contents) -> list[dict[str, Any]]:
     """Return the logical cost of each unit beside what varies: seconds, and the probe's deviation."""
     rows = []
-    for row in tables.cost_rows(contents.metrics):
+    for row in tables.cost_rows(contents.metrics.costs):
         unit = contents.costs["units"][f"{row['attack']}.s{row['seed']}"]
         times = {f"{phase}, s": f"{unit[f'{phase}_seconds']:.1f}" for phase in ("prepare", "generate")}
         rows.append({**row, **times, "largest deviation, of 255": unit["probe"]["largest"]})

@@ -10,7 +10,7 @@ from . import tally
 from .contracts import Measure
 from .errors import CorruptRun
 from .keyed import keyed_hash, training_group
-from .results import UnitScores
+from .rates import UnitScores
 from .store import RunFolder, read_json
 
 

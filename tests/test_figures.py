@@ -42,7 +42,7 @@ def test_curves_agree_with_the_rates_at_band_edges(contents: Contents) -> None:
             place = unit.curves.thresholds.index(band.high)
             for side, found in (("training", band.training), ("held_out", band.held_out)):
                 for rates, rate in ((unit.curves.ams, found.ams), (unit.curves.ums, found.ums)):
-                    assert rates[side][place] == pytest.approx((rate.value, rate.low, rate.high))  # type: ignore[index]
+                    assert rates[side][place] == pytest.approx((rate.value, rate.low, rate.high))
             excess = band.excess
             assert unit.curves.excess[place] == pytest.approx((excess.value, excess.low, excess.high))
 

@@ -55,7 +55,7 @@ def test_headline_names_the_seed_where_there_are_several(contents: Contents) -> 
     ("change", "words"),
     [
         ({"control": "surrogate"}, "of the kind surrogate"),
-        ({"control": "none"}, "no held-out images"),
+        ({"control": "none", "control_check": None}, "no held-out images"),
         ({"results": []}, "no fixed bands"),
     ],
 )
