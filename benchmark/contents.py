@@ -15,7 +15,7 @@ from .rates import UnitScores, in_both
 from .registry import make_measure
 from .rescoring import stored_groups
 from .results import Metrics, Result
-from .scoring import read_all_scores
+from .scores import read_all_scores
 from .sheet import Pair, strongest_pairs
 from .store import RunFolder, read_json, shard_count
 from .tables import by_measure, load_metrics, probe_flags

@@ -16,6 +16,9 @@ FOLDER = Path(__file__).parent / "pairs"
 Control = Literal["iid", "surrogate", "reference-model", "none"]
 Count = Annotated[int, Field(ge=1)]
 
+IN_TRAINING = "training:"
+"""Prefix of the names of defences that are part of the victim: no option puts them around a model."""
+
 
 class ModelSource(Settings):
     """Where the victim's files are."""
@@ -105,7 +108,11 @@ class Recipe(Settings):
             "early-stopping": ("stop_after", None),
             "loss-skipping": ("skip_below", 0),
         }
-        return {name: {key: getattr(self, key)} for name, (key, off) in known.items() if getattr(self, key) != off}
+        return {
+            IN_TRAINING + name: {key: getattr(self, key)}
+            for name, (key, off) in known.items()
+            if getattr(self, key) != off
+        }
 
 
 class Overrides(Settings):

@@ -148,8 +148,6 @@ def plan_run(
     around = in_order(make_defences(defences, settings or {}))
     check_names([*attacks, *defences], [*chosen_attacks, *around], settings or {})
     trained_with = pair.recipe.defences() if pair.recipe and model is None else {}
-    if twice := sorted(trained_with.keys() & {defence.name for defence in around}):
-        raise BadInput(f"the victim of {pair.name} was trained with {twice[0]} already")
     units = tuple(Unit(attack, seed) for attack in chosen_attacks for seed in dict.fromkeys(seeds))
     for unit in units:
         if number < unit.attack.least_candidates():

@@ -26,7 +26,7 @@ from ..benchmark.scores import read_all_scores
 from ..benchmark.store import RunFolder, difference, read_json, read_state, shard_count, write_json
 from ..benchmark.tally import in_band
 from .making import file_hash, scores_hash, unit_hits
-from .record import Record, pooled_hits, read_record
+from .record import Record, around_the_model, pooled_hits, read_record
 
 TOLERANCE = 0.01
 """Largest difference of a best-match score that counts as the same: other devices round otherwise."""
@@ -199,14 +199,15 @@ def _make_again(
     from ..benchmark.scoring import Scorer
     from ..benchmark.streams import Candidates
 
+    around = around_the_model(record.claim.defences)
     plan = plan_run(
         load_pair(pair or record.victim.name),
         attacks=(record.claim.attack,),
-        defences=tuple(record.claim.defences),
+        defences=tuple(around),
         candidates=record.candidates,
         seeds=record.seeds,
         measures=read_json(folder.manifest_file)["identity"]["measures"],
-        settings={record.claim.attack: record.claim.settings, **record.claim.defences},
+        settings={record.claim.attack: record.claim.settings, **around},
         device=device,
         dtype=record.protocol.dtype,
     )

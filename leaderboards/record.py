@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ..benchmark.comparison import AttackHits, pooled
 from ..benchmark.contracts import Access
 from ..benchmark.errors import BadRecord
-from ..benchmark.pairs import Control
+from ..benchmark.pairs import IN_TRAINING, Control
 from ..benchmark.protocol import Protocol
 from ..benchmark.results import ControlCheck, Cost, Difference, Result
 from ..benchmark.store import canonical_json
@@ -219,11 +219,17 @@ def command(
     measures: Sequence[str],
 ) -> str:
     """Return the command that makes a run again, every setting spelled out; settings stand by attack and defence."""
+    around = around_the_model(defences)
     parts = ["sidebench", "run", pair, *_options("--attack", attack), "--candidates", str(candidates)]
-    parts += [*_options("--seed", seeds), *_options("--measure", measures), *_options("--defence", defences)]
-    for owner, settings in {**attack, **defences}.items():
+    parts += [*_options("--seed", seeds), *_options("--measure", measures), *_options("--defence", around)]
+    for owner, settings in {**attack, **around}.items():
         parts += _options("--set", (f"{owner}.{key}={json.dumps(settings[key])}" for key in sorted(settings)))
     return shlex.join(parts)
+
+
+def around_the_model(defences: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Return the settings of the defences that a command names; the others are part of the victim."""
+    return {name: settings for name, settings in defences.items() if not name.startswith(IN_TRAINING)}
 
 
 def _options(option: str, values: Iterable[Any]) -> list[str]:

@@ -165,3 +165,9 @@ def test_the_command_names_every_setting(finished: Any, made: list[Record]) -> N
     assert f"side.clusters={made[2].claim.settings['clusters']}" in words
     assert sum(word.startswith("side.") for word in words) == len(made[2].claim.settings)
     assert read_json(finished.folder.manifest_file)["units"]["side.s0"]["access"] == made[2].claim.access == "white box"
+
+
+def test_the_command_names_only_defences_that_an_option_puts_around_a_model() -> None:
+    defences = {"training:early-stopping": {"stop_after": 3}, "amg": {"strength": 2.0}}
+    made = records.command("mine/pair.yaml", {}, defences, 8, [0], ["rms"])
+    assert "--defence amg" in made and "--set amg.strength=2.0" in made and "early-stopping" not in made

@@ -130,7 +130,7 @@ def test_a_defended_victim_names_its_defence(name: str, pair: Pair, trained: Pat
     victim = load_pair(str(made / "pair.yaml"))
     assert victim.name == f"digits-{name}" and victim.data == pair.data
     plan = plan_run(victim, attacks=["carlini-uncond"], candidates=4, out=tmp_path)
-    assert plan.identity()["defences"] == {name: CHANGES[name]}
+    assert plan.identity()["defences"] == {f"training:{name}": CHANGES[name]}
     other = plan_run(victim, attacks=["carlini-uncond"], candidates=4, out=tmp_path, model="zoo:digits")
     assert other.identity()["defences"] == {}, "another model was not trained by this recipe"
 

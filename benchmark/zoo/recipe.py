@@ -16,7 +16,7 @@ from torch import Tensor
 from ..contracts import Progress
 from ..errors import BadInput
 from ..hub import pick_device
-from ..pairs import ModelSource, Pair, Recipe, write_pair
+from ..pairs import IN_TRAINING, ModelSource, Pair, Recipe, write_pair
 from ..references import ImageSet, duplicate_groups, load_references
 from ..registry import check_settings
 from ..streams import generator
@@ -65,7 +65,8 @@ def train(
 
 def _name(pair: Pair, recipe: Recipe, split_seed: int | None) -> str:
     """Name a new victim after what is new about it."""
-    news = [*recipe.defences(), *([] if split_seed is None else [f"split{split_seed}"])] or ["again"]
+    defences = [name.removeprefix(IN_TRAINING) for name in recipe.defences()]
+    news = [*defences, *([] if split_seed is None else [f"split{split_seed}"])] or ["again"]
     full = "-".join([pair.name, *news])
     return full if len(full) <= 64 else f"{pair.name}-defended"
 
