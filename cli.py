@@ -32,7 +32,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout; ever
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command and leave with its exit code (0, 2, 3, 70 or 130)."""
+    """Run the command and leave with its exit code (0 to 4, 70 or 130)."""
     try:
         code = app(args=arguments, standalone_mode=False)
         if code == INTERRUPTED:  # what typer makes of Ctrl-C
@@ -246,6 +246,52 @@ def label(
     with folder.locked():
         sheet = labelling.sheet_for(folder, pair, per_set, seed)
     print(f"{sheet}\nopen it in a browser, save the answers as {sheet.parent / 'answers.json'}, run this again")
+
+
+@app.command()
+def gate(
+    subject: Annotated[str, typer.Argument(metavar="PAIR|RUN", help="A pair to attack, or a finished run's folder.")],
+    policy: Annotated[
+        Path, typer.Option(metavar="FILE", help="Policy file, or `example` (benchmark/policies/example.yaml).")
+    ],
+    baseline: Annotated[
+        Path | None, typer.Option(metavar="RUN|RECORD", help="The last release: a run, a gate's folder, or a record.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="The candidate model, instead of the pair's.")] = None,
+    pair: Annotated[str | None, typer.Option(help="With RUN: its pair file, if it is not a shipped pair.")] = None,
+    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write JUnit XML.")] = None,
+    summary: Annotated[Path | None, typer.Option(metavar="FILE.md", help="Write a Markdown summary.")] = None,
+    device: Device = "auto",
+    out: Annotated[Path, typer.Option(help="Folder in which the gate's folder is made.")] = Path("runs"),
+    fresh: Annotated[bool, typer.Option("--fresh", help="Use nothing of an earlier gate.")] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Does the model leak more than a policy allows? Exit codes: 0 no, 1 yes, 4 the gate cannot tell."""
+    from .benchmark.policy import load_policy
+    from .benchmark.progress import reporter_for
+
+    loaded = load_policy(policy)
+    print("loading torch and diffusers ...", file=sys.stderr, flush=True)
+    from .benchmark import gate as gates
+    from .benchmark import gate_output
+    from .leaderboards.baseline import read_baseline
+
+    last = None if baseline is None else read_baseline(baseline)
+    with reporter_for(sys.stderr) as progress:
+        decision = gates.judge(
+            subject,
+            loaded,
+            model=model,
+            pair=pair,
+            baseline=last,
+            device=device,
+            out=out,
+            fresh=fresh,
+            progress=progress,
+        )
+    gate_output.write_files(decision, junit_file=junit, summary=summary)
+    print(json.dumps(gate_output.as_dict(decision), indent=1) if as_json else gate_output.as_text(decision))
+    return decision.exit_code
 
 
 @app.command()

@@ -8,7 +8,7 @@ What comes out is how often a copy is found (recall) and how often a non-copy is
 
 import functools
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -68,19 +68,21 @@ def audit(
     scorer: "Scorer",
     seed: int,
     images_per_kind: int = IMAGES_PER_KIND,
+    kinds: Collection[str] = (),
 ) -> dict[str, Any]:
     """Judge known copies and known non-copies by the measures and return plain JSON values.
 
     `scorer` must have been made of the same references and (at least) these measures; its stored
-    descriptors are used again. `images_per_kind` training images are drawn, at most |X|. By measure the
-    result holds `thresholds` (the grid of stored bins and the band edges), for each change the counts
-    `right` (best match within the threshold and of the source's duplicate group) and `any` (within the
-    threshold, whichever image) with the ends of their 95 % Wilson intervals, the same for the non-copies
-    (None where the pool is empty; `non_copies_missing` then says so), and `table`, the band edges alone.
+    descriptors are used again. `images_per_kind` training images are drawn, at most |X|, and changed in the ways
+    of these `kinds` (default: all). By measure the result holds `thresholds` (the grid of stored bins and the
+    band edges), for each change the counts `right` (best match within the threshold and of the source's
+    duplicate group) and `any` (within the threshold, whichever image) with the ends of their 95 % Wilson
+    intervals, the same for the non-copies (None where the pool is empty; `non_copies_missing` then says so), and
+    `table`, the band edges alone.
     """
     copied = _drawn(len(references.training), images_per_kind, seed, "copies")
     others = _drawn(len(references.pool), MOST_NON_COPIES, seed, "non-copies")
-    listed = changes()
+    listed = [change for change in changes() if not kinds or change.kind in kinds]
     found: dict[str, Any] = {}
     for space in dict.fromkeys(measure.space for measure in measures):
         mine = [measure for measure in measures if measure.space == space]

@@ -144,7 +144,7 @@ def plan_run(
         reference, its_size = _checked(_spec_of(pair.reference_model).model_copy(update=where))
         if its_size != size:
             raise BadInput(f"pair {pair.name}: the reference model makes images of another size than the model")
-    chosen_attacks = _attacks(pair, attacks, settings or {})
+    chosen_attacks = make_attacks(pair, attacks, settings or {})
     around = in_order(make_defences(defences, settings or {}))
     check_names([*attacks, *defences], [*chosen_attacks, *around], settings or {})
     trained_with = pair.recipe.defences() if pair.recipe and model is None else {}
@@ -215,7 +215,12 @@ def _candidate_count(tier: str | None, candidates: int | None) -> int:
     return TIERS[tier or DEFAULT_TIER]
 
 
-def _attacks(pair: Pair, chosen: Sequence[str], settings: Mapping[str, Mapping[str, Any]]) -> list[Attack]:
+def make_attacks(pair: Pair, chosen: Sequence[str], settings: Mapping[str, Mapping[str, Any]]) -> list[Attack]:
+    """Build the attacks that were chosen, or those that the pair names, with settings over the pair's.
+
+    Raises:
+        BadInput: there is no such attack, setting or value, or two attacks share a name.
+    """
     names = list(dict.fromkeys(chosen or pair.attacks))
     if not names:
         raise BadInput(f"pair {pair.name} names no attacks: choose with --attack")

@@ -21,7 +21,15 @@ class Calibration(Settings):
     rate: Annotated[float, Field(gt=0, le=0.5)]
     """Held-out hit rate q at the threshold."""
     candidates: Annotated[int, Field(ge=1)]
-    """Candidates of this stage, the first ones; none of them is tested."""
+    """Candidates of this stage, the first ones (in whole shards); none of them is tested."""
+    most: Annotated[int, Field(ge=1)] | None = None
+    """Where so many do not support the rate, more are made, up to this number; default: none."""
+
+    @model_validator(mode="after")
+    def _more(self) -> "Calibration":
+        if self.most is not None and self.most < self.candidates:
+            raise ValueError(f"most is {self.most}, less than candidates: {self.candidates}")
+        return self
 
 
 class ThresholdRule(Settings):
@@ -37,9 +45,9 @@ class ThresholdRule(Settings):
         return self
 
     @property
-    def candidates(self) -> int:
-        """How many candidates the calibration takes."""
-        return self.calibrate.candidates if self.calibrate else 0
+    def most(self) -> int:
+        """How many candidates the calibration takes at most."""
+        return (self.calibrate.most or self.calibrate.candidates) if self.calibrate else 0
 
 
 class Limits(Settings):
@@ -93,7 +101,7 @@ class Policy(Settings):
     @property
     def candidates(self) -> int:
         """How many candidates per attack the gate may need at most, those of the calibration too."""
-        return self.threshold.candidates + self.budget.candidates
+        return self.threshold.most + self.budget.candidates
 
 
 def policy_names() -> list[str]:

@@ -29,7 +29,7 @@ WEIGHTS = (1 - _DECAY) * _DECAY**_PARTS / (1 - _DECAY ** len(_PARTS))
 _RUINED = -1e6
 """Logarithm that stands for a capital of 0; -inf times a count of 0 would be NaN."""
 
-_BISECTIONS = 30
+_BISECTIONS = 50
 
 
 class Counts(NamedTuple):
@@ -47,6 +47,10 @@ class Counts(NamedTuple):
     def mean(self) -> float:
         """The mean so far; NaN before the first candidate."""
         return float(self.levels @ self.seen[:, -1] / self.total) if self.total else float("nan")
+
+    def until(self, candidates: int) -> "Counts":
+        """Return the counts of the first so many candidates."""
+        return Counts(self.levels, self.seen[:, :candidates])
 
     def mirrored(self) -> "Counts":
         """Return the counts of the values with their sign turned."""
@@ -104,10 +108,16 @@ def first_at_most(p_values: np.ndarray, level: float) -> int | None:
     return int(reached.argmax()) + 1 if reached.any() else None
 
 
-def bounds(counts: Counts, alpha: float, beta: float) -> Bounds:
-    """Return the lower bound at alpha and the upper bound at beta: all means that were never rejected lie between.
+def last_at_least(log_capitals: np.ndarray, level: float) -> int | None:
+    """Return after how many candidates the capital was last at least 1 / level, or None."""
+    reached = np.flatnonzero(log_capitals >= -np.log(level))
+    return int(reached[-1]) + 1 if len(reached) else None
 
-    -1 and 1 before the first candidate.
+
+def bounds(counts: Counts, alpha: float, beta: float) -> Bounds:
+    """Return the lower bound at alpha and the upper bound at beta, from what is known after the last candidate.
+
+    They hold at every time together, so they may be read whenever one stops. -1 and 1 before the first candidate.
     """
     return Bounds(_lower(counts, alpha), -_lower(counts.mirrored(), beta))
 
@@ -127,12 +137,12 @@ def needed(counts: Counts, limit: float, level: float, most: float = 1e4) -> int
 
 
 def _lower(counts: Counts, level: float) -> float:
-    """Return the largest mean that was rejected as too small, by bisection: the capital falls as m grows."""
-    wanted = -np.log(level)
+    """Return the largest mean that is rejected as too small, by bisection: the capital falls as m grows."""
+    wanted, last = -np.log(level), Counts(counts.levels, counts.seen[:, -1:])
     low, high = -1.0, 1.0
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
-        if log_capital(counts, middle).max(initial=0.0) >= wanted:
+        if log_capital(last, middle).max(initial=0.0) >= wanted:
             low = middle
         else:
             high = middle

@@ -15,6 +15,7 @@ from sidebench.benchmark.sequential import (
     bounds,
     count,
     first_at_most,
+    last_at_least,
     log_capital,
     needed,
     p_above,
@@ -56,8 +57,8 @@ def test_bounds_hold_at_every_time() -> None:
     wrong = 0
     for _ in range(200):
         seen = count(draw(rng, 800, 0.05, 0.02))
-        low, high = bounds(seen, 0.05, 0.05)
-        wrong += not low <= 0.05 <= high
+        looks = [bounds(seen.until(n), 0.05, 0.05) for n in range(50, 801, 50)]
+        wrong += not all(low <= 0.05 <= high for low, high in looks)
     assert wrong <= 30  # each side at most 5 %: 20 expected at most
 
 
@@ -67,8 +68,9 @@ def test_bounds_and_tests_never_contradict_each_other(limit: float) -> None:
     for excess in (0.0, 0.02, 0.1, 0.3):
         seen = count(draw(rng, 400, excess, 0.03))
         low, high = bounds(seen, 0.05, 0.1)
-        assert (low >= limit) == (p_above(seen, limit)[-1] <= 0.05)
-        assert (high <= limit) == (p_below(seen, limit)[-1] <= 0.1)
+        assert low < seen.mean < high
+        assert (low >= limit) == (last_at_least(log_capital(seen, limit), 0.05) == 400)
+        assert (high <= limit) == (last_at_least(log_capital(seen.mirrored(), -limit), 0.1) == 400)
 
 
 def test_without_a_hit_the_bound_is_a_little_above_three_by_n() -> None:

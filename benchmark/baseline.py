@@ -1,0 +1,102 @@
+"""The last release as a yardstick: what it hit, candidate by candidate, and whether the two can be compared."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .calibration import hits_at
+from .contracts import Attack, Measure
+from .errors import BadInput, CorruptRun, UnknownName
+from .gate_source import GATE_MANIFEST, GateFolder, settings_difference
+from .rescoring import stored_groups
+from .scoring import read_scores
+from .store import RunFolder, difference, read_json, read_run, read_table, short_hash
+
+
+class Baseline(ABC):
+    """What a release before this one hit. Seeds make the candidates, so both releases started from the same noise."""
+
+    name: str
+
+    @abstractmethod
+    def facts(self) -> Mapping[str, Any]:
+        """Return what must be the same in both: protocol, control, reference set."""
+
+    @abstractmethod
+    def signs(self, attack: Attack, seed: int, measure: Measure, tau: float) -> np.ndarray:
+        """Return z at threshold tau by candidate number, from 0: training hit minus held-out hit, (N,).
+
+        Raises:
+            BadInput: the baseline has not this attack, settings, seed, measure or threshold; it says which.
+        """
+
+
+class RunBaseline(Baseline):
+    """A run folder or a gate's folder. Its stored scores answer for any threshold."""
+
+    def __init__(self, path: Path) -> None:
+        gate = (path / GATE_MANIFEST).is_file()
+        self.folder: RunFolder = GateFolder(path) if gate else read_run(path)
+        self.name = path.name
+        self.manifest = read_json(self.folder.manifest_file)
+
+    def facts(self) -> Mapping[str, Any]:
+        """Return the facts of the stored run."""
+        return stored_facts(self.folder, self.manifest)
+
+    def signs(self, attack: Attack, seed: int, measure: Measure, tau: float) -> np.ndarray:
+        """Return z from the stored scores, as many shards as there are."""
+        unit = f"{attack.name}.s{seed}"
+        if measure.id not in self.manifest["identity"]["measures"]:
+            raise UnknownName(f"measure of baseline {self.name}", measure.id, self.manifest["identity"]["measures"])
+        if unit not in self.manifest["units"] or not self.folder.scores_file(unit, measure.space, 0).exists():
+            raise UnknownName(f"attack and seed of baseline {self.name}", unit, self.manifest["units"])
+        if changed := settings_difference(attack, self.manifest["units"][unit]["settings"]):
+            raise BadInput(f"baseline {self.name}: {changed}")
+        parts, shard = [], 0
+        while self.folder.scores_file(unit, measure.space, shard).exists():
+            scores = read_scores(self.folder, unit, measure.space, shard)
+            ours, theirs = (
+                hits_at(scores.best_scores(measure, side), tau, distance=measure.distance)
+                for side in ("training", "held_out")
+            )
+            parts.append(ours.astype(np.int8) - theirs.astype(np.int8))
+            shard += 1
+        return np.concatenate(parts)
+
+
+def stored_facts(folder: RunFolder, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what two releases must share to be compared, from a folder's manifest and references."""
+    groups = stored_groups(folder)
+    table = read_table(folder.path / "references.parquet")
+    try:
+        return {
+            "protocol": manifest["identity"]["protocol"],
+            "control": manifest["control"],
+            "reference set": {
+                "data": manifest["data"]["sha256"],
+                "split": short_hash([table["side"].to_pylist(), table["row"].to_pylist()]),
+                **{f"{side} images": len(own) for side, own in groups.items()},
+                **{f"{side} groups": len(np.unique(own)) for side, own in groups.items()},
+            },
+        }
+    except KeyError as error:
+        raise CorruptRun(f"{folder.path.name}: {error} is missing from what the run has stored") from None
+
+
+def check_comparable(baseline: Baseline, ours: Mapping[str, Any]) -> None:
+    """Refuse a baseline of another protocol, control or reference set.
+
+    A fact that the baseline does not hold (a record has no list of rows) is not compared.
+
+    Raises:
+        BadInput: the first field that differs, with both values.
+    """
+    theirs = baseline.facts()
+    known = {name: value for name, value in ours["reference set"].items() if name in theirs["reference set"]}
+    changed = difference(theirs, {**ours, "reference set": known})
+    if changed:
+        raise BadInput(f"baseline {baseline.name} cannot be compared: {changed}")

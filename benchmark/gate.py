@@ -1,0 +1,123 @@
+"""The release gate: does a model leak more than a policy allows? One decision for a model and for a finished run.
+
+Attacks never see a reference image, though here references are loaded before the last image is made.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from .baseline import Baseline
+from .contracts import Progress
+from .errors import BadInput
+from .gate_checks import Check
+from .gate_judge import Decision, decide_on
+from .gate_source import FinishedRun, MadeOnDemand
+from .pairs import Pair, load_pair, pair_names
+from .plan import make_attacks, plan_run
+from .policy import Policy, check_baseline_rule
+from .progress import silent
+from .references import load_references
+from .runner import check_references
+from .store import RunFolder, read_json, read_run
+
+
+def judge(
+    subject: str,
+    policy: Policy,
+    *,
+    model: str | None = None,
+    pair: str | None = None,
+    baseline: Baseline | None = None,
+    device: str = "auto",
+    out: str | Path = "runs",
+    fresh: bool = False,
+    progress: Progress = silent,
+) -> Decision:
+    """Take a pair's name or file, or a run folder, to `gate_pair` or `gate_run`.
+
+    Raises:
+        BadInput: `model` was given with a run, or `pair` with a pair, or what those two raise.
+    """
+    if not (Path(subject) / "manifest.json").is_file():
+        if pair is not None:
+            raise BadInput(f"--pair says where a run comes from, and {subject} is no run folder")
+        found = load_pair(subject)
+        return gate_pair(
+            found, policy, model=model, baseline=baseline, device=device, out=out, fresh=fresh, progress=progress
+        )
+    if model is not None or fresh:
+        raise BadInput(f"{subject} is a finished run: --model and --fresh go with a pair")
+    folder = read_run(subject)
+    return gate_run(folder, load_pair(pair or stored_pair(folder)), policy, baseline=baseline)
+
+
+def gate_pair(
+    pair: Pair,
+    policy: Policy,
+    *,
+    model: str | None = None,
+    baseline: Baseline | None = None,
+    device: str = "auto",
+    out: str | Path = "runs",
+    fresh: bool = False,
+    progress: Progress = silent,
+) -> Decision:
+    """Attack a pair's model (or `model` in its place) until the policy is answered or the budget ends.
+
+    Raises:
+        BadInput: what was asked for cannot be done (exit code 2); a broken model or reference set does not raise.
+    """
+    check_baseline_rule(policy, baseline=baseline is not None)
+    plan = plan_run(
+        pair,
+        attacks=list(policy.attacks),
+        settings=policy.attacks,
+        model=model,
+        candidates=policy.candidates,
+        seeds=(policy.seed,),
+        measures=(policy.measure,),
+        device=device,
+        out=out,
+        fresh=fresh,
+    )
+    # Whole shards, so that a larger budget goes on with them.
+    plan = replace(plan, candidates=plan.shards() * plan.protocol.shard)
+    try:
+        references = load_references(pair)
+        check_references(plan, references)
+        source = MadeOnDemand(plan, references, progress)
+    except BadInput as error:
+        return Decision("cannot tell", pair.name, policy, [Check("references", False, str(error))])
+    with source.folder.locked():
+        source.open()
+        attacks = {unit.attack.name: unit.attack for unit in plan.units}
+        decision = decide_on(source, pair, policy, attacks, references, baseline)
+        return replace(decision, folder=source.folder.path)
+
+
+def gate_run(folder: RunFolder, pair: Pair, policy: Policy, *, baseline: Baseline | None = None) -> Decision:
+    """Take the same decision on a finished run's stored scores; nothing is made.
+
+    Raises:
+        BadInput: the run has not what the policy asks for; the message names it.
+    """
+    check_baseline_rule(policy, baseline=baseline is not None)
+    attacks = {attack.name: attack for attack in make_attacks(pair, list(policy.attacks), policy.attacks)}
+    try:
+        references = load_references(pair)
+    except BadInput as error:
+        return Decision("cannot tell", folder.path.name, policy, [Check("references", False, str(error))])
+    source = FinishedRun(folder, pair, references, attacks, policy.measure, policy.seed)
+    return decide_on(source, pair, policy, attacks, references, baseline)
+
+
+def stored_pair(folder: RunFolder) -> str:
+    """Return the name of the shipped pair that a run is of.
+
+    Raises:
+        BadInput: the run is of a pair file, which it does not hold.
+    """
+    name = str(read_json(folder.manifest_file)["identity"]["pair"])
+    if name not in pair_names():
+        raise BadInput(f"{folder.path.name} is a run of {name}, which does not ship with sidebench: give --pair FILE")
+    return name

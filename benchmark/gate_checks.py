@@ -1,0 +1,151 @@
+"""Can the gate be believed? What a pass needs beside its statistics, so that nothing broken passes by accident.
+
+A failed check takes the pass away, never the fail: hits on training images in excess of held-out ones prove a
+leak however odd the other images look. Noise, constant or NaN images, another value range, swapped channels or
+an empty reference set find no hit at all, which is what a clean model looks like.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
+
+from .audit import audit
+from .calibration import hits_at
+from .contracts import Measure, Model
+from .quality import frechet_distance
+from .references import References
+from .sampling import quantise
+from .shift import overlaps, two_sample
+
+if TYPE_CHECKING:
+    from .scoring import Scorer
+
+BROKEN = 0.01
+"""Share of NaN or constant images above which nothing is claimed."""
+
+UNLIKE = 0.25
+"""Frechet distance to held-out images, in units of their variance, above which candidates are no such images.
+
+Measured in pixel space: training digits 0.02 to 0.05, candidates of both embedded models 0.04 to 0.07, digits
+upside down 0.25 to 0.34, half the contrast 0.85, the mean image 1, noise 2, half the value range 2.1.
+"""
+
+BETTER = 0.7
+"""A changed preprocessing that brings the Frechet distance below this share of what it was is a mismatch."""
+
+FOUND = 0.95
+"""Share of known copies that must be found at the threshold."""
+
+OVERLAP = 0.01
+"""Share of training images with a duplicate among the held-out images, whose leak the excess cannot see."""
+
+SEED = 0
+COPIES = 128
+_POOLED = 16
+"""Pixels a side to which larger images are averaged for the Frechet distance."""
+
+
+AS_THEY_ARE = "as they are"
+_CHANGES: dict[str, Callable[[Tensor], Tensor]] = {
+    "inverted": lambda images: 1 - images,
+    "with rows and columns swapped": lambda images: images.transpose(2, 3),
+    "upside down": lambda images: images.flip(2),
+    "with the upper half of the value range stretched": lambda images: (2 * images - 1).clamp(0, 1),
+    "with the channels reversed": lambda images: images.flip(1),
+}
+"""What a mismatch of preprocessing looks like from the side of the candidates."""
+
+
+class Check(NamedTuple):
+    """One check: what was looked at, whether a pass may rest on it, and the figures in a sentence."""
+
+    name: str
+    ok: bool
+    said: str
+
+
+def check_control(references: References, control: str) -> Check:
+    """Is the held-out set a fair control, so that an excess means a leak?"""
+    if control != "iid":
+        return Check("control", False, f"the pair's control is {control}: no excess can be claimed, only a raw_rate")
+    shared = len(overlaps(references.training, references.held_out).training)
+    if shared > OVERLAP * len(references.training):
+        said = f"{shared} training images have a duplicate among the held-out ones, and the excess cannot see them"
+        return Check("control", False, said)
+    found = two_sample(references.training, references.held_out, SEED)
+    interval = f"AUC {found.auc:.2f} [{found.low:.2f}, {found.high:.2f}]"
+    if found.excludes_half:
+        return Check("control", False, f"training and held-out images can be told apart ({interval})")
+    return Check("control", True, f"training and held-out images cannot be told apart ({interval})")
+
+
+def check_images(images: Tensor, broken: np.ndarray, references: References) -> list[Check]:
+    """Are the candidates images of the right kind, and prepared as the references are?
+
+    `images` uint8 N x C x H x W; `broken` (N,) bool marks NaN and constant images.
+    """
+    share = float(broken.mean())
+    checks = [Check("broken images", share <= BROKEN, f"{share:.1%} of the candidates are NaN or constant")]
+    usable = images[torch.from_numpy(~broken)]
+    if len(usable) < 2:
+        return checks
+    likeness = _likeness(usable, references.held_out.floats())
+    said = f"Frechet distance to held-out images {likeness[AS_THEY_ARE]:.2f} of their variance (at most {UNLIKE})"
+    checks.append(Check("sample quality", likeness[AS_THEY_ARE] <= UNLIKE, said))
+    best = min(likeness, key=lambda name: likeness[name])
+    mismatch = likeness[best] < BETTER * likeness[AS_THEY_ARE]
+    said = f"the candidates fit the references best {best}"
+    if mismatch:
+        said += f" ({likeness[best]:.2f} against {likeness[AS_THEY_ARE]:.2f}): is one side prepared in another way?"
+    return [*checks, Check("preprocessing", not mismatch, said if mismatch else f"{said} or nearly so")]
+
+
+def check_detector(references: References, measure: Measure, scorer: "Scorer", tau: float) -> Check:
+    """Does the judge find known copies at this threshold: training images unchanged and with 2 % noise?"""
+    judged = audit(references, [measure], scorer, SEED, COPIES, kinds=("identical", "noise"))
+    found = judged["measures"][measure.id]
+    thresholds = np.asarray(found["thresholds"])
+    within = np.flatnonzero(thresholds <= tau if measure.distance else thresholds >= tau)
+    if not len(within):
+        return Check("detector", False, f"the threshold {tau:.4g} is stricter than any that the audit looks at")
+    place = within[-1]  # the grid is sorted strictest first
+    shares = {change["label"]: change["right"]["count"][place] / change["n"] for change in found["copies"]}
+    shown = {label: shares[label] for label in ("identical", "2 %")}
+    said = f"known copies found: identical {shown['identical']:.0%}, with 2 % noise {shown['2 %']:.0%}"
+    return Check("detector", min(shown.values()) >= FOUND, said)
+
+
+def check_model_path(model: Model, references: References, measure: Measure, scorer: "Scorer", tau: float) -> Check:
+    """Are training images found that went through the model's own encoding, decoding and quantisation?"""
+    rows = np.linspace(0, len(references.training) - 1, min(COPIES, len(references.training))).astype(int)
+    with torch.no_grad():
+        decoded = model.decode(model.encode(references.training.floats()[rows].to(model.device))).float().cpu()
+    nan = ~torch.isfinite(decoded.flatten(1)).all(1).numpy()
+    scores = scorer.score(quantise(decoded), rows, nan, measure.space)
+    hits = hits_at(scores.best_scores(measure, "training"), tau, distance=measure.distance)
+    groups = references.training.groups
+    share = float((hits & (groups[scores.best_ids("training")] == groups[rows])).mean())
+    said = f"{share:.0%} of known training images are found after the model's own decoding"
+    return Check("model path", share >= FOUND, said)
+
+
+def _likeness(candidates: Tensor, held_out: Tensor) -> dict[str, float]:
+    """Return the candidates' Frechet distance to held-out images over their variance, as they are and changed."""
+    ours, theirs = (_pooled(images) for images in (candidates.float() / 255, held_out))
+    variance = float(theirs.flatten(1).var(0, unbiased=False).sum())
+    square = ours.shape[2] == ours.shape[3]
+    variants = {AS_THEY_ARE: ours}
+    for name, change in _CHANGES.items():
+        if (square or "swapped" not in name) and not torch.equal(change(ours), ours):
+            variants[name] = change(ours)
+    return {name: frechet_distance([images], theirs) / variance for name, images in variants.items()}
+
+
+def _pooled(images: Tensor) -> Tensor:
+    height, width = images.shape[2:]
+    scale = max(1, max(height, width) / _POOLED)
+    return images if scale == 1 else adaptive_avg_pool2d(images, (round(height / scale), round(width / scale)))

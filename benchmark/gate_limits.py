@@ -1,0 +1,215 @@
+"""The statistics of the gate: one claim per attack and limit, each tested after every candidate. No torch.
+
+A claim says "this rate lies below its limit". The gate fails when the opposite is shown for any claim
+(Holm-corrected over all), and passes when every claim is shown: an intersection-union test, whose error is beta
+without correction (Berger 1982, Technometrics 24:295).
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from .calibration import hits_at
+from .comparison import AttackHits, excess_of, holm
+from .contracts import Measure
+from .policy import Limits
+from .scoring import SIDES, ShardScores
+from .sequential import Counts, bounds, count, first_at_most, last_at_least, log_capital, needed, p_above, p_below
+from .statistics import Interval
+
+MEANINGS = {
+    "excess": "hits on training images minus hits on held-out images",
+    "group_rate": "hits on the most hit duplicate group",
+    "raw_rate": "hits on training images",
+    "baseline_margin": "excess over the baseline's excess",
+}
+
+
+class Tested(NamedTuple):
+    """The tested candidates of one attack, in the order of their numbers."""
+
+    numbers: np.ndarray
+    training: np.ndarray
+    """(N,) bool: a training image is hit."""
+    held_out: np.ndarray
+    groups: np.ndarray
+    """(N,) position of the duplicate group of the nearest training image."""
+    held_out_groups: np.ndarray
+    sizes: tuple[int, int]
+    """Duplicate groups of training and held-out images."""
+
+    @property
+    def signs(self) -> np.ndarray:
+        """Return z (N,): 1 for a training hit only, -1 for a held-out hit only, else 0."""
+        return self.training.astype(np.int8) - self.held_out.astype(np.int8)
+
+    def over_images(self, confidence: float) -> Interval:
+        """Return the interval of the excess with images as a sample too; see `statistics.excess`."""
+        credits = [
+            np.bincount(groups[hits], minlength=size)
+            for groups, hits, size in (
+                (self.groups, self.training, self.sizes[0]),
+                (self.held_out_groups, self.held_out, self.sizes[1]),
+            )
+        ]
+        return excess_of(AttackHits(self.training, self.held_out, *credits), confidence).interval
+
+
+class Claim(NamedTuple):
+    """A rate and its limit, as a mean of values in [-1, 1]: value = slope * rate + offset."""
+
+    attack: str
+    limit_name: str
+    limit: float
+    counts: Counts
+    slope: float = 1.0
+    offset: float = 0.0
+    hypotheses: int = 1
+    """How many rates "any of them" means: the duplicate groups of a group_rate."""
+
+    def mean_of(self, rate: float) -> float:
+        """Return the mean of the values at this rate."""
+        return self.slope * rate + self.offset
+
+    def rate_of(self, mean: float) -> float:
+        """Return the rate at this mean of the values."""
+        return (mean - self.offset) / self.slope
+
+    def p_fail(self) -> float:
+        """Return the p-value of "the rate is at most the limit", Bonferroni-corrected over its hypotheses."""
+        return min(1.0, self.hypotheses * self._last(p_above(self.counts, self.mean_of(self.limit))))
+
+    def p_pass(self) -> float:
+        """Return the p-value of "the rate is at least the limit"."""
+        return self._last(p_below(self.counts, self.mean_of(self.limit)))
+
+    def _last(self, p: np.ndarray) -> float:
+        return float(p[-1]) if len(p) else 1.0
+
+
+class Finding(NamedTuple):
+    """What is known of one claim."""
+
+    attack: str
+    limit_name: str
+    limit: float
+    candidates: int
+    rate: float
+    low: float
+    """Lower bound at alpha, over its hypotheses; it holds at every time."""
+    high: float
+    """Upper bound at beta; it holds at every time."""
+    p_fail: float
+    """Holm-adjusted over all claims."""
+    p_pass: float
+    after: int | None
+    """After how many candidates the claim was settled."""
+    needed: int | None
+    """Candidates in all that would settle it, were the rates to stay; None where they never would, or it is."""
+
+
+class Answer(NamedTuple):
+    """What the claims say together."""
+
+    fails: bool
+    passes: bool
+
+
+def tested(
+    shards: Sequence[ShardScores], measure: Measure, tau: float, groups: tuple[np.ndarray, np.ndarray]
+) -> Tested:
+    """Return what these shards hit at tau; `groups` are each training and each held-out image's duplicate group."""
+    empty = np.zeros(0, dtype=np.int64)
+    numbers = np.concatenate([empty, *(shard.candidates for shard in shards)])
+    columns: list[np.ndarray] = []
+    for side, own in zip(SIDES, groups, strict=True):
+        hits, places = np.zeros(len(numbers), dtype=bool), np.zeros(len(numbers), dtype=np.int64)
+        if len(own) and shards:
+            scores = np.concatenate([shard.best_scores(measure, side) for shard in shards])
+            ids = np.concatenate([shard.best_ids(side) for shard in shards])
+            hits = hits_at(scores, tau, distance=measure.distance)
+            places = np.unique(own, return_inverse=True)[1][ids]
+        columns += [hits, places]
+    sizes = (len(np.unique(groups[0])), len(np.unique(groups[1])))
+    return Tested(numbers, columns[0], columns[2], columns[1], columns[3], sizes)
+
+
+def claims_of(attack: str, found: Tested, limits: Limits, baseline: np.ndarray | None) -> list[Claim]:
+    """Return the claims of one attack, one per limit; `baseline` is z by candidate number from 0.
+
+    Candidates that the baseline does not have say nothing about the margin and are left out of it.
+    """
+    claims = []
+    if limits.excess is not None:
+        claims.append(Claim(attack, "excess", limits.excess, count(found.signs)))
+    if limits.raw_rate is not None:
+        values = 2.0 * found.training - 1
+        claims.append(Claim(attack, "raw_rate", limits.raw_rate, count(values), 2.0, -1.0))
+    if limits.group_rate is not None:
+        claims.append(Claim(attack, "group_rate", limits.group_rate, _most_hit(found), 2.0, -1.0, found.sizes[0]))
+    if limits.baseline_margin is not None and baseline is not None:
+        both = found.numbers < len(baseline)
+        gaps = (found.signs[both] - baseline[found.numbers[both]]) / 2
+        claims.append(Claim(attack, "baseline_margin", limits.baseline_margin, count(gaps), 0.5))
+    return claims
+
+
+def decide(claims: Sequence[Claim], alpha: float, beta: float) -> Answer:
+    """Hold every claim against its limit; any rejection by Holm's method begins with that of the smallest p."""
+    fails = min(claim.p_fail() for claim in claims) <= alpha / len(claims)
+    return Answer(fails, settled(claims, beta))
+
+
+def settled(claims: Sequence[Claim], beta: float) -> bool:
+    """Return whether every one of these claims is shown, so that more candidates would add nothing."""
+    return all(claim.p_pass() <= beta for claim in claims)
+
+
+def findings(claims: Sequence[Claim], alpha: float, beta: float) -> list[Finding]:
+    """Return estimate, bounds and what would settle it, by claim."""
+    adjusted = holm([claim.p_fail() for claim in claims])
+    return [_finding(claim, p, alpha / len(claims), beta) for claim, p in zip(claims, adjusted, strict=True)]
+
+
+def _finding(claim: Claim, p_fail: float, alpha: float, beta: float) -> Finding:
+    """Return what is known; `alpha` is that of Holm's strictest step.
+
+    Bounds are those after the last candidate at which the claim was answered: evidence may fade again, an answer
+    that was reached at a stated error does not.
+    """
+    limit, own = claim.mean_of(claim.limit), alpha / claim.hypotheses
+    above, below = log_capital(claim.counts, limit), log_capital(claim.counts.mirrored(), -limit)
+    last = last_at_least(above, own) or last_at_least(below, beta)
+    counts = claim.counts.until(last or claim.counts.total)
+    ends = bounds(counts, own, beta)
+    more = needed(counts, limit, own) or needed(counts.mirrored(), -limit, beta)
+    return Finding(
+        attack=claim.attack,
+        limit_name=claim.limit_name,
+        limit=claim.limit,
+        candidates=counts.total,
+        rate=claim.rate_of(counts.mean),
+        low=claim.rate_of(ends.low),
+        high=claim.rate_of(ends.high),
+        p_fail=p_fail,
+        p_pass=claim.p_pass(),
+        after=first_at_most(p_above(claim.counts, limit), own) or first_at_most(p_below(claim.counts, limit), beta),
+        needed=None if last else more,
+    )
+
+
+def _most_hit(found: Tested) -> Counts:
+    """Return counts of hits and misses of whichever group has been hit most often so far.
+
+    The capital against a group rises with its hits, so the most hit group alone decides both ways: it is the first
+    to be shown above the limit and the last to be shown below.
+    """
+    most = np.zeros(len(found.numbers), dtype=np.int64)
+    hits: dict[int, int] = {}
+    for row in np.flatnonzero(found.training):
+        group = int(found.groups[row])
+        hits[group] = hits.get(group, 0) + 1
+        most[row] = hits[group]
+    most = np.maximum.accumulate(most)
+    return Counts(np.array([-1.0, 1.0]), np.stack([np.arange(1, len(most) + 1) - most, most]))

@@ -1,0 +1,192 @@
+"""Where the gate's scores come from: made shard by shard, or read from a finished run."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from . import hub
+from .artefacts import write_references
+from .contracts import Attack, AttackState, Measure, Progress
+from .errors import BadInput, UnknownName
+from .pairs import Pair
+from .plan import RunPlan
+from .references import References
+from .registry import make_measure
+from .runner import load_victim, make_shard, named_failures, open_folder, prepare, score_shard
+from .scoring import Scorer, ShardScores, read_scores
+from .store import RunFolder, difference, read_info, read_json, read_state, shard_count, short_hash
+
+if TYPE_CHECKING:
+    from .contracts import Model
+
+GATE_MANIFEST = "gate-plan.json"
+"""The manifest of a gate's folder; under another name, because such a folder has no number of candidates."""
+
+
+class Spent(NamedTuple):
+    """What the shards that were used have cost, whenever they were made."""
+
+    seconds: float
+    gpu_seconds: float
+
+
+NOTHING = Spent(0.0, 0.0)
+
+
+class Source(ABC):
+    """Shards of scored candidates by attack."""
+
+    folder: RunFolder
+    measure: Measure
+    scorer: Scorer
+    shard_size: int
+    available: int
+    """Candidates per attack that there can be."""
+    spent = NOTHING
+
+    @abstractmethod
+    def scores(self, attack: str, shard: int) -> ShardScores:
+        """Return one shard's scores."""
+
+    @abstractmethod
+    def images(self, attack: str, shard: int) -> torch.Tensor:
+        """Return one shard's images, uint8 N x C x H x W."""
+
+    def victim(self) -> "Model | None":
+        """Return the model with its defences, where the source has one."""
+        return None
+
+
+class GateFolder(RunFolder):
+    """A gate's folder: images, states and scores as in a run folder, as many shards as were needed so far."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.manifest_file = path / GATE_MANIFEST
+
+
+class MadeOnDemand(Source):
+    """Attacks a model, a shard at a time. What is in the folder already is used again, states and shards alike.
+
+    The folder's name and manifest leave the budget out, so a larger budget or another limit goes on with it, and
+    another model, measure, protocol or setting does not.
+    """
+
+    def __init__(self, plan: RunPlan, references: References, progress: Progress) -> None:
+        self.plan, self.progress = plan, progress
+        self.measure, self.shard_size, self.available = plan.measures[0], plan.protocol.shard, plan.candidates
+        self.identity = {**plan.identity(), "candidates": None}
+        self.folder = GateFolder(plan.parent / f"gate-{plan.pair.name}-{short_hash(self.identity)}")
+        self.scorer = Scorer(references, [self.measure], plan.protocol.top_k, hub.pick_device(plan.model.device))
+        self._units = {unit.attack.name: unit for unit in plan.units}
+        self._states: dict[str, AttackState] = {}
+        self._model: Model | None = None
+        self._references = references
+
+    def open(self) -> None:
+        """Write the manifest or check the one that is there; the folder must be locked.
+
+        Raises:
+            RunConflict: the attack's settings are not those that the folder was made by.
+        """
+        if self.plan.fresh:
+            self.folder.clear()
+        open_folder(self.plan, self.folder, self.identity)
+        write_references(self.folder, self._references)
+        manifest = read_json(self.folder.manifest_file)
+        self.folder.write_manifest({**manifest, "data": {"sha256": self._references.fingerprint}})
+
+    def victim(self) -> "Model":
+        """Return the model with its defences, loaded when it is first needed."""
+        if self._model is None:
+            self._model = load_victim(self.plan, self.plan.units)
+        return self._model
+
+    def scores(self, attack: str, shard: int) -> ShardScores:
+        """Make a shard, or what is missing of it, and return its scores.
+
+        Raises:
+            AttackFailed: the attack raised, or returned what its contract does not allow.
+        """
+        unit = self._units[attack]
+        if not self.folder.images_file(unit.name, shard).exists():
+            with named_failures(unit):
+                if attack not in self._states:
+                    self._states[attack] = prepare(self.plan, self.folder, unit, self.victim(), self.progress)
+                make_shard(self.plan, self.folder, unit, self.victim(), self._states[attack], shard)
+        score_shard(self.plan, self.folder, unit.name, shard, self.scorer)
+        costs = [read_info(self.folder.images_file(unit.name, shard))["cost"]["seconds"]]
+        if shard == 0:
+            costs.append(read_info(self.folder.state_file(unit.name))["cost"]["seconds"])
+        seconds = self.spent.seconds + sum(costs)
+        self.spent = Spent(seconds, 0.0 if self.plan.model.device == "cpu" else seconds)
+        self.progress(f"{unit.name}: tested", self.plan.numbers(shard).stop, self.plan.candidates)
+        return read_scores(self.folder, unit.name, self.measure.space, shard)
+
+    def images(self, attack: str, shard: int) -> torch.Tensor:
+        """Return one shard's images; it must have been made."""
+        return read_state(self.folder.images_file(self._units[attack].name, shard)).tensors["images"]
+
+
+class FinishedRun(Source):
+    """Reads a finished run. Nothing is made, so nothing is spent."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        pair: Pair,
+        references: References,
+        attacks: Mapping[str, Attack],
+        measure: str,
+        seed: int,
+    ) -> None:
+        manifest = read_json(folder.manifest_file)
+        identity = manifest["identity"]
+        self.folder = folder
+        self.measure = _measure_of(identity, measure)
+        self.shard_size, self.available = int(identity["protocol"]["shard"]), int(identity["candidates"])
+        self._units = {name: unit_of(folder, manifest, attack, seed, self.measure) for name, attack in attacks.items()}
+        if identity["pair_identity"] != pair.identity():
+            raise BadInput(
+                f"{folder.path.name} is a run of pair {identity['pair']} as it was then, not of {pair.name} as it is "
+                f"now; give the run's own pair file with --pair"
+            )
+        self.scorer = Scorer(references, [self.measure], int(identity["protocol"]["top_k"]), torch.device("cpu"))
+
+    def scores(self, attack: str, shard: int) -> ShardScores:
+        """Return one shard's stored scores."""
+        return read_scores(self.folder, self._units[attack], self.measure.space, shard)
+
+    def images(self, attack: str, shard: int) -> torch.Tensor:
+        """Return one shard's stored images."""
+        return read_state(self.folder.images_file(self._units[attack], shard)).tensors["images"]
+
+
+def unit_of(folder: RunFolder, manifest: Mapping[str, Any], attack: Attack, seed: int, measure: Measure) -> str:
+    """Return the unit of a run that is this attack under this seed, with these settings, all scored.
+
+    Raises:
+        UnknownName: the run has no such unit.
+        BadInput: the unit has other settings.
+    """
+    name = f"{attack.name}.s{seed}"
+    last = shard_count(manifest["identity"]) - 1
+    if name not in manifest["units"] or not folder.scores_file(name, measure.space, last).exists():
+        raise UnknownName("finished attack and seed of this run", name, folder.scored_units(manifest, measure.space))
+    if changed := settings_difference(attack, manifest["units"][name]["settings"]):
+        raise BadInput(f"{folder.path.name}: {changed}")
+    return name
+
+
+def settings_difference(attack: Attack, stored: Mapping[str, Any]) -> str | None:
+    """Describe the first setting that was stored otherwise, or None."""
+    return difference(dict(stored), attack.settings.model_dump(mode="json"), attack.name)
+
+
+def _measure_of(identity: Mapping[str, Any], measure: str) -> Measure:
+    if measure not in identity["measures"]:
+        raise UnknownName("measure of this run", measure, identity["measures"])
+    return make_measure(measure)

@@ -1,0 +1,65 @@
+"""A leaderboard record as the release gate's baseline."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..benchmark.baseline import Baseline, RunBaseline
+from ..benchmark.contracts import Attack, Measure
+from ..benchmark.errors import BadInput
+from ..benchmark.gate_source import settings_difference
+from .record import Record, read_record, unpack
+
+
+def read_baseline(path: Path) -> Baseline:
+    """Return the baseline in a run folder, a gate's folder, or a record's file.
+
+    Raises:
+        BadInput: it is none of these.
+    """
+    return RecordBaseline(read_record(path)) if path.is_file() else RunBaseline(path)
+
+
+class RecordBaseline(Baseline):
+    """A record: its hits are known by candidate, at the edge of its closest band alone."""
+
+    def __init__(self, record: Record) -> None:
+        self.record, self.name = record, f"record {record.id}"
+
+    def facts(self) -> Mapping[str, Any]:
+        """Return the facts that a record holds; the rows of the reference set are not among them."""
+        victim = self.record.victim
+        return {
+            "protocol": self.record.protocol.model_dump(mode="json"),
+            "control": victim.control,
+            "reference set": {
+                "data": victim.data_sha256,
+                "training images": victim.training_images,
+                "held_out images": victim.held_out_images,
+                "training groups": victim.training_groups,
+                "held_out groups": victim.held_out_groups,
+            },
+        }
+
+    def signs(self, attack: Attack, seed: int, measure: Measure, tau: float) -> np.ndarray:
+        """Return z from the record's packed hits."""
+        claim, record = self.record.claim, self.record
+        if (attack.name, seed) not in [(claim.attack, known) for known in record.seeds]:
+            raise BadInput(
+                f"{self.name} is of {claim.attack} under seeds {record.seeds}, not {attack.name} under {seed}"
+            )
+        if changed := settings_difference(attack, claim.settings):
+            raise BadInput(f"{self.name}: {changed}")
+        if measure.id != record.measure:
+            raise BadInput(f"{self.name}: measure was {record.measure!r}, now {measure.id!r}")
+        band = record.headline(seed).bands[0]
+        edge = band.high if measure.distance else band.low
+        if tau != edge:
+            raise BadInput(
+                f"{self.name} says what hit at {edge:g}, not at {tau:g}: give the policy threshold.fixed: {edge:g}"
+            )
+        hits = next(found for found in record.hits if found.seed == seed)
+        ours, theirs = (unpack(text, record.candidates, self.name) for text in (hits.training, hits.held_out))
+        return ours.astype(np.int8) - theirs.astype(np.int8)

@@ -1,0 +1,485 @@
+"""The release gate: its three answers, that it cannot be fooled by accident, that it resumes, and its baselines."""
+
+import dataclasses
+import json
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from sidebench.benchmark import gate, gate_source, models, runner
+from sidebench.benchmark.baseline import RunBaseline
+from sidebench.benchmark.errors import BadInput, BadPolicy, RunConflict, UnknownName
+from sidebench.benchmark.gate_judge import Decision
+from sidebench.benchmark.gate_output import as_dict, as_markdown, as_text, junit
+from sidebench.benchmark.pairs import FOLDER, Pair, load_pair
+from sidebench.benchmark.plan import plan_run
+from sidebench.benchmark.policy import Policy, load_policy
+from sidebench.cli import main
+
+CLEAN, LEAKY = "control:heldout", "control:mixture:0.2"
+
+
+def policy(**changes: Any) -> Policy:
+    """Return a policy that closed-form models answer in a few shards: a fixed threshold, an excess of 2 %."""
+    content: dict[str, Any] = {
+        "schema": "sidebench-policy/1",
+        "attacks": {"carlini-uncond": {}},
+        "measure": "nl2c:n50:a0.5",
+        "threshold": {"fixed": 0.5},
+        "limits": {"excess": 0.02},
+        "budget": {"candidates": 1024},
+    }
+    return Policy(**{**content, **changes})
+
+
+def decide(out: Path, model: str | None = CLEAN, pair: Pair | None = None, **changes: Any) -> Decision:
+    return gate.gate_pair(pair or load_pair("digits"), policy(**changes), model=model, out=out, device="cpu")
+
+
+def failed(decision: Decision) -> list[str]:
+    return [check.name.removeprefix("carlini-uncond: ") for check in decision.checks if not check.ok]
+
+
+# ---- The three answers ------------------------------------------------------------------------------
+
+
+def test_a_clean_model_passes_as_soon_as_the_bound_is_low_enough(tmp_path: Path) -> None:
+    decision = decide(tmp_path)
+    assert (decision.verdict, decision.exit_code, failed(decision)) == ("pass", 0, [])
+    (found,) = decision.findings
+    assert found.after == 214 and found.candidates == 256 and found.high < 0.02 and found.p_pass <= 0.05
+    text = as_text(decision)
+    assert "PASS" in text and "3/N = 1.17%" in text and "at most 1.67%" in text
+
+
+def test_no_hit_is_not_enough_for_a_pass(tmp_path: Path) -> None:
+    decision = decide(tmp_path, limits={"excess": 0.002}, budget={"candidates": 512})
+    assert (decision.verdict, decision.exit_code) == ("cannot tell", 4)
+    assert decision.attacks[0].training_hits == 0
+    assert decision.reasons == ["carlini-uncond: the budget of 512 tested candidates is used up"]
+    needed = decision.findings[0].needed
+    assert needed is not None and f"about {needed:,} candidates would settle it" in as_text(decision)
+    # What was said would settle it does.
+    more = decide(tmp_path, limits={"excess": 0.002}, budget={"candidates": needed})
+    assert more.verdict == "pass"
+
+
+def test_a_leaking_model_fails_at_once(tmp_path: Path) -> None:
+    decision = decide(tmp_path, LEAKY, limits={"excess": 0.02, "group_rate": 0.1, "raw_rate": 0.02})
+    assert (decision.verdict, decision.exit_code) == ("fail", 1)
+    found = {finding.limit_name: finding for finding in decision.findings}
+    assert found["excess"].low > 0.02 and found["raw_rate"].low > 0.02 and found["excess"].candidates == 256
+    assert found["group_rate"].rate < 0.1 and found["group_rate"].p_fail > 0.05
+
+
+def test_the_threshold_is_frozen_before_the_test(tmp_path: Path) -> None:
+    rule = {"calibrate": {"rate": 0.02, "candidates": 600}}
+    decision = decide(tmp_path, LEAKY, threshold=rule)
+    assert decision.verdict == "fail"
+    (seen,) = decision.attacks
+    assert seen.calibrated_on == 768 and seen.candidates == 256  # whole shards, none of them tested
+    folder = gate_source.GateFolder(decision.folder)
+    measure = gate_source.make_measure("nl2c:n50:a0.5")
+    shards = [gate_source.read_scores(folder, "carlini-uncond.s0", "pixels", shard) for shard in range(3)]
+    best = np.concatenate([shard.best_scores(measure, "held_out") for shard in shards])
+    assert np.mean(best <= seen.threshold) == pytest.approx(0.02, abs=0.002)
+
+
+def test_a_refused_calibration_is_extended_and_then_no_pass(tmp_path: Path) -> None:
+    tight = {"calibrate": {"rate": 0.0005, "candidates": 256, "most": 512}}
+    decision = decide(tmp_path, threshold=tight)
+    assert decision.verdict == "cannot tell" and not decision.findings
+    assert "512 calibration candidates give" in decision.reasons[0]
+
+
+def test_a_policy_may_treat_cannot_tell_as_a_no(tmp_path: Path) -> None:
+    decision = decide(tmp_path, limits={"excess": 0.002}, budget={"candidates": 256}, cannot_tell="fail")
+    assert (decision.verdict, decision.exit_code) == ("cannot tell", 1)
+
+
+def test_the_time_budget_ends_the_gate(tmp_path: Path) -> None:
+    decision = decide(tmp_path, limits={"excess": 0.002}, budget={"candidates": 4096, "seconds": 1e-6})
+    assert decision.verdict == "cannot tell" and "the budget of 1e-06 seconds is used up" in decision.reasons
+    assert len(list((decision.folder / "images").rglob("*.safetensors"))) == 1
+    assert decision.spent.seconds > 0 == decision.spent.gpu_seconds
+
+
+def test_any_attack_fails_the_model(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(ATTACK, encoding="utf-8")
+    decision = decide(tmp_path, attacks={"carlini-uncond": {}, f"{file}:Broken": {}})
+    assert (
+        decision.verdict == "cannot tell" and "broken" in decision.reasons[0] and "out of luck" in decision.reasons[0]
+    )
+    assert [finding.attack for finding in decision.findings] == ["carlini-uncond"]
+    leaking = decide(tmp_path, LEAKY, attacks={"carlini-uncond": {}, f"{file}:Broken": {}})
+    assert leaking.verdict == "fail"
+
+
+ATTACK = """
+from sidebench import Attack
+
+class Broken(Attack):
+    name, title, paper, access = "broken", "broken", "none", "samples"
+
+    def generate(self, model, state, candidates):
+        raise ValueError("out of luck")
+"""
+
+# ---- It cannot be fooled by accident ----------------------------------------------------------------
+
+
+def decode_with(monkeypatch: pytest.MonkeyPatch, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """Let every model that is loaded decode its samples with this change."""
+    load = models.load_model
+
+    def changed(spec: Any) -> Any:
+        model = load(spec)
+        decode = model.decode
+        monkeypatch.setattr(model, "decode", lambda x_0: change(decode(x_0)), raising=False)
+        return model
+
+    monkeypatch.setattr(models, "load_model", changed)
+
+
+def noise(images: torch.Tensor) -> torch.Tensor:
+    return torch.rand(images.shape, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [
+        (noise, ["sample quality", "model path"]),
+        (lambda images: torch.full_like(images, 0.5), ["broken images", "model path"]),
+        (lambda images: torch.full_like(images, float("nan")), ["broken images", "model path"]),
+        (lambda images: images / 2 + 0.5, ["sample quality", "preprocessing", "model path"]),
+        (lambda images: images.flip(2), ["sample quality", "preprocessing", "model path"]),
+    ],
+    ids=["noise", "constant", "nan", "half the range", "upside down"],
+)
+def test_a_broken_model_cannot_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[torch.Tensor], torch.Tensor], names: list[str]
+) -> None:
+    decode_with(monkeypatch, change)
+    decision = decide(tmp_path)
+    assert decision.verdict == "cannot tell" and decision.exit_code == 4
+    assert failed(decision) == names
+    assert all(f"cannot pass: carlini-uncond: {name}: " in as_text(decision) for name in names)
+    assert decision.findings[0].p_pass <= 0.05  # the statistics alone would have let it through
+
+
+def test_a_failed_check_does_not_hide_a_leak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sidebench.benchmark.gate_checks.UNLIKE", 0.0)
+    decision = decide(tmp_path, LEAKY)
+    assert decision.verdict == "fail" and failed(decision) == ["sample quality"]
+
+
+def coloured(folder: Path, size: int = 8, images: int = 500) -> Pair:
+    """Write digits in red and some green as an npz file with its pair file; return the pair."""
+    from sklearn.datasets import load_digits
+
+    grey = np.rint(load_digits().images[:images] * (255 / 16)).astype(np.uint8)
+    grey = grey.repeat(size // 8, 1).repeat(size // 8, 2)
+    colours = np.stack([grey, grey // 2, np.zeros_like(grey)], axis=-1)
+    np.savez(folder / "images.npz", images=colours)
+    content = yaml.safe_load((FOLDER / "digits.yaml").read_text(encoding="utf-8"))
+    split = {"seed": 1, "duplicate_rms": 0.0, "training": 150, "held_out": 150, "pool": 200}
+    content |= {"name": "coloured", "data": {"source": "npz", "path": "images.npz", "images": "images", "split": split}}
+    (folder / "coloured.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    return load_pair(str(folder / "coloured.yaml"))
+
+
+def test_swapped_channels_cannot_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = coloured(tmp_path)
+    assert decide(tmp_path, pair=pair).verdict == "pass"
+    decode_with(monkeypatch, lambda images: images.flip(1))
+    decision = decide(tmp_path / "other", pair=pair)
+    assert decision.verdict == "cannot tell" and "preprocessing" in failed(decision)
+    assert "best with the channels reversed" in as_text(decision)
+
+
+def test_references_of_another_size_cannot_pass(tmp_path: Path) -> None:
+    decision = decide(tmp_path, model=None, pair=coloured(tmp_path, size=16))
+    assert decision.verdict == "cannot tell" and failed(decision) == ["references"]
+    assert "16x16x3" in as_text(decision) and "8x8x1" in as_text(decision)
+
+
+@pytest.mark.parametrize("images", [0, 10])
+def test_an_empty_reference_set_cannot_pass(tmp_path: Path, images: int) -> None:
+    decision = decide(tmp_path, model=None, pair=coloured(tmp_path, images=images))
+    assert decision.verdict == "cannot tell" and failed(decision) == ["references"]
+    assert f"the data set has {images}" in as_text(decision)
+
+
+def test_a_blind_detector_cannot_pass(tmp_path: Path) -> None:
+    decision = decide(tmp_path, threshold={"fixed": 0.05})
+    assert decision.verdict == "cannot tell" and failed(decision) == ["detector"]
+
+
+@pytest.mark.parametrize("limits", [{"excess": 0.02}, {"excess": 0.02, "raw_rate": 0.02}])
+def test_without_a_fair_control_no_excess_is_claimed(tmp_path: Path, limits: dict[str, float]) -> None:
+    pair = load_pair("digits").model_copy(update={"control": "surrogate"})
+    decision = decide(tmp_path, pair=pair, limits=limits)
+    assert decision.verdict == "cannot tell" and failed(decision) == ["control"]
+    assert [finding.limit_name for finding in decision.findings] == [name for name in limits if name == "raw_rate"]
+
+
+def test_a_raw_rate_needs_no_control(tmp_path: Path) -> None:
+    pair = load_pair("digits").model_copy(update={"control": "surrogate"})
+    assert decide(tmp_path, pair=pair, limits={"raw_rate": 0.02, "group_rate": 0.02}).verdict == "pass"
+    assert decide(tmp_path, LEAKY, pair=pair, limits={"raw_rate": 0.02}).verdict == "fail"
+
+
+# ---- Resuming, caching, and the same decision on a run ----------------------------------------------
+
+
+def told(decision: Decision) -> dict[str, Any]:
+    """Return what a decision says, without times and places."""
+    content = as_dict(decision)
+    return {key: content[key] for key in ("verdict", "checks", "reasons", "attacks", "findings")}
+
+
+def test_a_killed_gate_gives_the_same_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = {"excess": 0.008}
+    whole = decide(tmp_path / "whole", limits=limits)
+    make, made = runner.make_shard, []
+
+    def killed(*arguments: Any) -> None:
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        made.append(make(*arguments))
+
+    monkeypatch.setattr(gate_source, "make_shard", killed)
+    with pytest.raises(KeyboardInterrupt):
+        decide(tmp_path / "parts", limits=limits)
+    monkeypatch.setattr(gate_source, "make_shard", make)
+    assert whole.findings[0].candidates == 768
+    assert told(decide(tmp_path / "parts", limits=limits)) == told(whole)
+
+
+def test_what_the_folder_holds_is_not_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_pair_file: Callable[..., Path]
+) -> None:
+    pair = load_pair(str(make_pair_file(tmp_path)))
+    first = decide(tmp_path, None, pair, attacks={"side": {}}, budget={"candidates": 256})
+    assert first.attacks[0].attack == "side" and first.attacks[0].candidates == 256
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("prepared again")
+
+    monkeypatch.setattr(runner, "prepare_attack", refuse)
+    again = decide(tmp_path, None, pair, attacks={"side": {}}, budget={"candidates": 512}, limits={"excess": 0.001})
+    assert again.folder == first.folder and again.attacks[0].candidates == 512
+    with pytest.raises(RunConflict, match=r"guidance_scale was 1\.0, now 2\.0"):
+        decide(tmp_path, None, pair, attacks={"side": {"guidance_scale": 2.0}})
+
+
+def test_a_run_gets_the_same_decision_as_its_model(tmp_path: Path) -> None:
+    pair = load_pair("digits")
+    options: dict[str, Any] = {"attacks": ["carlini-uncond"], "model": CLEAN, "device": "cpu", "out": tmp_path}
+    run = runner.execute(plan_run(pair, candidates=256, measures=["nl2c:n50:a0.5"], **options))
+    from_run, from_model = gate.gate_run(run.folder, pair, policy()), decide(tmp_path)
+    assert from_run.findings == from_model.findings and from_run.attacks == from_model.attacks
+    assert from_run.verdict == from_model.verdict == "pass"
+
+
+def test_what_a_run_lacks_is_named(finished: Any) -> None:
+    pair, folder = load_pair("digits"), finished.folder
+    with pytest.raises(UnknownName, match="measure of this run"):
+        gate.gate_run(folder, pair, policy(measure="nl2c:n20:a0.5"))
+    with pytest.raises(UnknownName, match=r"carlini-uncond\.s7"):
+        gate.gate_run(folder, pair, policy(seed=7))
+    with pytest.raises(BadInput, match=r"side\.batch was 8, now 128"):
+        gate.gate_run(folder, pair, policy(attacks={"side": {}}))
+    with pytest.raises(BadInput, match="give the run's own pair file"):
+        gate.gate_run(folder, load_pair("digits-clean"), policy())
+    decision = gate.gate_run(folder, pair, policy(threshold={"calibrate": {"rate": 0.01, "candidates": 1000}}))
+    assert decision.verdict == "cannot tell" and "there are 40 candidates, all are used" in decision.reasons[0]
+
+
+# ---- Baselines --------------------------------------------------------------------------------------
+
+MARGIN = {"limits": {"baseline_margin": 0.02}}
+
+
+@pytest.fixture(scope="module")
+def releases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Return the gate folders of a clean and of a leaking release, some shards each."""
+    out = tmp_path_factory.mktemp("releases")
+    harsh = {"limits": {"excess": 0.0005}, "budget": {"candidates": 1024}}
+    clean = decide(out, CLEAN, **harsh).folder
+    leaky = decide(out, LEAKY, limits={"excess": 0.2}, budget={"candidates": 1024}).folder
+    assert clean is not None and leaky is not None
+    return {"clean": clean, "leaky": leaky}
+
+
+@pytest.mark.parametrize(
+    ("last", "model", "verdict"),
+    [("clean", LEAKY, "fail"), ("clean", CLEAN, "pass"), ("leaky", LEAKY, "pass"), ("leaky", CLEAN, "pass")],
+)
+def test_no_more_than_the_last_release(
+    releases: dict[str, Path], tmp_path: Path, last: str, model: str, verdict: str
+) -> None:
+    decision = gate.gate_pair(
+        load_pair("digits"),
+        policy(**MARGIN),
+        model=model,
+        out=tmp_path,
+        device="cpu",
+        baseline=RunBaseline(releases[last]),
+    )
+    assert decision.verdict == verdict and decision.findings[0].limit_name == "baseline_margin"
+
+
+def test_a_baseline_with_too_few_candidates_cannot_tell(releases: dict[str, Path], tmp_path: Path) -> None:
+    decision = gate.gate_pair(
+        load_pair("digits"),
+        policy(limits={"baseline_margin": 0.001}, budget={"candidates": 2048}),
+        model=CLEAN,
+        out=tmp_path,
+        device="cpu",
+        baseline=RunBaseline(releases["clean"]),
+    )
+    assert decision.verdict == "cannot tell" and decision.findings[0].candidates == 1024
+
+
+REFUSED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "protocol": (lambda m: m["identity"]["protocol"]["sampler"].update(steps=25), r"protocol\.sampler\.steps was 25"),
+    "control": (lambda m: m.update(control="surrogate"), "control was 'surrogate', now 'iid'"),
+    "reference set": (lambda m: m["data"].update(sha256="0" * 64), r"reference set\.data was '0000"),
+    "measure": (lambda m: m["identity"].update(measures=["rms"]), "unknown measure of baseline"),
+    "settings": (lambda m: m["units"]["carlini-uncond.s0"].update(settings={"x": 1}), r"carlini-uncond\.x was 1"),
+}
+
+
+@pytest.mark.parametrize("field", REFUSED)
+def test_a_baseline_that_differs_is_refused_by_field(releases: dict[str, Path], tmp_path: Path, field: str) -> None:
+    change, message = REFUSED[field]
+    baseline = RunBaseline(releases["clean"])
+    baseline.manifest = json.loads(json.dumps(baseline.manifest))
+    change(baseline.manifest)
+    with pytest.raises(BadInput, match=message):
+        gate.gate_pair(
+            load_pair("digits"), policy(**MARGIN), model=CLEAN, out=tmp_path, device="cpu", baseline=baseline
+        )
+
+
+def test_a_record_is_a_baseline_at_its_own_threshold(tmp_path: Path) -> None:
+    from sidebench.leaderboards.baseline import RecordBaseline, read_baseline
+    from sidebench.leaderboards.making import make_records, write_record
+
+    pair = load_pair("digits")
+    options: dict[str, Any] = {"attacks": ["carlini-uncond"], "device": "cpu", "out": tmp_path, "candidates": 256}
+    run = runner.execute(plan_run(pair, measures=["nl2c:n50:a0.5"], model=LEAKY, **options))
+    record = write_record(make_records(run.folder, "somebody")[0], tmp_path / "records")
+    baseline = read_baseline(record)
+    assert isinstance(baseline, RecordBaseline)
+    measure = gate_source.make_measure("nl2c:n50:a0.5")
+    attack = plan_run(pair, **options).units[0].attack
+    stored = RunBaseline(run.folder.path)
+    assert np.array_equal(baseline.signs(attack, 0, measure, 0.5), stored.signs(attack, 0, measure, 0.5))
+    with pytest.raises(BadInput, match=r"says what hit at 0\.5, not at 0\.4"):
+        baseline.signs(attack, 0, measure, 0.4)
+    decision = gate.gate_run(run.folder, pair, policy(limits={"baseline_margin": 0.1}), baseline=baseline)
+    assert decision.verdict == "pass" and decision.findings[0].rate == 0
+
+
+# ---- Policies, files and the command ----------------------------------------------------------------
+
+
+def test_the_example_policy_is_complete_and_commented() -> None:
+    from sidebench.benchmark.policy import FOLDER as POLICIES
+
+    loaded = load_policy("example")
+    assert loaded.limits.excess == 0.01 and "carlini-uncond" in loaded.attacks
+    lines = (POLICIES / "example.yaml").read_text(encoding="utf-8").splitlines()
+    assert sum(line.lstrip().startswith("#") for line in lines) > 20
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("limit: {excess: 0.01}", "limit: Extra inputs are not permitted"),
+        ("limits: {exces: 0.01}", r"limits\.exces: Extra inputs"),
+        ("limits: {}", "limits: name at least one of excess"),
+        ("limits: {excess: 1.5}", r"limits\.excess: Input should be less than 1"),
+        ("threshold: {}", "threshold: give calibrate or fixed"),
+        ("attacks: {}", "attacks: Dictionary should have at least 1 item"),
+        ("schema: sidebench-policy/2", "schema: Input should be 'sidebench-policy/1'"),
+        ("alpha: [", "is not YAML, line"),
+        ("alpha: 0", "alpha: Input should be greater than 0"),
+        ("cannot_tell: shrug", "cannot_tell: Input should be 'stop' or 'fail'"),
+    ],
+)
+def test_a_bad_policy_is_refused_by_key(tmp_path: Path, change: str, message: str) -> None:
+    key = change.partition(":")[0]
+    content = policy().model_dump(by_alias=True, exclude_none=True)
+    content.pop(key, None)
+    file = tmp_path / "policy.yaml"
+    file.write_text(yaml.safe_dump(content) + change + "\n", encoding="utf-8")
+    with pytest.raises(BadPolicy, match=message):
+        load_policy(file)
+
+
+def test_a_missing_policy_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BadPolicy, match="No such file or directory; give a file, or a policy that ships"):
+        load_policy(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("limits", "baseline", "message"),
+    [({"excess": 0.1}, True, "no limits.baseline_margin"), ({"baseline_margin": 0.1}, False, "give --baseline")],
+)
+def test_policy_and_baseline_go_together(
+    releases: dict[str, Path], tmp_path: Path, limits: dict[str, float], baseline: bool, message: str
+) -> None:
+    last = RunBaseline(releases["clean"]) if baseline else None
+    with pytest.raises(BadInput, match=message):
+        gate.gate_pair(load_pair("digits"), policy(limits=limits), out=tmp_path, baseline=last)
+
+
+def test_the_command_leaves_with_the_answer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, report, page = tmp_path / "policy.yaml", tmp_path / "gate.xml", tmp_path / "gate.md"
+
+    def call(*more: str, **changes: Any) -> int:
+        file.write_text(yaml.safe_dump(policy(**changes).model_dump(by_alias=True, exclude_none=True)))
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            main(["gate", "digits", "--policy", str(file), "--out", str(tmp_path), "--device", "cpu", *more])
+        assert isinstance(left.value.code, int)
+        return left.value.code
+
+    assert call("--model", CLEAN, "--junit", str(report), "--summary", str(page)) == 0
+    assert capsys.readouterr().out.startswith("PASS: digits stays within every limit\n")
+    suite = ET.parse(report).getroot()
+    assert (suite.get("failures"), suite.get("errors")) == ("0", "0") and int(suite.get("tests") or 0) == 7
+    assert page.read_text().startswith("### PASS") and "| carlini-uncond | excess 2.00%" in page.read_text()
+    assert call("--model", LEAKY, "--json", "--junit", str(report)) == 1
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["verdict"] == "fail" and printed["exit_code"] == 1
+    assert ET.parse(report).getroot().get("failures") == "1"
+    folders = [json.loads(found.read_text()) for found in tmp_path.glob("gate-digits-*/gate.json")]
+    assert printed in folders and str(tmp_path) not in json.dumps(folders)
+    assert call("--model", CLEAN, "--junit", str(report), limits={"excess": 0.001}, budget={"candidates": 256}) == 4
+    suite = ET.parse(report).getroot()
+    assert (suite.get("failures"), suite.get("errors")) == ("0", "2")
+    assert call("--baseline", str(tmp_path / "nothing")) == 2
+    assert call("--pair", "digits") == 2
+
+
+def test_names_from_files_are_escaped(tmp_path: Path) -> None:
+    decision = decide(tmp_path)
+    nasty = "<b>[x](http://evil)</b> | `a`\x07"
+    changed = dataclasses.replace(
+        decision, subject=nasty, findings=[found._replace(attack=nasty) for found in decision.findings]
+    )
+    text = as_markdown(changed)
+    assert "<b>" not in text and "](" not in text.replace("\\](", "") and "\\|" in text
+    parsed = ET.fromstring(ET.tostring(junit(changed).getroot()))
+    assert "<b>" in (parsed.get("name") or "") and "\x07" not in (parsed.get("name") or "")
