@@ -12,7 +12,7 @@ from .contracts import Attack, Measure
 from .errors import BadInput, CorruptRun, UnknownName
 from .gate_source import GATE_MANIFEST, GateFolder, settings_difference
 from .rescoring import stored_groups
-from .scoring import read_scores
+from .scores import read_scores
 from .store import RunFolder, difference, read_json, read_run, read_table, short_hash
 
 

@@ -25,7 +25,7 @@ from .pairs import Pair
 from .policy import Limits, Policy
 from .protocol import CONFIDENCE
 from .references import References
-from .scoring import ShardScores
+from .scores import ShardScores
 from .statistics import Interval
 from .store import read_json
 

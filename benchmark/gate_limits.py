@@ -14,7 +14,7 @@ from .calibration import hits_at
 from .comparison import AttackHits, excess_of, holm
 from .contracts import Measure
 from .policy import Limits
-from .scoring import SIDES, ShardScores
+from .scores import SIDES, ShardScores
 from .sequential import Counts, bounds, count, first_at_most, last_at_least, log_capital, needed, p_above, p_below
 from .statistics import Interval
 
@@ -46,14 +46,9 @@ class Tested(NamedTuple):
 
     def over_images(self, confidence: float) -> Interval:
         """Return the interval of the excess with images as a sample too; see `statistics.excess`."""
-        credits = [
-            np.bincount(groups[hits], minlength=size)
-            for groups, hits, size in (
-                (self.groups, self.training, self.sizes[0]),
-                (self.held_out_groups, self.held_out, self.sizes[1]),
-            )
-        ]
-        return excess_of(AttackHits(self.training, self.held_out, *credits), confidence).interval
+        training = np.bincount(self.groups[self.training], minlength=self.sizes[0])
+        held_out = np.bincount(self.held_out_groups[self.held_out], minlength=self.sizes[1])
+        return excess_of(AttackHits(self.training, self.held_out, training, held_out), confidence).interval
 
 
 class Claim(NamedTuple):

@@ -16,7 +16,8 @@ from .plan import RunPlan
 from .references import References
 from .registry import make_measure
 from .runner import load_victim, make_shard, named_failures, open_folder, prepare, score_shard
-from .scoring import Scorer, ShardScores, read_scores
+from .scores import ShardScores, read_scores
+from .scoring import Scorer
 from .store import RunFolder, difference, read_info, read_json, read_state, shard_count, short_hash
 
 if TYPE_CHECKING:

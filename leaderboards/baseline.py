@@ -10,7 +10,7 @@ from ..benchmark.baseline import Baseline, RunBaseline
 from ..benchmark.contracts import Attack, Measure
 from ..benchmark.errors import BadInput
 from ..benchmark.gate_source import settings_difference
-from .record import Record, read_record, unpack
+from .record import Record, pooled_hits, read_record
 
 
 def read_baseline(path: Path) -> Baseline:
@@ -60,6 +60,5 @@ class RecordBaseline(Baseline):
             raise BadInput(
                 f"{self.name} says what hit at {edge:g}, not at {tau:g}: give the policy threshold.fixed: {edge:g}"
             )
-        hits = next(found for found in record.hits if found.seed == seed)
-        ours, theirs = (unpack(text, record.candidates, self.name) for text in (hits.training, hits.held_out))
-        return ours.astype(np.int8) - theirs.astype(np.int8)
+        hits = pooled_hits([record], [seed])[0]
+        return hits.training_hits.astype(np.int8) - hits.control_hits.astype(np.int8)
