@@ -13,6 +13,7 @@ from . import environment, hub
 from .attacking import prepare_attack
 from .contracts import Budget, Model, ModelSpec, Step
 from .errors import BadInput
+from .layout import image_size
 from .measures.search import REFERENCE_BLOCK, top_k
 from .models import load_model
 from .pairs import Pair
@@ -30,7 +31,7 @@ def measure(pair: Pair, device: str = "auto", attack: str | None = None) -> dict
     """Return the figures for a pair's model on this machine."""
     spec = ModelSpec(family=pair.model.family, location=pair.model.location, device=str(hub.pick_device(device)))
     model = load_model(spec)
-    height, width, _ = hub.image_size(hub.locate(spec.location))
+    height, width, _ = image_size(hub.locate(spec.location))
     protocol = make_protocol(height * width, {})
     figures: dict[str, Any] = {"pair": pair.name, "device": spec.device, **_sampling(model, protocol)}
     if attack is not None:

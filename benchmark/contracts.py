@@ -52,6 +52,10 @@ class ModelSpec(Settings):
     """Where the files are: `zoo:NAME` for an embedded model, otherwise a folder. Never stored in a run."""
     sha256: dict[str, str] = {}
     """Pinned SHA-256 by file name relative to the location; a file that differs is refused."""
+    variant: str | None = None
+    """Which set of weights where a folder holds several (`fp16`)."""
+    allow_pickle: bool = False
+    """Load pickled weights where there are no safetensors; whoever made them can run code here."""
     device: str = "cpu"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 

@@ -1,51 +1,76 @@
 """Where model files are, and the safety rules: safetensors only, pinned hashes checked, devices that exist."""
 
+import functools
 import hashlib
-import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from . import layout
 from .errors import BadInput, UnsafeFile
 
 if TYPE_CHECKING:
     import torch
 
 ZOO = Path(__file__).parent / "zoo"
-PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 
 
 def locate(location: str) -> Path:
     """Return the folder of a model: `zoo:NAME` for an embedded one, otherwise a local folder."""
     folder = ZOO / location.removeprefix("zoo:") if location.startswith("zoo:") else Path(location)
-    if not (folder / "model_index.json").is_file():
-        raise BadInput(f"no diffusers pipeline at {location}: model_index.json is missing")
+    if not (folder / layout.INDEX).is_file():
+        raise BadInput(f"no diffusers pipeline at {location}: {layout.INDEX} is missing")
     return folder
 
 
-def check_files(folder: Path, pinned: dict[str, str]) -> None:
-    """Refuse pickles without a safetensors beside them, and files whose SHA-256 is not the pinned one."""
-    weights = [file for file in folder.rglob("*") if file.suffix in PICKLES]
-    if weights and not list(folder.rglob("*.safetensors")):
-        raise UnsafeFile(f"{folder.name}: only pickled weights ({weights[0].name}); convert them to safetensors")
+def owner_of(folder: Path) -> str:
+    """Return how messages name a model folder: by its repository where it is a cached snapshot of one."""
+    for part in folder.parts:
+        if part.startswith("models--"):
+            return part.removeprefix("models--").replace("--", "/")
+    return folder.name
+
+
+def check_files(
+    folder: Path, pinned: Mapping[str, str], variant: str | None = None, allow_pickle: bool = False
+) -> dict[str, str]:
+    """Return the SHA-256 of every file that is loaded, by relative name.
+
+    Raises:
+        UnsafeFile: weights are pickled only, a file asks for code of its own or is not the pinned one.
+        BadInput: the folder is no pipeline that sidebench knows, or a file is missing.
+    """
+    parts, files = layout.read_folder(folder, owner_of(folder))
+    names = layout.needed_files(parts, files, variant, allow_pickle)
     for name, expected in pinned.items():
         found = sha256(folder / name)
         if found != expected:
-            raise UnsafeFile(f"{folder.name}/{name}: SHA-256 is {found[:16]}..., pinned is {expected[:16]}...")
+            raise UnsafeFile(f"{parts.owner}/{name}: SHA-256 is {found[:16]}..., pinned is {expected[:16]}...")
+    for name in names:
+        if name.endswith("config.json") and "auto_map" in layout.read_json(folder / name):
+            raise UnsafeFile(f"{parts.owner}/{name} asks for Python code of its own, which sidebench does not run")
+    return {name: sha256(folder / name) for name in names}
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of every file of a model folder by relative name."""
-    files = sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
-    return {file.relative_to(folder).as_posix(): sha256(file) for file in files}
+    """Return the SHA-256 of every file of a model folder that is loaded, by relative name."""
+    return check_files(folder, {})
 
 
 def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, read in blocks."""
+    """Return the SHA-256 of a file; a file that this process has hashed already is read again only if it changed."""
     try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        state = path.stat()
+        return _sha256(path, state.st_size, state.st_mtime_ns)
     except FileNotFoundError:
         raise BadInput(f"{path.parent.name}/{path.name} is missing") from None
+
+
+@functools.lru_cache(maxsize=4096)
+def _sha256(path: Path, size: int, changed: int) -> str:
+    # Planning and loading both check the files; those of a large model take half a minute.
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def pick_device(name: str) -> "torch.device":
@@ -63,15 +88,3 @@ def pick_device(name: str) -> "torch.device":
     if name in present or (name == "cuda" and cuda):
         return torch.device(name)
     raise BadInput(f"no device {name!r} here: there is {', '.join(present)}")
-
-
-def image_size(folder: Path) -> tuple[int, int, int]:
-    """Return (height, width, channels) of the images that a pixel-space pipeline makes, from its config."""
-    file = folder / "unet" / "config.json"
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-        size = config["sample_size"]
-        height, width = (size, size) if isinstance(size, int) else size
-        return int(height), int(width), int(config["in_channels"])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise BadInput(f"{folder.name}/unet/config.json does not say the image size") from None

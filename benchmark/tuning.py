@@ -15,6 +15,7 @@ from . import hub
 from .contracts import Attack, Budget, Defence, ModelSpec, Progress
 from .defending import defend, in_order
 from .errors import BadInput, BadSetting, RunConflict
+from .layout import image_size
 from .pairs import ModelSource, Pair
 from .plan import check_names, make_defences
 from .protocol import default_measures, make_protocol
@@ -185,7 +186,7 @@ class _Bench:
         self.samples = FolderCheckpoints(folder.parent / "samples")
         if not folder.exists():
             train(shadow, folder, device, progress)
-        height, width, _ = hub.image_size(hub.locate(str(folder)))
+        height, width, _ = image_size(hub.locate(str(folder)))
         self.protocol = make_protocol(height * width, {})
         default = default_measures(height * width, held_out=shadow.data.split.held_out > 0)
         self.measure = make_measure((shadow.measures or default)[0])

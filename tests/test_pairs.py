@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import yaml
 
-from sidebench.benchmark import hub, runner
+from sidebench.benchmark import hub, layout, runner
 from sidebench.benchmark.errors import BadInput, BadPair, TooFew, UnknownName, UnsafeFile
 from sidebench.benchmark.pairs import FOLDER, Pair, load_pair, pair_names
 from sidebench.benchmark.plan import plan_run
@@ -23,7 +23,7 @@ def test_shipped_pair_is_whole(name: str) -> None:
     hub.check_files(folder, pair.model.sha256)
     assert pair.name == name
     assert {Path(file).name for file in pair.model.sha256} >= {"diffusion_pytorch_model.safetensors", "config.json"}
-    assert not [file for file in folder.rglob("*") if file.suffix in hub.PICKLES]
+    assert not [file for file in folder.rglob("*") if file.suffix in layout.PICKLES]
     for measure in pair.measures:
         made = make_measure(measure)
         assert made.id == measure

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from sidebench.benchmark import hub
+from sidebench.benchmark import hub, layout
 from sidebench.benchmark.contracts import ModelSpec
 from sidebench.benchmark.errors import BadInput, BadSetting
 from sidebench.benchmark.models import load_model
@@ -36,8 +36,8 @@ def test_folder_holds_a_safe_pipeline(trained: Path) -> None:
         "unet/diffusion_pytorch_model.safetensors",
         "scheduler/scheduler_config.json",
     }
-    assert not [file for file in files if file.endswith(hub.PICKLES)]
-    assert hub.image_size(trained) == (8, 8, 1)
+    assert not [file for file in files if file.endswith(layout.PICKLES)]
+    assert layout.image_size(trained) == (8, 8, 1)
 
 
 def test_model_can_be_loaded_and_called(trained: Path) -> None:

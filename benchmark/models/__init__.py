@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from .. import hub
+from .. import hub, layout
 from ..contracts import Model, ModelSpec
 from ..errors import UnknownName
 
@@ -33,8 +33,8 @@ def inspect_files(spec: ModelSpec) -> ModelFiles:
             channels, height, width = file.get_slice("means").get_shape()[1:]
         return ModelFiles({path.name: hub.sha256(path)}, (height, width, channels))
     folder = hub.locate(spec.location)
-    hub.check_files(folder, spec.sha256)
-    return ModelFiles(hub.hashes(folder), hub.image_size(folder))
+    found = hub.check_files(folder, spec.sha256, spec.variant, spec.allow_pickle)
+    return ModelFiles(found, layout.image_size(folder))
 
 
 def load_model(spec: ModelSpec) -> Model:

@@ -1,6 +1,5 @@
 """Pixel-space diffusers pipelines: a UNet2DModel and the scheduler it was trained with."""
 
-import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -9,13 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import hub
+from .. import hub, layout
 from ..contracts import Conditioning, Model, ModelSpec, PredictionType
 from ..errors import BadInput
 from ..operations import OperationCount
 from .schedule import DiscreteSchedule
-
-PIPELINES = ("DDPMPipeline", "DDIMPipeline")
 
 
 class PixelModel(Model):
@@ -26,17 +23,12 @@ class PixelModel(Model):
 
     def __init__(self, spec: ModelSpec) -> None:
         folder = hub.locate(spec.location)
-        hub.check_files(folder, spec.sha256)
-        pipeline = _read_json(folder / "model_index.json").get("_class_name")
-        if pipeline not in PIPELINES:
-            raise BadInput(
-                f"{folder.name}: a {pipeline} is not a pixel-space family that sidebench knows ({', '.join(PIPELINES)})"
-            )
-        scheduler = _read_json(folder / "scheduler" / "scheduler_config.json")
+        hub.check_files(folder, spec.sha256, spec.variant, spec.allow_pickle)
+        scheduler = layout.read_json(layout.component(folder, "scheduler") / "scheduler_config.json")
         self.spec = spec
         self.device = hub.pick_device(spec.device)
         self.dtype: torch.dtype = getattr(torch, spec.dtype)
-        self.network = _load_unet(folder, self.dtype).to(self.device).eval().requires_grad_(False)
+        self.network = _load_unet(folder, spec, self.dtype)
         config: Any = self.network.config
         size = config.sample_size
         height, width = (size, size) if isinstance(size, int) else size
@@ -80,19 +72,32 @@ class PixelModel(Model):
         return int(counter.total)
 
 
-def _load_unet(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
+def _load_unet(folder: Path, spec: ModelSpec, dtype: torch.dtype) -> torch.nn.Module:
     from diffusers import UNet2DModel
 
-    _read_json(folder / "unet" / "config.json")
-    if not (folder / "unet" / "diffusion_pytorch_model.safetensors").is_file():
-        raise BadInput(f"{folder.name}/unet/diffusion_pytorch_model.safetensors is missing")
+    return load_network(UNet2DModel, folder, "unet", spec, dtype)
+
+
+def load_network(cls: Any, folder: Path, name: str, spec: ModelSpec, dtype: torch.dtype) -> torch.nn.Module:
+    """Load one network of a pipeline folder, frozen and in evaluation mode, on the model's device.
+
+    Raises:
+        BadInput: the files cannot be loaded.
+    """
+    place = layout.component(folder, name)
+    layout.read_json(place / "config.json")
     try:
-        network: torch.nn.Module = UNet2DModel.from_pretrained(
-            folder / "unet", use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False, torch_dtype=dtype
+        network: torch.nn.Module = cls.from_pretrained(
+            place,
+            use_safetensors=not spec.allow_pickle,
+            variant=spec.variant,
+            local_files_only=True,
+            low_cpu_mem_usage=False,
+            torch_dtype=dtype,
         )
     except Exception as error:  # whatever diffusers finds wrong with the files, they are the user's
-        raise BadInput(f"{folder.name}/unet cannot be loaded: {error}") from error
-    return network
+        raise BadInput(f"{hub.owner_of(folder)}/{name} cannot be loaded: {error}") from error
+    return network.to(spec.device).eval().requires_grad_(False)
 
 
 def _alphas_cumprod(config: Mapping[str, Any]) -> Tensor:
@@ -110,15 +115,3 @@ def _prediction_type(name: str, owner: str) -> PredictionType:
     if name == "sample":
         return "sample"
     raise BadInput(f"{owner}: prediction type {name!r} is not supported (epsilon, v_prediction, sample)")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BadInput(f"{path.parent.name}: no {path.name}, so this is no diffusers pipeline folder") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path.parent.name}/{path.name} is not JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise BadInput(f"{path.parent.name}/{path.name} holds no settings")
-    return content
