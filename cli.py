@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from . import __version__
-from .benchmark.errors import BadSetting, SidebenchError
+from .benchmark.errors import BadSetting, SidebenchError, printable
 
 INTERRUPTED, UNEXPECTED, WRONG_USAGE, INCOMPLETE = 130, 70, 2, 3
 
@@ -26,6 +26,22 @@ leaderboard = typer.Typer(help="Records of results, and the tables and pages mad
 app.add_typer(leaderboard, name="leaderboard")
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+Pairs = Annotated[list[str] | None, typer.Argument(metavar="PAIR...", help="Names of pairs, or pair files (.yaml).")]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        metavar="REPO[@REV]",
+        help="Another model than the pair's: a repository, a folder, or control:copycat|heldout|mixture:P.",
+    ),
+]
+Dataset = Annotated[
+    str | None, typer.Option(metavar="REPO[@REV]", help="Instead of a pair: the data of --model, or a folder of them.")
+]
+Split = Annotated[str | None, typer.Option(help="With --dataset: the split that the model was trained on.")]
+Holdout = Annotated[str | None, typer.Option(help="With --dataset: a split that it was not trained on.")]
+AllowPickle = Annotated[
+    bool, typer.Option("--allow-pickle", help="Load pickled weights where there are no safetensors.")
+]
 Records = Annotated[Path, typer.Option(help="Folder of records.")]
 RECORDS = Path("leaderboards/records")
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout; everything else goes to stderr.")]
@@ -48,7 +64,7 @@ def main(arguments: list[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except Exception as error:  # the last resort: a bug, shown whole
-        traceback.print_exc()
+        print(printable(traceback.format_exc()), file=sys.stderr)
         _complain(f"unexpected {type(error).__name__}: {error}; this is a bug in sidebench")
         code = UNEXPECTED
     sys.exit(code if isinstance(code, int) else 0)
@@ -67,12 +83,12 @@ def _root(
 
 @app.command()
 def run(
-    pairs: Annotated[list[str], typer.Argument(metavar="PAIR...", help="Names of pairs, or pair files (.yaml).")],
+    pairs: Pairs = None,
     attack: Annotated[list[str] | None, typer.Option(help="Attack to run; default: those that the pair names.")] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(help="Another model than the pair's: a pipeline folder, or control:copycat|heldout|mixture:P."),
-    ] = None,
+    model: Model = None,
+    dataset: Dataset = None,
+    split: Split = None,
+    holdout: Holdout = None,
     defence: Annotated[
         list[str] | None, typer.Option("--defence", "--defense", help="Defence around the model.")
     ] = None,
@@ -87,37 +103,41 @@ def run(
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16 for the denoiser.")] = "float32",
     out: Annotated[Path, typer.Option(help="Folder in which the run folder is made.")] = Path("runs"),
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over instead of going on with an earlier run.")] = False,
+    allow_pickle: AllowPickle = False,
     as_json: AsJson = False,
 ) -> int:
     """Attack one or more pairs and print the tables. The same command resumes an interrupted run."""
-    from .benchmark.pairs import load_pair
+    from .benchmark.adhoc import chosen_pairs
     from .benchmark.progress import reporter_for
 
     settings = _settings(set_ or [])
-    loaded = [load_pair(name) for name in pairs]
+    loaded, model = chosen_pairs(pairs or [], model, dataset, split, holdout, allow_pickle)
     print("loading torch and diffusers ...", file=sys.stderr, flush=True)
     from .benchmark import runner
     from .benchmark.plan import plan_run
     from .benchmark.tables import probe_flags, text_tables, verdicts
 
-    plans = [
-        plan_run(
-            pair,
-            attacks=attack or (),
-            defences=defence or (),
-            model=model,
-            tier=tier,
-            candidates=candidates,
-            seeds=seed or (0,),
-            measures=measure or (),
-            settings=settings,
-            device=device,
-            dtype=dtype,
-            out=out,
-            fresh=fresh,
-        )
-        for pair in loaded
-    ]
+    with reporter_for(sys.stderr) as progress:
+        plans = [
+            plan_run(
+                pair,
+                attacks=attack or (),
+                defences=defence or (),
+                model=model,
+                tier=tier,
+                candidates=candidates,
+                seeds=seed or (0,),
+                measures=measure or (),
+                settings=settings,
+                device=device,
+                dtype=dtype,
+                out=out,
+                fresh=fresh,
+                allow_pickle=allow_pickle,
+                progress=progress,
+            )
+            for pair in loaded
+        ]
     results, code = [], 0
     for plan in plans:
         with reporter_for(sys.stderr) as progress:
@@ -138,6 +158,59 @@ def run(
     if as_json:
         print(json.dumps(results, sort_keys=True, indent=1))
     return code
+
+
+@app.command()
+def plan(
+    pairs: Pairs = None,
+    model: Model = None,
+    dataset: Dataset = None,
+    split: Split = None,
+    holdout: Holdout = None,
+    tier: Annotated[str | None, typer.Option(help="smoke, quick (default), standard, paper or full.")] = None,
+    candidates: Annotated[int | None, typer.Option(help="Number of candidates, instead of a tier.")] = None,
+    device: Device = "auto",
+    allow_pickle: AllowPickle = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a run needs: files, access, licences, disk, memory, time. Downloads no weights and no images."""
+    from .benchmark.adhoc import chosen_pairs
+
+    loaded, _ = chosen_pairs(pairs or [], model, dataset, split, holdout, allow_pickle)
+    print("loading torch ...", file=sys.stderr, flush=True)
+    from .benchmark import outlook
+    from .benchmark.plan import candidate_count
+
+    number = candidate_count(tier, candidates)
+    found = [outlook.examine(pair, number, device, allow_pickle=allow_pickle) for pair in loaded]
+    if as_json:
+        print(json.dumps([one.model_dump(mode="json") for one in found], indent=1))
+    else:
+        print(printable("\n\n".join(outlook.as_text(one) for one in found)))
+
+
+@app.command()
+def fetch(
+    pairs: Pairs = None,
+    model: Model = None,
+    dataset: Dataset = None,
+    split: Split = None,
+    holdout: Holdout = None,
+    allow_pickle: AllowPickle = False,
+    as_json: AsJson = False,
+) -> None:
+    """Fetch model and data at what their revisions are now, and decode the images; runs then need no network."""
+    from .benchmark import outlook
+    from .benchmark.adhoc import chosen_pairs
+    from .benchmark.progress import reporter_for
+
+    loaded, _ = chosen_pairs(pairs or [], model, dataset, split, holdout, allow_pickle)
+    with reporter_for(sys.stderr) as progress:
+        found = [part for pair in loaded for part in outlook.fetch(pair, allow_pickle, progress)]
+    if as_json:
+        print(json.dumps([part.model_dump(mode="json") for part in found], indent=1))
+    else:
+        print(printable("\n".join(outlook.parts_as_text(found)) or "nothing to fetch: all of it is here"))
 
 
 @app.command("list")
@@ -545,4 +618,4 @@ def _value(option: str, text: str, value: str) -> Any:
 
 
 def _complain(message: str) -> None:
-    print("sidebench: " + " ".join(message.split()), file=sys.stderr)
+    print("sidebench: " + printable(" ".join(message.split())), file=sys.stderr)

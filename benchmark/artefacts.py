@@ -20,6 +20,7 @@ from .tables import load_metrics
 from .tally import ams_count
 
 if TYPE_CHECKING:
+    from .pairs import Pair
     from .plan import RunPlan
     from .references import References
 
@@ -110,7 +111,7 @@ def _compute(
         comparisons=_comparisons(units, compared, headline),
         costs=costs,
         reference_costs=_reference_costs(reference, units) if reference else [],
-        flags=_flags(results, checked, plan.pair.control),
+        flags=_flags(results, checked, plan.pair),
     )
     return metrics, strongest, varying
 
@@ -239,9 +240,11 @@ def _control_check(references: "References") -> ControlCheck | None:
     )
 
 
-def _flags(results: Sequence[Any], checked: ControlCheck | None, control: str) -> list[str]:
+def _flags(results: Sequence[Any], checked: ControlCheck | None, pair: "Pair") -> list[str]:
     flags = set()
-    if control == "reference-model":
+    if not pair.verified:
+        flags.add("this pair is not verified: nobody has run it against the real Hub and checked it")
+    if pair.control == "reference-model":
         flags.add(
             "the excess is over a reference model: it means something only if that model was not trained on these "
             "training images, which nothing here can check"

@@ -5,18 +5,20 @@ Each figure is the smallest of several interleaved repetitions, the one least di
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from . import environment, hub
 from .attacking import prepare_attack
-from .contracts import Budget, Model, ModelSpec, Step
+from .contracts import Budget, Model, Step
 from .errors import BadInput
 from .layout import image_size
 from .measures.search import REFERENCE_BLOCK, top_k
 from .models import load_model
 from .pairs import Pair
+from .plan import find_model
 from .progress import silent
 from .protocol import SHARD, TOP_K, Protocol, default_measures, make_protocol
 from .registry import make_attack, make_measure
@@ -29,7 +31,7 @@ REPETITIONS = 3
 
 def measure(pair: Pair, device: str = "auto", attack: str | None = None) -> dict[str, Any]:
     """Return the figures for a pair's model on this machine."""
-    spec = ModelSpec(family=pair.model.family, location=pair.model.location, device=str(hub.pick_device(device)))
+    spec = find_model(pair, None, Path()).spec.model_copy(update={"device": str(hub.pick_device(device))})
     model = load_model(spec)
     height, width, _ = image_size(hub.locate(spec.location))
     protocol = make_protocol(height * width, {})

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from . import environment, registry
-from .hub import ZOO, check_files, pick_device
+from .hub import check_files, locate, pick_device
 from .pairs import load_pair, pair_names
 
 
@@ -97,9 +97,10 @@ def _zoo() -> list[Check]:
     checks = []
     for name in pair_names():
         pair = load_pair(name)
-        folder = ZOO / pair.model.location.removeprefix("zoo:")
+        if not pair.model.location.startswith("zoo:"):
+            continue
         try:
-            check_files(folder, pair.model.sha256)
+            check_files(locate(pair.model.location), pair.model.sha256)
             checks.append(Check(f"pair {name}", True, "weights are the pinned ones"))
         except Exception as error:  # likewise
             checks.append(Check(f"pair {name}", False, str(error), "install sidebench again"))

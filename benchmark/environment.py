@@ -16,6 +16,8 @@ PACKAGES = (
     "safetensors",
     "pyarrow",
     "pandas",
+    "pillow",
+    "datasets",
 )
 
 

@@ -1,7 +1,16 @@
 """One class per cause. The command prints `str(error)` as one line and leaves with `exit_code`."""
 
 import difflib
+import os
+import re
 from collections.abc import Iterable
+
+
+def printable(text: str) -> str:
+    """Return text that is safe to show, whoever wrote it: without access tokens, without control characters."""
+    own = os.environ.get("HF_TOKEN")
+    hidden = re.sub(r"\bhf_\w{8,}", "hf_...", text.replace(own, "hf_...") if own else text)
+    return "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in hidden)
 
 
 class SidebenchError(Exception):
@@ -66,7 +75,7 @@ class CannotWrite(SidebenchError):
 
 
 class CannotReach(SidebenchError):
-    """A server does not answer; the same command can be run again."""
+    """A server does not answer, or a download broke off; the same command can be run again."""
 
     exit_code = 3
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .contracts import Conditioning
 from .errors import BadInput, UnsafeFile
 
 FAMILIES: Mapping[str, str] = {
@@ -87,7 +88,7 @@ def read_layout(content: Any, owner: str) -> Layout:
     for name, (library, cls) in parts.items():
         if library not in LIBRARIES:
             raise UnsafeFile(
-                f"{owner}: {name} ({library}.{cls}) is Python code of its own, which sidebench does not run"
+                f"{owner}: its {name} ({library}.{cls}) is Python code of its own, which sidebench does not run"
             )
     return Layout(owner, pipeline, parts)
 
@@ -171,6 +172,17 @@ def image_size(folder: Path) -> tuple[int, int, int]:
         return int(height) * scale, int(width) * scale, channels
     except (ValueError, KeyError, TypeError):
         raise BadInput(f"{folder.name}/{name}/config.json does not say the image size") from None
+
+
+def conditioning(folder: Path) -> Conditioning:
+    """Return what a pipeline's denoiser is conditioned on."""
+    layout = read_layout(read_json(folder / INDEX), folder.name)
+    if layout.family == "text":
+        return "text"
+    if "transformer" in layout.components:
+        return "class"
+    embeds = read_json(component(folder, "unet") / "config.json").get("num_class_embeds")
+    return "none" if embeds is None else "class"
 
 
 def read_json(path: Path) -> dict[str, Any]:

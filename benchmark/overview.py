@@ -26,7 +26,15 @@ def listing(kind: str) -> list[dict[str, str]]:
     """
     if kind == "pairs":
         pairs = [load_pair(name) for name in pair_names()]
-        return [{"name": pair.name, "title": pair.title, "control": pair.control} for pair in pairs]
+        return [
+            {
+                "name": pair.name,
+                "title": pair.title,
+                "control": pair.control,
+                "checked": "yes" if pair.verified else "no: nobody has run it against the real Hub",
+            }
+            for pair in pairs
+        ]
     if kind not in KINDS:
         raise UnknownName("kind", kind, ["pairs", *KINDS])
     return [{"name": name, "from": registry.origin(KINDS[kind], name)} for name in registry.names(KINDS[kind])]

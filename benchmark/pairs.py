@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,13 +22,27 @@ IN_TRAINING = "training:"
 
 
 class ModelSource(Settings):
-    """Where the victim's files are."""
+    """Where the victim's files are: a repository of the Hub at a revision, or a folder."""
 
-    family: Literal["pixel"] = "pixel"
-    location: str
+    family: Literal["pixel", "latent", "text"] = "pixel"
+    location: str = ""
     """`zoo:NAME` for a model that ships with sidebench, otherwise a folder (relative to the pair file)."""
+    repo: str | None = None
+    """`OWNER/NAME` on the Hub, instead of a location."""
+    revision: str = "main"
+    """Branch, tag or commit. Whatever it is, a run pins the full commit hash in its manifest."""
+    subfolder: str = ""
+    """Where in the repository the pipeline lies."""
+    variant: str | None = None
+    """Which set of weights where there are several (`fp16`)."""
     sha256: dict[str, str] = {}
     """Pinned hashes by file name."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "ModelSource":
+        if bool(self.location) == bool(self.repo):
+            raise ValueError("give a location or a repo, one of them")
+        return self
 
 
 class SplitRule(Settings):
@@ -44,26 +59,78 @@ class SplitRule(Settings):
     # What is left is the tuning part: shadow victims train on it, no reported number uses it.
 
 
+class Selection(Settings):
+    """Rows of one split of a data set."""
+
+    split: str
+    indices: list[Annotated[int, Field(ge=0)]] | str | None = None
+    """Row numbers in the split, or a text file of them, one a line, relative to the pair file; none: all rows."""
+
+
 class DataSource(Settings):
     """Where the images are, and which of them the victim was trained on."""
 
-    source: Literal["scikit-learn-digits", "npz"]
+    source: Literal["scikit-learn-digits", "npz", "hub", "folder"]
+    """hub: a data repository. folder: a local one, of images or of parquet files, read in the same way."""
     path: str | None = None
-    """For npz: the file, relative to the pair file."""
+    """For npz and folder: the file or folder, relative to the pair file."""
     images: str | None = None
-    """For npz: the array of uint8 images, N x H x W or N x H x W x C."""
+    """For npz: the array of uint8 images, N x H x W or N x H x W x C. For hub and folder: the image column."""
     labels: str | None = None
-    split: SplitRule
+    """The array or column of class labels."""
+    captions: str | None = None
+    """For hub and folder: the column of captions."""
+    repo: str | None = None
+    """For hub: `OWNER/NAME`."""
+    revision: str = "main"
+    """For hub: branch, tag or commit; a run pins the commit."""
+    config: str | None = None
+    """For hub: the configuration, where there are several."""
+    size: Count | None = None
+    """For hub and folder: height and width that the images are brought to."""
+    channels: Literal[1, 3] = 3
+    crop: Literal["centre", "squash", "none"] = "centre"
+    """centre: the largest square in the middle, then resize. squash: resize whatever the shape. none: refuse images
+    of another size."""
+    members: Selection | None = None
+    """Training images by name, instead of a split by seed."""
+    held_out: Selection | None = None
+    duplicate_rms: Annotated[float, Field(ge=0)] = 0.0
+    """With named members: images at most this far apart (rms) are one group."""
+    split: SplitRule | None = None
+    """A seeded split of all images (of `members`, where that is given)."""
     within: SplitRule | None = None
     """Use only the tuning part of this other split: the data of a shadow victim."""
     sha256: str | None = None
     """Fingerprint of all images (shape and bytes after decoding); other data are refused."""
 
     @model_validator(mode="after")
-    def _npz_needs_path(self) -> "DataSource":
-        if self.source == "npz" and not (self.path and self.images):
-            raise ValueError("source npz needs path and images")
+    def _complete(self) -> "DataSource":
+        needs = {"npz": ("path", "images"), "hub": ("repo", "members", "size"), "folder": ("path", "members", "size")}
+        missing = [key for key in needs.get(self.source, ()) if getattr(self, key) is None]
+        if missing:
+            raise ValueError(f"source {self.source} needs {' and '.join(missing)}")
+        if self.split is None and self.source not in ("hub", "folder"):
+            raise ValueError(f"source {self.source} needs split")
+        if self.split is not None and self.held_out is not None:
+            raise ValueError("give a split by seed or a held_out selection, not both")
         return self
+
+    @property
+    def has_held_out(self) -> bool:
+        """Whether there are held-out images."""
+        return self.held_out is not None if self.split is None else self.split.held_out > 0
+
+    @property
+    def rule(self) -> SplitRule:
+        """The seeded split.
+
+        Raises:
+            BadPair: the members are named, so there is none.
+        """
+        if self.split is None:
+            raise BadPair("the pair names its members, and what was asked for needs data.split, a split by seed")
+        return self.split
 
 
 class AttackDefaults(Settings):
@@ -145,14 +212,17 @@ class Pair(Settings):
     """What `sidebench run` runs when no attack is named, with this pair's settings."""
     licence: str
     notes: str = ""
+    verified: bool = True
+    """False: nobody has run this pair against the real Hub yet."""
 
     @model_validator(mode="after")
     def _control_has_what_it_needs(self) -> "Pair":
-        number, controlled = self.data.split.held_out, self.control in ("iid", "surrogate")
-        if controlled and not number:
-            raise ValueError(f"control {self.control} needs data.split.held_out of at least 1; without any: none")
-        if number and not controlled:
-            raise ValueError(f"control {self.control} has no held-out images: data.split.held_out is {number}, not 0")
+        held_out, controlled = self.data.has_held_out, self.control in ("iid", "surrogate")
+        key = "data.held_out" if self.data.split is None else "data.split.held_out"
+        if controlled and not held_out:
+            raise ValueError(f"control {self.control} needs {key} of at least 1; without any: none")
+        if held_out and not controlled:
+            raise ValueError(f"control {self.control} has no held-out images: {key} names some")
         if self.control == "reference-model" and self.reference_model is None:
             raise ValueError(
                 "control reference-model needs reference_model, a model not trained on the training images"
@@ -169,15 +239,28 @@ class Pair(Settings):
 
     def identity(self) -> str:
         """Return a hash of what can change a number; attacks' settings are kept by unit, weights by hash."""
-        prose = {"title", "description", "notes", "licence", "recipe", "attacks"}
-        content = self.model_dump(exclude=prose, mode="json")
-        content["model"].pop("location")
-        if self.reference_model is None:
-            content.pop("reference_model")
-        else:
-            content["reference_model"].pop("location")
-        content["data"].pop("path")
+        prose = {"title", "description", "notes", "licence", "recipe", "attacks", "verified"}
+        # Defaults are left out, so that a field added later does not change the identity of the pairs there are.
+        content = self.model_dump(exclude=prose, exclude_defaults=True, mode="json")
+        for model in ("model", "reference_model"):
+            content.get(model, {}).pop("location", None)
+        content["data"].pop("path", None)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def named_model(name: str) -> ModelSource:
+    """Return the model that a user names: a folder, or `OWNER/NAME` of the Hub, perhaps with `@REVISION`."""
+    repo, revision = repository(name)
+    looks_so = re.fullmatch(r"[\w.-]+/[\w.-]+", repo) and not repo.startswith(".")
+    if Path(name).is_dir() or name.startswith("zoo:") or not looks_so:
+        return ModelSource(location=name)
+    return ModelSource(repo=repo, revision=revision)
+
+
+def repository(name: str) -> tuple[str, str]:
+    """Split `OWNER/NAME@REVISION` into name and revision, main where none is given."""
+    repo, _, revision = name.partition("@")
+    return repo, revision or "main"
 
 
 def pair_names() -> list[str]:
@@ -229,12 +312,28 @@ def _read(path: Path) -> Pair:
 
 
 def _resolve(pair: Pair, folder: Path) -> Pair:
-    """Make the paths in a user's pair file relative to that file."""
+    """Make the paths in a user's pair file relative to that file, and read its lists of row numbers."""
     update: dict[str, Any] = {}
     for key in ("model", "reference_model"):
         model = getattr(pair, key)
-        if model is not None and not model.location.startswith("zoo:"):
+        if model is not None and model.location and not model.location.startswith("zoo:"):
             update[key] = model.model_copy(update={"location": str(folder / model.location)})
-    if pair.data.path is not None:
-        update["data"] = pair.data.model_copy(update={"path": str(folder / pair.data.path)})
-    return pair.model_copy(update=update)
+    data = pair.data
+    if data.path is not None:
+        data = data.model_copy(update={"path": str(folder / data.path)})
+    for side in ("members", "held_out"):
+        chosen = getattr(data, side)
+        if chosen is not None and isinstance(chosen.indices, str):
+            listed = chosen.model_copy(update={"indices": _read_indices(folder / chosen.indices)})
+            data = data.model_copy(update={side: listed})
+    return pair.model_copy(update={**update, "data": data})
+
+
+def _read_indices(path: Path) -> list[int]:
+    try:
+        numbers = [int(line) for line in path.read_text(encoding="utf-8").split()]
+    except (OSError, ValueError) as error:
+        raise BadPair(f"{path.name} is no list of row numbers, one a line: {error}") from None
+    if not numbers or min(numbers) < 0:
+        raise BadPair(f"{path.name} is no list of row numbers, one a line")
+    return numbers

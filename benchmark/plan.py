@@ -3,15 +3,19 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from . import hub
-from .contracts import Attack, Defence, Measure, ModelSpec
+from . import hub, layout
+from .contracts import Attack, Defence, Measure, ModelSpec, Progress
 from .defending import in_order
+from .download import fetch_model
 from .errors import BadInput, BadSetting, TooFew, UnknownName
-from .models import inspect_files
-from .pairs import ModelSource, Pair
+from .imagesets import fetch_data
+from .models import ModelFiles, inspect_files
+from .pairs import ModelSource, Pair, named_model
+from .progress import silent
 from .protocol import DEFAULT_TIER, TIERS, TOP_K, Protocol, default_measures, make_protocol
+from .references import counts
 from .registry import check_settings, find, make_attack, make_defence, make_measure
 from .store import RunFolder, short_hash
 
@@ -55,6 +59,8 @@ class RunPlan:
     """What control `reference-model` attacks in the same way."""
     inside: RunFolder | None = None
     """The run that this one is the reference of; None for a run that stands for itself."""
+    sources: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Repository, revision and full commit hash of what came from the Hub."""
 
     def reference(self) -> "RunPlan | None":
         """Return the same attacks on the reference model, as a run of its own inside this run's folder."""
@@ -100,6 +106,7 @@ class RunPlan:
             "candidates": self.candidates,
             "measures": [measure.id for measure in self.measures],
             "defences": self.defence_settings(),
+            **({"data_commit": self.sources["data"]["commit"]} if "data" in self.sources else {}),
         }
 
     def folder(self) -> RunFolder:
@@ -124,29 +131,36 @@ def plan_run(
     dtype: str = "float32",
     out: str | Path = "runs",
     fresh: bool = False,
+    allow_pickle: bool = False,
+    progress: Progress = silent,
 ) -> RunPlan:
     """Check everything that can be checked without work and return the plan.
 
     Without `attacks`, those that the pair names run. `settings` go over the pair's, by attack or defence. `model` takes
-    another model than the pair's: a pipeline folder, or a control with known truth (`control:copycat`).
+    another model than the pair's: a pipeline folder, a repository (`OWNER/NAME@REVISION`), or a control with known
+    truth (`control:copycat`). What was not fetched from the Hub yet is fetched here, and nothing after this.
 
     Raises:
         BadInput: anything that cannot be used, in one line.
     """
-    number = _candidate_count(tier, candidates)
+    number = candidate_count(tier, candidates)
     if any(seed < 0 for seed in seeds):
         raise BadSetting(f"a seed must not be negative, was {min(seeds)}")
     kind = check_settings(Protocol, {"micro_batch": 1, "dtype": dtype}, "run").dtype
     where = {"device": str(hub.pick_device(device)), "dtype": kind}
-    spec, size = _checked(model_spec(pair, model, Path(out)).model_copy(update=where))
-    reference = None
+    found = find_model(pair, model, Path(out), allow_pickle)
+    spec, files = _checked(found.spec.model_copy(update=where))
+    reference, sources, size = None, found.source, files.image_size
     if pair.reference_model is not None:
-        reference, its_size = _checked(_spec_of(pair.reference_model).model_copy(update=where))
-        if its_size != size:
+        other = _find(pair.reference_model, pair.name, allow_pickle)
+        reference, its_files = _checked(other.spec.model_copy(update=where))
+        sources = {**sources, **{f"reference_{key}": origin for key, origin in other.source.items()}}
+        if its_files.image_size != size:
             raise BadInput(f"pair {pair.name}: the reference model makes images of another size than the model")
     chosen_attacks = make_attacks(pair, attacks, settings or {})
     around = in_order(make_defences(defences, settings or {}))
     check_names([*attacks, *defences], [*chosen_attacks, *around], settings or {})
+    _check_conditioning([*chosen_attacks, *around], files.conditioning)
     trained_with = pair.recipe.defences() if pair.recipe and model is None else {}
     units = tuple(Unit(attack, seed) for attack in chosen_attacks for seed in dict.fromkeys(seeds))
     for unit in units:
@@ -154,11 +168,14 @@ def plan_run(
             raise TooFew(
                 f"{number} candidates are too few for {unit.attack.name}: it needs {unit.attack.least_candidates()}"
             )
-    pixels, split = size[0] * size[1], pair.data.split
-    ids = measures or pair.measures or default_measures(pixels, held_out=split.held_out > 0)
+    if pair.data.source == "hub":
+        sources = {**sources, "data": fetch_data(pair.data).origin()}
+    training, held_out = counts(pair, progress)
+    pixels = size[0] * size[1]
+    ids = measures or pair.measures or default_measures(pixels, held_out=held_out > 0)
     chosen = [make_measure(name) for name in ids]
     for measure in chosen:
-        measure.check(split.training, split.held_out, pair.allow_dense_neighbours)
+        measure.check(training, held_out, pair.allow_dense_neighbours)
         if measure.neighbours > TOP_K:
             raise BadInput(f"measure {measure.id}: a run keeps {TOP_K} neighbours, it needs {measure.neighbours}")
     overrides = {key: value for key, value in pair.protocol.model_dump().items() if value is not None}
@@ -175,35 +192,65 @@ def plan_run(
         parent=Path(out),
         fresh=fresh,
         reference_model=reference,
+        sources=sources,
     )
 
 
-def model_spec(pair: Pair, model: str | None, out: Path) -> ModelSpec:
-    """Return where the model is: the pair's, a folder that the user names, or a control made of the references."""
+class FoundModel(NamedTuple):
+    """A model's files, and which commit of which repository they are."""
+
+    spec: ModelSpec
+    source: dict[str, dict[str, str]]
+
+
+def find_model(pair: Pair, model: str | None, out: Path, allow_pickle: bool = False) -> FoundModel:
+    """Find the pair's model, or the one that the user names; what is not there yet is fetched from the Hub."""
     if model is None:
-        return _spec_of(pair.model)
+        return _find(pair.model, pair.name, allow_pickle)
     if model.startswith("control:"):
         from .models.controls import make_control
 
-        return make_control(model, pair, out / "controls")
-    return ModelSpec(family=pair.model.family, location=model)
+        return FoundModel(make_control(model, pair, out / "controls"), {})
+    return _find(named_model(model), None, allow_pickle)
 
 
-def _spec_of(source: ModelSource) -> ModelSpec:
-    return ModelSpec(family=source.family, location=source.location, sha256=source.sha256)
+def _find(own: ModelSource, pair: str | None, allow_pickle: bool) -> FoundModel:
+    """Find a model's files; one that a pair names must be of the family that the pair says."""
+    folder, source = own.location, {}
+    if own.repo is not None:
+        fetched = fetch_model(own, allow_pickle)
+        folder, source = str(fetched.folder() / own.subfolder), {"model": fetched.origin()}
+    family = layout.read_folder(hub.locate(folder))[0].family
+    if pair is not None and family != own.family:
+        raise BadInput(f"pair {pair}: the model is of family {family}, the pair says {own.family}")
+    spec = ModelSpec(family=family, location=folder, sha256=own.sha256, variant=own.variant, allow_pickle=allow_pickle)
+    return FoundModel(spec, source)
 
 
-def _checked(spec: ModelSpec) -> tuple[ModelSpec, tuple[int, int, int]]:
-    """Return the specification with the hashes of its files, and the image size (height, width, channels)."""
+def _checked(spec: ModelSpec) -> tuple[ModelSpec, ModelFiles]:
+    """Return the specification with the hashes of its files, and what the files say."""
     files = inspect_files(spec)
-    return spec.model_copy(update={"sha256": files.sha256}), files.image_size
+    return spec.model_copy(update={"sha256": files.sha256}), files
+
+
+def _check_conditioning(methods: Sequence[Attack | Defence], conditioning: str) -> None:
+    for method in methods:
+        if conditioning not in method.conditionings:
+            kinds = ", ".join(sorted(method.conditionings))
+            raise BadInput(f"{method.name} works on models with conditioning {kinds}, not {conditioning}")
 
 
 def _identity_of(model: ModelSpec) -> dict[str, Any]:
     return {"family": model.family, "sha256": model.sha256}
 
 
-def _candidate_count(tier: str | None, candidates: int | None) -> int:
+def candidate_count(tier: str | None, candidates: int | None) -> int:
+    """Return the number of candidates of a tier, or the one that was given.
+
+    Raises:
+        BadSetting: both are given, or the number is not positive.
+        UnknownName: there is no such tier.
+    """
     if tier is not None and candidates is not None:
         raise BadSetting("give --tier or --candidates, not both")
     if candidates is not None:

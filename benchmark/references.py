@@ -8,12 +8,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .contracts import Side
+from .contracts import Progress, Side
 from .errors import BadInput, TooFew
-from .pairs import DataSource, Pair, SplitRule
+from .imagesets import BLOCK, blocks, fingerprint, load_rows, take
+from .pairs import DataSource, Pair, Selection, SplitRule
+from .progress import silent
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+CELLS = 8
+"""Cells along each side of the grid of means that pairs are first compared by."""
 
 
 @dataclass(frozen=True)
@@ -24,14 +29,17 @@ class ImageSet:
     rows: np.ndarray
     groups: np.ndarray
     labels: np.ndarray | None = None
+    captions: list[str] | None = None
 
     def __len__(self) -> int:
         return len(self.images)
 
     def take(self, chosen: np.ndarray) -> "ImageSet":
         """Return the images at these positions, or of these marks (N,) bool."""
+        chosen = np.arange(len(self))[chosen]
         labels = None if self.labels is None else self.labels[chosen]
-        return ImageSet(self.images[chosen], self.rows[chosen], self.groups[chosen], labels)
+        captions = None if self.captions is None else [self.captions[position] for position in chosen]
+        return ImageSet(take(self.images, chosen), self.rows[chosen], self.groups[chosen], labels, captions)
 
     def floats(self) -> "Tensor":
         """Return the images as float32 in [0, 1]."""
@@ -65,41 +73,138 @@ class References:
         return {side: part.groups for side, part in parts.items() if len(part)}
 
 
-def load_references(pair: Pair) -> References:
+@dataclass(frozen=True)
+class _Loaded:
+    """All images of a data set, before anything is split."""
+
+    images: np.ndarray
+    labels: np.ndarray | None
+    captions: list[str] | None
+    fingerprint: str
+    members: np.ndarray
+    """Row numbers that training images are taken from."""
+    held_out: np.ndarray | None
+    """Row numbers of held-out images, where they are named."""
+
+
+def load_references(pair: Pair, progress: Progress = silent) -> References:
     """Load a pair's images and split them.
 
     Raises:
         BadInput: the file is missing or not of the expected kind, or its fingerprint is not the pinned one.
         TooFew: there are fewer images than the split asks for.
     """
-    images, labels = _load(pair.data)
-    fingerprint = hashlib.sha256(f"{images.shape}".encode() + images.tobytes()).hexdigest()
-    if pair.data.sha256 not in (None, fingerprint):
-        raise BadInput(f"{pair.name}: the data are not the pinned ones (SHA-256 {fingerprint[:16]}...)")
-    groups = duplicate_groups(images, pair.data.split.duplicate_rms)
-    allowed = np.arange(len(images))
-    if pair.data.within is not None:
-        allowed = split_by_group(groups, pair.data.within)[3]
-    parts = [allowed[part] for part in split_by_group(groups[allowed], pair.data.split)]
-    sets = [ImageSet(images[rows], rows, groups[rows], None if labels is None else labels[rows]) for rows in parts]
-    return References(sets[0], sets[1], sets[2], sets[3], fingerprint)
+    loaded, data = _load(pair.data, progress), pair.data
+    if data.sha256 not in (None, loaded.fingerprint):
+        raise BadInput(f"{pair.name}: the data are not the pinned ones (SHA-256 {loaded.fingerprint[:16]}...)")
+    if data.split is None:
+        groups = duplicate_groups(loaded.images, data.duplicate_rms, progress)
+        nothing = np.empty(0, dtype=np.int64)
+        parts = [loaded.members, nothing if loaded.held_out is None else loaded.held_out, nothing, nothing]
+    else:
+        groups = duplicate_groups(loaded.images, data.split.duplicate_rms, progress)
+        allowed = loaded.members
+        if data.within is not None:
+            allowed = allowed[split_by_group(groups[allowed], data.within)[3]]
+        parts = [allowed[part] for part in split_by_group(groups[allowed], data.split)]
+    sets = [_part(loaded, rows, groups) for rows in parts]
+    return References(sets[0], sets[1], sets[2], sets[3], loaded.fingerprint)
 
 
-def duplicate_groups(images: np.ndarray, rms: float) -> np.ndarray:
-    """Return a group number per image: connected components of pairs at most `rms` apart."""
+def counts(pair: Pair, progress: Progress = silent) -> tuple[int, int]:
+    """Return the number of training and held-out images; named members are decoded for it, once."""
+    if pair.data.split is not None:
+        return pair.data.split.training, pair.data.split.held_out
+    loaded = _load(pair.data, progress)
+    return len(loaded.members), 0 if loaded.held_out is None else len(loaded.held_out)
+
+
+def _part(loaded: _Loaded, rows: np.ndarray, groups: np.ndarray) -> ImageSet:
+    labels = None if loaded.labels is None else loaded.labels[rows]
+    captions = None if loaded.captions is None else [loaded.captions[row] for row in rows]
+    return ImageSet(take(loaded.images, rows), rows, groups[rows], labels, captions)
+
+
+def duplicate_groups(images: np.ndarray, rms: float, progress: Progress = silent) -> np.ndarray:
+    """Return a group number per image: connected components of pairs at most `rms` apart.
+
+    Equal images are one before anything is compared. Of the others, only pairs whose means over a grid of cells are
+    within `rms` are compared in full: averaging cannot make two images differ more, so no pair is missed. Memory
+    is that of the cell means and of one block.
+    """
     import torch
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    from .measures.pixels import pixel_descriptors
+    digests, means = [], []
+    for block in blocks(images):
+        digests += [hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in block]
+        if rms > 0:
+            means.append(_cell_means(_floats(block)))
+    _, first, same = np.unique(np.array(digests), return_index=True, return_inverse=True)
+    rows = columns = np.empty(0, dtype=np.int64)
+    if means:
+        rows, columns = _near_pairs(images, torch.cat(means)[torch.from_numpy(first)], first, rms, progress)
+    links = coo_array((np.ones(len(rows), dtype=np.int8), (rows, columns)), shape=(len(first),) * 2)
+    found: np.ndarray = connected_components(links, directed=False)[1]
+    # Numbers in the order of the first image of each group.
+    _, earliest, groups = np.unique(found[same], return_index=True, return_inverse=True)
+    rank = np.empty(len(earliest), dtype=np.int64)
+    rank[np.argsort(earliest)] = np.arange(len(earliest))
+    ordered: np.ndarray = rank[groups]
+    return ordered
+
+
+def _near_pairs(
+    images: np.ndarray, means: "Tensor", chosen: np.ndarray, rms: float, progress: Progress
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pairs of the `chosen` rows, which have these means, at most `rms` apart, as positions in `chosen`."""
+    import torch
+
     from .measures.search import within
 
-    descriptors = pixel_descriptors(torch.from_numpy(images).float().div(255))
-    pairs = within(descriptors, descriptors, torch.full((len(images),), rms))
-    rows, columns = pairs.rows.numpy(), pairs.ids.numpy()
-    links = coo_array((np.ones(len(rows), dtype=np.int8), (rows, columns)), shape=(len(images),) * 2)
-    groups: np.ndarray = connected_components(links, directed=False)[1]
-    return groups
+    radius = rms * (1 + 1e-5) + 1e-6  # the means are rounded
+    rows, columns = [], []
+    for start in range(0, len(chosen), BLOCK):
+        block = means[start : start + BLOCK]
+        near = within(block, means[start:], torch.full((len(block),), radius))
+        later = near.rows < near.ids
+        for some, others in zip(near.rows[later].split(BLOCK), near.ids[later].split(BLOCK), strict=True):
+            left, right = some.numpy() + start, others.numpy() + start
+            close = _distances(images[chosen[left]], images[chosen[right]]) <= rms
+            rows.append(left[close])
+            columns.append(right[close])
+        if start and start % (16 * BLOCK) == 0:  # smaller sets take no time
+            progress("looking for duplicates", start, len(chosen))
+    return np.concatenate(rows), np.concatenate(columns)
+
+
+def _distances(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Return the rms distance of each pair of images."""
+    from .measures.pixels import pixel_descriptors
+
+    gap = pixel_descriptors(_floats(left)) - pixel_descriptors(_floats(right))
+    distances: np.ndarray = gap.double().square().sum(1).sqrt().float().numpy()
+    return distances
+
+
+def _floats(images: np.ndarray) -> "Tensor":
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(images)).float().div(255)
+
+
+def _cell_means(images: "Tensor") -> "Tensor":
+    """Return means over a grid of at most 8 x 8 cells, scaled so that distances are at most those of the images."""
+    from torch.nn.functional import avg_pool2d
+
+    from .measures.pixels import pixel_descriptors
+
+    height, width = images.shape[2:]
+    cell = (-(-height // CELLS), -(-width // CELLS))
+    if height % cell[0] or width % cell[1]:  # cells of one size only, else the bound does not hold
+        return pixel_descriptors(images)
+    return pixel_descriptors(avg_pool2d(images, cell))
 
 
 def split_by_group(groups: np.ndarray, rule: SplitRule) -> list[np.ndarray]:
@@ -127,14 +232,39 @@ def split_by_group(groups: np.ndarray, rule: SplitRule) -> list[np.ndarray]:
     return [np.sort(np.concatenate(rows)) if rows else empty for rows in parts]
 
 
-def _load(data: DataSource) -> tuple[np.ndarray, np.ndarray | None]:
-    if data.source == "scikit-learn-digits":
-        from sklearn.datasets import load_digits
+def _load(data: DataSource, progress: Progress) -> _Loaded:
+    if data.source in ("hub", "folder"):
+        rows = load_rows(data, progress)
+        assert data.members is not None
+        held_out = None if data.held_out is None else _selected(data.held_out, rows.splits[data.held_out.split])
+        members = _selected(data.members, rows.splits[data.members.split])
+        if held_out is not None and np.intersect1d(members, held_out).size:
+            raise BadInput("the same rows are named as members and as held out")
+        return _Loaded(rows.images, rows.labels, rows.captions, rows.fingerprint, members, held_out)
+    images, labels = _digits() if data.source == "scikit-learn-digits" else _npz(data)
+    return _Loaded(images, labels, None, fingerprint(images), np.arange(len(images)), None)
 
-        digits = load_digits()
-        # 4-bit ink values 0 .. 16, scaled to 0 .. 255.
-        images = np.rint(digits.images * (255 / 16)).astype(np.uint8)
-        return images[:, None], digits.target
+
+def _selected(chosen: Selection, split: range) -> np.ndarray:
+    """Return the row numbers of a selection, in order."""
+    if chosen.indices is None:
+        return np.arange(split.start, split.stop)
+    wanted = np.unique(np.asarray(chosen.indices, dtype=np.int64))
+    if len(wanted) < len(chosen.indices) or wanted[-1] >= len(split):
+        raise BadInput(f"split {chosen.split}: indices must be different and below {len(split)}")
+    return wanted + split.start
+
+
+def _digits() -> tuple[np.ndarray, np.ndarray]:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    # 4-bit ink values 0 .. 16, scaled to 0 .. 255.
+    images = np.rint(digits.images * (255 / 16)).astype(np.uint8)
+    return images[:, None], digits.target
+
+
+def _npz(data: DataSource) -> tuple[np.ndarray, np.ndarray | None]:
     assert data.path is not None and data.images is not None
     path = Path(data.path)
     if not path.is_file():

@@ -6,7 +6,7 @@ the last image was generated; only a defence that needs the training images gets
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,6 +85,7 @@ def open_folder(plan: RunPlan, folder: RunFolder, identity: Mapping[str, Any]) -
             "run_id": folder.path.name,
             "identity": identity,
             "control": plan.pair.control,
+            "sources": plan.sources,
             "device": plan.model.device.partition(":")[0],
             "units": units,
             "optimised_spaces": plan.optimised_spaces(),
@@ -126,7 +127,7 @@ def _generate_all(plan: RunPlan, folder: RunFolder, progress: Progress) -> dict[
     todo = [u for u in plan.units if not _generated(plan, folder, u)]
     if not todo:
         return failures
-    model = load_victim(plan, todo)
+    model = load_victim(plan)
     for unit in todo:
         try:
             with named_failures(unit):
@@ -138,19 +139,15 @@ def _generate_all(plan: RunPlan, folder: RunFolder, progress: Progress) -> dict[
     return failures
 
 
-def load_victim(plan: RunPlan, units: Sequence[Unit]) -> "Model":
+def load_victim(plan: RunPlan) -> "Model":
     """Load the plan's model and put its defences around it.
 
     Raises:
-        BadInput: an attack or a defence does not fit the model.
+        BadInput: a defence does not fit the model.
     """
     from .models import load_model
 
     model: Model = load_model(plan.model)
-    for attack in (unit.attack for unit in units):
-        if model.conditioning not in attack.conditionings:
-            kinds = ", ".join(sorted(attack.conditionings))
-            raise BadInput(f"{attack.name} works on models with conditioning {kinds}, not {model.conditioning}")
     return defend(model, plan.defences, plan.protocol.sampler.name, lambda: _training_images(plan))
 
 
@@ -281,7 +278,7 @@ def _score_all(
     units = _finished_units(plan, folder, failures)
     if not units:
         return None
-    references = load_references(plan.pair)
+    references = load_references(plan.pair, progress)
     check_references(plan, references)
     artefacts.write_references(folder, references)
     scorer = Scorer(references, list(plan.measures), plan.protocol.top_k, hub.pick_device(plan.model.device))

@@ -66,14 +66,14 @@ def shadow_pair(pair: Pair, folder: Path, seed: int) -> Pair:
     if pair.data.within is not None:
         raise BadInput(f"pair {pair.name} is a shadow itself")
     own_seed = stream_seed(seed, "shadow", 0, pair.name) % 2**31
-    split = pair.data.split.model_copy(update={"seed": own_seed, "pool": 0})
+    split = pair.data.rule.model_copy(update={"seed": own_seed, "pool": 0})
     return pair.model_copy(
         update={
             "name": f"{pair.name}-shadow",
             "control": pair.control if split.held_out else "none",
             "model": ModelSource(location=str(folder)),
             "reference_model": None,
-            "data": pair.data.model_copy(update={"split": split, "within": pair.data.split}),
+            "data": pair.data.model_copy(update={"split": split, "within": pair.data.rule}),
             "recipe": pair.recipe.model_copy(update={"seed": own_seed}),
         }
     )
@@ -188,7 +188,7 @@ class _Bench:
             train(shadow, folder, device, progress)
         height, width, _ = image_size(hub.locate(str(folder)))
         self.protocol = make_protocol(height * width, {})
-        default = default_measures(height * width, held_out=shadow.data.split.held_out > 0)
+        default = default_measures(height * width, held_out=shadow.data.has_held_out)
         self.measure = make_measure((shadow.measures or default)[0])
         if not self.measure.bands:
             raise BadInput(f"{shadow.name}: the first measure has no fixed bands to tune by")

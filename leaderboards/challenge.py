@@ -213,7 +213,7 @@ def _make_again(
     )
     if changed := difference(read_json(folder.manifest_file)["identity"], plan.identity()):
         raise BadInput(f"the run cannot be made here as it was: {changed}")
-    model = load_victim(plan, plan.units)
+    model = load_victim(plan)
     scorer = Scorer(load_references(plan.pair), [measure], plan.protocol.top_k, hub.pick_device(plan.model.device))
     again, done = {}, 0
     for unit in plan.units:

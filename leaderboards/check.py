@@ -224,17 +224,16 @@ def _shipped(record: Record, pair: Pair) -> Found:
         yield "victim.revision", f"is {victim.revision}, the shipped pair's {pair.revision}; update sidebench"
     if victim.revision != pair.revision:
         return
-    split = pair.data.split
-    wanted = {
+    wanted: dict[str, Any] = {
         "identity": pair.identity(),
         "control": pair.control,
         "family": pair.model.family,
-        "training_images": split.training,
-        "held_out_images": split.held_out,
         "worked_example": pair.model.location.startswith("zoo:"),
     }
     if any(victim.model_sha256.get(name) != digest for name, digest in pair.model.sha256.items()):
         yield "victim.model_sha256", f"is not that of the pair {pair.name}: attack the pair's own model"
+    if pair.data.split is not None:
+        wanted |= {"training_images": pair.data.split.training, "held_out_images": pair.data.split.held_out}
     if pair.data.sha256:
         wanted["data_sha256"] = pair.data.sha256
     for key, value in wanted.items():

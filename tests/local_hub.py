@@ -90,10 +90,16 @@ class LocalHub:
         return repo
 
     def environment(self, home: Path, token: str | None = None, **more: str) -> dict[str, str]:
-        """Return this process's environment with the Hub at this address and a cache of its own."""
-        clean = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
-        own = {"HF_ENDPOINT": self.endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1", "NO_PROXY": "*"}
-        return {**clean, **own, **({"HF_TOKEN": token} if token else {}), **more}
+        """Return this process's environment with the Hub at this address and a cache of its own.
+
+        It is the proxy too, so that a request to any other host is refused and kept among the requests.
+        """
+        clean = {
+            k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING")) and "proxy" not in k.lower()
+        }
+        own = {"HF_ENDPOINT": self.endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1"}
+        proxy = {"HTTPS_PROXY": self.endpoint, "HTTP_PROXY": self.endpoint, "NO_PROXY": "127.0.0.1"}
+        return {**clean, **own, **proxy, **({"HF_TOKEN": token} if token else {}), **more}
 
 
 class _Refused(Exception):
@@ -112,6 +118,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self._answer(self._get)
+
+    def do_CONNECT(self) -> None:
+        self.local.requests.append(f"CONNECT {self.path}")
+        self._send(403, b"", {})
 
     def do_POST(self) -> None:
         self._answer(self._post)
@@ -154,7 +164,8 @@ class _Handler(BaseHTTPRequestHandler):
             if action == "tree":
                 return _listing(repo.commits[sha], "/".join(rest[1:]), "true" in query.get("recursive", []))
             if action in (None, "revision"):
-                siblings = [{"rfilename": name} for name in sorted(repo.commits[sha])]
+                files = [entry for entry in _listing(repo.commits[sha], "", True) if entry["type"] == "file"]
+                siblings = [{**f, "rfilename": f["path"], "blobId": f["oid"]} for f in files]
                 extra = {"private": repo.private, "gated": "manual" if repo.gated else False, "cardData": repo.card}
                 return {"id": repo.name, "modelId": repo.name, "sha": sha, "siblings": siblings, "tags": [], **extra}
             raise _Refused(404, None, f"no route {self.path}")
@@ -272,5 +283,6 @@ def _listing(files: Files, under: str, recursive: bool) -> list[dict[str, Any]]:
         if recursive or len(inside) == 1:
             entries[name] = {"type": "file", "path": name, "oid": _blob(name, content), "size": len(content)}
             if name.endswith(LARGE):
-                entries[name]["lfs"] = {"oid": _blob(name, content), "size": len(content), "pointerSize": 134}
+                size = {"size": len(content), "pointerSize": 134}
+                entries[name]["lfs"] = {"oid": _blob(name, content), "sha256": _blob(name, content), **size}
     return list(entries.values())

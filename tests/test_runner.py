@@ -66,10 +66,9 @@ def test_a_defence_stands_between_model_and_every_attack(finished: Any, tmp_path
 def test_a_defence_that_does_not_fit_is_refused_before_any_work(tmp_path: Path, make_plan: Any) -> None:
     file = tmp_path / "mine.py"
     file.write_text(DEFENCE, encoding="utf-8")
-    plan = make_plan(tmp_path, defences=[f"{file}:OnlyText"])
     with pytest.raises(BadInput, match="only-text works on models with conditioning text, not none"):
-        runner.execute(plan)
-    assert not (plan.folder().path / "state").exists()
+        make_plan(tmp_path, defences=[f"{file}:OnlyText"])
+    assert list(tmp_path.iterdir()) == [file]
 
 
 # ---- What a run leaves ------------------------------------------------------------------------------
@@ -133,11 +132,11 @@ def test_references_are_loaded_after_generation(
     plan = make_plan(tmp_path, attacks=["carlini-uncond"], seeds=(0, 1))
     load, calls = references.load_references, []
 
-    def checked(pair: Any) -> Any:
+    def checked(pair: Any, progress: Any) -> Any:
         files = [plan.folder().images_file(unit.name, shard) for unit in plan.units for shard in range(plan.shards())]
         assert len(files) == 6 and all(file.is_file() for file in files)
         calls.append(pair.name)
-        return load(pair)
+        return load(pair, progress)
 
     monkeypatch.setattr(references, "load_references", checked)
     assert runner.execute(plan).metrics is not None

@@ -102,7 +102,7 @@ def test_pair_without_recipe_is_refused(pair: Pair, tmp_path: Path) -> None:
 def test_a_new_split_comes_with_its_pair_file(pair: Pair, tmp_path: Path) -> None:
     again = recipe.train(pair, tmp_path / "second", "cpu", silent, split_seed=5)
     loaded = load_pair(str(again / "pair.yaml"))
-    assert loaded.data.split.seed == 5 and loaded.control == pair.control and loaded.attacks == pair.attacks
+    assert loaded.data.rule.seed == 5 and loaded.control == pair.control and loaded.attacks == pair.attacks
     rows = set(load_references(loaded).training.rows)
     assert rows != set(load_references(pair).training.rows) and len(rows) == len(load_references(pair).training)
     plan = plan_run(loaded, candidates=4, out=tmp_path / "runs", device="cpu")

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .. import hub, layout
-from ..contracts import Model, ModelSpec
+from ..contracts import Conditioning, Model, ModelSpec
 from ..errors import UnknownName
 
 FAMILIES = ("pixel", "mixture")
@@ -16,6 +16,7 @@ class ModelFiles(NamedTuple):
     sha256: dict[str, str]
     image_size: tuple[int, int, int]
     """(height, width, channels)."""
+    conditioning: Conditioning
 
 
 def inspect_files(spec: ModelSpec) -> ModelFiles:
@@ -31,10 +32,10 @@ def inspect_files(spec: ModelSpec) -> ModelFiles:
         path = Path(spec.location)
         with safe_open(path, framework="np") as file:
             channels, height, width = file.get_slice("means").get_shape()[1:]
-        return ModelFiles({path.name: hub.sha256(path)}, (height, width, channels))
+        return ModelFiles({path.name: hub.sha256(path)}, (height, width, channels), "none")
     folder = hub.locate(spec.location)
     found = hub.check_files(folder, spec.sha256, spec.variant, spec.allow_pickle)
-    return ModelFiles(found, layout.image_size(folder))
+    return ModelFiles(found, layout.image_size(folder), layout.conditioning(folder))
 
 
 def load_model(spec: ModelSpec) -> Model:

@@ -151,10 +151,10 @@ def divergence_of_pair(
     of each side as the smaller side has.
     """
     from ..models import load_model
-    from ..plan import model_spec
+    from ..plan import find_model
     from ..references import load_references
 
-    model = load_model(model_spec(pair, None, Path()).model_copy(update={"device": str(pick_device(device))}))
+    model = load_model(find_model(pair, None, Path()).spec.model_copy(update={"device": str(pick_device(device))}))
     references = load_references(pair)
     parts = {"training": references.training, "held_out": references.held_out}
     parts = {name: part for name, part in parts.items() if len(part)}

@@ -47,7 +47,7 @@ def train(
         raise BadInput(f"{out} exists already; choose another with --out")
     recipe = check_settings(Recipe, {**pair.recipe.model_dump(), **(changes or {})}, "train")
     if split_seed is not None:
-        split = pair.data.split.model_copy(update={"seed": split_seed})
+        split = pair.data.rule.model_copy(update={"seed": split_seed})
         pair = pair.model_copy(update={"data": pair.data.model_copy(update={"split": split})})
     images = _kept(load_references(pair).training, recipe)
     save(fit(images, recipe, pick_device(device), progress), recipe, out)

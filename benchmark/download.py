@@ -1,0 +1,261 @@
+"""A repository of the Hub at a commit -> files on this machine, and one clear line for whatever goes wrong.
+
+A branch is resolved to a commit once, when it is fetched. What was fetched is written down beside the cache, so
+that every later run finds the same commit without asking anybody; `sidebench fetch` asks again. The user's own
+login is used (huggingface_hub finds it), and no message repeats what the Hub or a library said, so none can hold
+a token.
+"""
+
+import errno
+import glob
+import shutil
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from . import hub, layout
+from .contracts import Settings
+from .errors import BadInput, CannotReach, CannotWrite, CorruptRun
+from .pairs import ModelSource
+from .store import read_json, short_hash, write_json
+
+Kind = Literal["model", "dataset"]
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class Listing(NamedTuple):
+    """A repository at one commit, as the Hub lists it."""
+
+    kind: Kind
+    repo: str
+    revision: str
+    """As the user named it: a branch, a tag or a commit."""
+    commit: str
+    """The full commit hash."""
+    sizes: Mapping[str, int]
+    """Bytes by file name."""
+    gated: bool
+    licence: str
+
+
+class Fetched(Settings):
+    """What was fetched of a repository; kept as JSON, so that later runs ask nobody."""
+
+    kind: Kind
+    repo: str
+    revision: str
+    commit: str
+    sizes: dict[str, int]
+    """Bytes by name of the files that were chosen."""
+    licence: str
+    details: dict[str, Any] = {}
+    """For data: how to read the files (imagesets.py)."""
+
+    def origin(self) -> dict[str, str]:
+        """Return what a manifest says of it."""
+        return {"repo": self.repo, "revision": self.revision, "commit": self.commit}
+
+    def folder(self) -> Path:
+        """Return the snapshot's folder.
+
+        Raises:
+            CannotReach: a file is no longer there.
+        """
+        from huggingface_hub import constants
+
+        repository = f"{self.kind}s--{self.repo.replace('/', '--')}"
+        folder = Path(constants.HF_HUB_CACHE) / repository / "snapshots" / self.commit
+        for name, size in self.sizes.items():
+            if not (folder / name).is_file() or (folder / name).stat().st_size != size:
+                raise CannotReach(f"{self.repo}: {name} is not in the cache any more; sidebench fetch brings it back")
+        return folder
+
+
+def cache() -> Path:
+    """Return the folder of what sidebench itself keeps between runs, beside the Hub's cache (HF_HOME)."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HOME) / "sidebench"
+
+
+def look_up(kind: Kind, repo: str, revision: str) -> Listing:
+    """Ask the Hub which commit a revision is and what it holds.
+
+    Raises:
+        BadInput: no such repository or revision, or no right to see it.
+        CannotReach: the Hub cannot be reached.
+    """
+    from huggingface_hub import HfApi
+
+    with explained(kind, repo, revision):
+        ask = HfApi().model_info if kind == "model" else HfApi().dataset_info
+        info = ask(repo, revision=revision, files_metadata=True)
+    licence = getattr(info.card_data, "license", None) or "not stated"
+    sizes = {file.rfilename: int(file.size or 0) for file in info.siblings or []}
+    return Listing(kind, repo, revision, str(info.sha), sizes, bool(info.gated), str(licence))
+
+
+def download(found: Listing, names: Sequence[str]) -> Path:
+    """Download files of a commit, going on where an earlier call broke off; return the snapshot's folder.
+
+    Raises:
+        BadInput: the repository is gated and this user has no access.
+        CannotReach: the connection broke off; the same call goes on.
+        CannotWrite: the disk is full.
+    """
+    from huggingface_hub import constants, snapshot_download
+
+    needed, free = sum(found.sizes[name] for name in names), _free(Path(constants.HF_HUB_CACHE))
+    if needed > free:
+        raise CannotWrite(
+            f"{found.repo}: up to {needed / 1e9:.1f} GB to download, {free / 1e9:.1f} GB are free; "
+            "set HF_HOME to a folder on a larger disk"
+        )
+    patterns = [glob.escape(name) for name in names]
+    with explained(found.kind, found.repo, found.revision):
+        return Path(snapshot_download(found.repo, repo_type=found.kind, revision=found.commit, allow_patterns=patterns))
+
+
+def model_files(
+    found: Listing, subfolder: str = "", variant: str | None = None, allow_pickle: bool = False
+) -> list[str]:
+    """Choose a pipeline's files by its model_index.json, which is all that is downloaded.
+
+    Raises:
+        UnsafeFile: pickled weights only, or Python code of the repository's own.
+        BadInput: no pipeline, or of a class that sidebench does not know.
+    """
+    place = f"{subfolder.strip('/')}/" if subfolder else ""
+    if place + layout.INDEX not in found.sizes:
+        raise BadInput(f"{found.repo}: no {place}{layout.INDEX}, so this is no diffusers pipeline")
+    folder = download(found, [place + layout.INDEX])
+    parts = layout.read_layout(layout.read_json(folder / place / layout.INDEX), found.repo)
+    inside = [name.removeprefix(place) for name in found.sizes if name.startswith(place)]
+    return [place + name for name in layout.needed_files(parts, inside, variant, allow_pickle)]
+
+
+def fetch_model(source: ModelSource, allow_pickle: bool = False, again: bool = False) -> Fetched:
+    """Return a pipeline's files at one commit: those of an earlier fetch, or downloaded now (`again`: in any case)."""
+    assert source.repo is not None
+    key = model_key(source, allow_pickle)
+    known = None if again else recall("model", source.repo, source.revision, key)
+    if known is not None:
+        return known
+    found, names = find_model_files(source, allow_pickle)
+    download(found, names)
+    return remember(found, names, key)
+
+
+def find_model_files(source: ModelSource, allow_pickle: bool = False) -> tuple[Listing, list[str]]:
+    """Return a model repository's listing and the files that would be downloaded of it; asks the Hub."""
+    assert source.repo is not None
+    found = look_up("model", source.repo, source.revision)
+    return found, model_files(found, source.subfolder, source.variant, allow_pickle)
+
+
+def model_configs(source: ModelSource, allow_pickle: bool = False) -> tuple[Path, str]:
+    """Return a folder with a pipeline's JSON files at least, and its licence; no weights are downloaded for it."""
+    if source.repo is None:
+        return hub.locate(source.location), "not stated"
+    known = recall("model", source.repo, source.revision, model_key(source, allow_pickle))
+    if known is not None:
+        return known.folder() / source.subfolder, known.licence
+    found, names = find_model_files(source, allow_pickle)
+    return download(found, [name for name in names if name.endswith(".json")]) / source.subfolder, found.licence
+
+
+def model_key(source: ModelSource, allow_pickle: bool) -> dict[str, Any]:
+    """Return what an earlier fetch of this model is known by, beside repository and revision."""
+    return {"subfolder": source.subfolder, "variant": source.variant, "allow_pickle": allow_pickle}
+
+
+def remember(found: Listing, names: Collection[str], key: Mapping[str, Any], details: Any = None) -> Fetched:
+    """Write down what was fetched, under what was asked for."""
+    sizes = {name: found.sizes[name] for name in names}
+    fetched = Fetched(
+        kind=found.kind,
+        repo=found.repo,
+        revision=found.revision,
+        commit=found.commit,
+        sizes=sizes,
+        licence=found.licence,
+        details=details or {},
+    )
+    write_json(_note(found.kind, found.repo, found.revision, key), fetched.model_dump(mode="json"))
+    return fetched
+
+
+def recall(kind: Kind, repo: str, revision: str, key: Mapping[str, Any]) -> Fetched | None:
+    """Return what was fetched before for the same question, or None."""
+    try:
+        fetched = Fetched(**read_json(_note(kind, repo, revision, key)))
+        fetched.folder()
+    except (CorruptRun, CannotReach, ValueError, TypeError):
+        return None
+    return fetched
+
+
+def _note(kind: Kind, repo: str, revision: str, key: Mapping[str, Any]) -> Path:
+    return cache() / "fetched" / f"{kind}-{short_hash([repo, revision, dict(key)])}.json"
+
+
+def _free(folder: Path) -> int:
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    return shutil.disk_usage(existing).free
+
+
+@contextmanager
+def explained(kind: Kind, repo: str, revision: str) -> Iterator[None]:
+    """Turn what huggingface_hub raises into one line that names the thing and the mend."""
+    from huggingface_hub import constants, errors
+
+    what = f"{kind} {repo}"
+    try:
+        yield
+    except errors.GatedRepoError:
+        page = f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{repo}"
+        raise BadInput(f"{what} is gated: ask for access on {page}, then log in with `hf auth login`") from None
+    except errors.RepositoryNotFoundError:
+        raise BadInput(
+            f"no {what} on the Hub, or it is private: check the name; for a private one log in with `hf auth login`"
+        ) from None
+    except errors.RevisionNotFoundError:
+        raise BadInput(f"{what} has no revision {revision!r}: give a branch, a tag or a full commit hash") from None
+    except errors.HFValidationError:
+        raise BadInput(f"{repo!r} is no name of a {kind} repository: write it as OWNER/NAME") from None
+    except errors.EntryNotFoundError as error:
+        if isinstance(error, errors.LocalEntryNotFoundError):
+            raise _unreachable(what, revision) from None
+        raise CannotReach(f"{what}: a file of the listing is not there; try again") from None
+    except errors.HfHubHTTPError as error:
+        status = error.response.status_code
+        if status in (401, 403):
+            raise BadInput(f"{what}: the Hub refused this login ({status}); log in with `hf auth login`") from None
+        raise CannotReach(f"{what}: the Hub answered {status}; try again later, what is there is kept") from None
+    except (errors.OfflineModeIsEnabled, ConnectionError):
+        raise _unreachable(what, revision) from None
+    except OSError as error:
+        if error.errno in _FULL:
+            raise CannotWrite(
+                f"{what}: the disk is full; make room or set HF_HOME, then the same command goes on"
+            ) from None
+        raise CannotReach(
+            f"{what}: the download broke off ({type(error).__name__}); the same command goes on"
+        ) from None
+    except Exception as error:
+        # The HTTP library's own errors: which one it is depends on huggingface_hub's version (requests, httpx).
+        if type(error).__name__ in ("ConnectError", "ConnectTimeout", "ProxyError"):
+            raise _unreachable(what, revision) from None
+        if type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2", "requests"):
+            raise CannotReach(
+                f"{what}: the download broke off ({type(error).__name__}); the same command goes on"
+            ) from None
+        raise
+
+
+def _unreachable(what: str, revision: str) -> CannotReach:
+    return CannotReach(
+        f"{what} at {revision} is not in the cache and the Hub cannot be reached; "
+        "run `sidebench fetch` where there is a network, or unset HF_HUB_OFFLINE"
+    )

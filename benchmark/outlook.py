@@ -1,0 +1,189 @@
+"""`sidebench plan` and `sidebench fetch`: what a pair needs before a run, and getting it."""
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from . import layout
+from .contracts import Progress, Settings
+from .download import Listing, fetch_model, find_model_files, model_configs, model_key, recall
+from .imagesets import fetch_data, find_data_files, load_rows, recall_data
+from .pairs import Pair
+from .plan import find_model
+from .progress import silent
+from .protocol import TOP_K, make_protocol
+
+CALIBRATION_CALLS = 3
+"""Denoiser calls that are timed, after one that is not."""
+
+
+class Part(Settings):
+    """What is needed of one repository."""
+
+    what: str
+    repo: str
+    revision: str
+    commit: str
+    files: int
+    bytes: int
+    here: bool
+    """Whether all of it was fetched already."""
+    access: str
+    licence: str
+
+
+class Outlook(Settings):
+    """What a run of a pair needs."""
+
+    pair: str
+    verified: bool
+    candidates: int
+    parts: list[Part]
+    run_bytes: int
+    """On the disk, for images and scores of one attack and seed."""
+    decoded_bytes: int | None
+    """On the disk, for decoded reference images; None where their number is not known yet."""
+    free_bytes: int
+    weights_bytes: int | None
+    """In the device's memory, for the weights alone."""
+    seconds: float | None
+    """Plain sampling on this machine, by a short calibration; None before the model was fetched."""
+    device: str
+
+
+def examine(
+    pair: Pair, candidates: int, device: str = "auto", out: Path = Path("runs"), allow_pickle: bool = False
+) -> Outlook:
+    """Say what a run of a pair needs: files, access, licences, disk, memory, time. Downloads no weights and no data.
+
+    Raises:
+        BadInput: a repository cannot be used.
+        CannotReach: the Hub cannot be reached, and the files are not here.
+    """
+    from .hub import pick_device
+
+    parts, rows = [], None
+    if pair.model.repo is not None:
+        parts.append(_model_part(pair, allow_pickle))
+    if pair.data.source == "hub":
+        part, rows = _data_part(pair)
+        parts.append(part)
+    height, width, channels = layout.image_size(model_configs(pair.model, allow_pickle)[0])
+    ready = all(part.here for part in parts if part.what == "model")
+    target = str(pick_device(device))
+    return Outlook(
+        pair=pair.name,
+        verified=pair.verified,
+        candidates=candidates,
+        parts=parts,
+        run_bytes=candidates * (height * width * channels + 40 * TOP_K),
+        decoded_bytes=None if rows is None or pair.data.size is None else rows * pair.data.channels * pair.data.size**2,
+        free_bytes=shutil.disk_usage(next(p for p in (out.resolve(), *out.resolve().parents) if p.exists())).free,
+        weights_bytes=next((part.bytes for part in parts if part.what == "model"), None),
+        seconds=_seconds(pair, candidates, target, out, allow_pickle) if ready else None,
+        device=target,
+    )
+
+
+def fetch(pair: Pair, allow_pickle: bool = False, progress: Progress = silent) -> list[Part]:
+    """Fetch a pair's model and data at what its revisions are now, and decode the images; runs then need no network."""
+    if pair.model.repo is not None:
+        fetch_model(pair.model, allow_pickle, again=True)
+    if pair.data.source == "hub":
+        fetch_data(pair.data, again=True)
+    if pair.data.source in ("hub", "folder"):
+        load_rows(pair.data, progress)
+    parts = [_model_part(pair, allow_pickle)] if pair.model.repo is not None else []
+    return [*parts, _data_part(pair)[0]] if pair.data.source == "hub" else parts
+
+
+def _model_part(pair: Pair, allow_pickle: bool) -> Part:
+    assert pair.model.repo is not None
+    known = recall("model", pair.model.repo, pair.model.revision, model_key(pair.model, allow_pickle))
+    if known is not None:
+        return _part("model", known.model_dump(), known.sizes, "fetched")
+    found, names = find_model_files(pair.model, allow_pickle)
+    return _part("model", found._asdict(), {name: found.sizes[name] for name in names}, _access(found))
+
+
+def _data_part(pair: Pair) -> tuple[Part, int | None]:
+    """Return what is needed of the data, and the number of rows where the data set states it."""
+    known = recall_data(pair.data)
+    if known is not None:
+        return _part("data", known.model_dump(), known.sizes, "fetched"), _rows(known.details)
+    found, names, details = find_data_files(pair.data)
+    return _part("data", found._asdict(), {name: found.sizes[name] for name in names}, _access(found)), _rows(details)
+
+
+def _rows(details: dict[str, Any]) -> int | None:
+    counted = [details["rows"].get(split) for split in details["files"]]
+    return sum(count for count in counted if count) if all(counted) else None
+
+
+def _part(what: str, named: dict[str, Any], sizes: dict[str, int], access: str) -> Part:
+    own = {key: named[key] for key in ("repo", "revision", "commit", "licence")}
+    here = access == "fetched"
+    return Part(what=what, files=len(sizes), bytes=sum(sizes.values()), here=here, access=access, **own)
+
+
+def _access(found: Listing) -> str:
+    return "gated; this login has access" if found.gated else "open to this login"
+
+
+def _seconds(pair: Pair, candidates: int, device: str, out: Path, allow_pickle: bool) -> float:
+    """Return the time of plain sampling by timing the denoiser on one micro-batch."""
+    import torch
+
+    from .models import load_model
+
+    spec = find_model(pair, None, out, allow_pickle).spec
+    model = load_model(spec.model_copy(update={"device": device}))
+    overrides = {key: value for key, value in pair.protocol.model_dump().items() if value is not None}
+    protocol = make_protocol(model.image_shape[1] * model.image_shape[2], overrides)
+    x_t = torch.zeros(protocol.micro_batch, *model.sample_shape, device=model.device)
+    t = torch.zeros(protocol.micro_batch, dtype=torch.long, device=model.device)
+    condition = {"none": None, "class": t, "text": None}[model.conditioning]
+    with torch.no_grad():
+        model.predict(x_t, t, condition)
+        began = time.monotonic()
+        for _ in range(CALIBRATION_CALLS):
+            float(model.predict(x_t, t, condition).sum())  # waits until the device is done
+    a_call = (time.monotonic() - began) / CALIBRATION_CALLS
+    return a_call * protocol.sampler.steps * -(-candidates // protocol.micro_batch)
+
+
+def as_text(found: Outlook) -> str:
+    """Return an outlook as a few lines."""
+    lines = [f"{found.pair}, {found.candidates:,} candidates on {found.device}"]
+    if not found.verified:
+        lines.append("not verified: nobody has run this pair against the real Hub and checked it")
+    lines += parts_as_text(found.parts)
+    disk = f"disk: {_size(found.run_bytes)} for each attack and seed"
+    if found.decoded_bytes is not None:
+        disk += f", {_size(found.decoded_bytes)} for decoded images"
+    lines.append(f"{disk}; {_size(found.free_bytes)} are free")
+    if found.weights_bytes is not None:
+        lines.append(f"memory: {_size(found.weights_bytes)} for the weights alone")
+    if found.seconds is None:
+        lines.append("time: known after sidebench fetch")
+    else:
+        lines.append(f"time: about {_duration(found.seconds)} of plain sampling, guided attacks several times that")
+    return "\n".join(lines)
+
+
+def parts_as_text(parts: list[Part]) -> list[str]:
+    """Return a line for each repository."""
+    return [
+        f"{part.what}: {part.repo} at {part.commit} ({part.revision}): {part.files} files, {_size(part.bytes)}, "
+        f"{part.access}, licence: {part.licence}"
+        for part in parts
+    ]
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e7 else f"{count / 1e3:,.0f} kB"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} hours" if seconds > 5400 else f"{max(1, seconds / 60):.0f} minutes"

@@ -1,0 +1,87 @@
+"""Small repositories of every kind, made on the spot: random weights, random pictures."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+SIDE = 8
+
+
+def pixel_pipeline(folder: Path, classes: int | None = None, root: bool = False) -> Path:
+    """Write a DDPM pipeline of 8 x 8 RGB images; `root` lays its files out as older repositories do."""
+    from diffusers import DDPMPipeline, DDPMScheduler
+
+    DDPMPipeline(unet=unet(3, classes), scheduler=DDPMScheduler(50)).save_pretrained(folder)
+    if root:
+        for name in ("unet", "scheduler"):
+            for file in (folder / name).iterdir():
+                file.rename(folder / file.name)
+            (folder / name).rmdir()
+    return folder
+
+
+def unet(channels: int, classes: int | None = None, size: int = SIDE) -> Any:
+    """Return the smallest useful UNet, the same weights each time."""
+    import torch
+    from diffusers import UNet2DModel
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return UNet2DModel(
+            sample_size=size,
+            in_channels=channels,
+            out_channels=channels,
+            block_out_channels=(8, 8),
+            layers_per_block=1,
+            norm_num_groups=4,
+            down_block_types=("DownBlock2D",) * 2,
+            up_block_types=("UpBlock2D",) * 2,
+            add_attention=False,
+            num_class_embeds=classes,
+        )
+
+
+def picture(seed: int, size: int = SIDE, mode: str = "RGB") -> bytes:
+    """Return a PNG of noise."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (size, size, len(mode)), dtype=np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(pixels if len(mode) > 1 else pixels[..., 0]).save(out, "PNG")
+    return out.getvalue()
+
+
+def picture_table(file: Path, seeds: range, captions: bool = False, **more: Any) -> Path:
+    """Write a parquet file as data repositories hold it: image, label, caption."""
+    from datasets import ClassLabel, Dataset, Features, Value
+    from datasets import Image as ImageFeature
+
+    rows: dict[str, list[Any]] = {
+        "img": [{"bytes": picture(seed, **more), "path": None} for seed in seeds],
+        "label": [seed % 2 for seed in seeds],
+    }
+    types: dict[str, Any] = {"img": ImageFeature(), "label": ClassLabel(names=["even", "odd"])}
+    if captions:
+        rows["text"] = [f"picture number {seed}" for seed in seeds]
+        types["text"] = Value("string")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Dataset.from_dict(rows, features=Features(types)).to_parquet(file)
+    return file
+
+
+def picture_repository(folder: Path, train: int = 600, test: int = 600, **more: Any) -> Path:
+    """Write a data repository with the splits train and test."""
+    picture_table(folder / "data" / "train-00000-of-00001.parquet", range(train), **more)
+    picture_table(folder / "data" / "test-00000-of-00001.parquet", range(10_000, 10_000 + test), **more)
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n# Noise\n", encoding="utf-8")
+    return folder
+
+
+def class_name(folder: Path, name: Any, **more: Any) -> Path:
+    """Change the pipeline class that model_index.json names."""
+    index = folder / "model_index.json"
+    content = {**json.loads(index.read_text(encoding="utf-8")), "_class_name": name, **more}
+    index.write_text(json.dumps(content), encoding="utf-8")
+    return folder

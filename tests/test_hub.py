@@ -1,0 +1,218 @@
+"""Pairs from a Hub: through the real huggingface_hub, datasets and diffusers, against a server on this machine."""
+
+import json
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hub_repositories import class_name, picture_repository, pixel_pipeline
+from local_hub import TOKEN, LocalHub
+
+Said = tuple[int, str, str]
+
+SEVERAL = r"""
+import contextlib, io, json, sys
+from sidebench.cli import main
+for arguments in json.loads(sys.argv[1]):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main(arguments)
+        except SystemExit as left:
+            code = left.code
+    print(json.dumps([code, out.getvalue(), err.getvalue()]))
+heavy = {"torch", "diffusers"} & set(sys.modules)
+assert not heavy, heavy
+"""
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a pipeline in the old layout, one in the new, and data."""
+    parent = tmp_path_factory.mktemp("folders")
+    pixel_pipeline(parent / "old", root=True)
+    pixel_pipeline(parent / "new")
+    picture_repository(parent / "noise", train=40, test=30)
+    return parent
+
+
+@pytest.fixture
+def hub() -> Iterator[LocalHub]:
+    with LocalHub() as running:
+        yield running
+
+
+def sidebench(hub: LocalHub, place: Path, *arguments: object, **more: str) -> Said:
+    """Run the command as a process with a cache of its own in `place`."""
+    command = [sys.executable, "-m", "sidebench", *map(str, arguments)]
+    environment = hub.environment(place / "home", **more)
+    done = subprocess.run(command, env=environment, cwd=place, capture_output=True, text=True, timeout=300)
+    return done.returncode, done.stdout, done.stderr
+
+
+def light(hub: LocalHub, place: Path, *commands: list[str], **more: str) -> list[Said]:
+    """Run several commands, which must not load torch, in one process."""
+    given = [sys.executable, "-c", SEVERAL, json.dumps(commands)]
+    environment = hub.environment(place / "home", **more)
+    done = subprocess.run(given, env=environment, cwd=place, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return [tuple(json.loads(line)) for line in done.stdout.splitlines()]  # type: ignore[misc]
+
+
+def attack(model: str, dataset: str = "uoft/noise", *more: str) -> list[str]:
+    return ["run", "--model", model, "--dataset", dataset, "--split", "train", "--holdout", "test", *more]
+
+
+def complaint(said: Said) -> str:
+    """Return the last line of stderr, which must be one of ours."""
+    last = said[2].strip().splitlines()[-1]
+    assert last.startswith("sidebench: "), said[2]
+    return last
+
+
+def test_model_and_data_by_name_then_offline_though_the_branch_moved(
+    hub: LocalHub, folders: Path, tmp_path: Path
+) -> None:
+    model = hub.add("models", "google/tiny-ddpm", folders / "old", private=True)
+    data = hub.add("datasets", "uoft/noise", folders / "noise", gated=True)
+    first = {"model": model.branches["main"], "data": data.branches["main"]}
+    command = attack("google/tiny-ddpm", "uoft/noise", "--candidates", "4", "--measure", "rms", "--device", "cpu")
+
+    code, out, err = sidebench(hub, tmp_path, *command, HF_TOKEN=TOKEN)
+    assert code == 0, err
+    assert "40 training and 30 held-out images" in out and "control surrogate" in out
+    assert not [request for request in hub.requests if request.startswith("CONNECT")]
+    assert not [request for request in hub.requests if request.endswith((".bin", ".py")) and "GET" in request]
+    (run,) = (tmp_path / "runs").iterdir()
+    manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
+    assert {key: source["commit"] for key, source in manifest["sources"].items()} == first
+    assert set(manifest["identity"]["model"]["sha256"]) == {
+        "config.json",
+        "diffusion_pytorch_model.safetensors",
+        "model_index.json",
+        "scheduler_config.json",
+    }
+    assert len(manifest["data"]["sha256"]) == 64
+    for file in run.rglob("*.json"):
+        text = file.read_text(encoding="utf-8")
+        assert str(tmp_path) not in text and TOKEN not in text, file
+    assert TOKEN not in out + err
+
+    model.commit({"README.md": b"moved"})
+    data.commit({"README.md": b"moved"})
+    hub.requests.clear()
+    metrics = (run / "metrics.json").read_bytes()
+    code, _, err = sidebench(hub, tmp_path, *command, "--fresh")  # without the token: nobody is asked
+    assert code == 0, err
+    assert hub.requests == []
+    assert (run / "metrics.json").read_bytes() == metrics
+
+
+def test_what_cannot_be_used_is_refused_in_one_line(hub: LocalHub, folders: Path, tmp_path: Path) -> None:
+    new = folders / "new"
+    hub.add("models", "google/good", new)
+    hub.add("models", "google/gated", new, gated=True)
+    hub.add("models", "google/private", new, private=True)
+    hub.add("models", "google/empty", {"README.md": b"nothing"})
+    pickled = shutil.copytree(new, tmp_path / "pickled")
+    weights = pickled / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.rename(weights.with_suffix(".bin"))
+    hub.add("models", "google/pickled", pickled)
+    own = shutil.copytree(new, tmp_path / "own")
+    hub.add("models", "google/code", class_name(own, "DDPMPipeline", unet=["my_unet", "MyUNet"]))
+    hub.add("models", "google/custom", class_name(own, ["pipeline", "Mine"]))
+    hub.add("models", "google/cascade", class_name(own, "StableCascadePipeline"))
+    evil = class_name(own, "\x1b[31mred\nsidebench: all is well<script>")
+    hub.add("models", "google/evil", evil)
+    hub.add("datasets", "uoft/noise", folders / "noise")
+    hub.add("datasets", "uoft/script", {"script.py": b"raise SystemExit"})
+    hub.add("datasets", "uoft/gated", folders / "noise", gated=True)
+    wanted = {
+        "google/gated": "model google/gated is gated: ask for access on",
+        "google/private": "no model google/private on the Hub, or it is private",
+        "google/nothing": "no model google/nothing on the Hub, or it is private",
+        "google/good@v9": "model google/good has no revision 'v9'",
+        "google/empty": "google/empty: no model_index.json",
+        "google/pickled": "only pickled weights (unet/diffusion_pytorch_model.bin)",
+        "google/code": "google/code: its unet (my_unet.MyUNet) is Python code of its own",
+        "google/custom": "google/custom: its pipeline is Python code of its own",
+        "google/cascade": "a StableCascadePipeline is not a pipeline that sidebench knows",
+        "google/evil": "is not a pipeline that sidebench knows",
+    }
+    data = {
+        "uoft/gated": "dataset uoft/gated is gated",
+        "uoft/nothing": "no dataset uoft/nothing",
+        "uoft/script": "uoft/script",
+        "uoft/noise@v9": "dataset uoft/noise has no revision 'v9'",
+    }
+    commands = [attack(name) for name in wanted] + [attack("google/good", name) for name in data]
+    commands += [attack("google/good")[:-2], ["run", "--dataset", "uoft/noise"], ["run"]]
+    commands[-3][-1] = "training"
+    said = light(hub, tmp_path, *commands, HF_TOKEN="hf_of_a_stranger")
+    more = ["has no split 'training': it has", "takes the place of a pair", "name a PAIR"]
+    for one, expected in zip(said, [*wanted.values(), *data.values(), *more], strict=True):
+        assert one[0] == 2, one
+        assert expected in complaint(one), one[2]
+        assert "hf_of_a_stranger" not in one[2] and "\x1b" not in one[2]
+    assert not [
+        r for r in hub.requests if r.startswith("GET") and r.endswith((".bin", ".safetensors")) and "good" not in r
+    ]
+
+
+def test_offline_broken_off_and_full_disk_can_be_resumed(hub: LocalHub, folders: Path, tmp_path: Path) -> None:
+    hub.add("models", "google/good", folders / "new")
+    hub.add("datasets", "uoft/noise", folders / "noise")
+    (offline,) = light(hub, tmp_path, attack("google/good"), HF_HUB_OFFLINE="1")
+    assert offline[0] == 3 and "not in the cache and the Hub cannot be reached" in complaint(offline)
+    assert hub.requests == []
+
+    limited = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))  # noqa: E731
+    command = [sys.executable, "-m", "sidebench", *attack("google/good")]
+    done = subprocess.run(
+        command,
+        env=hub.environment(tmp_path / "full"),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        preexec_fn=limited,
+    )
+    assert done.returncode == 3 and "the disk is full" in complaint((3, "", done.stderr))
+
+    file = "diffusion_pytorch_model.safetensors"
+    hub.interruptions[file] = 6  # more often than the client tries on its own
+    (broken,) = light(hub, tmp_path, attack("google/good"))
+    assert broken[0] == 3 and "the same command goes on" in complaint(broken), broken[2]
+    hub.interruptions.clear()
+
+
+def test_pair_file_pins_hashes(hub: LocalHub, folders: Path, tmp_path: Path) -> None:
+    hub.add("models", "google/good", folders / "new")
+    hub.add("datasets", "uoft/noise", folders / "noise")
+    (tmp_path / "own.yaml").write_text(PAIR, encoding="utf-8")
+    code, _, err = sidebench(hub, tmp_path, "run", "own.yaml", "--candidates", "4", "--device", "cpu")
+    assert code == 2
+    assert "google/good/unet/config.json: SHA-256 is" in err and "pinned is 0000000000000000" in err
+
+
+PAIR = """
+name: own
+title: own
+description: own
+revision: 1
+control: surrogate
+model: {repo: google/good, sha256: {unet/config.json: "0000000000000000000000000000000000000000"}}
+data:
+  source: hub
+  repo: uoft/noise
+  images: img
+  size: 8
+  members: {split: train, indices: [3, 5, 7, 9]}
+  held_out: {split: test, indices: [1, 2, 4]}
+measures: [rms]
+attacks: {carlini-uncond: {origin: it has no settings}}
+licence: none
+"""
