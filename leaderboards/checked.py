@@ -1,0 +1,74 @@
+"""The badge of a record: how many of its candidates were made again, and how many agreed.
+
+It stands in a file of its own beside the record, `<name>.checked.json` beside `<name>.json`, and names the record's
+bytes: a record that was changed afterwards has no badge.
+"""
+
+import json
+from datetime import date
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ..benchmark.errors import BadRecord
+
+SUFFIX = ".checked.json"
+
+
+class Checked(BaseModel):
+    """The outcome of a challenge."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    record: str = Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the record's bytes")
+    checked: int = Field(ge=1, description="candidates that were drawn and made again")
+    agreed: int = Field(ge=0, description="of these, how many had the scores that the record commits to")
+    of: int = Field(ge=1, description="candidates of the record under all seeds")
+    seed: int = Field(ge=0, description="seed of the draw")
+    tolerance: float = Field(ge=0, description="largest difference of a score that counts as agreement")
+    date: date = Field(description="day of the challenge (UTC)")
+
+    @model_validator(mode="after")
+    def _counts_fit(self) -> "Checked":
+        if not self.agreed <= self.checked <= self.of:
+            raise ValueError("agreed, checked and of must not fall")
+        return self
+
+    @property
+    def passed(self) -> bool:
+        """Whether every candidate that was made again agreed."""
+        return self.agreed == self.checked
+
+    @property
+    def words(self) -> str:
+        """Return the badge, e.g. "32 of 1,024 made again"."""
+        if self.passed:
+            return f"{self.checked:,} of {self.of:,} made again"
+        return f"{self.checked - self.agreed:,} of {self.checked:,} made again differ"
+
+
+def checked_file(record: Path) -> Path:
+    """Return where the badge of a record's file stands."""
+    return record.with_name(record.name.removesuffix(".json") + SUFFIX)
+
+
+def read_checked(record: Path, sha256: str) -> Checked | None:
+    """Return the badge of a record whose bytes have this SHA-256, or None where there is none.
+
+    Raises:
+        BadRecord: the badge cannot be read, or is of other bytes.
+    """
+    file = checked_file(record)
+    if not file.is_file():
+        return None
+    try:
+        found = Checked.model_validate(json.loads(file.read_text(encoding="utf-8")))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise BadRecord(f"{file.name}, {key}: {first['msg']}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise BadRecord(f"{file.name} cannot be read: {error}") from None
+    if found.record != sha256:
+        raise BadRecord(f"{file.name}, record: is the hash of another record; challenge this one again")
+    return found

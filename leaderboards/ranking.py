@@ -1,0 +1,289 @@
+"""Boards from records alone: what may be compared, in which order, and what stands apart and why.
+
+A board holds the records that share all that a number depends on besides the method: the pair with model, data and
+control, the whole protocol, number of candidates, measure and band. Defences are compared under one attack with
+one set of settings, as a weaker attack would make a defence look better.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..benchmark.errors import BadRecord
+from ..benchmark.pairs import Pair, load_pair, pair_names
+from ..benchmark.protocol import VERSION
+from ..benchmark.store import canonical_json
+from .checked import Checked, read_checked
+from .record import Board as Kind
+from .record import Record, parse_record, record_files
+from .ties import samples_of, standing
+
+PLAIN = "carlini-uncond"
+"""The attack that is plain sampling: what another one must beat to be worth its cost."""
+
+WORDS = {1: "finds more", -1: "finds fewer", 0: "no difference seen"}
+
+
+class Entry(NamedTuple):
+    """A record with its file (relative, `/` between folders), the SHA-256 of its bytes, and its badge."""
+
+    record: Record
+    file: str
+    sha256: str
+    checked: Checked | None
+
+    @property
+    def id(self) -> str:
+        """The record's name, as `Record.id` gives it, from the bytes of its file."""
+        return self.sha256[:12]
+
+
+class Row(NamedTuple):
+    """An entry on a board. Without a rank, `why` says in a sentence why it has none.
+
+    `best` and `worst` are the ends of its rank range; `against_plain` is what the test against plain sampling on the
+    same board says, empty for plain sampling itself and where there is none.
+    """
+
+    entry: Entry
+    best: int | None = None
+    worst: int | None = None
+    against_plain: str = ""
+    why: str = ""
+
+    @property
+    def record(self) -> Record:
+        """The record of the entry."""
+        return self.entry.record
+
+
+class Board(NamedTuple):
+    """Comparable records: `ranked` in order, `reference` the attack without a defence, `apart` never ranked."""
+
+    name: str
+    ranked: list[Row]
+    reference: list[Row]
+    apart: list[Row]
+
+    @property
+    def first(self) -> Record:
+        """A record of the board: what all of them share can be read from it."""
+        return (self.ranked or self.apart)[0].record
+
+    @property
+    def kind(self) -> Kind:
+        """Attacks or defences."""
+        return self.first.board
+
+
+class Overall(NamedTuple):
+    """Methods over boards of one kind, protocol version and number of candidates."""
+
+    kind: Kind
+    protocol: str
+    candidates: int
+    rows: list["OverallRow"]
+
+
+class OverallRow(NamedTuple):
+    """One method: on how many boards it stands, of which worked examples, and what it reached there.
+
+    `top` counts the boards on which a row of it has a rank range that starts at 1, `beats_plain` those on which one
+    finds more than plain sampling. Only boards with at least two methods count.
+    """
+
+    method: str
+    boards: int
+    worked_examples: int
+    top: int
+    beats_plain: int
+
+
+class Leaderboard(NamedTuple):
+    """Everything that is shown: boards, tables over boards, stale rows, and files that cannot be used with why."""
+
+    boards: list[Board]
+    overall: list[Overall]
+    stale: list[Row]
+    unusable: list[tuple[str, str]]
+
+
+def read_leaderboard(records: Path) -> Leaderboard:
+    """Read every record below a folder and rank what can be ranked.
+
+    A record that cannot be read (damaged, or of a newer schema) is listed with its error and does not keep the
+    others from being shown; so is a badge that does not fit its record, whose row then has none.
+    """
+    entries, unusable = [], []
+    for file in record_files(records):
+        name = file.relative_to(records).as_posix()
+        try:
+            content = file.read_bytes()
+            record = parse_record(json.loads(content), file.name)
+            samples_of([record])
+        except BadRecord as error:
+            unusable.append((name, str(error)))
+            continue
+        except (OSError, ValueError, RecursionError) as error:
+            unusable.append((name, f"{file.name} cannot be read: {error}"))
+            continue
+        sha256 = hashlib.sha256(content).hexdigest()
+        try:
+            checked = read_checked(file, sha256)
+        except BadRecord as error:
+            checked = None
+            unusable.append((name, str(error)))
+        entries.append(Entry(record, name, sha256, checked))
+    return rank(entries)._replace(unusable=unusable)
+
+
+def rank(entries: Sequence[Entry]) -> Leaderboard:
+    """Return the boards of these entries; the order of the entries does not matter."""
+    entries = sorted(entries, key=lambda entry: entry.file)
+    stale = _stale(entries)
+    current = [entry for entry in entries if entry.file not in stale]
+    groups: dict[str, list[Entry]] = {}
+    for entry in current:
+        groups.setdefault(_board_key(entry.record), []).append(entry)
+    boards = [_board(key, group, current) for key, group in groups.items()]
+    boards.sort(key=lambda board: (board.kind, board.first.victim.worked_example, board.name))
+    return Leaderboard(
+        boards, overall(boards), [Row(entry, why=stale[entry.file]) for entry in entries if entry.file in stale], []
+    )
+
+
+def overall(boards: Iterable[Board]) -> list[Overall]:
+    """Return one table per kind, protocol version and number of candidates; these are never mixed."""
+    found: dict[tuple[Kind, str, int], list[Board]] = {}
+    for board in boards:
+        if len({method_of(row.record) for row in board.ranked}) > 1:
+            key = board.kind, board.first.protocol.version, board.first.candidates
+            found.setdefault(key, []).append(board)
+    return [Overall(*key, _overall_rows(group)) for key, group in sorted(found.items())]
+
+
+def method_of(record: Record) -> str:
+    """Return what a board ranks: the attack, or the defences in their order."""
+    return " + ".join(record.claim.defences) or record.claim.attack
+
+
+# ---- What may stand together ------------------------------------------------------------------------
+
+
+def _comparable(record: Record) -> dict[str, Any]:
+    shared = record.model_dump(mode="json", include={"protocol", "candidates", "measure", "band"})
+    return {**shared, "victim": record.victim.model_dump(mode="json", exclude={"control_check"})}
+
+
+def _attack_key(record: Record) -> str:
+    """Return what an attack with its settings is compared under, whatever defends."""
+    claim = record.claim.model_dump(mode="json", include={"attack", "access", "settings"})
+    return canonical_json({**_comparable(record), "claim": claim})
+
+
+def _board_key(record: Record) -> str:
+    if record.claim.defences:
+        return _attack_key(record)
+    return canonical_json(_comparable(record))
+
+
+def _stale(entries: Iterable[Entry]) -> dict[str, str]:
+    """Return why an entry no longer stands, by file."""
+    shipped = {name: load_pair(name) for name in pair_names()}
+    found: dict[str, str] = {}
+    newest: dict[str, Entry] = {}
+    for entry in sorted(entries, key=lambda entry: (entry.record.submitted, entry.file)):
+        if why := _outdated(entry.record, shipped):
+            found[entry.file] = why
+            continue
+        record = entry.record
+        key = canonical_json(
+            [record.submitter, sorted(record.seeds), _board_key(record), record.claim.model_dump(mode="json")]
+        )
+        if older := newest.get(key):
+            found[older.file] = f"superseded by record {entry.id} of {record.submitted}, same submitter and claim"
+        newest[key] = entry
+    return found
+
+
+def _outdated(record: Record, shipped: Mapping[str, Pair]) -> str:
+    version, victim = record.protocol.version, record.victim
+    if version != VERSION:
+        return f"protocol {version}; {VERSION} is the current one"
+    pair = shipped.get(victim.name)
+    if pair is None:
+        return ""
+    if victim.revision < pair.revision:
+        return f"revision {victim.revision} of the pair; {pair.revision} is the current one"
+    if victim.revision > pair.revision:
+        return f"revision {victim.revision} of the pair is not known here, {pair.revision} is; update sidebench"
+    if victim.identity != pair.identity():
+        return f"another pair than the {victim.name} that ships with sidebench"
+    return ""
+
+
+def _why_apart(record: Record) -> str:
+    """Return why a current record is not ranked, or nothing where it is."""
+    victim = record.victim
+    if record.claim.access == "oracle":
+        return "the attack sees more than an attacker can (oracle)"
+    if victim.control != "iid":
+        return f"control {victim.control}: the rates have no fair control, so no excess is claimed"
+    if victim.control_check is None or victim.control_check.told_apart:
+        return "a classifier tells training and held-out images apart, so the control is only a surrogate"
+    return ""
+
+
+# ---- Order ------------------------------------------------------------------------------------------
+
+
+def _board(key: str, entries: Sequence[Entry], current: Iterable[Entry]) -> Board:
+    apart = [Row(entry, why=why) for entry in entries if (why := _why_apart(entry.record))]
+    record = entries[0].record
+    ranked = _ranked([entry for entry in entries if not _why_apart(entry.record)], record.board)
+    reference = []
+    if record.claim.defences:
+        reference = [
+            Row(entry, why="the same attack without a defence")
+            for entry in current
+            if not entry.record.claim.defences and _attack_key(entry.record) == key and not _why_apart(entry.record)
+        ]
+    digest = hashlib.sha256(key.encode()).hexdigest()[:8]
+    return Board(f"{record.victim.name}-{record.board}-{digest}", ranked, reference, apart)
+
+
+def _ranked(entries: Sequence[Entry], kind: Kind) -> list[Row]:
+    attacks = kind == "attacks"
+    sign = -1 if attacks else 1
+    entries = sorted(entries, key=lambda entry: (sign * entry.record.excess.value, entry.id))
+    found = standing(samples_of([entry.record for entry in entries]), highest_first=attacks)
+    names = [entry.record.claim.attack for entry in entries]
+    plain = names.index(PLAIN) if attacks and PLAIN in names else None
+    return [
+        Row(
+            entry,
+            best=int(found.best[row]),
+            worst=int(found.worst[row]),
+            against_plain="" if plain is None or names[row] == PLAIN else WORDS[int(found.finds_more[row, plain])],
+        )
+        for row, entry in enumerate(entries)
+    ]
+
+
+def _overall_rows(boards: Sequence[Board]) -> list[OverallRow]:
+    rows = []
+    for method in {method_of(row.record) for board in boards for row in board.ranked}:
+        own = [[row for row in board.ranked if method_of(row.record) == method] for board in boards]
+        own = [found for found in own if found]
+        rows.append(
+            OverallRow(
+                method,
+                boards=len(own),
+                worked_examples=sum(found[0].record.victim.worked_example for found in own),
+                top=sum(any(row.best == 1 for row in found) for found in own),
+                beats_plain=sum(any(row.against_plain == WORDS[1] for row in found) for found in own),
+            )
+        )
+    return sorted(rows, key=lambda row: (-row.top, -row.beats_plain, -row.boards, row.method))
