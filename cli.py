@@ -580,6 +580,26 @@ def publish(
         print(publishing.send(found, create_pr=create_pr))
 
 
+@leaderboard.command()
+def build(
+    records: Records = RECORDS,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the site; default: ./leaderboard-site, or none with --readme.")
+    ] = None,
+    readme: Annotated[
+        Path | None, typer.Option(help="Markdown file whose tables between the markers are made again.")
+    ] = None,
+    check: Annotated[bool, typer.Option("--check", help="Do not write: fail if the README is out of date.")] = False,
+) -> None:
+    """Rank records and write the static site with its tables (CSV, Markdown, text, LaTeX), from records alone."""
+    from .leaderboards import building
+
+    built = building.build(records, out, readme, check=check)
+    for warning in built.warnings:
+        _complain(warning)
+    print(built.text)
+
+
 def _help_alone(context: typer.Context) -> None:
     if context.invoked_subcommand is None:
         print(context.get_help())

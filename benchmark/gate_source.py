@@ -103,7 +103,7 @@ class MadeOnDemand(Source):
     def victim(self) -> "Model":
         """Return the model with its defences, loaded when it is first needed."""
         if self._model is None:
-            self._model = load_victim(self.plan, self.plan.units)
+            self._model = load_victim(self.plan)
         return self._model
 
     def scores(self, attack: str, shard: int) -> ShardScores:

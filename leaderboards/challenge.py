@@ -8,12 +8,10 @@ again.
 
 import secrets
 from collections.abc import Mapping
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..benchmark.contracts import Measure, Progress
 from ..benchmark.errors import BadInput, BadRecord, BadSetting
@@ -25,59 +23,12 @@ from ..benchmark.rescoring import stored_groups
 from ..benchmark.scores import read_all_scores
 from ..benchmark.store import RunFolder, difference, read_json, read_state, shard_count, write_json
 from ..benchmark.tally import in_band
+from .checked import Checked, checked_file
 from .making import file_hash, scores_hash, unit_hits
 from .record import Record, around_the_model, pooled_hits, read_record
 
 TOLERANCE = 0.01
 """Largest difference of a best-match score that counts as the same: other devices round otherwise."""
-
-
-class Checked(BaseModel):
-    """What a challenge found; stands beside the record as `<record>.checked.json`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    schema_: Literal["sidebench-challenge/1"] = Field(alias="schema", description="name and version of this schema")
-    record: str = Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the record's file")
-    draw: str = Field(pattern=r"^[0-9a-f]{32}$", description="random seed of the draw, made at the check")
-    checked: int = Field(ge=1, description="candidates that were made again")
-    agreed: int = Field(ge=0, description="those whose hits are the same and whose scores differ within the tolerance")
-    of: int = Field(ge=1, description="candidates of the record under all seeds")
-    tolerance: float = Field(ge=0, description="allowed difference of a best-match score")
-    largest: float = Field(ge=0, description="largest difference seen")
-    device: str = Field(max_length=16, description="kind of device of the check")
-    day: date = Field(description="day of the check (UTC)")
-
-    @property
-    def badge(self) -> str:
-        """How many were made again, in words."""
-        return f"{self.agreed:,} of {self.of:,} made again"
-
-    def wrong_at_most(self, confidence: float = 0.95) -> float:
-        """Return the largest share of wrong candidates that so many agreeing draws leave possible (the 3 / n rule)."""
-        return float(1 - (1 - confidence) ** (1 / self.checked)) if self.agreed == self.checked else 1.0
-
-
-def sidecar(file: Path) -> Path:
-    """Return where the finding of a challenge stands beside a record's file."""
-    return file.with_name(f"{file.stem}.checked.json")
-
-
-def read_checked(file: Path) -> Checked | None:
-    """Return what a challenge found of the record in `file`, or None: no challenge, or the record was changed since.
-
-    Raises:
-        BadRecord: the finding cannot be read.
-    """
-    beside = sidecar(file)
-    if not beside.is_file():
-        return None
-    try:
-        found = Checked.model_validate_json(beside.read_text(encoding="utf-8"))
-    except (ValidationError, OSError, UnicodeDecodeError) as error:
-        first = error.errors()[0]["loc"] if isinstance(error, ValidationError) else ("file",)
-        raise BadRecord(f"{beside.name}, {'.'.join(map(str, first))}: is not what a challenge writes") from None
-    return found if found.record == file_hash(file) else None
 
 
 def challenge(
@@ -130,20 +81,20 @@ def challenge(
         device=device,
         day=datetime.now(UTC).date(),
     )
-    write_json(sidecar(file), found.model_dump(mode="json", by_alias=True))
+    write_json(checked_file(file), found.model_dump(mode="json", by_alias=True))
     return found
 
 
 def as_text(found: Checked) -> str:
     """Say in plain words what a challenge found."""
-    if found.agreed < found.checked:
+    if not found.passed:
         return (
             f"{found.checked - found.agreed:,} of {found.checked:,} drawn candidates differ, scores by up to "
             f"{found.largest:.4f} where {found.tolerance:g} is allowed (draw {found.draw}): this state does not make "
             f"these scores here"
         )
     return (
-        f"{found.badge}, all within {found.tolerance:g} (largest difference {found.largest:.4f}): at 95 % confidence "
+        f"{found.words}, all within {found.tolerance:g} (largest difference {found.largest:.4f}): at 95 % confidence "
         f"at most {100 * found.wrong_at_most():.1f} % of the scores are not what the state makes"
     )
 

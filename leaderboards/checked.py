@@ -7,6 +7,7 @@ bytes: a record that was changed afterwards has no badge.
 import json
 from datetime import date
 from pathlib import Path
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -20,16 +21,19 @@ class Checked(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    schema_: Literal["sidebench-challenge/1"] = Field(alias="schema", description="name and version of this schema")
     record: str = Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the record's bytes")
+    draw: str = Field(pattern=r"^[0-9a-f]{32}$", description="random seed of the draw, made at the check")
     checked: int = Field(ge=1, description="candidates that were drawn and made again")
-    agreed: int = Field(ge=0, description="of these, how many had the scores that the record commits to")
+    agreed: int = Field(ge=0, description="those whose hits are the same and whose scores differ within the tolerance")
     of: int = Field(ge=1, description="candidates of the record under all seeds")
-    seed: int = Field(ge=0, description="seed of the draw")
-    tolerance: float = Field(ge=0, description="largest difference of a score that counts as agreement")
-    date: date = Field(description="day of the challenge (UTC)")
+    tolerance: float = Field(ge=0, description="largest difference of a best-match score that counts as agreement")
+    largest: float = Field(ge=0, description="largest difference seen")
+    device: str = Field(max_length=16, description="kind of device of the check")
+    day: date = Field(description="day of the check (UTC)")
 
     @model_validator(mode="after")
-    def _counts_fit(self) -> "Checked":
+    def _counts_fit(self) -> Self:
         if not self.agreed <= self.checked <= self.of:
             raise ValueError("agreed, checked and of must not fall")
         return self
@@ -45,6 +49,10 @@ class Checked(BaseModel):
         if self.passed:
             return f"{self.checked:,} of {self.of:,} made again"
         return f"{self.checked - self.agreed:,} of {self.checked:,} made again differ"
+
+    def wrong_at_most(self, confidence: float = 0.95) -> float:
+        """Return the largest share of wrong candidates that so many agreeing draws leave possible (the 3 / n rule)."""
+        return float(1 - (1 - confidence) ** (1 / self.checked)) if self.passed else 1.0
 
 
 def checked_file(record: Path) -> Path:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..benchmark.errors import BadInput, CannotReach, RunConflict
-from .challenge import sidecar
 from .check import check_files
+from .checked import SUFFIX, checked_file
 from .record import record_files
 
 FOLDER = "records"
@@ -51,7 +51,7 @@ def prepare(repo: str, records: Path) -> Publication:
         parent = api.dataset_info(repo).sha
         tree = api.list_repo_tree(repo, recursive=True, revision=parent, repo_type="dataset")
         there = {entry.path: entry.blob_id for entry in tree if isinstance(entry, RepoFile)}
-    found = [*files, *(beside for file in files if (beside := sidecar(file)).is_file())]
+    found = [*files, *(beside for file in files if (beside := checked_file(file)).is_file())]
     local = {f"{FOLDER}/{file.relative_to(records).as_posix()}": file for file in found}
     new = {path: file for path, file in local.items() if there.get(path) != _blob(file)}
     for path, file in new.items():
@@ -71,7 +71,7 @@ def send(publication: Publication, *, create_pr: bool = False) -> str:
     from huggingface_hub import CommitOperationAdd, HfApi
 
     operations = [CommitOperationAdd(path, file) for path, file in sorted(publication.new.items())]
-    count = len([path for path in publication.new if not path.endswith(".checked.json")])
+    count = len([path for path in publication.new if not path.endswith(SUFFIX)])
     with _explained(publication.repo):
         made = HfApi().create_commit(
             publication.repo,

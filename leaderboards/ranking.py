@@ -6,7 +6,6 @@ one set of settings, as a weaker attack would make a defence look better.
 """
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ from ..benchmark.protocol import VERSION
 from ..benchmark.store import canonical_json
 from .checked import Checked, read_checked
 from .record import Board as Kind
-from .record import Record, parse_record, record_files
+from .record import Record, read_record, record_files
 from .ties import samples_of, standing
 
 PLAIN = "carlini-uncond"
@@ -120,16 +119,12 @@ def read_leaderboard(records: Path) -> Leaderboard:
     for file in record_files(records):
         name = file.relative_to(records).as_posix()
         try:
-            content = file.read_bytes()
-            record = parse_record(json.loads(content), file.name)
-            samples_of([record])
+            record = read_record(file)
+            _complete(record, file.name)
         except BadRecord as error:
             unusable.append((name, str(error)))
             continue
-        except (OSError, ValueError, RecursionError) as error:
-            unusable.append((name, f"{file.name} cannot be read: {error}"))
-            continue
-        sha256 = hashlib.sha256(content).hexdigest()
+        sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
         try:
             checked = read_checked(file, sha256)
         except BadRecord as error:
@@ -167,6 +162,20 @@ def overall(boards: Iterable[Board]) -> list[Overall]:
 def method_of(record: Record) -> str:
     """Return what a board ranks: the attack, or the defences in their order."""
     return " + ".join(record.claim.defences) or record.claim.attack
+
+
+def _complete(record: Record, name: str) -> None:
+    """Raise BadRecord where a part is missing that a page shows; whether the parts agree is for `check` to say."""
+    seeds = sorted(set(record.seeds))
+    there = {
+        "results": [found.seed for found in record.results if found.measure == record.measure and found.bands],
+        "costs": [cost.seed for cost in record.costs],
+        "hits": [hits.seed for hits in record.hits],
+    }
+    for field, found in there.items():
+        if seeds != record.seeds or found != seeds:
+            raise BadRecord(f"{name}, {field}: must have one entry per seed, in order")
+    samples_of([record])
 
 
 # ---- What may stand together ------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from ..benchmark.pairs import IN_TRAINING, Control
 from ..benchmark.protocol import Protocol
 from ..benchmark.results import ControlCheck, Cost, Difference, Result
 from ..benchmark.store import canonical_json
+from .checked import SUFFIX
 
 SCHEMA = "sidebench-record/1"
 """Written by this version. Older versions are brought up to it by `UPGRADES`, newer ones refused."""
@@ -207,7 +208,7 @@ def _no_number(word: str) -> None:
 
 def record_files(records: Path) -> list[Path]:
     """Return every record's file below a folder, sorted."""
-    return sorted(file for file in records.rglob("*.json") if not file.name.endswith(".checked.json"))
+    return sorted(file for file in records.rglob("*.json") if not file.name.endswith(SUFFIX))
 
 
 def command(

@@ -16,9 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..benchmark.comparison import AttackHits
-from ..benchmark.contracts import Side
-from .record import Record, unpack
+from ..benchmark.comparison import AttackHits, pooled
+from .record import PARTS, Part, Record, unpack
 
 BLOCK = 512
 """Rows in one block of tests; bounds the memory of a board of thousands of rows."""
@@ -94,28 +93,23 @@ def samples_of(records: Sequence[Record]) -> list[Sample]:
     Raises:
         BadRecord: packed bits do not fit the number of candidates.
     """
-    sides: tuple[Side, Side] = ("training", "held_out")
-    places: dict[tuple[str, str], dict[str, int]] = {}
+    places: dict[tuple[str, Part], dict[str, int]] = {}
     for record in records:
         for hits in record.hits:
-            for side in sides:
-                known = places.setdefault((record.key_id, side), {})
-                for name in getattr(hits, f"{side}_groups"):
+            for part in PARTS:
+                known = places.setdefault((record.key_id, part), {})
+                for name in getattr(hits, f"{part}_groups"):
                     known.setdefault(name, len(known))
     found = []
     for record in records:
-        by_seed = {}
+        by_seed, totals = {}, record.victim.compared_groups()
         for hits in record.hits:
-            bits = [unpack(getattr(hits, side), record.candidates, f"hits.{side}") for side in sides]
-            credits = [
-                _credits(
-                    getattr(hits, f"{side}_groups"),
-                    places[record.key_id, side],
-                    getattr(record.victim, f"{side}_groups"),
-                )
-                for side in sides
-            ]
-            by_seed[hits.seed] = AttackHits(bits[0], bits[1], credits[0], credits[1])
+            by_seed[hits.seed] = AttackHits(
+                unpack(hits.training, record.candidates, "hits.training"),
+                unpack(hits.control, record.candidates, "hits.control"),
+                _credits(hits.training_groups, places[record.key_id, "training"], totals["training"]),
+                _credits(hits.control_groups, places[record.key_id, "control"], totals["control"]),
+            )
         found.append(Sample(record.key_id, by_seed))
     return found
 
@@ -139,11 +133,11 @@ def _chunks(samples: Sequence[Sample]) -> Iterator[tuple[list[int], tuple[int, .
 def _block(samples: Sequence[Sample], seeds: Sequence[int]) -> _Block:
     signs, credits = [], []
     for sample in samples:
-        parts = [sample.hits[seed] for seed in seeds]
-        signs.append(np.concatenate([hits[0].astype(np.int8) - hits[1].astype(np.int8) for hits in parts]))
-        credits.append([np.sum([hits[side] for hits in parts], axis=0) for side in (2, 3)])
-    training, held_out = (_rows([row[side] for row in credits]) for side in (0, 1))
-    return _Block(np.array([sample.key for sample in samples]), np.stack(signs), (training, held_out))
+        hits = pooled([sample.hits[seed] for seed in seeds])
+        signs.append(hits.training_hits.astype(np.int8) - hits.control_hits.astype(np.int8))
+        credits.append((hits.training_credits, hits.control_credits))
+    training, control = (_rows([row[part] for row in credits]) for part in (0, 1))
+    return _Block(np.array([sample.key for sample in samples]), np.stack(signs), (training, control))
 
 
 def _rows(credits: Sequence[np.ndarray]) -> np.ndarray:

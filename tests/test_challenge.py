@@ -11,8 +11,9 @@ from sidebench.benchmark.errors import BadInput, BadRecord, BadSetting
 from sidebench.benchmark.pairs import load_pair
 from sidebench.benchmark.plan import plan_run
 from sidebench.benchmark.store import RunFolder, read_run, read_state, write_state
-from sidebench.leaderboards.challenge import Checked, as_text, challenge, read_checked, sidecar
-from sidebench.leaderboards.making import make_records, write_record
+from sidebench.leaderboards.challenge import as_text, challenge
+from sidebench.leaderboards.checked import Checked, checked_file, read_checked
+from sidebench.leaderboards.making import file_hash, make_records, write_record
 from sidebench.leaderboards.record import record_files
 
 
@@ -49,9 +50,9 @@ def test_an_honest_run_agrees(run: RunFolder, pair_file: Path, tmp_path: Path) -
     found = challenge(file, run, 12, pair=str(pair_file), device="cpu")
     assert (found.checked, found.agreed, found.of) == (12, 12, 60)
     assert found.largest == 0.0
-    assert found.badge == "12 of 60 made again"
+    assert found.words == "12 of 60 made again"
     assert found.wrong_at_most() == pytest.approx(1 - 0.05 ** (1 / 12))
-    assert read_checked(file) == found and record_files(tmp_path / "records") == [file]
+    assert read_checked(file, file_hash(file)) == found and record_files(tmp_path / "records") == [file]
     again = challenge(file, run, 12, pair=str(pair_file), device="cpu", draw=found.draw)
     assert again.draw == found.draw
 
@@ -83,7 +84,7 @@ def test_another_folder_than_the_one_committed_to_is_refused(run: RunFolder, pai
     scores.unlink()
     with pytest.raises(BadRecord, match=r"hashes\.scores\.0"):
         challenge(file, run, 5, pair=str(pair_file), device="cpu")
-    assert read_checked(file) is None
+    assert read_checked(file, file_hash(file)) is None
 
 
 def test_another_pair_or_too_many_candidates_are_refused(run: RunFolder, pair_file: Path, tmp_path: Path) -> None:
@@ -99,8 +100,10 @@ def test_a_badge_does_not_outlive_its_record(run: RunFolder, tmp_path: Path) -> 
     file = recorded(run, tmp_path)
     fields = {"draw": "0" * 32, "checked": 3, "agreed": 3, "of": 60, "tolerance": 0.01, "largest": 0, "device": "cpu"}
     content = {"schema": "sidebench-challenge/1", "record": "0" * 64, "day": "2026-01-02", **fields}
-    sidecar(file).write_text(Checked.model_validate(content).model_dump_json(by_alias=True), encoding="utf-8")
-    assert read_checked(file) is None
-    sidecar(file).write_text("{}", encoding="utf-8")
-    with pytest.raises(BadRecord, match="schema"):
-        read_checked(file)
+    checked_file(file).write_text(Checked.model_validate(content).model_dump_json(by_alias=True), encoding="utf-8")
+    with pytest.raises(BadRecord, match="is the hash of another record"):
+        read_checked(file, file_hash(file))
+    for text, field in (("{}", "schema"), ("[", "cannot be read")):
+        checked_file(file).write_text(text, encoding="utf-8")
+        with pytest.raises(BadRecord, match=field):
+            read_checked(file, file_hash(file))

@@ -1,0 +1,120 @@
+"""Line charts and scales for the pages, as small SVG without a plotting library: thousands are drawn in seconds.
+
+Colours, fonts and dashes come from the pages' style sheet (classes `s1` to `s6`), so that charts follow dark mode.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from markupsafe import Markup
+
+WIDTH, HEIGHT = 640, 280
+LEFT, RIGHT, TOP, BOTTOM = 64, 16, 12, 52
+
+COLOURS = 6
+"""Classes of lines in the style sheet."""
+
+
+class ChartPoint(NamedTuple):
+    """A point of a line with its interval; `estimate` marks what was not observed but extrapolated."""
+
+    x: float
+    y: float
+    low: float
+    high: float
+    estimate: bool = False
+
+
+class Line(NamedTuple):
+    """One line of a chart, its points in the order of x."""
+
+    label: str
+    points: Sequence[ChartPoint]
+
+
+class Scale(NamedTuple):
+    """An axis from `low` to `high`, and its round ticks."""
+
+    low: float
+    high: float
+    ticks: list[float]
+
+    def share(self, value: float) -> float:
+        """Return where a value lies on the axis, 0 to 1."""
+        return (min(max(value, self.low), self.high) - self.low) / (self.high - self.low)
+
+
+def scale(low: float, high: float, wanted: int = 5) -> Scale:
+    """Return an axis with about as many ticks as wanted, at 1, 2 or 5 times a power of ten, that holds both ends."""
+    spread = high - low
+    if not spread > 0:
+        low, high, spread = low - 0.5, low + 0.5, 1.0
+    power = 10.0 ** math.floor(math.log10(spread / wanted))
+    step = next(power * factor for factor in (1, 2, 5, 10) if spread / (power * factor) <= wanted)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return Scale(first * step, last * step, [number * step for number in range(first, last + 1)])
+
+
+def number(value: float) -> str:
+    """Return a tick's label: no digits that say nothing."""
+    return f"{value:,.10g}" if abs(value) >= 1e-9 else "0"
+
+
+def line_chart(lines: Sequence[Line], x_label: str, y_label: str, description: str) -> Markup:
+    """Return an SVG of lines with their intervals; the part that is an estimate is dotted.
+
+    Labels are escaped. `description` is what a screen reader says.
+    """
+    points = [point for line in lines for point in line.points]
+    furthest = max(point.x for point in points)
+    across = Scale(0, furthest, [tick for tick in scale(0, furthest).ticks if tick <= furthest])
+    up = scale(min(0.0, *(point.low for point in points)), max(point.high for point in points), 4)
+    parts = [_axes(across, up, x_label, y_label)]
+    for position, line in enumerate(lines):
+        parts.append(_line(line.points, across, up, position % COLOURS + 1))
+    return Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}"><title>{}</title>{}</svg>').format(
+        WIDTH, HEIGHT, description, description, Markup("").join(parts)
+    )
+
+
+def _x(axis: Scale, value: float) -> str:
+    return f"{LEFT + axis.share(value) * (WIDTH - LEFT - RIGHT):.1f}"
+
+
+def _y(axis: Scale, value: float) -> str:
+    return f"{HEIGHT - BOTTOM - axis.share(value) * (HEIGHT - TOP - BOTTOM):.1f}"
+
+
+def _axes(across: Scale, up: Scale, x_label: str, y_label: str) -> Markup:
+    grid = [
+        Markup(
+            '<path class="grid" d="M{} {}H{}"/><text class="tick" x="{}" y="{}" dy="4" text-anchor="end">{}</text>'
+        ).format(LEFT, _y(up, tick), WIDTH - RIGHT, LEFT - 8, _y(up, tick), number(tick))
+        for tick in up.ticks
+    ]
+    grid += [
+        Markup('<text class="tick" x="{}" y="{}" text-anchor="{}">{}</text>').format(
+            _x(across, tick), HEIGHT - BOTTOM + 20, "end" if tick == across.high else "middle", number(tick)
+        )
+        for tick in across.ticks
+    ]
+    base = Markup('<path class="axis" d="M{} {}H{}"/>').format(LEFT, _y(up, max(up.low, 0.0)), WIDTH - RIGHT)
+    names = Markup(
+        '<text class="name" x="{}" y="{}" text-anchor="middle">{}</text>'
+        '<text class="name" transform="translate(16 {}) rotate(-90)" text-anchor="middle">{}</text>'
+    ).format((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6, x_label, (TOP + HEIGHT - BOTTOM) / 2, y_label)
+    return Markup("").join(grid) + base + names
+
+
+def _line(points: Sequence[ChartPoint], across: Scale, up: Scale, colour: int) -> Markup:
+    edge = [f"{_x(across, point.x)} {_y(up, point.high)}" for point in points]
+    edge += [f"{_x(across, point.x)} {_y(up, point.low)}" for point in reversed(points)]
+    seen = [point for point in points if not point.estimate]
+    beyond = [*seen[-1:], *(point for point in points if point.estimate)]
+    found = Markup('<path class="band s{}" d="M{}Z"/>').format(colour, "L".join(edge))
+    for part, kind in ((seen, "line"), (beyond, "line estimate")):
+        if len(part) > 1:
+            path = "L".join(f"{_x(across, point.x)} {_y(up, point.y)}" for point in part)
+            found += Markup('<path class="{} s{}" d="M{}"/>').format(kind, colour, path)
+    return found

@@ -1,0 +1,251 @@
+"""The static site: an index, one page per board, one per record; plain HTML that needs no network and no script.
+
+Every text of a record is escaped by the templates (`pages/*.html.j2`). The same records give the same bytes.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..benchmark.errors import BadInput
+from ..benchmark.results import Difference, Rate
+from . import tables
+from .charts import COLOURS, ChartPoint, Line, Scale, line_chart, number, scale
+from .ranking import PLAIN, WORDS, Board, Leaderboard, Row, method_of
+from .record import Record
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+PAGES = Path(__file__).parent / "pages"
+
+STATIC = ("style.css", "script.js")
+
+LISTING = "files.json"
+"""Names every file of a built site, so that the next build removes what is gone and nothing else."""
+
+SPACE = """---
+title: sidebench leaderboard
+colorFrom: blue
+colorTo: gray
+sdk: static
+pinned: false
+---
+Static pages made by `sidebench leaderboard build`; open index.html. With this file the folder is a static Space.
+"""
+
+
+def write_site(found: Leaderboard, out: Path) -> int:
+    """Write the site and return its number of files. Files of an earlier build that are gone are removed.
+
+    Raises:
+        BadInput: the folder holds something else than an earlier build, or cannot be written.
+    """
+    listing = out / LISTING
+    if out.exists() and not listing.is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise BadInput(f"{out} is not an earlier build and not empty; choose another folder with --out")
+    try:
+        names = {LISTING}
+        for name, text in site_files(found):
+            file = out / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text, encoding="utf-8", newline="\n")
+            names.add(name)
+        for name in _listed(listing) - names:
+            (out / name).unlink(missing_ok=True)
+        listing.write_text(json.dumps(sorted(names), indent=0) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise BadInput(f"cannot write to {out}: {error.strerror}; choose another folder with --out") from None
+    return len(names)
+
+
+def site_files(found: Leaderboard) -> Iterator[tuple[str, str]]:
+    """Yield name and text of each file of the site."""
+    yield "README.md", SPACE
+    for name in STATIC:
+        yield name, (PAGES / name).read_text(encoding="utf-8")
+    yield "index.html", _page("index.html.j2", "", found=found, overall_words=tables.OVERALL_WORDS, plain=PLAIN)
+    yield "stale.html", _page("stale.html.j2", "", found=found)
+    for place, table in enumerate(found.overall, start=1):
+        for form in tables.FORMATS:
+            yield f"tables/overall-{place}.{form}", tables.overall_table(table, form)
+    for board in found.boards:
+        yield f"boards/{board.name}.html", board_page(board)
+        for form in tables.FORMATS:
+            yield f"tables/{board.name}.{form}", tables.board_table(board, form)
+        for row in [*board.ranked, *board.apart]:
+            yield f"records/{row.entry.id}.html", record_page(row, board)
+    for row in found.stale:
+        yield f"records/{row.entry.id}.html", record_page(row, None)
+
+
+def board_page(board: Board) -> str:
+    """Return the page of one board."""
+    shown = _distinct(board.ranked, COLOURS)
+    different = tables.varying([*board.reference, *board.ranked, *board.apart])
+    labels = [_label(row, different) for row in shown]
+    lines = [
+        Line(label, points)
+        for label, row in zip(labels, shown, strict=True)
+        if (points := _curve(row.record, row.record.seeds[0]))
+    ]
+    return _page(
+        "board.html.j2",
+        "../",
+        board=board,
+        different=different,
+        scale=_excess_scale([row.record for row in [*board.ranked, *board.reference]]),
+        chart=_chart(lines),
+        labels=[line.label for line in lines],
+    )
+
+
+def record_page(row: Row, board: Board | None) -> str:
+    """Return the page of one record; `board` is None for a stale one."""
+    record = row.record
+    lines = [Line(f"seed {seed}", points) for seed in record.seeds if (points := _curve(record, seed))]
+    return _page(
+        "record.html.j2",
+        "../",
+        row=row,
+        board=board,
+        verdict=verdict(row, board),
+        claimed=_claims_excess(record),
+        chart=_chart(lines),
+        labels=[line.label for line in lines],
+    )
+
+
+def verdict(row: Row, board: Board | None) -> list[str]:
+    """Say in plain words what a record shows, where it stands, and how it compares with plain sampling."""
+    record, found = row.record, tables.figures(row.record)
+    who = record.claim.attack + (f" behind {method_of(record)}" if record.claim.defences else "")
+    seeds = len(record.seeds)
+    under = f"{record.candidates:,} candidates" + (f" under each of {seeds} seeds" if seeds > 1 else "")
+    if not _claims_excess(record):
+        held_out = "" if found.held_out_ams is None else f" and {100 * found.held_out_ams:.2f} % on held-out images"
+        lines = [
+            f"{who} hits {100 * found.ams:.2f} % on training images{held_out}, in {under}. Without a fair control no "
+            f"excess is claimed."
+        ]
+    else:
+        low, high = 100 * record.excess.low, 100 * record.excess.high
+        groups = tables.count(found.unique_groups) + (" on average" if seeds > 1 else "")
+        if record.excess.low > 0:
+            said = f"finds {groups} different training images, excess {low:.2f} to {high:.2f} %"
+        elif record.excess.high < 0:
+            said = f"is nearer to held-out than to training images, which no leak explains ({low:.2f} to {high:.2f} %)"
+        else:
+            said = f"shows no excess over held-out images; at most {high:.2f} % could have gone unseen"
+        lines = [f"{who} {said}, in {under}."]
+    if row.best is not None and board is not None:
+        lines.append(_rank_sentence(row, len(board.ranked)))
+    if row.against_plain:
+        against = {WORDS[1]: "finds more than", WORDS[-1]: "finds fewer than", WORDS[0]: "is not told apart from"}
+        lines.append(f"With as many candidates it {against[row.against_plain]} plain sampling ({PLAIN}).")
+    return lines
+
+
+def _rank_sentence(row: Row, rows: int) -> str:
+    if rows == 1:
+        return "It is the only row of its board."
+    if row.best == row.worst:
+        return f"Its rank is {row.best} of {rows:,}."
+    return f"Its rank is {row.best} to {row.worst} of {rows:,}: the tests cannot tell it from its neighbours."
+
+
+# ---- Parts of a page --------------------------------------------------------------------------------
+
+
+def _page(template: str, root: str, **values: Any) -> str:
+    return _environment().get_template(template).render(root=root, **values)
+
+
+@lru_cache(maxsize=1)
+def _environment() -> "Environment":
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    made = Environment(
+        loader=FileSystemLoader(PAGES),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=StrictUndefined,
+    )
+    made.filters |= {
+        "at": lambda axis, value: f"{axis.share(value):.4f}",
+        "clean": tables.clean,
+        "json": lambda value: json.dumps(value, sort_keys=True, ensure_ascii=False),
+        "method": method_of,
+    }
+    made.globals |= {
+        "count": tables.count,
+        "excess_text": tables.excess_text,
+        "figures": tables.figures,
+        "hardware": tables.hardware,
+        "number": number,
+        "overall_title": tables.overall_title,
+        "percent": tables.percent,
+        "rank_range": tables.rank_range,
+        "rate": _rate,
+    }
+    return made
+
+
+def _rate(found: Rate | Difference | None) -> str:
+    if found is None:
+        return "-"
+    return f"{tables.percent(found.value)} [{tables.percent(found.low)}, {tables.percent(found.high)}]"
+
+
+def _claims_excess(record: Record) -> bool:
+    check = record.victim.control_check
+    return record.victim.control == "iid" and check is not None and not check.told_apart
+
+
+def _excess_scale(records: Sequence[Record]) -> Scale:
+    """Return one axis for all rows of a board, 0 included."""
+    ends = [end for record in records if record.excess for end in (record.excess.low, record.excess.high)]
+    return scale(min([0.0, *ends]), max([0.0, *ends]), 4)
+
+
+def _distinct(rows: Sequence[Row], wanted: int) -> list[Row]:
+    """Return the first row of each method, then the next rows in order, as many as a chart can show."""
+    first: dict[str, Row] = {}
+    for row in rows:
+        first.setdefault(method_of(row.record), row)
+    return list(first.values())[:wanted]
+
+
+def _label(row: Row, different: dict[str, str]) -> str:
+    settings = different.get(row.entry.id)
+    return method_of(row.record) + (f" ({settings})" if settings else "") + f", {row.record.submitter}"
+
+
+def _curve(record: Record, seed: int) -> list[ChartPoint]:
+    richness = record.headline(seed).richness
+    points = richness.groups if richness else []
+    return [ChartPoint(p.candidates, p.value, p.low, p.high, p.kind == "extrapolated") for p in points]
+
+
+def _chart(lines: Sequence[Line]) -> str:
+    if not lines:
+        return ""
+    ends = "; ".join(
+        f"{line.label}: {[p for p in line.points if not p.estimate][-1].y:.0f}" for line in lines if line.points
+    )
+    description = tables.clean(f"Duplicate groups found over the number of candidates, at the end: {ends}")
+    return line_chart(lines, "candidates", "groups found", description)
+
+
+def _listed(listing: Path) -> set[str]:
+    """Return the files of the earlier build; names that lead out of the folder are none of ours."""
+    try:
+        names = json.loads(listing.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return set()
+    safe = {str(name) for name in names if isinstance(names, list)}
+    return {name for name in safe if not Path(name).is_absolute() and ".." not in Path(name).parts}

@@ -1,0 +1,309 @@
+"""Boards as tables: Markdown and plain text, CSV, LaTeX with booktabs, and the tables of a README."""
+
+import json
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from ..benchmark.errors import BadInput
+from .ranking import Board, Leaderboard, Overall, Row, method_of
+from .record import Record
+
+Format = Literal["md", "txt", "tex", "csv"]
+FORMATS: tuple[Format, ...] = ("md", "txt", "csv", "tex")
+
+BEGIN, END = "<!-- leaderboard: begin -->", "<!-- leaderboard: end -->"
+
+README_ROWS = 10
+"""Rows of a board that a README shows."""
+
+EMPTY = "No record yet."
+
+
+class Figures(NamedTuple):
+    """A row's numbers over its seeds: rates over all candidates, the others per preparation (seed).
+
+    Rates lie in [0, 1]; None where the pair has no held-out images.
+    """
+
+    ams: float
+    held_out_ams: float | None
+    unique_groups: float
+    equivalents: float
+    hits_per_1000: float
+
+
+def figures(record: Record) -> Figures:
+    """Return what the tables show of a record besides its excess."""
+    bands = [record.headline(seed).bands[0] for seed in record.seeds]
+    total = record.candidates * len(bands)
+    held_out = [band.held_out.ams.count for band in bands if band.held_out is not None]
+    spent = sum(cost.denoiser_equivalents for cost in record.costs)
+    hits = sum(cost.hits + cost.synthetic_hits for cost in record.costs)
+    return Figures(
+        ams=sum(band.training.ams.count for band in bands) / total,
+        held_out_ams=sum(held_out) / total if len(held_out) == len(bands) else None,
+        unique_groups=sum(band.training.groups for band in bands) / len(bands),
+        equivalents=spent / len(bands),
+        hits_per_1000=1000 * hits / spent if spent else 0.0,
+    )
+
+
+def hardware(record: Record) -> str:
+    """Return the class of hardware: accelerator, or processor with its cores."""
+    made = record.made
+    return made.accelerator or f"{made.processor}, {made.cores} cores"
+
+
+def rank_range(row: Row) -> str:
+    """Return a rank range, "2" or "1-3", and a dash where the row is not ranked."""
+    if row.best is None:
+        return "-"
+    return f"{row.best}" if row.best == row.worst else f"{row.best}-{row.worst}"
+
+
+def percent(value: float | None) -> str:
+    """Return a rate in percent, a dash for None."""
+    return "-" if value is None else f"{100 * value:.2f}"
+
+
+def count(value: float) -> str:
+    """Return a mean count, with a decimal only where it has one."""
+    return f"{value:,.1f}".removesuffix(".0")
+
+
+def excess_text(record: Record) -> str:
+    """Return the excess with its interval in percent."""
+    found = record.excess
+    return "-" if found is None else f"{percent(found.value)} [{percent(found.low)}, {percent(found.high)}]"
+
+
+def made_again(row: Row) -> str:
+    """Return the badge's words, a dash where there is no badge."""
+    return row.entry.checked.words if row.entry.checked else "-"
+
+
+def clean(text: str) -> str:
+    """Return text of a record on one line, without characters that are invisible or turn the order of letters."""
+    shown = "".join(" " if unicodedata.category(letter) in ("Cc", "Cf", "Zl", "Zp") else letter for letter in text)
+    return " ".join(shown.split())
+
+
+def conditions(board: Board) -> str:
+    """Return in one line what all rows of a board share."""
+    record, victim = board.first, board.first.victim
+    against = f", against {clean(record.claim.attack)} with one set of settings" if board.kind == "defences" else ""
+    example = "; worked example, public data" if victim.worked_example else ""
+    return (
+        f"{board.kind}{against}; revision {victim.revision}, protocol {record.protocol.version}, control "
+        f"{victim.control}, {record.candidates:,} candidates, {record.measure}, band {record.band}{example}"
+    )
+
+
+def varying(rows: Sequence[Row]) -> dict[str, str]:
+    """Return by entry id the settings in which an attack's rows differ from each other, e.g. "clusters 32"."""
+    by_attack: dict[str, list[Row]] = {}
+    for row in rows:
+        by_attack.setdefault(row.record.claim.attack, []).append(row)
+    found = {}
+    for own in by_attack.values():
+        settings = [_settings(row.record) for row in own]
+        keys = sorted({key for each in settings for key in each if len({other.get(key) for other in settings}) > 1})
+        for row, each in zip(own, settings, strict=True):
+            found[row.entry.id] = clean(", ".join(f"{key} {each[key]}" for key in keys if key in each))
+    return found
+
+
+def _settings(record: Record) -> dict[str, str]:
+    owners = {"": record.claim.settings, **{f"{name}.": own for name, own in record.claim.defences.items()}}
+    return {f"{owner}{key}": json.dumps(value) for owner, own in owners.items() for key, value in own.items()}
+
+
+# ---- One table in four formats ----------------------------------------------------------------------
+
+
+def board_table(board: Board, form: Format, limit: int | None = None) -> str:
+    """Return a board's table, the first `limit` rows of it; rows apart stand in the CSV, and below the text."""
+    if form == "csv":
+        return _csv([_raw(row) for row in [*board.ranked, *board.reference, *board.apart]])
+    shown = [*board.reference, *board.ranked[:limit]]
+    parts = [_table(shown, board, form)] if shown else []
+    if board.apart and form != "tex":
+        parts.append("Not ranked:\n\n" + _table(board.apart, board, form, why=True))
+    return "\n\n".join(parts) + "\n"
+
+
+def overall_table(found: Overall, form: Format) -> str:
+    """Return the table over boards."""
+    word = found.kind.removesuffix("s")
+    rows = [
+        {
+            word: row.method if form == "csv" else _escape(form)(row.method),
+            "boards": row.boards,
+            "of these worked examples": row.worked_examples,
+            "in the top tie on": row.top,
+            **({"finds more than plain sampling on": row.beats_plain} if found.kind == "attacks" else {}),
+        }
+        for row in found.rows
+    ]
+    return _csv(rows) if form == "csv" else _tabulate(rows, form) + "\n"
+
+
+def _table(rows: Sequence[Row], board: Board, form: Format, *, why: bool = False) -> str:
+    different, text = varying([*board.ranked, *board.apart]), _escape(form)
+    table = []
+    for row in rows:
+        found, method = figures(row.record), method_of(row.record)
+        if settings := different.get(row.entry.id):
+            method = f"{method} ({settings})"
+        table.append(
+            {
+                "why" if why else "rank": row.why if why else rank_range(row),
+                board.kind.removesuffix("s"): "no defence" if row in board.reference else text(method),
+                "submitter": text(row.record.submitter),
+                "excess, %": excess_text(row.record),
+                "unique groups": count(found.unique_groups),
+                "AMS, %": percent(found.ams),
+                "held-out AMS, %": percent(found.held_out_ams),
+                "preparations": len(row.record.seeds),
+                "denoiser-equivalents": f"{found.equivalents:,.0f}",
+                "hits per 1,000 of them": f"{found.hits_per_1000:.2f}",
+                "hardware": text(hardware(row.record)),
+                "made again": made_again(row),
+            }
+        )
+    return _tabulate(table, form)
+
+
+def _tabulate(rows: Sequence[dict[str, Any]], form: Format) -> str:
+    from tabulate import tabulate
+
+    style = {"md": "github", "txt": "simple", "tex": "latex_booktabs"}[form]
+    words = ("rank", "why", "attack", "defence", "submitter", "hardware", "made again")
+    aligned = ["left" if key in words else "right" for key in rows[0]]
+    return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True, colalign=aligned)
+
+
+def _escape(form: Format) -> Callable[[str], str]:
+    """Return what makes a record's text safe in a table; LaTeX is escaped by tabulate itself."""
+    return markdown if form == "md" else clean
+
+
+def markdown(text: str) -> str:
+    """Return text that Markdown shows as it is: no HTML, no emphasis, no link."""
+    plain = clean(text).replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"([\\`*_{}\[\]#|~!@>$^\"']|:(?=//)|(?<=www)\.)", r"\\\1", plain)
+
+
+def _csv(rows: Sequence[dict[str, Any]]) -> str:
+    import pandas as pd
+
+    cells = [{key: _cell(value) for key, value in row.items()} for row in rows]
+    return pd.DataFrame(cells).to_csv(index=False, lineterminator="\n")
+
+
+def _cell(value: Any) -> Any:
+    """Return text that no spreadsheet takes for a formula."""
+    if not isinstance(value, str):
+        return value
+    return f"'{clean(value)}" if value.startswith(("=", "+", "-", "@", "\t", "\r")) else clean(value)
+
+
+def _raw(row: Row) -> dict[str, Any]:
+    record, found, checked = row.record, figures(row.record), row.entry.checked
+    return {
+        "rank_best": row.best,
+        "rank_worst": row.worst,
+        "not_ranked_because": row.why,
+        "attack": record.claim.attack,
+        "access": record.claim.access,
+        "settings": json.dumps(record.claim.settings, sort_keys=True),
+        "defences": json.dumps(record.claim.defences, sort_keys=True),
+        "submitter": record.submitter,
+        "submitted": record.submitted.isoformat(),
+        "excess": record.excess.value if record.excess else None,
+        "excess_low": record.excess.low if record.excess else None,
+        "excess_high": record.excess.high if record.excess else None,
+        "unique_groups": found.unique_groups,
+        "ams": found.ams,
+        "held_out_ams": found.held_out_ams,
+        "candidates": record.candidates,
+        "seeds": " ".join(map(str, record.seeds)),
+        "denoiser_equivalents": found.equivalents,
+        "hits_per_1000_equivalents": found.hits_per_1000,
+        "hardware": hardware(record),
+        "made_again": checked.checked if checked else None,
+        "made_again_agreed": checked.agreed if checked else None,
+        "against_plain_sampling": row.against_plain,
+        "record": row.entry.id,
+    }
+
+
+# ---- README -----------------------------------------------------------------------------------------
+
+
+def readme_tables(board_list: Leaderboard) -> str:
+    """Return the Markdown that stands between the markers of a README."""
+    parts = []
+    for board in board_list.boards:
+        parts.append(f"**{board.first.victim.name}**: {markdown(conditions(board))}")
+        parts.append(board_table(board, "md", README_ROWS).rstrip())
+        if len(board.ranked) > README_ROWS:
+            parts.append(f"and {len(board.ranked) - README_ROWS:,} rows more.")
+    for found in board_list.overall:
+        parts.append(f"**Over boards**: {markdown(overall_title(found))}")
+        parts.append(overall_table(found, "md").rstrip())
+    if not parts:
+        return EMPTY
+    return "\n\n".join([*parts, HOW_TO_READ])
+
+
+HOW_TO_READ = (
+    "Rank ranges hold every rank that the tests allow: rows whose ranges overlap are tied (paired tests of all rows "
+    "against all, Holm-corrected, 5 %). Excess, the rate on training images less that on held-out ones, carries its "
+    "95 % interval; unique groups and denoiser-equivalents are per preparation."
+)
+
+
+def overall_title(found: Overall) -> str:
+    """Return what an overall table is about, in one line."""
+    return f"{found.kind}, protocol {found.protocol}, {found.candidates:,} candidates"
+
+
+OVERALL_WORDS = (
+    "A board counts where at least two methods stand on it. In the top tie: a row of the method has a rank range that "
+    "starts at 1. Boards of another protocol or number of candidates have a table of their own."
+)
+
+
+def with_tables(text: str, tables: str, name: str) -> str:
+    """Return a README's text with these tables between its markers.
+
+    Raises:
+        BadInput: the markers are missing, stand twice or in the wrong order.
+    """
+    begin, end = text.find(BEGIN), text.find(END)
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or begin > end:
+        raise BadInput(f"{name} needs the line {BEGIN} once and below it {END}; the tables stand between them")
+    return text[: begin + len(BEGIN)] + f"\n{tables}\n" + text[end:]
+
+
+def update_readme(file: Path, tables: str, *, check: bool) -> bool:
+    """Put the tables into a README and return whether that changed it.
+
+    Raises:
+        BadInput: the file cannot be read, has no markers, or, with `check`, is out of date; then it is not written.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{file} cannot be read: {error}") from None
+    wanted = with_tables(text, tables, file.name)
+    if wanted == text:
+        return False
+    if check:
+        raise BadInput(f"{file} is out of date: run `sidebench leaderboard build --readme {file}`")
+    file.write_text(wanted, encoding="utf-8")
+    return True

@@ -1,0 +1,109 @@
+"""Records for boards: variations of a real one, with hits drawn at a given rate."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sidebench.benchmark.comparison import AttackHits, excess_of
+from sidebench.benchmark.results import Difference
+from sidebench.benchmark.statistics import wilson
+from sidebench.leaderboards.ranking import Entry
+from sidebench.leaderboards.record import Hits, Record, pack
+
+
+def vary(
+    base: Record,
+    rate: float,
+    draw: int,
+    *,
+    candidates: int | None = None,
+    seeds: Sequence[int] = (0,),
+    held_out: float = 0.005,
+    **changes: Any,
+) -> Record:
+    """Return the record with hits drawn at a rate, and what follows from them: excess, first band, cost.
+
+    `changes` go to the record or, by name, to its claim, victim, protocol or hardware.
+    """
+    rng = np.random.default_rng(draw)
+    n = candidates or base.candidates
+    hits, found = [], []
+    for seed in seeds:
+        sides = [rng.random(n) < each for each in (rate, held_out)]
+        groups = (base.victim.training_groups, base.victim.held_out_groups)
+        credits = [
+            np.bincount(rng.integers(0, size, side.sum()), minlength=size)
+            for side, size in zip(sides, groups, strict=True)
+        ]
+        named = [{f"{place:016x}": int(count) for place, count in enumerate(credit) if count} for credit in credits]
+        hits.append(
+            Hits(
+                seed=seed,
+                training=pack(sides[0]),
+                control=pack(sides[1]),
+                training_groups=named[0],
+                control_groups=named[1],
+            )
+        )
+        found.append(AttackHits(sides[0], sides[1], credits[0], credits[1]))
+    pooled = AttackHits(
+        *(np.concatenate([each[part] for each in found]) for part in (0, 1)),
+        *(np.sum([each[part] for each in found], axis=0) for part in (2, 3)),
+    )
+    excess = excess_of(pooled)
+    made = base.model_copy(
+        update={
+            "candidates": n,
+            "seeds": list(seeds),
+            "hits": hits,
+            "excess": Difference(value=excess.value, low=excess.interval.low, high=excess.interval.high),
+            "results": [_result(base, seed, each) for seed, each in zip(seeds, found, strict=True)],
+            "costs": [
+                base.costs[0].model_copy(update={"seed": seed, "hits": int(each.training_hits.sum())})
+                for seed, each in zip(seeds, found, strict=True)
+            ],
+        }
+    )
+    return changed(made, **changes)
+
+
+def changed(record: Record, **changes: Any) -> Record:
+    """Return the record with other fields, also of its claim, victim, protocol or hardware."""
+    update: dict[str, Any] = {}
+    for name, value in changes.items():
+        owner = next(
+            (part for part in ("claim", "victim", "protocol", "made") if hasattr(getattr(record, part), name)), None
+        )
+        if owner is None:
+            update[name] = value
+        else:
+            update[owner] = update.get(owner, getattr(record, owner)).model_copy(update={name: value})
+    return record.model_copy(update=update)
+
+
+def entry(record: Record, checked: Any = None) -> Entry:
+    """Return a record as if it had been read from its file."""
+    import hashlib
+
+    digest = hashlib.sha256(record.text().encode()).hexdigest()
+    return Entry(record, record.file(Path()).as_posix(), digest, checked)
+
+
+def _result(base: Record, seed: int, hits: AttackHits) -> Any:
+    result = base.headline(base.seeds[0])
+    n, first = len(hits.training_hits), result.bands[0]
+    sides = {}
+    for name, bits, credits in (
+        ("training", hits.training_hits, hits.training_credits),
+        ("held_out", hits.control_hits, hits.control_credits),
+    ):
+        count = int(bits.sum())
+        interval = wilson(count, n)
+        rate = first.training.ams.model_copy(
+            update={"count": count, "value": count / n, "low": interval.low, "high": interval.high}
+        )
+        sides[name] = first.training.model_copy(update={"ams": rate, "groups": int((credits > 0).sum())})
+    bands = [first.model_copy(update=sides), *result.bands[1:]]
+    return result.model_copy(update={"seed": seed, "candidates": n, "bands": bands})
