@@ -11,7 +11,7 @@ import torch
 
 from .contracts import Measure, Neighbours, Side
 from .errors import BadInput, MeasureFailed
-from .measures.search import TopK, top_k, within
+from .measures.search import top_k, top_k_and_chosen, within
 from .references import ImageSet, References
 from .scores import SIDES, Pairs, ShardScores, blaming, no_neighbours, radius_of
 
@@ -73,7 +73,7 @@ class Scorer:
         else:
             chosen = torch.zeros(len(references), dtype=torch.bool, device=self.device)
             chosen[torch.from_numpy(first).to(self.device)] = True
-            nearest, representatives = _with_representatives(queries, references, chosen, self.k)
+            nearest, representatives = top_k_and_chosen(queries, references, chosen, self.k)
         return Neighbours(
             nearest.ids.int().cpu().numpy(), nearest.distances.cpu().numpy(), representatives.cpu().numpy()
         )
@@ -112,28 +112,6 @@ class Scorer:
             distances = np.concatenate([distances, more.distances.cpu().numpy()])
         order = np.lexsort((ids, rows))
         return Pairs(rows[order].astype(np.int32), ids[order].astype(np.int32), distances[order])
-
-
-def _with_representatives(
-    queries: torch.Tensor, references: torch.Tensor, chosen: torch.Tensor, k: int
-) -> tuple[TopK, torch.Tensor]:
-    """Return the k nearest references, and the distances to the k nearest of the `chosen` ones, from one search.
-
-    Twice as many neighbours as are wanted hold enough chosen ones nearly always; rows where they do not are
-    searched again with twice as many. A search among the chosen references alone would need a copy of them.
-    """
-    wanted, width = min(k, int(chosen.sum())), min(2 * k, len(references))
-    found = top_k(queries, references, width)
-    distances = queries.new_empty((len(queries), wanted))
-    rows, wide = torch.arange(len(queries), device=queries.device), found
-    while len(rows):
-        mine = chosen[wide.ids]
-        enough = mine.sum(1) >= wanted
-        order = (~mine[enough]).to(torch.int8).argsort(dim=1, stable=True)[:, :wanted]
-        distances[rows[enough]] = wide.distances[enough].gather(1, order)
-        rows, width = rows[~enough], min(2 * width, len(references))
-        wide = top_k(queries[rows], references, width)
-    return TopK(found.ids[:, :k], found.distances[:, :k]), distances
 
 
 def _described(measure: Measure, images: torch.Tensor) -> torch.Tensor:

@@ -12,11 +12,10 @@ import torch
 from sidebench.benchmark import registry
 from sidebench.benchmark.contracts import Measure, Side
 from sidebench.benchmark.errors import CorruptRun
-from sidebench.benchmark.measures.search import top_k
 from sidebench.benchmark.rates import UnitScores
 from sidebench.benchmark.references import ImageSet, References
 from sidebench.benchmark.scores import SIDES, ShardScores, read_all_scores, read_scores, write_scores
-from sidebench.benchmark.scoring import Scorer, _with_representatives
+from sidebench.benchmark.scoring import Scorer
 from sidebench.benchmark.store import RunFolder
 
 SHAPE = (1, 4, 4)
@@ -308,16 +307,6 @@ def test_numbers_in_place_of_neighbours_are_refused(copied: RunFolder, column: s
     with pytest.raises(CorruptRun) as raised:
         read_scores(copied, UNIT, SPACE, 0)
     assert file.name in str(raised.value)
-
-
-@pytest.mark.parametrize("share", [0.02, 0.3, 0.9])
-def test_representatives_come_out_of_the_search_for_all(share: float) -> None:
-    draw = torch.Generator().manual_seed(3)
-    queries, references = torch.randn(20, 6, generator=draw), torch.randn(400, 6, generator=draw)
-    chosen = torch.rand(400, generator=draw) < share
-    nearest, representatives = _with_representatives(queries, references, chosen, 7)
-    assert torch.equal(nearest.ids, top_k(queries, references, 7).ids)
-    assert torch.equal(representatives, top_k(queries, references[chosen], 7).distances)
 
 
 def test_a_unit_keeps_no_list_of_neighbours() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sidebench.benchmark.measures import search
-from sidebench.benchmark.measures.search import top_k, within
+from sidebench.benchmark.measures.search import top_k, top_k_and_chosen, within
 
 
 def normal(seed: int, *shape: int) -> Tensor:
@@ -200,3 +200,13 @@ def test_infinite_radius_takes_all() -> None:
     assert list(zip(found.rows.tolist(), found.ids.tolist(), strict=True)) == [
         (i, j) for i in range(3) for j in range(5)
     ]
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.9])
+def test_chosen_references_come_out_of_the_search_for_all(share: float) -> None:
+    draw = torch.Generator().manual_seed(3)
+    queries, references = torch.randn(20, 6, generator=draw), torch.randn(400, 6, generator=draw)
+    chosen = torch.rand(400, generator=draw) < share
+    nearest, representatives = top_k_and_chosen(queries, references, chosen, 7)
+    assert torch.equal(nearest.ids, top_k(queries, references, 7).ids)
+    assert torch.equal(representatives, top_k(queries, references[chosen], 7).distances)

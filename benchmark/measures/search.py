@@ -48,6 +48,27 @@ def top_k(queries: Tensor, references: Tensor, k: int, reference_block: int = RE
     return TopK(torch.cat([r.ids for r in results]), torch.cat([r.distances for r in results]))
 
 
+def top_k_and_chosen(queries: Tensor, references: Tensor, chosen: Tensor, k: int) -> tuple[TopK, Tensor]:
+    """Return the k nearest references, and the distances to the k nearest of the `chosen` ones, from one search.
+
+    Twice as many neighbours as are wanted hold enough chosen ones nearly always; rows where they do not are
+    searched again with twice as many. A search among the chosen references alone would need a copy of them.
+    """
+    wanted, width = min(k, int(chosen.sum())), min(2 * k, len(references))
+    found = top_k(queries, references, width)
+    distances = queries.new_empty((len(queries), wanted))
+    rows, wide = torch.arange(len(queries), device=queries.device), found
+    while True:
+        mine = chosen[wide.ids]
+        enough = mine.sum(1) >= wanted
+        order = (~mine[enough]).to(torch.int8).argsort(dim=1, stable=True)[:, :wanted]
+        distances[rows[enough]] = wide.distances[enough].gather(1, order)
+        rows, width = rows[~enough], min(2 * width, len(references))
+        if not len(rows):
+            return TopK(found.ids[:, :k], found.distances[:, :k]), distances
+        wide = top_k(queries[rows], references, width)
+
+
 def _top_k_block(queries: Tensor, references: Tensor, norms: Tensor, k: int, reference_block: int) -> TopK:
     take = min(k + SLACK, len(references))
     ids, edge = _select(queries, references, take, reference_block, norms)
