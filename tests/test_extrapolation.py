@@ -286,3 +286,18 @@ def test_smoothing_is_a_binomial_tail() -> None:
     steps = math.ceil(math.log(counts.sum() * 9 / 2, 3) / 2)
     tail = sum(-((-3.0) ** i) * binom.sf(i - 1, steps, 0.4) for i in counts.tolist())
     assert good_toulmin(counts, 500, 10**6, 3.0).value == pytest.approx(len(counts) + tail)
+
+
+def test_species_that_are_found_together_are_covered() -> None:
+    rng = np.random.default_rng(9)
+    rates, size, n, draws = np.full(60, 1e-3), 3, 1000, 400
+    held = np.zeros((2, 2))
+    for found in rng.multinomial(n, [*rates, 1 - rates.sum()], size=draws)[:, :-1]:
+        frequencies = np.repeat(found, size)
+        for column, at_once in enumerate((3.0, 1.0)):
+            below = rarefaction(frequencies, n, 180, 500, at_once=at_once).interval
+            beyond = good_toulmin(frequencies, n, 180, 0.5, at_once=at_once).interval
+            for row, (m, interval) in enumerate(((500, below), (1500, beyond))):
+                held[row, column] += interval.low <= size * (1 - (1 - rates) ** m).sum() <= interval.high
+    assert (held[:, 0] / draws >= 0.92).all()
+    assert (held[:, 1] / draws < 0.86).all()
