@@ -43,7 +43,7 @@ _LONGEST = 26
 def overview(results: Sequence[Result]) -> "Figure":
     """Draw each unit's hit rate in the closest band, and that of its control, with intervals; a row per unit."""
     results = [result for result in results if result.bands]
-    figure, axes = canvas(height=1.25 + 0.42 * len(results), left=1.62, top=0.42)
+    figure, axes = canvas(height=1.25 + 0.42 * len(results), left=1.74, top=0.42)
     for row, result in enumerate(results):
         found = {side: rates for side in SIDES if (rates := getattr(result.bands[0], side)) is not None}
         for place, (side, rates) in enumerate(found.items()):

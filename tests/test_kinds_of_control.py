@@ -12,11 +12,13 @@ import pytest
 import yaml
 
 from sidebench.benchmark import labelling, quality, references, runner
+from sidebench.benchmark.contents import read_contents
 from sidebench.benchmark.contracts import Band, Neighbours, Side
 from sidebench.benchmark.errors import BadInput, BadPair, CorruptRun
 from sidebench.benchmark.pairs import FOLDER, Pair, load_pair
 from sidebench.benchmark.protocol import SamplerSettings, default_measures
 from sidebench.benchmark.rates import UnitScores, attack_hits, in_both, measure_result
+from sidebench.benchmark.reading import headline
 from sidebench.benchmark.registry import make_measure
 from sidebench.benchmark.report import write_report
 from sidebench.benchmark.rescoring import rescore
@@ -135,6 +137,9 @@ def test_without_control_every_artefact_is_made(uncontrolled: Any, tmp_path: Pat
     assert copying["units"]["side.s0"]["auth_pct"] >= 0 and copying["units"]["side.s0"]["c_t"] is None
     page = (folder.path / "report.html").read_text(encoding="utf-8")
     assert "raw rates, no control" in page and "Frechet distance to pool" in page
+    contents = read_contents(folder)
+    assert headline(contents.metrics).tone == "open"
+    assert all(unit.curves.excess is None and list(unit.curves.ams) == ["training"] for unit in contents.units)
     copy = tmp_path / folder.path.name
     shutil.copytree(folder.path, copy)
     assert labelling.make_sheet(RunFolder(copy), references.load_references(Pair(**content())), "nl2:n50:a0.5", 5)
@@ -203,6 +208,13 @@ def test_the_reference_runs_cost_is_charged_to_no_attack(referenced: Any, uncont
 def test_reports_and_other_bands_read_both_runs(referenced: Any) -> None:
     page = (referenced.folder.path / "report.html").read_text(encoding="utf-8")
     assert "reference model AMS" in page and "Cost of the reference model" in page
+    contents = read_contents(referenced.folder)
+    assert "than a reference model does" in headline(contents.metrics).lead
+    for unit in contents.units:
+        band = unit.result.bands[0]
+        place = unit.curves.thresholds.index(band.high)
+        assert unit.curves.ams["reference"][place][0] == band.reference.ams.value
+        assert unit.curves.excess[place] == pytest.approx(list(band.excess.model_dump().values()))
     again = rescore(referenced.folder, make_measure("nl2:n50:a0.5").bands)
     assert again == [result for result in referenced.metrics.results if result.bands]
     assert {row["reference_ams_count"] for row in rows(referenced.metrics)} != {None}
