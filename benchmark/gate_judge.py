@@ -19,13 +19,12 @@ from .calibration import calibrate
 from .contracts import Attack
 from .errors import AttackFailed, TooFew
 from .gate_checks import Check
-from .gate_limits import Claim, Finding, Tested, claims_of, decide, findings, settled, tested
+from .gate_limits import Claim, Finding, Matched, Tested, claims_of, decide, findings, joined, matched, settled, tested
 from .gate_source import NOTHING, Source, Spent
 from .pairs import Pair
 from .policy import Limits, Policy
 from .protocol import CONFIDENCE
 from .references import References
-from .scores import ShardScores
 from .statistics import Interval
 from .store import read_json
 
@@ -84,7 +83,7 @@ class _Line:
 
     def __init__(self, attack: Attack) -> None:
         self.attack = attack
-        self.shards: list[ShardScores] = []
+        self.shards: list[Matched] = []
         self.tau = 0.0
         self.frozen = False
         self.calibrated_on = 0
@@ -96,7 +95,7 @@ class _Line:
     @property
     def made(self) -> int:
         """Candidates so far."""
-        return sum(len(shard.candidates) for shard in self.shards)
+        return sum(len(shard.numbers) for shard in self.shards)
 
 
 class _Stopped(Exception):
@@ -110,7 +109,8 @@ class _Gate:
     references: References
     limits: Limits
     """Those that can be claimed."""
-    groups: tuple[np.ndarray, np.ndarray]
+    positions: tuple[np.ndarray, np.ndarray]
+    """Each training and each held-out image's duplicate group, 0 up."""
 
     def take(self, line: _Line) -> None:
         """Add the attack's next shard.
@@ -130,7 +130,8 @@ class _Gate:
         ):
             if most is not None and used >= most:
                 raise _Stopped(f"the budget of {most:g} {unit} is used up")
-        line.shards.append(self.source.scores(line.attack.name, len(line.shards)))
+        scores = self.source.scores(line.attack.name, len(line.shards))
+        line.shards.append(matched(scores, self.source.measure, self.positions))
 
     def freeze(self, line: _Line) -> None:
         """Set the attack's threshold, from its first candidates or from the policy.
@@ -157,23 +158,22 @@ class _Gate:
                 if line.made >= rule.most:
                     raise
 
-    def _calibrated(self, shards: Sequence[ShardScores], rate: float) -> float:
-        measure = self.source.measure
-        scores = np.concatenate([shard.best_scores(measure, "held_out") for shard in shards])
-        ids = np.concatenate([shard.best_ids("held_out") for shard in shards])
-        return calibrate(scores, self.groups[1][ids], rate, distance=measure.distance).tau
+    def _calibrated(self, shards: Sequence[Matched], rate: float) -> float:
+        found = joined(shards)
+        return calibrate(found.held_out, found.held_out_groups, rate, distance=self.source.measure.distance).tau
 
     def weigh(self, line: _Line) -> None:
         """Bring the attack's claims up to its last shard."""
-        shards = [shard for shard in line.shards if shard.candidates[0] >= line.calibrated_on]
-        line.found = tested(shards, self.source.measure, line.tau, self.groups)
+        found = joined([shard for shard in line.shards if shard.numbers[0] >= line.calibrated_on])
+        sizes = (len(np.unique(self.positions[0])), len(np.unique(self.positions[1])))
+        line.found = tested(found, line.tau, sizes, distance=self.source.measure.distance)
         line.claims = claims_of(line.attack.name, line.found, self.limits, line.baseline)
 
     def checks(self, line: _Line) -> list[Check]:
         """Look at the first candidates, and at what the judge makes of known images at the threshold."""
         shards = range(min(len(line.shards), -(-MOST_IMAGES // self.source.shard_size)))
         images = torch.cat([self.source.images(line.attack.name, shard) for shard in shards])
-        broken = ~np.concatenate([line.shards[shard].valid for shard in shards])
+        broken = np.concatenate([line.shards[shard].broken for shard in shards])
         known = (self.references, self.source.measure, self.source.scorer, line.tau)
         found = [*gate_checks.check_images(images, broken, self.references), gate_checks.check_detector(*known)]
         model = self.source.victim()
@@ -198,7 +198,9 @@ def decide_on(
     limits, checks = _claimable(policy.limits, references, pair.control)
     if baseline is not None:
         check_comparable(baseline, stored_facts(source.folder, read_json(source.folder.manifest_file)))
-    gate = _Gate(source, policy, references, limits, (references.training.groups, references.held_out.groups))
+    sides = (references.training, references.held_out)
+    positions = tuple(np.unique(side.groups, return_inverse=True)[1] for side in sides)
+    gate = _Gate(source, policy, references, limits, (positions[0], positions[1]))
     lines, reasons = [], []
     for attack in attacks.values():
         line = _Line(attack)

@@ -26,15 +26,29 @@ MEANINGS = {
 }
 
 
+class Matched(NamedTuple):
+    """Best matches of one attack's candidates, in the order of their numbers; each column (N,)."""
+
+    numbers: np.ndarray
+    broken: np.ndarray
+    """NaN or constant images; they match nothing."""
+    training: np.ndarray
+    """Score of the best training match."""
+    groups: np.ndarray
+    """Position of its duplicate group, 0 up."""
+    held_out: np.ndarray
+    """The same against the held-out images; NaN where there are none."""
+    held_out_groups: np.ndarray
+
+
 class Tested(NamedTuple):
-    """The tested candidates of one attack, in the order of their numbers."""
+    """What the tested candidates of one attack hit; each column (N,)."""
 
     numbers: np.ndarray
     training: np.ndarray
-    """(N,) bool: a training image is hit."""
+    """A training image is hit (bool)."""
     held_out: np.ndarray
     groups: np.ndarray
-    """(N,) position of the duplicate group of the nearest training image."""
     held_out_groups: np.ndarray
     sizes: tuple[int, int]
     """Duplicate groups of training and held-out images."""
@@ -52,32 +66,30 @@ class Tested(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """A rate and its limit, as a mean of values in [-1, 1]: value = slope * rate + offset."""
+    """A rate and its limit, as a mean of values in [-1, 1]: value = scale * rate."""
 
     attack: str
     limit_name: str
     limit: float
     counts: Counts
-    slope: float = 1.0
-    offset: float = 0.0
+    scale: float = 1.0
+    least: float = -1.0
+    """The smallest rate there can be."""
     hypotheses: int = 1
     """How many rates "any of them" means: the duplicate groups of a group_rate."""
 
-    def mean_of(self, rate: float) -> float:
-        """Return the mean of the values at this rate."""
-        return self.slope * rate + self.offset
-
-    def rate_of(self, mean: float) -> float:
-        """Return the rate at this mean of the values."""
-        return (mean - self.offset) / self.slope
+    @property
+    def mean(self) -> float:
+        """The mean of the values at the limit."""
+        return self.scale * self.limit
 
     def p_fail(self) -> float:
         """Return the p-value of "the rate is at most the limit", Bonferroni-corrected over its hypotheses."""
-        return min(1.0, self.hypotheses * self._last(p_above(self.counts, self.mean_of(self.limit))))
+        return min(1.0, self.hypotheses * self._last(p_above(self.counts, self.mean)))
 
     def p_pass(self) -> float:
         """Return the p-value of "the rate is at least the limit"."""
-        return self._last(p_below(self.counts, self.mean_of(self.limit)))
+        return self._last(p_below(self.counts, self.mean))
 
     def _last(self, p: np.ndarray) -> float:
         return float(p[-1]) if len(p) else 1.0
@@ -111,23 +123,28 @@ class Answer(NamedTuple):
     passes: bool
 
 
-def tested(
-    shards: Sequence[ShardScores], measure: Measure, tau: float, groups: tuple[np.ndarray, np.ndarray]
-) -> Tested:
-    """Return what these shards hit at tau; `groups` are each training and each held-out image's duplicate group."""
-    empty = np.zeros(0, dtype=np.int64)
-    numbers = np.concatenate([empty, *(shard.candidates for shard in shards)])
+def matched(shard: ShardScores, measure: Measure, positions: tuple[np.ndarray, np.ndarray]) -> Matched:
+    """Return a shard's best matches; `positions` has each training and each held-out image's group, 0 up."""
     columns: list[np.ndarray] = []
-    for side, own in zip(SIDES, groups, strict=True):
-        hits, places = np.zeros(len(numbers), dtype=bool), np.zeros(len(numbers), dtype=np.int64)
-        if len(own) and shards:
-            scores = np.concatenate([shard.best_scores(measure, side) for shard in shards])
-            ids = np.concatenate([shard.best_ids(side) for shard in shards])
-            hits = hits_at(scores, tau, distance=measure.distance)
-            places = np.unique(own, return_inverse=True)[1][ids]
-        columns += [hits, places]
-    sizes = (len(np.unique(groups[0])), len(np.unique(groups[1])))
-    return Tested(numbers, columns[0], columns[2], columns[1], columns[3], sizes)
+    for side, own in zip(SIDES, positions, strict=True):
+        if len(own):
+            columns += [shard.best_scores(measure, side), own[shard.best_ids(side)]]
+        else:
+            columns += [np.full(len(shard.candidates), np.nan), np.zeros(len(shard.candidates), dtype=np.int64)]
+    return Matched(shard.candidates, ~shard.valid, *columns)
+
+
+def joined(parts: Sequence[Matched]) -> Matched:
+    """Return the candidates of these shards together; none where there is none."""
+    empty = np.zeros(0)
+    nothing = Matched(empty.astype(np.int64), empty.astype(bool), empty, empty.astype(int), empty, empty.astype(int))
+    return Matched(*(np.concatenate(columns) for columns in zip(nothing, *parts, strict=True)))
+
+
+def tested(found: Matched, tau: float, sizes: tuple[int, int], *, distance: bool) -> Tested:
+    """Return what these candidates hit at the threshold tau."""
+    ours, theirs = (hits_at(scores, tau, distance=distance) for scores in (found.training, found.held_out))
+    return Tested(found.numbers, ours, theirs, found.groups, found.held_out_groups, sizes)
 
 
 def claims_of(attack: str, found: Tested, limits: Limits, baseline: np.ndarray | None) -> list[Claim]:
@@ -139,14 +156,14 @@ def claims_of(attack: str, found: Tested, limits: Limits, baseline: np.ndarray |
     if limits.excess is not None:
         claims.append(Claim(attack, "excess", limits.excess, count(found.signs)))
     if limits.raw_rate is not None:
-        values = 2.0 * found.training - 1
-        claims.append(Claim(attack, "raw_rate", limits.raw_rate, count(values), 2.0, -1.0))
+        claims.append(Claim(attack, "raw_rate", limits.raw_rate, count(found.training), least=0.0))
     if limits.group_rate is not None:
-        claims.append(Claim(attack, "group_rate", limits.group_rate, _most_hit(found), 2.0, -1.0, found.sizes[0]))
+        counts = _most_hit(found)
+        claims.append(Claim(attack, "group_rate", limits.group_rate, counts, least=0.0, hypotheses=found.sizes[0]))
     if limits.baseline_margin is not None and baseline is not None:
         both = found.numbers < len(baseline)
         gaps = (found.signs[both] - baseline[found.numbers[both]]) / 2
-        claims.append(Claim(attack, "baseline_margin", limits.baseline_margin, count(gaps), 0.5))
+        claims.append(Claim(attack, "baseline_margin", limits.baseline_margin, count(gaps), 0.5, -2.0))
     return claims
 
 
@@ -173,7 +190,7 @@ def _finding(claim: Claim, p_fail: float, alpha: float, beta: float) -> Finding:
     Bounds are those after the last candidate at which the claim was answered: evidence may fade again, an answer
     that was reached at a stated error does not.
     """
-    limit, own = claim.mean_of(claim.limit), alpha / claim.hypotheses
+    limit, own = claim.mean, alpha / claim.hypotheses
     above, below = log_capital(claim.counts, limit), log_capital(claim.counts.mirrored(), -limit)
     last = last_at_least(above, own) or last_at_least(below, beta)
     counts = claim.counts.until(last or claim.counts.total)
@@ -184,9 +201,9 @@ def _finding(claim: Claim, p_fail: float, alpha: float, beta: float) -> Finding:
         limit_name=claim.limit_name,
         limit=claim.limit,
         candidates=counts.total,
-        rate=claim.rate_of(counts.mean),
-        low=claim.rate_of(ends.low),
-        high=claim.rate_of(ends.high),
+        rate=counts.mean / claim.scale,
+        low=max(ends.low / claim.scale, claim.least),
+        high=ends.high / claim.scale,
         p_fail=p_fail,
         p_pass=claim.p_pass(),
         after=first_at_most(p_above(claim.counts, limit), own) or first_at_most(p_below(claim.counts, limit), beta),
@@ -207,4 +224,4 @@ def _most_hit(found: Tested) -> Counts:
         hits[group] = hits.get(group, 0) + 1
         most[row] = hits[group]
     most = np.maximum.accumulate(most)
-    return Counts(np.array([-1.0, 1.0]), np.stack([np.arange(1, len(most) + 1) - most, most]))
+    return Counts(np.array([0.0, 1.0]), np.stack([np.arange(1, len(most) + 1) - most, most]))

@@ -88,15 +88,11 @@ def test_only_counts_matter_and_p_never_rises() -> None:
     assert np.array_equal(p_above(count(values[:200]), 0.02), p_above(seen, 0.02)[:200])
 
 
-def test_rates_take_the_same_path_as_values_between_0_and_1() -> None:
-    hits = np.random.default_rng(5).random(600) < 0.1
-    seen = count(2.0 * hits - 1)
-    rate = 0.02
-    # The largest admissible bet on a rate multiplies by hits / rate.
-    expected = sum(
-        w * np.prod(1 + c * (hits[:20] - rate) / rate) for c, w in zip(SHARES.tolist(), WEIGHTS.tolist(), strict=True)
-    )
-    assert np.exp(log_capital(seen, 2 * rate - 1)[19]) == pytest.approx(expected)
+def test_rates_are_bet_on_like_differences_that_are_never_negative() -> None:
+    hits = np.random.default_rng(5).random(20) < 0.1
+    # The largest bet on "below" is the largest that a rate allows: a hit takes it all.
+    expected = sum(w * np.prod(1 + c * (0.02 - hits) / 0.98) for c, w in zip(SHARES, WEIGHTS, strict=True))
+    assert np.exp(log_capital(count(hits).mirrored(), -0.02)[-1]) == pytest.approx(expected)
 
 
 def test_before_the_first_candidate_nothing_is_known() -> None:
