@@ -39,13 +39,13 @@ def build(records: Path | None, out: Path | None, readme: Path | None, *, check:
         lines.append(f"{readme}: {'tables written' if changed else 'up to date'}")
     if out is not None or readme is None:
         target = out or DEFAULT_OUT
-        lines.append(f"{write_site(found, target)} files in {target}; open {target / 'index.html'}")
+        lines.append(f"files in {target}: {write_site(found, target):,}; open {target / 'index.html'}")
     return Built("\n".join(lines), [f"left out: {error}" for _, error in found.unusable])
 
 
 def _summary(found: Leaderboard) -> str:
     ranked, apart = (sum(len(getattr(board, part)) for board in found.boards) for part in ("ranked", "apart"))
     return (
-        f"{len(found.boards)} boards, {ranked:,} rows ranked, {apart:,} listed apart, {len(found.stale):,} stale, "
-        f"{len(found.unusable):,} files left out"
+        f"boards: {len(found.boards)}, rows ranked: {ranked:,}, listed apart: {apart:,}, stale: {len(found.stale):,}, "
+        f"left out: {len(found.unusable):,}"
     )

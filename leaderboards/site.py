@@ -170,6 +170,7 @@ def _environment() -> "Environment":
     made = Environment(
         loader=FileSystemLoader(PAGES),
         autoescape=True,
+        auto_reload=False,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,

@@ -110,7 +110,11 @@ def varying(rows: Sequence[Row]) -> dict[str, str]:
     found = {}
     for own in by_attack.values():
         settings = [_settings(row.record) for row in own]
-        keys = sorted({key for each in settings for key in each if len({other.get(key) for other in settings}) > 1})
+        values: dict[str, set[str | None]] = {key: set() for each in settings for key in each}
+        for each in settings:
+            for key, seen in values.items():
+                seen.add(each.get(key))
+        keys = sorted(key for key, seen in values.items() if len(seen) > 1)
         for row, each in zip(own, settings, strict=True):
             found[row.entry.id] = clean(", ".join(f"{key} {each[key]}" for key in keys if key in each))
     return found

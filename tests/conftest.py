@@ -64,6 +64,16 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return result
 
 
+@pytest.fixture(scope="session")
+def real_records(finished: Any) -> list[Any]:
+    """Return the records of the finished run, one per attack: carlini-uncond, carlini-cond, side."""
+    from datetime import date
+
+    from sidebench.leaderboards.making import make_records
+
+    return make_records(finished.folder, "somebody", today=date(2026, 1, 2))
+
+
 @pytest.fixture
 def copied(finished: Any, tmp_path: Path) -> Path:
     """Return a copy of the finished run's folder; `make_plan(copied.parent)` goes on with it."""

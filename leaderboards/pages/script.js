@@ -1,7 +1,7 @@
 // Sorting, filtering and copying. Without this script every row is there, in its rank's order.
 "use strict";
 (() => {
-  const FIRST = 200; // rows laid out at once: thousands make a browser slow
+  const FIRST = 200; // rows in the page at first, and with each "more": moving 5,000 takes a browser seconds
   const WAIT = 120; // milliseconds after the last key before the rows are filtered
 
   const collator = new Intl.Collator("en", { numeric: true, sensitivity: "base" });
@@ -19,32 +19,34 @@
     return sign * (numeric ? one - two : collator.compare(one, two));
   }
 
+  const plain = (text) => text.toLowerCase().replace(/\s+/g, " ").trim();
+
+  // What the filter searches: names, not numbers, or "team 2" would find every row with a 2 in it.
+  const names = (row) =>
+    Array.from(row.querySelectorAll("th, td:not(.number, .bars)"), (cell) => plain(cell.textContent)).join("\n");
+
   function board(table) {
     const body = table.tBodies[0];
     const form = document.querySelector("form.filter");
     const output = form.querySelector("output");
     const more = document.querySelector(".more");
     const rows = Array.from(body.rows, (row, place) => ({
-      row, place, text: row.textContent.toLowerCase(), checked: row.querySelector(".badge.good") !== null,
+      row, place, text: names(row), checked: row.querySelector(".badge.good") !== null,
     }));
     let order = rows;
-    let all = false;
+    let limit = FIRST;
 
     function show() {
-      const words = form.elements.text.value.toLowerCase().split(/\s+/).filter(Boolean);
+      const wanted = plain(form.elements.text.value);
       const checkedOnly = form.elements.checked.checked;
-      let found = 0;
-      for (const entry of order) {
-        const fits = (!checkedOnly || entry.checked) && words.every((word) => entry.text.includes(word));
-        entry.row.hidden = !fits;
-        if (fits) found += 1;
-        entry.row.classList.toggle("over", fits && !all && found > FIRST);
-      }
+      const found = order.filter((entry) => (!checkedOnly || entry.checked) && entry.text.includes(wanted));
       const count = rows.length.toLocaleString("en");
-      output.textContent = found === rows.length ? `${count} ${rows.length === 1 ? "row" : "rows"}`
-        : `${found.toLocaleString("en")} of ${count} rows`;
-      more.hidden = all || found <= FIRST;
-      more.firstElementChild.textContent = `Show all ${found.toLocaleString("en")} rows`;
+      output.textContent = found.length === rows.length ? `${count} ${rows.length === 1 ? "row" : "rows"}`
+        : `${found.length.toLocaleString("en")} of ${count} rows`;
+      const rest = found.length - limit;
+      more.hidden = rest <= 0;
+      more.firstElementChild.textContent = `Show ${Math.min(FIRST, rest)} more of ${found.length.toLocaleString("en")} rows`;
+      body.replaceChildren(...found.slice(0, limit).map((entry) => entry.row));
     }
 
     function sort(header, numeric) {
@@ -56,7 +58,6 @@
       const values = new Map(rows.map((entry) => [entry, cellValue(entry.row, column, numeric)]));
       order = rows.slice().sort((one, two) =>
         compare(values.get(one), values.get(two), numeric, upwards ? 1 : -1) || one.place - two.place);
-      body.append(...order.map((entry) => entry.row));
       show();
     }
 
@@ -73,7 +74,11 @@
       button.addEventListener("click", () => sort(button.closest("th"), button.dataset.sort === "number"));
     }
     more.firstElementChild.addEventListener("click", () => {
-      all = true;
+      limit += FIRST;
+      show();
+    });
+    addEventListener("beforeprint", () => {
+      limit = Infinity;
       show();
     });
     form.hidden = false;

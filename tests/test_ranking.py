@@ -1,0 +1,301 @@
+"""Boards: what stands together, what stands apart or is stale and why, and the tables of all formats."""
+
+import csv
+import io
+import json
+import re
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_records import changed, entry, vary
+
+from sidebench.benchmark.errors import BadInput
+from sidebench.benchmark.protocol import SamplerSettings
+from sidebench.leaderboards import ranking, tables
+from sidebench.leaderboards.building import build
+from sidebench.leaderboards.checked import Checked, checked_file
+from sidebench.leaderboards.making import write_record
+from sidebench.leaderboards.ranking import Board, Leaderboard, rank, read_leaderboard
+from sidebench.leaderboards.record import Record
+
+OWN = {"name": "faces", "worked_example": False}
+HUGE = "<b>&amp; | *very* _long_ [name](http://x.example) \u202e\n" + "n" * 200
+
+
+@pytest.fixture(scope="module")
+def base(real_records: list[Record]) -> Record:
+    """Return the record of plain sampling."""
+    return real_records[0]
+
+
+@pytest.fixture(scope="module")
+def board(base: Record) -> Board:
+    """Return a board of four attacks that differ clearly, but for the two in the middle."""
+    rates = {"strong": 0.5, "side": 0.25, "other": 0.25, "carlini-uncond": 0.08}
+    rows = [
+        vary(base, rate, draw, candidates=600, attack=name, **OWN) for draw, (name, rate) in enumerate(rates.items())
+    ]
+    (found,) = rank([entry(row) for row in rows]).boards
+    return found
+
+
+def boards_of(records: list[Record]) -> list[Board]:
+    return rank([entry(record) for record in records]).boards
+
+
+def methods(board: Board) -> list[str]:
+    return [row.record.claim.attack for row in board.ranked]
+
+
+# ---- order ----
+
+
+def test_rows_stand_by_excess_with_rank_ranges(board: Board) -> None:
+    assert methods(board)[0] == "strong" and methods(board)[-1] == "carlini-uncond"
+    assert [(row.best, row.worst) for row in board.ranked] == [(1, 1), (2, 3), (2, 3), (4, 4)]
+    assert [row.against_plain for row in board.ranked] == ["finds more"] * 3 + [""]
+
+
+def test_order_of_entries_does_not_matter(board: Board) -> None:
+    again = rank([row.entry for row in reversed(board.ranked)]).boards[0]
+    assert again == board
+
+
+def test_one_record_is_a_board_of_one(base: Record) -> None:
+    (found,) = boards_of([base])
+    assert [(row.best, row.worst, row.against_plain) for row in found.ranked] == [(1, 1, "")]
+    assert rank([]) == Leaderboard([], [], [], [])
+
+
+def test_defences_have_their_own_board_least_leak_first(base: Record) -> None:
+    rows = [
+        vary(base, 0.3, 0, candidates=600, **OWN),
+        vary(base, 0.2, 1, candidates=600, defences={"weak": {}}, **OWN),
+        vary(base, 0.02, 2, candidates=600, defences={"strong": {"sigma": 1}}, **OWN),
+        vary(base, 0.01, 3, candidates=600, defences={"strong": {}}, attack="feeble", **OWN),
+    ]
+    found = {(board.kind, board.first.claim.attack): board for board in boards_of(rows)}
+    assert len(found) == 3
+    ours = found["defences", "carlini-uncond"]
+    assert [ranking.method_of(row.record) for row in ours.ranked] == ["strong", "weak"]
+    assert [row.best for row in ours.ranked] == [1, 2]
+    assert [row.record for row in ours.reference] == [rows[0]]
+    assert not found["defences", "feeble"].reference
+
+
+# ---- what stands together ----
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"revision": 2},
+        {"identity": "0" * 64},
+        {"data_sha256": "0" * 64},
+        {"model_sha256": {"x": "0" * 64}},
+        {"measure": "rms"},
+        {"band": "mid"},
+        {"candidates": 50},
+        {"micro_batch": 7},
+        {"sampler": SamplerSettings(steps=4)},
+        {"control": "surrogate"},
+        {"defences": {"clip": {}}},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_what_differs_in_one_condition_is_never_ranked_together(base: Record, change: dict[str, Any]) -> None:
+    one = changed(base, **OWN)
+    if "measure" in change:
+        change = {**change, "results": [result.model_copy(update=change) for result in base.results[:1]]}
+    two = changed(vary(one, 0.2, 1) if "candidates" not in change else vary(one, 0.2, 1, **change), **change)
+    found = boards_of([one, two])
+    assert len(found) == 2 and len({board.name for board in found}) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"access": "oracle"}, "oracle"),
+        ({"control": "surrogate"}, "control surrogate"),
+        ({"control": "reference-model"}, "control reference-model"),
+        ({"control": "none", "control_check": None}, "control none"),
+        ({"told_apart": True}, "tells training and held-out images apart"),
+    ],
+)
+def test_what_has_no_fair_control_stands_apart(base: Record, change: dict[str, Any], why: str) -> None:
+    one = changed(base, **OWN)
+    if "told_apart" in change:
+        change = {"control_check": base.victim.control_check.model_copy(update=change)}
+    found = boards_of([one, changed(one, submitter="another", **change)])
+    apart = [row for board in found for row in board.apart]
+    assert [row.best for board in found for row in board.ranked] == [1]
+    assert len(apart) == 1 and why in apart[0].why and apart[0].best is None
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"version": "sidebench/0"}, "protocol sidebench/0; sidebench/1 is the current one"),
+        ({"revision": 9}, "revision 9 of the pair is not known here"),
+        ({"identity": "0" * 64}, "another pair than the digits that ships"),
+    ],
+)
+def test_stale_records_say_why(base: Record, change: dict[str, Any], why: str) -> None:
+    # The fixture's run has its own small sampler, as a pair may: only the pair's identity counts here.
+    found = rank([entry(base), entry(changed(base, **change))])
+    assert [row.record for board in found.boards for row in board.ranked] == [base]
+    assert len(found.stale) == 1 and why in found.stale[0].why
+
+
+def test_an_older_revision_is_stale(base: Record, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = ranking.load_pair("digits")
+    monkeypatch.setattr(ranking, "load_pair", lambda name: pair.model_copy(update={"revision": 2}))
+    assert "revision 1 of the pair; 2 is the current one" in rank([entry(base)]).stale[0].why
+
+
+def test_a_later_record_of_the_same_claim_supersedes(base: Record) -> None:
+    later = changed(base, submitted=date(2026, 3, 1))
+    others = [changed(base, submitter="another"), changed(base, settings={"x": 1}), changed(later, seeds=base.seeds)]
+    found = rank([entry(record) for record in (later, base, *others[:2])])
+    assert [row.record for row in found.stale] == [base]
+    assert entry(later).id in found.stale[0].why
+    assert len(found.boards[0].ranked) == 3
+
+
+# ---- over boards ----
+
+
+def test_over_boards_counts_ties_and_never_mixes(base: Record, board: Board) -> None:
+    second = [vary(base, 0.2, 9 + n, candidates=600, attack=a, name="cats") for n, a in enumerate(("side", "strong"))]
+    alone = vary(base, 0.2, 20, candidates=600, name="alone")
+    longer = [vary(base, 0.2, 30 + n, candidates=800, attack=a, **OWN) for n, a in enumerate(("side", "strong"))]
+    entries = [row.entry for row in board.ranked] + [entry(record) for record in (*second, alone, *longer)]
+    found = rank(entries)
+    assert [(table.candidates, table.kind) for table in found.overall] == [(600, "attacks"), (800, "attacks")]
+    rows = {row.method: row for row in found.overall[0].rows}
+    assert (rows["strong"].boards, rows["strong"].worked_examples, rows["strong"].top) == (2, 1, 2)
+    assert (rows["side"].top, rows["side"].beats_plain) == (1, 1)
+    assert rows["carlini-uncond"].boards == 1, "a board with one method says nothing about it"
+
+
+# ---- files ----
+
+
+def test_records_that_cannot_be_used_are_listed(base: Record, tmp_path: Path) -> None:
+    good = write_record(base, tmp_path)
+    content = json.loads(base.text())
+    spoilt = {
+        "newer.json": json.dumps({**content, "schema": "sidebench-record/2"}),
+        "cut.json": base.text()[:100],
+        "seeds.json": json.dumps({**content, "seeds": [0, 1]}),
+        "bits.json": json.dumps({**content, "candidates": 7}),
+    }
+    for name, text in spoilt.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    found = read_leaderboard(tmp_path)
+    assert [row.entry.file for row in found.boards[0].ranked] == [good.relative_to(tmp_path).as_posix()]
+    assert found.boards[0].ranked[0].entry.id == base.id
+    errors = dict(found.unusable)
+    assert sorted(errors) == sorted(spoilt)
+    assert "sidebench-record/2" in errors["newer.json"] and "update sidebench" in errors["newer.json"]
+    assert "cannot be read" in errors["cut.json"]
+    assert "results: must have one entry per seed" in errors["seeds.json"]
+    assert "hits.training" in errors["bits.json"]
+
+
+def badge(entry_: Any, **changes: Any) -> Checked:
+    known = {"record": entry_.sha256, "checked": 32, "agreed": 32, "of": 40, "seed": 1, "tolerance": 0.0}
+    return Checked(**{**known, "date": date(2026, 2, 1), **changes})
+
+
+def test_a_badge_counts_for_the_same_bytes_only(base: Record, tmp_path: Path) -> None:
+    file = write_record(base, tmp_path)
+    good = badge(entry(base))
+    checked_file(file).write_text(good.model_dump_json(), encoding="utf-8")
+    found = read_leaderboard(tmp_path)
+    assert found.boards[0].ranked[0].entry.checked == good and not found.unusable
+    assert good.words == "32 of 40 made again" and not badge(entry(base), agreed=30).passed
+    other = badge(entry(base), record="0" * 64).model_dump_json()
+    for text in (other, "{}", "[", other.replace("32", "41", 1)):
+        checked_file(file).write_text(text, encoding="utf-8")
+        found = read_leaderboard(tmp_path)
+        assert found.boards[0].ranked[0].entry.checked is None
+        assert [name for name, _ in found.unusable] == [file.relative_to(tmp_path).as_posix()]
+
+
+# ---- tables ----
+
+
+def test_tables_hold_the_same_rows_in_every_format(board: Board) -> None:
+    for form in tables.FORMATS:
+        text = tables.board_table(board, form)
+        assert all(name in text for name in ("strong", "side", "other", "carlini-uncond")), form
+    assert r"\toprule" in tables.board_table(board, "tex")
+    rows = list(csv.DictReader(io.StringIO(tables.board_table(board, "csv"))))
+    assert [(row["rank_best"], row["rank_worst"]) for row in rows] == [("1", "1"), ("2", "3"), ("2", "3"), ("4", "4")]
+    assert float(rows[0]["excess"]) == board.ranked[0].record.excess.value
+
+
+def test_text_of_a_record_stays_text(base: Record) -> None:
+    (board,) = boards_of([changed(base, submitter=HUGE, attack="=SUM(1)", processor="50 % & $x_{1}$", **OWN)])
+    markdown = tables.board_table(board, "md")
+    assert "<b>" not in markdown and "\u202e" not in markdown
+    assert not re.search(r"(?<!\\)[\]*`]", markdown.splitlines()[2].replace("[-8.76, 8.76]", ""))
+    assert len(markdown.splitlines()) == 3 and markdown.splitlines()[2].replace(r"\|", "").count("|") == 13
+    assert r"50 \% \& \$x\_\{1\}\$" in tables.board_table(board, "tex")
+    assert len(tables.board_table(board, "txt").splitlines()) == 3
+    (row,) = csv.DictReader(io.StringIO(tables.board_table(board, "csv")))
+    assert row["attack"] == "'=SUM(1)" and row["submitter"].startswith("<b>")
+
+
+def test_settings_that_differ_are_told(base: Record) -> None:
+    rows = [changed(base, settings={"scale": scale, "steps": 5}, **OWN) for scale in (1, 2)]
+    (board,) = boards_of(rows)
+    assert set(tables.varying(board.ranked).values()) == {"scale 1", "scale 2"}
+
+
+def test_seeds_are_means(base: Record) -> None:
+    record = vary(base, 0.3, 1, seeds=(0, 1, 2), **OWN)
+    found = tables.figures(record)
+    bands = [record.headline(seed).bands[0] for seed in (0, 1, 2)]
+    assert found.ams == pytest.approx(sum(band.training.ams.value for band in bands) / 3)
+    assert found.ams - found.held_out_ams == pytest.approx(record.excess.value)
+    assert found.equivalents == pytest.approx(record.costs[0].denoiser_equivalents)
+
+
+# ---- README ----
+
+
+def test_readme_tables_stand_between_the_markers(base: Record, tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    before, after = f"# x\n\n{tables.BEGIN}", f"{tables.END}\n\nend\n"
+    readme.write_text(f"{before}\nold\n{after}", encoding="utf-8")
+    empty = tmp_path / "records"
+    empty.mkdir()
+    with pytest.raises(BadInput, match=r"out of date: run `sidebench leaderboard build --readme"):
+        build(empty, None, readme, check=True)
+    assert "old" in readme.read_text(encoding="utf-8")
+    build(empty, None, readme)
+    assert readme.read_text(encoding="utf-8") == f"{before}\n{tables.EMPTY}\n{after}"
+    write_record(base, empty)
+    with pytest.raises(BadInput, match="out of date"):
+        build(empty, None, readme, check=True)
+    assert "tables written" in build(empty, None, readme).text
+    assert "| carlini-uncond | somebody" in readme.read_text(encoding="utf-8")
+    assert "up to date" in build(empty, None, readme, check=True).text
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "records"]
+
+
+@pytest.mark.parametrize("text", ["", f"{tables.END}{tables.BEGIN}", f"{tables.BEGIN}", tables.BEGIN * 2 + tables.END])
+def test_a_readme_without_markers_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text(text, encoding="utf-8")
+    with pytest.raises(BadInput, match="needs the line"):
+        build(tmp_path, None, tmp_path / "README.md")
+
+
+def test_a_readme_names_how_many_rows_it_leaves_out(base: Record) -> None:
+    records = [vary(base, 0.2, n, submitter=f"s{n}", **OWN) for n in range(12)]
+    text = tables.readme_tables(rank([entry(record) for record in records]))
+    assert "and 2 rows more." in text and text.count("| carlini-uncond") == tables.README_ROWS

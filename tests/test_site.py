@@ -1,0 +1,194 @@
+"""The site's files: complete, the same for the same records, and silent about what a record may not show."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_records import changed, entry, vary
+from test_ranking import HUGE, OWN, badge
+
+from sidebench.benchmark.errors import BadInput
+from sidebench.leaderboards import site
+from sidebench.leaderboards.building import build
+from sidebench.leaderboards.charts import ChartPoint, Line, line_chart, scale
+from sidebench.leaderboards.making import write_record
+from sidebench.leaderboards.ranking import Leaderboard, rank
+from sidebench.leaderboards.record import Record
+
+
+class Links(HTMLParser):
+    """Collects ids, links and sources, and sees to it that every element is closed."""
+
+    VOID = {"meta", "link", "input", "br", "path"}
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.targets: list[str] = []
+        self.scripts = 0
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in self.VOID:
+            self.open.append(tag)
+        self.scripts += tag == "script"
+        self.targets += [value or "" for name, value in attrs if name in ("href", "src")]
+        assert not [name for name, _ in attrs if name.startswith("on")]
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        pass
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def found(real_records: list[Record]) -> Leaderboard:
+    """Return a leaderboard with everything that a page can show."""
+    base = real_records[0]
+    rows = [entry(record) for record in real_records]
+    rows += [
+        entry(vary(base, 0.3, 1, seeds=(0, 1), submitter=HUGE, attack="<i>x</i>", **OWN)),
+        entry(vary(base, 0.1, 2, **OWN)),
+        entry(vary(base, 0.1, 3, defences={"clip": {"at": 0.5}}, **OWN)),
+        entry(changed(base, access="oracle", attack="all-knowing")),
+        entry(changed(base, version="sidebench/0")),
+        entry(changed(base, control="none", control_check=None, name="free", worked_example=False)),
+    ]
+    rows[3] = rows[3]._replace(checked=badge(rows[3]))
+    rows[4] = rows[4]._replace(checked=badge(rows[4], agreed=31))
+    return rank(rows)._replace(unusable=[("x/<b>.json", "<b>.json, schema: 'sidebench-record/2' is not known here")])
+
+
+@pytest.fixture(scope="module")
+def files(found: Leaderboard) -> dict[str, str]:
+    return dict(site.site_files(found))
+
+
+def test_every_link_leads_to_a_file_of_the_site(files: dict[str, str]) -> None:
+    pages = {name: text for name, text in files.items() if name.endswith(".html")}
+    assert len(pages) == 2 + 4 + 9
+    for name, text in pages.items():
+        links = Links(text)
+        assert links.scripts == 1
+        for target in links.targets:
+            if target not in ("data:,", "#main"):
+                path = (Path("/") / name).parent / target
+                assert path.resolve().relative_to("/").as_posix() in files, (name, target)
+
+
+def test_text_of_a_record_is_never_markup(files: dict[str, str]) -> None:
+    for name, text in files.items():
+        if name.endswith(".html"):
+            assert "<i>x" not in text and "<b>&amp;amp;" not in text and "<b>.json" not in text and "\u202e" not in text
+    assert any("&lt;i&gt;x&lt;/i&gt;" in text for text in files.values())
+
+
+def test_the_same_records_give_the_same_bytes(found: Leaderboard, files: dict[str, str]) -> None:
+    assert dict(site.site_files(found)) == files
+
+
+def test_no_image_path_or_group_name_is_on_a_page(files: dict[str, str], real_records: list[Record]) -> None:
+    names = {name for record in real_records for hits in record.hits for name in hits.training_groups}
+    for text in files.values():
+        assert "<img" not in text and "data:image" not in text and "/tmp" not in text
+        assert not names & set(re.findall(r"[0-9a-f]{16}", text))
+
+
+def test_a_record_page_has_verdict_command_hashes_and_badge(found: Leaderboard, files: dict[str, str]) -> None:
+    rows = {
+        row.record.claim.attack: row for board in found.boards for row in board.ranked if not row.record.claim.defences
+    }
+    text = files[f"records/{rows['<i>x</i>'].entry.id}.html"]
+    assert "different training images" in text and "on average" in text and "under each of 2 seeds" in text
+    assert "32 of 40 made again" in text and rows["<i>x</i>"].entry.sha256 in text
+    real = files[f"records/{rows['side'].entry.id}.html"]
+    assert "side.clusters=3" in real and "worked example" in real and "plain sampling (carlini-uncond)" in real
+    free = next(row for board in found.boards for row in board.apart if row.record.victim.name == "free")
+    text = files[f"records/{free.entry.id}.html"]
+    assert "no excess is claimed" in text and "not claimed" in text
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [
+        (0.1, 0.2, "different training images, excess 10.00 to 20.00 %"),
+        (-0.1, 0.2, "no excess over held-out images; at most 20.00 % could have gone unseen"),
+        (-0.2, -0.1, "nearer to held-out than to training images"),
+    ],
+)
+def test_the_verdict_follows_the_interval(real_records: list[Record], low: float, high: float, words: str) -> None:
+    excess = real_records[0].excess.model_copy(update={"low": low, "high": high})
+    (board,) = rank([entry(changed(real_records[0], excess=excess))]).boards
+    said = site.verdict(board.ranked[0], board)
+    assert words in said[0] and said[1] == "It is the only row of its board."
+
+
+def test_an_empty_leaderboard_says_so(tmp_path: Path) -> None:
+    records = tmp_path / "records"
+    records.mkdir()
+    assert "boards: 0" in build(records, tmp_path / "out", None).text
+    assert "No record yet." in (tmp_path / "out/index.html").read_text(encoding="utf-8")
+    assert "sdk: static" in (tmp_path / "out/README.md").read_text(encoding="utf-8")
+
+
+def test_a_later_build_removes_what_is_gone_and_nothing_else(real_records: list[Record], tmp_path: Path) -> None:
+    records, out = tmp_path / "records", tmp_path / "out"
+    written = [write_record(record, records) for record in real_records]
+    build(records, out, None)
+    (out / "CNAME").write_text("mine", encoding="utf-8")
+    page = next(out.glob(f"records/{real_records[0].id}.html"))
+    written[0].unlink()
+    build(records, out, None)
+    assert not page.exists() and (out / "CNAME").exists() and len(list(out.glob("records/*"))) == 2
+    (out / "files.json").write_text('["../precious", "/precious", "index.html"]', encoding="utf-8")
+    (tmp_path / "precious").write_text("", encoding="utf-8")
+    build(records, out, None)
+    assert (tmp_path / "precious").exists()
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("", encoding="utf-8")
+    with pytest.raises(BadInput, match="not an earlier build"):
+        build(None, tmp_path, None)
+    with pytest.raises(BadInput, match="not an earlier build"):
+        build(None, tmp_path / "thesis.tex", None)
+    with pytest.raises(BadInput, match="no such folder of records"):
+        build(tmp_path / "nowhere", None, None)
+    with pytest.raises(BadInput, match="--readme FILE"):
+        build(tmp_path, None, None, check=True)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [(0, 0.17, [0, 0.05, 0.1, 0.15, 0.2]), (-0.03, 0.02, [-0.04, -0.02, 0, 0.02]), (0, 0, [-0.5, 0, 0.5])],
+)
+def test_scales_have_round_ticks_and_hold_both_ends(low: float, high: float, ticks: list[float]) -> None:
+    found = scale(low, high, 4)
+    assert found.low <= low and found.high >= high
+    assert found.ticks == pytest.approx(ticks)
+
+
+def test_a_chart_escapes_and_dots_what_is_an_estimate() -> None:
+    points = [ChartPoint(10, 5, 4, 6), ChartPoint(20, 8, 6, 10), ChartPoint(40, 11, 7, 15, estimate=True)]
+    text = str(line_chart([Line("<b>", points)], "<x>", "y", 'says "<z>"'))
+    assert "<x>" not in text and "<z>" not in text and text.count('class="line') == 2
+    assert 'class="line estimate s1" d="M' in text
+    Links(text)
+
+
+def test_the_command_builds_and_warns(real_records: list[Record], tmp_path: Path, capsys: Any) -> None:
+    from sidebench.cli import main
+
+    write_record(real_records[0], tmp_path / "records")
+    (tmp_path / "records/bad.json").write_text("{", encoding="utf-8")
+    with pytest.raises(SystemExit) as left:
+        main(["leaderboard", "build", "--records", str(tmp_path / "records"), "--out", str(tmp_path / "site")])
+    out, err = capsys.readouterr()
+    assert not left.value.code and "rows ranked: 1" in out and "left out: bad.json cannot be read" in err
+    with pytest.raises(SystemExit) as left:
+        main(["leaderboard", "build", "--records", str(tmp_path / "nowhere")])
+    assert left.value.code == 2

@@ -1,0 +1,131 @@
+"""Rank ranges: the tests of `compare` for all rows at once, and how often they are wrong."""
+
+import numpy as np
+import pytest
+from test_comparison import DRAWS, World, draw
+
+from sidebench.benchmark.comparison import AttackHits, compare, holm
+from sidebench.leaderboards import ties
+from sidebench.leaderboards.ties import Sample, all_pairs, samples_of, standing
+
+GROUPS = 60
+
+
+def sample(rate: float, rng: np.random.Generator, *, key: str = "k", seeds: tuple[int, ...] = (0,)) -> Sample:
+    hits = {}
+    for seed in seeds:
+        sides = [rng.random(400) < each for each in (rate, 0.01)]
+        credits = [np.bincount(rng.integers(0, GROUPS, side.sum()), minlength=GROUPS) for side in sides]
+        hits[seed] = AttackHits(sides[0], sides[1], credits[0], credits[1])
+    return Sample(key, hits)
+
+
+def pooled(found: Sample, seeds: tuple[int, ...]) -> AttackHits:
+    parts = [found.hits[seed] for seed in seeds]
+    return AttackHits(
+        *(np.concatenate([part[side] for part in parts]) for side in (0, 1)),
+        *(np.sum([part[side] for part in parts], axis=0) for side in (2, 3)),
+    )
+
+
+def test_all_pairs_are_the_comparisons_one_by_one() -> None:
+    rng = np.random.default_rng(0)
+    rows = [sample(rate, rng, seeds=(0, 1) if rate < 0.2 else (1, 2)) for rate in rng.uniform(0.1, 0.3, 9)]
+    p, direction = all_pairs(rows)
+    for i in range(9):
+        for j in range(9):
+            common = tuple(sorted(set(rows[i].hits) & set(rows[j].hits)))
+            if i != j:
+                wanted = compare(pooled(rows[i], common), pooled(rows[j], common))
+                assert p[i, j] == pytest.approx(wanted.p)
+                assert direction[i, j] == np.sign(wanted.difference.value)
+
+
+def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(1)
+    rows = [sample(rate, rng, key=f"{number % 2}") for number, rate in enumerate(rng.uniform(0.1, 0.3, 11))]
+    whole = all_pairs(rows)
+    monkeypatch.setattr(ties, "BLOCK", 3)
+    monkeypatch.setattr(ties, "CANDIDATES", 7)
+    for one, two in zip(whole, all_pairs(rows), strict=True):
+        assert np.allclose(one, two)
+
+
+def test_significance_is_holms() -> None:
+    rng = np.random.default_rng(2)
+    rows = [sample(rate, rng) for rate in rng.uniform(0.1, 0.3, 10)]
+    p, direction = all_pairs(rows)
+    above = np.triu_indices(10, k=1)
+    wanted = np.array(holm(p[above].tolist())) < 0.05
+    found = standing(rows, highest_first=True).finds_more
+    assert 0 < wanted.sum() < len(wanted)
+    assert np.array_equal(found[above] != 0, wanted)
+    assert np.array_equal(found[above][wanted], direction[above][wanted])
+    assert np.array_equal(found, -found.T)
+
+
+def test_rank_ranges_by_hand() -> None:
+    rng = np.random.default_rng(3)
+    rows = [sample(rate, rng) for rate in (0.6, 0.3, 0.3, 0.05)]
+    found = standing(rows, highest_first=True)
+    assert list(zip(found.best.tolist(), found.worst.tolist(), strict=True)) == [(1, 1), (2, 3), (2, 3), (4, 4)]
+    turned = standing(rows, highest_first=False)
+    assert list(zip(turned.best.tolist(), turned.worst.tolist(), strict=True)) == [(4, 4), (2, 3), (2, 3), (1, 1)]
+
+
+def test_one_row_and_equal_rows() -> None:
+    rng = np.random.default_rng(4)
+    row = sample(0.2, rng)
+    alone = standing([row], highest_first=True)
+    assert (alone.best.tolist(), alone.worst.tolist()) == ([1], [1])
+    equal = standing([row] * 3, highest_first=True)
+    assert (equal.best.tolist(), equal.worst.tolist()) == ([1, 1, 1], [3, 3, 3])
+
+
+def test_no_common_seed_and_other_keys_leave_the_covariance_out() -> None:
+    rng = np.random.default_rng(5)
+    one = sample(0.3, rng)
+    alike = Sample("k", one.hits)
+    same, _ = all_pairs([one, alike])
+    assert same[0, 1] == 1
+    two = sample(0.22, rng)
+    paired = Sample("k", {0: two.hits[0]})
+    chances = [
+        all_pairs([one, other])[0][0, 1]
+        for other in (paired, Sample("other", paired.hits), Sample("k", {1: two.hits[0]}))
+    ]
+    # Without pairing the variance is the sum of both, whatever the data; here the draws are independent anyway.
+    assert all(0 < chance < 1 for chance in chances) and len(set(chances)) > 1
+
+
+@pytest.mark.parametrize(
+    ("world", "key", "seed"),
+    [
+        (World((0.1, 0.1), (0.01, 0.01), 0.8, alike=0.5), "other", 0),
+        (World((0.1, 0.1), (0.01, 0.01), 0.8, alike=0.0), "other", 1),
+        (World((0.1, 0.1), (0.01, 0.01), 0.8, alike=0.0), "k", 1),
+    ],
+    ids=["groups unpaired", "nothing paired", "candidates unpaired"],
+)
+def test_equal_attacks_are_rarely_told_apart(world: World, key: str, seed: int) -> None:
+    """At most 5 %, and the simulation's error of three standard errors."""
+    rng = np.random.default_rng(6)
+    wrong = 0
+    for _ in range(DRAWS):
+        one, two = draw(world, rng)
+        p, _direction = all_pairs([Sample("k", {0: one}), Sample(key, {seed: two})])
+        wrong += p[0, 1] < 0.05
+    assert wrong / DRAWS < 0.05 + 3 * (0.05 * 0.95 / DRAWS) ** 0.5
+
+
+def test_groups_line_up_by_name(real_records: list) -> None:
+    samples = samples_of(real_records)
+    assert len({found.key for found in samples}) == 1
+    for record, found in zip(real_records, samples, strict=True):
+        hits = found.hits[0]
+        assert hits.training_hits.sum() == hits.training_credits.sum() == sum(record.hits[0].training_groups.values())
+        assert len(hits.training_credits) == record.victim.training_groups
+    p, _ = all_pairs(samples)
+    from sidebench.leaderboards.record import pooled_hits
+
+    assert p[0, 2] == pytest.approx(compare(*pooled_hits([real_records[0], real_records[2]], [0])).p)
