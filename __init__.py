@@ -35,6 +35,7 @@ _HOME = {
     "load_model": "models",
     "check_attack": "conformance",
     "check_defence": "conformance_defence",
+    "check_measure": "conformance_measure",
     "plan_run": "plan",
     "execute": "runner",
     "read_run": "store",

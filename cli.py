@@ -400,6 +400,19 @@ def train(
 
 
 @app.command()
+def new(
+    kind: Annotated[str, typer.Argument(metavar="attack|defence|measure")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Lower-case letters, digits and hyphens.")],
+    out: Annotated[Path | None, typer.Option(help="Folder to make; default: ./NAME.")] = None,
+) -> None:
+    """Write a package with a working attack, defence or measure, its test and its page, to start from."""
+    from .benchmark.scaffold import write_skeleton
+
+    for file in write_skeleton(kind, name, out or Path(name)):
+        print(file)
+
+
+@app.command()
 def tune(
     pair: Annotated[str, typer.Argument(metavar="PAIR", help="A pair with a recipe.")],
     attack: Annotated[str, typer.Option(help="Attack to tune.")],

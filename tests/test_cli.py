@@ -233,6 +233,21 @@ def test_list(kind: str, call: Call) -> None:
     assert wanted is None or wanted in [row["name"] for row in rows]
 
 
+def test_new_writes_a_package(here: Path, call: Call) -> None:
+    code, out, _ = call("new", "defence", "veil")
+    files = ("pyproject.toml", "veil.py", "test_veil.py", "README.md")
+    assert code == 0 and out.splitlines() == [f"veil/{name}" for name in files]
+    assert call("new", "defence", "veil")[0] == 2
+
+
+def test_compare_prints_and_writes(finished: Any, copied: Path, here: Path, call: Call) -> None:
+    code, text, _ = call("compare", finished.folder.path, copied, "--out", "page.html", "--plot", "plot.svg")
+    assert code == 0 and "leak per quality" in text
+    assert Path("page.html").is_file() and Path("plot.svg").is_file()
+    code, data, _ = call("compare", finished.folder.path, copied, "--json")
+    assert code == 0 and json.loads(data)["schema"] == "sidebench-compare/1"
+
+
 def test_show_pair(call: Call) -> None:
     assert yaml.safe_load(call("show", "digits")[1])["control"] == "iid"
     data = json.loads(call("show", "digits", "--json")[1])

@@ -6,9 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
+from typer.main import get_command
 
 from sidebench.benchmark.conformance import check_attack
 from sidebench.benchmark.contracts import ModelSpec
+from sidebench.benchmark.pairs import Pair
+from sidebench.cli import app
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -32,10 +36,24 @@ def test_the_example_check_runs_as_written(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "check.py"], cwd=tmp_path, check=True)
 
 
-@pytest.mark.parametrize("page", [p.relative_to(ROOT).as_posix() for p in ROOT.glob("*.md")])
+@pytest.mark.parametrize(
+    "page", [p.relative_to(ROOT).as_posix() for p in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]]
+)
 def test_files_that_a_page_names_exist(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
         assert (ROOT / page).parent.joinpath(target).exists(), target
     for name in re.findall(r"`((?:benchmark|methods|leaderboards|tests|docs)/[\w./-]+)`", text):
         assert (ROOT / name).exists(), name
+
+
+def test_the_example_pair_is_one() -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "add-a-pair.md").read_text(encoding="utf-8"), re.S)
+    assert Pair(**yaml.safe_load(text)).control == "iid"
+
+
+def test_every_option_that_a_page_names_exists() -> None:
+    options = {name for command in get_command(app).commands.values() for p in command.params for name in p.opts}
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for line in re.findall(r"^ +sidebench .*|`sidebench [^`]+`", page.read_text(encoding="utf-8"), re.M):
+            assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", line)) <= options | {"--help"}, f"{page.name}: {line}"
