@@ -10,9 +10,6 @@ from .errors import BadInput
 from .imagesets import describe_source
 from .pairs import AttackDefaults, DataSource, ModelSource, Pair, Selection, load_pair, named_model, repository
 
-FIRST_ATTACK = {"none": "carlini-uncond", "class": "carlini-uncond", "text": "prompt-replay"}
-"""What runs by conditioning where no attack is named: it has no settings to choose."""
-
 
 def chosen_pairs(
     names: list[str],
@@ -58,7 +55,6 @@ def pair_of(
     if height != width or channels not in (1, 3):
         raise BadInput(f"{found.owner} makes images of {height}x{width}x{channels}; square grey or RGB ones can be run")
     data, data_licence = _data(dataset, split, holdout, {"size": height, "channels": channels})
-    conditioning = layout.conditioning(folder)
     return Pair(
         name=_slug(f"{found.owner}.{data.repo or Path(str(data.path)).resolve().name}"),
         title=f"{found.owner} and {dataset}",
@@ -67,7 +63,7 @@ def pair_of(
         control="none" if holdout is None else "surrogate",
         model=ModelSource(**{**victim.model_dump(), "family": found.family}),
         data=data,
-        attacks={FIRST_ATTACK[conditioning]: AttackDefaults(origin="it has no settings that a pair chooses")},
+        attacks={"carlini-uncond": AttackDefaults(origin="it has no settings")},
         licence=f"model: {licence}; data: {data_licence}, as their cards say",
     )
 

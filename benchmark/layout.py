@@ -21,14 +21,12 @@ FAMILIES: Mapping[str, str] = {
     "ScoreSdeVePipeline": "pixel",
     "LDMPipeline": "latent",
     "DiTPipeline": "latent",
-    "StableDiffusionPipeline": "text",
 }
 """Pipeline classes that sidebench knows, and the family that each belongs to."""
 
 COMPONENTS: Mapping[str, tuple[str, ...]] = {
     "pixel": ("unet", "scheduler"),
     "latent": ("unet", "transformer", "vqvae", "vae", "scheduler"),
-    "text": ("unet", "vae", "text_encoder", "tokenizer", "scheduler"),
 }
 """What is loaded of each family; anything else in the folder (a safety checker, say) is left alone."""
 
@@ -54,7 +52,7 @@ class Layout:
 
     @property
     def family(self) -> str:
-        """The model family: pixel, latent or text."""
+        """The model family: pixel or latent."""
         return FAMILIES[self.pipeline]
 
     def place(self, name: str, files: Collection[str]) -> str:
@@ -177,8 +175,6 @@ def image_size(folder: Path) -> tuple[int, int, int]:
 def conditioning(folder: Path) -> Conditioning:
     """Return what a pipeline's denoiser is conditioned on."""
     layout = read_layout(read_json(folder / INDEX), folder.name)
-    if layout.family == "text":
-        return "text"
     if "transformer" in layout.components:
         return "class"
     embeds = read_json(component(folder, "unet") / "config.json").get("num_class_embeds")

@@ -43,7 +43,7 @@ class CarliniCond(Attack):
     title: ClassVar[str] = "guidance by a time-independent classifier"
     paper: ClassVar[str] = "arXiv 2410.02467, section 4"
     access: ClassVar[Access] = "white box"
-    conditionings: ClassVar[frozenset[Conditioning]] = frozenset({"none"})
+    conditionings: ClassVar[frozenset[Conditioning]] = frozenset({"none", "class"})
     Settings = CarliniCondSettings
     generation_settings: ClassVar[frozenset[str]] = frozenset({"guidance_scale", "reads"})
     tuning_grid: ClassVar[Mapping[str, Sequence[Any]]] = surrogate.TUNING_GRID
@@ -81,11 +81,11 @@ class CarliniCond(Attack):
 
 
 def _clean_estimate(model: WhiteBoxModel, step: Step) -> Tensor:
-    """Return x_0 as the denoiser sees it at this step, clipped to the range of images."""
+    """Return x_0 as the denoiser sees it at this step; pixels are clipped to the range of images."""
     if model.prediction_type == "epsilon":
         x_0 = (step.x_t - step.sigma * step.prediction) / step.alpha
     elif model.prediction_type == "v_prediction":
         x_0 = step.alpha * step.x_t - step.sigma * step.prediction
     else:
         x_0 = step.prediction
-    return x_0.clamp(-1, 1).detach()
+    return (x_0.clamp(-1, 1) if model.sample_shape == model.image_shape else x_0).detach()

@@ -17,7 +17,7 @@ class CarliniUncond(Attack):
     title: ClassVar[str] = "plain sampling"
     paper: ClassVar[str] = "arXiv 2301.13188"
     access: ClassVar[Access] = "samples"
-    conditionings: ClassVar[frozenset[Conditioning]] = frozenset({"none"})
+    conditionings: ClassVar[frozenset[Conditioning]] = frozenset({"none", "class"})
 
     def generate(self, model: BlackBoxModel, state: AttackState, candidates: Candidates) -> Generated:
         """Sample one image per candidate."""

@@ -42,7 +42,7 @@ class Side(Attack):
     title: ClassVar[str] = "surrogate conditional data extraction"
     paper: ClassVar[str] = "arXiv 2410.02467"
     access: ClassVar[Access] = "white box"
-    conditionings: ClassVar[frozenset[Conditioning]] = frozenset({"none"})
+    conditionings: ClassVar[frozenset[Conditioning]] = frozenset({"none", "class"})
     Settings = SideSettings
     generation_settings: ClassVar[frozenset[str]] = frozenset({"guidance_scale"})
     tuning_grid: ClassVar[Mapping[str, Sequence[Any]]] = surrogate.TUNING_GRID

@@ -24,7 +24,7 @@ def pixel_pipeline(folder: Path, classes: int | None = None, root: bool = False)
     return folder
 
 
-def unet(channels: int, classes: int | None = None, size: int = SIDE) -> Any:
+def unet(channels: int, classes: int | None = None, size: int = SIDE, **more: Any) -> Any:
     """Return the smallest useful UNet, the same weights each time."""
     import torch
     from diffusers import UNet2DModel
@@ -42,6 +42,7 @@ def unet(channels: int, classes: int | None = None, size: int = SIDE) -> Any:
             up_block_types=("UpBlock2D",) * 2,
             add_attention=False,
             num_class_embeds=classes,
+            **more,
         )
 
 
@@ -84,4 +85,44 @@ def class_name(folder: Path, name: Any, **more: Any) -> Path:
     index = folder / "model_index.json"
     content = {**json.loads(index.read_text(encoding="utf-8")), "_class_name": name, **more}
     index.write_text(json.dumps(content), encoding="utf-8")
+    return folder
+
+
+def score_sde_pipeline(folder: Path) -> Path:
+    """Write a variance-exploding score model of 8 x 8 RGB images."""
+    from diffusers import DDPMPipeline, ScoreSdeVeScheduler
+
+    network = unet(3, time_embedding_type="fourier", center_input_sample=False)
+    DDPMPipeline(unet=network, scheduler=ScoreSdeVeScheduler(60, sigma_max=50.0)).save_pretrained(folder)
+    return class_name(folder, "ScoreSdeVePipeline")
+
+
+def latent_pipeline(folder: Path, kind: str) -> Path:
+    """Write a pipeline of 8 x 8 RGB images on 4 x 4 latents: `vq`, `kl`, or `dit` (10 classes, KL)."""
+    import torch
+    from diffusers import AutoencoderKL, DDIMScheduler, DiTTransformer2DModel, VQModel
+
+    shape = {"in_channels": 3, "out_channels": 3, "block_out_channels": (8, 8), "latent_channels": 4}
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        scheduler = DDIMScheduler(50, clip_sample=False)
+        scheduler.save_pretrained(folder / "scheduler")
+        if kind == "vq":
+            decoder = VQModel(**shape, **blocks, norm_num_groups=4, num_vq_embeddings=16)
+        else:
+            decoder = AutoencoderKL(**shape, **blocks, norm_num_groups=4)
+        if kind == "dit":
+            size = {"num_attention_heads": 2, "attention_head_dim": 4, "num_layers": 1, "sample_size": 4}
+            classes = {"num_embeds_ada_norm": 10, "norm_num_groups": 4}
+            network = DiTTransformer2DModel(in_channels=4, out_channels=8, patch_size=2, **size, **classes)
+        else:
+            network = unet(4, size=4)
+    name, part = {"dit": ("DiTPipeline", "transformer")}.get(kind, ("LDMPipeline", "unet"))
+    autoencoder = "vqvae" if kind == "vq" else "vae"
+    network.save_pretrained(folder / part)
+    decoder.save_pretrained(folder / autoencoder)
+    content = {"_class_name": name, "scheduler": ["diffusers", "DDIMScheduler"]}
+    content |= {part: ["diffusers", type(network).__name__], autoencoder: ["diffusers", type(decoder).__name__]}
+    (folder / "model_index.json").write_text(json.dumps(content), encoding="utf-8")
     return folder

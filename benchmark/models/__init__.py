@@ -7,7 +7,7 @@ from .. import hub, layout
 from ..contracts import Conditioning, Model, ModelSpec
 from ..errors import UnknownName
 
-FAMILIES = ("pixel", "mixture")
+FAMILIES = ("pixel", "latent", "mixture")
 
 
 class ModelFiles(NamedTuple):
@@ -47,9 +47,14 @@ def load_model(spec: ModelSpec) -> Model:
         UnsafeFile: a file is a pickle, or not the pinned one.
     """
     if spec.family == "pixel":
-        from .pixel import PixelModel
+        from .pixel import PixelModel, ScoreSdeModel
 
-        return PixelModel(spec)
+        pipeline = layout.read_folder(hub.locate(spec.location))[0].pipeline
+        return ScoreSdeModel(spec) if pipeline == "ScoreSdeVePipeline" else PixelModel(spec)
+    if spec.family == "latent":
+        from .latent import LatentModel
+
+        return LatentModel(spec)
     if spec.family == "mixture":
         from .analytic import MixtureModel
 

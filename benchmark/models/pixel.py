@@ -1,52 +1,35 @@
 """Pixel-space diffusers pipelines: a UNet2DModel and the scheduler it was trained with."""
 
-from collections.abc import Mapping
-from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .. import hub, layout
-from ..contracts import Conditioning, Model, ModelSpec, PredictionType
+from ..contracts import Conditioning, ModelSpec
 from ..errors import BadInput
-from ..operations import OperationCount
-from .schedule import DiscreteSchedule
+from .pipeline import PipelineModel, square
 
 
-class PixelModel(Model):
-    """A DDPM / DDIM pipeline in diffusers' folder layout, weights as safetensors.
+class PixelModel(PipelineModel):
+    """A DDPM, DDIM or PNDM pipeline, weights as safetensors.
 
     x_t is the image scaled to [-1, 1]. A UNet with class embeddings takes a class index per row.
     """
 
     def __init__(self, spec: ModelSpec) -> None:
-        folder = hub.locate(spec.location)
-        hub.check_files(folder, spec.sha256, spec.variant, spec.allow_pickle)
-        scheduler = layout.read_json(layout.component(folder, "scheduler") / "scheduler_config.json")
-        self.spec = spec
-        self.device = hub.pick_device(spec.device)
-        self.dtype: torch.dtype = getattr(torch, spec.dtype)
-        self.network = _load_unet(folder, spec, self.dtype)
-        config: Any = self.network.config
-        size = config.sample_size
-        height, width = (size, size) if isinstance(size, int) else size
-        self.sample_shape = self.image_shape = (int(config.in_channels), int(height), int(width))
-        self.conditioning: Conditioning = "none" if config.num_class_embeds is None else "class"
-        self.prediction_type = _prediction_type(scheduler.get("prediction_type", "epsilon"), folder.name)
-        self.scheduler_config: Mapping[str, Any] = scheduler
-        self.schedule = DiscreteSchedule(_alphas_cumprod(scheduler))
-        self.num_train_timesteps = self.schedule.num_train_timesteps
+        from diffusers import UNet2DModel
 
-    def noise_level(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (alpha, sigma) at timesteps `t`."""
-        return self.schedule.noise_level(t)
+        super().__init__(spec)
+        self.unet = self.network(UNet2DModel, "unet")
+        config: Any = self.unet.config
+        self.sample_shape = self.image_shape = (int(config.in_channels), *square(config.sample_size))
+        self.num_classes = int(config.num_class_embeds or 0)
+        self.conditioning: Conditioning = "class" if self.num_classes else "none"
 
     def predict(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         """Call the UNet; x_t and the answer are float32 whatever the network's dtype."""
-        labels = {} if self.conditioning == "none" else {"class_labels": condition}
-        output: Tensor = self.network(x_t.to(self.dtype), t, **labels, return_dict=False)[0]
+        labels = {} if self.conditioning == "none" else {"class_labels": self._classes(condition)}
+        output: Tensor = self.unet(x_t.to(self.dtype), t, **labels, return_dict=False)[0]
         return output.float()
 
     def encode(self, images: Tensor) -> Tensor:
@@ -57,61 +40,43 @@ class PixelModel(Model):
         """Scale [-1, 1] to [0, 1] and clip."""
         return ((x_0 + 1) / 2).clamp(0, 1)
 
-    def flops_per_sample(self) -> int:
-        """Return the operations of one denoiser call on one sample."""
-        flops: int = self._flops
-        return flops
-
-    @cached_property
-    def _flops(self) -> int:
-        x = torch.zeros(1, *self.sample_shape, device=self.device)
-        t = torch.zeros(1, dtype=torch.long, device=self.device)
-        condition = None if self.conditioning == "none" else t
-        with OperationCount() as counter, torch.no_grad():
-            self.predict(x, t, condition)
-        return int(counter.total)
+    def _classes(self, condition: Tensor | None) -> Tensor:
+        if condition is None:
+            raise BadInput(f"{self.owner} has no unconditional branch: give it a class for each row")
+        return condition
 
 
-def _load_unet(folder: Path, spec: ModelSpec, dtype: torch.dtype) -> torch.nn.Module:
-    from diffusers import UNet2DModel
+class ScoreSdeModel(PixelModel):
+    """A variance-exploding score model (Song et al. 2021, arXiv 2011.13456), seen in variance-preserving scaling.
 
-    return load_network(UNet2DModel, folder, "unet", spec, dtype)
-
-
-def load_network(cls: Any, folder: Path, name: str, spec: ModelSpec, dtype: torch.dtype) -> torch.nn.Module:
-    """Load one network of a pipeline folder, frozen and in evaluation mode, on the model's device.
-
-    Raises:
-        BadInput: the files cannot be loaded.
+    Such a model has x = x_0 + s n with x_0 in [0, 1] and s geometric between sigma_min and sigma_max, and predicts
+    the score -n / s. With alpha = (1 + s^2)^(-1/2), x_t = alpha x is variance-preserving with sigma = s alpha, and
+    epsilon = -s * score.
     """
-    place = layout.component(folder, name)
-    layout.read_json(place / "config.json")
-    try:
-        network: torch.nn.Module = cls.from_pretrained(
-            place,
-            use_safetensors=not spec.allow_pickle,
-            variant=spec.variant,
-            local_files_only=True,
-            low_cpu_mem_usage=False,
-            torch_dtype=dtype,
-        )
-    except Exception as error:  # whatever diffusers finds wrong with the files, they are the user's
-        raise BadInput(f"{hub.owner_of(folder)}/{name} cannot be loaded: {error}") from error
-    return network.to(spec.device).eval().requires_grad_(False)
 
+    def read_schedule(self, config: dict[str, Any]) -> dict[str, Any]:
+        """Return the variance-preserving schedule with alpha_bar = 1 / (1 + s^2) at the model's own s."""
+        steps = int(config["num_train_timesteps"])
+        edges = torch.tensor([config["sigma_min"], config["sigma_max"]], dtype=torch.float64).log()
+        s = torch.linspace(float(edges[0]), float(edges[1]), steps, dtype=torch.float64).exp()
+        alpha_bar = 1 / (1 + s**2)
+        before = torch.cat([torch.ones(1, dtype=torch.float64), alpha_bar[:-1]])
+        betas = (1 - alpha_bar / before).tolist()
+        return {"num_train_timesteps": steps, "trained_betas": betas, "clip_sample": False}
 
-def _alphas_cumprod(config: Mapping[str, Any]) -> Tensor:
-    from diffusers import DDPMScheduler
+    def predict(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Return epsilon = -s * score."""
+        alpha, sigma = self.noise_level(t)
+        s = sigma / alpha
+        score: Tensor = self.unet((x_t / alpha.view(-1, 1, 1, 1)).to(self.dtype), s.to(self.dtype), return_dict=False)[
+            0
+        ]
+        return -s.view(-1, 1, 1, 1) * score.float()
 
-    cumulative: Tensor = DDPMScheduler.from_config(dict(config)).alphas_cumprod
-    return cumulative
+    def encode(self, images: Tensor) -> Tensor:
+        """Return the images: this family works on [0, 1]."""
+        return images.to(self.device)
 
-
-def _prediction_type(name: str, owner: str) -> PredictionType:
-    if name == "epsilon":
-        return "epsilon"
-    if name == "v_prediction":
-        return "v_prediction"
-    if name == "sample":
-        return "sample"
-    raise BadInput(f"{owner}: prediction type {name!r} is not supported (epsilon, v_prediction, sample)")
+    def decode(self, x_0: Tensor) -> Tensor:
+        """Clip to [0, 1]."""
+        return x_0.clamp(0, 1)

@@ -1,0 +1,83 @@
+"""Latent pipelines: a denoiser in the space of an autoencoder (LDM with VQ or KL, DiT with classes)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import layout
+from ..contracts import Conditioning, ModelSpec
+from .pipeline import PipelineModel, square
+
+DECODER_BATCH = 8
+"""Rows that the autoencoder sees at a time, always padded to this number, as its arithmetic may depend on it."""
+
+
+class LatentModel(PipelineModel):
+    """x_t is the autoencoder's latent times its scaling factor; the autoencoder itself runs in float32.
+
+    A DiT takes a class index per row, or None for its unconditional branch; where it predicts variances too, these
+    are left out.
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        import diffusers
+
+        super().__init__(spec)
+        parts = layout.read_folder(self.folder, self.owner)[0].components
+        name = "vae" if "vae" in parts else "vqvae"
+        decoder = diffusers.AutoencoderKL if name == "vae" else diffusers.VQModel
+        self.autoencoder = self.network(decoder, name, torch.float32)
+        self.is_dit = "transformer" in parts
+        if self.is_dit:
+            self.denoiser = self.network(diffusers.DiTTransformer2DModel, "transformer")
+        else:
+            self.denoiser = self.network(diffusers.UNet2DModel, "unet")
+        config: Any = self.denoiser.config
+        self.sample_shape = (int(config.in_channels), *square(config.sample_size))
+        height, width, channels = layout.image_size(self.folder)
+        self.image_shape = (channels, height, width)
+        self.num_classes = int(config.num_embeds_ada_norm or 0) if self.is_dit else int(config.num_class_embeds or 0)
+        self.conditioning: Conditioning = "class" if self.num_classes else "none"
+
+    def predict(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Call the denoiser; x_t and the answer are float32 whatever the network's dtype."""
+        options: dict[str, Any] = {}
+        if self.is_dit:
+            options = {"class_labels": self._classes(condition, len(x_t))}
+        elif condition is not None:
+            options = {"class_labels": condition}
+        output: Tensor = self.denoiser(x_t.to(self.dtype), timestep=t, **options, return_dict=False)[0]
+        return output[:, : self.sample_shape[0]].float()
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Map images in [0, 1] to scaled latents, the mode of a KL autoencoder's posterior."""
+
+        def latents(x: Tensor) -> Tensor:
+            found = self.autoencoder.encode(x)
+            mapped: Tensor = found.latents if hasattr(found, "latents") else found.latent_dist.mode()
+            return mapped
+
+        scaled: Tensor = _in_batches(latents, images.to(self.device) * 2 - 1) * self.autoencoder.config.scaling_factor
+        return scaled
+
+    def decode(self, x_0: Tensor) -> Tensor:
+        """Map scaled latents to images, clipped to [0, 1]; rows with NaN stay NaN."""
+        latents = x_0.float() / self.autoencoder.config.scaling_factor
+        images = (_in_batches(lambda z: self.autoencoder.decode(z).sample, latents) / 2 + 0.5).clamp(0, 1)
+        broken = ~torch.isfinite(x_0.flatten(1)).all(1)
+        return images.masked_fill(broken.view(-1, 1, 1, 1), float("nan"))
+
+    def _classes(self, condition: Tensor | None, rows: int) -> Tensor:
+        """Return the class of each row; one past the last stands for none."""
+        return torch.full((rows,), self.num_classes, device=self.device) if condition is None else condition
+
+
+@torch.no_grad()
+def _in_batches(call: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+    done = []
+    for part in rows.split(DECODER_BATCH):
+        padded = torch.cat([part, part[:1].expand(DECODER_BATCH - len(part), *part.shape[1:])])
+        done.append(call(padded)[: len(part)])
+    return torch.cat(done)

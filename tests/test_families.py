@@ -1,0 +1,143 @@
+"""Every family of pipelines behind the one contract, against diffusers' own pipelines and schedulers."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hub_repositories import latent_pipeline, pixel_pipeline, score_sde_pipeline
+
+from sidebench.benchmark import layout
+from sidebench.benchmark.contracts import ModelSpec
+from sidebench.benchmark.errors import BadInput
+from sidebench.benchmark.models import inspect_files, load_model
+from sidebench.benchmark.protocol import SamplerSettings
+from sidebench.benchmark.registry import make_attack
+from sidebench.benchmark.sampling import AuditedModel, sample_latents
+from sidebench.benchmark.store import MemoryCheckpoints
+from sidebench.benchmark.streams import Candidates
+
+MAKERS: dict[str, Any] = {
+    "pixel": lambda folder: pixel_pipeline(folder),
+    "pixel in the root": lambda folder: pixel_pipeline(folder, root=True),
+    "pixel with classes": lambda folder: pixel_pipeline(folder, classes=7),
+    "score-sde": score_sde_pipeline,
+    "vq": lambda folder: latent_pipeline(folder, "vq"),
+    "kl": lambda folder: latent_pipeline(folder, "kl"),
+    "dit": lambda folder: latent_pipeline(folder, "dit"),
+}
+SAMPLER = SamplerSettings(steps=4)
+SMALL = {"synthetic_images": 24, "clusters": 3, "training_steps": 3, "batch": 8, "width": 8, "cohesion": -1.0}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    parent = tmp_path_factory.mktemp("families")
+    return {kind: make(parent / kind.replace(" ", "-")) for kind, make in MAKERS.items()}
+
+
+@pytest.fixture(params=MAKERS)
+def model(request: pytest.FixtureRequest, folders: dict[str, Path]) -> Any:
+    return load_model(spec(folders[request.param]))
+
+
+def spec(folder: Path) -> ModelSpec:
+    return ModelSpec(family=layout.read_folder(folder)[0].family, location=str(folder))
+
+
+def sample(model: Any, numbers: range, micro_batch: int = 8) -> torch.Tensor:
+    return model.decode(sample_latents(model, Candidates(0, numbers), SAMPLER, micro_batch))
+
+
+def test_what_the_files_say_is_what_the_model_is(model: Any) -> None:
+    files = inspect_files(model.spec)
+    channels, height, width = model.image_shape
+    assert files.image_size == (height, width, channels) == (8, 8, 3)
+    assert files.conditioning == model.conditioning
+    assert files.sha256 and not [name for name in files.sha256 if name.endswith(".bin")]
+    assert model.flops_per_sample() > 0
+
+
+def test_samples_are_images_and_belong_to_their_number(model: Any) -> None:
+    images = sample(model, range(5))
+    assert images.shape == (5, 3, 8, 8) and images.min() >= 0 and images.max() <= 1
+    assert len({image.numpy().tobytes() for image in images}) == 5
+    other = sample(model, range(3, 5))
+    assert torch.equal((images[3:] * 255).round(), (other * 255).round())
+
+
+def test_encoding_has_the_shape_of_x_0_and_nan_stays_nan(model: Any) -> None:
+    images = torch.rand(9, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    x_0 = model.encode(images)
+    assert x_0.shape == (9, *model.sample_shape)
+    assert torch.equal(model.encode(images[8:]), x_0[8:])
+    x_0[2] = float("nan")
+    decoded = model.decode(x_0)
+    assert decoded[2].isnan().all() and decoded[[0, 1, 3]].isfinite().all()
+
+
+def test_plain_and_guided_attacks_run(model: Any) -> None:
+    audited = AuditedModel(model, SAMPLER, 8, kept=MemoryCheckpoints())
+    plain = make_attack("carlini-uncond", {}).generate(audited, None, Candidates(0, range(3)))
+    assert plain.images.shape == (3, 3, 8, 8)
+    side = make_attack("side", {**SMALL, "guidance_scale": 3.0})
+    from sidebench.benchmark.contracts import Budget
+    from sidebench.benchmark.progress import silent
+
+    state = side.prepare(audited, Budget(0, 3, MemoryCheckpoints(), silent))
+    steered = side.generate(audited, state, Candidates(0, range(3)))
+    assert steered.images.shape == (3, 3, 8, 8) and not torch.equal(steered.images, plain.images)
+
+
+def test_vq_and_kl_decode_as_diffusers_does(folders: dict[str, Path]) -> None:
+    from diffusers import AutoencoderKL, VQModel
+
+    x_0 = torch.randn(3, 4, 4, 4, generator=torch.Generator().manual_seed(1))
+    for kind, cls, name in (("vq", VQModel, "vqvae"), ("kl", AutoencoderKL, "vae")):
+        theirs = cls.from_pretrained(folders[kind] / name)
+        with torch.no_grad():
+            expected = (theirs.decode(x_0 / theirs.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1)
+        assert torch.allclose(load_model(spec(folders[kind])).decode(x_0), expected, atol=1e-6)
+
+
+def test_dit_has_classes_and_an_unconditional_branch(folders: dict[str, Path]) -> None:
+    from diffusers import DiTTransformer2DModel
+
+    model = load_model(spec(folders["dit"]))
+    theirs = DiTTransformer2DModel.from_pretrained(folders["dit"] / "transformer")
+    x_t = torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(1))
+    t = torch.tensor([3, 30])
+    for given, labels in ((torch.tensor([1, 9]), torch.tensor([1, 9])), (None, torch.tensor([10, 10]))):
+        with torch.no_grad():
+            expected = theirs(x_t, timestep=t, class_labels=labels).sample[:, :4]
+        assert torch.allclose(model.predict(x_t, t, given), expected, atol=1e-6)
+    drawn = model.conditioned(None, Candidates(0, range(200)))
+    assert drawn is not None and set(drawn.tolist()) == set(range(10))
+    assert torch.equal(model.conditioned(torch.tensor([4]), Candidates(0, range(1))), torch.tensor([4]))
+
+
+def test_class_conditional_unet_needs_a_class(folders: dict[str, Path]) -> None:
+    model = load_model(spec(folders["pixel with classes"]))
+    with pytest.raises(BadInput, match="no unconditional branch"):
+        model.predict(torch.zeros(1, 3, 8, 8), torch.tensor([0]))
+
+
+def test_score_model_is_its_own_in_variance_preserving_scaling(folders: dict[str, Path]) -> None:
+    from diffusers import ScoreSdeVeScheduler, UNet2DModel
+
+    model = load_model(spec(folders["score-sde"]))
+    theirs = ScoreSdeVeScheduler.from_pretrained(folders["score-sde"] / "scheduler")
+    network = UNet2DModel.from_pretrained(folders["score-sde"] / "unet")
+    theirs.set_sigmas(60)
+    t = torch.arange(0, 60, 7)
+    alpha, sigma = model.noise_level(t)
+    s = theirs.discrete_sigmas[t]
+    assert np.allclose(sigma / alpha, s, rtol=2e-3)
+    clean = torch.rand(len(t), 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(1))
+    x = clean + s.view(-1, 1, 1, 1) * noise
+    with torch.no_grad():
+        score = network(x, s).sample
+    expected = -s.view(-1, 1, 1, 1) * score
+    assert torch.allclose(model.predict(model.add_noise(clean, noise, t), t), expected, rtol=1e-2, atol=1e-2)
