@@ -196,10 +196,20 @@ def fetch(
     dataset: Dataset = None,
     split: Split = None,
     holdout: Holdout = None,
+    weights: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=PATH-OR-ADDRESS", help="Bring in a network that a measure needs; its hash is kept."),
+    ] = None,
     allow_pickle: AllowPickle = False,
     as_json: AsJson = False,
 ) -> None:
     """Fetch model and data at what their revisions are now, and decode the images; runs then need no network."""
+    from .benchmark.measures.weights import bring_in
+
+    for assignment in weights or []:
+        print(f"{assignment.partition('=')[0]}: SHA-256 {bring_in(assignment)}", file=sys.stderr)
+    if weights and not (pairs or model):
+        return
     from .benchmark import outlook
     from .benchmark.adhoc import chosen_pairs
     from .benchmark.progress import reporter_for

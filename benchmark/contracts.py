@@ -398,6 +398,10 @@ class Measure(ABC):
         `held_out` is 0 for pairs without held-out images; `scores` and `radius` then get no column of them.
         """
 
+    def weights(self) -> dict[str, str]:
+        """Return the SHA-256 by name of the networks that it reads; raise `BadInput` where one cannot be loaded."""
+        return {}
+
     @abstractmethod
     def descriptors(self, images: Tensor) -> Tensor:
         """Map images in [0, 1] (N x C x H x W) to N x D float32 descriptors."""

@@ -59,6 +59,8 @@ class RunPlan:
     """What control `reference-model` attacks in the same way."""
     inside: RunFolder | None = None
     """The run that this one is the reference of; None for a run that stands for itself."""
+    measure_weights: Mapping[str, str] = field(default_factory=dict)
+    """SHA-256 by name of the networks that the measures read."""
     sources: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Repository, revision and full commit hash of what came from the Hub."""
 
@@ -105,6 +107,7 @@ class RunPlan:
             "protocol": self.protocol.model_dump(mode="json"),
             "candidates": self.candidates,
             "measures": [measure.id for measure in self.measures],
+            **({"measure_weights": self.measure_weights} if self.measure_weights else {}),
             "defences": self.defence_settings(),
             **({"data_commit": self.sources["data"]["commit"]} if "data" in self.sources else {}),
         }
@@ -178,6 +181,7 @@ def plan_run(
         measure.check(training, held_out, pair.allow_dense_neighbours)
         if measure.neighbours > TOP_K:
             raise BadInput(f"measure {measure.id}: a run keeps {TOP_K} neighbours, it needs {measure.neighbours}")
+    weights = {name: digest for measure in chosen for name, digest in measure.weights().items()}
     overrides = {key: value for key, value in pair.protocol.model_dump().items() if value is not None}
     return RunPlan(
         pair=pair,
@@ -192,6 +196,7 @@ def plan_run(
         parent=Path(out),
         fresh=fresh,
         reference_model=reference,
+        measure_weights=weights,
         sources=sources,
     )
 

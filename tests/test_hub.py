@@ -74,19 +74,35 @@ def complaint(said: Said) -> str:
     return last
 
 
-def test_model_and_data_by_name_then_offline_though_the_branch_moved(
-    hub: LocalHub, folders: Path, tmp_path: Path
-) -> None:
+def test_plan_then_fetch_then_a_run_that_asks_nobody(hub: LocalHub, folders: Path, tmp_path: Path) -> None:
     model = hub.add("models", "google/tiny-ddpm", folders / "old", private=True)
     data = hub.add("datasets", "uoft/noise", folders / "noise", gated=True)
     first = {"model": model.branches["main"], "data": data.branches["main"]}
-    command = attack("google/tiny-ddpm", "uoft/noise", "--candidates", "4", "--measure", "rms", "--device", "cpu")
+    names = attack("google/tiny-ddpm", "uoft/noise")[1:]
 
-    code, out, err = sidebench(hub, tmp_path, *command, HF_TOKEN=TOKEN)
+    code, out, err = sidebench(hub, tmp_path, "plan", *names, "--device", "cpu", HF_TOKEN=TOKEN)
     assert code == 0, err
+    assert f"model: google/tiny-ddpm at {first['model']} (main): 4 files" in out
+    assert f"data: uoft/noise at {first['data']} (main): 2 files" in out
+    assert "gated; this login has access, licence: mit" in out and "time: known after sidebench fetch" in out
+    heavy = [r for r in hub.requests if r.startswith("GET") and r.endswith((".safetensors", ".parquet"))]
+    assert not heavy
+
+    code, out, err = sidebench(hub, tmp_path, "fetch", *names, "--json", HF_TOKEN=TOKEN)
+    assert code == 0, err
+    assert {part["what"]: part["commit"] for part in json.loads(out)} == first
+    assert TOKEN not in out + err
+    unwanted = [r for r in hub.requests if r.startswith("CONNECT") or (r.startswith("GET") and r.endswith(".py"))]
+    assert not unwanted
+
+    model.commit({"README.md": b"moved"})
+    data.commit({"README.md": b"moved"})
+    hub.requests.clear()
+    more = ["--candidates", "4", "--measure", "rms", "--device", "cpu"]
+    code, out, err = sidebench(hub, tmp_path, "run", *names, *more)  # without the token: nobody is asked
+    assert code == 0, err
+    assert hub.requests == []
     assert "40 training and 30 held-out images" in out and "control surrogate" in out
-    assert not [request for request in hub.requests if request.startswith("CONNECT")]
-    assert not [request for request in hub.requests if request.endswith((".bin", ".py")) and "GET" in request]
     (run,) = (tmp_path / "runs").iterdir()
     manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
     assert {key: source["commit"] for key, source in manifest["sources"].items()} == first
@@ -100,16 +116,6 @@ def test_model_and_data_by_name_then_offline_though_the_branch_moved(
     for file in run.rglob("*.json"):
         text = file.read_text(encoding="utf-8")
         assert str(tmp_path) not in text and TOKEN not in text, file
-    assert TOKEN not in out + err
-
-    model.commit({"README.md": b"moved"})
-    data.commit({"README.md": b"moved"})
-    hub.requests.clear()
-    metrics = (run / "metrics.json").read_bytes()
-    code, _, err = sidebench(hub, tmp_path, *command, "--fresh")  # without the token: nobody is asked
-    assert code == 0, err
-    assert hub.requests == []
-    assert (run / "metrics.json").read_bytes() == metrics
 
 
 def test_what_cannot_be_used_is_refused_in_one_line(hub: LocalHub, folders: Path, tmp_path: Path) -> None:

@@ -1,0 +1,66 @@
+"""Networks that measures need and sidebench may not ship: brought in by path or address, hash recorded and checked."""
+
+import os
+import shutil
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from .. import hub
+from ..download import cache
+from ..errors import BadInput, CannotReach, UnsafeFile
+from ..store import read_json, write_atomic, write_json
+
+
+def folder() -> Path:
+    """Return where the files lie."""
+    return cache() / "measures"
+
+
+def check(name: str, measure: str) -> tuple[Path, str]:
+    """Return a file and its SHA-256, which must be the recorded one.
+
+    Raises:
+        BadInput: the file is not there; the message says how to bring it in.
+        UnsafeFile: the file is another one than when it was brought in.
+    """
+    file, record = folder() / name, folder() / f"{name}.json"
+    if not (file.is_file() and record.is_file()):
+        raise BadInput(
+            f"measure {measure} needs the network {name}, which is not here: get it from its authors, then "
+            f"`sidebench fetch --weights {name}=PATH-OR-ADDRESS`; or choose another --measure"
+        )
+    found, recorded = hub.sha256(file), str(read_json(record).get("sha256"))
+    if found != recorded:
+        raise UnsafeFile(f"{name}: SHA-256 is {found[:16]}..., recorded was {recorded[:16]}...; bring it in again")
+    return file, found
+
+
+def bring_in(assignment: str) -> str:
+    """Copy or download a network (`NAME=PATH-OR-ADDRESS`), record its SHA-256 and return it.
+
+    Raises:
+        BadInput: there is no such file, or the name is no plain file name.
+        CannotReach: the download broke off.
+    """
+    name, _, source = assignment.partition("=")
+    if not source or Path(name).name != name or name.startswith("."):
+        raise BadInput(f"--weights {assignment!r}: write it as NAME=PATH-OR-ADDRESS")
+    target = folder() / name
+    if source.startswith(("https://", "http://")):
+        write_atomic(target, lambda file: _download(source, file))
+    elif Path(source).is_file():
+        write_atomic(target, lambda file: shutil.copyfile(source, file))
+    else:
+        raise BadInput(f"--weights {name}: there is no file {os.fspath(source)}")
+    digest = hub.sha256(target)
+    write_json(folder() / f"{name}.json", {"sha256": digest})
+    return digest
+
+
+def _download(address: str, file: Path) -> None:
+    try:
+        with urllib.request.urlopen(address, timeout=60) as answer, file.open("wb") as out:
+            shutil.copyfileobj(answer, out)
+    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+        raise CannotReach(f"{file.name.split('.tmp')[0]}: the download broke off ({type(error).__name__})") from None
