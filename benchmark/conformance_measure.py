@@ -13,7 +13,8 @@ from .conformance import NotConformant
 from .contracts import Measure
 from .references import ImageSet, References
 from .registry import find, make_measure
-from .scoring import SIDES, Scorer
+from .scores import SIDES
+from .scoring import Scorer
 from .streams import generator
 
 IMAGES = 60
@@ -37,13 +38,14 @@ def check_measure(name: str, shape: tuple[int, int, int] = (1, 8, 8)) -> None:
 
 def made_up_references(shape: tuple[int, int, int]) -> References:
     """Return references of noise, every image a duplicate group of its own."""
-    sets = []
-    for number, side in enumerate(("training", "held_out", "pool", "tuning")):
+
+    def part(number: int, side: str) -> ImageSet:
         draw = generator(0, "conformance", number, side)
         images = torch.randint(256, (IMAGES, *shape), generator=draw, dtype=torch.uint8).numpy()
         rows = np.arange(IMAGES) + number * IMAGES
-        sets.append(ImageSet(images, rows, rows))
-    return References(*sets, fingerprint="")
+        return ImageSet(images, rows, rows)
+
+    return References(part(0, "training"), part(1, "held_out"), part(2, "pool"), part(3, "tuning"), fingerprint="")
 
 
 def check_bands(measure: Measure) -> None:
