@@ -30,17 +30,24 @@ def load_metrics(folder: RunFolder) -> Metrics:
         raise CorruptRun(f"{folder.path.name}/metrics.json, {key}: {error.errors()[0]['msg']}") from None
 
 
-def text_tables(metrics: Metrics, flags: Sequence[str] = ()) -> str:
-    """Return a table per measure, and one of costs; `flags` come on top of the metrics' own."""
+def text_tables(metrics: Metrics, flags: Sequence[str] = (), *, every_measure: bool = False) -> str:
+    """Return a table of the headline measure's rates (or one per measure), of comparisons and of costs.
+
+    `flags` come on top of the metrics' own.
+    """
     from tabulate import tabulate
 
     parts = [
         f"{metrics.pair} (revision {metrics.pair_revision}), protocol {metrics.protocol}, control {metrics.control}: "
         f"{_images(metrics)}. {_defended(metrics)}Percent of candidates, 95 % interval in brackets."
     ]
-    parts += [measure_table(found, claims_excess=metrics.claims_excess) for found in by_measure(metrics).values()]
+    measures = list(by_measure(metrics).values())
+    shown = measures if every_measure else measures[:1]
+    parts += [measure_table(found, claims_excess=metrics.claims_excess) for found in shown]
+    if left := [found[0].measure for found in measures[len(shown) :]]:
+        parts.append(f"by {', '.join(left)} too: see the report, metrics.csv or `sidebench show RUN`")
     if metrics.claims_excess:
-        parts.append(calibrated_table(metrics))
+        parts.append(calibrated_table(metrics, [found[0].measure for found in shown]))
     if metrics.comparisons:
         parts.append("attack against attack\n" + tabulate(comparison_rows(metrics), headers="keys", tablefmt="simple"))
     parts.append("cost\n" + tabulate(cost_rows(metrics.costs), headers="keys", tablefmt="simple"))
@@ -164,11 +171,11 @@ def calibrated_rows(metrics: Metrics) -> list[dict[str, Any]]:
     ]
 
 
-def calibrated_table(metrics: Metrics) -> str:
-    """Return rates at calibrated thresholds, and why the other thresholds were refused."""
+def calibrated_table(metrics: Metrics, measures: Sequence[str]) -> str:
+    """Return rates of these measures at calibrated thresholds, and why the other thresholds were refused."""
     from tabulate import tabulate
 
-    table = calibrated_rows(metrics)
+    table = [row for row in calibrated_rows(metrics) if row["measure"] in measures]
     refused = {found.q: found.refused for r in metrics.results for found in r.calibrated if found.refused}
     parts = ["thresholds calibrated to a held-out hit rate q"]
     if table:

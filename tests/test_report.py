@@ -148,6 +148,13 @@ def test_tables_hold_rates_with_intervals() -> None:
         assert words in text
 
 
+def test_the_headline_measure_is_shown_and_the_others_are_named() -> None:
+    both = [result("side", [band("high", 0.011, 0.052, 0.03)]), result("side", [], "rms")]
+    headline, every = text_tables(metrics(*both)), text_tables(metrics(*both), every_measure=True)
+    assert "none fixed" not in headline and "by rms too" in headline
+    assert "none fixed" in every and "by rms too" not in every
+
+
 def test_calibrated_thresholds_comparisons_and_equal_cost_are_shown() -> None:
     text = text_tables(metrics(result("side", [band("high", 0.011, 0.052, 0.03)])))
     for words in ("0.6123 [0.6000, 0.7000]", "2.50 [1.11, 3.33]", "refused: too few", "1.00 [-1.23, 3.21]"):
