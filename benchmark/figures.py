@@ -77,13 +77,14 @@ def histogram(best: dict[str, np.ndarray], measure: Measure) -> "Figure":
     shade_bands(axes, measure)
     axes.set_xlabel(f"best-match score, {measure.id} ({direction(measure)})")
     _whole(axes, "candidates")
+    axes.locator_params(axis="x", nbins=6)
     axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.08), ncols=2, borderaxespad=0.1, columnspacing=1.2)
     return figure
 
 
 def thresholds(found: Curves, measure: Measure, claims_excess: bool) -> "Figure":
     """Draw AMS and UMS by threshold with their control, the excess where it is claimed, and the bands."""
-    figure, (upper, lower) = canvas(2, height=4.4, top=0.62, gap=0.3, sharex=True)
+    figure, (upper, lower) = canvas(2, height=4.8, top=0.62, gap=0.3, sharex=True)
     for panel, rates, name in ((upper, found.ams, "AMS"), (lower, found.ums, "UMS")):
         for side, values in rates.items():
             _line(panel, found.thresholds, values, SIDES[side][1], SIDES[side][0])
