@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 from ..benchmark.errors import BadInput
 from .ranking import Leaderboard, read_leaderboard
-from .record import RECORDS
 from .site import write_site
 from .tables import readme_tables, update_readme
 
@@ -19,7 +18,7 @@ class Built(NamedTuple):
     warnings: list[str]
 
 
-def build(records: Path | None, out: Path | None, readme: Path | None, *, check: bool = False) -> Built:
+def build(records: Path, out: Path | None, readme: Path | None, *, check: bool = False) -> Built:
     """Write the site to `out` and the tables into `readme`; without a README the site has a default folder.
 
     With `check` nothing is written.
@@ -30,9 +29,9 @@ def build(records: Path | None, out: Path | None, readme: Path | None, *, check:
     """
     if check and (readme is None or out is not None):
         raise BadInput("--check compares a README and writes nothing: give it --readme FILE and no --out")
-    if records is not None and not records.is_dir():
+    if not records.is_dir():
         raise BadInput(f"no such folder of records: {records}")
-    found = read_leaderboard(records or RECORDS)
+    found = read_leaderboard(records)
     lines = [_summary(found)]
     if readme is not None:
         changed = update_readme(readme, readme_tables(found), check=check)

@@ -34,8 +34,6 @@ SCHEMA = "sidebench-record/1"
 UPGRADES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 """From an older schema to the next one, by the older one's name."""
 
-RECORDS = Path(__file__).parent / "records"
-
 Board = Literal["attacks", "defences"]
 Part = Literal["training", "control"]
 PARTS: tuple[Part, Part] = ("training", "control")

@@ -13,7 +13,7 @@ from ..benchmark.errors import BadInput
 from ..benchmark.results import Difference, Rate
 from . import tables
 from .charts import COLOURS, ChartPoint, Line, Scale, line_chart, number, scale
-from .ranking import PLAIN, WORDS, Board, Leaderboard, Row, method_of
+from .ranking import PLAIN, WORDS, Board, Leaderboard, Row, claims_excess, method_of
 from .record import Record
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def record_page(row: Row, board: Board | None) -> str:
         row=row,
         board=board,
         verdict=verdict(row, board),
-        claimed=_claims_excess(record),
+        claimed=claims_excess(record),
         chart=_chart(lines),
         labels=[line.label for line in lines],
     )
@@ -124,8 +124,8 @@ def verdict(row: Row, board: Board | None) -> list[str]:
     who = record.claim.attack + (f" behind {method_of(record)}" if record.claim.defences else "")
     seeds = len(record.seeds)
     under = f"{record.candidates:,} candidates" + (f" under each of {seeds} seeds" if seeds > 1 else "")
-    if not _claims_excess(record):
-        held_out = "" if found.held_out_ams is None else f" and {100 * found.held_out_ams:.2f} % on held-out images"
+    if not claims_excess(record):
+        held_out = "" if found.control_ams is None else f" and {100 * found.control_ams:.2f} % on held-out images"
         lines = [
             f"{who} hits {100 * found.ams:.2f} % on training images{held_out}, in {under}. Without a fair control no "
             f"excess is claimed."
@@ -133,12 +133,13 @@ def verdict(row: Row, board: Board | None) -> list[str]:
     else:
         low, high = 100 * record.excess.low, 100 * record.excess.high
         groups = tables.count(found.unique_groups) + (" on average" if seeds > 1 else "")
+        over = "a reference model" if record.victim.same_groups else "held-out images"
         if record.excess.low > 0:
-            said = f"finds {groups} different training images, excess {low:.2f} to {high:.2f} %"
+            said = f"finds {groups} different training images, excess over {over} {low:.2f} to {high:.2f} %"
         elif record.excess.high < 0:
-            said = f"is nearer to held-out than to training images, which no leak explains ({low:.2f} to {high:.2f} %)"
+            said = f"hits less than {over}, which no leak explains ({low:.2f} to {high:.2f} %)"
         else:
-            said = f"shows no excess over held-out images; at most {high:.2f} % could have gone unseen"
+            said = f"shows no excess over {over}; at most {high:.2f} % could have gone unseen"
         lines = [f"{who} {said}, in {under}."]
     if row.best is not None and board is not None:
         lines.append(_rank_sentence(row, len(board.ranked)))
@@ -202,14 +203,9 @@ def _rate(found: Rate | Difference | None) -> str:
     return f"{tables.percent(found.value)} [{tables.percent(found.low)}, {tables.percent(found.high)}]"
 
 
-def _claims_excess(record: Record) -> bool:
-    check = record.victim.control_check
-    return record.victim.control == "iid" and check is not None and not check.told_apart
-
-
 def _excess_scale(records: Sequence[Record]) -> Scale:
     """Return one axis for all rows of a board, 0 included."""
-    ends = [end for record in records if record.excess for end in (record.excess.low, record.excess.high)]
+    ends = [end for record in records for end in (record.excess.low, record.excess.high)]
     return scale(min([0.0, *ends]), max([0.0, *ends]), 4)
 
 

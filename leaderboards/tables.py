@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from ..benchmark.errors import BadInput
-from .ranking import Board, Leaderboard, Overall, Row, method_of
+from .ranking import Board, Leaderboard, Overall, Row, claims_excess, method_of
 from .record import Record
 
 Format = Literal["md", "txt", "tex", "csv"]
@@ -25,11 +25,11 @@ EMPTY = "No record yet."
 class Figures(NamedTuple):
     """A row's numbers over its seeds: rates over all candidates, the others per preparation (seed).
 
-    Rates lie in [0, 1]; None where the pair has no held-out images.
+    Rates lie in [0, 1]; that of the control is on held-out images or of a reference model, None without either.
     """
 
     ams: float
-    held_out_ams: float | None
+    control_ams: float | None
     unique_groups: float
     equivalents: float
     hits_per_1000: float
@@ -39,12 +39,12 @@ def figures(record: Record) -> Figures:
     """Return what the tables show of a record besides its excess."""
     bands = [record.headline(seed).bands[0] for seed in record.seeds]
     total = record.candidates * len(bands)
-    held_out = [band.held_out.ams.count for band in bands if band.held_out is not None]
+    control = [side.ams.count for band in bands if (side := band.reference or band.held_out) is not None]
     spent = sum(cost.denoiser_equivalents for cost in record.costs)
     hits = sum(cost.hits + cost.synthetic_hits for cost in record.costs)
     return Figures(
         ams=sum(band.training.ams.count for band in bands) / total,
-        held_out_ams=sum(held_out) / total if len(held_out) == len(bands) else None,
+        control_ams=sum(control) / total if len(control) == len(bands) else None,
         unique_groups=sum(band.training.groups for band in bands) / len(bands),
         equivalents=spent / len(bands),
         hits_per_1000=1000 * hits / spent if spent else 0.0,
@@ -75,9 +75,9 @@ def count(value: float) -> str:
 
 
 def excess_text(record: Record) -> str:
-    """Return the excess with its interval in percent."""
+    """Return the excess with its interval in percent, a dash where none is claimed."""
     found = record.excess
-    return "-" if found is None else f"{percent(found.value)} [{percent(found.low)}, {percent(found.high)}]"
+    return "-" if not claims_excess(record) else f"{percent(found.value)} [{percent(found.low)}, {percent(found.high)}]"
 
 
 def made_again(row: Row) -> str:
@@ -170,7 +170,7 @@ def _table(rows: Sequence[Row], board: Board, form: Format, *, why: bool = False
                 "excess, %": excess_text(row.record),
                 "unique groups": count(found.unique_groups),
                 "AMS, %": percent(found.ams),
-                "held-out AMS, %": percent(found.held_out_ams),
+                "control AMS, %": percent(found.control_ams),
                 "preparations": len(row.record.seeds),
                 "denoiser-equivalents": f"{found.equivalents:,.0f}",
                 "hits per 1,000 of them": f"{found.hits_per_1000:.2f}",
@@ -217,6 +217,7 @@ def _cell(value: Any) -> Any:
 
 def _raw(row: Row) -> dict[str, Any]:
     record, found, checked = row.record, figures(row.record), row.entry.checked
+    ends = {"": record.excess.value, "_low": record.excess.low, "_high": record.excess.high}
     return {
         "rank_best": row.best,
         "rank_worst": row.worst,
@@ -227,12 +228,11 @@ def _raw(row: Row) -> dict[str, Any]:
         "defences": json.dumps(record.claim.defences, sort_keys=True),
         "submitter": record.submitter,
         "submitted": record.submitted.isoformat(),
-        "excess": record.excess.value if record.excess else None,
-        "excess_low": record.excess.low if record.excess else None,
-        "excess_high": record.excess.high if record.excess else None,
+        **{f"excess{end}": value if claims_excess(record) else None for end, value in ends.items()},
         "unique_groups": found.unique_groups,
         "ams": found.ams,
-        "held_out_ams": found.held_out_ams,
+        "control": record.victim.control,
+        "control_ams": found.control_ams,
         "candidates": record.candidates,
         "seeds": " ".join(map(str, record.seeds)),
         "denoiser_equivalents": found.equivalents,

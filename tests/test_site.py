@@ -115,9 +115,9 @@ def test_a_record_page_has_verdict_command_hashes_and_badge(found: Leaderboard, 
 @pytest.mark.parametrize(
     ("low", "high", "words"),
     [
-        (0.1, 0.2, "different training images, excess 10.00 to 20.00 %"),
+        (0.1, 0.2, "different training images, excess over held-out images 10.00 to 20.00 %"),
         (-0.1, 0.2, "no excess over held-out images; at most 20.00 % could have gone unseen"),
-        (-0.2, -0.1, "nearer to held-out than to training images"),
+        (-0.2, -0.1, "hits less than held-out images, which no leak explains"),
     ],
 )
 def test_the_verdict_follows_the_interval(real_records: list[Record], low: float, high: float, words: str) -> None:
@@ -153,9 +153,9 @@ def test_a_later_build_removes_what_is_gone_and_nothing_else(real_records: list[
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("", encoding="utf-8")
     with pytest.raises(BadInput, match="not an earlier build"):
-        build(None, tmp_path, None)
+        build(tmp_path, tmp_path, None)
     with pytest.raises(BadInput, match="not an earlier build"):
-        build(None, tmp_path / "thesis.tex", None)
+        build(tmp_path, tmp_path / "thesis.tex", None)
     with pytest.raises(BadInput, match="no such folder of records"):
         build(tmp_path / "nowhere", None, None)
     with pytest.raises(BadInput, match="--readme FILE"):
