@@ -216,7 +216,7 @@ def fingerprint(images: np.ndarray) -> str:
 
 def blocks(images: np.ndarray) -> Iterator[np.ndarray]:
     """Yield all images in blocks; a memory-mapped set is read from its file, so that no page of it stays resident."""
-    file = images.filename if isinstance(images, np.memmap) else None
+    file = _file_of(images)
     for start in range(0, len(images), BLOCK):
         stop = min(start + BLOCK, len(images))
         if file is None:
@@ -230,20 +230,31 @@ def take(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Return some images: a view where they are consecutive; of a memory-mapped set never a copy in memory."""
     if len(rows) and (np.diff(rows) == 1).all():
         return images[rows[0] : rows[-1] + 1]
-    if not isinstance(images, np.memmap) or images.filename is None or not len(rows):
+    whole = _file_of(images)
+    if whole is None or not len(rows):
         copied: np.ndarray = images[rows]
         return copied
-    file = Path(images.filename).with_name(f"part-{hashlib.sha256(rows.astype('<i8').tobytes()).hexdigest()[:32]}.u8")
+    file = whole.with_name(f"part-{hashlib.sha256(rows.astype('<i8').tobytes()).hexdigest()[:32]}.u8")
     if not file.is_file():
-        write_atomic(file, lambda part: _gather(images, rows, part))
+        write_atomic(file, lambda part: _gather(whole, images[0].size, rows, part))
     part: np.ndarray = np.memmap(file, dtype=np.uint8, mode="c", shape=(len(rows), *images.shape[1:]))
     return part
 
 
-def _gather(images: np.ndarray, rows: np.ndarray, file: Path) -> None:
-    with file.open("wb") as out:
-        for start in range(0, len(rows), BLOCK):
-            out.write(images[rows[start : start + BLOCK]].tobytes())
+def _file_of(images: np.ndarray) -> Path | None:
+    """Return the file that holds exactly these images; a view of some rows of a file is not such a one."""
+    if not isinstance(images, np.memmap) or images.filename is None:
+        return None
+    file = Path(images.filename)
+    return file if file.stat().st_size == images.nbytes else None
+
+
+def _gather(whole: Path, size: int, rows: np.ndarray, file: Path) -> None:
+    # Read, not mapped: pages of a mapped file that were touched stay resident.
+    with whole.open("rb") as source, file.open("wb") as out:
+        for row in rows.tolist():
+            source.seek(row * size)
+            out.write(source.read(size))
 
 
 def _open(folder: Path) -> Rows:

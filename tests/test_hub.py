@@ -75,7 +75,7 @@ def complaint(said: Said) -> str:
 
 def test_plan_then_fetch_then_a_run_that_asks_nobody(hub: LocalHub, folders: Path, tmp_path: Path) -> None:
     model = hub.add("models", "google/tiny-ddpm", folders / "old", private=True)
-    data = hub.add("datasets", "uoft/noise", folders / "noise", gated=True)
+    data = hub.add("datasets", "uoft/noise", folders / "noise", gated=True, card={"license": "mit"})
     first = {"model": model.branches["main"], "data": data.branches["main"]}
     names = attack("google/tiny-ddpm", "uoft/noise")[1:]
 

@@ -201,6 +201,9 @@ def test_seeded_split_of_a_folder_is_not_copied_into_memory(kept: Path, tmp_path
     for part, size in ((found.training, 8), (found.held_out, 6), (found.tuning, 4)):
         assert len(part) == size and isinstance(part.images, np.memmap)
         assert np.array_equal(part.images, whole[part.rows])
+    view = whole[5:15]
+    assert np.array_equal(imagesets.take(view, np.array([0, 2, 9])), whole[[5, 7, 14]])
+    assert np.array_equal(np.concatenate(list(imagesets.blocks(view))), view)
 
 
 def test_pair_needs_whole_sources() -> None:

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from sidebench.benchmark import hub, layout, runner
+from sidebench.benchmark.artefacts import _flags
 from sidebench.benchmark.errors import BadInput, BadPair, TooFew, UnknownName, UnsafeFile
 from sidebench.benchmark.overview import listing
 from sidebench.benchmark.pairs import FOLDER, Pair, load_pair, pair_names
@@ -26,6 +27,12 @@ def test_pairs_that_nobody_has_run_say_so() -> None:
         assert pair.verified == (name in EMBEDDED) and pair.name == name
         assert listed[name].startswith("yes" if pair.verified else "no: nobody")
         assert pair.verified or (pair.model.repo and pair.control != "iid" and pair.attacks)
+
+
+def test_numbers_of_a_pair_that_nobody_has_run_carry_a_flag() -> None:
+    assert not _flags([], None, digits())
+    (flag,) = _flags([], None, digits(verified=False))
+    assert "not verified" in flag and "real Hub" in flag
 
 
 @pytest.mark.parametrize("name", EMBEDDED)
