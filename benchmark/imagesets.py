@@ -8,9 +8,8 @@ everything that decoding depends on; nothing in it is a name that could mean som
 import contextlib
 import hashlib
 import json
-import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -273,45 +272,64 @@ def _mapped(folder: Path, shape: list[int]) -> np.ndarray:
     return mapped
 
 
+@dataclass
+class _Texts:
+    """What stands beside the pixels of all rows."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    labels: list[int] = field(default_factory=list)
+    captions: list[str] = field(default_factory=list)
+
+
 def _decode_all(data: DataSource, source: Source, folder: Path, progress: Progress) -> None:
     """Write pixels, labels and captions; rows.json comes last and says that all is there."""
     assert data.size is not None
-    folder.mkdir(parents=True, exist_ok=True)
-    counts: dict[str, int] = {}
-    labels: list[int] = []
-    captions: list[str] = []
-    with tempfile.NamedTemporaryFile(dir=folder, suffix=".tmp", delete=False) as out:
-        for split in used_splits(data):
-            files = source.files[split]
-            reader = _Reader(data, f"{split} of {data.repo or Path(str(data.path)).name}", files)
-            counts[split] = 0
-            for row in _stream(source, files):
-                out.write(reader.pixels(row, counts[split]))
-                labels += reader.label(row)
-                captions += reader.caption(row)
-                counts[split] += 1
-                if counts[split] % BLOCK == 0:
-                    progress(f"decoding {split}", counts[split], max(counts[split], source.rows.get(split, 0)))
-            if not counts[split]:
-                raise BadInput(f"{reader.owner}: the split is empty")
-    Path(out.name).replace(folder / "pixels.u8")
-    shape = [sum(counts.values()), data.channels, data.size, data.size]
-    texts = {"labels": labels if data.labels else None, "captions": captions if data.captions else None}
-    write_json(folder / "texts.json", texts)
-    found = {"shape": shape, "splits": list(counts.items()), "sha256": fingerprint(_mapped(folder, shape))}
+    texts = _Texts()
+    write_atomic(folder / "pixels.u8", lambda file: _decode(data, source, file, texts, progress))
+    labels, captions = texts.labels if data.labels else None, texts.captions if data.captions else None
+    write_json(folder / "texts.json", {"labels": labels, "captions": captions})
+    shape = [sum(texts.counts.values()), data.channels, data.size, data.size]
+    found = {"shape": shape, "splits": list(texts.counts.items()), "sha256": fingerprint(_mapped(folder, shape))}
     write_json(folder / "rows.json", found)
 
 
-def _stream(source: Source, files: list[Path]) -> Iterator[dict[str, Any]]:
-    """Yield rows with undecoded image columns."""
+def _decode(data: DataSource, source: Source, file: Path, texts: _Texts, progress: Progress) -> None:
+    with file.open("wb") as out:
+        for split in used_splits(data):
+            files = source.files[split]
+            reader = _Reader(data, f"{split} of {data.repo or Path(str(data.path)).name}", files)
+            done = 0
+            for row in _stream(source, files, reader.owner):
+                out.write(reader.pixels(row, done))
+                texts.labels += reader.label(row)
+                texts.captions += reader.caption(row)
+                done += 1
+                if done % BLOCK == 0:
+                    progress(f"decoding {split}", done, max(done, source.rows.get(split, 0)))
+            if not done:
+                raise BadInput(f"{reader.owner}: the split is empty")
+            texts.counts[split] = done
+
+
+def _stream(source: Source, files: list[Path], owner: str) -> Iterator[dict[str, Any]]:
+    """Yield rows with undecoded image columns.
+
+    Raises:
+        BadInput: a file is damaged.
+    """
     with quiet() as datasets:
         features = None if source.features is None else datasets.Features.from_dict(source.features)
         given = {"rows": [str(file) for file in files]}
-        rows = datasets.load_dataset(source.builder, data_files=given, split="rows", streaming=True, features=features)
-        for name, feature in (rows.features or {}).items():
-            if isinstance(feature, datasets.Image):
-                rows = rows.cast_column(name, datasets.Image(decode=False))
-        yield from rows
+        try:
+            rows = datasets.load_dataset(
+                source.builder, data_files=given, split="rows", streaming=True, features=features
+            )
+            for name, feature in (rows.features or {}).items():
+                if isinstance(feature, datasets.Image):
+                    rows = rows.cast_column(name, datasets.Image(decode=False))
+            yield from rows
+        except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
+            raise BadInput(f"{owner} cannot be read ({type(error).__name__}): a file is damaged") from None
 
 
 class _Reader:

@@ -30,6 +30,16 @@ COMPONENTS: Mapping[str, tuple[str, ...]] = {
 }
 """What is loaded of each family; anything else in the folder (a safety checker, say) is left alone."""
 
+SCHEDULERS = frozenset(
+    f"{name}Scheduler"
+    for name in (
+        *("DDPM", "DDPMParallel", "DDIM", "DDIMParallel", "PNDM", "LMSDiscrete", "EulerDiscrete", "HeunDiscrete"),
+        *("EulerAncestralDiscrete", "KDPM2Discrete", "KDPM2AncestralDiscrete", "DPMSolverSinglestep"),
+        *("DPMSolverMultistep", "DPMSolverSDE", "DEISMultistep", "UniPCMultistep"),
+    )
+)
+"""Schedulers whose configuration states a discrete variance-preserving noise schedule: its betas."""
+
 INDEX = "model_index.json"
 LIBRARIES = ("diffusers", "transformers")
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
@@ -88,6 +98,10 @@ def read_layout(content: Any, owner: str) -> Layout:
             raise UnsafeFile(
                 f"{owner}: its {name} ({library}.{cls}) is Python code of its own, which sidebench does not run"
             )
+    scheduler = parts.get("scheduler", ("", "nothing"))[1]
+    known = {"ScoreSdeVeScheduler"} if pipeline == "ScoreSdeVePipeline" else SCHEDULERS
+    if scheduler not in known:
+        raise BadInput(f"{owner}: {scheduler} is not a noise schedule that sidebench knows for a {pipeline}")
     return Layout(owner, pipeline, parts)
 
 

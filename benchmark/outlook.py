@@ -9,7 +9,7 @@ from . import layout
 from .contracts import Progress, Settings
 from .download import Listing, fetch_model, find_model_files, model_configs, model_key, recall
 from .imagesets import fetch_data, find_data_files, load_rows, recall_data
-from .pairs import Pair
+from .pairs import ModelSource, Pair
 from .plan import find_model
 from .progress import silent
 from .protocol import TOP_K, make_protocol
@@ -63,9 +63,7 @@ def examine(
     """
     from .hub import pick_device
 
-    parts, rows = [], None
-    if pair.model.repo is not None:
-        parts.append(_model_part(pair, allow_pickle))
+    parts, rows = [_model_part(what, model, allow_pickle) for what, model in _models(pair)], None
     if pair.data.source == "hub":
         part, rows = _data_part(pair)
         parts.append(part)
@@ -88,23 +86,29 @@ def examine(
 
 def fetch(pair: Pair, allow_pickle: bool = False, progress: Progress = silent) -> list[Part]:
     """Fetch a pair's model and data at what its revisions are now, and decode the images; runs then need no network."""
-    if pair.model.repo is not None:
-        fetch_model(pair.model, allow_pickle, again=True)
+    for _, model in _models(pair):
+        fetch_model(model, allow_pickle, again=True)
     if pair.data.source == "hub":
         fetch_data(pair.data, again=True)
     if pair.data.source in ("hub", "folder"):
         load_rows(pair.data, progress)
-    parts = [_model_part(pair, allow_pickle)] if pair.model.repo is not None else []
+    parts = [_model_part(what, model, allow_pickle) for what, model in _models(pair)]
     return [*parts, _data_part(pair)[0]] if pair.data.source == "hub" else parts
 
 
-def _model_part(pair: Pair, allow_pickle: bool) -> Part:
-    assert pair.model.repo is not None
-    known = recall("model", pair.model.repo, pair.model.revision, model_key(pair.model, allow_pickle))
+def _models(pair: Pair) -> list[tuple[str, ModelSource]]:
+    """Return the models of a pair that come from the Hub."""
+    named = [("model", pair.model), ("reference model", pair.reference_model)]
+    return [(what, model) for what, model in named if model is not None and model.repo is not None]
+
+
+def _model_part(what: str, model: ModelSource, allow_pickle: bool) -> Part:
+    assert model.repo is not None
+    known = recall("model", model.repo, model.revision, model_key(model, allow_pickle))
     if known is not None:
-        return _part("model", known.model_dump(), known.sizes, "fetched")
-    found, names = find_model_files(pair.model, allow_pickle)
-    return _part("model", found._asdict(), {name: found.sizes[name] for name in names}, _access(found))
+        return _part(what, known.model_dump(), known.sizes, "fetched")
+    found, names = find_model_files(model, allow_pickle)
+    return _part(what, found._asdict(), {name: found.sizes[name] for name in names}, _access(found))
 
 
 def _data_part(pair: Pair) -> tuple[Part, int | None]:

@@ -47,9 +47,10 @@ def test_files_that_a_page_names_exist(page: str) -> None:
         assert (ROOT / name).exists(), name
 
 
-def test_the_example_pair_is_one() -> None:
-    (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "add-a-pair.md").read_text(encoding="utf-8"), re.S)
-    assert Pair(**yaml.safe_load(text)).control == "iid"
+@pytest.mark.parametrize(("page", "control"), [("add-a-pair.md", "iid"), ("pairs.md", "surrogate")])
+def test_the_example_pair_is_one(page: str, control: str) -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / page).read_text(encoding="utf-8"), re.S)
+    assert Pair(**yaml.safe_load(text)).control == control
 
 
 def test_every_option_that_a_page_names_exists() -> None:

@@ -180,6 +180,15 @@ def test_data_with_a_fault_are_refused(kept: Path, tmp_path: Path, changes: dict
         load_references(load_pair("digits").model_copy(update={"data": data}))
 
 
+def test_damaged_file_is_refused_and_leaves_nothing(kept: Path, tmp_path: Path) -> None:
+    file = picture_table(tmp_path / "data" / "train.parquet", range(5))
+    content = file.read_bytes()
+    file.write_bytes(content[:300] + bytes(200) + content[500:])
+    with pytest.raises(BadInput):
+        imagesets.load_rows(folder_of(tmp_path / "data", held_out=None))
+    assert not [found for found in kept.rglob("*") if found.is_file()]
+
+
 def test_rows_cannot_name_files_of_this_machine(kept: Path, tmp_path: Path) -> None:
     from datasets import Dataset
 
