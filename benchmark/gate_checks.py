@@ -16,8 +16,8 @@ from torch.nn.functional import adaptive_avg_pool2d
 from .audit import audit
 from .calibration import hits_at
 from .contracts import Measure, Model
-from .quality import frechet_distance
-from .references import References
+from .quality import frechet_distance, real_images
+from .references import ImageSet, References
 from .sampling import quantise
 from .shift import overlaps, two_sample
 
@@ -45,6 +45,7 @@ OVERLAP = 0.01
 
 SEED = 0
 COPIES = 128
+MOST_REAL = 5_000
 _POOLED = 16
 """Pixels a side to which larger images are averaged for the Frechet distance."""
 
@@ -71,7 +72,8 @@ class Check(NamedTuple):
 def check_control(references: References, control: str) -> Check:
     """Is the held-out set a fair control, so that an excess means a leak?"""
     if control != "iid":
-        return Check("control", False, f"the pair's control is {control}: no excess can be claimed, only a raw_rate")
+        said = f"the pair's control is {control}: no excess can be claimed, only a raw_rate or group_rate"
+        return Check("control", False, said)
     shared = len(overlaps(references.training, references.held_out).training)
     if shared > OVERLAP * len(references.training):
         said = f"{shared} training images have a duplicate among the held-out ones, and the excess cannot see them"
@@ -93,8 +95,12 @@ def check_images(images: Tensor, broken: np.ndarray, references: References) -> 
     usable = images[torch.from_numpy(~broken)]
     if len(usable) < 2:
         return checks
-    likeness = _likeness(usable, references.held_out.floats())
-    said = f"Frechet distance to held-out images {likeness[AS_THEY_ARE]:.2f} of their variance (at most {UNLIKE})"
+    against = real_images(references) or "training"
+    likeness = _likeness(usable, _some(getattr(references, against)))
+    said = (
+        f"Frechet distance to {against.replace('_', '-')} images {likeness[AS_THEY_ARE]:.2f} of their variance "
+        f"(at most {UNLIKE})"
+    )
     checks.append(Check("sample quality", likeness[AS_THEY_ARE] <= UNLIKE, said))
     best = min(likeness, key=lambda name: likeness[name])
     mismatch = likeness[best] < BETTER * likeness[AS_THEY_ARE]
@@ -122,8 +128,9 @@ def check_detector(references: References, measure: Measure, scorer: "Scorer", t
 def check_model_path(model: Model, references: References, measure: Measure, scorer: "Scorer", tau: float) -> Check:
     """Are training images found that went through the model's own encoding, decoding and quantisation?"""
     rows = np.linspace(0, len(references.training) - 1, min(COPIES, len(references.training))).astype(int)
+    images = torch.from_numpy(references.training.images[rows]).float() / 255
     with torch.no_grad():
-        decoded = model.decode(model.encode(references.training.floats()[rows].to(model.device))).float().cpu()
+        decoded = model.decode(model.encode(images.to(model.device))).float().cpu()
     nan = ~torch.isfinite(decoded.flatten(1)).all(1).numpy()
     scores = scorer.score(quantise(decoded), rows, nan, measure.space)
     hits = hits_at(scores.best_scores(measure, "training"), tau, distance=measure.distance)
@@ -133,9 +140,15 @@ def check_model_path(model: Model, references: References, measure: Measure, sco
     return Check("model path", share >= FOUND, said)
 
 
-def _likeness(candidates: Tensor, held_out: Tensor) -> dict[str, float]:
-    """Return the candidates' Frechet distance to held-out images over their variance, as they are and changed."""
-    ours, theirs = (_pooled(images) for images in (candidates.float() / 255, held_out))
+def _some(part: ImageSet) -> Tensor:
+    """Return at most `MOST_REAL` images of a part, evenly spaced, as floats."""
+    rows = np.linspace(0, len(part) - 1, min(MOST_REAL, len(part))).astype(int)
+    return torch.from_numpy(part.images[rows]).float() / 255
+
+
+def _likeness(candidates: Tensor, real: Tensor) -> dict[str, float]:
+    """Return the candidates' Frechet distance to real images over their variance, as they are and changed."""
+    ours, theirs = (_pooled(images) for images in (candidates.float() / 255, real))
     variance = float(theirs.flatten(1).var(0, unbiased=False).sum())
     square = ours.shape[2] == ours.shape[3]
     variants = {AS_THEY_ARE: ours}

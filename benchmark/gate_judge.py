@@ -147,6 +147,8 @@ class _Gate:
             self.take(line)
             return
         assert rule.calibrate is not None
+        if not len(self.references.held_out):
+            raise TooFew("the pair has no held-out images to calibrate on; give the policy threshold.fixed")
         while not line.frozen:
             self.take(line)
             if line.made < rule.calibrate.candidates:

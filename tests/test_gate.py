@@ -236,6 +236,18 @@ def test_a_raw_rate_needs_no_control(tmp_path: Path) -> None:
     assert decide(tmp_path, LEAKY, pair=pair, limits={"raw_rate": 0.02}).verdict == "fail"
 
 
+def test_a_pair_without_held_out_images_is_held_to_raw_rates(tmp_path: Path) -> None:
+    content = load_pair("digits").model_dump(mode="json", exclude_none=True)
+    content["data"]["split"]["held_out"] = 0
+    pair = Pair(**{**content, "name": "alone", "control": "none", "measures": []})
+    rates: dict[str, Any] = {"measure": "nl2:n10:a0.5", "limits": {"raw_rate": 0.02}}
+    assert decide(tmp_path, pair=pair, **rates).verdict == "pass"
+    assert decide(tmp_path, LEAKY, pair=pair, **rates).verdict == "fail"
+    rule = {"calibrate": {"rate": 0.02, "candidates": 600}}
+    decision = decide(tmp_path, pair=pair, **rates, threshold=rule)
+    assert decision.verdict == "cannot tell" and "no held-out images to calibrate on" in decision.reasons[0]
+
+
 # ---- Resuming, caching, and the same decision on a run ----------------------------------------------
 
 
