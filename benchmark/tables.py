@@ -227,17 +227,22 @@ def quality_rows(quality: dict[str, Any]) -> list[dict[str, str]]:
     return [
         {
             "images": name,
-            f"Frechet distance to {_PARTS[figures['against']]} (pixels)": _number(figures["frechet_distance"]),
+            f"Frechet distance to {_part(figures)} (pixels)": _number(figures.get("frechet_distance")),
             "precision": _number(figures.get("precision")),
             "recall": _number(figures.get("recall")),
             "pairwise distance": _number(figures.get("diversity")),
-            f"label accuracy on {_PARTS[figures['against']]}": _number(figures["label_accuracy"]),
+            f"label accuracy on {_part(figures)}": _number(figures.get("label_accuracy")),
         }
         for name, figures in sorted(quality.items(), key=lambda item: (item[0] != "training images", item[0]))
     ]
 
 
 _PARTS = {"held_out": "held-out", "pool": "pool", "tuning": "tuning part"}
+
+
+def _part(figures: dict[str, Any]) -> str:
+    """Name the real images that quality was measured against; run folders of before this was a choice do not say."""
+    return _PARTS[figures.get("against", "held_out")]
 
 
 def _number(value: float | None) -> str:
