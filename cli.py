@@ -533,13 +533,16 @@ def add(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run folder.")],
     submitter: Annotated[str, typer.Option("--as", metavar="NAME", help="Who claims it: a name of your choice.")],
     attack: Annotated[list[str] | None, typer.Option(help="Attack to record; default: every one of the run.")] = None,
+    tuning: Annotated[
+        list[Path] | None, typer.Option(metavar="CURVE", help="Curve of `sidebench tune` to show with the record.")
+    ] = None,
     records: Records = RECORDS,
 ) -> None:
     """Write a record for each attack of a run, over all of its seeds."""
     from .benchmark.store import read_run
     from .leaderboards.making import add_records
 
-    for file in add_records(read_run(run_folder), submitter, attack or (), records):
+    for file in add_records(read_run(run_folder), submitter, attack or (), records, tuning or ()):
         print(file)
 
 

@@ -61,18 +61,30 @@ def number(value: float) -> str:
     return f"{value:,.10g}" if abs(value) >= 1e-9 else "0"
 
 
-def line_chart(lines: Sequence[Line], x_label: str, y_label: str, description: str) -> Markup:
+def line_chart(
+    lines: Sequence[Line], x_label: str, y_label: str, description: str, names: Sequence[str] = ()
+) -> Markup:
     """Return an SVG of lines with their intervals; the part that is an estimate is dotted.
 
-    Labels are escaped. `description` is what a screen reader says.
+    Labels are escaped. `description` is what a screen reader says. With `names` the x axis is one of choices: point x
+    stands at `names[x]`, and each point has a mark.
     """
     points = [point for line in lines for point in line.points]
     furthest = max(point.x for point in points)
     across = Scale(0, furthest, [tick for tick in scale(0, furthest).ticks if tick <= furthest])
+    if names:
+        across = Scale(-0.25, len(names) - 0.75, list(range(len(names))))
     up = scale(min(0.0, *(point.low for point in points)), max(point.high for point in points), 4)
-    parts = [_axes(across, up, x_label, y_label)]
+    parts = [_axes(across, up, x_label, y_label, [*names] or [number(tick) for tick in across.ticks])]
     for position, line in enumerate(lines):
-        parts.append(_line(line.points, across, up, position % COLOURS + 1))
+        colour = position % COLOURS + 1
+        parts.append(_line(line.points, across, up, colour))
+        for point in line.points if names else ():
+            parts.append(
+                Markup('<circle class="band dot s{}" cx="{}" cy="{}" r="4"/>').format(
+                    colour, _x(across, point.x), _y(up, point.y)
+                )
+            )
     return Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}"><title>{}</title>{}</svg>').format(
         WIDTH, HEIGHT, description, description, Markup("").join(parts)
     )
@@ -86,7 +98,7 @@ def _y(axis: Scale, value: float) -> str:
     return f"{HEIGHT - BOTTOM - axis.share(value) * (HEIGHT - TOP - BOTTOM):.1f}"
 
 
-def _axes(across: Scale, up: Scale, x_label: str, y_label: str) -> Markup:
+def _axes(across: Scale, up: Scale, x_label: str, y_label: str, names: Sequence[str]) -> Markup:
     grid = [
         Markup(
             '<path class="grid" d="M{} {}H{}"/><text class="tick" x="{}" y="{}" dy="4" text-anchor="end">{}</text>'
@@ -95,9 +107,9 @@ def _axes(across: Scale, up: Scale, x_label: str, y_label: str) -> Markup:
     ]
     grid += [
         Markup('<text class="tick" x="{}" y="{}" text-anchor="{}">{}</text>').format(
-            _x(across, tick), HEIGHT - BOTTOM + 20, "end" if tick == across.high else "middle", number(tick)
+            _x(across, tick), HEIGHT - BOTTOM + 20, "end" if tick == across.high else "middle", name
         )
-        for tick in across.ticks
+        for tick, name in zip(across.ticks, names, strict=True)
     ]
     base = Markup('<path class="axis" d="M{} {}H{}"/>').format(LEFT, _y(up, max(up.low, 0.0)), WIDTH - RIGHT)
     names = Markup(

@@ -254,9 +254,19 @@ def _command(record: Record) -> Found:
         yield "command", "is not the command of these settings"
 
 
+def _tuning(record: Record) -> Found:
+    """Every point of a tuning gives values to the same settings, which the attack has."""
+    points = record.tuning.points if record.tuning else []
+    for number, point in enumerate(points):
+        if set(point.values) != set(points[0].values) or not set(point.values) <= set(record.claim.settings):
+            yield f"tuning.points.{number}.values", "must be settings of the attack, the same at every point"
+        if not -1 <= point.excess.low <= point.excess.value <= point.excess.high <= 1:
+            yield f"tuning.points.{number}.excess", "must lie in its interval, and that in [-1, 1]"
+
+
 def _measures(record: Record) -> list[str]:
     return list(dict.fromkeys(result.measure for result in record.results))
 
 
-_FIRST: Sequence[Callable[[Record], Found]] = (_texts, _seeds, _results, _victim, _command)
+_FIRST: Sequence[Callable[[Record], Found]] = (_texts, _seeds, _results, _victim, _command, _tuning)
 _THEN: Sequence[Callable[[Record], Found]] = (consistency.counts, consistency.hits, consistency.costs)

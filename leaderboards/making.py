@@ -24,6 +24,7 @@ from ..benchmark.store import RunFolder, read_json, shard_count, write_atomic
 from ..benchmark.tables import load_metrics
 from .check import check_record, claims_same
 from .record import SCHEMA, Claim, Hashes, Hits, Made, Record, Victim, command, pack, read_record, record_files
+from .tuned import with_tunings
 
 
 def make_records(
@@ -49,13 +50,18 @@ def make_records(
     ]
 
 
-def add_records(folder: RunFolder, submitter: str, attacks: Sequence[str], records: Path) -> list[Path]:
+def add_records(
+    folder: RunFolder, submitter: str, attacks: Sequence[str], records: Path, tunings: Sequence[Path] = ()
+) -> list[Path]:
     """Make a run's records, check them beside those that are there, write them and return their files.
+
+    Each of `tunings` is a curve of `sidebench tune`, for the record of its attack.
 
     Raises:
         BadRecord: a record would be refused; none is written then.
+        BadInput: a curve is of none of these attacks, or of another pair.
     """
-    made = make_records(folder, submitter, attacks)
+    made = with_tunings(make_records(folder, submitter, attacks), tunings)
     for record in made:
         if found := check_record(record):
             field, message = found[0]

@@ -188,6 +188,9 @@ def _complete(record: Record, name: str) -> None:
     for field, found in there.items():
         if seeds != record.seeds or found != seeds:
             raise BadRecord(f"{name}, {field}: must have one entry per seed, in order")
+    points = record.tuning.points if record.tuning else []
+    if any(not point.values or set(point.values) != set(points[0].values) for point in points):
+        raise BadRecord(f"{name}, tuning: every point must give values to the same settings")
     samples_of([record])
 
 

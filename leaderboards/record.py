@@ -120,6 +120,21 @@ class Made(_Part):
     probe_share_off: float = Field(ge=0, le=1, description="largest share of values that another batch size changed")
 
 
+class TuningPoint(_Part):
+    """Values of the settings and what they found on a shadow victim."""
+
+    values: dict[str, Any] = Field(description="values of the settings that were tried")
+    excess: Difference = Field(description="excess on the shadow victim, or its AMS where the pair has no control")
+
+
+class Tuning(_Part):
+    """Where the settings come from: every point that was tried on a shadow victim."""
+
+    measure: str = Field(max_length=128, description="id of the measure")
+    candidates: int = Field(ge=1, description="candidates per point")
+    points: list[TuningPoint] = Field(min_length=1, max_length=1000, description="in the order of the grid")
+
+
 class Record(_Part):
     """One claim, complete."""
 
@@ -142,6 +157,7 @@ class Record(_Part):
     )
     hashes: Hashes = Field(description="what the record rests on")
     made: Made = Field(description="hardware class, versions, seconds")
+    tuning: Tuning | None = Field(None, description="how the settings were tuned; None where that is not told")
     command: str = Field(max_length=4000, description="the command that makes the run again")
 
     @property

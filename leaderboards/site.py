@@ -14,7 +14,7 @@ from ..benchmark.results import Difference, Rate
 from . import tables
 from .charts import COLOURS, ChartPoint, Line, Scale, line_chart, number, scale
 from .ranking import PLAIN, WORDS, Board, Leaderboard, Row, claims_excess, method_of
-from .record import Record
+from .record import Record, Tuning
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -115,6 +115,7 @@ def record_page(row: Row, board: Board | None) -> str:
         claimed=claims_excess(record),
         chart=_chart(lines),
         labels=[line.label for line in lines],
+        tuning=tuning_chart(record.tuning) if record.tuning else None,
     )
 
 
@@ -236,6 +237,21 @@ def _chart(lines: Sequence[Line]) -> str:
     )
     description = tables.clean(f"Duplicate groups found over the number of candidates, at the end: {ends}")
     return line_chart(lines, "candidates", "groups found", description)
+
+
+def tuning_chart(tuning: Tuning) -> tuple[str, list[str]]:
+    """Return a chart of a tuning and its lines' labels: the last setting across, a line per choice of the others."""
+    keys = list(tuning.points[0].values)
+    chosen = [{key: json.dumps(value) for key, value in point.values.items()} for point in tuning.points]
+    names = list(dict.fromkeys(values[keys[-1]] for values in chosen))
+    lines: dict[str, list[ChartPoint]] = {}
+    for values, point in zip(chosen, tuning.points, strict=True):
+        others = ", ".join(f"{key} {values[key]}" for key in keys[:-1])
+        ends = (100 * end for end in (point.excess.value, point.excess.low, point.excess.high))
+        lines.setdefault(others, []).append(ChartPoint(names.index(values[keys[-1]]), *ends))
+    made = [Line(label, sorted(points)) for label, points in list(lines.items())[:COLOURS]]
+    text = f"Excess in percent on a shadow victim by {keys[-1]}; the table below has the figures"
+    return line_chart(made, tables.clean(keys[-1]), "excess, %", text, names), [line.label for line in made]
 
 
 def _listed(listing: Path) -> set[str]:

@@ -54,7 +54,9 @@ def test_the_example_pair_is_one(page: str, control: str) -> None:
 
 
 def test_every_option_that_a_page_names_exists() -> None:
-    options = {name for command in get_command(app).commands.values() for p in command.params for name in p.opts}
+    commands = list(get_command(app).commands.values())
+    commands += [below for command in commands for below in getattr(command, "commands", {}).values()]
+    options = {name for command in commands for p in command.params for name in p.opts}
     for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
         for line in re.findall(r"^ +sidebench .*|`sidebench [^`]+`", page.read_text(encoding="utf-8"), re.M):
             assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", line)) <= options | {"--help"}, f"{page.name}: {line}"

@@ -20,6 +20,8 @@ from sidebench.leaderboards.making import write_record
 from sidebench.leaderboards.ranking import Board, Leaderboard, rank, read_leaderboard
 from sidebench.leaderboards.record import Record
 
+EMPTY_POINT = {"values": {}, "excess": {"value": 0.0, "low": 0.0, "high": 0.0}}
+TUNING = {"measure": "rms", "candidates": 4, "points": [{**EMPTY_POINT, "values": {"x": 1}}]}
 OWN = {"name": "faces", "worked_example": False}
 HUGE = "<b>&amp; | *very* _long_ [name](http://x.example) \u202e\n" + "n" * 200
 
@@ -191,6 +193,7 @@ def test_records_that_cannot_be_used_are_listed(base: Record, tmp_path: Path) ->
         "cut.json": base.text()[:100],
         "seeds.json": json.dumps({**content, "seeds": [0, 1]}),
         "bits.json": json.dumps({**content, "candidates": 7}),
+        "tuning.json": json.dumps({**content, "tuning": {**TUNING, "points": [*TUNING["points"], EMPTY_POINT]}}),
     }
     for name, text in spoilt.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
@@ -203,6 +206,7 @@ def test_records_that_cannot_be_used_are_listed(base: Record, tmp_path: Path) ->
     assert "cannot be read" in errors["cut.json"]
     assert "results: must have one entry per seed" in errors["seeds.json"]
     assert "hits.training" in errors["bits.json"]
+    assert "tuning: every point" in errors["tuning.json"]
 
 
 def badge(entry_: Any, **changes: Any) -> Checked:
@@ -300,3 +304,9 @@ def test_a_readme_names_how_many_rows_it_leaves_out(base: Record) -> None:
     records = [vary(base, 0.2, n, submitter=f"s{n}", **OWN) for n in range(12)]
     text = tables.readme_tables(rank([entry(record) for record in records]))
     assert "and 2 rows more." in text and text.count("| carlini-uncond") == tables.README_ROWS
+
+
+def test_the_tables_of_this_readme_are_up_to_date(tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parent.parent
+    records = root / "leaderboards" / "records"
+    build(records if records.is_dir() else tmp_path, None, root / "README.md", check=True)

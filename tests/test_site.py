@@ -15,13 +15,13 @@ from sidebench.leaderboards.building import build
 from sidebench.leaderboards.charts import ChartPoint, Line, line_chart, scale
 from sidebench.leaderboards.making import write_record
 from sidebench.leaderboards.ranking import Leaderboard, rank
-from sidebench.leaderboards.record import Record
+from sidebench.leaderboards.record import Record, Tuning, TuningPoint
 
 
 class Links(HTMLParser):
     """Collects ids, links and sources, and sees to it that every element is closed."""
 
-    VOID = {"meta", "link", "input", "br", "path"}
+    VOID = {"meta", "link", "input", "br", "path", "circle"}
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -178,6 +178,24 @@ def test_a_chart_escapes_and_dots_what_is_an_estimate() -> None:
     assert "<x>" not in text and "<z>" not in text and text.count('class="line') == 2
     assert 'class="line estimate s1" d="M' in text
     Links(text)
+
+
+def tuned(record: Record) -> Record:
+    excess = record.excess
+    grid = [{"training_steps": steps, "guidance_scale": scale} for steps in (3, 30) for scale in (0.1, 0.3, 1.0)]
+    points = [TuningPoint(values=values, excess=excess) for values in grid]
+    return record.model_copy(update={"tuning": Tuning(measure=record.measure, candidates=40, points=points)})
+
+
+def test_a_tuning_is_drawn_and_told(real_records: list[Record]) -> None:
+    (board,) = rank([entry(tuned(real_records[2]))]).boards
+    text = site.record_page(board.ranked[0], board)
+    assert text.count("<circle") == 6 and "6 points as a table" in text
+    assert '<li class="s2"><bdi>training_steps 30</bdi></li>' in text and ">guidance_scale</text>" in text
+    Links(text)
+    assert "How the settings were chosen" not in site.record_page(
+        rank([entry(real_records[2])]).boards[0].ranked[0], board
+    )
 
 
 def test_the_command_builds_and_warns(real_records: list[Record], tmp_path: Path, capsys: Any) -> None:
