@@ -247,8 +247,8 @@ def tuning_chart(tuning: Tuning) -> tuple[str, list[str]]:
     lines: dict[str, list[ChartPoint]] = {}
     for values, point in zip(chosen, tuning.points, strict=True):
         others = ", ".join(f"{key} {values[key]}" for key in keys[:-1])
-        ends = (100 * end for end in (point.excess.value, point.excess.low, point.excess.high))
-        lines.setdefault(others, []).append(ChartPoint(names.index(values[keys[-1]]), *ends))
+        value, low, high = (100 * end for end in (point.excess.value, point.excess.low, point.excess.high))
+        lines.setdefault(others, []).append(ChartPoint(names.index(values[keys[-1]]), value, low, high))
     made = [Line(label, sorted(points)) for label, points in list(lines.items())[:COLOURS]]
     text = f"Excess in percent on a shadow victim by {keys[-1]}; the table below has the figures"
     return line_chart(made, tables.clean(keys[-1]), "excess, %", text, names), [line.label for line in made]
