@@ -74,7 +74,9 @@ def line_chart(
     across = Scale(0, furthest, [tick for tick in scale(0, furthest).ticks if tick <= furthest])
     if names:
         across = Scale(-0.25, len(names) - 0.75, list(range(len(names))))
-    up = scale(min(0.0, *(point.low for point in points)), max(point.high for point in points), 4)
+    lowest = min(0.0, *(point.low for point in points))
+    rounded = scale(lowest, max(point.high for point in points), 4)
+    up = Scale(lowest, rounded.high, [tick for tick in rounded.ticks if tick >= lowest])
     parts = [_axes(across, up, x_label, y_label, [*names] or [number(tick) for tick in across.ticks])]
     for position, line in enumerate(lines):
         colour = position % COLOURS + 1

@@ -121,33 +121,33 @@ def record_page(row: Row, board: Board | None) -> str:
 
 def verdict(row: Row, board: Board | None) -> list[str]:
     """Say in plain words what a record shows, where it stands, and how it compares with plain sampling."""
-    record, found = row.record, tables.figures(row.record)
-    who = record.claim.attack + (f" behind {method_of(record)}" if record.claim.defences else "")
-    seeds = len(record.seeds)
-    under = f"{record.candidates:,} candidates" + (f" under each of {seeds} seeds" if seeds > 1 else "")
-    if not claims_excess(record):
-        held_out = "" if found.control_ams is None else f" and {100 * found.control_ams:.2f} % on held-out images"
-        lines = [
-            f"{who} hits {100 * found.ams:.2f} % on training images{held_out}, in {under}. Without a fair control no "
-            f"excess is claimed."
-        ]
-    else:
-        low, high = 100 * record.excess.low, 100 * record.excess.high
-        groups = tables.count(found.unique_groups) + (" on average" if seeds > 1 else "")
-        over = "a reference model" if record.victim.same_groups else "held-out images"
-        if record.excess.low > 0:
-            said = f"finds {groups} different training images, excess over {over} {low:.2f} to {high:.2f} %"
-        elif record.excess.high < 0:
-            said = f"hits less than {over}, which no leak explains ({low:.2f} to {high:.2f} %)"
-        else:
-            said = f"shows no excess over {over}; at most {high:.2f} % could have gone unseen"
-        lines = [f"{who} {said}, in {under}."]
+    lines = [_finding(row.record)]
     if row.best is not None and board is not None:
         lines.append(_rank_sentence(row, len(board.ranked)))
     if row.against_plain:
         against = {WORDS[1]: "finds more than", WORDS[-1]: "finds fewer than", WORDS[0]: "is not told apart from"}
         lines.append(f"With as many candidates it {against[row.against_plain]} plain sampling ({PLAIN}).")
     return lines
+
+
+def _finding(record: Record) -> str:
+    found, seeds = tables.figures(record), len(record.seeds)
+    who = record.claim.attack + (f" behind {method_of(record)}" if record.claim.defences else "")
+    under = f"in {record.candidates:,} candidates" + (f" under each of {seeds} seeds" if seeds > 1 else "")
+    if not claims_excess(record):
+        held_out = "" if found.control_ams is None else f" and {tables.percent(found.control_ams)} % on held-out images"
+        rates = f"{tables.percent(found.ams)} % on training images{held_out}"
+        return f"{who} hits {rates}, {under}. Without a fair control no excess is claimed."
+    low, high = tables.percent(record.excess.low), tables.percent(record.excess.high)
+    over = "a reference model" if record.victim.same_groups else "held-out images"
+    if record.excess.low > 0:
+        groups = tables.count(found.unique_groups) + (" on average" if seeds > 1 else "")
+        said = f"finds {groups} different training images, excess over {over} {low} to {high} %"
+    elif record.excess.high < 0:
+        said = f"hits less than {over}, which no leak explains ({low} to {high} %)"
+    else:
+        said = f"shows no excess over {over}; at most {high} % could have gone unseen"
+    return f"{who} {said}, {under}."
 
 
 def _rank_sentence(row: Row, rows: int) -> str:
@@ -211,7 +211,7 @@ def _excess_scale(records: Sequence[Record]) -> Scale:
 
 
 def _distinct(rows: Sequence[Row], wanted: int) -> list[Row]:
-    """Return the first row of each method, then the next rows in order, as many as a chart can show."""
+    """Return the first row of each method, as many as wanted."""
     first: dict[str, Row] = {}
     for row in rows:
         first.setdefault(method_of(row.record), row)
