@@ -11,7 +11,7 @@ from .contracts import Progress
 from .errors import BadInput
 from .gate_checks import Check
 from .gate_judge import Decision, decide_on
-from .gate_source import FinishedRun, MadeOnDemand
+from .gate_source import GATE_MANIFEST, FinishedRun, MadeOnDemand
 from .pairs import Pair, load_pair, pair_names
 from .plan import make_attacks, plan_run
 from .policy import Policy, check_baseline_rule
@@ -38,6 +38,8 @@ def judge(
     Raises:
         BadInput: `model` was given with a run, or `pair` with a pair, or what those two raise.
     """
+    if (Path(subject) / GATE_MANIFEST).is_file():
+        raise BadInput(f"{subject} is a gate's own folder: give the pair, and the gate goes on there")
     if not (Path(subject) / "manifest.json").is_file():
         if pair is not None:
             raise BadInput(f"--pair says where a run comes from, and {subject} is no run folder")
@@ -79,11 +81,12 @@ def gate_pair(
         device=device,
         out=out,
         fresh=fresh,
+        progress=progress,
     )
     # Whole shards, so that a larger budget goes on with them.
     plan = replace(plan, candidates=plan.shards() * plan.protocol.shard)
     try:
-        references = load_references(pair)
+        references = load_references(pair, progress)
         check_references(plan, references)
         source = MadeOnDemand(plan, references, progress)
     except BadInput as error:

@@ -5,7 +5,7 @@ leak however odd the other images look. Noise, constant or NaN images, another v
 an empty reference set find no hit at all, which is what a clean model looks like.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -83,6 +83,16 @@ def check_control(references: References, control: str) -> Check:
     if found.excludes_half:
         return Check("control", False, f"training and held-out images can be told apart ({interval})")
     return Check("control", True, f"training and held-out images cannot be told apart ({interval})")
+
+
+def check_judge(measure: Measure, optimised: Mapping[str, Sequence[str]]) -> list[Check]:
+    """Has a defence of this run been built to look well under this very measure? Empty where there is no such one."""
+    said = f"optimises the descriptors of {measure.id}, so that measure alone must not judge it"
+    return [
+        Check("judge", False, f"defence {name} {said}")
+        for name in sorted(optimised)
+        if measure.space in optimised[name]
+    ]
 
 
 def check_images(images: Tensor, broken: np.ndarray, references: References) -> list[Check]:

@@ -63,7 +63,7 @@ class Decision:
     policy: Policy
     checks: list[Check]
     reasons: list[str] = field(default_factory=list)
-    """Why there is no pass; for a fail, which limits are broken."""
+    """What kept the gate from an answer: a budget, a refused calibration, an attack that failed."""
     attacks: list[AttackNumbers] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     spent: Spent = NOTHING
@@ -198,8 +198,10 @@ def decide_on(
         BadInput: the baseline cannot be compared; the message names the field.
     """
     limits, checks = _claimable(policy.limits, references, pair.control)
+    manifest = read_json(source.folder.manifest_file)
+    checks += gate_checks.check_judge(source.measure, manifest.get("optimised_spaces", {}))
     if baseline is not None:
-        check_comparable(baseline, stored_facts(source.folder, read_json(source.folder.manifest_file)))
+        check_comparable(baseline, stored_facts(source.folder, manifest))
     sides = (references.training, references.held_out)
     positions = tuple(np.unique(side.groups, return_inverse=True)[1] for side in sides)
     gate = _Gate(source, policy, references, limits, (positions[0], positions[1]))

@@ -124,7 +124,9 @@ class MadeOnDemand(Source):
             costs.append(read_info(self.folder.state_file(unit.name))["cost"]["seconds"])
         seconds = self.spent.seconds + sum(costs)
         self.spent = Spent(seconds, 0.0 if self.plan.model.device == "cpu" else seconds)
-        self.progress(f"{unit.name}: tested", self.plan.numbers(shard).stop, self.plan.candidates)
+        self.progress(
+            f"{unit.name}: candidates (stops when certain)", self.plan.numbers(shard).stop, self.plan.candidates
+        )
         return read_scores(self.folder, unit.name, self.measure.space, shard)
 
     def images(self, attack: str, shard: int) -> torch.Tensor:

@@ -15,6 +15,7 @@ import yaml
 from sidebench.benchmark import gate, gate_source, models, runner
 from sidebench.benchmark.baseline import RunBaseline
 from sidebench.benchmark.errors import BadInput, BadPolicy, RunConflict, UnknownName
+from sidebench.benchmark.gate_checks import check_judge
 from sidebench.benchmark.gate_judge import Decision
 from sidebench.benchmark.gate_output import as_dict, as_markdown, as_text, junit
 from sidebench.benchmark.pairs import FOLDER, Pair, load_pair
@@ -228,6 +229,13 @@ def test_without_a_fair_control_no_excess_is_claimed(tmp_path: Path, limits: dic
     decision = decide(tmp_path, pair=pair, limits=limits)
     assert decision.verdict == "cannot tell" and failed(decision) == ["control"]
     assert [finding.limit_name for finding in decision.findings] == [name for name in limits if name == "raw_rate"]
+
+
+def test_a_measure_that_a_defence_optimises_cannot_pass_it() -> None:
+    measure = gate_source.make_measure("nl2c:n50:a0.5")
+    (check,) = check_judge(measure, {"hider": ["pixels"], "other": ["sscd"]})
+    assert not check.ok and "defence hider optimises the descriptors of nl2c:n50:a0.5" in check.said
+    assert check_judge(measure, {"other": []}) == []
 
 
 def test_a_raw_rate_needs_no_control(tmp_path: Path) -> None:
@@ -483,6 +491,9 @@ def test_the_command_leaves_with_the_answer(tmp_path: Path, capsys: pytest.Captu
     assert (suite.get("failures"), suite.get("errors")) == ("0", "2")
     assert call("--baseline", str(tmp_path / "nothing")) == 2
     assert call("--pair", "digits") == 2
+    (own, *_) = (found.parent for found in tmp_path.glob("gate-digits-*/gate.json"))
+    with pytest.raises(BadInput, match="is a gate's own folder"):
+        gate.judge(str(own), policy())
 
 
 def test_names_from_files_are_escaped(tmp_path: Path) -> None:
