@@ -178,6 +178,7 @@ def _costs(
         varying["units"][name] = {
             "prepare_seconds": parts[0]["seconds"],
             "generate_seconds": sum(part["seconds"] for part in parts[1:]),
+            "processor_seconds": sum(part.get("processor_seconds", 0.0) for part in parts),
             "probe": {**probe, "above_limit": probe["share_off"] > PROBE_LIMIT},
         }
     return costs, varying

@@ -34,6 +34,14 @@ class Yardstick(NamedTuple):
     band: Band | None
 
 
+class _Spent(NamedTuple):
+    """Wall seconds, processor seconds (0: not recorded) and denoiser-equivalents, per candidate."""
+
+    wall: float
+    processor: float
+    work: float
+
+
 @dataclass(frozen=True)
 class _Run:
     """A run folder, read."""
@@ -275,7 +283,7 @@ def _prices(run: _Run, baseline: _Run) -> list[Price]:
     found = []
     for attack, units in run.units().items():
         stored = [figures.get(name, {}) for _, name in units]
-        seconds, work = _spent(run, attack)
+        seconds, processor, work = _spent(run, attack)
         before = base.get(attack)
         found.append(
             Price(
@@ -284,21 +292,22 @@ def _prices(run: _Run, baseline: _Run) -> list[Price]:
                 features=FEATURES,
                 **{key: _mean([figure.get(key) for figure in stored]) for key in QUALITY},
                 seconds=seconds * len(units) * run.identity["candidates"],
-                seconds_ratio=seconds / before[0] if before and before[0] else None,
-                work_ratio=work / before[1] if before and before[1] else None,
+                seconds_ratio=seconds / before.wall if before and before.wall else None,
+                processor_ratio=processor / before.processor if before and before.processor and processor else None,
+                work_ratio=work / before.work if before and before.work else None,
             )
         )
     return found
 
 
-def _spent(run: _Run, attack: str) -> tuple[float, float]:
-    """Return seconds and denoiser-equivalents per candidate."""
+def _spent(run: _Run, attack: str) -> _Spent:
     units = run.units()[attack]
     stored = read_json(run.folder.path / "costs.json")["units"]
     seconds = sum(stored[name]["prepare_seconds"] + stored[name]["generate_seconds"] for _, name in units)
+    processor = sum(stored[name].get("processor_seconds", 0.0) for _, name in units)
     work = sum(cost.denoiser_equivalents for cost in run.metrics.costs if cost.attack == attack)
     candidates = len(units) * run.identity["candidates"]
-    return seconds / candidates, work / candidates
+    return _Spent(seconds / candidates, processor / candidates, work / candidates)
 
 
 def _flags(baseline: _Run, others: Sequence[_Run], yardsticks: Sequence[Yardstick], leaks: Sequence[Leak]) -> list[str]:

@@ -151,6 +151,18 @@ def load_victim(plan: RunPlan) -> "Model":
     return defend(model, plan.defences, plan.protocol.sampler.name, lambda: _training_images(plan))
 
 
+class _Clock:
+    """Wall time and processor time since it was made; the second is the same on a busy machine."""
+
+    def __init__(self) -> None:
+        self.wall, self.processor = time.monotonic(), time.process_time()
+
+    def spent(self) -> dict[str, float]:
+        """Return both in seconds."""
+        wall, processor = time.monotonic() - self.wall, time.process_time() - self.processor
+        return {"seconds": wall, "processor_seconds": processor}
+
+
 def _training_images(plan: RunPlan) -> "Tensor":
     """Load what a defender has; attacks see the defended model only."""
     from .references import load_references
@@ -192,12 +204,11 @@ def prepare(plan: RunPlan, folder: RunFolder, unit: Unit, model: "Model", progre
     def report(phase: str, done: int, total: int) -> None:
         progress(f"{unit.name}: {phase}", done, total)
 
-    began = time.monotonic()
+    began = _Clock()
     checkpoints = folder.checkpoints(unit.name)
     budget = Budget(unit.seed, plan.candidates, checkpoints, report)
     state, spent = prepare_attack(unit.attack, model, plan.protocol, budget, folder.shared_samples())
-    seconds = time.monotonic() - began
-    cost = {**spent, "seconds": seconds, "denoiser_flops": model.flops_per_sample()}
+    cost = {**spent, **began.spent(), "denoiser_flops": model.flops_per_sample()}
     write_state(file, AttackState(state.tensors, {"state": dict(state.info), "cost": cost}))
     checkpoints.clear()
     return state
@@ -221,11 +232,11 @@ def make_shard(plan: RunPlan, folder: RunFolder, unit: Unit, model: "Model", sta
     file = folder.images_file(unit.name, shard)
     if file.exists():
         return
-    began = time.monotonic()
+    began = _Clock()
     candidates = Candidates(unit.seed, plan.numbers(shard))
     images, nan, columns, cost = make_candidates(unit.attack, model, state, candidates, plan.protocol)
     tensors = {"images": images, "nan": nan, **{f"column_{k}": v for k, v in columns.items()}}
-    write_state(file, AttackState(tensors, {"cost": {**cost, "seconds": time.monotonic() - began}}))
+    write_state(file, AttackState(tensors, {"cost": {**cost, **began.spent()}}))
 
 
 def _probe(plan: RunPlan, folder: RunFolder, unit: Unit, model: "Model", state: AttackState) -> None:

@@ -80,7 +80,8 @@ def test_quality_and_cost_stand_beside_the_leak(finished: Any, defended: RunFold
     plain, veiled = prices["no defence", "carlini-uncond"], prices["veil", "carlini-uncond"]
     assert veiled.frechet_distance > plain.frechet_distance > found.real["frechet_distance"]
     assert veiled.precision is not None and veiled.features == "pixels"
-    assert plain.seconds_ratio == plain.work_ratio == veiled.work_ratio == 1.0
+    assert plain.seconds_ratio == plain.processor_ratio == plain.work_ratio == veiled.work_ratio == 1.0
+    assert veiled.processor_ratio is not None and veiled.processor_ratio > 0
     assert ("no defence", "side") in prices and ("veil", "side") not in prices
 
 
