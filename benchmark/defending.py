@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,16 @@ class DefendedModel(Model):
     def predict(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         """Call the denoiser inside."""
         return self.inside.predict(x_t, t, condition)
+
+    def add_noise(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Return alpha x_0 + sigma noise."""
+        return self.inside.add_noise(x_0, noise, t)
+
+    def adapted(self, state: Mapping[str, Tensor]) -> Model:
+        """Return the same defence around the adapted model."""
+        again = copy.copy(self)
+        again.inside = self.inside.adapted(state)
+        return again
 
     def encode(self, images: Tensor) -> Tensor:
         """Map images in [0, 1] to x_0."""

@@ -171,6 +171,19 @@ def test_settings_reach_the_defence_and_the_runs_name(tmp_path: Path) -> None:
         plan(tmp_path, settings={"output-noise": {"scale": 0.2}})
 
 
+def test_adapters_go_under_the_defence(digits: Model) -> None:
+    class Adapting(DefendedModel):
+        def adapted(self, state: Any) -> Model:
+            return DefendedModel(self)
+
+    plain = around(Adapting(digits), OutputNoise(OutputNoiseSettings(scale=0.4)))
+    adapted = plain.adapted({})
+    assert adapted is not plain and list(adapted.defences) == ["output-noise"]
+    assert torch.equal(sample(adapted, 2), sample(plain, 2))
+    with pytest.raises(NotImplementedError, match="takes no adapters"):
+        around(digits, OutputNoise()).adapted({})
+
+
 # ---- Attacks meet the defence -----------------------------------------------------------------------
 
 
