@@ -10,6 +10,9 @@ from .errors import BadInput
 from .imagesets import describe_source
 from .pairs import AttackDefaults, DataSource, ModelSource, Pair, Selection, load_pair, named_model, repository
 
+FIRST_ATTACK = {"none": "carlini-uncond", "class": "carlini-uncond", "text": "prompt-replay"}
+"""What runs by conditioning where no attack is named, with its own defaults."""
+
 
 def chosen_pairs(
     names: list[str],
@@ -63,7 +66,7 @@ def pair_of(
         control="none" if holdout is None else "surrogate",
         model=ModelSource(**{**victim.model_dump(), "family": found.family}),
         data=data,
-        attacks={"carlini-uncond": AttackDefaults(origin="it has no settings")},
+        attacks={FIRST_ATTACK[layout.conditioning(folder)]: AttackDefaults(origin="defaults of the attack, untuned")},
         licence=f"model: {licence}; data: {data_licence}, as their cards say",
     )
 
@@ -77,13 +80,18 @@ def _data(dataset: str, split: str, holdout: str | None, form: dict[str, Any]) -
     held_out = None if holdout is None else Selection(split=holdout)
     bare = DataSource(**place, **form, members=Selection(split=split), held_out=held_out)
     features, licence = describe_source(bare)
-    columns = {"images": _first(features, "Image"), "labels": _first(features, "ClassLabel")}
+    columns = {
+        "images": _only(features, {"_type": "Image"}),
+        "labels": _only(features, {"_type": "ClassLabel"}),
+        "captions": _only(features, {"_type": "Value", "dtype": "string"}),
+    }
     return bare.model_copy(update=columns), licence
 
 
-def _first(features: dict[str, Any] | None, kind: str) -> str | None:
+def _only(features: dict[str, Any] | None, kind: dict[str, str]) -> str | None:
     """Return the only column of this type, or None: the reader then says what columns there are."""
-    found = [name for name, given in (features or {}).items() if isinstance(given, dict) and given.get("_type") == kind]
+    given = {name: column for name, column in (features or {}).items() if isinstance(column, dict)}
+    found = [name for name, column in given.items() if kind.items() <= column.items()]
     return found[0] if len(found) == 1 else None
 
 

@@ -78,6 +78,8 @@ class Model(ABC):
     scheduler_config: Mapping[str, Any]
     """The diffusers configuration of the noise schedule that the model was trained with."""
     device: torch.device
+    prompts: Sequence[str] = ()
+    """Known captions for attacks with access "prompts": a run puts them here, the model does not read them."""
     defences: Mapping[str, Mapping[str, Any]] = {}
     """Settings of the defences around the denoiser, by name."""
 
@@ -109,6 +111,10 @@ class Model(ABC):
     def adapted(self, state: Mapping[str, Tensor]) -> Model:
         """Return this model with LoRA weights on top; families without adapters refuse."""
         raise NotImplementedError(f"{type(self).__name__} takes no adapters")
+
+    def embed(self, prompts: Sequence[str]) -> Tensor:
+        """Return the embedding of each prompt, which `predict` takes as its condition; text models only."""
+        raise NotImplementedError(f"{type(self).__name__} takes no prompts")
 
     def draw(self, candidates: Candidates) -> Tensor | None:
         """Return exact samples x_0, or None (the rule): only the sampling loop can draw from this model.
@@ -178,6 +184,17 @@ class BlackBoxModel(ABC):
 
         `guidance_scale` is that of classifier-free guidance (1: off).
         """
+
+
+class PromptedModel(BlackBoxModel):
+    """What an attack with access "prompts" gets: samples, and captions that somebody knows, never their images."""
+
+    prompts: Sequence[str]
+    """Captions of the pair's training images, in the order of the training part; empty where there are none."""
+
+    @abstractmethod
+    def sample_prompts(self, candidates: Candidates, prompts: Sequence[str], *, guidance_scale: float = 1.0) -> Tensor:
+        """Sample one image per candidate from its prompt, as `sample` does."""
 
 
 class WhiteBoxModel(BlackBoxModel):

@@ -35,6 +35,7 @@ class DefendedModel(Model):
         self.scheduler_config = inside.scheduler_config
         self.device = inside.device
         self.defences = inside.defences
+        self.prompts = inside.prompts
 
     def noise_level(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return (alpha, sigma) at timesteps `t`."""
@@ -53,6 +54,10 @@ class DefendedModel(Model):
         again = copy.copy(self)
         again.inside = self.inside.adapted(state)
         return again
+
+    def embed(self, prompts: Sequence[str]) -> Tensor:
+        """Return the embedding of each prompt."""
+        return self.inside.embed(prompts)
 
     def encode(self, images: Tensor) -> Tensor:
         """Map images in [0, 1] to x_0."""

@@ -21,12 +21,14 @@ FAMILIES: Mapping[str, str] = {
     "ScoreSdeVePipeline": "pixel",
     "LDMPipeline": "latent",
     "DiTPipeline": "latent",
+    "StableDiffusionPipeline": "text",
 }
 """Pipeline classes that sidebench knows, and the family that each belongs to."""
 
 COMPONENTS: Mapping[str, tuple[str, ...]] = {
     "pixel": ("unet", "scheduler"),
     "latent": ("unet", "transformer", "vqvae", "vae", "scheduler"),
+    "text": ("unet", "vae", "text_encoder", "tokenizer", "scheduler"),
 }
 """What is loaded of each family; anything else in the folder (a safety checker, say) is left alone."""
 
@@ -59,10 +61,12 @@ class Layout:
     pipeline: str
     components: Mapping[str, tuple[str, str]]
     """(library, class) by component name, of those that sidebench loads."""
+    left_out: tuple[str, ...] = ()
+    """Components that the pipeline has and sidebench does not load: a safety checker, say."""
 
     @property
     def family(self) -> str:
-        """The model family: pixel or latent."""
+        """The model family: pixel, latent or text."""
         return FAMILIES[self.pipeline]
 
     def place(self, name: str, files: Collection[str]) -> str:
@@ -102,7 +106,8 @@ def read_layout(content: Any, owner: str) -> Layout:
     known = {"ScoreSdeVeScheduler"} if pipeline == "ScoreSdeVePipeline" else SCHEDULERS
     if scheduler not in known:
         raise BadInput(f"{owner}: {scheduler} is not a noise schedule that sidebench knows for a {pipeline}")
-    return Layout(owner, pipeline, parts)
+    others = {name for name, given in content.items() if isinstance(given, list) and None not in given}
+    return Layout(owner, pipeline, parts, tuple(sorted(others - parts.keys())))
 
 
 def needed_files(
@@ -189,6 +194,8 @@ def image_size(folder: Path) -> tuple[int, int, int]:
 def conditioning(folder: Path) -> Conditioning:
     """Return what a pipeline's denoiser is conditioned on."""
     layout = read_layout(read_json(folder / INDEX), folder.name)
+    if layout.family == "text":
+        return "text"
     if "transformer" in layout.components:
         return "class"
     embeds = read_json(component(folder, "unet") / "config.json").get("num_class_embeds")

@@ -24,7 +24,7 @@ IN_TRAINING = "training:"
 class ModelSource(Settings):
     """Where the victim's files are: a repository of the Hub at a revision, or a folder."""
 
-    family: Literal["pixel", "latent"] = "pixel"
+    family: Literal["pixel", "latent", "text"] = "pixel"
     location: str = ""
     """`zoo:NAME` for a model that ships with sidebench, otherwise a folder (relative to the pair file)."""
     repo: str | None = None

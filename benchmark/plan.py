@@ -59,6 +59,8 @@ class RunPlan:
     """What control `reference-model` attacks in the same way."""
     inside: RunFolder | None = None
     """The run that this one is the reference of; None for a run that stands for itself."""
+    left_out: tuple[str, ...] = ()
+    """Components that the pipeline has and that are not loaded, such as a safety checker."""
     measure_weights: Mapping[str, str] = field(default_factory=dict)
     """SHA-256 by name of the networks that the measures read."""
     sources: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
@@ -196,6 +198,7 @@ def plan_run(
         parent=Path(out),
         fresh=fresh,
         reference_model=reference,
+        left_out=files.left_out,
         measure_weights=weights,
         sources=sources,
     )

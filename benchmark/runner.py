@@ -86,6 +86,7 @@ def open_folder(plan: RunPlan, folder: RunFolder, identity: Mapping[str, Any]) -
             "identity": identity,
             "control": plan.pair.control,
             "sources": plan.sources,
+            "components_left_out": list(plan.left_out),
             "device": plan.model.device.partition(":")[0],
             "units": units,
             "optimised_spaces": plan.optimised_spaces(),
@@ -148,6 +149,8 @@ def load_victim(plan: RunPlan) -> "Model":
     from .models import load_model
 
     model: Model = load_model(plan.model)
+    if any(unit.attack.access == "prompts" for unit in plan.units):
+        model.prompts = _captions(plan)
     return defend(model, plan.defences, plan.protocol.sampler.name, lambda: _training_images(plan))
 
 
@@ -161,6 +164,13 @@ class _Clock:
         """Return both in seconds."""
         wall, processor = time.monotonic() - self.wall, time.process_time() - self.processor
         return {"seconds": wall, "processor_seconds": processor}
+
+
+def _captions(plan: RunPlan) -> list[str]:
+    """Load what an attack with access "prompts" knows: the training images' captions, and nothing of the images."""
+    from .references import load_references
+
+    return load_references(plan.pair).training.captions or []
 
 
 def _training_images(plan: RunPlan) -> "Tensor":

@@ -12,7 +12,7 @@ import hashlib
 import inspect
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from .contracts import (
     Model,
     PredictionType,
     Progress,
+    PromptedModel,
     Steer,
     Step,
     WhiteBoxModel,
@@ -241,6 +242,10 @@ class AuditedModel(WhiteBoxModel):
         )
         return self._model.decode(x_0).float().cpu()
 
+    def sample_prompts(self, candidates: Candidates, prompts: Sequence[str], guidance_scale: float) -> Tensor:
+        """Sample from a prompt each; see `PromptedModel.sample_prompts`."""
+        return self._sample(candidates, self._model.embed(prompts), guidance_scale, None)
+
     def _sample_kept(self, candidates: Candidates) -> Tensor:
         """Sample plain images, in uint8 precision so that those from the store are the same."""
         images, done = [], 0
@@ -314,9 +319,24 @@ class SamplesOnly(BlackBoxModel):
         return self._sample(candidates, condition=condition, guidance_scale=guidance_scale)
 
 
-def view_for(access: str, audited: AuditedModel) -> BlackBoxModel:
+class SamplesAndPrompts(SamplesOnly, PromptedModel):
+    """The black-box view with known captions."""
+
+    def __init__(self, audited: AuditedModel, prompts: Sequence[str]) -> None:
+        super().__init__(audited)
+        self.prompts = prompts
+        self._sample_prompts = audited.sample_prompts
+
+    def sample_prompts(self, candidates: Candidates, prompts: Sequence[str], *, guidance_scale: float = 1.0) -> Tensor:
+        """Sample images; see `PromptedModel.sample_prompts`."""
+        return self._sample_prompts(candidates, prompts, guidance_scale)
+
+
+def view_for(access: str, audited: AuditedModel, prompts: Sequence[str] = ()) -> BlackBoxModel:
     """Return what an attack with this access level may see."""
-    return SamplesOnly(audited) if access in ("samples", "prompts") else audited
+    if access == "prompts":
+        return SamplesAndPrompts(audited, prompts)
+    return SamplesOnly(audited) if access == "samples" else audited
 
 
 def quantise(images: Tensor) -> Tensor:

@@ -126,3 +126,58 @@ def latent_pipeline(folder: Path, kind: str) -> Path:
     content |= {part: ["diffusers", type(network).__name__], autoencoder: ["diffusers", type(decoder).__name__]}
     (folder / "model_index.json").write_text(json.dumps(content), encoding="utf-8")
     return folder
+
+
+def text_pipeline(folder: Path) -> Path:
+    """Write a Stable Diffusion pipeline of 16 x 16 images on 8 x 8 latents, with a tokenizer of letters."""
+    import torch
+    from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = UNet2DConditionModel(
+            sample_size=8,
+            in_channels=4,
+            out_channels=4,
+            block_out_channels=(8, 8),
+            layers_per_block=1,
+            norm_num_groups=4,
+            cross_attention_dim=16,
+            attention_head_dim=4,
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        )
+        decoder = AutoencoderKL(
+            block_out_channels=(8, 8),
+            latent_channels=4,
+            norm_num_groups=4,
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+        )
+        sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+        encoder = CLIPTextModel(CLIPTextConfig(**sizes, vocab_size=64, max_position_embeddings=24))
+    network.save_pretrained(folder / "unet")
+    decoder.save_pretrained(folder / "vae")
+    encoder.save_pretrained(folder / "text_encoder")
+    PNDMScheduler(50, skip_prk_steps=True, steps_offset=1).save_pretrained(folder / "scheduler")
+    (folder / "tokenizer").mkdir()
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789"[:30]
+    words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {word: number for number, word in enumerate(words)}
+    (folder / "tokenizer" / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
+    (folder / "tokenizer" / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
+    settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 24, "unk_token": "<|endoftext|>"}
+    (folder / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    content = {
+        "_class_name": "StableDiffusionPipeline",
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "scheduler": ["diffusers", "PNDMScheduler"],
+        "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
+        "feature_extractor": [None, None],
+    }
+    (folder / "model_index.json").write_text(json.dumps(content), encoding="utf-8")
+    return folder

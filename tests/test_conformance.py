@@ -13,7 +13,11 @@ DIGITS = ModelSpec(family="pixel", location="zoo:digits")
 SMALL = {"synthetic_images": 24, "clusters": 3, "training_steps": 3, "batch": 8, "width": 8, "cohesion": -1.0}
 
 
-@pytest.mark.parametrize("name", registry.names("attack"))
+PLAIN = [name for name in registry.names("attack") if "none" in registry.find("attack", name).conditionings]
+"""Attacks on models without a condition; prompt-replay has its own tests (test_text.py)."""
+
+
+@pytest.mark.parametrize("name", PLAIN)
 def test_registered_attacks_conform(name: str) -> None:
     known = registry.find("attack", name).Settings.model_fields
     check_attack(name, {key: value for key, value in SMALL.items() if key in known}, DIGITS)

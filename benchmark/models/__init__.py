@@ -7,7 +7,7 @@ from .. import hub, layout
 from ..contracts import Conditioning, Model, ModelSpec
 from ..errors import UnknownName
 
-FAMILIES = ("pixel", "latent", "mixture")
+FAMILIES = ("pixel", "latent", "text", "mixture")
 
 
 class ModelFiles(NamedTuple):
@@ -17,6 +17,8 @@ class ModelFiles(NamedTuple):
     image_size: tuple[int, int, int]
     """(height, width, channels)."""
     conditioning: Conditioning
+    left_out: tuple[str, ...] = ()
+    """Components that the pipeline has and that are not loaded."""
 
 
 def inspect_files(spec: ModelSpec) -> ModelFiles:
@@ -35,7 +37,9 @@ def inspect_files(spec: ModelSpec) -> ModelFiles:
         return ModelFiles({path.name: hub.sha256(path)}, (height, width, channels), "none")
     folder = hub.locate(spec.location)
     found = hub.check_files(folder, spec.sha256, spec.variant, spec.allow_pickle)
-    return ModelFiles(found, layout.image_size(folder), layout.conditioning(folder))
+    return ModelFiles(
+        found, layout.image_size(folder), layout.conditioning(folder), layout.read_folder(folder)[0].left_out
+    )
 
 
 def load_model(spec: ModelSpec) -> Model:
@@ -55,6 +59,10 @@ def load_model(spec: ModelSpec) -> Model:
         from .latent import LatentModel
 
         return LatentModel(spec)
+    if spec.family == "text":
+        from .text import TextModel
+
+        return TextModel(spec)
     if spec.family == "mixture":
         from .analytic import MixtureModel
 

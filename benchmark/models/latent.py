@@ -30,16 +30,21 @@ class LatentModel(PipelineModel):
         decoder = diffusers.AutoencoderKL if name == "vae" else diffusers.VQModel
         self.autoencoder = self.network(decoder, name, torch.float32)
         self.is_dit = "transformer" in parts
-        if self.is_dit:
-            self.denoiser = self.network(diffusers.DiTTransformer2DModel, "transformer")
-        else:
-            self.denoiser = self.network(diffusers.UNet2DModel, "unet")
+        self.denoiser = self.load_denoiser()
         config: Any = self.denoiser.config
         self.sample_shape = (int(config.in_channels), *square(config.sample_size))
         height, width, channels = layout.image_size(self.folder)
         self.image_shape = (channels, height, width)
-        self.num_classes = int(config.num_embeds_ada_norm or 0) if self.is_dit else int(config.num_class_embeds or 0)
+        self.num_classes = int(config.get("num_embeds_ada_norm" if self.is_dit else "num_class_embeds") or 0)
         self.conditioning: Conditioning = "class" if self.num_classes else "none"
+
+    def load_denoiser(self) -> Any:
+        """Load the network that `predict` calls."""
+        import diffusers
+
+        if self.is_dit:
+            return self.network(diffusers.DiTTransformer2DModel, "transformer")
+        return self.network(diffusers.UNet2DModel, "unet")
 
     def predict(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         """Call the denoiser; x_t and the answer are float32 whatever the network's dtype."""

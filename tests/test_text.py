@@ -1,0 +1,133 @@
+"""Text to image: a Stable Diffusion pipeline behind the contract, and the attack that knows captions."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hub_repositories import picture_repository, text_pipeline
+
+from sidebench.benchmark import imagesets, runner
+from sidebench.benchmark.contracts import ModelSpec, PromptedModel
+from sidebench.benchmark.errors import BadInput, TooFew
+from sidebench.benchmark.models import inspect_files, load_model
+from sidebench.benchmark.pairs import Pair
+from sidebench.benchmark.plan import plan_run
+from sidebench.benchmark.protocol import SamplerSettings
+from sidebench.benchmark.sampling import AuditedModel, view_for
+from sidebench.benchmark.store import read_state
+from sidebench.benchmark.streams import Candidates
+from sidebench.methods.prompt_replay import PromptReplay, PromptReplaySettings
+
+pytest.importorskip("transformers")
+SAMPLER = SamplerSettings(steps=3)
+PROMPTS = ["a cat", "two dogs", "a red house", "cat a"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return text_pipeline(tmp_path_factory.mktemp("text") / "sd")
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> Any:
+    return load_model(ModelSpec(family="text", location=str(folder)))
+
+
+def view(model: Any) -> Any:
+    audited = AuditedModel(model, SAMPLER, 4)
+    return view_for("prompts", audited, PROMPTS)
+
+
+def test_what_the_files_say(folder: Path, model: Any) -> None:
+    files = inspect_files(model.spec)
+    assert files.image_size == (16, 16, 3) and files.conditioning == "text"
+    assert files.left_out == ("safety_checker",)
+    assert model.image_shape == (3, 16, 16) and model.sample_shape == (4, 8, 8)
+    assert model.prediction_type == "epsilon" and model.num_train_timesteps == 50
+
+
+def test_predictions_are_those_of_diffusers_own_parts(folder: Path, model: Any) -> None:
+    from diffusers import UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    encoder = CLIPTextModel.from_pretrained(folder / "text_encoder")
+    network = UNet2DConditionModel.from_pretrained(folder / "unet")
+    x_t, t = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([3, 40])
+    for prompts, condition in ((["a cat", "two dogs"], model.embed(["a cat", "two dogs"])), (["", ""], None)):
+        tokens = tokenizer(prompts, padding="max_length", max_length=24, truncation=True, return_tensors="pt").input_ids
+        with torch.no_grad():
+            expected = network(x_t, t, encoder_hidden_states=encoder(tokens)[0]).sample
+        assert torch.allclose(model.predict(x_t, t, condition), expected, atol=1e-5)
+    assert not torch.allclose(model.embed(["a cat"]), model.embed(["two dogs"]))
+    assert model.embed(["cat " * 100]).shape == (1, 24, 16)
+
+
+def test_guided_samples_follow_their_prompt_in_any_group(model: Any) -> None:
+    prompted = view(model)
+    assert isinstance(prompted, PromptedModel) and not hasattr(prompted, "predict")
+    together = prompted.sample_prompts(Candidates(0, range(4)), PROMPTS, guidance_scale=7.5)
+    alone = prompted.sample_prompts(Candidates(0, [2]), PROMPTS[2:3], guidance_scale=7.5)
+    assert torch.equal((together[2:3] * 255).round(), (alone * 255).round())
+    other = prompted.sample_prompts(Candidates(0, [2]), ["zzz"], guidance_scale=7.5)
+    assert not torch.equal(alone, other)
+    plain = prompted.sample_prompts(Candidates(0, [2]), PROMPTS[2:3])
+    assert not torch.equal(alone, plain)
+
+
+def test_guidance_costs_two_calls(model: Any) -> None:
+    audited = AuditedModel(model, SAMPLER, 4)
+    prompted = view_for("prompts", audited, PROMPTS)
+    with audited.ledger.during("generate"):
+        PromptReplay().generate(prompted, None, Candidates(0, range(2)))  # type: ignore[arg-type]
+    assert audited.ledger.nfe["generate"] == 2 * 2 * 3
+
+
+def test_each_caption_is_tried_with_every_seed(model: Any) -> None:
+    attack = PromptReplay(PromptReplaySettings(seeds=3, guidance_scale=1.0))
+    whole = attack.generate(view(model), None, Candidates(0, range(14)))  # type: ignore[arg-type]
+    prompt = whole.columns["prompt"].tolist()
+    assert [prompt[i : i + 3] for i in range(0, 12, 3)] == [[p] * 3 for p in prompt[:12:3]]
+    assert sorted(prompt[:12:3]) == [0, 1, 2, 3] and prompt[12] == prompt[0]
+    part = attack.generate(view(model), None, Candidates(0, range(5, 8)))  # type: ignore[arg-type]
+    assert part.columns["prompt"].tolist() == prompt[5:8]
+    with pytest.raises(TooFew, match="needs captions"):
+        attack.generate(view_for("prompts", AuditedModel(model, SAMPLER, 4)), None, Candidates(0, [0]))  # type: ignore[arg-type]
+
+
+def test_a_run_with_captions_of_the_users_own(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(imagesets, "cache", lambda: tmp_path / "cache")
+    place = picture_repository(tmp_path / "noise", train=14, test=12, captions=True, size=16)
+    pair = Pair(
+        name="own",
+        title="own",
+        description="own",
+        revision=1,
+        control="surrogate",
+        model={"family": "text", "location": str(folder)},
+        data={
+            "source": "folder",
+            "path": str(place),
+            "size": 16,
+            "captions": "text",
+            "members": {"split": "train"},
+            "held_out": {"split": "test"},
+        },
+        measures=["rms"],
+        protocol={"micro_batch": 2, "sampler": {"steps": 2}},
+        attacks={"prompt-replay": {"origin": "untuned"}},
+        licence="none",
+    )
+    with pytest.raises(BadInput, match="carlini-uncond works on models with conditioning class, none, not text"):
+        plan_run(pair, attacks=["carlini-uncond"], candidates=4, device="cpu", out=tmp_path / "runs")
+    plan = plan_run(pair, candidates=4, device="cpu", out=tmp_path / "runs", settings={"prompt-replay": {"seeds": 2}})
+    result = runner.execute(plan)
+    assert result.metrics is not None and not result.failures
+    manifest = json.loads((result.folder.path / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["components_left_out"] == ["safety_checker"]
+    stored = read_state(result.folder.images_file("prompt-replay.s0", 0)).tensors
+    assert len(set(stored["column_prompt"].tolist())) == 2
+    for file in result.folder.path.rglob("*.json"):
+        assert "picture number" not in file.read_text(encoding="utf-8"), file
