@@ -79,6 +79,8 @@ def test_the_action_uploads_no_folder_of_images(action: dict[str, Any]) -> None:
     (upload,) = [step for step in action["runs"]["steps"] if "upload-artifact" in step.get("uses", "")]
     assert upload["with"]["path"].split("\n")[:2] == ["sidebench-gate.*", "${{ inputs.subject }}/report.html"]
     assert upload["if"] == "always()"
+    (cache,) = [step for step in action["runs"]["steps"] if "actions/cache" in step.get("uses", "")]
+    assert cache["if"] == "inputs.cache == 'true'" and action["inputs"]["cache"]["default"] == "false"
 
 
 def test_inputs_reach_the_shell_as_variables_only(action: dict[str, Any]) -> None:
