@@ -115,7 +115,7 @@ def run(
     print("loading torch and diffusers ...", file=sys.stderr, flush=True)
     from .benchmark import runner
     from .benchmark.plan import plan_run
-    from .benchmark.tables import probe_flags, text_tables, verdicts
+    from .benchmark.report.tables import probe_flags, text_tables, verdicts
 
     with reporter_for(sys.stderr) as progress:
         plans = [
@@ -257,7 +257,7 @@ def report(
     ] = None,
 ) -> None:
     """Write the HTML report of a run, one file that works without a network."""
-    from .benchmark.report import write_figures, write_report
+    from .benchmark.report.page import write_figures, write_report
     from .benchmark.store import read_run
 
     folder = read_run(run_folder)
@@ -276,8 +276,8 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Compare finished runs: leak before and after a defence, quality and time; or attacks across runs."""
-    from .benchmark import compared
-    from .benchmark.comparing import compare_runs
+    from .benchmark.report import compared
+    from .benchmark.report.comparing import compare_runs
     from .benchmark.store import read_run
 
     found = compare_runs([read_run(path) for path in runs])
@@ -303,7 +303,7 @@ def score(
     if as_json:
         print(json.dumps([result.model_dump(mode="json") for result in results], sort_keys=True, indent=1))
     else:
-        from .benchmark.tables import measure_table
+        from .benchmark.report.tables import measure_table
 
         print(measure_table(results))
 
@@ -335,7 +335,7 @@ def label(
 def gate(
     subject: Annotated[str, typer.Argument(metavar="PAIR|RUN", help="A pair to attack, or a finished run's folder.")],
     policy: Annotated[
-        Path, typer.Option(metavar="FILE", help="Policy file, or `example` (benchmark/policies/example.yaml).")
+        Path, typer.Option(metavar="FILE", help="Policy file, or `example` (benchmark/gate/policies/example.yaml).")
     ],
     baseline: Annotated[
         Path | None, typer.Option(metavar="RUN|RECORD", help="The last release: a run, a gate's folder, or a record.")
@@ -350,13 +350,13 @@ def gate(
     as_json: AsJson = False,
 ) -> int:
     """Does the model leak more than a policy allows? Exit codes: 0 no, 1 yes, 4 the gate cannot tell."""
-    from .benchmark.policy import load_policy
+    from .benchmark.gate.policy import load_policy
     from .benchmark.progress import reporter_for
 
     loaded = load_policy(policy)
     print("loading torch and diffusers ...", file=sys.stderr, flush=True)
-    from .benchmark import gate as gates
-    from .benchmark import gate_output
+    from .benchmark.gate import judge as gates
+    from .benchmark.gate import output as gate_output
     from .leaderboards.baseline import read_baseline
 
     last = None if baseline is None else read_baseline(baseline)

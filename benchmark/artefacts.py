@@ -11,12 +11,12 @@ from .comparison import AttackHits
 from .contracts import Measure
 from .protocol import PROBE_LIMIT
 from .rates import UnitScores, attack_hits, compare_attacks, in_both, measure_result
+from .report.tables import load_metrics
 from .results import SCHEMA, Compared, ControlCheck, Cost, Metrics, Result, rows
 from .scores import read_all_scores, read_scores
 from .scoring import Scorer
 from .shift import overlaps, two_sample
 from .store import RunFolder, read_info, read_json, read_state, write_atomic, write_json, write_table
-from .tables import load_metrics
 from .tally import ams_count
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def write_results(
     scorer: Scorer,
 ) -> Metrics:
     """Compute the metrics of all finished units from the stored scores and write every artefact."""
-    from .report import write_report
+    from .report.page import write_report
 
     metrics, strongest, varying = _compute(plan, folder, units, references)
     _write_numbers(folder, metrics, varying, references.fingerprint)

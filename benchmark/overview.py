@@ -110,8 +110,8 @@ def _method(cls: Any, traits: dict[str, str]) -> Description:
 
 
 def _run(path: str) -> Description:
+    from .report.tables import load_metrics, probe_flags, text_tables, verdicts
     from .store import read_run
-    from .tables import load_metrics, probe_flags, text_tables, verdicts
 
     folder = read_run(path)
     manifest = folder.manifest() or {}

@@ -142,7 +142,7 @@ def as_text(curve: Curve) -> str:
     """Return the curve as a table, and the choice in words."""
     from tabulate import tabulate
 
-    from .tables import percent
+    from .report.tables import percent
 
     rows = [
         {

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.stats import norm
 from tabulate import tabulate
 
-from sidebench.benchmark.sequential import count, first_at_most, p_above, p_below
+from sidebench.benchmark.gate.sequential import count, first_at_most, p_above, p_below
 
 RELEASES = 1000
 ALPHA = BETA = 0.05

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from ..benchmark.baseline import Baseline, RunBaseline
 from ..benchmark.contracts import Attack, Measure
 from ..benchmark.errors import BadInput
-from ..benchmark.gate_source import settings_difference
+from ..benchmark.gate.baseline import Baseline, RunBaseline
+from ..benchmark.gate.source import settings_difference
 from .record import Record, pooled_hits, read_record
 
 

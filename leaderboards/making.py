@@ -17,11 +17,11 @@ from ..benchmark.pairs import load_pair, pair_names
 from ..benchmark.protocol import CONFIDENCE, Protocol
 from ..benchmark.rates import Groups, UnitScores, attack_hits, in_both
 from ..benchmark.registry import make_measure
+from ..benchmark.report.tables import load_metrics
 from ..benchmark.rescoring import stored_groups
 from ..benchmark.results import Difference, Metrics, Result
 from ..benchmark.scores import read_all_scores
 from ..benchmark.store import RunFolder, read_json, shard_count, write_atomic
-from ..benchmark.tables import load_metrics
 from .check import check_record, claims_same
 from .record import SCHEMA, Claim, Hashes, Hits, Made, Record, Victim, command, pack, read_record, record_files
 from .tuned import with_tunings

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from sidebench.benchmark import audit, drawing, figures, registry
+from sidebench.benchmark import audit, registry
 from sidebench.benchmark.contracts import Band, Measure, Neighbours, Side
 from sidebench.benchmark.measures.rms import Rms
 from sidebench.benchmark.pairs import load_pair
 from sidebench.benchmark.references import ImageSet, References, load_references
+from sidebench.benchmark.report import drawing, figures
 from sidebench.benchmark.scoring import Scorer
 from sidebench.benchmark.statistics import wilson
 

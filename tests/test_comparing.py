@@ -9,9 +9,10 @@ from typing import Any
 import pyarrow.compute as pc
 import pytest
 
-from sidebench.benchmark import compared, runner
-from sidebench.benchmark.comparing import compare_runs
+from sidebench.benchmark import runner
 from sidebench.benchmark.errors import BadInput
+from sidebench.benchmark.report import compared
+from sidebench.benchmark.report.comparing import compare_runs
 from sidebench.benchmark.store import RunFolder, read_table, write_json, write_table
 
 Make = Callable[..., Any]
@@ -91,7 +92,7 @@ def test_a_run_judged_only_by_what_it_optimises_is_flagged(finished: Any, defend
 
 
 def test_a_measure_that_moves_alone_is_flagged(changed: Any) -> None:
-    from sidebench.benchmark.comparing import _only_moved
+    from sidebench.benchmark.report.comparing import _only_moved
 
     found = compare_runs([changed("a"), changed("b")])
     leak = found.leaks[0]

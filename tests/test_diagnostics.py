@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from sidebench.benchmark.diagnostics import read, table_rows
+from sidebench.benchmark.report.diagnostics import read, table_rows
 from sidebench.benchmark.store import RunFolder
 
 ROW = {"t": 0, "accuracy": 0.625, "confidence": 0.2, "calibration_error": 0.4}

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sidebench.benchmark import drawing, figures
-from sidebench.benchmark.contents import Contents, read_contents
 from sidebench.benchmark.contracts import Measure
 from sidebench.benchmark.registry import make_measure
-from sidebench.benchmark.report import write_figures
+from sidebench.benchmark.report import drawing, figures
+from sidebench.benchmark.report.contents import Contents, read_contents
+from sidebench.benchmark.report.page import write_figures
 
 CSS = Path(drawing.__file__).with_name("report.css").read_text(encoding="utf-8")
 

@@ -12,15 +12,17 @@ import pytest
 import torch
 import yaml
 
-from sidebench.benchmark import gate, gate_source, models, runner
-from sidebench.benchmark.baseline import RunBaseline
+from sidebench.benchmark import models, runner
 from sidebench.benchmark.errors import BadInput, BadPolicy, RunConflict, UnknownName
-from sidebench.benchmark.gate_checks import check_judge
-from sidebench.benchmark.gate_judge import Decision
-from sidebench.benchmark.gate_output import as_dict, as_markdown, as_text, junit
+from sidebench.benchmark.gate import judge as gate
+from sidebench.benchmark.gate import source as gate_source
+from sidebench.benchmark.gate.baseline import RunBaseline
+from sidebench.benchmark.gate.checks import check_judge
+from sidebench.benchmark.gate.decision import Decision
+from sidebench.benchmark.gate.output import as_dict, as_markdown, as_text, junit
+from sidebench.benchmark.gate.policy import Policy, load_policy
 from sidebench.benchmark.pairs import FOLDER, Pair, load_pair
 from sidebench.benchmark.plan import plan_run
-from sidebench.benchmark.policy import Policy, load_policy
 from sidebench.cli import main
 
 CLEAN, LEAKY = "control:heldout", "control:mixture:0.2"
@@ -176,7 +178,7 @@ def test_a_broken_model_cannot_pass(
 
 
 def test_a_failed_check_does_not_hide_a_leak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sidebench.benchmark.gate_checks.UNLIKE", 0.0)
+    monkeypatch.setattr("sidebench.benchmark.gate.checks.UNLIKE", 0.0)
     decision = decide(tmp_path, LEAKY)
     assert decision.verdict == "fail" and failed(decision) == ["sample quality"]
 
@@ -414,7 +416,7 @@ def test_a_record_is_a_baseline_at_its_own_threshold(tmp_path: Path) -> None:
 
 
 def test_the_example_policy_is_complete_and_commented() -> None:
-    from sidebench.benchmark.policy import FOLDER as POLICIES
+    from sidebench.benchmark.gate.policy import FOLDER as POLICIES
 
     loaded = load_policy("example")
     assert loaded.limits.excess == 0.01 and "carlini-uncond" in loaded.attacks

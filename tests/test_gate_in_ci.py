@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
-PLUGIN = "sidebench.benchmark.pytest_plugin"
+PLUGIN = "sidebench.benchmark.gate.pytest_plugin"
 HEAVY = "{'torch', 'torchmetrics', 'statsmodels', 'diffusers', 'datasets', 'scipy', 'pandas', 'sklearn', 'numpy'}"
 
 SUITE = """

@@ -12,20 +12,20 @@ import pytest
 import yaml
 
 from sidebench.benchmark import labelling, quality, references, runner
-from sidebench.benchmark.contents import read_contents
 from sidebench.benchmark.contracts import Band, Neighbours, Side
 from sidebench.benchmark.errors import BadInput, BadPair, CorruptRun
 from sidebench.benchmark.pairs import FOLDER, Pair, load_pair
 from sidebench.benchmark.protocol import SamplerSettings, default_measures
 from sidebench.benchmark.rates import UnitScores, attack_hits, in_both, measure_result
-from sidebench.benchmark.reading import headline
 from sidebench.benchmark.registry import make_measure
-from sidebench.benchmark.report import write_report
+from sidebench.benchmark.report.contents import read_contents
+from sidebench.benchmark.report.page import write_report
+from sidebench.benchmark.report.reading import headline
+from sidebench.benchmark.report.tables import load_metrics, probe_flags, text_tables, verdicts
 from sidebench.benchmark.rescoring import rescore
 from sidebench.benchmark.results import Metrics, rows
 from sidebench.benchmark.scores import Pairs, ShardScores
 from sidebench.benchmark.store import RunFolder, read_json, write_json
-from sidebench.benchmark.tables import load_metrics, probe_flags, text_tables, verdicts
 
 Plan = Callable[..., Any]
 MODELS = {name: yaml.safe_load((FOLDER / f"{name}.yaml").read_text())["model"] for name in ("digits", "digits-clean")}

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from sidebench.benchmark.contents import Contents, read_contents
-from sidebench.benchmark.reading import Check, checks, headline
+from sidebench.benchmark.report.contents import Contents, read_contents
+from sidebench.benchmark.report.reading import Check, checks, headline
 from sidebench.benchmark.results import Difference, Metrics
 
 

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from sidebench.benchmark.contents import read_contents
 from sidebench.benchmark.errors import BadInput, CorruptRun
 from sidebench.benchmark.keyed import keyed_hash, run_key, training_group
-from sidebench.benchmark.report import scrubbed, write_report
+from sidebench.benchmark.report.contents import read_contents
+from sidebench.benchmark.report.page import scrubbed, write_report
+from sidebench.benchmark.report.tables import load_metrics, text_tables, verdicts
 from sidebench.benchmark.rescoring import stored_groups
 from sidebench.benchmark.results import (
     BandResult,
@@ -29,7 +30,6 @@ from sidebench.benchmark.results import (
     rows,
 )
 from sidebench.benchmark.store import RunFolder, read_json, write_json
-from sidebench.benchmark.tables import load_metrics, text_tables, verdicts
 
 
 def rate(count: int, low: float, high: float) -> Rate:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from sidebench.benchmark.report import write_report
+from sidebench.benchmark.report.page import write_report
 from sidebench.benchmark.store import RunFolder, read_json, write_json
 
 QUIET = (

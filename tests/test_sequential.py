@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sidebench.benchmark.errors import BadInput
-from sidebench.benchmark.sequential import (
+from sidebench.benchmark.gate.sequential import (
     SHARES,
     WEIGHTS,
     bounds,

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .contracts import Measure
+from ..contracts import Measure
+from ..results import Rate, Result
 from .curves import Curves
 from .drawing import (
     ALARM,
@@ -21,7 +22,6 @@ from .drawing import (
     direction,
     shade_bands,
 )
-from .results import Rate, Result
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from .audit import audit
-from .calibration import hits_at
-from .contracts import Measure, Model
-from .quality import frechet_distance, real_images
-from .references import ImageSet, References
-from .sampling import quantise
-from .shift import overlaps, two_sample
+from ..audit import audit
+from ..calibration import hits_at
+from ..contracts import Measure, Model
+from ..quality import frechet_distance, real_images
+from ..references import ImageSet, References
+from ..sampling import quantise
+from ..shift import overlaps, two_sample
 
 if TYPE_CHECKING:
-    from .scoring import Scorer
+    from ..scoring import Scorer
 
 BROKEN = 0.01
 """Share of NaN or constant images above which nothing is claimed."""

@@ -5,9 +5,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from .errors import BadInput, CorruptRun
-from .results import SCHEMA, BandResult, Cost, Difference, Metrics, Rate, Result
-from .store import RunFolder, read_json
+from ..errors import BadInput, CorruptRun
+from ..results import SCHEMA, BandResult, Cost, Difference, Metrics, Rate, Result
+from ..store import RunFolder, read_json
 
 
 def load_metrics(folder: RunFolder) -> Metrics:

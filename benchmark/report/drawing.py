@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from .contracts import Measure
+from ..contracts import Measure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from . import hub
-from .artefacts import write_references
-from .contracts import Attack, AttackState, Measure, Progress
-from .errors import BadInput, UnknownName
-from .pairs import Pair
-from .plan import RunPlan
-from .references import References
-from .registry import make_measure
-from .runner import load_victim, make_shard, named_failures, open_folder, prepare, score_shard
-from .scores import ShardScores, read_scores
-from .scoring import Scorer
-from .store import RunFolder, difference, read_info, read_json, read_state, shard_count, short_hash
+from .. import hub
+from ..artefacts import write_references
+from ..contracts import Attack, AttackState, Measure, Progress
+from ..errors import BadInput, UnknownName
+from ..pairs import Pair
+from ..plan import RunPlan
+from ..references import References
+from ..registry import make_measure
+from ..runner import load_victim, make_shard, named_failures, open_folder, prepare, score_shard
+from ..scores import ShardScores, read_scores
+from ..scoring import Scorer
+from ..store import RunFolder, difference, read_info, read_json, read_state, shard_count, short_hash
 
 if TYPE_CHECKING:
-    from .contracts import Model
+    from ..contracts import Model
 
 GATE_MANIFEST = "gate-plan.json"
 """The manifest of a gate's folder; under another name, because such a folder has no number of candidates."""

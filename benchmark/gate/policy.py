@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from .contracts import Settings
-from .errors import BadInput, BadPolicy
+from ..contracts import Settings
+from ..errors import BadInput, BadPolicy
 
 FOLDER = Path(__file__).parent / "policies"
 SCHEMA = "sidebench-policy/1"

@@ -6,18 +6,18 @@ from typing import Any
 
 import numpy as np
 
+from ..contracts import Measure
+from ..errors import BadInput, CorruptRun
+from ..keyed import run_key
+from ..rates import UnitScores, in_both
+from ..registry import make_measure
+from ..rescoring import stored_groups
+from ..results import Metrics, Result
+from ..scores import read_all_scores
+from ..store import RunFolder, read_json, shard_count
 from . import diagnostics
-from .contracts import Measure
 from .curves import Curves, by_threshold
-from .errors import BadInput, CorruptRun
-from .keyed import run_key
-from .rates import UnitScores, in_both
-from .registry import make_measure
-from .rescoring import stored_groups
-from .results import Metrics, Result
-from .scores import read_all_scores
 from .sheet import Pair, strongest_pairs
-from .store import RunFolder, read_json, shard_count
 from .tables import by_measure, load_metrics, probe_flags
 
 _UNIT = re.compile(r"[a-z0-9][a-z0-9-]*\.s\d+")

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from .errors import BadInput
-from .results import Difference
-from .store import write_atomic
+from ..errors import BadInput
+from ..results import Difference
+from ..store import write_atomic
 from .tables import percent
 
 if TYPE_CHECKING:

@@ -5,11 +5,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .comparison import excess_of
-from .contracts import Band, Measure
-from .protocol import CONFIDENCE
-from .rates import Groups, UnitScores, attack_hits, side_result
-from .results import Rate
+from ..comparison import excess_of
+from ..contracts import Band, Measure
+from ..protocol import CONFIDENCE
+from ..rates import Groups, UnitScores, attack_hits, side_result
+from ..results import Rate
 
 MOST_THRESHOLDS = 40
 

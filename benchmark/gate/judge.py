@@ -6,19 +6,19 @@ Attacks never see a reference image, though here references are loaded before th
 from dataclasses import replace
 from pathlib import Path
 
+from ..contracts import Progress
+from ..errors import BadInput
+from ..pairs import Pair, load_pair, pair_names
+from ..plan import make_attacks, plan_run
+from ..progress import silent
+from ..references import load_references
+from ..runner import check_references
+from ..store import RunFolder, read_json, read_run
 from .baseline import Baseline
-from .contracts import Progress
-from .errors import BadInput
-from .gate_checks import Check
-from .gate_judge import Decision, decide_on
-from .gate_source import GATE_MANIFEST, FinishedRun, MadeOnDemand
-from .pairs import Pair, load_pair, pair_names
-from .plan import make_attacks, plan_run
+from .checks import Check
+from .decision import Decision, decide_on
 from .policy import Policy, check_baseline_rule
-from .progress import silent
-from .references import load_references
-from .runner import check_references
-from .store import RunFolder, read_json, read_run
+from .source import GATE_MANIFEST, FinishedRun, MadeOnDemand
 
 
 def judge(

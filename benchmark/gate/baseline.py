@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from .calibration import hits_at
-from .contracts import Attack, Measure
-from .errors import BadInput, CorruptRun, UnknownName
-from .gate_source import GATE_MANIFEST, GateFolder, settings_difference
-from .rescoring import stored_groups
-from .scores import read_scores
-from .store import RunFolder, difference, read_json, read_run, read_table, short_hash
+from ..calibration import hits_at
+from ..contracts import Attack, Measure
+from ..errors import BadInput, CorruptRun, UnknownName
+from ..rescoring import stored_groups
+from ..scores import read_scores
+from ..store import RunFolder, difference, read_json, read_run, read_table, short_hash
+from .source import GATE_MANIFEST, GateFolder, settings_difference
 
 
 class Baseline(ABC):

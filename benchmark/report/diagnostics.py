@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from .store import RunFolder, read_info
+from ..store import RunFolder, read_info
 
 _ROW = ("t", "accuracy", "confidence", "calibration_error")
 

@@ -13,20 +13,20 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 
-from . import gate_checks
+from ..calibration import calibrate
+from ..contracts import Attack
+from ..errors import AttackFailed, TooFew
+from ..pairs import Pair
+from ..protocol import CONFIDENCE
+from ..references import References
+from ..statistics import Interval
+from ..store import read_json
+from . import checks as gate_checks
 from .baseline import Baseline, check_comparable, stored_facts
-from .calibration import calibrate
-from .contracts import Attack
-from .errors import AttackFailed, TooFew
-from .gate_checks import Check
-from .gate_limits import Claim, Finding, Matched, Tested, claims_of, decide, findings, joined, matched, settled, tested
-from .gate_source import NOTHING, Source, Spent
-from .pairs import Pair
+from .checks import Check
+from .limits import Claim, Finding, Matched, Tested, claims_of, decide, findings, joined, matched, settled, tested
 from .policy import Limits, Policy
-from .protocol import CONFIDENCE
-from .references import References
-from .statistics import Interval
-from .store import read_json
+from .source import NOTHING, Source, Spent
 
 Verdict = Literal["pass", "fail", "cannot tell"]
 EXIT_CODES: Mapping[Verdict, int] = {"pass": 0, "fail": 1, "cannot tell": 4}

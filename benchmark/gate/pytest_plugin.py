@@ -14,7 +14,7 @@ import pytest
 
 if TYPE_CHECKING:
     from .baseline import Baseline
-    from .gate_judge import Decision
+    from .decision import Decision
 
 MARKER = "sidebench_gate"
 
@@ -45,8 +45,8 @@ def sidebench_gate(request: pytest.FixtureRequest) -> Callable[..., "Decision"]:
         subject: str, policy: str | Path, baseline: "str | Path | Baseline | None" = None, **options: Any
     ) -> "Decision":
         from .baseline import RunBaseline
-        from .gate import judge
-        from .gate_output import as_text
+        from .judge import judge
+        from .output import as_text
         from .policy import load_policy
 
         last = RunBaseline(Path(baseline)) if isinstance(baseline, str | Path) else baseline

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .errors import BadInput
+from ..errors import BadInput
 
 _PARTS = np.arange(20)
 SHARES = 0.8**_PARTS

@@ -6,10 +6,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import audit, diagnostics, figures, reading, tables
+from .. import audit
+from ..store import RunFolder, write_atomic
+from . import diagnostics, figures, reading, tables
 from .contents import Contents, read_contents
 from .drawing import inline, styled, to_png, to_svg
-from .store import RunFolder, write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
-from .results import Difference, Metrics, Result
+from ..results import Difference, Metrics, Result
 from .tables import by_measure
 
 Tone = Literal["leak", "clear", "open"]

@@ -7,11 +7,11 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .gate_limits import MEANINGS, Finding
-from .store import write_atomic, write_json
+from ..store import write_atomic, write_json
+from .limits import MEANINGS, Finding
 
 if TYPE_CHECKING:
-    from .gate_judge import AttackNumbers, Decision
+    from .decision import AttackNumbers, Decision
 
 HEADLINES = {
     "pass": "PASS: {subject} stays within every limit",

@@ -11,18 +11,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import tally
+from .. import tally
+from ..comparison import AttackHits, compare, excess_of, pooled, verdicts
+from ..contracts import Band, Measure, Side
+from ..errors import BadInput
+from ..protocol import CONFIDENCE
+from ..rates import UnitScores, in_both
+from ..registry import make_measure
+from ..results import Difference, Metrics
+from ..scores import SIDES, read_all_scores
+from ..statistics import Excess
+from ..store import RunFolder, difference, read_json, read_table, shard_count
 from .compared import QUALITY, SCHEMA, ComparedRun, Comparing, Leak, Price
-from .comparison import AttackHits, compare, excess_of, pooled, verdicts
-from .contracts import Band, Measure, Side
-from .errors import BadInput
-from .protocol import CONFIDENCE
-from .rates import UnitScores, in_both
-from .registry import make_measure
-from .results import Difference, Metrics
-from .scores import SIDES, read_all_scores
-from .statistics import Excess
-from .store import RunFolder, difference, read_json, read_table, shard_count
 from .tables import load_metrics
 
 
@@ -276,7 +276,7 @@ def _settings_changed(baseline: _Run, theirs: str, run: _Run, ours: str) -> str:
 
 
 def _prices(run: _Run, baseline: _Run) -> list[Price]:
-    from .quality import FEATURES
+    from ..quality import FEATURES
 
     figures = read_json(run.folder.path / "quality.json")
     base = {attack: _spent(baseline, attack) for attack in baseline.units()}

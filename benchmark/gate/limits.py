@@ -10,13 +10,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .calibration import hits_at
-from .comparison import AttackHits, excess_of, holm
-from .contracts import Measure
+from ..calibration import hits_at
+from ..comparison import AttackHits, excess_of, holm
+from ..contracts import Measure
+from ..scores import SIDES, ShardScores
+from ..statistics import Interval
 from .policy import Limits
-from .scores import SIDES, ShardScores
 from .sequential import Counts, bounds, count, first_at_most, last_at_least, log_capital, needed, p_above, p_below
-from .statistics import Interval
 
 MEANINGS = {
     "excess": "hits on training images minus hits on held-out images",

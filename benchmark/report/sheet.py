@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import tally
-from .contracts import Measure
-from .errors import CorruptRun
-from .keyed import keyed_hash, training_group
-from .rates import UnitScores
-from .store import RunFolder, read_json
+from .. import tally
+from ..contracts import Measure
+from ..errors import CorruptRun
+from ..keyed import keyed_hash, training_group
+from ..rates import UnitScores
+from ..store import RunFolder, read_json
 
 
 class Pair(NamedTuple):
