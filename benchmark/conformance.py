@@ -34,6 +34,10 @@ COST_TOLERANCE = 0.1
 SEED = 11
 
 
+PROMPTS = ("a house by a lake", "two dogs", "a portrait of somebody")
+"""Captions that an attack with access "prompts" is checked with."""
+
+
 class NotConformant(SidebenchError):
     """An attack does not keep its contract."""
 
@@ -58,13 +62,22 @@ def check_attack(
         NotConformant: a check failed; the message says which and what was seen.
     """
     protocol = protocol or quick_protocol()
-    attack, model = make_attack(name, settings), load_model(spec)
+    attack = make_attack(name, settings)
+    model = _victim(attack, spec)
     state = prepare(attack, model, protocol, MemoryCheckpoints())
     check_isolation(attack, model, state, protocol, forbidden=[References, ImageSet])
     check_resume(attack, model, state, protocol)
     images = check_grouping(attack, model, state, protocol, count)
     check_cost(attack, model, state, protocol)
     check_worker(name, settings, spec, state, protocol, images)
+
+
+def _victim(attack: Attack, spec: ModelSpec) -> Model:
+    """Load a model, with captions for an attack that works with them."""
+    model = load_model(spec)
+    if attack.access == "prompts":
+        model.prompts = PROMPTS
+    return model
 
 
 def prepare(attack: Attack, model: Model, protocol: Protocol, checkpoints: Checkpoints) -> AttackState:
@@ -101,7 +114,7 @@ def check_isolation(
     """Nothing that the attack receives leads to a reference image."""
     audited = AuditedModel(model, protocol.sampler, protocol.micro_batch)
     received = [
-        view_for(attack.access, audited),
+        view_for(attack.access, audited, model.prompts),
         Budget(SEED, 64, MemoryCheckpoints(), silent),
         state,
         Candidates(SEED, range(4)),
@@ -116,7 +129,9 @@ def check_cost(attack: Attack, model: Model, state: AttackState, protocol: Proto
     """The work that `generate` reports agrees with the operations that torch counts."""
     audited = AuditedModel(model, protocol.sampler, protocol.micro_batch)
     with OperationCount() as counter:
-        attack.generate(view_for(attack.access, audited), state, Candidates(SEED, range(protocol.micro_batch)))
+        attack.generate(
+            view_for(attack.access, audited, model.prompts), state, Candidates(SEED, range(protocol.micro_batch))
+        )
     counted = counter.total
     ledger = audited.ledger
     reported = sum(ledger.nfe.values()) * model.flops_per_sample() + sum(ledger.flops.values())
@@ -191,7 +206,8 @@ def _work(
     threads: int,
 ) -> np.ndarray:
     torch.set_num_threads(threads)
-    attack, model = make_attack(name, settings), load_model(spec)
+    attack = make_attack(name, settings)
+    model = _victim(attack, spec)
     return _images(attack, model, read_state(file), numbers, protocol).numpy()
 
 

@@ -31,6 +31,7 @@ from .contracts import (
     Step,
     WhiteBoxModel,
 )
+from .operations import OperationCount
 from .protocol import SamplerSettings
 from .streams import Candidates
 
@@ -240,11 +241,22 @@ class AuditedModel(WhiteBoxModel):
             steer=steer,
             ledger=self.ledger,
         )
-        return self._model.decode(x_0).float().cpu()
+        with self._charging():
+            return self._model.decode(x_0).float().cpu()
 
     def sample_prompts(self, candidates: Candidates, prompts: Sequence[str], guidance_scale: float) -> Tensor:
         """Sample from a prompt each; see `PromptedModel.sample_prompts`."""
-        return self._sample(candidates, self._model.embed(prompts), guidance_scale, None)
+        with self._charging():
+            embedding = self._model.embed(prompts)
+        return self._sample(candidates, embedding, guidance_scale, None)
+
+    @contextmanager
+    def _charging(self) -> Iterator[None]:
+        """Count the operations of an autoencoder or text encoder inside; pixels need none."""
+        with OperationCount() as counter:
+            yield
+        if counter.total:
+            self.charge(counter.total)
 
     def _sample_kept(self, candidates: Candidates) -> Tensor:
         """Sample plain images, in uint8 precision so that those from the store are the same."""
@@ -253,17 +265,22 @@ class AuditedModel(WhiteBoxModel):
             key = self._content_key(batch)
             found = self._kept.load(key) if self._kept else None
             if found is None:
-                before, defended = self.ledger.nfe[self.ledger.phase], self.ledger.flops.get("defence", 0.0)
+                phase = self.ledger.phase
+                before, defended = self.ledger.nfe[phase], self.ledger.flops.get("defence", 0.0)
+                charged = self.ledger.flops.get(phase, 0.0)
                 made = quantise(self._sample(batch, None, 1.0, None))
                 if self._kept:
-                    nfe = self.ledger.nfe[self.ledger.phase] - before
+                    nfe, decoding = self.ledger.nfe[phase] - before, self.ledger.flops.get(phase, 0.0) - charged
                     defence = self.ledger.flops.get("defence", 0.0) - defended
-                    self._kept.save(key, AttackState({"images": made}, {"nfe": nfe, "defence": defence}))
+                    cost = {"nfe": nfe, "defence": defence, "decoding": decoding}
+                    self._kept.save(key, AttackState({"images": made}, cost))
             else:
                 made = found.tensors["images"]
                 self.ledger.nfe[self.ledger.phase] += int(found.info["nfe"])
                 if found.info["defence"]:
                     self.ledger.flops["defence"] += found.info["defence"]
+                if more := found.info.get("decoding"):
+                    self.charge(more)
             self.kept_keys.append(key)
             images.append(made)
             done += len(batch)
@@ -299,7 +316,8 @@ class AuditedModel(WhiteBoxModel):
 
     def encode(self, images: Tensor) -> Tensor:
         """Map images in [0, 1] to x_0 in the model's own space."""
-        return self._model.encode(images)
+        with self._charging():
+            return self._model.encode(images)
 
     def charge(self, flops: float) -> None:
         """Add operations outside the denoiser to the current phase."""

@@ -9,9 +9,11 @@ import torch
 from hub_repositories import latent_pipeline, pixel_pipeline, score_sde_pipeline
 
 from sidebench.benchmark import layout
-from sidebench.benchmark.contracts import ModelSpec
+from sidebench.benchmark.conformance import check_attack
+from sidebench.benchmark.contracts import Budget, ModelSpec
 from sidebench.benchmark.errors import BadInput
 from sidebench.benchmark.models import inspect_files, load_model
+from sidebench.benchmark.progress import silent
 from sidebench.benchmark.protocol import SamplerSettings
 from sidebench.benchmark.registry import make_attack
 from sidebench.benchmark.sampling import AuditedModel, sample_latents
@@ -82,12 +84,21 @@ def test_plain_and_guided_attacks_run(model: Any) -> None:
     plain = make_attack("carlini-uncond", {}).generate(audited, None, Candidates(0, range(3)))
     assert plain.images.shape == (3, 3, 8, 8)
     side = make_attack("side", {**SMALL, "guidance_scale": 3.0})
-    from sidebench.benchmark.contracts import Budget
-    from sidebench.benchmark.progress import silent
-
     state = side.prepare(audited, Budget(0, 3, MemoryCheckpoints(), silent))
     steered = side.generate(audited, state, Candidates(0, range(3)))
     assert steered.images.shape == (3, 3, 8, 8) and not torch.equal(steered.images, plain.images)
+
+
+@pytest.mark.parametrize("kind", ["vq", "dit"])
+def test_decoding_is_counted_whether_samples_are_kept_or_made(folders: dict[str, Path], kind: str) -> None:
+    model, kept = load_model(spec(folders[kind])), MemoryCheckpoints()
+    ledgers = []
+    for _ in range(2):
+        audited = AuditedModel(model, SAMPLER, 8, kept=kept)
+        audited.sample(Candidates(0, range(11), "synthetic"))
+        ledgers.append(audited.ledger.as_dict())
+    assert ledgers[0] == ledgers[1] and ledgers[0]["flops"]["prepare"] > 0
+    check_attack("carlini-uncond", {}, spec(folders[kind]))
 
 
 def test_vq_and_kl_decode_as_diffusers_does(folders: dict[str, Path]) -> None:

@@ -9,6 +9,7 @@ import torch
 from hub_repositories import picture_repository, text_pipeline
 
 from sidebench.benchmark import imagesets, runner
+from sidebench.benchmark.conformance import check_attack
 from sidebench.benchmark.contracts import ModelSpec, PromptedModel
 from sidebench.benchmark.errors import BadInput, TooFew
 from sidebench.benchmark.models import inspect_files, load_model
@@ -95,6 +96,10 @@ def test_each_caption_is_tried_with_every_seed(model: Any) -> None:
     assert part.columns["prompt"].tolist() == prompt[5:8]
     with pytest.raises(TooFew, match="needs captions"):
         attack.generate(view_for("prompts", AuditedModel(model, SAMPLER, 4)), None, Candidates(0, [0]))  # type: ignore[arg-type]
+
+
+def test_prompt_replay_conforms(folder: Path) -> None:
+    check_attack("prompt-replay", {"seeds": 2}, ModelSpec(family="text", location=str(folder)))
 
 
 def test_a_run_with_captions_of_the_users_own(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
