@@ -316,11 +316,11 @@ class Counting(MixtureModel):
     """Counts the calls and rows that really reach the denoiser."""
 
     calls = 0
-    conditioned = 0
+    with_condition = 0
 
     def predict(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         self.calls += 1
-        self.conditioned += condition is not None
+        self.with_condition += condition is not None
         return super().predict(x_t, t, condition)
 
 
@@ -341,7 +341,7 @@ def test_nfe_counts_candidates_without_padding(scale: float, with_condition: boo
     assert len(x) == 10
     assert ledger.as_dict() == {"nfe": {"generate": 10 * each}, "flops": {}, "skipped_steps": 0}
     assert isinstance(model, Counting)
-    assert model.calls == 3 * each and model.conditioned == (21 if with_condition else 0)
+    assert model.calls == 3 * each and model.with_condition == (21 if with_condition else 0)
 
 
 def test_the_audited_model_counts_rows_and_charges_by_phase() -> None:
