@@ -1,7 +1,6 @@
 """The report in a real browser: it asks for nothing, runs nothing, complains of nothing."""
 
 import http.server
-import os
 import re
 import shutil
 import subprocess
@@ -31,9 +30,7 @@ QUIET = (
 def chromium() -> str:
     found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if found is None:
-        if os.environ.get("CI"):
-            pytest.fail("chromium is missing, and this test must run in CI")
-        pytest.skip("chromium is not installed")
+        pytest.fail("these tests need a real browser: apt-get install chromium")
     return found
 
 

@@ -1,0 +1,27 @@
+"""The results of record: each stands up to the check, and the README's tables are made of them."""
+
+from pathlib import Path
+
+from sidebench.leaderboards.building import build
+from sidebench.leaderboards.check import check_files
+from sidebench.leaderboards.ranking import read_leaderboard
+from sidebench.leaderboards.record import record_files
+
+ROOT = Path(__file__).resolve().parent.parent
+RECORDS = ROOT / "leaderboards" / "records"
+
+
+def test_every_record_stands_up_to_the_check() -> None:
+    files = record_files(RECORDS)
+    assert files, "no result of record is shipped"
+    assert [str(problem) for problem in check_files(files, RECORDS)] == []
+
+
+def test_every_record_is_on_a_board() -> None:
+    found = read_leaderboard(RECORDS)
+    assert not found.stale and not found.unusable
+    assert sum(len(board.ranked) + len(board.apart) for board in found.boards) >= len(record_files(RECORDS))
+
+
+def test_the_readme_shows_them() -> None:
+    build(RECORDS, None, ROOT / "README.md", check=True)
