@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from . import hub, layout
+from .datafiles import describe_source
 from .download import model_configs
 from .errors import BadInput
-from .imagesets import describe_source
 from .pairs import AttackDefaults, DataSource, ModelSource, Pair, Selection, load_pair, named_model, repository
 
 FIRST_ATTACK = {"none": "carlini-uncond", "class": "carlini-uncond", "text": "prompt-replay"}

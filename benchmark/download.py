@@ -50,7 +50,7 @@ class Fetched(Settings):
     """Bytes by name of the files that were chosen."""
     licence: str
     details: dict[str, Any] = {}
-    """For data: how to read the files (imagesets.py)."""
+    """For data: how to read the files (datafiles.py)."""
 
     def origin(self) -> dict[str, str]:
         """Return what a manifest says of it."""

@@ -7,8 +7,9 @@ from typing import Any
 
 from . import layout
 from .contracts import Progress, Settings
+from .datafiles import fetch_data, find_data_files, recall_data
 from .download import Listing, fetch_model, find_model_files, model_configs, model_key, recall
-from .imagesets import fetch_data, find_data_files, load_rows, recall_data
+from .imagesets import load_rows
 from .pairs import ModelSource, Pair
 from .plan import find_model
 from .progress import silent

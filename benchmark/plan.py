@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 from . import hub, layout
 from .contracts import Attack, Defence, Measure, ModelSpec, Progress
+from .datafiles import fetch_data
 from .defending import in_order
 from .download import fetch_model
 from .errors import BadInput, BadSetting, TooFew, UnknownName
-from .imagesets import fetch_data
 from .models import ModelFiles, inspect_files
 from .pairs import ModelSource, Pair, named_model
 from .progress import silent
