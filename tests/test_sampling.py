@@ -447,13 +447,13 @@ def test_scored_and_steered_images_are_never_kept() -> None:
 # ---- views ----
 
 
-@pytest.mark.parametrize("access", ["samples", "prompts"])
-def test_the_black_box_gives_samples_only(access: str) -> None:
+@pytest.mark.parametrize(("access", "more"), [("samples", set()), ("prompts", {"prompts", "sample_prompts"})])
+def test_the_black_box_gives_samples_and_known_prompts_only(access: str, more: set[str]) -> None:
     audited = AuditedModel(wide("epsilon"), SamplerSettings(steps=3), 4)
     view = view_for(access, audited)
     assert isinstance(view, SamplesOnly)
     public = {name for name in dir(view) if not name.startswith("_")}
-    assert public == {"sample", "image_shape", "conditioning"}
+    assert public == {"sample", "image_shape", "conditioning"} | more
     assert torch.equal(view.sample(Candidates(1, range(3))), audited.sample(Candidates(1, range(3))))
     with pytest.raises(TypeError):
         view.sample(Candidates(1, range(3)), steer=lambda step: step.x_t)  # type: ignore[call-arg]
