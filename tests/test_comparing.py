@@ -102,7 +102,7 @@ def test_a_measure_that_moves_alone_is_flagged(changed: Any) -> None:
     still = leak.after.model_copy(update={"value": 0.5, "low": 0.4})
     left = leak.model_copy(update={"yardstick": "nearer in other", "space": "other", "after": still})
     (flag,) = _only_moved([gone, left])
-    assert "is gone, but by nearer in other" in flag
+    assert "nothing is left by nl2c:n50:a0.5, high, but by nearer in other 40.0 % or more" in flag
     assert not _only_moved([left]) and not _only_moved([gone])
 
 

@@ -332,18 +332,19 @@ def _flags(baseline: _Run, others: Sequence[_Run], yardsticks: Sequence[Yardstic
 
 def _only_moved(leaks: Sequence[Leak]) -> list[str]:
     """Name the runs in which one yardstick falls to nothing while another still shows a leak."""
-    flags = []
+    found: dict[tuple[str, str, str], list[Leak]] = {}
     for run, attack in dict.fromkeys((leak.run, leak.attack) for leak in leaks):
         own = [leak for leak in leaks if (leak.run, leak.attack) == (run, attack)]
         gone = [leak for leak in own if leak.verdict == "leaks less" and leak.after.low <= 0]
         left = [leak for leak in own if leak.after.low > 0]
         left.sort(key=lambda leak: leak.space in {found.space for found in gone})
         if gone and left:
-            flags.append(
-                f"{run}, {attack}: the leak by {gone[0].yardstick} is gone, but by {left[0].yardstick} "
-                f"{100 * left[0].after.low:.1f} % or more is left: the measure has moved more than the data are hidden"
-            )
-    return flags
+            found.setdefault((run, gone[0].yardstick, left[0].yardstick), []).append(left[0])
+    return [
+        f"{run}: of {', '.join(leak.attack for leak in kept)} nothing is left by {gone}, but by {left} "
+        f"{100 * min(leak.after.low for leak in kept):.1f} % or more: one yardstick alone would have hidden that"
+        for (run, gone, left), kept in found.items()
+    ]
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
