@@ -21,7 +21,7 @@ from ..benchmark.report.tables import load_metrics
 from ..benchmark.rescoring import stored_groups
 from ..benchmark.results import Difference, Metrics, Result
 from ..benchmark.scores import read_all_scores
-from ..benchmark.store import RunFolder, read_json, shard_count, write_atomic
+from ..benchmark.store import RunFolder, read_json, read_table, shard_count, write_atomic
 from .check import check_record, claims_same
 from .record import SCHEMA, Claim, Hashes, Hits, Made, Record, Victim, command, pack, read_record, record_files
 from .tuned import with_tunings
@@ -103,7 +103,7 @@ def _make(
         submitter=submitter,
         submitted=today,
         claim=Claim(attack=attack, access=unit["access"], settings=unit["settings"], defences=identity["defences"]),
-        victim=_victim(metrics, manifest),
+        victim=_victim(folder, metrics, manifest),
         protocol=Protocol(**identity["protocol"]),
         candidates=identity["candidates"],
         seeds=seeds,
@@ -137,7 +137,7 @@ def _result(found: Result, measure: Measure) -> Result:
     return found if found.measure == measure.id else found.model_copy(update={"richness": None})
 
 
-def _victim(metrics: Metrics, manifest: Mapping[str, Any]) -> Victim:
+def _victim(folder: RunFolder, metrics: Metrics, manifest: Mapping[str, Any]) -> Victim:
     identity = manifest["identity"]
     shipped = load_pair(metrics.pair) if metrics.pair in pair_names() else None
     return Victim(
@@ -147,6 +147,7 @@ def _victim(metrics: Metrics, manifest: Mapping[str, Any]) -> Victim:
         family=identity["model"]["family"],
         model_sha256=identity["model"]["sha256"],
         data_sha256=manifest["data"]["sha256"],
+        sides_sha256=_sides_hash(folder),
         control=manifest["control"],
         reference_sha256=identity.get("reference_model", {}).get("sha256", {}),
         control_check=metrics.control_check,
@@ -156,6 +157,13 @@ def _victim(metrics: Metrics, manifest: Mapping[str, Any]) -> Victim:
         held_out_groups=metrics.held_out_groups,
         worked_example=shipped is not None and shipped.model.location.startswith("zoo:"),
     )
+
+
+def _sides_hash(folder: RunFolder) -> str:
+    """Return a SHA-256 over side, row in the data set and duplicate group of every reference image."""
+    table = read_table(folder.path / "references.parquet")
+    columns = [table[name].to_pylist() for name in ("side", "row", "group")]
+    return hashlib.sha256("".join(f"{line}\n" for line in zip(*columns, strict=True)).encode()).hexdigest()
 
 
 def unit_hits(folder: RunFolder, unit: str, measure: Measure, groups: Groups) -> AttackHits:

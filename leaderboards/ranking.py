@@ -69,13 +69,13 @@ class Board(NamedTuple):
 
     @property
     def first(self) -> Record:
-        """A record of the board: what all of them share can be read from it."""
-        return (self.ranked or self.apart)[0].record
+        """A record of the board from which all that they share can be read: undefended, where there is one."""
+        return (self.reference or self.ranked or self.apart)[0].record
 
     @property
     def kind(self) -> Kind:
         """Attacks or defences."""
-        return self.first.board
+        return (self.ranked or self.apart)[0].record.board
 
 
 class Overall(NamedTuple):
@@ -215,9 +215,13 @@ def _comparable(record: Record) -> dict[str, Any]:
 
 
 def _attack_key(record: Record) -> str:
-    """Return what an attack with its settings is compared under, whatever defends."""
+    """Return what an attack with its settings is compared under, whatever defends.
+
+    A defence in training makes another model, so here a victim is its images and their sides, not its name or weights.
+    """
     claim = record.claim.model_dump(mode="json", include={"attack", "access", "settings"})
-    return _key({**_comparable(record), "claim": claim})
+    images = record.victim.model_dump(mode="json", include={"family", "data_sha256", "sides_sha256", "control"})
+    return _key({**_comparable(record), "victim": images, "claim": claim})
 
 
 def _board_key(record: Record) -> str:
@@ -288,7 +292,8 @@ def _board(key: str, entries: Sequence[Entry], current: Iterable[Entry]) -> Boar
             if not entry.record.claim.defences and _attack_key(entry.record) == key and not _why_apart(entry.record)
         ]
     digest = hashlib.sha256(key.encode()).hexdigest()[:8]
-    return Board(f"{record.victim.name}-{record.board}-{digest}", ranked, reference, apart)
+    board = Board("", ranked, reference, apart)
+    return board._replace(name=f"{board.first.victim.name}-{board.kind}-{digest}")
 
 
 def _ranked(entries: Sequence[Entry], kind: Kind) -> list[Row]:

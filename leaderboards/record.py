@@ -61,6 +61,9 @@ class Victim(_Part):
     family: str = Field(max_length=64, description="family of the model")
     model_sha256: dict[str, str] = Field(description="SHA-256 by file name of the model")
     data_sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="fingerprint of all images of the data set")
+    sides_sha256: str = Field(
+        pattern=r"^[0-9a-f]{64}$", description="hash of which images of the data set are training and which held-out"
+    )
     control: Control = Field(description="kind of control; different kinds are never ranked together")
     reference_sha256: dict[str, str] = Field(description="SHA-256 by file name of the reference model; empty without")
     control_check: ControlCheck | None = Field(description="whether training and held-out images can be told apart")

@@ -87,6 +87,22 @@ def test_defences_have_their_own_board_least_leak_first(base: Record) -> None:
     assert not found["defences", "feeble"].reference
 
 
+def test_a_defence_in_training_stands_beside_those_around_the_model(base: Record) -> None:
+    plain = vary(base, 0.3, 0, candidates=600, **OWN)
+    around = vary(base, 0.2, 1, candidates=600, defences={"weak": {}}, **OWN)
+    trained = vary(base, 0.1, 2, candidates=600, defences={"training:early-stopping": {"steps": 9}}, **OWN)
+    other_model = {"name": "other", "identity": "1" * 64, "model_sha256": {"x": "1" * 64}, "worked_example": False}
+    trained = trained.model_copy(update={"victim": trained.victim.model_copy(update=other_model)})
+    other_images = trained.model_copy(
+        update={"victim": trained.victim.model_copy(update={"sides_sha256": "2" * 64, "name": "third"})}
+    )
+    found = [board for board in boards_of([trained, around, plain, other_images]) if board.kind == "defences"]
+    assert sorted(len(board.ranked) for board in found) == [1, 2]
+    (ours,) = [board for board in found if len(board.ranked) == 2]
+    assert [row.record for row in ours.ranked] == [trained, around]
+    assert [row.record for row in ours.reference] == [plain] and ours.name.startswith(plain.victim.name)
+
+
 # ---- what stands together ----
 
 
@@ -96,6 +112,7 @@ def test_defences_have_their_own_board_least_leak_first(base: Record) -> None:
         {"revision": 2},
         {"identity": "0" * 64},
         {"data_sha256": "0" * 64},
+        {"sides_sha256": "0" * 64},
         {"model_sha256": {"x": "0" * 64}},
         {"measure": "rms"},
         {"band": "mid"},
