@@ -107,7 +107,8 @@ def _read(folders: Sequence[RunFolder]) -> list[_Run]:
     labels = [" + ".join(manifest["identity"]["defences"]) or "no defence" for manifest in manifests]
     runs = []
     for folder, manifest, label in zip(folders, manifests, labels, strict=True):
-        unique = label if labels.count(label) == 1 else f"{label} ({folder.path.parent.name}/{folder.path.name})"
+        where = folder.path.resolve()
+        unique = label if labels.count(label) == 1 else f"{label} ({where.parent.name}/{where.name})"
         runs.append(_Run(folder, manifest, load_metrics(folder), unique, _references(folder)))
     return runs
 
