@@ -161,7 +161,8 @@ def curve(
     """Return rows of distinct species over candidates, at `points` steps up to all of them and on in equal steps.
 
     Rows up to N are rarefied, N itself is observed, rows beyond up to (1 + `reach`) N are extrapolated, as far
-    as `good_toulmin` goes. Raises BadInput for impossible frequencies or fewer than one point.
+    as `good_toulmin` goes, and no farther than where its alternating series would make the number fall, which no
+    expected number of distinct species can. Raises BadInput for impossible frequencies or fewer than one point.
     """
     if points < 1:
         raise BadInput(f"a curve has at least 1 point, not {points}")
@@ -172,6 +173,8 @@ def curve(
         rows.append(_row(n, rarefaction(frequencies, candidates, total, n, confidence, at_once=at_once), kind))
     for step in range(1, int(points * min(reach, extrapolates_to(frequencies)) + 1e-9) + 1):
         found = good_toulmin(frequencies, candidates, total, step / points, confidence, at_once=at_once)
+        if found.value < rows[-1].value:
+            break
         rows.append(_row(round(candidates * (1 + step / points)), found, "extrapolated"))
     return rows
 

@@ -251,6 +251,16 @@ def test_curve_goes_as_far_as_its_range() -> None:
     assert {row.kind for row in curve(FEW, 50, 1000, reach=0.0)} == {"rarefied", "observed"}
 
 
+def test_curve_ends_before_the_estimate_falls() -> None:
+    # Few found once, many found twice: the series turns down within one more N.
+    frequencies = np.repeat([1, 2, 3], [20, 40, 10])
+    far = good_toulmin(frequencies, 1000, 500, 1.0)
+    near = good_toulmin(frequencies, 1000, 500, 0.25)
+    assert far.value < near.value, "the example does not fall, so the test would show nothing"
+    values = [point.value for point in curve(frequencies, 1000, 500)]
+    assert len(values) < 40 and values == sorted(values)
+
+
 def test_curve_of_few_candidates_has_a_row_for_each() -> None:
     assert [row.candidates for row in curve(np.array([1, 2]), 3, 9, reach=0.0)] == [1, 2, 3]
 
