@@ -106,7 +106,7 @@ def test_the_network_is_frozen_but_lets_gradients_through(digits: Model) -> None
     x = torch.zeros(1, 1, 8, 8, requires_grad=True)
     (gradient,) = torch.autograd.grad(digits.predict(x, torch.tensor([500])).sum(), x)
     assert gradient.abs().sum() > 0
-    assert not any(p.requires_grad for p in digits.network.parameters())  # type: ignore[attr-defined]
+    assert not any(p.requires_grad for p in digits.unet.parameters())  # type: ignore[attr-defined]
 
 
 def test_half_precision_answers_in_float32() -> None:
