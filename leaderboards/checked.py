@@ -50,6 +50,11 @@ class Checked(BaseModel):
             return f"{self.checked:,} of {self.of:,} made again"
         return f"{self.checked - self.agreed:,} of {self.checked:,} made again differ"
 
+    @property
+    def brief(self) -> str:
+        """Return the badge under a column that says what it counts, e.g. "32 of 1,024"."""
+        return self.words.replace(" made again", "")
+
     def wrong_at_most(self, confidence: float = 0.95) -> float:
         """Return the largest share of wrong candidates that so many agreeing draws leave possible (the 3 / n rule)."""
         return float(1 - (1 - confidence) ** (1 / self.checked)) if self.passed else 1.0

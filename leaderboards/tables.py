@@ -81,8 +81,8 @@ def excess_text(record: Record) -> str:
 
 
 def made_again(row: Row) -> str:
-    """Return the badge's words, a dash where there is no badge."""
-    return row.entry.checked.words if row.entry.checked else "-"
+    """Return the badge, a dash where there is none."""
+    return row.entry.checked.brief if row.entry.checked else "-"
 
 
 def clean(text: str) -> str:
@@ -103,12 +103,12 @@ def conditions(board: Board) -> str:
 
 
 def varying(rows: Sequence[Row]) -> dict[str, str]:
-    """Return by entry id the settings in which an attack's rows differ from each other, e.g. "clusters 32"."""
-    by_attack: dict[str, list[Row]] = {}
+    """Return by entry id the settings in which a method's rows differ from each other, e.g. "clusters 32"."""
+    by_method: dict[str, list[Row]] = {}
     for row in rows:
-        by_attack.setdefault(row.record.claim.attack, []).append(row)
+        by_method.setdefault(method_of(row.record), []).append(row)
     found = {}
-    for own in by_attack.values():
+    for own in by_method.values():
         settings = [_settings(row.record) for row in own]
         values: dict[str, set[str | None]] = {key: set() for each in settings for key in each}
         for each in settings:
@@ -128,11 +128,11 @@ def _settings(record: Record) -> dict[str, str]:
 # ---- One table in four formats ----------------------------------------------------------------------
 
 
-def board_table(board: Board, form: Format, limit: int | None = None) -> str:
-    """Return a board's table, the first `limit` rows of it; rows apart stand in the CSV, and below the text."""
+def board_table(board: Board, form: Format) -> str:
+    """Return a board's table; rows apart stand in the CSV, and below the text."""
     if form == "csv":
         return _csv([_raw(row) for row in [*board.ranked, *board.reference, *board.apart]])
-    shown = [*board.reference, *board.ranked[:limit]]
+    shown = [*board.reference, *board.ranked]
     parts = [_table(shown, board, form)] if shown else []
     if board.apart and form != "tex":
         parts.append("Not ranked:\n\n" + _table(board.apart, board, form, why=True))
@@ -155,7 +155,7 @@ def overall_table(found: Overall, form: Format) -> str:
     return _csv(rows) if form == "csv" else _tabulate(rows, form) + "\n"
 
 
-def _table(rows: Sequence[Row], board: Board, form: Format, *, why: bool = False) -> str:
+def _table(rows: Sequence[Row], board: Board, form: Format, *, why: bool = False, brief: bool = False) -> str:
     different, text = varying([*board.ranked, *board.apart]), _escape(form)
     table = []
     for row in rows:
@@ -173,12 +173,18 @@ def _table(rows: Sequence[Row], board: Board, form: Format, *, why: bool = False
                 "control AMS, %": percent(found.control_ams),
                 "preparations": len(row.record.seeds),
                 "denoiser-equivalents": f"{found.equivalents:,.0f}",
-                "hits per 1,000 of them": f"{found.hits_per_1000:.2f}",
+                "hits per 1,000 equivalents": f"{found.hits_per_1000:.2f}",
                 "hardware": text(hardware(row.record)),
                 "made again": made_again(row),
             }
         )
+    if brief:
+        table = [{key: value for key, value in row.items() if key not in NOT_BRIEF} for row in table]
     return _tabulate(table, form)
+
+
+NOT_BRIEF = ("AMS, %", "control AMS, %", "denoiser-equivalents", "hardware")
+"""Columns that a README leaves to the pages."""
 
 
 def _tabulate(rows: Sequence[dict[str, Any]], form: Format) -> str:
@@ -250,15 +256,18 @@ def _raw(row: Row) -> dict[str, Any]:
 
 def readme_tables(board_list: Leaderboard) -> str:
     """Return the Markdown that stands between the markers of a README."""
-    parts = []
+    parts, left = [], 0
     for board in board_list.boards:
+        shown = [*board.reference, *board.ranked[:README_ROWS]]
+        if len(shown) < 2 and len(board_list.boards) > 1:
+            left += 1
+            continue
         parts.append(f"**{board.first.victim.name}**: {markdown(conditions(board))}")
-        parts.append(board_table(board, "md", README_ROWS).rstrip())
+        parts.append(_table(shown or board.apart[:README_ROWS], board, "md", why=not shown, brief=True))
         if len(board.ranked) > README_ROWS:
             parts.append(f"and {len(board.ranked) - README_ROWS:,} rows more.")
-    for found in board_list.overall:
-        parts.append(f"**Over boards**: {markdown(overall_title(found))}")
-        parts.append(overall_table(found, "md").rstrip())
+    if left:
+        parts.append(f"Boards of one row are left to the pages: {left:,}.")
     if not parts:
         return EMPTY
     return "\n\n".join([*parts, HOW_TO_READ])
@@ -267,7 +276,7 @@ def readme_tables(board_list: Leaderboard) -> str:
 HOW_TO_READ = (
     "Rank ranges hold every rank that the tests allow: rows whose ranges overlap are tied (paired tests of all rows "
     "against all, Holm-corrected, 5 %). Excess, the rate on training images less that on held-out ones, carries its "
-    "95 % interval; unique groups and denoiser-equivalents are per preparation."
+    "95 % interval; unique groups are per preparation, and hits are per 1,000 denoiser-equivalents."
 )
 
 
