@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .contracts import Defence, Model, Step
-from .errors import BadInput, DefenceFailed, SidebenchError
+from .errors import BadInput, DefenceFailed, blaming
 from .streams import Candidates
 
 if TYPE_CHECKING:
@@ -121,11 +120,11 @@ def defend(model: Model, defences: Sequence[Defence], sampler: str, training: Ca
         if model.conditioning not in defence.conditionings:
             kinds = ", ".join(sorted(defence.conditionings))
             raise BadInput(f"{defence.name} works on models with conditioning {kinds}, not {model.conditioning}")
-        with _blaming(defence.name):
+        with blaming(f"defence {defence.name}", DefenceFailed):
             defence.check(model, sampler)
     images = training() if any(defence.uses_training for defence in defences) else None
     for defence in defences:
-        with _blaming(defence.name):
+        with blaming(f"defence {defence.name}", DefenceFailed):
             wrapped = defence.wrap(model, images if defence.uses_training else None)
         if not isinstance(wrapped, Model):
             raise DefenceFailed(f"defence {defence.name}: wrap returned a {type(wrapped).__name__}, not a Model")
@@ -142,24 +141,24 @@ class _Guarded(DefendedModel):
         self.defences = {**inside.defences, defence.name: defence.settings.model_dump(mode="json")}
 
     def predict(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        with _blaming(self.name):
+        with blaming(f"defence {self.name}", DefenceFailed):
             output = self.inside.predict(x_t, t, condition)
         return self._shaped(output, x_t, "predict")
 
     def eta(self, eta: float) -> float:
-        with _blaming(self.name):
+        with blaming(f"defence {self.name}", DefenceFailed):
             return float(self.inside.eta(eta))
 
     def conditioned(self, condition: Tensor | None, candidates: Candidates) -> Tensor | None:
-        with _blaming(self.name):
+        with blaming(f"defence {self.name}", DefenceFailed):
             return self.inside.conditioned(condition, candidates)
 
     def guidance(self, t: Tensor) -> float:
-        with _blaming(self.name):
+        with blaming(f"defence {self.name}", DefenceFailed):
             return float(self.inside.guidance(t))
 
     def corrected(self, step: Step, candidates: Candidates) -> Tensor:
-        with _blaming(self.name):
+        with blaming(f"defence {self.name}", DefenceFailed):
             output = self.inside.corrected(step, candidates)
         self._shaped(output, step.x_t, "corrected")
         if not output.isfinite().all() and step.prediction.isfinite().all():
@@ -174,15 +173,3 @@ class _Guarded(DefendedModel):
                 f"wanted shape {tuple(x_t.shape)}"
             )
         return output
-
-
-@contextmanager
-def _blaming(name: str) -> Iterator[None]:
-    try:
-        yield
-    except SidebenchError:
-        raise
-    except Exception as error:  # a plug-in may fail in any way; running out of memory is the run's doing, not its own
-        if "out of memory" in str(error).lower():
-            raise
-        raise DefenceFailed(f"defence {name} failed: {type(error).__name__}: {error}") from error

@@ -3,7 +3,8 @@
 import difflib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 def printable(text: str) -> str:
@@ -96,3 +97,19 @@ class AttackFailed(SidebenchError):
     """An attack raised, or returned something that its contract does not allow."""
 
     exit_code = 3
+
+
+@contextmanager
+def blaming(who: str, kind: type[SidebenchError]) -> Iterator[None]:
+    """Turn whatever a plug-in raises into an error of this kind that names it, e.g. "defence amg".
+
+    Running out of memory is the run's doing and passes as it is.
+    """
+    try:
+        yield
+    except SidebenchError:
+        raise
+    except Exception as error:  # a plug-in may fail in any way
+        if "out of memory" in str(error).lower():
+            raise
+        raise kind(f"{who} failed: {type(error).__name__}: {error}") from error

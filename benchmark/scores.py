@@ -4,7 +4,6 @@ NumPy and pyarrow only: what reads a run's scores needs no torch.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from .contracts import Measure, Neighbours, Side
-from .errors import CorruptRun, MeasureFailed, SidebenchError
+from .errors import CorruptRun, MeasureFailed, blaming
 from .store import RunFolder, read_table, write_table
 
 SCORE_PARTS = ("pairs", "bins", "")
@@ -180,7 +179,7 @@ def _bin_table(scores: ShardScores, measures: list[Measure]) -> pa.Table:
 
 def _scored(measure: Measure, distances: np.ndarray, neighbours: dict[Side, Neighbours], side: Side) -> np.ndarray:
     """Call `scores` and check what a plug-in returned."""
-    with blaming(measure):
+    with blaming(f"measure {measure.id}", MeasureFailed):
         found = measure.scores(distances, neighbours["training"], neighbours["held_out"], side)
     _check_numbers(measure, "scores", found, distances.shape)
     return found
@@ -188,7 +187,7 @@ def _scored(measure: Measure, distances: np.ndarray, neighbours: dict[Side, Neig
 
 def radius_of(measure: Measure, training: Neighbours, held_out: Neighbours, side: Side) -> np.ndarray:
     """Call `radius` and check what a plug-in returned."""
-    with blaming(measure):
+    with blaming(f"measure {measure.id}", MeasureFailed):
         found = measure.radius(training, held_out, side)
     _check_numbers(measure, "radius", found, (len(training.ids),))
     return found
@@ -200,19 +199,6 @@ def _check_numbers(measure: Measure, method: str, found: Any, shape: tuple[int, 
         raise MeasureFailed(f"measure {measure.id}: {method} returned {kind}, wanted an array of shape {shape}")
     if np.isnan(found).any():
         raise MeasureFailed(f"measure {measure.id}: {method} returned NaN")
-
-
-@contextmanager
-def blaming(measure: Measure) -> Iterator[None]:
-    """Name the measure in whatever its code raises."""
-    try:
-        yield
-    except SidebenchError:
-        raise
-    except Exception as error:  # a plug-in may fail in any way; running out of memory is the run's doing, not its own
-        if "out of memory" in str(error).lower():
-            raise
-        raise MeasureFailed(f"measure {measure.id} failed: {type(error).__name__}: {error}") from error
 
 
 def _neighbours(table: pa.Table, side: Side) -> Neighbours:

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from .contracts import Measure, Neighbours, Side
-from .errors import BadInput, MeasureFailed
+from .errors import BadInput, MeasureFailed, blaming
 from .measures.search import top_k, top_k_and_chosen, within
 from .references import ImageSet, References
-from .scores import SIDES, Pairs, ShardScores, blaming, no_neighbours, radius_of
+from .scores import SIDES, Pairs, ShardScores, no_neighbours, radius_of
 
 _BLOCK = 256
 """Reference images turned into descriptors at a time."""
@@ -116,7 +116,7 @@ class Scorer:
 
 def _described(measure: Measure, images: torch.Tensor) -> torch.Tensor:
     """Call `descriptors` and check what a plug-in returned."""
-    with blaming(measure):
+    with blaming(f"measure {measure.id}", MeasureFailed):
         found = measure.descriptors(images)
     if not isinstance(found, torch.Tensor) or found.dtype != torch.float32 or found.shape[:-1] != (len(images),):
         kind = f"{found.dtype} {tuple(found.shape)}" if isinstance(found, torch.Tensor) else type(found).__name__
