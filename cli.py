@@ -378,6 +378,28 @@ def gate(
 
 
 @app.command()
+def replay(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    candidate: Annotated[int, typer.Argument(metavar="CANDIDATE", help="Its number, from 0.")],
+    attack: Annotated[str, typer.Option(help="Attack that made it.")],
+    seed: Annotated[int, typer.Option(min=0, help="Run seed.")] = 0,
+    pair: Annotated[str | None, typer.Option(help="The run's pair file, if it is not a shipped pair.")] = None,
+    out: Annotated[Path | None, typer.Option(help="PNG to write; default: in the run folder.")] = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Make one candidate of a run again from its stored state, and compare it with the run's image."""
+    from .benchmark.store import read_run
+
+    folder = read_run(run_folder)
+    print("loading torch and diffusers ...", file=sys.stderr, flush=True)
+    from .benchmark import replaying
+
+    found = replaying.replay(folder, attack, candidate, seed=seed, pair=pair, device=device, out=out)
+    print(json.dumps(replaying.as_dict(found), indent=1) if as_json else replaying.as_text(found))
+
+
+@app.command()
 def train(
     pair: Annotated[str, typer.Argument(metavar="PAIR", help="A pair with a recipe.")],
     out: Annotated[Path | None, typer.Option(help="Folder to make; default: ./PAIR-model.")] = None,

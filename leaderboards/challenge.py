@@ -14,18 +14,17 @@ from pathlib import Path
 import numpy as np
 
 from ..benchmark.contracts import Measure, Progress
-from ..benchmark.errors import BadInput, BadRecord, BadSetting
-from ..benchmark.pairs import load_pair
+from ..benchmark.errors import BadRecord, BadSetting
 from ..benchmark.progress import silent
 from ..benchmark.rates import UnitScores
 from ..benchmark.registry import make_measure
 from ..benchmark.rescoring import stored_groups
 from ..benchmark.scores import read_all_scores
-from ..benchmark.store import RunFolder, difference, read_json, read_state, shard_count, write_json
+from ..benchmark.store import RunFolder, read_json, shard_count, write_json
 from ..benchmark.tally import in_band
 from .checked import Checked, checked_file
 from .making import file_hash, scores_hash, unit_hits
-from .record import Record, around_the_model, pooled_hits, read_record
+from .record import Record, pooled_hits, read_record
 
 TOLERANCE = 0.01
 """Largest difference of a best-match score that counts as the same: other devices round otherwise."""
@@ -142,38 +141,20 @@ def _make_again(
 ) -> tuple[str, dict[int, UnitScores]]:
     """Return the kind of device, and the drawn candidates' scores by seed, made from the stored state."""
     from ..benchmark import hub
-    from ..benchmark.attacking import make_candidates
-    from ..benchmark.contracts import AttackState
-    from ..benchmark.plan import plan_run
     from ..benchmark.references import load_references
+    from ..benchmark.replaying import make_again, planned_again
     from ..benchmark.runner import load_victim
     from ..benchmark.scoring import Scorer
-    from ..benchmark.streams import Candidates
 
-    around = around_the_model(record.claim.defences)
-    plan = plan_run(
-        load_pair(pair or record.victim.name),
-        attacks=(record.claim.attack,),
-        defences=tuple(around),
-        candidates=record.candidates,
-        seeds=record.seeds,
-        measures=read_json(folder.manifest_file)["identity"]["measures"],
-        settings={record.claim.attack: record.claim.settings, **around},
-        device=device,
-        dtype=record.protocol.dtype,
-    )
-    if changed := difference(read_json(folder.manifest_file)["identity"], plan.identity()):
-        raise BadInput(f"the run cannot be made here as it was: {changed}")
+    plan = planned_again(folder, record.claim.attack, record.seeds, pair, device)
     model = load_victim(plan)
     scorer = Scorer(load_references(plan.pair), [measure], plan.protocol.top_k, hub.pick_device(plan.model.device))
     again, done = {}, 0
     for unit in plan.units:
-        stored = read_state(folder.state_file(unit.name))
-        state, parts = AttackState(stored.tensors, stored.info["state"]), []
+        parts = []
         for start in range(0, len(chosen[unit.seed]), plan.protocol.shard):
             numbers = chosen[unit.seed][start : start + plan.protocol.shard]
-            wanted = Candidates(unit.seed, numbers.tolist())
-            images, nan, _, _ = make_candidates(unit.attack, model, state, wanted, plan.protocol)
+            images, nan = make_again(folder, plan, unit, model, numbers.tolist())
             parts.append(scorer.score(images, numbers, nan.numpy(), measure.space))
             done += len(numbers)
             progress("candidates made again", done, sum(map(len, chosen.values())))

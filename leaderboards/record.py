@@ -237,17 +237,13 @@ def command(
     measures: Sequence[str],
 ) -> str:
     """Return the command that makes a run again, every setting spelled out; settings stand by attack and defence."""
-    around = around_the_model(defences)
+    # The others are part of the victim.
+    around = {name: own for name, own in defences.items() if not name.startswith(IN_TRAINING)}
     parts = ["sidebench", "run", pair, *_options("--attack", attack), "--candidates", str(candidates)]
     parts += [*_options("--seed", seeds), *_options("--measure", measures), *_options("--defence", around)]
     for owner, settings in {**attack, **around}.items():
         parts += _options("--set", (f"{owner}.{key}={json.dumps(settings[key])}" for key in sorted(settings)))
     return shlex.join(parts)
-
-
-def around_the_model(defences: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """Return the settings of the defences that a command names; the others are part of the victim."""
-    return {name: settings for name, settings in defences.items() if not name.startswith(IN_TRAINING)}
 
 
 def _options(option: str, values: Iterable[Any]) -> list[str]:
