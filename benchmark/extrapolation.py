@@ -175,6 +175,9 @@ def curve(
         found = good_toulmin(frequencies, candidates, total, step / points, confidence, at_once=at_once)
         if found.value < rows[-1].value:
             break
+        # More candidates find no fewer: an upper end that falls is that of a poorer approximation.
+        high = max(found.interval.high, rows[-1].high)
+        found = found._replace(interval=found.interval._replace(high=high))
         rows.append(_row(round(candidates * (1 + step / points)), found, "extrapolated"))
     return rows
 

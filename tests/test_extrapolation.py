@@ -261,6 +261,12 @@ def test_curve_ends_before_the_estimate_falls() -> None:
     assert len(values) < 40 and values == sorted(values)
 
 
+def test_upper_end_of_a_curve_never_falls() -> None:
+    # Two found once each: exact up to N, where so few allow seven, and a normal approximation beyond.
+    ends = [point.high for point in curve(np.array([1, 1]), 1000, 500)]
+    assert len(ends) > 20 and ends == sorted(ends)
+
+
 def test_curve_of_few_candidates_has_a_row_for_each() -> None:
     assert [row.candidates for row in curve(np.array([1, 2]), 3, 9, reach=0.0)] == [1, 2, 3]
 
