@@ -68,7 +68,7 @@ def test_a_defence_that_does_not_fit_is_refused_before_any_work(tmp_path: Path, 
     file.write_text(DEFENCE, encoding="utf-8")
     with pytest.raises(BadInput, match="only-text works on models with conditioning text, not none"):
         make_plan(tmp_path, defences=[f"{file}:OnlyText"])
-    assert list(tmp_path.iterdir()) == [file]
+    assert [path for path in tmp_path.iterdir() if path.name != "__pycache__"] == [file]
 
 
 # ---- What a run leaves ------------------------------------------------------------------------------
