@@ -233,6 +233,10 @@ class WhiteBoxModel(BlackBoxModel):
         """Map images in [0, 1] to x_0 in the model's own space."""
 
     @abstractmethod
+    def decode(self, x_0: Tensor) -> Tensor:
+        """Map x_0 to images in [0, 1], N x C x H x W."""
+
+    @abstractmethod
     def charge(self, flops: float) -> None:
         """Report work outside the denoiser (a classifier's gradient, say) in floating-point operations."""
 

@@ -20,6 +20,7 @@ from .errors import AttackFailed, BadInput, RunConflict, SidebenchError
 from .plan import RunPlan, Unit
 from .progress import silent
 from .protocol import PROBES
+from .states import kept_state
 from .store import MANIFEST_SCHEMA, RunFolder, difference, read_info, read_state, write_json, write_state
 from .streams import Candidates
 
@@ -205,8 +206,11 @@ def _unit_files(plan: RunPlan, folder: RunFolder, unit: str) -> list[Path]:
 
 
 def prepare(plan: RunPlan, folder: RunFolder, unit: Unit, model: "Model", progress: Progress) -> AttackState:
-    """Return the attack's state: the stored one, or a new one with its cost."""
+    """Return the attack's state: the run's own, one kept from an earlier run, or a new one with its cost."""
     file = folder.state_file(unit.name)
+    kept = None if file.exists() else kept_state(plan, unit, model)
+    if kept and not plan.fresh:
+        kept.copy_to(folder, unit.name)
     if file.exists():
         stored = read_state(file)
         return AttackState(stored.tensors, stored.info["state"])
@@ -221,6 +225,8 @@ def prepare(plan: RunPlan, folder: RunFolder, unit: Unit, model: "Model", progre
     cost = {**spent, **began.spent(), "denoiser_flops": model.flops_per_sample()}
     write_state(file, AttackState(state.tensors, {"state": dict(state.info), "cost": cost}))
     checkpoints.clear()
+    if kept:
+        kept.keep(folder, unit.name)
     return state
 
 

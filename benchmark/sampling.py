@@ -95,6 +95,19 @@ def score_to_prediction(
     return -sigma / alpha * correction
 
 
+def clean_estimate(
+    prediction_type: PredictionType, x_t: Tensor, prediction: Tensor, alpha: float, sigma: float
+) -> Tensor:
+    """Return the x_0 that a prediction at x_t stands for, in the conventions of `score_to_prediction`."""
+    if prediction_type == "epsilon":
+        return (x_t - sigma * prediction) / alpha
+    if prediction_type == "v_prediction":
+        return alpha * x_t - sigma * prediction
+    if prediction_type == "flow_prediction":
+        return (x_t - sigma * prediction) / (alpha + sigma)
+    return prediction
+
+
 @torch.no_grad()
 def sample_latents(
     model: Model,
@@ -302,9 +315,15 @@ class AuditedModel(WhiteBoxModel):
         return f"samples-{digest}"
 
     def predict(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Call the denoiser and count its rows."""
+        """Call the denoiser in padded micro-batches and count the rows that were asked for."""
         self.ledger.nfe[self.ledger.phase] += len(x_t)
-        return self._model.predict(x_t, t, condition)
+        size = self._micro_batch
+        outputs = []
+        for rows in torch.arange(len(x_t)).split(size):
+            padded = torch.cat([rows, rows[:1].expand(size - len(rows))]).to(x_t.device)
+            given = None if condition is None else condition[padded]
+            outputs.append(self._model.predict(x_t[padded], t[padded], given)[: len(rows)])
+        return torch.cat(outputs)
 
     def noise_level(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return (alpha, sigma) at timesteps `t`."""
@@ -318,6 +337,11 @@ class AuditedModel(WhiteBoxModel):
         """Map images in [0, 1] to x_0 in the model's own space."""
         with self._charging():
             return self._model.encode(images)
+
+    def decode(self, x_0: Tensor) -> Tensor:
+        """Map x_0 to images in [0, 1]."""
+        with self._charging():
+            return self._model.decode(x_0)
 
     def charge(self, flops: float) -> None:
         """Add operations outside the denoiser to the current phase."""

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from ..benchmark.contracts import (
@@ -17,6 +16,7 @@ from ..benchmark.contracts import (
     Step,
     WhiteBoxModel,
 )
+from ..benchmark.sampling import clean_estimate
 from ..benchmark.streams import Candidates
 from . import surrogate
 from .networks import gradient_flops
@@ -25,8 +25,6 @@ from .networks import gradient_flops
 class CarliniCondSettings(surrogate.SurrogateSettings):
     """The surrogate's settings, and those of the guidance."""
 
-    guidance_scale: float = Field(1.0, ge=0)
-    """lambda: weight of the classifier's gradient in the score."""
     reads: Literal["x_t", "x0_hat"] = "x_t"
     """What the classifier is given at each step. x_t, the raw noisy input, is the paper's reading; x0_hat is
     the denoiser's estimate of x_0, its gradient passed on without one through the denoiser."""
@@ -45,13 +43,13 @@ class CarliniCond(Attack):
     access: ClassVar[Access] = "white box"
     conditionings: ClassVar[frozenset[Conditioning]] = frozenset({"none", "class"})
     Settings = CarliniCondSettings
-    generation_settings: ClassVar[frozenset[str]] = frozenset({"guidance_scale", "reads"})
+    generation_settings: ClassVar[frozenset[str]] = surrogate.GENERATION_SETTINGS | {"reads"}
     tuning_grid: ClassVar[Mapping[str, Sequence[Any]]] = surrogate.TUNING_GRID
 
     def prepare(self, model: WhiteBoxModel, budget: Budget) -> AttackState:
         """Label synthetic images by clustering and train the classifier on them."""
         images = surrogate.synthetic_images(model, self.settings, budget)
-        labels = surrogate.pseudo_label(images, self.settings, budget.seed)
+        labels = surrogate.pseudo_label(model, images, self.settings, budget.seed)
         network = surrogate.make_classifier(model, len(labels.sizes), self.settings, time_conditioned=False)
         info = surrogate.train(network, model, images, labels.labels, self.settings, budget)
         checked = surrogate.by_timestep(network, model, images, labels.labels, budget.seed)
@@ -65,16 +63,18 @@ class CarliniCond(Attack):
         work = gradient_flops(network, model.sample_shape, of="inputs")
 
         def steer(step: Step) -> Tensor:
+            if not surrogate.guides(self.settings, step.t, model.num_train_timesteps):
+                return torch.zeros_like(step.x_t)
             x = step.x_t.detach()
             slope = 1.0
             if self.settings.reads == "x0_hat":
                 x, slope = _clean_estimate(model, step), 1 / step.alpha
             x = x.requires_grad_()
-            log_p = network(x).log_softmax(1).gather(1, target[step.rows.to(target.device), None])
+            logits = network(x) / self.settings.temperature
+            log_p = logits.log_softmax(1).gather(1, target[step.rows.to(target.device), None])
             (gradient,) = torch.autograd.grad(log_p.sum(), x)
             model.charge(work * len(set(step.rows.tolist())))
-            correction: Tensor = self.settings.guidance_scale * slope * gradient
-            return correction
+            return surrogate.weighted(self.settings, slope * gradient, step, model.prediction_type)
 
         images = model.sample(candidates, steer=steer if self.settings.guidance_scale else None)
         return Generated(images, {"cluster": clusters.numpy()})
@@ -82,10 +82,5 @@ class CarliniCond(Attack):
 
 def _clean_estimate(model: WhiteBoxModel, step: Step) -> Tensor:
     """Return x_0 as the denoiser sees it at this step; pixels are clipped to the range of images."""
-    if model.prediction_type == "epsilon":
-        x_0 = (step.x_t - step.sigma * step.prediction) / step.alpha
-    elif model.prediction_type == "v_prediction":
-        x_0 = step.alpha * step.x_t - step.sigma * step.prediction
-    else:
-        x_0 = step.prediction
+    x_0 = clean_estimate(model.prediction_type, step.x_t, step.prediction, step.alpha, step.sigma)
     return (x_0.clamp(-1, 1) if model.sample_shape == model.image_shape else x_0).detach()

@@ -128,3 +128,19 @@ def gradient_flops(network: SurrogateClassifier, shape: tuple[int, int, int], *,
             torch.autograd.grad(total, [p for p in network.parameters() if p.requires_grad], allow_unused=True)
     network.train(was)
     return float(counter.total)
+
+
+def forward_flops(network: nn.Module, shape: tuple[int, int, int]) -> float:
+    """Count the operations of one sample's forward pass."""
+    x = torch.zeros(1, *shape, device=next(network.parameters()).device)
+    with OperationCount() as counter, torch.no_grad():
+        network(x)
+    return float(counter.total)
+
+
+def scaled_blocks(shape: tuple[int, int, int]) -> tuple[int, ...]:
+    """Return one residual block per stage for x_t of this shape (C, H, W): stages down to 4 x 4, at most four."""
+    stages = 1
+    while stages < 4 and min(shape[1:]) // 2**stages >= 4:
+        stages += 1
+    return (1,) * stages

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from ..benchmark.contracts import (
@@ -28,8 +27,6 @@ class SideSettings(surrogate.SurrogateSettings):
     objective: Literal["cross_entropy", "distillation"] = "cross_entropy"
     """cross_entropy: the published version. distillation: earlier versions, a time-independent teacher
     (trained on the same synthetic images) on x_0 teaches the classifier on x_t."""
-    guidance_scale: float = Field(1.0, ge=0)
-    """lambda. 1 samples p(x | c); the paper sweeps 0 .. 50 and does not say which it used."""
 
 
 class Side(Attack):
@@ -44,7 +41,7 @@ class Side(Attack):
     access: ClassVar[Access] = "white box"
     conditionings: ClassVar[frozenset[Conditioning]] = frozenset({"none", "class"})
     Settings = SideSettings
-    generation_settings: ClassVar[frozenset[str]] = frozenset({"guidance_scale"})
+    generation_settings: ClassVar[frozenset[str]] = surrogate.GENERATION_SETTINGS
     tuning_grid: ClassVar[Mapping[str, Sequence[Any]]] = surrogate.TUNING_GRID
 
     def prepare(self, model: WhiteBoxModel, budget: Budget) -> AttackState:
@@ -53,7 +50,7 @@ class Side(Attack):
         images = surrogate.synthetic_images(model, self.settings, budget)
 
         # 2 - 4. Cluster them, drop loose clusters, label every image by its nearest surviving centroid.
-        labels = surrogate.pseudo_label(images, self.settings, budget.seed)
+        labels = surrogate.pseudo_label(model, images, self.settings, budget.seed)
 
         # 5. Train p(y | x_t, t) on forward-noised synthetic images.
         teacher = None
@@ -73,13 +70,14 @@ class Side(Attack):
         work = gradient_flops(network, model.sample_shape, of="inputs")
 
         def steer(step: Step) -> Tensor:
+            if not surrogate.guides(self.settings, step.t, model.num_train_timesteps):
+                return torch.zeros_like(step.x_t)
             x_t = step.x_t.detach().requires_grad_()
-            log_p = network(x_t, step.t.expand(len(x_t))).log_softmax(1)
+            log_p = (network(x_t, step.t.expand(len(x_t))) / self.settings.temperature).log_softmax(1)
             chosen = log_p.gather(1, target[step.rows.to(target.device), None])
             (gradient,) = torch.autograd.grad(chosen.sum(), x_t)
             model.charge(work * len(set(step.rows.tolist())))
-            correction: Tensor = self.settings.guidance_scale * gradient
-            return correction
+            return surrogate.weighted(self.settings, gradient, step, model.prediction_type)
 
         images = model.sample(candidates, steer=steer if self.settings.guidance_scale else None)
         return Generated(images, {"cluster": clusters.numpy()})

@@ -8,13 +8,15 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor, nn
 
-from ..benchmark.contracts import AttackState, Budget, Settings, WhiteBoxModel
+from ..benchmark.contracts import AttackState, Budget, PredictionType, Settings, Step, WhiteBoxModel
 from ..benchmark.errors import TooFew
+from ..benchmark.sampling import clean_estimate
 from ..benchmark.streams import Candidates, generator, stream_seed
-from .networks import SurrogateClassifier, gradient_flops
+from .features import check_features, check_weights, describe
+from .networks import SurrogateClassifier, gradient_flops, scaled_blocks
 
 CHECKPOINT_EVERY = 100
 
@@ -30,17 +32,23 @@ class SurrogateSettings(Settings):
 
     synthetic_images: int = Field(2048, ge=2)
     """N_syn; not in the paper."""
-    features: Literal["pixels", "pca"] = "pixels"
-    """F(x0) for clustering, centred on the mean synthetic image. Paper: SSCD, for images of 64 px and more."""
+    features: Annotated[str, AfterValidator(check_features)] = "pixels"
+    """F(x0) for clustering: pixels, pca, network (trained on the synthetic images), or a measure's id for its
+    descriptor. Paper: SSCD (`sscd:disc_mixup:squash320:imagenet`, for images of 64 px and more)."""
     pca_components: int = Field(32, ge=1)
+    feature_steps: int = Field(1000, ge=1)
+    """Training steps of the features `network`."""
+    labels: Literal["clusters", "random"] = "clusters"
+    """random: labels drawn evenly and without regard to the image, as an ablation."""
     clusters: int = Field(100, ge=2)
     """K; the paper's value."""
     distance: Literal["cosine", "euclidean"] = "cosine"
     """Of k-means and of re-assignment; cosine normalises the features first. Not in the paper."""
     cohesion: float = Field(0.5, ge=-1, le=1)
     """tau: clusters whose members' mean cosine to the centroid is lower are dropped; the paper's value."""
-    blocks: tuple[Annotated[int, Field(ge=1)], ...] = Field((1, 1), min_length=1)
-    """Residual blocks per stage. Paper: (3, 4, 6, 3), ResNet-34, with width 64."""
+    blocks: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(None, min_length=1)
+    """Residual blocks per stage. Paper: (3, 4, 6, 3), ResNet-34, with width 64. None: scaled to the image, one block
+    per stage down to 4 x 4 and at most four stages."""
     width: int = Field(32, ge=1)
     training_steps: int = Field(1000, ge=1)
     """Not in the paper."""
@@ -50,12 +58,27 @@ class SurrogateSettings(Settings):
     weight_decay: float = Field(0.01, ge=0)
     ema: float = Field(0.99, ge=0, lt=1)
     """Decay of the averaged weights that guide (0: the last weights)."""
+    guidance_scale: float = Field(1.0, ge=0)
+    """lambda: weight of the classifier's gradient in the score. 1 samples p(x | c) if the classifier is right; the
+    paper sweeps 0 .. 50 and does not say which it used."""
+    temperature: float = Field(1.0, gt=0)
+    """The classifier's logits are divided by this: above 1 it is less sure."""
+    interval: tuple[float, float] = (0.0, 1.0)
+    """Guide at timesteps within these shares of T only (arXiv 2404.07724); the paper guides at all of them."""
+    normalised: bool = False
+    """Scale each gradient to the norm of the model's score, so that lambda is their ratio whatever the image size."""
 
     @model_validator(mode="after")
-    def _enough_images(self) -> Self:
+    def _possible(self) -> Self:
         if self.clusters > self.synthetic_images:
             raise ValueError(f"clusters = {self.clusters} of {self.synthetic_images} synthetic images")
+        if not 0 <= self.interval[0] <= self.interval[1] <= 1:
+            raise ValueError(f"interval = {list(self.interval)} is not two shares of 0 .. 1 in order")
         return self
+
+
+GENERATION_SETTINGS = frozenset({"guidance_scale", "temperature", "interval", "normalised"})
+"""What the guidance reads and the classifier does not."""
 
 
 class PseudoLabels(NamedTuple):
@@ -70,11 +93,16 @@ class PseudoLabels(NamedTuple):
 
 
 def synthetic_images(model: WhiteBoxModel, settings: SurrogateSettings, budget: Budget) -> Tensor:
-    """Step 1: draw N_syn images from the target without condition."""
+    """Step 1: draw N_syn images from the target without condition.
+
+    Raises:
+        BadInput: the features' network is not there; said before anything is drawn.
+    """
+    check_weights(settings.features)
     return model.sample(Candidates(budget.seed, range(settings.synthetic_images), "synthetic"))
 
 
-def pseudo_label(images: Tensor, settings: SurrogateSettings, seed: int) -> PseudoLabels:
+def pseudo_label(model: WhiteBoxModel, images: Tensor, settings: SurrogateSettings, seed: int) -> PseudoLabels:
     """Steps 2 to 4: features, k-means, cohesion filter, labels by the nearest surviving centroid.
 
     Raises:
@@ -84,7 +112,7 @@ def pseudo_label(images: Tensor, settings: SurrogateSettings, seed: int) -> Pseu
     from sklearn.metrics import pairwise_distances_argmin
     from threadpoolctl import threadpool_limits
 
-    features = _features(images, settings)
+    features = _features(model, images, settings, seed)
     # One thread: k-means adds partial sums in thread order, so its centroids depend on the count.
     with threadpool_limits(1):
         random_state = stream_seed(seed, "k-means", 0, "start") % 2**32
@@ -106,6 +134,9 @@ def pseudo_label(images: Tensor, settings: SurrogateSettings, seed: int) -> Pseu
         survivors = _normalised(survivors)
     with threadpool_limits(1):
         labels = pairwise_distances_argmin(features, survivors)
+    if settings.labels == "random":
+        drawn = torch.randint(len(kept), (len(images),), generator=generator(seed, "labels", 0, "random"))
+        labels = drawn.numpy()
     return PseudoLabels(
         torch.from_numpy(labels),
         np.bincount(labels, minlength=len(kept)).tolist(),
@@ -120,7 +151,7 @@ def make_classifier(
     network = SurrogateClassifier(
         model.sample_shape[0],
         classes,
-        settings.blocks,
+        settings.blocks or scaled_blocks(model.sample_shape),
         settings.width,
         time_conditioned,
         model.num_train_timesteps,
@@ -244,13 +275,32 @@ def load_classifier(
     return network.eval().requires_grad_(False)
 
 
-def _features(images: Tensor, settings: SurrogateSettings) -> np.ndarray:
-    flat = images.flatten(1).double().numpy()
-    features = flat - flat.mean(0)
-    if settings.features == "pca":
-        components = min(settings.pca_components, *features.shape)
-        _, _, axes = np.linalg.svd(features, full_matrices=False)
-        features = features @ axes[:components].T
+def guides(settings: SurrogateSettings, t: Tensor, num_train_timesteps: int) -> bool:
+    """Return whether the settings' interval holds timestep `t`."""
+    first, last = settings.interval
+    return first * num_train_timesteps <= float(t) <= last * num_train_timesteps
+
+
+def weighted(settings: SurrogateSettings, gradient: Tensor, step: Step, prediction_type: PredictionType) -> Tensor:
+    """Return lambda times the gradient (B x C x H x W), or its direction with lambda times the score's norm."""
+    if settings.normalised:
+        x_0 = clean_estimate(prediction_type, step.x_t, step.prediction, step.alpha, step.sigma)
+        score = (step.alpha * x_0 - step.x_t) / step.sigma**2
+        lengths = [value.flatten(1).norm(dim=1).view(-1, 1, 1, 1) for value in (score, gradient)]
+        gradient = gradient * lengths[0] / lengths[1].clamp_min(1e-12)
+    guided: Tensor = settings.guidance_scale * gradient
+    return guided
+
+
+def _features(model: WhiteBoxModel, images: Tensor, settings: SurrogateSettings, seed: int) -> np.ndarray:
+    features = describe(
+        model,
+        images,
+        settings.features,
+        components=settings.pca_components,
+        steps=settings.feature_steps,
+        seed=seed,
+    )
     return _normalised(features) if settings.distance == "cosine" else features
 
 

@@ -1,6 +1,7 @@
 """Small plans and one finished run that several files read."""
 
 import dataclasses
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -42,6 +43,12 @@ def _pair_file(folder: Path, **changes: Any) -> Path:
 def one_thread() -> None:
     """Keep torch to one thread: arrays are tiny here, and waiting threads only take turns."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_kept_states() -> None:
+    """Keep no states between tests: each looks at what its own run does."""
+    os.environ["SIDEBENCH_STATES"] = "off"
 
 
 @pytest.fixture(scope="session")

@@ -9,19 +9,22 @@ from torch import Tensor, nn
 
 from sidebench.benchmark.attacking import make_candidates
 from sidebench.benchmark.conformance import quick_protocol
-from sidebench.benchmark.contracts import AttackState, Budget, ModelSpec
+from sidebench.benchmark.contracts import AttackState, Budget, ModelSpec, Step
 from sidebench.benchmark.errors import BadSetting, TooFew
 from sidebench.benchmark.models import load_model
+from sidebench.benchmark.models.analytic import MixtureModel
 from sidebench.benchmark.progress import silent
 from sidebench.benchmark.registry import make_attack
 from sidebench.benchmark.sampling import AuditedModel
 from sidebench.benchmark.store import FolderCheckpoints
 from sidebench.benchmark.streams import Candidates
 from sidebench.methods import surrogate
-from sidebench.methods.networks import ResidualBlock, SurrogateClassifier, TimeModule, gradient_flops
+from sidebench.methods.networks import ResidualBlock, SurrogateClassifier, TimeModule, gradient_flops, scaled_blocks
 from sidebench.methods.surrogate import SurrogateSettings, pseudo_label
 
 PROTOCOL = quick_protocol(steps=3)
+MODEL: Any = None
+"""Labels by pixels ask the model for nothing."""
 SMALL = {"synthetic_images": 24, "clusters": 3, "training_steps": 3, "batch": 8, "width": 8, "cohesion": -1.0}
 
 
@@ -54,7 +57,7 @@ def three_blobs() -> tuple[Tensor, Tensor]:
 def test_members_of_dropped_clusters_get_the_nearest_label() -> None:
     images, blob = three_blobs()
     settings = SurrogateSettings(clusters=3, distance="euclidean", cohesion=0.5, synthetic_images=60)
-    found = pseudo_label(images, settings, seed=0)
+    found = pseudo_label(MODEL, images, settings, seed=0)
     assert len(found.cohesions) == 3 and sum(value >= 0.5 for value in found.cohesions) == 2
     assert len(found.sizes) == 2 and sum(found.sizes) == 60
     assert found.labels.bincount().tolist() == found.sizes
@@ -69,7 +72,7 @@ def test_members_of_dropped_clusters_get_the_nearest_label() -> None:
 
 def test_all_clusters_stay_without_the_filter() -> None:
     images, blob = three_blobs()
-    found = pseudo_label(images, SurrogateSettings(clusters=3, distance="euclidean", cohesion=-1), seed=0)
+    found = pseudo_label(MODEL, images, SurrogateSettings(clusters=3, distance="euclidean", cohesion=-1), seed=0)
     assert found.sizes == [20, 20, 20]
     assert all(len(found.labels[blob == which].unique()) == 1 for which in range(3))
 
@@ -78,16 +81,16 @@ def test_labels_depend_on_images_and_seed_alone() -> None:
     images = torch.rand(50, 1, 4, 4, generator=torch.Generator().manual_seed(1))
     settings = SurrogateSettings(clusters=6, cohesion=-1)
     torch.manual_seed(5)
-    first = pseudo_label(images, settings, seed=2)
+    first = pseudo_label(MODEL, images, settings, seed=2)
     torch.manual_seed(6)
-    second = pseudo_label(images, settings, seed=2)
+    second = pseudo_label(MODEL, images, settings, seed=2)
     assert torch.equal(first.labels, second.labels) and first.cohesions == second.cohesions
 
 
 def test_too_few_cohesive_clusters_name_the_best() -> None:
     images, _ = three_blobs()
     with pytest.raises(TooFew, match=r"0 of 3 clusters reach cohesion = 1\.0, two are needed: the best are [\d., -]+;"):
-        pseudo_label(images, SurrogateSettings(clusters=3, cohesion=1.0), seed=0)
+        pseudo_label(MODEL, images, SurrogateSettings(clusters=3, cohesion=1.0), seed=0)
 
 
 def test_more_clusters_than_images_are_refused() -> None:
@@ -95,12 +98,21 @@ def test_more_clusters_than_images_are_refused() -> None:
         make_attack("side", {"clusters": 61, "synthetic_images": 60})
 
 
+def test_random_labels_know_nothing_of_the_image() -> None:
+    images, blob = three_blobs()
+    settings = SurrogateSettings(clusters=2, distance="euclidean", cohesion=-1, labels="random")
+    found = pseudo_label(MODEL, images[blob < 2], settings, seed=0)
+    assert found.labels.bincount().tolist() == found.sizes and sum(found.sizes) == 40
+    assert all(4 <= int(found.labels[part].sum()) <= 16 for part in (slice(20), slice(20, 40)))
+    assert torch.equal(found.labels, pseudo_label(MODEL, images[blob < 2], settings, seed=0).labels)
+
+
 @pytest.mark.parametrize("features", ["pixels", "pca"])
 @pytest.mark.parametrize("distance", ["cosine", "euclidean"])
 def test_blobs_are_found_in_every_feature_space(features: Any, distance: Any) -> None:
     images, blob = three_blobs()
     settings = SurrogateSettings(clusters=2, features=features, distance=distance, pca_components=2, cohesion=-1)
-    labels = pseudo_label(images[blob < 2], settings, seed=0).labels
+    labels = pseudo_label(MODEL, images[blob < 2], settings, seed=0).labels
     assert labels[:20].unique().numel() == labels[20:].unique().numel() == 1 and labels[0] != labels[-1]
 
 
@@ -313,3 +325,51 @@ def test_guidance_moves_images_towards_their_cluster(model: Any, tmp_path: Path)
         log_p = network(model.encode(made.images), torch.zeros(48, dtype=torch.long)).log_softmax(1)
         shares.append(float(log_p.gather(1, torch.from_numpy(made.columns["cluster"])[:, None]).mean()))
     assert shares[1] > shares[0]
+
+
+def at(t: int, **settings: Any) -> bool:
+    return surrogate.guides(SurrogateSettings(**settings), torch.tensor(t), 1000)
+
+
+def test_guidance_keeps_to_its_interval(model: Any, tmp_path: Path) -> None:
+    assert [at(t, interval=(0.2, 0.7)) for t in (100, 200, 500, 700, 701)] == [False, True, True, True, False]
+    plain = images_of("carlini-uncond", model, tmp_path)
+    for name in ("side", "carlini-cond"):
+        nowhere = {"guidance_scale": 30.0, "interval": (0.999, 1.0)}
+        assert torch.equal(images_of(name, model, tmp_path / name, **nowhere), plain)
+
+
+@pytest.mark.parametrize("interval", [[0.5, 0.2], [-0.1, 1.0], [0.0, 1.5]])
+def test_an_impossible_interval_is_refused(interval: list[float]) -> None:
+    for name in ("side", "side-modes"):
+        with pytest.raises(BadSetting, match=r"is not two shares of 0 \.\. 1 in order"):
+            make_attack(name, {"interval": interval})
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+def test_normalised_guidance_has_lambda_times_the_norm_of_the_score(kind: Any) -> None:
+    draw = torch.Generator().manual_seed(3)
+    means = torch.rand(4, 1, 3, 3, generator=draw) * 2 - 1
+    mixture = MixtureModel(means, 0.2, prediction_type=kind)
+    x_t, t = torch.randn(5, 1, 3, 3, generator=draw), torch.tensor(400)
+    alpha, sigma = (float(level) for level in mixture.noise_level(t))
+    step = Step(x_t, t, alpha, sigma, mixture.predict(x_t, t.expand(5)), torch.arange(5))
+    gradient = torch.randn(x_t.shape, generator=draw)
+    settings = SurrogateSettings(normalised=True, guidance_scale=0.25)
+    guided = surrogate.weighted(settings, gradient, step, kind).flatten(1)
+    epsilon = MixtureModel(means, 0.2).predict(x_t, t.expand(5))
+    score = (-epsilon / sigma).flatten(1)
+    assert torch.allclose(guided.norm(dim=1), 0.25 * score.norm(dim=1), rtol=1e-3)
+    assert torch.allclose(nn.functional.cosine_similarity(guided, gradient.flatten(1)), torch.ones(5))
+
+
+def test_temperature_flattens_the_classifier(model: Any, tmp_path: Path) -> None:
+    hot = {"guidance_scale": 30.0, "temperature": 1e9}
+    assert torch.equal(images_of("side", model, tmp_path, **hot), images_of("carlini-uncond", model, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("shape", "blocks"), [((1, 8, 8), (1, 1)), ((3, 16, 16), (1, 1, 1)), ((3, 64, 64), (1,) * 4), ((4, 3, 3), (1,))]
+)
+def test_the_network_grows_with_the_image(shape: tuple[int, int, int], blocks: tuple[int, ...]) -> None:
+    assert scaled_blocks(shape) == blocks

@@ -1,0 +1,165 @@
+"""A state is taken again when nothing that matters changed, and never when something did."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidebench.benchmark import runner, states
+from sidebench.benchmark.registry import find
+from sidebench.methods.side import Side
+
+Made = Callable[..., Any]
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keep states in a folder of this test."""
+    monkeypatch.setenv("SIDEBENCH_STATES", "on")
+    monkeypatch.setattr(states, "_root", lambda: tmp_path / "states")
+    return tmp_path / "states"
+
+
+@pytest.fixture
+def prepared(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return the seeds that SIDE was prepared for, as it happens."""
+    seen: list[int] = []
+    before = Side.prepare
+
+    def noted(self: Side, model: Any, budget: Any) -> Any:
+        seen.append(budget.seed)
+        return before(self, model, budget)
+
+    monkeypatch.setattr(Side, "prepare", noted)
+    return seen
+
+
+def run(make_plan: Made, out: Path, **options: Any) -> Any:
+    result = runner.execute(make_plan(out, attacks=("side",), **options))
+    assert not result.failures
+    return result
+
+
+def test_another_run_takes_the_state_and_ends_in_the_same_bytes(
+    make_plan: Made, cache: Path, prepared: list[int], tmp_path: Path
+) -> None:
+    first = run(make_plan, tmp_path / "a")
+    second = run(make_plan, tmp_path / "b")
+    assert prepared == [0] and len(list(cache.iterdir())) == 1
+    for name in ("metrics.json", "state/side.s0/state.safetensors"):
+        assert (second.folder.path / name).read_bytes() == (first.folder.path / name).read_bytes()
+
+
+def test_settings_of_the_generation_do_not_matter(
+    make_plan: Made, cache: Path, prepared: list[int], tmp_path: Path
+) -> None:
+    run(make_plan, tmp_path / "a")
+    run(make_plan, tmp_path / "b", small={"guidance_scale": 3.0, "interval": [0.2, 1.0]})
+    assert prepared == [0]
+
+
+def other_steps(plan: Any) -> Any:
+    sampler = plan.protocol.sampler.model_copy(update={"steps": 4})
+    return dataclasses.replace(plan, protocol=plan.protocol.model_copy(update={"sampler": sampler}))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"small": {"clusters": 4}},
+        {"seeds": (1,)},
+        {"candidates": 41},
+        {"model": "zoo:digits-clean"},
+        {"defences": ("eta",)},
+        {"dtype": "bfloat16"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_what_matters_makes_a_new_one(
+    change: dict[str, Any], make_plan: Made, cache: Path, prepared: list[int], tmp_path: Path
+) -> None:
+    run(make_plan, tmp_path / "a")
+    run(make_plan, tmp_path / "b", **change)
+    assert len(prepared) == 2 and len(list(cache.iterdir())) == 2
+
+
+@pytest.mark.parametrize("what", ["sampler", "versions", "threads", "code"])
+def test_what_else_matters(
+    what: str, make_plan: Made, cache: Path, prepared: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan(tmp_path / "a", attacks=("side",))
+    runner.execute(plan)
+    again = dataclasses.replace(plan, parent=tmp_path / "b")
+    if what == "sampler":
+        again = other_steps(again)
+    elif what == "versions":
+        monkeypatch.setattr(states, "versions", lambda: {"torch": "0.0"})
+    elif what == "threads":
+        monkeypatch.setattr("torch.get_num_threads", lambda: 7)
+    else:
+        monkeypatch.setattr(states, "_code", lambda plugins: "other")
+    runner.execute(again)
+    assert len(prepared) == 2
+
+
+def test_a_changed_line_of_a_local_attack_matters(make_plan: Made, cache: Path, tmp_path: Path) -> None:
+    source = "from sidebench.methods.side import Side\nclass Mine(Side):\n    name = 'mine'\n"
+    file = tmp_path / "mine.py"
+    hashes = set()
+    for text in (source, source + "# another line\n", source):
+        file.write_text(text, encoding="utf-8")
+        hashes.add(states._code([find("attack", f"{file}:Mine")]))
+    assert len(hashes) == 2
+
+
+def test_a_damaged_entry_is_made_again(make_plan: Made, cache: Path, prepared: list[int], tmp_path: Path) -> None:
+    run(make_plan, tmp_path / "a")
+    (entry,) = cache.iterdir()
+    (entry / "state.safetensors").write_bytes(b"cut off")
+    run(make_plan, tmp_path / "b")
+    assert len(prepared) == 2
+    run(make_plan, tmp_path / "c")
+    assert len(prepared) == 2
+
+
+def test_an_entry_that_claims_another_content_is_not_taken(
+    make_plan: Made, cache: Path, prepared: list[int], tmp_path: Path
+) -> None:
+    run(make_plan, tmp_path / "a")
+    (entry,) = cache.iterdir()
+    text = (entry / "content.json").read_text(encoding="utf-8")
+    (entry / "content.json").write_text(text.replace('"seed": 0', '"seed": 5'), encoding="utf-8")
+    run(make_plan, tmp_path / "b")
+    assert len(prepared) == 2
+
+
+def test_fresh_and_off_prepare_again(
+    make_plan: Made, cache: Path, prepared: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(make_plan, tmp_path / "a")
+    run(make_plan, tmp_path / "b", fresh=True)
+    assert len(prepared) == 2
+    monkeypatch.setenv("SIDEBENCH_STATES", "off")
+    run(make_plan, tmp_path / "c")
+    assert len(prepared) == 3
+
+
+def test_old_entries_make_room(make_plan: Made, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(make_plan, tmp_path / "a")
+    (first,) = cache.iterdir()
+    size = sum(file.stat().st_size for file in first.iterdir())
+    monkeypatch.setattr(states, "LIMIT", int(1.5 * size))
+    run(make_plan, tmp_path / "b", seeds=(1,))
+    assert len(list(cache.iterdir())) == 1 and not first.exists()
+
+
+def test_attacks_that_prepare_nothing_keep_nothing(make_plan: Made, cache: Path, tmp_path: Path) -> None:
+    runner.execute(make_plan(tmp_path / "a", attacks=("carlini-uncond",)))
+    assert not cache.exists()
+
+
+def test_a_cache_that_cannot_be_written_stops_no_run(make_plan: Made, cache: Path, tmp_path: Path) -> None:
+    cache.write_text("a file where the folder should be", encoding="utf-8")
+    run(make_plan, tmp_path / "a")
