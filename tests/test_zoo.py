@@ -11,7 +11,7 @@ from sidebench.benchmark import hub, layout
 from sidebench.benchmark.contracts import ModelSpec
 from sidebench.benchmark.errors import BadInput, BadSetting
 from sidebench.benchmark.models import load_model
-from sidebench.benchmark.pairs import Pair, Recipe, load_pair
+from sidebench.benchmark.pairs import DataSource, Pair, Recipe, load_pair
 from sidebench.benchmark.plan import plan_run
 from sidebench.benchmark.progress import silent
 from sidebench.benchmark.references import load_references
@@ -174,3 +174,16 @@ def test_samples_that_are_learnt_already_are_skipped() -> None:
     assert kept.tolist() == [False, True, True]
     torch.testing.assert_close(usual[1:4], torch.tensor([0.94, 0.96, 1.1]))
     assert usual[0].isnan()
+
+
+def test_the_new_pair_file_finds_the_images_of_a_users_pair(pair: Pair, tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (20, 8, 8), dtype=np.uint8)
+    (tmp_path / "mine").mkdir()
+    np.savez(tmp_path / "mine" / "images.npz", images=images)
+    split = {"seed": 1, "duplicate_rms": 0.0, "training": 8, "held_out": 8, "pool": 0}
+    data = DataSource(source="npz", path=str(tmp_path / "mine" / "images.npz"), images="images", split=split)
+    mine = pair.model_copy(update={"name": "mine", "data": data})
+    folder = recipe.train(mine, tmp_path / "victims" / "one", "cpu", silent)
+    assert "../../mine/images.npz" in (folder / "pair.yaml").read_text(encoding="utf-8")
+    again = load_references(load_pair(str(folder / "pair.yaml")))
+    assert np.array_equal(again.training.images, load_references(mine).training.images)

@@ -5,6 +5,7 @@ other weights. The shipped ones are therefore pinned by hash in the pair files. 
 options of it (see `Recipe`); the pair file of the new victim records them.
 """
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from torch import Tensor
 from ..contracts import Progress
 from ..errors import BadInput
 from ..hub import pick_device
-from ..pairs import IN_TRAINING, ModelSource, Pair, Recipe, write_pair
+from ..pairs import IN_TRAINING, DataSource, ModelSource, Pair, Recipe, write_pair
 from ..references import ImageSet, duplicate_groups, load_references
 from ..registry import check_settings
 from ..streams import generator
@@ -57,10 +58,18 @@ def train(
             "title": f"{pair.title}, trained again" + "".join(f", {defence}" for defence in recipe.defences()),
             "model": ModelSource(location="."),
             "recipe": recipe,
+            "data": _seen_from(pair.data, out),
         }
     )
     write_pair(victim, out / "pair.yaml")
     return out
+
+
+def _seen_from(data: DataSource, folder: Path) -> DataSource:
+    """Return the source with its path relative to the folder, where the new pair file lies."""
+    if data.path is None:
+        return data
+    return data.model_copy(update={"path": os.path.relpath(data.path, folder)})
 
 
 def _name(pair: Pair, recipe: Recipe, split_seed: int | None) -> str:
