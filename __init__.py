@@ -15,6 +15,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOME = {
+    "Ablation": "contracts",
     "Attack": "contracts",
     "AttackState": "contracts",
     "BlackBoxModel": "contracts",
@@ -25,6 +26,7 @@ _HOME = {
     "Measure": "contracts",
     "Model": "contracts",
     "ModelSpec": "contracts",
+    "OracleModel": "contracts",
     "Settings": "contracts",
     "WhiteBoxModel": "contracts",
     "Candidates": "streams",

@@ -99,6 +99,10 @@ def run(
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="ATTACK.KEY=VALUE", help="Change a setting.")
     ] = None,
+    tuned: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="CURVE", help="Take an attack's settings from `sidebench tune`'s curve."),
+    ] = None,
     device: Device = "auto",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16 for the denoiser.")] = "float32",
     out: Annotated[Path, typer.Option(help="Folder in which the run folder is made.")] = Path("runs"),
@@ -107,16 +111,20 @@ def run(
     as_json: AsJson = False,
 ) -> int:
     """Attack one or more pairs and print the tables. The same command resumes an interrupted run."""
+    from dataclasses import replace
+
     from .benchmark.adhoc import chosen_pairs
     from .benchmark.progress import reporter_for
 
     settings = _settings(set_ or [])
     loaded, model = chosen_pairs(pairs or [], model, dataset, split, holdout, allow_pickle)
     print("loading torch and diffusers ...", file=sys.stderr, flush=True)
-    from .benchmark import runner
+    from .benchmark import runner, tuning
     from .benchmark.plan import plan_run
     from .benchmark.report.tables import probe_flags, text_tables, verdicts
 
+    curves = tuning.read_curves(tuned or [])
+    settings = tuning.with_tuned(settings, curves)
     with reporter_for(sys.stderr) as progress:
         plans = [
             plan_run(
@@ -138,6 +146,9 @@ def run(
             )
             for pair in loaded
         ]
+        for plan in plans:
+            tuning.refuse_own_numbers(plan, curves, progress)
+        plans = [replace(plan, tuned=tuning.as_stored(curves)) for plan in plans]
     results, code = [], 0
     for plan in plans:
         with reporter_for(sys.stderr) as progress:
@@ -488,6 +499,55 @@ def tune(
             progress=progress,
         )
     print(curve.model_dump_json(indent=1) if as_json else tuning.as_text(curve))
+
+
+@app.command()
+def ablate(
+    pair: Annotated[str, typer.Argument(metavar="PAIR", help="A shipped pair's name or a pair file.")],
+    attack: Annotated[str, typer.Option(help="Attack to take apart.")] = "side",
+    tier: Annotated[str | None, typer.Option(help="smoke, quick (default), standard, paper or full.")] = None,
+    candidates: Annotated[int | None, typer.Option(help="Number of candidates, instead of a tier.")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Run seed; may be given several times.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="ATTACK.KEY=VALUE", help="Change a setting of them all.")
+    ] = None,
+    device: Device = "auto",
+    out: Annotated[Path, typer.Option(help="Folder in which the run folder is made.")] = Path("ablations"),
+    as_json: AsJson = False,
+) -> int:
+    """Run an attack and the same with one thing taken away at a time, and print the table."""
+    from .benchmark.pairs import load_pair
+    from .benchmark.progress import reporter_for
+
+    loaded, settings = load_pair(pair), _settings(set_ or [])
+    print("loading torch and diffusers ...", file=sys.stderr, flush=True)
+    from .benchmark import ablating, runner
+    from .benchmark.plan import plan_run
+
+    names = ablating.ablations_of(loaded, attack, settings)
+    with reporter_for(sys.stderr) as progress:
+        planned = plan_run(
+            loaded,
+            attacks=names,
+            tier=tier,
+            candidates=candidates,
+            seeds=seed or (0,),
+            settings=settings,
+            device=device,
+            out=out,
+            progress=progress,
+        )
+        result = runner.execute(planned, progress)
+    for error in result.failures.values():
+        _complain(str(error))
+    if result.metrics is not None:
+        rows = ablating.ablation_rows(result.folder, result.metrics, attack)
+        print(
+            json.dumps([row._asdict() for row in rows], indent=1)
+            if as_json
+            else ablating.as_text(rows, result.metrics) + f"\n\nrun folder: {result.folder.path} (report.html)"
+        )
+    return max((error.exit_code for error in result.failures.values()), default=0)
 
 
 @app.command()

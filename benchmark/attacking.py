@@ -29,7 +29,7 @@ def prepare_attack(
     """
     audited = AuditedModel(model, protocol.sampler, protocol.micro_batch, kept=kept, progress=budget.progress)
     with audited.ledger.during("prepare"):
-        state = attack.prepare(view_for(attack.access, audited, model.prompts), budget)
+        state = attack.prepare(view_for(attack.access, audited, model.prompts, model.labelled), budget)
     if not isinstance(state, AttackState):
         raise AttackFailed(f"{attack.name}: prepare returned a {type(state).__name__}, not an AttackState")
     return state, {**audited.ledger.as_dict(), "samples": audited.kept_keys}
@@ -47,7 +47,7 @@ def make_candidates(
     """
     audited = AuditedModel(model, protocol.sampler, protocol.micro_batch)
     with audited.ledger.during("generate"):
-        made = attack.generate(view_for(attack.access, audited, model.prompts), state, candidates)
+        made = attack.generate(view_for(attack.access, audited, model.prompts, model.labelled), state, candidates)
     _check_generated(attack.name, made, len(candidates), model.image_shape)
     columns = {name: torch.as_tensor(values) for name, values in made.columns.items()}
     nan = ~torch.isfinite(made.images.flatten(1)).all(1)

@@ -80,6 +80,9 @@ class Model(ABC):
     device: torch.device
     prompts: Sequence[str] = ()
     """Known captions for attacks with access "prompts": a run puts them here, the model does not read them."""
+    labelled: tuple[Tensor, Tensor] | None = None
+    """Training images and their classes for attacks with access "oracle": a run puts them here, no other view has
+    them."""
     defences: Mapping[str, Mapping[str, Any]] = {}
     """Settings of the defences around the denoiser, by name."""
 
@@ -241,6 +244,15 @@ class WhiteBoxModel(BlackBoxModel):
         """Report work outside the denoiser (a classifier's gradient, say) in floating-point operations."""
 
 
+class OracleModel(WhiteBoxModel):
+    """What an attack with access "oracle" gets: the training images and their classes too. Never ranked."""
+
+    training: Tensor
+    """The training images, N x C x H x W in [0, 1]."""
+    labels: Tensor
+    """Their classes, (N,) int64."""
+
+
 # ---- Attacks ----------------------------------------------------------------------------------------
 
 
@@ -280,6 +292,13 @@ class Generated:
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
+class Ablation(NamedTuple):
+    """An attack with something taken away: the settings that it changes, and the access that it then needs."""
+
+    settings: Mapping[str, Any]
+    access: Access | None = None
+
+
 class Attack(ABC):
     """A data-extraction attack.
 
@@ -300,6 +319,10 @@ class Attack(ABC):
 
     tuning_grid: ClassVar[Mapping[str, Sequence[Any]]] = {}
     """What `sidebench tune` tries when it is not told."""
+    ablations: ClassVar[Mapping[str, Ablation]] = {}
+    """What `sidebench ablate` takes away, by name. Each is an attack of its own, called `NAME--ABLATION`."""
+    ablated_against: ClassVar[Sequence[str]] = ()
+    """Other attacks that stand in the table of ablations."""
 
     def __init__(self, settings: Any = None) -> None:
         self.settings: Any = self.Settings() if settings is None else settings

@@ -59,6 +59,14 @@ class SplitRule(Settings):
     # What is left is the tuning part: shadow victims train on it, no reported number uses it.
 
 
+class TuningBlock(Settings):
+    """Images that settings are tuned on where no shadow victim can be trained: no run scores against them."""
+
+    seed: int
+    share: Annotated[float, Field(gt=0, le=0.5)]
+    """Of the duplicate groups of either side."""
+
+
 class Selection(Settings):
     """Rows of one split of a data set."""
 
@@ -99,6 +107,8 @@ class DataSource(Settings):
     """With named members: images at most this far apart (rms) are one group."""
     split: SplitRule | None = None
     """A seeded split of all images (of `members`, where that is given)."""
+    tuning_block: TuningBlock | None = None
+    """Set this part of the training and held-out images aside for `sidebench tune`."""
     within: SplitRule | None = None
     """Use only the tuning part of this other split: the data of a shadow victim."""
     sha256: str | None = None

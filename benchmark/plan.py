@@ -16,7 +16,7 @@ from .pairs import ModelSource, Pair, named_model
 from .progress import silent
 from .protocol import DEFAULT_TIER, TIERS, TOP_K, Protocol, default_measures, make_protocol
 from .references import counts
-from .registry import check_settings, find, make_attack, make_defence, make_measure
+from .registry import ABLATED, check_settings, find, make_attack, make_defence, make_measure
 from .store import RunFolder, short_hash
 
 
@@ -63,6 +63,8 @@ class RunPlan:
     """Components that the pipeline has and that are not loaded, such as a safety checker."""
     measure_weights: Mapping[str, str] = field(default_factory=dict)
     """SHA-256 by name of the networks that the measures read."""
+    tuned: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """By attack the stored curve that its settings come from (`tuning.as_stored`)."""
     sources: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Repository, revision and full commit hash of what came from the Hub."""
 
@@ -281,8 +283,10 @@ def make_attacks(pair: Pair, chosen: Sequence[str], settings: Mapping[str, Mappi
         raise BadInput(f"pair {pair.name} names no attacks: choose with --attack")
     attacks = []
     for name in names:
-        own = pair.attacks[name].settings if name in pair.attacks else {}
-        given = {**settings.get(find("attack", name).name, {}), **settings.get(name, {})}
+        # An ablation takes the pair's and the user's settings of the attack that it is one of.
+        base = name.rpartition(ABLATED)[0] or name
+        own = pair.attacks[base].settings if base in pair.attacks else {}
+        given = {**settings.get(base, {}), **settings.get(find("attack", name).name, {}), **settings.get(name, {})}
         attacks.append(make_attack(name, {**own, **given}))
     if len({attack.name for attack in attacks}) < len(attacks):
         raise BadInput("two attacks of the same name cannot be in one run")

@@ -11,7 +11,7 @@ import numpy as np
 from .contracts import Progress, Side
 from .errors import BadInput, TooFew
 from .imagesets import BLOCK, blocks, fingerprint, load_rows, take
-from .pairs import DataSource, Pair, Selection, SplitRule
+from .pairs import DataSource, Pair, Selection, SplitRule, TuningBlock
 from .progress import silent
 
 if TYPE_CHECKING:
@@ -87,8 +87,8 @@ class _Loaded:
     """Row numbers of held-out images, where they are named."""
 
 
-def load_references(pair: Pair, progress: Progress = silent) -> References:
-    """Load a pair's images and split them.
+def load_references(pair: Pair, progress: Progress = silent, *, tuning: bool = False) -> References:
+    """Load a pair's images and split them, without the pair's tuning block; with `tuning` that block alone.
 
     Raises:
         BadInput: the file is missing or not of the expected kind, or its fingerprint is not the pinned one.
@@ -107,12 +107,24 @@ def load_references(pair: Pair, progress: Progress = silent) -> References:
         if data.within is not None:
             allowed = allowed[split_by_group(groups[allowed], data.within)[3]]
         parts = [allowed[part] for part in split_by_group(groups[allowed], data.split)]
+    if data.tuning_block is not None:
+        parts[:2] = _set_aside(parts[:2], groups, data.tuning_block, tuning)
     sets = [_part(loaded, rows, groups) for rows in parts]
     return References(sets[0], sets[1], sets[2], sets[3], loaded.fingerprint)
 
 
+def _set_aside(sides: list[np.ndarray], groups: np.ndarray, block: TuningBlock, inside: bool) -> list[np.ndarray]:
+    """Return the rows of each side whose duplicate group lies in the tuning block, or those of the others."""
+    known = np.unique(groups[np.concatenate(sides)])
+    drawn = np.random.Generator(np.random.PCG64(block.seed)).random(len(known)) < block.share
+    return [rows[np.isin(groups[rows], known[drawn == inside])] for rows in sides]
+
+
 def counts(pair: Pair, progress: Progress = silent) -> tuple[int, int]:
     """Return the number of training and held-out images; named members are decoded for it, once."""
+    if pair.data.tuning_block is not None:
+        references = load_references(pair, progress)
+        return len(references.training), len(references.held_out)
     if pair.data.split is not None:
         return pair.data.split.training, pair.data.split.held_out
     loaded = _load(pair.data, progress)

@@ -1,12 +1,14 @@
 """Find attacks, defences and measures: entry points of installed packages, or `path/to/file.py:Class`.
 
-Names are read without importing anything; a plug-in is imported when it is used.
+Names are read without importing anything; a plug-in is imported when it is used. `ATTACK--ABLATION` is an attack with
+something taken away, as the attack itself says.
 """
 
 import importlib.metadata
 import importlib.util
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +18,8 @@ from .contracts import Attack, Defence, Measure
 from .errors import BadInput, BadSetting, UnknownName
 
 Kind = Literal["attack", "defence", "measure"]
+ABLATED = "--"
+"""Between the name of an attack and that of an ablation."""
 _BASE: dict[Kind, type] = {"attack": Attack, "defence": Defence, "measure": Measure}
 
 
@@ -33,9 +37,12 @@ def find(kind: Kind, name: str) -> Any:
     """Return the class registered under `name`, or the class of a local `file.py:Class`.
 
     Raises:
-        UnknownName: nothing is registered under this name.
+        UnknownName: nothing is registered under this name, or the attack has no such ablation.
         BadInput: the file or the class in it cannot be loaded.
     """
+    base, ablated, ablation = name.rpartition(ABLATED)
+    if kind == "attack" and ablated and name not in _entry_points(kind):
+        return _ablated(find(kind, base), ablation)
     if ".py:" in name:
         loaded = _from_file(name)
     else:
@@ -58,14 +65,39 @@ def find(kind: Kind, name: str) -> Any:
     return loaded
 
 
+def _ablated(attack: type[Attack], ablation: str) -> type[Attack]:
+    """Return the attack without what the ablation takes away, under a name of its own."""
+    if ablation not in attack.ablations:
+        raise UnknownName(f"ablation of {attack.name}", ablation, attack.ablations)
+    change = attack.ablations[ablation]
+    values = {
+        "name": f"{attack.name}{ABLATED}{ablation}",
+        "title": f"{attack.title}: {ablation.replace('-', ' ')}",
+        "access": change.access or attack.access,
+        "ablations": {},
+        "__module__": attack.__module__,
+        "__doc__": attack.__doc__,
+    }
+    return type(f"{attack.__name__}Ablated", (attack,), values)
+
+
+def ablated_settings(name: str) -> Mapping[str, Any]:
+    """Return the settings that the name of an ablation stands for; none for any other attack."""
+    base, ablated, ablation = name.rpartition(ABLATED)
+    if not ablated or name in _entry_points("attack"):
+        return {}
+    found: Mapping[str, Any] = find("attack", base).ablations[ablation].settings
+    return found
+
+
 def make_attack(name: str, settings: dict[str, Any]) -> Attack:
-    """Build an attack with the given settings over its defaults.
+    """Build an attack with the given settings over its defaults; those of an ablation hold.
 
     Raises:
         BadSetting: a setting does not exist or has an impossible value.
     """
     cls = find("attack", name)
-    attack: Attack = cls(check_settings(cls.Settings, settings, cls.name))
+    attack: Attack = cls(check_settings(cls.Settings, {**settings, **ablated_settings(name)}, cls.name))
     return attack
 
 

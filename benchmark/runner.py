@@ -55,6 +55,8 @@ def execute(plan: RunPlan, progress: Progress = silent) -> RunResult:
             folder.clear()
         _check_space(plan, folder)
         open_folder(plan, folder, plan.identity())
+        for attack, curve in plan.tuned.items():
+            write_json(folder.tuning_file(attack), curve)
         failures = _generate_all(plan, folder, progress)
         failures = _attack_reference(plan, progress) | failures
         metrics = _score_all(plan, folder, failures, progress)
@@ -152,6 +154,8 @@ def load_victim(plan: RunPlan) -> "Model":
     model: Model = load_model(plan.model)
     if any(unit.attack.access == "prompts" for unit in plan.units):
         model.prompts = _captions(plan)
+    if any(unit.attack.access == "oracle" for unit in plan.units):
+        model.labelled = _labelled(plan)
     return defend(model, plan.defences, plan.protocol.sampler.name, lambda: _training_images(plan))
 
 
@@ -172,6 +176,18 @@ def _captions(plan: RunPlan) -> list[str]:
     from .references import load_references
 
     return load_references(plan.pair).training.captions or []
+
+
+def _labelled(plan: RunPlan) -> "tuple[Tensor, Tensor] | None":
+    """Load the training images with their classes, which only an oracle has; None where the pair has no classes."""
+    import torch
+
+    from .references import load_references
+
+    training = load_references(plan.pair).training
+    if training.labels is None:
+        return None
+    return training.floats(), torch.from_numpy(training.labels).long()
 
 
 def _training_images(plan: RunPlan) -> "Tensor":

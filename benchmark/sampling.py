@@ -24,6 +24,7 @@ from .contracts import (
     BlackBoxModel,
     Checkpoints,
     Model,
+    OracleModel,
     PredictionType,
     Progress,
     PromptedModel,
@@ -374,8 +375,20 @@ class SamplesAndPrompts(SamplesOnly, PromptedModel):
         return self._sample_prompts(candidates, prompts, guidance_scale)
 
 
-def view_for(access: str, audited: AuditedModel, prompts: Sequence[str] = ()) -> BlackBoxModel:
+class AuditedOracle(AuditedModel, OracleModel):
+    """The white-box view with the labelled training images."""
+
+    def __init__(self, audited: AuditedModel, training: Tensor, labels: Tensor) -> None:
+        self.__dict__.update(audited.__dict__)
+        self.training, self.labels = training, labels
+
+
+def view_for(
+    access: str, audited: AuditedModel, prompts: Sequence[str] = (), labelled: tuple[Tensor, Tensor] | None = None
+) -> BlackBoxModel:
     """Return what an attack with this access level may see."""
+    if access == "oracle" and labelled is not None:
+        return AuditedOracle(audited, *labelled)
     if access == "prompts":
         return SamplesAndPrompts(audited, prompts)
     return SamplesOnly(audited) if access == "samples" else audited

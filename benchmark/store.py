@@ -6,6 +6,7 @@
     images/<unit>/00000.safetensors   candidates as uint8, with flags, columns and cost (local only)
     scores/<unit>.<space>.00000.parquet, .pairs.parquet, .bins.parquet
     metrics.json, metrics.csv, costs.json, quality.json, copying.json, audit.json, evidence/, label/, report.html
+    tuning/<attack>.json        the curve that its settings come from (`--tuned`)
     hash.key                    secret that names training images in reports and records (keyed.py)
     reference/                  the same attacks on the pair's reference model, a run folder like this one
 
@@ -94,6 +95,10 @@ class RunFolder:
     def shared_samples(self) -> "FolderCheckpoints":
         """Return where plain samples are kept that several attacks ask for."""
         return FolderCheckpoints(self.path / "state" / "shared")
+
+    def tuning_file(self, attack: str) -> Path:
+        """Return where the curve is that an attack's settings come from, if they were tuned."""
+        return self.path / "tuning" / f"{attack}.json"
 
     def probe_file(self, unit: str) -> Path:
         """Return where the invariance probe's finding is."""

@@ -1,7 +1,10 @@
 """`sidebench tune`: choose a setting on a shadow victim, never on the numbers that are reported.
 
 The shadow victim follows the pair's recipe on images of the tuning part, with a held-out part of its
-own; no image of it is in any reported metric.
+own; no image of it is in any reported metric. A pair without a recipe sets a block of its images aside
+(`data.tuning_block`): its own model is attacked with candidates that no run draws, and scored against that block,
+which no run scores against. What was used is stored with the curve, and `sidebench run --tuned FILE` refuses a run
+that would report it.
 """
 
 import itertools
@@ -9,15 +12,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, ValidationError
 
 from . import hub
 from .contracts import Attack, Budget, Defence, ModelSpec, Progress
 from .defending import defend, in_order
-from .errors import BadInput, BadSetting, RunConflict
+from .errors import BadInput, BadSetting, CorruptRun, RunConflict
 from .layout import image_size
 from .pairs import ModelSource, Pair
-from .plan import check_names, make_defences
+from .plan import RunPlan, check_names, make_defences
 from .protocol import default_measures, make_protocol
 from .rates import UnitScores, in_both, measure_result
 from .registry import find, make_attack, make_measure
@@ -38,14 +41,32 @@ class Point(BaseModel):
     result: BandResult
 
 
+class Used(BaseModel):
+    """What a tuning looked at; a run with its settings must not."""
+
+    model: dict[str, str]
+    """SHA-256 by file of the model that was attacked."""
+    seed: int
+    """Of the candidates."""
+    data: str
+    """Fingerprint of the data set."""
+    rows: list[int]
+    """Its images in it, training and held-out."""
+
+
 class Curve(BaseModel):
     """A tuning: every point of the grid that was tried, in order."""
 
     attack: str
+    settings: dict[str, Any] = {}
+    """What was set beside the values that were tried."""
+    used: Used | None = None
+    on: str = "a shadow victim"
+    """What was attacked, in words."""
     defences: list[str] = []
     measure: str
     candidates: int
-    points: list[Point]
+    points: list[Point] = Field(min_length=1)
 
     def best(self) -> Point:
         """Return the point with the highest excess AMS in the closest band, the earlier one on a tie.
@@ -62,7 +83,10 @@ def shadow_pair(pair: Pair, folder: Path, seed: int) -> Pair:
         BadInput: the pair has no recipe, or is itself a shadow.
     """
     if pair.recipe is None:
-        raise BadInput(f"pair {pair.name} has no recipe, so no shadow victim can be trained")
+        raise BadInput(
+            f"pair {pair.name} has no recipe, so no shadow victim can be trained; "
+            f"set images aside with data.tuning_block (seed and share) in the pair file"
+        )
     if pair.data.within is not None:
         raise BadInput(f"pair {pair.name} is a shadow itself")
     own_seed = stream_seed(seed, "shadow", 0, pair.name) % 2**31
@@ -95,8 +119,8 @@ def tune(
     """Try every point of the grid on the shadow victim, storing the curve after each; a second call goes on.
 
     The last key of the grid varies fastest; where it is a setting of the generation alone, the state is
-    prepared once for all its values. With `defences` (their `settings` by name) the shadow victim stands behind
-    them, so the attack is tuned by somebody who knows the defence.
+    prepared once for all its values. With `defences` (their `settings` by name) the victim stands behind them, so
+    the attack is tuned by somebody who knows the defence. A pair with a tuning block is attacked itself.
 
     Raises:
         UnknownName: the attack has no such setting.
@@ -109,7 +133,7 @@ def tune(
     own = dict(pair.attacks[attack].settings) if attack in pair.attacks else {}
     points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     variants = [make_attack(attack, {**own, **point}) for point in points]
-    shadow = shadow_pair(pair, out / "victim", seed)
+    victim = pair if pair.data.tuning_block is not None else shadow_pair(pair, out / "victim", seed)
     around = in_order(make_defences(defences, settings or {}))
     check_names([attack, *defences], [variants[0], *around], settings or {})
     plan = {"pair": pair.identity(), "attack": attack, "settings": own, "seed": seed, "candidates": candidates}
@@ -122,13 +146,16 @@ def tune(
         if changed := difference(stored.get("plan"), plan):
             raise RunConflict(f"{file} is of another tuning: {changed}; choose another --out")
         tried = Curve.model_validate(stored["curve"]).points
-    bench = _Bench(shadow, device, candidates, seed, around, progress)
+    bench = _Bench(victim, out, device, candidates, seed, around, progress)
     done = {canonical_json(point.values): point for point in tried}
     for variant, values in zip(variants, points, strict=True):
         if canonical_json(values) not in done:
             done[canonical_json(values)] = Point(values=values, result=bench.try_out(variant, values))
         curve = Curve(
             attack=attack,
+            settings=own,
+            used=bench.used,
+            on="the tuning block" if victim is pair else "a shadow victim",
             defences=[defence.name for defence in around],
             measure=bench.measure.id,
             candidates=candidates,
@@ -156,7 +183,7 @@ def as_text(curve: Curve) -> str:
     ]
     band = curve.points[0].result.band
     behind = f" behind {' and '.join(curve.defences)}" if curve.defences else ""
-    head = f"{curve.attack} on a shadow victim{behind}, {curve.candidates:,} candidates, {curve.measure}, band {band}"
+    head = f"{curve.attack} on {curve.on}{behind}, {curve.candidates:,} candidates, {curve.measure}, band {band}"
     chosen = ", ".join(f"{key} = {value}" for key, value in curve.best().values.items())
     table = tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True)
     what = "excess" if curve.best().result.excess else "AMS (no held-out images)"
@@ -164,11 +191,12 @@ def as_text(curve: Curve) -> str:
 
 
 class _Bench:
-    """The shadow victim with its references, ready to try attacks on."""
+    """The victim with its references, ready to try attacks on."""
 
     def __init__(
         self,
-        shadow: Pair,
+        pair: Pair,
+        out: Path,
         device: str,
         candidates: int,
         seed: int,
@@ -178,25 +206,45 @@ class _Bench:
         from .models import load_model
         from .references import load_references
         from .scoring import Scorer
+
+        self.candidates, self.progress = candidates, progress
+        block = pair.data.tuning_block is not None
+        # No run has such a seed by chance, so candidates of the pair's own model are never those of a run.
+        self.seed = stream_seed(seed, "tuning", 0, pair.name) % 2**31 if block else seed
+        self.references = load_references(pair, tuning=block)
+        self.samples = FolderCheckpoints(out / "samples")
+        spec = self._spec(pair, out, device)
+        height, width, _ = image_size(hub.locate(spec.location))
+        overrides = {key: value for key, value in pair.protocol.model_dump().items() if value is not None}
+        self.protocol = make_protocol(height * width, overrides)
+        training, held_out = self.references.training, self.references.held_out
+        default = default_measures(height * width, held_out=len(held_out) > 0)
+        self.measure = make_measure((pair.measures or default)[0])
+        if not self.measure.bands:
+            raise BadInput(f"{pair.name}: the first measure has no fixed bands to tune by")
+        self.measure.check(len(training), len(held_out), pair.allow_dense_neighbours)
+        sampler = self.protocol.sampler.name
+        self.model: Model = defend(load_model(spec), defences, sampler, training.floats)
+        self.scorer: Scorer = Scorer(self.references, [self.measure], self.protocol.top_k, self.model.device)
+        rows = sorted(int(row) for part in (training, held_out) for row in part.rows)
+        self.used = Used(model=spec.sha256, seed=self.seed, data=self.references.fingerprint, rows=rows)
+        self._prepared: tuple[dict[str, Any], AttackState] | None = None
+
+    def _spec(self, pair: Pair, out: Path, device: str) -> ModelSpec:
+        """Return the pair's own model, or that of the shadow victim, trained if it is not there yet."""
+        from .models import inspect_files
+        from .plan import find_model
         from .zoo.recipe import train
 
-        self.candidates, self.seed, self.progress = candidates, seed, progress
-        self.references = load_references(shadow)
-        folder = Path(shadow.model.location)
-        self.samples = FolderCheckpoints(folder.parent / "samples")
-        if not folder.exists():
-            train(shadow, folder, device, progress)
-        height, width, _ = image_size(hub.locate(str(folder)))
-        self.protocol = make_protocol(height * width, {})
-        default = default_measures(height * width, held_out=shadow.data.has_held_out)
-        self.measure = make_measure((shadow.measures or default)[0])
-        if not self.measure.bands:
-            raise BadInput(f"{shadow.name}: the first measure has no fixed bands to tune by")
-        spec = ModelSpec(family=shadow.model.family, location=str(folder), device=str(hub.pick_device(device)))
-        sampler = self.protocol.sampler.name
-        self.model: Model = defend(load_model(spec), defences, sampler, self.references.training.floats)
-        self.scorer: Scorer = Scorer(self.references, [self.measure], self.protocol.top_k, self.model.device)
-        self._prepared: tuple[dict[str, Any], AttackState] | None = None
+        if pair.data.tuning_block is not None:
+            spec = find_model(pair, None, out).spec
+        else:
+            folder = Path(pair.model.location)
+            if not folder.exists():
+                train(pair, folder, device, self.progress)
+            spec = ModelSpec(family=pair.model.family, location=str(folder))
+        hashes = inspect_files(spec).sha256
+        return spec.model_copy(update={"sha256": hashes, "device": str(hub.pick_device(device))})
 
     def try_out(self, attack: Attack, values: Mapping[str, Any]) -> BandResult:
         """Return the closest band's result of this attack."""
@@ -224,3 +272,61 @@ class _Bench:
             budget = Budget(self.seed, self.candidates, MemoryCheckpoints(), self.progress)
             self._prepared = matters, prepare_attack(attack, self.model, self.protocol, budget, self.samples)[0]
         return self._prepared[1]
+
+
+def read_curves(files: Sequence[Path]) -> dict[str, Curve]:
+    """Read curves that were stored, by file name.
+
+    Raises:
+        BadInput: a file is no curve, or one of before tunings stored what they used; or two are of one attack.
+    """
+    curves: dict[str, Curve] = {}
+    for file in files:
+        try:
+            content = read_json(file)
+            if content.get("schema") != SCHEMA:
+                raise BadInput(f"{file.name} is not a curve of `sidebench tune` (schema {SCHEMA})")
+            curve = Curve.model_validate(content["curve"])
+        except (CorruptRun, ValidationError, KeyError):
+            raise BadInput(f"{file.name} holds no complete curve; run `sidebench tune` again to finish it") from None
+        if curve.used is None:
+            raise BadInput(f"{file.name} does not say which images and candidates it used; run `sidebench tune` again")
+        if curve.attack in {other.attack for other in curves.values()}:
+            raise BadInput(f"{file.name} is the second curve of {curve.attack}; give one for each attack")
+        curves[file.name] = curve
+    return curves
+
+
+def with_tuned(settings: Mapping[str, Mapping[str, Any]], curves: Mapping[str, Curve]) -> dict[str, Mapping[str, Any]]:
+    """Return the user's settings by attack over those of each curve's best point."""
+    tuned = {curve.attack: {**curve.settings, **curve.best().values} for curve in curves.values()}
+    return {name: {**tuned.get(name, {}), **settings.get(name, {})} for name in {**tuned, **settings}}
+
+
+def refuse_own_numbers(plan: RunPlan, curves: Mapping[str, Curve], progress: Progress) -> None:
+    """Refuse a run with settings that were tuned on its candidates or on its images; `curves` by file name.
+
+    Raises:
+        BadInput: what both have is named.
+    """
+    if not curves:
+        return
+    from .references import load_references
+
+    references = load_references(plan.pair, progress)
+    own = {int(row) for part in (references.training, references.held_out) for row in part.rows}
+    for name, curve in curves.items():
+        used = curve.used
+        assert used is not None
+        if used.data == references.fingerprint and (shared := own & set(used.rows)):
+            raise BadInput(
+                f"{name} was tuned on {len(shared):,} of the {len(own):,} images that this run would report: tune on a "
+                f"shadow victim, or set images aside with data.tuning_block in the pair file"
+            )
+        if used.model == plan.model.sha256 and used.seed in {unit.seed for unit in plan.units}:
+            raise BadInput(f"{name} was tuned on candidates of this model under seed {used.seed}: take another --seed")
+
+
+def as_stored(curves: Mapping[str, Curve]) -> dict[str, dict[str, Any]]:
+    """Return by attack what a run's folder keeps of the curves that its settings come from."""
+    return {curve.attack: {"schema": SCHEMA, "curve": curve.model_dump(mode="json")} for curve in curves.values()}

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..benchmark.contracts import (
+    Ablation,
     Access,
     Attack,
     AttackState,
@@ -45,6 +46,8 @@ class CarliniCond(Attack):
     Settings = CarliniCondSettings
     generation_settings: ClassVar[frozenset[str]] = surrogate.GENERATION_SETTINGS | {"reads"}
     tuning_grid: ClassVar[Mapping[str, Sequence[Any]]] = surrogate.TUNING_GRID
+    ablations: ClassVar[Mapping[str, Ablation]] = surrogate.ABLATIONS
+    ablated_against: ClassVar[Sequence[str]] = ("carlini-uncond",)
 
     def prepare(self, model: WhiteBoxModel, budget: Budget) -> AttackState:
         """Label synthetic images by clustering and train the classifier on them."""

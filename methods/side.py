@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..benchmark.contracts import (
+    Ablation,
     Access,
     Attack,
     AttackState,
@@ -43,6 +44,13 @@ class Side(Attack):
     Settings = SideSettings
     generation_settings: ClassVar[frozenset[str]] = surrogate.GENERATION_SETTINGS
     tuning_grid: ClassVar[Mapping[str, Sequence[Any]]] = surrogate.TUNING_GRID
+    ablations: ClassVar[Mapping[str, Ablation]] = {
+        **surrogate.ABLATIONS,
+        "cross-entropy": Ablation({"objective": "cross_entropy"}),
+        "distillation": Ablation({"objective": "distillation"}),
+    }
+    # carlini-cond is side without time in its classifier.
+    ablated_against: ClassVar[Sequence[str]] = ("carlini-uncond", "carlini-cond")
 
     def prepare(self, model: WhiteBoxModel, budget: Budget) -> AttackState:
         """Steps 1 to 5: synthetic set, clusters, cohesion, labels, time-dependent classifier."""

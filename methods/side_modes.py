@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from ..benchmark.contracts import (
+    Ablation,
     Access,
     Attack,
     AttackState,
@@ -80,6 +81,12 @@ class SideModes(Attack):
         "modes": (64, 128, 256),
         "guidance_scale": (0.0, 1.0),
     }
+    ablations: ClassVar[Mapping[str, Ablation]] = {
+        "no-guidance": Ablation({"guidance_scale": 0.0}),
+        "no-walk": Ablation({"walk_rounds": 0}),
+        "neither": Ablation({"guidance_scale": 0.0, "walk_rounds": 0}),
+    }
+    ablated_against: ClassVar[Sequence[str]] = ("carlini-uncond",)
 
     def prepare(self, model: WhiteBoxModel, budget: Budget) -> AttackState:
         """Draw synthetic images, walk each to its mode, and keep one of those that end in the same place."""

@@ -11,8 +11,17 @@ import torch
 from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor, nn
 
-from ..benchmark.contracts import AttackState, Budget, PredictionType, Settings, Step, WhiteBoxModel
-from ..benchmark.errors import TooFew
+from ..benchmark.contracts import (
+    Ablation,
+    AttackState,
+    Budget,
+    OracleModel,
+    PredictionType,
+    Settings,
+    Step,
+    WhiteBoxModel,
+)
+from ..benchmark.errors import BadInput, TooFew
 from ..benchmark.sampling import clean_estimate
 from ..benchmark.streams import Candidates, generator, stream_seed
 from .features import check_features, check_weights, describe
@@ -27,6 +36,15 @@ TUNING_GRID = {"training_steps": (100, 300, 1000), "guidance_scale": (0.1, 0.3, 
 """The same tuning budget for every attack that is compared; guidance_scale needs no new classifier."""
 
 
+ABLATIONS = {
+    "random-labels": Ablation({"labels": "random"}),
+    "true-labels": Ablation({"labels": "true"}, access="oracle"),
+    "no-filter": Ablation({"cohesion": -1.0}),
+    "no-guidance": Ablation({"guidance_scale": 0.0}),
+}
+"""Of both guided attacks. Without guidance they are carlini-uncond image for image."""
+
+
 class SurrogateSettings(Settings):
     """Settings of the surrogate condition; the defaults are the paper's where it gives a value."""
 
@@ -38,8 +56,9 @@ class SurrogateSettings(Settings):
     pca_components: int = Field(32, ge=1)
     feature_steps: int = Field(1000, ge=1)
     """Training steps of the features `network`."""
-    labels: Literal["clusters", "random"] = "clusters"
-    """random: labels drawn evenly and without regard to the image, as an ablation."""
+    labels: Literal["clusters", "random", "true"] = "clusters"
+    """random: drawn evenly and without regard to the image. true: the class of the nearest training image, which only
+    an oracle knows. Both are ablations."""
     clusters: int = Field(100, ge=2)
     """K; the paper's value."""
     distance: Literal["cosine", "euclidean"] = "cosine"
@@ -96,9 +115,11 @@ def synthetic_images(model: WhiteBoxModel, settings: SurrogateSettings, budget: 
     """Step 1: draw N_syn images from the target without condition.
 
     Raises:
-        BadInput: the features' network is not there; said before anything is drawn.
+        BadInput: the features' network or the true labels are not there; said before anything is drawn.
     """
     check_weights(settings.features)
+    if settings.labels == "true" and not isinstance(model, OracleModel):
+        raise BadInput("true labels need an oracle (`--attack side--true-labels`) and a pair that has labels")
     return model.sample(Candidates(budget.seed, range(settings.synthetic_images), "synthetic"))
 
 
@@ -106,8 +127,11 @@ def pseudo_label(model: WhiteBoxModel, images: Tensor, settings: SurrogateSettin
     """Steps 2 to 4: features, k-means, cohesion filter, labels by the nearest surviving centroid.
 
     Raises:
-        TooFew: fewer than two clusters are cohesive enough.
+        TooFew: fewer than two clusters are cohesive enough, or all true labels are one.
     """
+    if settings.labels == "true":
+        assert isinstance(model, OracleModel)
+        return true_labels(images, model.training, model.labels)
     from sklearn.cluster import KMeans
     from sklearn.metrics import pairwise_distances_argmin
     from threadpoolctl import threadpool_limits
@@ -142,6 +166,19 @@ def pseudo_label(model: WhiteBoxModel, images: Tensor, settings: SurrogateSettin
         np.bincount(labels, minlength=len(kept)).tolist(),
         [float(value) for value in cohesions],
     )
+
+
+def true_labels(images: Tensor, training: Tensor, classes: Tensor) -> PseudoLabels:
+    """Label each image (N x C x H x W) by the class of the training image nearest to it in pixels.
+
+    Raises:
+        TooFew: they all have one class.
+    """
+    nearest = torch.cdist(images.flatten(1), training.flatten(1)).argmin(1)
+    known, labels = classes[nearest].unique(return_inverse=True)
+    if len(known) < 2:
+        raise TooFew("the true labels of the synthetic images are all one class, two are needed")
+    return PseudoLabels(labels, labels.bincount().tolist(), [])
 
 
 def make_classifier(

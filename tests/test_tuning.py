@@ -1,16 +1,19 @@
 """Settings are chosen on a shadow victim that shares no image with the reported parts."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sidebench import cli
 from sidebench.benchmark import tuning
 from sidebench.benchmark.errors import BadInput, BadSetting, RunConflict, TooFew, UnknownName
-from sidebench.benchmark.pairs import Pair, load_pair
+from sidebench.benchmark.pairs import Pair, TuningBlock, load_pair
+from sidebench.benchmark.plan import plan_run
 from sidebench.benchmark.progress import silent
-from sidebench.benchmark.references import load_references
+from sidebench.benchmark.references import counts, load_references
 
 SMALL = {"synthetic_images": 24, "clusters": 3, "training_steps": 2, "batch": 8, "width": 8, "cohesion": -1.0}
 
@@ -122,3 +125,136 @@ def test_an_attack_is_tuned_against_a_defence(tmp_path: Path) -> None:
         tune(tmp_path, {"guidance_scale": [0.0]}, defences=behind["defences"])
     with pytest.raises(BadSetting, match="'amg', which is not run"):
         tune(tmp_path, {"guidance_scale": [0.0]}, settings={"amg": {"strength": 1}})
+
+
+# ---- A block of the pair's own images ---------------------------------------------------------------
+
+
+def with_block(share: float = 0.4) -> Pair:
+    """Return digits as a pair without a recipe that sets images aside."""
+    pair = quick()
+    block = TuningBlock(seed=3, share=share)
+    return pair.model_copy(
+        update={"recipe": None, "name": "blocked", "data": pair.data.model_copy(update={"tuning_block": block})}
+    )
+
+
+def test_the_block_leaves_both_sides_of_every_run() -> None:
+    whole, pair = load_references(quick()), with_block()
+    rest, block = load_references(pair), load_references(pair, tuning=True)
+    for side in ("training", "held_out"):
+        inside, outside = (set(getattr(part, side).rows) for part in (block, rest))
+        assert not inside & outside and inside | outside == set(getattr(whole, side).rows)
+        assert 60 < len(inside) < 150
+    assert not set(block.training.groups) & set(rest.training.groups)
+    assert counts(pair) == (len(rest.training), len(rest.held_out))
+
+
+def test_a_pair_without_recipe_is_tuned_on_its_block_with_candidates_of_no_run(tmp_path: Path) -> None:
+    pair = with_block()
+    curve = tune(tmp_path, {"guidance_scale": [0.0, 1.0]}, pair=pair)
+    assert not (tmp_path / "victim").exists() and curve.used is not None
+    block = load_references(pair, tuning=True)
+    assert curve.used.rows == sorted([*block.training.rows.tolist(), *block.held_out.rows.tolist()])
+    assert curve.used.seed > 1000
+    assert "side on the tuning block, 8 candidates" in tuning.as_text(curve)
+
+
+def test_a_block_too_small_for_the_measure_is_refused(tmp_path: Path) -> None:
+    pair = with_block(0.05).model_copy(update={"allow_dense_neighbours": False})
+    with pytest.raises(BadInput, match="nl2c"):
+        tune(tmp_path, {"guidance_scale": [0.0]}, pair=pair)
+
+
+# ---- Settings of a curve in a run -------------------------------------------------------------------
+
+
+def stored(tmp_path: Path, pair: Pair, **changes: Any) -> tuple[Path, dict[str, tuning.Curve]]:
+    """Tune, change what was used, and read the file back."""
+    tune(tmp_path, {"guidance_scale": [0.0, 1.0]}, pair=pair)
+    file = tmp_path / "side.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    content["curve"]["used"].update(changes)
+    file.write_text(json.dumps(content), encoding="utf-8")
+    return file, tuning.read_curves([file])
+
+
+def run_plan(pair: Pair, out: Path, seed: int = 0) -> Any:
+    return plan_run(pair, attacks=["side"], candidates=16, seeds=[seed], device="cpu", out=out)
+
+
+def test_the_best_point_becomes_the_settings_and_the_users_go_over_it(tmp_path: Path) -> None:
+    _, curves = stored(tmp_path, quick())
+    best = curves["side.json"].best().values["guidance_scale"]
+    assert tuning.with_tuned({}, curves)["side"] == {**SMALL, "guidance_scale": best}
+    given = tuning.with_tuned({"side": {"width": 4}, "amg": {"strength": 1}}, curves)
+    assert given["side"]["width"] == 4 and given["side"]["guidance_scale"] == best and given["amg"] == {"strength": 1}
+
+
+def test_a_run_takes_what_was_tuned_on_a_shadow_or_a_block(tmp_path: Path) -> None:
+    for name, pair in (("shadow", quick()), ("block", with_block())):
+        _, curves = stored(tmp_path / name, pair)
+        tuning.refuse_own_numbers(run_plan(pair, tmp_path), curves, silent)
+
+
+def test_a_run_refuses_what_was_tuned_on_its_own_images(tmp_path: Path) -> None:
+    _, curves = stored(tmp_path, with_block())
+    with pytest.raises(BadInput, match=r"^side\.json was tuned on \d+ of the 512 images that this run would report"):
+        tuning.refuse_own_numbers(run_plan(quick(), tmp_path), curves, silent)
+    _, curves = stored(tmp_path / "other data", with_block(), data="of another data set")
+    tuning.refuse_own_numbers(run_plan(quick(), tmp_path), curves, silent)
+
+
+def test_a_run_refuses_what_was_tuned_on_its_own_candidates(tmp_path: Path) -> None:
+    _, curves = stored(tmp_path, with_block(), seed=5)
+    tuning.refuse_own_numbers(run_plan(with_block(), tmp_path, seed=4), curves, silent)
+    with pytest.raises(BadInput, match="candidates of this model under seed 5: take another --seed"):
+        tuning.refuse_own_numbers(run_plan(with_block(), tmp_path, seed=5), curves, silent)
+
+
+def test_what_is_no_curve_is_refused(tmp_path: Path) -> None:
+    file, _ = stored(tmp_path, quick())
+    with pytest.raises(BadInput, match="second curve of side"):
+        tuning.read_curves([file, shutil.copy(file, tmp_path / "again.json")])
+    content = json.loads(file.read_text(encoding="utf-8"))
+    for broken, words in (
+        ({"schema": "other"}, "not a curve"),
+        ({"schema": tuning.SCHEMA}, "no complete curve"),
+        ({**content, "curve": {**content["curve"], "used": None}}, "does not say which images"),
+    ):
+        file.write_text(json.dumps(broken), encoding="utf-8")
+        with pytest.raises(BadInput, match=words):
+            tuning.read_curves([file])
+    with pytest.raises(BadInput, match="no complete curve"):
+        tuning.read_curves([tmp_path / "missing.json"])
+
+
+def code_of(arguments: list[str]) -> object:
+    with pytest.raises(SystemExit) as left:
+        cli.main(arguments)
+    return left.value.code
+
+
+def test_the_command_runs_with_a_curve_and_keeps_it(
+    make_pair_file: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, curves = stored(tmp_path, quick())
+    monkeypatch.chdir(tmp_path)
+    pair = str(make_pair_file(tmp_path))
+    more = ["--attack", "side", "--candidates", "16", "--device", "cpu"]
+    assert code_of(["run", pair, *more, "--tuned", str(file), "--json"]) == 0
+    folder = Path(json.loads(capsys.readouterr().out)[0]["folder"])
+    best = curves["side.json"].best().values["guidance_scale"]
+    assert json.loads((folder / "manifest.json").read_text())["units"]["side.s0"]["settings"]["guidance_scale"] == best
+    assert json.loads((folder / "tuning" / "side.json").read_text())["curve"]["attack"] == "side"
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "Where the settings come from" in page and "side on a shadow victim, 8 candidates a point" in page
+    (folder / "tuning" / "side.json").write_text("{}", encoding="utf-8")
+    assert code_of(["report", str(folder)]) == 3
+    assert "tuning/side.json holds no curve" in capsys.readouterr().err
+    own = {"rows": load_references(load_pair(pair)).training.rows.tolist()}
+    content = json.loads(file.read_text(encoding="utf-8"))
+    content["curve"]["used"].update(own)
+    file.write_text(json.dumps(content), encoding="utf-8")
+    assert code_of(["run", pair, *more, "--tuned", str(file)]) == 2
+    assert "was tuned on 256 of the 512 images" in capsys.readouterr().err

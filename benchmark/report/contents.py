@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from ..contracts import Measure
 from ..errors import BadInput, CorruptRun
@@ -15,6 +16,7 @@ from ..rescoring import stored_groups
 from ..results import Metrics, Result
 from ..scores import read_all_scores
 from ..store import RunFolder, read_json, shard_count
+from ..tuning import Curve
 from . import diagnostics
 from .curves import Curves, by_threshold
 from .sheet import Pair, strongest_pairs
@@ -53,6 +55,8 @@ class Contents:
     units: list[UnitContents]
     flags: list[str]
     """What a reader must know: of the numbers, and of what varies between runs."""
+    tunings: list[Curve]
+    """The curves that attacks' settings come from, where the run was given any."""
 
     @property
     def headline(self) -> list[Result]:
@@ -71,6 +75,7 @@ def read_contents(folder: RunFolder, *, with_images: bool = False) -> Contents:
     if not metrics.results:
         raise BadInput(f"{folder.path} has no results yet; run the same command again to finish it")
     measure = make_measure(metrics.results[0].measure)
+    attacks = list(dict.fromkeys(result.attack for result in metrics.results))
     return Contents(
         metrics=metrics,
         manifest=manifest,
@@ -81,7 +86,15 @@ def read_contents(folder: RunFolder, *, with_images: bool = False) -> Contents:
         measure=measure,
         units=[_unit(folder, manifest, measure, result, with_images) for result in by_measure(metrics)[measure.id]],
         flags=[*metrics.flags, *probe_flags(folder)],
+        tunings=[_tuning(folder, attack) for attack in attacks if folder.tuning_file(attack).exists()],
     )
+
+
+def _tuning(folder: RunFolder, attack: str) -> Curve:
+    try:
+        return Curve.model_validate(read_json(folder.tuning_file(attack))["curve"])
+    except (ValidationError, KeyError):
+        raise CorruptRun(f"tuning/{attack}.json holds no curve of `sidebench tune`") from None
 
 
 def _unit(

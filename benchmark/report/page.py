@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import audit
 from ..store import RunFolder, write_atomic
-from . import diagnostics, figures, reading, tables
+from . import diagnostics, figures, reading, tables, tuned
 from .contents import Contents, read_contents
 from .drawing import inline, styled, to_png, to_svg
 
@@ -84,6 +84,11 @@ def _pictures(contents: Contents) -> dict[str, Picture]:
         "Known copies found and non-copies called copies, by threshold, a panel for each of six kinds of change",
         partial(figures.audit, contents.audit, measure),
     )
+    for curve in contents.tunings:
+        found[f"tuning-{curve.attack}"] = Picture(
+            f"Hit rate on training and held-out images by the settings that were tried on {curve.on}: {curve.attack}",
+            partial(tuned.draw, curve),
+        )
     for unit in contents.units:
         label = f"{unit.result.attack}, seed {unit.result.seed}"
         found[f"scores-{unit.name}"] = Picture(
@@ -112,6 +117,7 @@ def _page(contents: Contents) -> dict[str, Any]:
         "manifest": scrubbed(contents.manifest),
         "measure": contents.measure,
         "units": contents.units,
+        "tunings": contents.tunings,
         "headline": reading.headline(metrics),
         "verdicts": tables.verdicts(metrics),
         "checks": reading.checks(metrics, contents.audit, contents.quality, costs),

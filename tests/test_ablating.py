@@ -1,0 +1,147 @@
+"""Ablations: attacks of their own, in one run, in one table."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sidebench import cli
+from sidebench.benchmark import runner
+from sidebench.benchmark.ablating import ablation_rows, ablations_of, as_text
+from sidebench.benchmark.contracts import OracleModel
+from sidebench.benchmark.errors import BadInput, BadSetting, TooFew, UnknownName
+from sidebench.benchmark.models import load_model
+from sidebench.benchmark.pairs import DataSource, load_pair
+from sidebench.benchmark.plan import make_attacks
+from sidebench.benchmark.registry import find, make_attack
+from sidebench.benchmark.sampling import AuditedModel, view_for
+from sidebench.benchmark.store import read_info
+from sidebench.methods.surrogate import true_labels
+
+ALL = ["carlini-uncond", "carlini-cond", "side"] + [
+    f"side--{name}" for name in ("random-labels", "true-labels", "no-filter", "no-guidance", "distillation")
+]
+
+
+@pytest.fixture(scope="module")
+def ablated(make_plan: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    plan = make_plan(tmp_path_factory.mktemp("ablated"), attacks=tuple(ALL), small={"guidance_scale": 20.0})
+    result = runner.execute(plan)
+    assert not result.failures and result.metrics is not None
+    return result
+
+
+def test_names_leave_out_what_changes_nothing() -> None:
+    digits = load_pair("digits")
+    assert ablations_of(digits, "side", {}) == ALL
+    unlike = {"side": {"cohesion": -1.0, "objective": "distillation", "guidance_scale": 0.0}}
+    assert ablations_of(digits, "side", unlike)[3:] == [
+        f"side--{name}" for name in ("random-labels", "true-labels", "cross-entropy")
+    ]
+    split = digits.data.split
+    bare = DataSource(source="npz", path="a.npz", images="images", split=split)
+    assert "side--true-labels" not in ablations_of(digits.model_copy(update={"data": bare}), "side", {})
+    with pytest.raises(BadSetting, match="carlini-uncond names no ablations"):
+        ablations_of(digits, "carlini-uncond", {})
+
+
+def test_an_ablation_has_the_pairs_and_the_users_settings_but_for_what_it_changes() -> None:
+    digits = load_pair("digits")
+    given = {"side": {"width": 16, "guidance_scale": 2.0}, "side--no-guidance": {"batch": 64}}
+    (attack,) = make_attacks(digits, ["side--no-guidance"], given)
+    assert attack.name == "side--no-guidance" and attack.access == "white box"
+    assert (attack.settings.clusters, attack.settings.width, attack.settings.batch) == (32, 16, 64)
+    assert attack.settings.guidance_scale == 0.0
+    assert find("attack", "side--true-labels").access == "oracle" and find("attack", "side").access == "white box"
+
+
+def test_unknown_ablations_name_the_known() -> None:
+    with pytest.raises(UnknownName, match="unknown ablation of side 'no-guidence': did you mean no-guidance"):
+        find("attack", "side--no-guidence")
+
+
+def test_the_table_has_a_row_each_and_tells_what_is_plain_sampling(ablated: Any) -> None:
+    rows = {row.attack: row for row in ablation_rows(ablated.folder, ablated.metrics, "side")}
+    assert list(rows) == list(dict.fromkeys(result.attack for result in ablated.metrics.results))
+    assert set(rows) == set(ALL)
+    assert [name for name, row in rows.items() if row.same_images] == ["side--no-guidance"]
+    assert rows["side"].difference == "-" and rows["side--no-guidance"].difference != "-"
+    assert rows["side--distillation"].equivalents > rows["side"].equivalents, "a teacher costs more"
+    text = as_text(list(rows.values()), ablated.metrics)
+    assert "carlini-uncond image for image" in text and "40 candidates per seed" in text
+
+
+def test_differences_are_the_ablations_less_the_whole(ablated: Any) -> None:
+    rows = {row.attack: row for row in ablation_rows(ablated.folder, ablated.metrics, "side")}
+    for name, row in rows.items():
+        if name != "side":
+            assert row.excess is not None and rows["side"].excess is not None
+            assert float(row.difference.split(" ")[0]) == pytest.approx(
+                100 * (row.excess - rows["side"].excess), abs=0.006
+            )
+
+
+def test_random_labels_leave_a_classifier_that_knows_nothing(ablated: Any) -> None:
+    folder = ablated.folder
+    sizes = read_info(folder.state_file("side--random-labels.s0"))["state"]["sizes"]
+    assert len(sizes) == 3 and sum(sizes) == 24
+
+
+# ---- True labels ------------------------------------------------------------------------------------
+
+
+def test_true_labels_are_those_of_the_nearest_training_image() -> None:
+    training = torch.tensor([0.0, 0.5, 1.0]).view(3, 1, 1, 1)
+    images = torch.tensor([0.05, 0.6, 0.9, 0.45]).view(4, 1, 1, 1)
+    found = true_labels(images, training, torch.tensor([7, 3, 7]))
+    assert found.labels.tolist() == [1, 0, 1, 0] and found.sizes == [2, 2]
+    with pytest.raises(TooFew, match="all one class"):
+        true_labels(images, training, torch.tensor([7, 7, 7]))
+
+
+def test_only_an_oracle_is_given_labels(make_plan: Any, tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, attacks=("side", "side--true-labels"))
+    model = runner.load_victim(plan)
+    assert model.labelled is not None
+    audited = AuditedModel(model, plan.protocol.sampler, plan.protocol.micro_batch)
+    oracle = view_for("oracle", audited, (), model.labelled)
+    assert isinstance(oracle, OracleModel) and len(oracle.training) == len(oracle.labels) == 256
+    assert not hasattr(view_for("white box", audited, (), model.labelled), "training")
+    assert np.unique(oracle.labels.numpy()).tolist() == list(range(10))
+    assert runner.load_victim(make_plan(tmp_path, attacks=("side",))).labelled is None
+
+
+def test_true_labels_without_an_oracle_are_refused_before_any_work(make_plan: Any, tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, attacks=("side",))
+    audited = AuditedModel(load_model(plan.model), plan.protocol.sampler, plan.protocol.micro_batch)
+    attack: Any = make_attack("side", {"labels": "true"})
+    with pytest.raises(BadInput, match=r"true labels need an oracle \(`--attack side--true-labels`\)"):
+        attack.prepare(audited, None)
+    assert not audited.ledger.nfe
+
+
+# ---- Command ----------------------------------------------------------------------------------------
+
+
+def code_of(arguments: list[str]) -> object:
+    with pytest.raises(SystemExit) as left:
+        cli.main(arguments)
+    return left.value.code
+
+
+def test_the_command_prints_the_table(
+    make_pair_file: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pair = make_pair_file(tmp_path)
+    command = ["ablate", str(pair), "--attack", "side-modes", "--candidates", "16", "--set", "side-modes.modes=4"]
+    more = ["--set", "side-modes.synthetic_images=24", "--set", "side-modes.walk_rounds=1", "--device", "cpu"]
+    assert code_of([*command, *more]) == 0
+    printed = capsys.readouterr().out
+    assert "side-modes--no-walk" in printed and "run folder: ablations/" in printed
+    neither = next(line for line in printed.splitlines() if line.startswith("side-modes--neither"))
+    assert neither.rstrip().endswith("carlini-uncond image for image")
+    assert code_of(["ablate", str(pair), "--attack", "carlini-uncond"]) == 2
+    assert "carlini-uncond names no ablations" in capsys.readouterr().err
