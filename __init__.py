@@ -26,6 +26,8 @@ _HOME = {
     "Model": "contracts",
     "ModelSpec": "contracts",
     "Settings": "contracts",
+    "Step": "contracts",
+    "Victim": "contracts",
     "WhiteBoxModel": "contracts",
     "Candidates": "streams",
     "SidebenchError": "errors",

@@ -20,6 +20,14 @@ Count = Annotated[int, Field(ge=1)]
 IN_TRAINING = "training:"
 """Prefix of the names of defences that are part of the victim: no option puts them around a model."""
 
+TRAINING_DEFENCES = {
+    "augmentation": "--shift",
+    "de-duplication": "--duplicate-rms",
+    "early-stopping": "--stop-after",
+    "loss-skipping": "--skip-below",
+}
+"""The option of `sidebench train` by defence; its name is that of the recipe's field."""
+
 
 class ModelSource(Settings):
     """Where the victim's files are: a repository of the Hub at a revision, or a folder."""
@@ -169,17 +177,12 @@ class Recipe(Settings):
 
     def defences(self) -> dict[str, dict[str, Any]]:
         """Return the settings of the training-time defences by name."""
-        known = {
-            "augmentation": ("shift", 0),
-            "de-duplication": ("duplicate_rms", None),
-            "early-stopping": ("stop_after", None),
-            "loss-skipping": ("skip_below", 0),
-        }
-        return {
-            IN_TRAINING + name: {key: getattr(self, key)}
-            for name, (key, off) in known.items()
-            if getattr(self, key) != off
-        }
+        found = {}
+        for name, option in TRAINING_DEFENCES.items():
+            key = option.removeprefix("--").replace("-", "_")
+            if (value := getattr(self, key)) != type(self).model_fields[key].default:
+                found[IN_TRAINING + name] = {key: value}
+        return found
 
 
 class Overrides(Settings):
