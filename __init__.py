@@ -30,6 +30,7 @@ _HOME = {
     "Victim": "contracts",
     "WhiteBoxModel": "contracts",
     "Candidates": "streams",
+    "BadInput": "errors",
     "SidebenchError": "errors",
     "Pair": "pairs",
     "load_pair": "pairs",

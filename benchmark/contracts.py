@@ -248,6 +248,10 @@ class WhiteBoxModel(BlackBoxModel):
         """Return alpha x_0 + sigma noise."""
 
     @abstractmethod
+    def decode(self, x_0: Tensor) -> Tensor:
+        """Map x_0 to images, clipped to [0, 1]."""
+
+    @abstractmethod
     def encode(self, images: Tensor) -> Tensor:
         """Map images in [0, 1] to x_0 in the model's own space."""
 

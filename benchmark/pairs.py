@@ -308,10 +308,12 @@ def _read(path: Path) -> Pair:
     except (ValidationError, TypeError) as error:
         if isinstance(error, TypeError):
             raise BadPair(f"pair file {path.name}: keys must be names") from None
-        first = error.errors()[0]
+        # A key that nobody knows comes first: a mistyped one is also the reason why another is missing.
+        first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
         key = ".".join(str(part) for part in first["loc"])
         where = f"pair file {path.name}, {key}" if key else f"pair file {path.name}"
-        raise BadPair(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
+        message = "no such key" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
+        raise BadPair(f"{where}: {message}") from None
 
 
 def _resolve(pair: Pair, folder: Path) -> Pair:

@@ -317,6 +317,11 @@ class AuditedModel(WhiteBoxModel):
         """Return alpha x_0 + sigma noise."""
         return self._model.add_noise(x_0, noise, t)
 
+    def decode(self, x_0: Tensor) -> Tensor:
+        """Map x_0 to images in [0, 1]."""
+        with self._charging():
+            return self._model.decode(x_0)
+
     def encode(self, images: Tensor) -> Tensor:
         """Map images in [0, 1] to x_0 in the model's own space."""
         with self._charging():
