@@ -132,28 +132,6 @@ def _without_defences(defended: RunFolder, finished: Any) -> RunFolder:
     return folder
 
 
-def test_a_rate_of_leak_to_quality_needs_a_leak_that_fell(finished: Any, defended: RunFolder) -> None:
-    found = compare_runs([finished.folder, defended])
-    band = found.leaks[0]
-    price = next(price for price in found.prices if price.run == "veil")
-    plain = next(p for p in found.prices if (p.run, p.attack) == (found.baseline, band.against))
-
-    def row(change: float, verdict: str, distance: float | None) -> dict[str, str]:
-        leak = band.model_copy(update={"verdict": verdict, "change": band.change.model_copy(update={"value": change})})
-        after = price.model_copy(update={"frechet_distance": distance})
-        (shown,) = compared.leak_per_quality_rows(found.model_copy(update={"leaks": [leak], "prices": [plain, after]}))
-        return shown
-
-    worse, better = plain.frechet_distance + 0.05, plain.frechet_distance - 0.05
-    fell = row(-0.1, "leaks less", worse)
-    assert (fell["points removed"], fell["added"], fell["points per 0.1 added"]) == ("10.00", "+0.050", "20.00")
-    assert row(-0.1, "leaks less", better)["points per 0.1 added"] == "no distance added"
-    assert row(-0.1, "leaks less", None)["points per 0.1 added"] == "-"
-    assert row(-0.01, "no difference seen", worse)["points per 0.1 added"] == "none removed"
-    assert row(0.1, "leaks more", worse)["points per 0.1 added"] == "none removed"
-    assert row(1e-9, "no difference seen", worse)["points removed"] == "0.00"
-
-
 # ---- What cannot be compared, and what is marked ----------------------------------------------------
 
 
@@ -198,23 +176,6 @@ def test_other_settings_and_other_seeds_are_marked(finished: Any, changed: Any) 
     write_json(other.manifest_file, manifest)
     (leak, *_) = (leak for leak in compare_runs([finished.folder, other]).leaks if leak.attack == "side")
     assert leak.settings == "guidance_scale = 3.0 (was 0.3)"
-
-
-def test_other_settings_under_the_same_seed_are_flagged(finished: Any, changed: Any) -> None:
-    """Whoever reports the best of several strengths under one seed is found out by the runs beside it."""
-    plain, chosen = changed("plain"), changed("chosen", defences={"veil": {"strength": 3, "kind": "a"}})
-    changed("tried", defences={"veil": {"strength": 1, "kind": "a"}})
-    changed("same", defences={"veil": {"strength": 3, "kind": "a"}, "other": {}})
-    other_seed = changed("seed", defences={"veil": {"strength": 9, "kind": "a"}})
-    manifest = json.loads(other_seed.manifest_file.read_text(encoding="utf-8"))
-    units = {name: {**unit, "seed": 5} for name, unit in manifest["units"].items()}
-    write_json(other_seed.manifest_file, {**manifest, "units": units})
-    changed("other victim", defences={"veil": {"strength": 9}}, model={"family": "pixel", "sha256": {}})
-    (changed("broken").path / "manifest.json").write_text("{", encoding="utf-8")
-    (flag,) = (flag for flag in compare_runs([plain, chosen]).flags if "also run with" in flag)
-    assert flag.startswith("veil was also run with strength = 1 under seed 0 (tried): if its settings were chosen by")
-    shown = compare_runs([plain, chosen, RunFolder(plain.path.parent / "tried")]).flags
-    assert not any("also run with" in flag for flag in shown), "a sweep that is shown whole misleads nobody"
 
 
 # ---- Shown ------------------------------------------------------------------------------------------
