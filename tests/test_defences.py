@@ -121,6 +121,23 @@ def test_amg_moves_copies_away_from_their_training_images(digits: Model) -> None
     assert (parted > 1).all() and parted.mean() > 2 * left_alone.mean()
 
 
+def test_amg_has_the_authors_distance_and_thresholds(digits: Model) -> None:
+    """nL2 as in Carlini et al., n 50 and alpha 0.5; a threshold from 1.5 at t = 0 to 1.95, 1 - exp(-0.025 t) of 250."""
+    training = torch.rand(60, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    guided: Any = around(digits, AntiMemorizationGuidance(), training=training)
+    amg = guided.inside
+    images = torch.rand(4, 64, generator=torch.Generator().manual_seed(2)) * 2 - 1
+    distances = ((images[:, None] - (training.flatten(1) * 2 - 1)) / 2).square().mean(2).sqrt().sort(1).values
+    wanted = distances[:, 0] / (0.5 * distances[:, :50].mean(1))
+    torch.testing.assert_close(amg._nl2(images), wanted)
+    for respaced in (0, 10, 100, 249):
+        threshold = 1.95 - 0.45 * torch.tensor(-0.025 * respaced).exp().item()
+        assert amg._threshold(torch.tensor(respaced * 4)) == pytest.approx(threshold, abs=1e-6)
+    far = Step(torch.zeros(1, 1, 8, 8) + 9, torch.tensor(0), 1.0, 0.0, torch.zeros(1, 1, 8, 8), torch.tensor([0]))
+    near = far._replace(x_t=training[:1] * 2 - 1 + 0.01)
+    assert not amg._correction(far, Candidates(0, [0])).any() and amg._correction(near, Candidates(0, [0])).any()
+
+
 def test_amg_reads_enough_training_images(digits: Model) -> None:
     message = r"amg\.neighbours = 50 of 20 training images"
     with pytest.raises(BadInput, match=message):
