@@ -156,25 +156,25 @@ def defend(model: Model, defences: Sequence[Defence], sampler: str, training: Ca
             wrapped = defence.wrap(model, images if defence.uses_training else None)
         if not isinstance(wrapped, Model):
             raise DefenceFailed(f"defence {defence.name}: wrap returned a {type(wrapped).__name__}, not a Model")
-        model = _Guarded(wrapped, defence, model)
+        model = _Guarded(wrapped, defence)
     return model
 
 
 class _Guarded(DefendedModel):
     """One defence with its name on it: whatever it raises or returns wrongly is reported as its doing."""
 
-    def __init__(self, inside: Model, defence: Defence, without: Model) -> None:
+    def __init__(self, inside: Model, defence: Defence) -> None:
         super().__init__(inside)
         self.name = defence.name
         self.defences = {**inside.defences, defence.name: defence.settings.model_dump(mode="json")}
-        self._without = without
 
     def predict(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         with self._blaming():
             output = self.inside.predict(x_t, t, condition)
         self._shaped(output, x_t, "predict")
         # An overflow in the denoiser itself is not the defence's doing, so look, but only where something is wrong.
-        if not output.isfinite().all() and self._without.predict(x_t, t, condition).isfinite().all():
+        without = getattr(self.inside, "inside", self.inside)
+        if not output.isfinite().all() and without.predict(x_t, t, condition).isfinite().all():
             raise DefenceFailed(f"defence {self.name}: values that are not finite at t = {float(t[0]):g}")
         return output
 
