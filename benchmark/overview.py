@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from . import registry
 from .errors import UnknownName
-from .pairs import load_pair, pair_names
+from .pairs import IN_TRAINING, TRAINING_DEFENCES, Recipe, load_pair, pair_names, recipe_field
 
 KINDS: dict[str, registry.Kind] = {"attacks": "attack", "defences": "defence", "measures": "measure"}
 
@@ -37,7 +37,13 @@ def listing(kind: str) -> list[dict[str, str]]:
         ]
     if kind not in KINDS:
         raise UnknownName("kind", kind, ["pairs", *KINDS])
-    return [{"name": name, "from": registry.origin(KINDS[kind], name)} for name in registry.names(KINDS[kind])]
+    rows = [{"name": name, "from": registry.origin(KINDS[kind], name)} for name in registry.names(KINDS[kind])]
+    if kind == "defences":
+        rows += [
+            {"name": IN_TRAINING + name, "from": f"sidebench train PAIR {option}"}
+            for name, option in TRAINING_DEFENCES.items()
+        ]
+    return rows
 
 
 def as_text(rows: list[dict[str, str]], kind: str) -> str:
@@ -57,6 +63,8 @@ def describe(name: str) -> Description:
         return _run(name)
     if name in pair_names() or name.endswith((".yaml", ".yml")):
         return _pair(name)
+    if option := TRAINING_DEFENCES.get(name.removeprefix(IN_TRAINING)):
+        return _training_defence(name.removeprefix(IN_TRAINING), option)
     kind = _kind_of(name)
     if kind is None:
         known = [*pair_names(), *(known for kind in KINDS.values() for known in registry.names(kind))]
@@ -89,6 +97,13 @@ def _attack(name: str) -> Description:
 def _defence(name: str) -> Description:
     cls = registry.find("defence", name)
     return _method(cls, {"level": cls.level, "needs the training images": "yes" if cls.uses_training else "no"})
+
+
+def _training_defence(name: str, option: str) -> Description:
+    about = " ".join((Recipe.model_fields[recipe_field(option)].description or "").split())
+    data = {"name": IN_TRAINING + name, "option": f"sidebench train PAIR {option}", "about": about}
+    text = f"{data['name']}: a defence in training, part of the victim that `{data['option']}` makes\n\n{about}"
+    return Description(data, text)
 
 
 def _measure(name: str) -> Description:

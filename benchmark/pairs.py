@@ -26,7 +26,12 @@ TRAINING_DEFENCES = {
     "early-stopping": "--stop-after",
     "loss-skipping": "--skip-below",
 }
-"""The option of `sidebench train` by defence; its name is that of the recipe's field."""
+"""The option of `sidebench train` by defence."""
+
+
+def recipe_field(option: str) -> str:
+    """Return the field of the recipe that an option of `sidebench train` sets."""
+    return option.removeprefix("--").replace("-", "_")
 
 
 class ModelSource(Settings):
@@ -179,7 +184,7 @@ class Recipe(Settings):
         """Return the settings of the training-time defences by name."""
         found = {}
         for name, option in TRAINING_DEFENCES.items():
-            key = option.removeprefix("--").replace("-", "_")
+            key = recipe_field(option)
             if (value := getattr(self, key)) != type(self).model_fields[key].default:
                 found[IN_TRAINING + name] = {key: value}
         return found

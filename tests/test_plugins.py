@@ -14,7 +14,7 @@ from sidebench.benchmark.contracts import Band
 from sidebench.benchmark.errors import BadInput, MeasureFailed, UnknownName
 from sidebench.benchmark.measures.rms import Rms
 from sidebench.benchmark.measures.zncc import Zncc
-from sidebench.benchmark.overview import KINDS, describe
+from sidebench.benchmark.overview import KINDS, describe, listing
 from sidebench.benchmark.scaffold import write_skeleton
 
 # ---- Skeletons --------------------------------------------------------------------------------------
@@ -216,6 +216,9 @@ def test_show_knows_measures_and_classes_of_local_files(tmp_path: Path) -> None:
         assert f"my-{kind}: my-{kind} (none)" in describe(f"{file}:My{kind.title()}").text
     with pytest.raises(BadInput, match=r"is none of sidebench\.Attack, sidebench\.Defence, sidebench\.Measure"):
         describe(f"{tmp_path / 'attack' / 'my_attack.py'}:Settings")
+    for name in ("early-stopping", "training:early-stopping"):
+        assert "leave off after this step" in describe(name).text
+    assert {"name": "training:augmentation", "from": "sidebench train PAIR --shift"} in listing("defences")
     with pytest.raises(UnknownName, match="did you mean zncc"):
         describe("znc")
 
