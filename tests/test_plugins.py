@@ -212,10 +212,10 @@ def test_show_knows_measures_and_classes_of_local_files(tmp_path: Path) -> None:
     shown = describe("nl2c:n10:a0.5")
     assert shown.data["id"] == "nl2c:n10:a0.5" and "high 0 to 0.5, mid 0.5 to 0.75" in shown.text
     for kind in KINDS.values():
-        (file,) = (f for f in write_skeleton(kind, f"my-{kind}", tmp_path / kind) if f.name == f"my_{kind}.py")
-        assert f"my-{kind}: my-{kind} (none)" in describe(f"{file}:My{kind.title()}").text
+        file = next(f for f in write_skeleton(kind, f"shown-{kind}", tmp_path / kind) if f.name == f"shown_{kind}.py")
+        assert f"shown-{kind}: shown-{kind} (none)" in describe(f"{file}:Shown{kind.title()}").text
     with pytest.raises(BadInput, match=r"is none of sidebench\.Attack, sidebench\.Defence, sidebench\.Measure"):
-        describe(f"{tmp_path / 'attack' / 'my_attack.py'}:Settings")
+        describe(f"{tmp_path / 'attack' / 'shown_attack.py'}:Settings")
     for name in ("early-stopping", "training:early-stopping"):
         assert "leave off after this step" in describe(name).text
     assert {"name": "training:augmentation", "from": "sidebench train PAIR --shift"} in listing("defences")
