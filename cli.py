@@ -248,10 +248,10 @@ def list_(
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(metavar="PAIR|ATTACK|RUN")],
+    name: Annotated[str, typer.Argument(metavar="PAIR|ATTACK|DEFENCE|MEASURE|RUN")],
     as_json: AsJson = False,
 ) -> None:
-    """Show one pair, attack or run folder."""
+    """Show one pair, attack, defence, measure or run folder."""
     from .benchmark import overview
 
     found = overview.describe(name)

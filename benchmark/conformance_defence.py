@@ -3,7 +3,7 @@
     from sidebench import check_defence, ModelSpec
     check_defence("./mine.py:MyDefence", {}, ModelSpec(family="pixel", location="zoo:digits"))
 
-Each check raises `NotConformant` with what was seen. The training images are made up: a check reads no data.
+Each check raises `NotConformant` with what was seen. Training images and captions are made up: a check reads no data.
 """
 
 from collections.abc import Iterator
@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from .attacking import make_candidates
-from .conformance import COST_TOLERANCE, NotConformant, check_grouping, quick_protocol
-from .contracts import Access, Attack, AttackState, BlackBoxModel, Defence, Generated, Model, ModelSpec
+from .conformance import COST_TOLERANCE, PROMPTS, NotConformant, check_grouping, quick_protocol
+from .contracts import Access, Attack, AttackState, BlackBoxModel, Defence, Generated, Model, ModelSpec, PromptedModel
 from .defending import defend
 from .models import load_model
 from .operations import OperationCount
@@ -43,12 +43,13 @@ def check_defence(
         return defend(load_model(spec), [defence], protocol.sampler.name, lambda: training)
 
     model = build()
-    images = check_grouping(_Plain(), model, AttackState(), protocol, count)
-    again = check_grouping(_Plain(), build(), AttackState(), protocol, count)
+    probe = _Prompted() if model.conditioning == "text" else _Plain()
+    images = check_grouping(probe, model, AttackState(), protocol, count)
+    again = check_grouping(probe, build(), AttackState(), protocol, count)
     if not torch.equal(images, again):
         raise NotConformant(f"{defence.name}: built a second time, it makes other images")
     check_hidden(defence, model, training, protocol)
-    check_cost(defence, model, protocol)
+    check_cost(defence, probe, model, protocol)
 
 
 def made_up_images(model: Model) -> Tensor:
@@ -68,17 +69,16 @@ def check_hidden(defence: Defence, model: Model, training: Tensor, protocol: Pro
                 raise NotConformant(f"{defence.name}: an attack can read the training images from the model")
 
 
-def check_cost(defence: Defence, model: Model, protocol: Protocol) -> None:
+def check_cost(defence: Defence, probe: Attack, model: Model, protocol: Protocol) -> None:
     """The model reports no less work than the operations that torch counts."""
-    audited = AuditedModel(model, protocol.sampler, protocol.micro_batch)
+    candidates = Candidates(0, range(protocol.micro_batch))
     with OperationCount() as counter:
-        make_candidates(_Plain(), model, AttackState(), Candidates(0, range(protocol.micro_batch)), protocol)
-    audited.sample(Candidates(0, range(protocol.micro_batch)))
-    reported = sum(audited.ledger.nfe.values()) * model.flops_per_sample() + sum(audited.ledger.flops.values())
+        spent = make_candidates(probe, model, AttackState(), candidates, protocol)[3]
+    reported = sum(spent["nfe"].values()) * model.flops_per_sample() + sum(spent["flops"].values())
     if counter.total > (1 + COST_TOLERANCE) * reported:
         raise NotConformant(
             f"{defence.name}: reports {reported:.3g} operations where torch counts {counter.total:.3g}; "
-            "add what the hooks cost to flops_per_step()"
+            "add what the hooks cost to flops_per_step(), or to flops_per_start() for what comes before the first step"
         )
 
 
@@ -93,6 +93,18 @@ class _Plain(Attack):
     def generate(self, model: BlackBoxModel, state: AttackState, candidates: Candidates) -> Generated:
         """Sample one image per candidate."""
         return Generated(model.sample(candidates))
+
+
+class _Prompted(_Plain):
+    """Guided samples of prompts, so that the hooks of text models are called."""
+
+    access: ClassVar[Access] = "prompts"
+
+    def generate(self, model: BlackBoxModel, state: AttackState, candidates: Candidates) -> Generated:
+        """Sample one image per candidate, candidate i from prompt i, over again where they run out."""
+        assert isinstance(model, PromptedModel)
+        prompts = [PROMPTS[number % len(PROMPTS)] for number in candidates.numbers]
+        return Generated(model.sample_prompts(candidates, prompts, guidance_scale=2.0))
 
 
 def _public(roots: list[object]) -> Iterator[object]:

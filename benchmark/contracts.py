@@ -130,7 +130,11 @@ class Model(ABC):
     def flops_per_sample(self) -> int:
         """Return the floating-point operations of one denoiser call on one sample."""
 
-    # Hooks of the sampling loop. An undefended model leaves them as they are.
+    # Hooks of the sampling loop, in the order in which they are called. An undefended model leaves them as they are.
+
+    def prompted(self, prompts: Sequence[str], candidates: Candidates) -> Sequence[str]:
+        """Return the prompts to embed, one per candidate; text models only."""
+        return prompts
 
     def eta(self, eta: float) -> float:
         """Return the stochasticity of DDIM to sample with, given the protocol's."""
@@ -140,8 +144,19 @@ class Model(ABC):
         """Return the condition (classes or prompt embeddings, one per row) that the denoiser is given."""
         return condition
 
-    def guidance(self, t: Tensor) -> float:
-        """Return the factor at timestep `t` on all guidance: the classifier-free scale and an attack's steering."""
+    def started(self, noise: Tensor, condition: Tensor | None, candidates: Candidates) -> Tensor:
+        """Return the x_T to start from, standard normal as `noise` is; `condition` is what `conditioned` returned."""
+        return noise
+
+    def guidance_scale(self, t: Tensor, asked: float) -> float:
+        """Return the scale of classifier-free guidance at timestep `t`, given the one that was asked for.
+
+        1 is the conditional prediction alone, 0 the unconditional one.
+        """
+        return asked
+
+    def steering(self, t: Tensor) -> float:
+        """Return the factor at timestep `t` on the correction with which an attack steers; 0 holds it back."""
         return 1.0
 
     def corrected(self, step: Step, candidates: Candidates) -> Tensor:
@@ -153,6 +168,10 @@ class Model(ABC):
 
     def flops_per_step(self) -> float:
         """Return the operations that the hooks add to one step of one sample."""
+        return 0.0
+
+    def flops_per_start(self) -> float:
+        """Return the operations that the hooks add to one sample before its first step."""
         return 0.0
 
 
@@ -343,6 +362,20 @@ class Attack(ABC):
 # ---- Defences ---------------------------------------------------------------------------------------
 
 
+class Victim(NamedTuple):
+    """What is known of the model under audit before it is loaded, so that misfits are said before any work."""
+
+    family: str
+    """pixel, latent, text or mixture."""
+    conditioning: Conditioning
+    image_shape: tuple[int, int, int]
+    """(C, H, W) of an image."""
+    sampler: str
+    """ddim, ddpm, euler or dpm-solver++."""
+    training_images: int | None
+    """How many there are; None where they were not counted."""
+
+
 class Defence(ABC):
     """A sampling-time defence: a Model wrapped into a Model that leaks less.
 
@@ -370,8 +403,8 @@ class Defence(ABC):
     def __init__(self, settings: Any = None) -> None:
         self.settings: Any = self.Settings() if settings is None else settings
 
-    def check(self, model: Model, sampler: str) -> None:
-        """Raise `BadInput` where the defence does not fit this model or sampler ("ddim", ...)."""
+    def check(self, victim: Victim) -> None:
+        """Raise `BadInput` where the defence does not fit this model, sampler or number of training images."""
 
     @abstractmethod
     def wrap(self, model: Model, training: Tensor | None) -> Model:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from .contracts import Defence, Model, Step
+from .contracts import Defence, Model, Step, Victim
 from .errors import BadInput, DefenceFailed, blaming
 from .streams import Candidates
 
@@ -20,7 +21,7 @@ LEVELS = ("denoiser", "loop", "prompt")
 class DefendedModel(Model):
     """A Model that passes everything on to the one inside; a defence overrides what it changes.
 
-    An override that builds on the inner one (`super().guidance(t) * own`) composes with every other defence.
+    An override that builds on the inner one (`super().steering(t) * own`) composes with every other defence.
     """
 
     def __init__(self, inside: Model) -> None:
@@ -70,6 +71,10 @@ class DefendedModel(Model):
         """Return the operations of one denoiser call on one sample."""
         return self.inside.flops_per_sample()
 
+    def prompted(self, prompts: Sequence[str], candidates: Candidates) -> Sequence[str]:
+        """Return the prompts to embed."""
+        return self.inside.prompted(prompts, candidates)
+
     def eta(self, eta: float) -> float:
         """Return the stochasticity of DDIM to sample with."""
         return self.inside.eta(eta)
@@ -78,9 +83,17 @@ class DefendedModel(Model):
         """Return the condition that the denoiser is given."""
         return self.inside.conditioned(condition, candidates)
 
-    def guidance(self, t: Tensor) -> float:
-        """Return the factor on all guidance at timestep `t`."""
-        return self.inside.guidance(t)
+    def started(self, noise: Tensor, condition: Tensor | None, candidates: Candidates) -> Tensor:
+        """Return the x_T to start from."""
+        return self.inside.started(noise, condition, candidates)
+
+    def guidance_scale(self, t: Tensor, asked: float) -> float:
+        """Return the scale of classifier-free guidance at timestep `t`."""
+        return self.inside.guidance_scale(t, asked)
+
+    def steering(self, t: Tensor) -> float:
+        """Return the factor on an attack's steering at timestep `t`."""
+        return self.inside.steering(t)
 
     def corrected(self, step: Step, candidates: Candidates) -> Tensor:
         """Return the prediction to go on with."""
@@ -89,6 +102,10 @@ class DefendedModel(Model):
     def flops_per_step(self) -> float:
         """Return the operations that the hooks add to one step of one sample."""
         return self.inside.flops_per_step()
+
+    def flops_per_start(self) -> float:
+        """Return the operations that the hooks add to one sample before its first step."""
+        return self.inside.flops_per_start()
 
     # `draw` is not passed on: exact draws of a closed-form model would go round the defence.
 
@@ -109,6 +126,21 @@ def in_order(defences: Sequence[Defence]) -> tuple[Defence, ...]:
     return tuple(ordered)
 
 
+def check_fit(defences: Sequence[Defence], victim: Victim) -> None:
+    """Say before any work which defence does not fit.
+
+    Raises:
+        BadInput: the first one that does not, and why.
+        DefenceFailed: a defence's own check breaks.
+    """
+    for defence in defences:
+        if victim.conditioning not in defence.conditionings:
+            kinds = ", ".join(sorted(defence.conditionings))
+            raise BadInput(f"{defence.name} works on models with conditioning {kinds}, not {victim.conditioning}")
+        with blaming(f"defence {defence.name}", DefenceFailed):
+            defence.check(victim)
+
+
 def defend(model: Model, defences: Sequence[Defence], sampler: str, training: Callable[[], Tensor]) -> Model:
     """Wrap a model into the defences, in this order; `training` loads the training images where one needs them.
 
@@ -116,13 +148,9 @@ def defend(model: Model, defences: Sequence[Defence], sampler: str, training: Ca
         BadInput: a defence does not fit the model or the sampler.
         DefenceFailed: a defence cannot be built.
     """
-    for defence in defences:
-        if model.conditioning not in defence.conditionings:
-            kinds = ", ".join(sorted(defence.conditionings))
-            raise BadInput(f"{defence.name} works on models with conditioning {kinds}, not {model.conditioning}")
-        with blaming(f"defence {defence.name}", DefenceFailed):
-            defence.check(model, sampler)
     images = training() if any(defence.uses_training for defence in defences) else None
+    counted = None if images is None else len(images)
+    check_fit(defences, Victim(model.spec.family, model.conditioning, model.image_shape, sampler, counted))
     for defence in defences:
         with blaming(f"defence {defence.name}", DefenceFailed):
             wrapped = defence.wrap(model, images if defence.uses_training else None)
@@ -141,29 +169,72 @@ class _Guarded(DefendedModel):
         self.defences = {**inside.defences, defence.name: defence.settings.model_dump(mode="json")}
 
     def predict(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        with blaming(f"defence {self.name}", DefenceFailed):
+        with self._blaming():
             output = self.inside.predict(x_t, t, condition)
-        return self._shaped(output, x_t, "predict")
+        self._shaped(output, x_t, "predict")
+        # An overflow in the denoiser itself is not the defence's doing, so look, but only where something is wrong.
+        without = getattr(self.inside, "inside", self.inside)
+        if not output.isfinite().all() and without.predict(x_t, t, condition).isfinite().all():
+            raise DefenceFailed(f"defence {self.name}: values that are not finite at t = {float(t[0]):g}")
+        return output
+
+    def embed(self, prompts: Sequence[str]) -> Tensor:
+        with self._blaming():
+            return self.inside.embed(prompts)
+
+    def encode(self, images: Tensor) -> Tensor:
+        with self._blaming():
+            return self.inside.encode(images)
+
+    def decode(self, x_0: Tensor) -> Tensor:
+        with self._blaming():
+            return self.inside.decode(x_0)
+
+    def prompted(self, prompts: Sequence[str], candidates: Candidates) -> Sequence[str]:
+        with self._blaming():
+            changed = list(self.inside.prompted(prompts, candidates))
+        if len(changed) != len(prompts) or not all(isinstance(prompt, str) for prompt in changed):
+            raise DefenceFailed(f"defence {self.name}: prompted must return one text for each of {len(prompts)}")
+        return changed
 
     def eta(self, eta: float) -> float:
-        with blaming(f"defence {self.name}", DefenceFailed):
+        with self._blaming():
             return float(self.inside.eta(eta))
 
     def conditioned(self, condition: Tensor | None, candidates: Candidates) -> Tensor | None:
-        with blaming(f"defence {self.name}", DefenceFailed):
-            return self.inside.conditioned(condition, candidates)
+        with self._blaming():
+            changed = self.inside.conditioned(condition, candidates)
+        if changed is not None and len(changed) != len(candidates):
+            raise DefenceFailed(
+                f"defence {self.name}: conditioned returned {len(changed)} rows for {len(candidates)} candidates"
+            )
+        return changed
 
-    def guidance(self, t: Tensor) -> float:
-        with blaming(f"defence {self.name}", DefenceFailed):
-            return float(self.inside.guidance(t))
+    def started(self, noise: Tensor, condition: Tensor | None, candidates: Candidates) -> Tensor:
+        with self._blaming():
+            output = self._shaped(self.inside.started(noise, condition, candidates), noise, "started")
+        if not output.isfinite().all():
+            raise DefenceFailed(f"defence {self.name}: started returned values that are not finite")
+        return output
+
+    def guidance_scale(self, t: Tensor, asked: float) -> float:
+        with self._blaming():
+            return float(self.inside.guidance_scale(t, asked))
+
+    def steering(self, t: Tensor) -> float:
+        with self._blaming():
+            return float(self.inside.steering(t))
 
     def corrected(self, step: Step, candidates: Candidates) -> Tensor:
-        with blaming(f"defence {self.name}", DefenceFailed):
+        with self._blaming():
             output = self.inside.corrected(step, candidates)
         self._shaped(output, step.x_t, "corrected")
         if not output.isfinite().all() and step.prediction.isfinite().all():
             raise DefenceFailed(f"defence {self.name}: values that are not finite at t = {float(step.t):g}")
         return output
+
+    def _blaming(self) -> AbstractContextManager[None]:
+        return blaming(f"defence {self.name}", DefenceFailed)
 
     def _shaped(self, output: Any, x_t: Tensor, hook: str) -> Tensor:
         shape = tuple(getattr(output, "shape", ()))

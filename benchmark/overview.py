@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from . import registry
 from .errors import UnknownName
-from .pairs import load_pair, pair_names
+from .pairs import IN_TRAINING, TRAINING_DEFENCES, Recipe, load_pair, pair_names, recipe_field
 
 KINDS: dict[str, registry.Kind] = {"attacks": "attack", "defences": "defence", "measures": "measure"}
 
@@ -37,7 +37,13 @@ def listing(kind: str) -> list[dict[str, str]]:
         ]
     if kind not in KINDS:
         raise UnknownName("kind", kind, ["pairs", *KINDS])
-    return [{"name": name, "from": registry.origin(KINDS[kind], name)} for name in registry.names(KINDS[kind])]
+    rows = [{"name": name, "from": registry.origin(KINDS[kind], name)} for name in registry.names(KINDS[kind])]
+    if kind == "defences":
+        rows += [
+            {"name": IN_TRAINING + name, "from": f"sidebench train PAIR {option}"}
+            for name, option in TRAINING_DEFENCES.items()
+        ]
+    return rows
 
 
 def as_text(rows: list[dict[str, str]], kind: str) -> str:
@@ -48,7 +54,7 @@ def as_text(rows: list[dict[str, str]], kind: str) -> str:
 
 
 def describe(name: str) -> Description:
-    """Describe a pair, an attack, a defence or a run folder.
+    """Describe a pair, an attack, a defence, a measure (by its id) or a run folder.
 
     Raises:
         UnknownName: it is none of these.
@@ -57,12 +63,20 @@ def describe(name: str) -> Description:
         return _run(name)
     if name in pair_names() or name.endswith((".yaml", ".yml")):
         return _pair(name)
-    if name in registry.names("defence"):
-        return _defence(name)
-    if name in registry.names("attack") or ".py:" in name:
-        return _attack(name)
-    known = [*pair_names(), *registry.names("attack"), *registry.names("defence")]
-    raise UnknownName("pair, attack, defence or run folder", name, known)
+    if option := TRAINING_DEFENCES.get(name.removeprefix(IN_TRAINING)):
+        return _training_defence(name.removeprefix(IN_TRAINING), option)
+    kind = _kind_of(name)
+    if kind is None:
+        known = [*pair_names(), *(known for kind in KINDS.values() for known in registry.names(kind))]
+        raise UnknownName("pair, attack, defence, measure or run folder", name, known)
+    return {"attack": _attack, "defence": _defence, "measure": _measure}[kind](name)
+
+
+def _kind_of(name: str) -> registry.Kind | None:
+    if ".py:" in name:
+        return registry.kind_in_file(name)
+    registered: dict[registry.Kind, str] = {"attack": name, "defence": name, "measure": name.partition(":")[0]}
+    return next((kind for kind, own in registered.items() if own in registry.names(kind)), None)
 
 
 def _pair(name: str) -> Description:
@@ -83,6 +97,31 @@ def _attack(name: str) -> Description:
 def _defence(name: str) -> Description:
     cls = registry.find("defence", name)
     return _method(cls, {"level": cls.level, "needs the training images": "yes" if cls.uses_training else "no"})
+
+
+def _training_defence(name: str, option: str) -> Description:
+    about = " ".join((Recipe.model_fields[recipe_field(option)].description or "").split())
+    data = {"name": IN_TRAINING + name, "option": f"sidebench train PAIR {option}", "about": about}
+    text = f"{data['name']}: a defence in training, part of the victim that `{data['option']}` makes\n\n{about}"
+    return Description(data, text)
+
+
+def _measure(name: str) -> Description:
+    measure = registry.find("measure", name)() if ".py:" in name else registry.make_measure(name)
+    data = {
+        "id": measure.id,
+        "title": measure.title,
+        "paper": measure.paper,
+        "space": measure.space,
+        "closer match": "smaller score" if measure.distance else "larger score",
+        "pairs stored down to": measure.floor,
+        "bands": {band.name: [band.low, band.high] for band in measure.bands},
+    }
+    bands = ", ".join(f"{band.name} {band.low:g} to {band.high:g}" for band in measure.bands)
+    lines = [f"{measure.id}: {measure.title} ({measure.paper})"]
+    lines += [f"{key}: {data[key]}" for key in ("space", "closer match", "pairs stored down to")]
+    lines += [f"bands, closest first: {bands or 'none; its thresholds are calibrated'}", ""]
+    return Description(data, "\n".join([*lines, " ".join((measure.__doc__ or "").split())]))
 
 
 def _method(cls: Any, traits: dict[str, str]) -> Description:

@@ -20,6 +20,19 @@ Count = Annotated[int, Field(ge=1)]
 IN_TRAINING = "training:"
 """Prefix of the names of defences that are part of the victim: no option puts them around a model."""
 
+TRAINING_DEFENCES = {
+    "augmentation": "--shift",
+    "de-duplication": "--duplicate-rms",
+    "early-stopping": "--stop-after",
+    "loss-skipping": "--skip-below",
+}
+"""The option of `sidebench train` by defence."""
+
+
+def recipe_field(option: str) -> str:
+    """Return the field of the recipe that an option of `sidebench train` sets."""
+    return option.removeprefix("--").replace("-", "_")
+
 
 class ModelSource(Settings):
     """Where the victim's files are: a repository of the Hub at a revision, or a folder."""
@@ -179,17 +192,12 @@ class Recipe(Settings):
 
     def defences(self) -> dict[str, dict[str, Any]]:
         """Return the settings of the training-time defences by name."""
-        known = {
-            "augmentation": ("shift", 0),
-            "de-duplication": ("duplicate_rms", None),
-            "early-stopping": ("stop_after", None),
-            "loss-skipping": ("skip_below", 0),
-        }
-        return {
-            IN_TRAINING + name: {key: getattr(self, key)}
-            for name, (key, off) in known.items()
-            if getattr(self, key) != off
-        }
+        found = {}
+        for name, option in TRAINING_DEFENCES.items():
+            key = recipe_field(option)
+            if (value := getattr(self, key)) != type(self).model_fields[key].default:
+                found[IN_TRAINING + name] = {key: value}
+        return found
 
 
 class Overrides(Settings):
@@ -315,10 +323,12 @@ def _read(path: Path) -> Pair:
     except (ValidationError, TypeError) as error:
         if isinstance(error, TypeError):
             raise BadPair(f"pair file {path.name}: keys must be names") from None
-        first = error.errors()[0]
+        # A key that nobody knows comes first: a mistyped one is also the reason why another is missing.
+        first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
         key = ".".join(str(part) for part in first["loc"])
         where = f"pair file {path.name}, {key}" if key else f"pair file {path.name}"
-        raise BadPair(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
+        message = "no such key" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
+        raise BadPair(f"{where}: {message}") from None
 
 
 def _resolve(pair: Pair, folder: Path) -> Pair:

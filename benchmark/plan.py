@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from . import hub, layout
-from .contracts import Attack, Defence, Measure, ModelSpec, Progress
+from .contracts import Attack, Defence, Measure, ModelSpec, Progress, Victim
 from .datafiles import fetch_data
-from .defending import in_order
+from .defending import check_fit, in_order
 from .download import fetch_model
 from .errors import BadInput, BadSetting, TooFew, UnknownName
 from .models import ModelFiles, inspect_files
-from .pairs import ModelSource, Pair, named_model
+from .pairs import IN_TRAINING, TRAINING_DEFENCES, ModelSource, Pair, named_model
 from .progress import silent
 from .protocol import DEFAULT_TIER, TIERS, TOP_K, Protocol, default_measures, make_protocol
 from .references import counts
@@ -167,7 +167,7 @@ def plan_run(
     chosen_attacks = make_attacks(pair, attacks, settings or {})
     around = in_order(make_defences(defences, settings or {}))
     check_names([*attacks, *defences], [*chosen_attacks, *around], settings or {})
-    _check_conditioning([*chosen_attacks, *around], files.conditioning)
+    _check_conditioning(chosen_attacks, files.conditioning)
     trained_with = pair.recipe.defences() if pair.recipe and model is None else {}
     units = tuple(Unit(attack, seed) for attack in chosen_attacks for seed in dict.fromkeys(seeds))
     for unit in units:
@@ -179,6 +179,11 @@ def plan_run(
         sources = {**sources, "data": fetch_data(pair.data).origin()}
     training, held_out = counts(pair, progress)
     pixels = size[0] * size[1]
+    overrides = {key: value for key, value in pair.protocol.model_dump().items() if value is not None}
+    protocol = make_protocol(pixels, {**overrides, "dtype": dtype})
+    height, width, channels = size
+    shape = (channels, height, width)
+    check_fit(around, Victim(spec.family, files.conditioning, shape, protocol.sampler.name, training))
     ids = measures or pair.measures or default_measures(pixels, held_out=held_out > 0)
     chosen = [make_measure(name) for name in ids]
     for measure in chosen:
@@ -186,12 +191,11 @@ def plan_run(
         if measure.neighbours > TOP_K:
             raise BadInput(f"measure {measure.id}: a run keeps {TOP_K} neighbours, it needs {measure.neighbours}")
     weights = {name: digest for measure in chosen for name, digest in measure.weights().items()}
-    overrides = {key: value for key, value in pair.protocol.model_dump().items() if value is not None}
     return RunPlan(
         pair=pair,
         model=spec,
         image_size=size,
-        protocol=make_protocol(pixels, {**overrides, "dtype": dtype}),
+        protocol=protocol,
         candidates=number,
         units=units,
         measures=tuple(chosen),
@@ -243,11 +247,11 @@ def _checked(spec: ModelSpec) -> tuple[ModelSpec, ModelFiles]:
     return spec.model_copy(update={"sha256": files.sha256}), files
 
 
-def _check_conditioning(methods: Sequence[Attack | Defence], conditioning: str) -> None:
-    for method in methods:
-        if conditioning not in method.conditionings:
-            kinds = ", ".join(sorted(method.conditionings))
-            raise BadInput(f"{method.name} works on models with conditioning {kinds}, not {conditioning}")
+def _check_conditioning(attacks: Sequence[Attack], conditioning: str) -> None:
+    for attack in attacks:
+        if conditioning not in attack.conditionings:
+            kinds = ", ".join(sorted(attack.conditionings))
+            raise BadInput(f"{attack.name} works on models with conditioning {kinds}, not {conditioning}")
 
 
 def _identity_of(model: ModelSpec) -> dict[str, Any]:
@@ -294,9 +298,18 @@ def make_attacks(pair: Pair, chosen: Sequence[str], settings: Mapping[str, Mappi
 
 
 def make_defences(names: Sequence[str], settings: Mapping[str, Mapping[str, Any]]) -> list[Defence]:
-    """Build defences with their settings, which are given by registered name or by `file.py:Class`."""
+    """Build defences with their settings, which are given by registered name or by `file.py:Class`.
+
+    Raises:
+        BadInput: there is no such defence, setting or value, or the defence is one of the victim's training.
+    """
     defences = []
     for name in names:
+        if option := TRAINING_DEFENCES.get(name.removeprefix(IN_TRAINING)):
+            raise BadInput(
+                f"{name} is a defence in training: make the victim with `sidebench train PAIR {option}`, "
+                "then run its pair.yaml"
+            )
         given = {**settings.get(find("defence", name).name, {}), **settings.get(name, {})}
         defences.append(make_defence(name, given))
     return defences

@@ -54,7 +54,8 @@ def find(kind: Kind, name: str) -> Any:
         except Exception as error:  # a plug-in's import may fail in any way; name the plug-in
             raise BadInput(f"{kind} {name!r} cannot be imported: {error!r}") from error
     if not (isinstance(loaded, type) and issubclass(loaded, _BASE[kind])):
-        raise BadInput(f"{name!r} is not an {kind}: it must be a subclass of sidebench.{_BASE[kind].__name__}")
+        article = "an" if kind == "attack" else "a"
+        raise BadInput(f"{name!r} is not {article} {kind}: it must be a subclass of sidebench.{_BASE[kind].__name__}")
     found: Any = loaded
     if missing := getattr(loaded, "__abstractmethods__", None):
         raise BadInput(f"{kind} {name!r} does not define {', '.join(sorted(missing))}")
@@ -88,6 +89,19 @@ def ablated_settings(name: str) -> Mapping[str, Any]:
         return {}
     found: Mapping[str, Any] = find("attack", base).ablations[ablation].settings
     return found
+
+
+def kind_in_file(name: str) -> Kind:
+    """Return what the class of a local `file.py:Class` is.
+
+    Raises:
+        BadInput: the file cannot be loaded, or the class is none of the three.
+    """
+    loaded = _from_file(name)
+    for kind, base in _BASE.items():
+        if isinstance(loaded, type) and issubclass(loaded, base):
+            return kind
+    raise BadInput(f"{name!r} is none of {', '.join(f'sidebench.{base.__name__}' for base in _BASE.values())}")
 
 
 def make_attack(name: str, settings: dict[str, Any]) -> Attack:
@@ -127,7 +141,15 @@ def check_settings(schema: Any, settings: dict[str, Any], owner: str) -> Any:
 
 
 def make_measure(measure_id: str) -> Measure:
-    """Build a measure from an id such as `nl2:n50:a0.5`."""
+    """Build a measure from an id such as `nl2:n50:a0.5`.
+
+    Raises:
+        UnknownName: no measure is registered under its name.
+        BadInput: it is the class of a local file, which no later command could make again from an id.
+        BadSetting: an option is not one.
+    """
+    if ".py:" in measure_id:
+        raise BadInput(f"measure {measure_id}: a measure is named by its id; pip install its package first")
     name, *options = measure_id.split(":")
     cls = find("measure", name)
     try:

@@ -137,7 +137,8 @@ def sample_latents(
             ledger.nfe[ledger.phase] += calls * len(batch)
             ledger.skipped_steps += skipped
             if model.defences:
-                ledger.flops["defence"] += settings.steps * len(batch) * model.flops_per_step()
+                a_sample = model.flops_per_start() + settings.steps * model.flops_per_step()
+                ledger.flops["defence"] += len(batch) * a_sample
         outputs.append(x_0[: len(batch)])
         if progress is not None:
             progress(len(batch))
@@ -161,18 +162,20 @@ def _sample_batch(
     if "generator" in takes:  # one generator per row, so that a candidate's noise does not depend on its batch
         options["generator"] = candidates.generators("sampler")
 
-    x = candidates.normal("noise", model.sample_shape).to(model.device) * scheduler.init_noise_sigma
+    noise = candidates.normal("noise", model.sample_shape).to(model.device)
     condition = model.conditioned(condition, candidates)
+    x = model.started(noise, condition, candidates) * scheduler.init_noise_sigma
     calls = skipped = 0
     for t in scheduler.timesteps:
         # Denoise. After scaling, x_t is variance-preserving under every scheduler.
         x_t = scheduler.scale_model_input(x, t)
         at = t.expand(len(x))
-        prediction = model.predict(x_t, at, condition)
+        scale = 1.0 if condition is None else model.guidance_scale(t, guidance_scale)
+        prediction = model.predict(x_t, at, None if scale == 0 else condition)
         calls += 1
-        if guidance_scale != 1.0 and condition is not None:
+        if scale not in (0, 1):
             unconditional = model.predict(x_t, at, None)
-            prediction = unconditional + model.guidance(t) * guidance_scale * (prediction - unconditional)
+            prediction = unconditional + scale * (prediction - unconditional)
             calls += 1
 
         # Steer: a correction of the score, in the model's own prediction type.
@@ -180,7 +183,7 @@ def _sample_batch(
             alpha, sigma = (float(level) for level in model.noise_level(t))
             with torch.enable_grad():
                 correction = steer(Step(x_t, t, alpha, sigma, prediction, index))
-            correction = model.guidance(t) * correction.detach()
+            correction = model.steering(t) * correction.detach()
             change = score_to_prediction(model.prediction_type, correction, alpha, sigma)
             if change is None:
                 skipped += 1
@@ -261,7 +264,7 @@ class AuditedModel(WhiteBoxModel):
     def sample_prompts(self, candidates: Candidates, prompts: Sequence[str], guidance_scale: float) -> Tensor:
         """Sample from a prompt each; see `PromptedModel.sample_prompts`."""
         with self._charging():
-            embedding = self._model.embed(prompts)
+            embedding = self._model.embed(self._model.prompted(prompts, candidates))
         return self._sample(candidates, embedding, guidance_scale, None)
 
     @contextmanager

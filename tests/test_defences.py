@@ -11,8 +11,8 @@ import torch
 from sidebench.benchmark import runner
 from sidebench.benchmark.conformance import NotConformant, quick_protocol
 from sidebench.benchmark.conformance_defence import check_defence
-from sidebench.benchmark.contracts import Model, ModelSpec, Step
-from sidebench.benchmark.defending import DefendedModel, defend, in_order
+from sidebench.benchmark.contracts import Model, ModelSpec, Step, Victim
+from sidebench.benchmark.defending import DefendedModel, check_fit, defend, in_order
 from sidebench.benchmark.errors import BadInput, BadSetting, DefenceFailed, UnknownName
 from sidebench.benchmark.models import load_model
 from sidebench.benchmark.pairs import load_pair
@@ -26,6 +26,7 @@ from sidebench.methods.defences.eta import Eta
 from sidebench.methods.defences.late_guidance import LateGuidance, LateGuidanceSettings
 from sidebench.methods.defences.output_noise import OutputNoise, OutputNoiseSettings
 
+PIXELS = Victim("pixel", "none", (1, 8, 8), "ddim", 256)
 DIGITS = ModelSpec(family="pixel", location="zoo:digits")
 BUILT_IN = {AntiMemorizationGuidance: {"neighbours": 20}, Eta: {}, LateGuidance: {}, OutputNoise: {}}
 PROTOCOL = quick_protocol(steps=6)
@@ -93,7 +94,7 @@ def test_eta_is_the_samplers_own_setting(digits: Model) -> None:
 def test_late_guidance_holds_back_an_attack_until_its_start(digits: Model) -> None:
     def factors(start: float, stop: float) -> list[float]:
         model = around(digits, LateGuidance(LateGuidanceSettings(start=start, stop=stop)))
-        return [model.guidance(torch.tensor(t)) for t in (999, 600, 500, 100, 0)]
+        return [model.steering(torch.tensor(t)) for t in (999, 600, 500, 100, 0)]
 
     assert factors(0.5, 0.0) == [0, 0, 1, 1, 1]
     assert factors(1.0, 0.3) == [1, 1, 1, 0, 0]
@@ -120,8 +121,26 @@ def test_amg_moves_copies_away_from_their_training_images(digits: Model) -> None
     assert (parted > 1).all() and parted.mean() > 2 * left_alone.mean()
 
 
+def test_amg_has_the_authors_distance_and_thresholds(digits: Model) -> None:
+    """nL2 as in Carlini et al., n 50 and alpha 0.5; a threshold from 1.5 at t = 0 to 1.95, 1 - exp(-0.025 t) of 250."""
+    training = torch.rand(60, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    guided: Any = around(digits, AntiMemorizationGuidance(), training=training)
+    amg = guided.inside
+    images = torch.rand(4, 64, generator=torch.Generator().manual_seed(2)) * 2 - 1
+    distances = ((images[:, None] - (training.flatten(1) * 2 - 1)) / 2).square().mean(2).sqrt().sort(1).values
+    wanted = distances[:, 0] / (0.5 * distances[:, :50].mean(1))
+    torch.testing.assert_close(amg._nl2(images), wanted)
+    for respaced in (0, 10, 100, 249):
+        threshold = 1.95 - 0.45 * torch.tensor(-0.025 * respaced).exp().item()
+        assert amg._threshold(torch.tensor(respaced * 4)) == pytest.approx(threshold, abs=1e-6)
+    far = Step(torch.zeros(1, 1, 8, 8) + 9, torch.tensor(0), 1.0, 0.0, torch.zeros(1, 1, 8, 8), torch.tensor([0]))
+    near = far._replace(x_t=training[:1] * 2 - 1 + 0.01)
+    assert not amg._correction(far, Candidates(0, [0])).any() and amg._correction(near, Candidates(0, [0])).any()
+
+
 def test_amg_reads_enough_training_images(digits: Model) -> None:
-    with pytest.raises(BadInput, match=r"amg\.neighbours = 50 of 20 training images"):
+    message = r"amg\.neighbours = 50 of 20 training images"
+    with pytest.raises(BadInput, match=message):
         around(digits, AntiMemorizationGuidance(), training=torch.zeros(20, 1, 8, 8))
 
 
@@ -149,10 +168,28 @@ def test_what_does_not_compose_is_refused() -> None:
 def test_what_does_not_fit_is_refused(digits: Model) -> None:
     with pytest.raises(BadInput, match="eta is a setting of the sampler ddim; this run samples with euler"):
         defend(digits, [Eta()], "euler", torch.empty)
-    latent = DefendedModel(digits)
-    latent.image_shape = (3, 64, 64)
-    with pytest.raises(BadInput, match="does not fit a latent model"):
-        around(latent, AntiMemorizationGuidance())
+    for defence, victim, message in (
+        (AntiMemorizationGuidance(), PIXELS._replace(family="latent"), "does not fit a latent model"),
+        (AntiMemorizationGuidance(), PIXELS._replace(family="text"), "does not fit a text model"),
+        (LateGuidance(), PIXELS._replace(conditioning="class"), "set late-guidance.outside=conditional"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            check_fit([defence], victim)
+    check_fit([LateGuidance(LateGuidanceSettings(outside="conditional"))], PIXELS._replace(conditioning="class"))
+    check_fit([AntiMemorizationGuidance()], PIXELS)
+
+
+def test_a_run_says_what_does_not_fit_before_it_begins(tmp_path: Path) -> None:
+    amg = as_file(AntiMemorizationGuidance, tmp_path)
+    with pytest.raises(BadInput, match=r"amg\.neighbours = 300 of 256 training images"):
+        plan(tmp_path, defences=[amg], settings={"amg": {"neighbours": 300}})
+    assert list(tmp_path.iterdir()) == [tmp_path / "mine.py"], "nothing was begun"
+
+
+@pytest.mark.parametrize("name", ["early-stopping", "training:early-stopping"])
+def test_a_defence_in_training_is_not_put_around_a_model(name: str, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="defence in training: make the victim with `sidebench train PAIR --stop-after`"):
+        plan(tmp_path, defences=[name])
 
 
 def plan(tmp_path: Path, **options: Any) -> RunPlan:

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from typer.main import get_command
 
+import sidebench
 from sidebench.benchmark.conformance import check_attack
 from sidebench.benchmark.contracts import ModelSpec
 from sidebench.benchmark.pairs import Pair
@@ -51,6 +52,17 @@ def test_files_that_a_page_names_exist(page: str) -> None:
 def test_the_example_pair_is_one(page: str, control: str) -> None:
     (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / page).read_text(encoding="utf-8"), re.S)
     assert Pair(**yaml.safe_load(text)).control == control
+
+
+def test_the_reference_holds_every_name_that_the_package_exports() -> None:
+    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    shown = {}
+    for module, options in re.findall(r"^::: sidebench\.benchmark\.(\S+)\n((?: +.*\n)*)", text, re.M):
+        members = re.search(r"members: \[(.*)\]", options)
+        shown[module] = members and members.group(1).split(", ")
+    for name, module in sidebench._HOME.items():
+        assert module in shown and (shown[module] is None or name in shown[module]), f"{name} of {module}"
+        assert getattr(sidebench, name).__doc__, name
 
 
 def test_every_option_that_a_page_names_exists() -> None:

@@ -14,6 +14,7 @@ from sidebench.benchmark.contracts import Band
 from sidebench.benchmark.errors import BadInput, MeasureFailed, UnknownName
 from sidebench.benchmark.measures.rms import Rms
 from sidebench.benchmark.measures.zncc import Zncc
+from sidebench.benchmark.overview import KINDS, describe, listing
 from sidebench.benchmark.scaffold import write_skeleton
 
 # ---- Skeletons --------------------------------------------------------------------------------------
@@ -202,3 +203,26 @@ def test_images_of_a_run_outlive_a_measure_that_breaks(
     images = plan.folder().images_file("carlini-uncond.s0", 0)
     made = images.stat().st_mtime_ns
     assert runner.execute(plan).metrics is not None and images.stat().st_mtime_ns == made
+
+
+# ---- Shown ------------------------------------------------------------------------------------------
+
+
+def test_show_knows_measures_and_classes_of_local_files(tmp_path: Path) -> None:
+    shown = describe("nl2c:n10:a0.5")
+    assert shown.data["id"] == "nl2c:n10:a0.5" and "high 0 to 0.5, mid 0.5 to 0.75" in shown.text
+    for kind in KINDS.values():
+        file = next(f for f in write_skeleton(kind, f"shown-{kind}", tmp_path / kind) if f.name == f"shown_{kind}.py")
+        assert f"shown-{kind}: shown-{kind} (none)" in describe(f"{file}:Shown{kind.title()}").text
+    with pytest.raises(BadInput, match=r"is none of sidebench\.Attack, sidebench\.Defence, sidebench\.Measure"):
+        describe(f"{tmp_path / 'attack' / 'shown_attack.py'}:Settings")
+    for name in ("early-stopping", "training:early-stopping"):
+        assert "leave off after this step" in describe(name).text
+    assert {"name": "training:augmentation", "from": "sidebench train PAIR --shift"} in listing("defences")
+    with pytest.raises(UnknownName, match="did you mean zncc"):
+        describe("znc")
+
+
+def test_a_measure_of_a_local_file_is_not_run(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="a measure is named by its id; pip install its package first"):
+        registry.make_measure(as_file(tmp_path, ""))

@@ -140,6 +140,8 @@ def test_an_impossible_recipe_is_refused(pair: Pair, tmp_path: Path) -> None:
         ({"stop_after": 5}, "stop_after = 5 lies beyond steps = 4"),
         ({"skip_below": 1.0}, "skip_below"),
         ({"shift": -1}, "shift"),
+        ({"shift": 8}, "shift = 8: the images are 8 x 8 pixels"),
+        ({"duplicate_rms": 0.001}, "no two of the 256 training images are that near"),
     ):
         with pytest.raises(BadSetting, match=message):
             recipe.train(pair, tmp_path / "none", "cpu", silent, changes=changes)

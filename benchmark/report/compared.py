@@ -134,7 +134,10 @@ def price_rows(found: Comparing) -> list[dict[str, str]]:
 
 
 def leak_per_quality_rows(found: Comparing) -> list[dict[str, str]]:
-    """Return what each run takes off the leak, in points of the first yardstick, and what it adds to the distance."""
+    """Return what each run takes off the leak, in points of the first yardstick, and what it adds to the distance.
+
+    A rate of the two is given only where the leak was seen to fall: noise over noise is no rate.
+    """
     prices = {(price.run, price.attack): price for price in found.prices}
     rows = []
     for leak in found.leaks:
@@ -150,10 +153,10 @@ def leak_per_quality_rows(found: Comparing) -> list[dict[str, str]]:
                 "run": leak.run,
                 "attack": _attack_words(leak),
                 "leak left": percent(leak.after),
-                "points removed": f"{removed:.2f}",
+                "points removed": f"{round(removed, 2) + 0.0:.2f}",  # + 0.0: no minus in front of nothing
                 "Frechet distance": _number(after.frechet_distance),
                 "added": "-" if added is None else f"{added:+.3f}",
-                "points per 0.1 added": _rate(removed, added),
+                "points per 0.1 added": _rate(removed, added) if leak.verdict == "leaks less" else "none removed",
                 "CPU time": _times(after.processor_ratio),
             }
         )

@@ -2,7 +2,8 @@
 
 Before and after are rates over all candidates of both runs: no worst case of an earlier run is picked out and
 looked at again, so regression to the mean cannot pass as an effect. Runs with the same seeds start from the
-same noise and are compared candidate by candidate.
+same noise and are compared candidate by candidate; a seed under which other settings of a defence were tried is
+flagged.
 """
 
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from ..results import Difference, Metrics
 from ..scores import SIDES, read_all_scores
 from ..statistics import Excess
 from ..store import RunFolder, difference, read_json, read_table, shard_count
+from .choosing import other_settings
 from .compared import QUALITY, SCHEMA, ComparedRun, Comparing, Leak, Price
 from .tables import load_metrics
 
@@ -325,6 +327,8 @@ def _flags(baseline: _Run, others: Sequence[_Run], yardsticks: Sequence[Yardstic
                     f"{defence} optimises distances in {', '.join(optimised)}, and every yardstick here is one of "
                     "them: run both sides again with a measure of another space beside it (--measure zncc, say)"
                 )
+    compared = [run.folder for run in (baseline, *others)]
+    flags += [words for folder in compared for words in other_settings(folder, compared)]
     training, held_out = (len(baseline.references[side][0]) for side in SIDES)
     if training != held_out:
         flags.append(f"{training} training and {held_out} held-out images: 'nearer' favours the larger set")

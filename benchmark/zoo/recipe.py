@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..contracts import Progress
-from ..errors import BadInput
+from ..errors import BadInput, BadSetting
 from ..hub import pick_device
 from ..pairs import IN_TRAINING, DataSource, ModelSource, Pair, Recipe, write_pair
 from ..references import ImageSet, duplicate_groups, load_references
@@ -51,6 +51,8 @@ def train(
         split = pair.data.rule.model_copy(update={"seed": split_seed})
         pair = pair.model_copy(update={"data": pair.data.model_copy(update={"split": split})})
     images = _kept(load_references(pair).training, recipe)
+    if recipe.shift >= min(images.shape[2:]):
+        raise BadSetting(f"train.shift = {recipe.shift}: the images are {images.shape[3]} x {images.shape[2]} pixels")
     save(fit(images, recipe, pick_device(device), progress), recipe, out)
     victim = pair.model_copy(
         update={
@@ -85,6 +87,11 @@ def _kept(training: ImageSet, recipe: Recipe) -> Tensor:
     if recipe.duplicate_rms is None:
         return training.floats()
     _, first = np.unique(duplicate_groups(training.images, recipe.duplicate_rms), return_index=True)
+    if len(first) == len(training.images):
+        raise BadSetting(
+            f"train.duplicate_rms = {recipe.duplicate_rms}: no two of the {len(first)} training images are that near, "
+            "so nothing would be left out"
+        )
     return training.floats()[torch.from_numpy(np.sort(first))]
 
 
@@ -112,13 +119,12 @@ def fit(images: Tensor, recipe: Recipe, device: torch.device, progress: Progress
             losses = (predicted - noise).detach().square().mean((1, 2, 3))
             kept = worth_learning(losses, t, usual_loss, recipe.skip_below)
             predicted, noise = predicted[kept], noise[kept]
-            if not len(noise):
-                continue
-        loss = torch.nn.functional.mse_loss(predicted, noise)
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimiser.step()
+        if len(noise):
+            loss = torch.nn.functional.mse_loss(predicted, noise)
+            optimiser.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimiser.step()
         decline.step()
         with torch.no_grad():
             decay = min(recipe.ema, (1 + step) / (10 + step))

@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ...benchmark.contracts import Defence, Model, Settings, Step
+from ...benchmark.contracts import Defence, Model, Settings, Step, Victim
 from ...benchmark.defending import DefendedModel
 from ...benchmark.errors import BadInput
 from ...benchmark.measures.pixels import SPACE
@@ -44,16 +44,16 @@ class AntiMemorizationGuidance(Defence):
     optimises: ClassVar[frozenset[str]] = frozenset({SPACE})
     Settings = AmgSettings
 
-    def check(self, model: Model, sampler: str) -> None:
-        """Refuse latent models: the distance is one of pixels."""
-        if model.sample_shape != model.image_shape:
-            raise BadInput("amg compares pixels: it does not fit a latent model")
+    def check(self, victim: Victim) -> None:
+        """Refuse latent models, as the distance is one of pixels, and fewer training images than neighbours."""
+        if victim.family in ("latent", "text"):
+            raise BadInput(f"amg compares pixels: it does not fit a {victim.family} model")
+        if victim.training_images is not None and victim.training_images < self.settings.neighbours:
+            raise BadInput(f"amg.neighbours = {self.settings.neighbours} of {victim.training_images} training images")
 
     def wrap(self, model: Model, training: Tensor | None) -> Model:
         """Return the guided model."""
         assert training is not None
-        if len(training) < self.settings.neighbours:
-            raise BadInput(f"amg.neighbours = {self.settings.neighbours} of {len(training)} training images")
         return _Guided(model, model.encode(training), self.settings)
 
 

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from torch import Tensor
 
-from ...benchmark.contracts import Defence, Model, Settings
+from ...benchmark.contracts import Defence, Model, Settings, Victim
 from ...benchmark.defending import DefendedModel
 from ...benchmark.errors import BadInput
 
@@ -27,10 +27,10 @@ class Eta(Defence):
     replaces: ClassVar[frozenset[str]] = frozenset({"eta"})
     Settings = EtaSettings
 
-    def check(self, model: Model, sampler: str) -> None:
+    def check(self, victim: Victim) -> None:
         """Refuse samplers without eta."""
-        if sampler != "ddim":
-            raise BadInput(f"eta is a setting of the sampler ddim; this run samples with {sampler}")
+        if victim.sampler != "ddim":
+            raise BadInput(f"eta is a setting of the sampler ddim; this run samples with {victim.sampler}")
 
     def wrap(self, model: Model, training: Tensor | None) -> Model:
         """Return the model with its own eta."""
