@@ -5,6 +5,7 @@ it is computed again from the hits, so a number that was changed by hand contrad
 named. What a record cannot prove about itself is challenged with the run's folder (`challenge.py`).
 """
 
+import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
@@ -15,10 +16,12 @@ from ..benchmark.errors import BadRecord, SidebenchError
 from ..benchmark.pairs import Pair, load_pair, pair_names
 from ..benchmark.registry import make_measure
 from ..benchmark.scores import SIDES
+from ..benchmark.store import canonical_json
 from ..benchmark.tally import cumulative_bands
 from . import consistency
+from .checked import SUFFIX, TOLERANCE, checked_file, read_checked
 from .consistency import Found
-from .record import Record, command, read_record
+from .record import SCHEMA, Record, command, read_content, read_record
 
 LARGEST = 16_000_000
 """Bytes of the largest record's file that is read."""
@@ -59,17 +62,24 @@ def check_files(files: Iterable[Path], records: Path | None = None, today: date 
         read[str(file)] = record
         problems += [Problem(file.name, *found) for found in _place(record, file, records)]
         problems += [Problem(file.name, *found) for found in check_record(record, today)]
+        problems += _badge(record, file, _latest(today))
+    if records is not None:
+        problems += _stray_badges(records)
     return problems + list(_together(read))
 
 
 def check_record(record: Record, today: date | None = None) -> list[tuple[str, str]]:
     """Return (field, message) of everything in which a record contradicts itself or the shipped pairs."""
     found = [problem for rule in _FIRST for problem in rule(record)]
-    latest = (today or datetime.now(UTC).date()) + timedelta(days=1)
-    if record.submitted > latest:
+    if record.submitted > _latest(today):
         found.append(("submitted", f"{record.submitted} lies in the future"))
     # What follows reads fields that the first rules found to be there and of the right number.
     return found or [problem for rule in _THEN for problem in rule(record)]
+
+
+def _latest(today: date | None) -> date:
+    """Return the latest day that a file may name: somewhere it is tomorrow already."""
+    return (today or datetime.now(UTC).date()) + timedelta(days=1)
 
 
 # ---- Files ------------------------------------------------------------------------------------------
@@ -84,14 +94,43 @@ def _unreadable(file: Path, error: Exception) -> Problem:
 
 
 def _place(record: Record, file: Path, records: Path | None) -> Found:
-    """Check that the file is where and what the record says, byte for byte."""
-    if file.read_text(encoding="utf-8") != record.text():
+    """Check that the file is where and what the record says, byte for byte; older schemas by their own text."""
+    stored, content = file.read_bytes(), read_content(file)
+    wanted_text = record.text() if content["schema"] == SCHEMA else canonical_json(content)
+    if stored != wanted_text.encode():
         yield "file", "is not written as records are (sorted keys, each once); make it with `sidebench leaderboard add`"
-    wanted = record.file(records or file.parents[min(2, len(file.parents) - 1)])
+    name = hashlib.sha256(wanted_text.encode()).hexdigest()[:12]
+    wanted = record.file(records or file.parents[min(2, len(file.parents) - 1)], name)
     if file.name != wanted.name:
         yield "file", f"its content has the name {wanted.name}: it was changed after it was made"
     elif records is not None and file.resolve() != wanted.resolve():
         yield "file", f"belongs in {wanted.parent.parent.name}/{wanted.parent.name}"
+
+
+def _badge(record: Record, file: Path, latest: date) -> Iterator[Problem]:
+    """Check the badge beside a record: of these bytes, of so many candidates, within the stated tolerance."""
+    try:
+        badge = read_checked(file, hashlib.sha256(file.read_bytes()).hexdigest())
+    except BadRecord as error:
+        yield _unreadable(checked_file(file), error)
+        return
+    if badge is None:
+        return
+    name, total = checked_file(file).name, record.candidates * len(record.seeds)
+    if badge.of != total:
+        yield Problem(name, "of", f"is {badge.of}, the record has {total} candidates under all seeds")
+    if badge.tolerance > TOLERANCE:
+        yield Problem(name, "tolerance", f"is {badge.tolerance:g}, at most {TOLERANCE:g} counts as the same")
+    if badge.passed and badge.largest > badge.tolerance:
+        yield Problem(name, "largest", f"a difference of {badge.largest:g} cannot be in a badge that all agree with")
+    if not record.submitted - timedelta(days=1) <= badge.day <= latest:
+        yield Problem(name, "day", f"{badge.day} is before the record was submitted, or lies in the future")
+
+
+def _stray_badges(records: Path) -> Iterator[Problem]:
+    for file in sorted(records.rglob(f"*{SUFFIX}")):
+        if not file.with_name(file.name.removesuffix(SUFFIX) + ".json").is_file():
+            yield Problem(file.name, "record", "stands beside no record; delete it")
 
 
 def _together(read: dict[str, Record]) -> Iterator[Problem]:
@@ -115,7 +154,8 @@ def claims_same(first: Record, second: Record) -> bool:
 
 def _claimed(record: Record) -> str:
     kept = {"submitter", "claim", "victim", "protocol", "candidates", "seeds", "measure"}
-    return record.model_dump_json(include=kept)
+    # A repetition under a newer schema, which says where the victim came from, is a repetition still.
+    return record.model_dump_json(include=kept, exclude={"victim": {"sources"}})
 
 
 # ---- Rules that need nothing ------------------------------------------------------------------------
@@ -230,6 +270,10 @@ def _shipped(record: Record, pair: Pair) -> Found:
         "family": pair.model.family,
         "worked_example": pair.model.location.startswith("zoo:"),
     }
+    for part, source in victim.sources.items():
+        own = {"model": pair.model.repo, "data": pair.data.repo}.get(part)
+        if own is not None and source.repo != own:
+            yield f"victim.sources.{part}", f"is {source.repo}, the pair {pair.name} takes {own}"
     if any(victim.model_sha256.get(name) != digest for name, digest in pair.model.sha256.items()):
         yield "victim.model_sha256", f"is not that of the pair {pair.name}: attack the pair's own model"
     if pair.data.split is not None:
