@@ -27,12 +27,16 @@ WORDS = {1: "finds more", -1: "finds fewer", 0: "no difference seen"}
 
 
 class Entry(NamedTuple):
-    """A record with its file (relative, `/` between folders), the SHA-256 of its bytes, and its badge."""
+    """A record with its file (relative, `/` between folders), the SHA-256 of its bytes, and its badge.
+
+    `path` is where the file lies, None for a record that was not read from one.
+    """
 
     record: Record
     file: str
     sha256: str
     checked: Checked | None
+    path: Path | None = None
 
     @property
     def id(self) -> str:
@@ -143,7 +147,7 @@ def _read(records: Path) -> tuple[list[Entry], list[tuple[str, str]]]:
         except BadRecord as error:
             checked = None
             unusable.append((name, str(error)))
-        entries.append(Entry(record, name, sha256, checked))
+        entries.append(Entry(record, name, sha256, checked, file))
     return entries, unusable
 
 
@@ -211,7 +215,8 @@ def _key(content: Any) -> str:
 
 def _comparable(record: Record) -> dict[str, Any]:
     shared = record.model_dump(mode="json", include={"protocol", "candidates", "measure", "band"})
-    return {**shared, "victim": record.victim.model_dump(mode="json", exclude={"control_check"})}
+    # Hashes say what the victim is; where it came from does not change it, and older records do not say.
+    return {**shared, "victim": record.victim.model_dump(mode="json", exclude={"control_check", "sources"})}
 
 
 def _attack_key(record: Record) -> str:
@@ -323,7 +328,11 @@ def _overall_rows(boards: Sequence[Board]) -> list[OverallRow]:
             OverallRow(
                 method,
                 boards=len(own),
-                worked_examples=sum(found[0].record.victim.worked_example for found in own),
+                worked_examples=sum(
+                    board.first.victim.worked_example
+                    for board in boards
+                    if any(method_of(row.record) == method for row in board.ranked)
+                ),
                 top=sum(any(row.best == 1 for row in found) for found in own),
                 beats_plain=sum(any(row.against_plain == WORDS[1] for row in found) for found in own),
             )

@@ -186,6 +186,18 @@ def test_a_later_record_of_the_same_claim_supersedes(base: Record) -> None:
 # ---- over boards ----
 
 
+def test_a_defence_in_training_counts_as_a_worked_example_where_its_board_does(base: Record) -> None:
+    plain = vary(base, 0.3, 0, candidates=600, worked_example=True, name="faces")
+    around = vary(base, 0.2, 1, candidates=600, defences={"weak": {}}, worked_example=True, name="faces")
+    trained = vary(base, 0.1, 2, candidates=600, defences={"training:early-stopping": {}}, name="other")
+    victim = trained.victim.model_copy(update={"identity": "1" * 64, "worked_example": False})
+    found = rank([entry(record) for record in (plain, around, trained.model_copy(update={"victim": victim}))])
+    assert {row.method: row.worked_examples for table in found.overall for row in table.rows} == {
+        "weak": 1,
+        "training:early-stopping": 1,
+    }
+
+
 def test_over_boards_counts_ties_and_never_mixes(base: Record, board: Board) -> None:
     second = [vary(base, 0.2, 9 + n, candidates=600, attack=a, name="cats") for n, a in enumerate(("side", "strong"))]
     alone = vary(base, 0.2, 20, candidates=600, name="alone")
