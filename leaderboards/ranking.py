@@ -16,8 +16,8 @@ from ..benchmark.errors import BadRecord
 from ..benchmark.pairs import Pair, load_pair, pair_names
 from ..benchmark.protocol import VERSION
 from .checked import Checked, read_checked
+from .record import SCHEMA, Record, parse_record, read_content, record_files
 from .record import Board as Kind
-from .record import Record, read_record, record_files
 from .ties import samples_of, standing
 
 PLAIN = "carlini-uncond"
@@ -29,7 +29,7 @@ WORDS = {1: "finds more", -1: "finds fewer", 0: "no difference seen"}
 class Entry(NamedTuple):
     """A record with its file (relative, `/` between folders), the SHA-256 of its bytes, and its badge.
 
-    `path` is where the file lies, None for a record that was not read from one.
+    `path` is where the file lies, None for a record that was not read from one; `schema` the one that it names.
     """
 
     record: Record
@@ -37,6 +37,7 @@ class Entry(NamedTuple):
     sha256: str
     checked: Checked | None
     path: Path | None = None
+    schema: str = SCHEMA
 
     @property
     def id(self) -> str:
@@ -136,7 +137,8 @@ def _read(records: Path) -> tuple[list[Entry], list[tuple[str, str]]]:
     for file in record_files(records):
         name = file.relative_to(records).as_posix()
         try:
-            record = read_record(file)
+            content = read_content(file)
+            record = parse_record(content, file.name)
             _complete(record, file.name)
         except BadRecord as error:
             unusable.append((name, str(error)))
@@ -147,7 +149,7 @@ def _read(records: Path) -> tuple[list[Entry], list[tuple[str, str]]]:
         except BadRecord as error:
             checked = None
             unusable.append((name, str(error)))
-        entries.append(Entry(record, name, sha256, checked, file))
+        entries.append(Entry(record, name, sha256, checked, file, content["schema"]))
     return entries, unusable
 
 

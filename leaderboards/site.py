@@ -146,7 +146,8 @@ def record_page(row: Row, board: Board | None) -> str:
         verdict=words.verdict(row, board),
         measures=_by_measure(record),
         manifest=_manifest(record),
-        schema=schema.file_name(record.schema_),
+        command=record.command.replace(" --", "\n--").split("\n"),
+        schema=schema.file_name(row.entry.schema),
         claimed=claims_excess(record),
         chart=_chart(lines),
         labels=[line.label for line in lines],
@@ -205,9 +206,12 @@ def said(text: str) -> "Markup":
 
 
 def _rate(found: Rate | Difference | None) -> str:
+    from markupsafe import Markup
+
     if found is None:
         return "-"
-    return f"{tables.percent(found.value)} [{tables.percent(found.low)}, {tables.percent(found.high)}]"
+    ends = (tables.percent(end) for end in (found.value, found.low, found.high))
+    return Markup('{} <span class="ci">[{}, {}]</span>').format(*ends)
 
 
 def _excess_scale(records: Sequence[Record]) -> Scale:
