@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..benchmark.errors import BadInput
 from ..benchmark.results import Difference, Rate, Result
-from . import schema, tables, words
-from .charts import COLOURS, ChartPoint, Line, Scale, line_chart, number, point_chart, scale
+from . import plotted, schema, tables, words
+from .charts import COLOURS, Line, Scale, number, scale
 from .ranking import PLAIN, Board, Leaderboard, Row, claims_excess, method_of
-from .record import Record, Tuning
+from .record import Record
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 PAGES = Path(__file__).parent / "pages"
 
 STATIC = ("style.css", "script.js")
-
-MOST_ALIKE = 1.1
-"""Costs within this factor are alike: a chart over them would say nothing."""
 
 LISTING = "files.json"
 """Names every file of a built site, so that the next build removes what is gone and nothing else."""
@@ -118,7 +115,7 @@ def board_page(board: Board) -> str:
     lines = [
         Line(label, points)
         for label, row in zip(labels, shown, strict=True)
-        if (points := _curve(row.record, row.record.seeds[0]))
+        if (points := plotted.curve(row.record, row.record.seeds[0]))
     ]
     return _page(
         "board.html.j2",
@@ -126,18 +123,19 @@ def board_page(board: Board) -> str:
         board=board,
         different=different,
         scale=_excess_scale([row.record for row in [*board.ranked, *board.reference]]),
-        chart=_chart(lines),
+        chart=plotted.groups_chart(lines),
         labels=[line.label for line in lines],
-        costs=_cost_chart(shown, labels),
+        costs=plotted.cost_chart(shown, labels),
         cost_labels=labels,
-        tunings=[(row, tuning_chart(row.record.tuning)) for row in shown if row.record.tuning],
+        guided=plotted.guidance_chart(board.ranked),
+        tunings=[(row, plotted.tuning_chart(row.record.tuning)) for row in shown if row.record.tuning],
     )
 
 
 def record_page(row: Row, board: Board | None) -> str:
     """Return the page of one record; `board` is None for a stale one."""
     record = row.record
-    lines = [Line(f"seed {seed}", points) for seed in record.seeds if (points := _curve(record, seed))]
+    lines = [Line(f"seed {seed}", points) for seed in record.seeds if (points := plotted.curve(record, seed))]
     return _page(
         "record.html.j2",
         "../",
@@ -149,9 +147,9 @@ def record_page(row: Row, board: Board | None) -> str:
         command=record.command.replace(" --", "\n--").split("\n"),
         schema=schema.file_name(row.entry.schema),
         claimed=claims_excess(record),
-        chart=_chart(lines),
+        chart=plotted.groups_chart(lines),
         labels=[line.label for line in lines],
-        tuning=tuning_chart(record.tuning) if record.tuning else None,
+        tuning=plotted.tuning_chart(record.tuning) if record.tuning else None,
     )
 
 
@@ -231,53 +229,6 @@ def _distinct(rows: Sequence[Row], wanted: int) -> list[Row]:
 def _label(row: Row, different: dict[str, str]) -> str:
     settings = different.get(row.entry.id)
     return method_of(row.record) + (f" ({settings})" if settings else "") + f", {row.record.submitter}"
-
-
-def _curve(record: Record, seed: int) -> list[ChartPoint]:
-    richness = record.headline(seed).richness
-    points = richness.groups if richness else []
-    return [ChartPoint(p.candidates, p.value, p.low, p.high, p.kind == "extrapolated") for p in points]
-
-
-def _chart(lines: Sequence[Line]) -> str:
-    if not lines:
-        return ""
-    ends = "; ".join(
-        f"{line.label}: {[p for p in line.points if not p.estimate][-1].y:.0f}" for line in lines if line.points
-    )
-    description = tables.clean(f"Duplicate groups found over the number of candidates, at the end: {ends}")
-    return line_chart(lines, "candidates", "groups found", description)
-
-
-def tuning_chart(tuning: Tuning) -> tuple[str, list[str]]:
-    """Return a chart of a tuning and its lines' labels: the last setting across, a line per choice of the others."""
-    keys = list(tuning.points[0].values)
-    chosen = [{key: json.dumps(value) for key, value in point.values.items()} for point in tuning.points]
-    names = list(dict.fromkeys(values[keys[-1]] for values in chosen))
-    lines: dict[str, list[ChartPoint]] = {}
-    for values, point in zip(chosen, tuning.points, strict=True):
-        others = ", ".join(f"{key} {values[key]}" for key in keys[:-1])
-        value, low, high = (100 * end for end in (point.excess.value, point.excess.low, point.excess.high))
-        lines.setdefault(others, []).append(ChartPoint(names.index(values[keys[-1]]), value, low, high))
-    made = [Line(label, sorted(points)) for label, points in list(lines.items())[:COLOURS]]
-    text = f"Excess in percent on a shadow victim by {keys[-1]}; the table below has the figures"
-    return line_chart(made, tables.clean(keys[-1]), "excess, %", text, names), [line.label for line in made]
-
-
-def _cost_chart(rows: Sequence[Row], labels: Sequence[str]) -> str:
-    """Return a chart of excess over cost, a point per row; nothing where all cost the same."""
-    spent = [tables.figures(row.record).equivalents for row in rows]
-    if len(rows) < 2 or max(spent) < MOST_ALIKE * min(spent):
-        return ""
-    points = []
-    for row, cost in zip(rows, spent, strict=True):
-        ends = (100 * end for end in (row.record.excess.value, row.record.excess.low, row.record.excess.high))
-        points.append(ChartPoint(cost, *ends))
-    ends_said = "; ".join(
-        f"{label}: {point.y:.2f} % for {point.x:,.0f}" for label, point in zip(labels, points, strict=True)
-    )
-    text = tables.clean(f"Excess in percent over denoiser-equivalents: {ends_said}")
-    return point_chart(points, "cost, denoiser-equivalents", "excess, %", text)
 
 
 def _by_measure(record: Record) -> dict[str, list[Result]]:

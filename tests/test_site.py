@@ -1,5 +1,6 @@
 """The site's files: complete, the same for the same records, and silent about what a record may not show."""
 
+import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -10,7 +11,7 @@ from made_records import changed, entry, vary
 from test_ranking import HUGE, OWN, badge
 
 from sidebench.benchmark.errors import BadInput
-from sidebench.leaderboards import site, words
+from sidebench.leaderboards import plotted, site, words
 from sidebench.leaderboards.building import build
 from sidebench.leaderboards.charts import ChartPoint, Line, line_chart, scale
 from sidebench.leaderboards.making import write_record
@@ -216,6 +217,22 @@ def test_cost_is_drawn_where_it_differs(real_records: list[Record]) -> None:
     cost = [real_records[0].costs[0].model_copy(update={"attack": "x"})]
     alike = [real_records[0], changed(real_records[0], attack="x", costs=cost, submitter="other")]
     assert "Excess by cost" not in site.board_page(rank([entry(record) for record in alike]).boards[0])
+
+
+def test_rows_that_differ_in_guidance_alone_make_a_curve(real_records: list[Record]) -> None:
+    side, plain = real_records[2], real_records[0]
+
+    def guided(scale: Any, **others: Any) -> Record:
+        return changed(side, settings={**side.claim.settings, "guidance_scale": scale, **others}, submitter="one")
+
+    rows = [guided(1.0), guided(0.1), guided(0.3), guided(0.3, clusters=9), guided(True), guided(math.inf), side, plain]
+    (board,) = rank([entry(record) for record in rows]).boards
+    (line,) = plotted.guidance_lines(board.ranked)
+    assert line.label == "side, one" and [point.x for point in line.points] == [0.1, 0.3, 1.0]
+    text = site.board_page(board)
+    assert "Excess by guidance" in text and "side, one" in text
+    Links(text)
+    assert not plotted.guidance_lines(board.ranked[:2])
 
 
 def test_records_and_schemas_are_files_of_the_site(real_records: list[Record], tmp_path: Path) -> None:
