@@ -62,12 +62,18 @@ def number(value: float) -> str:
 
 
 def line_chart(
-    lines: Sequence[Line], x_label: str, y_label: str, description: str, names: Sequence[str] = ()
+    lines: Sequence[Line],
+    x_label: str,
+    y_label: str,
+    description: str,
+    names: Sequence[str] = (),
+    *,
+    marks: bool = False,
 ) -> Markup:
     """Return an SVG of lines with their intervals; the part that is an estimate is dotted.
 
     Labels are escaped. `description` is what a screen reader says. With `names` the x axis is one of choices: point x
-    stands at `names[x]`, and each point has a mark.
+    stands at `names[x]`, and each point has a mark, as it has with `marks`.
     """
     points = [point for line in lines for point in line.points]
     furthest = max(point.x for point in points)
@@ -81,7 +87,7 @@ def line_chart(
     for position, line in enumerate(lines):
         colour = position % COLOURS + 1
         parts.append(_line(line.points, across, up, colour))
-        for point in line.points if names else ():
+        for point in line.points if names or marks else ():
             parts.append(
                 Markup('<circle class="band dot s{}" cx="{}" cy="{}" r="4"/>').format(
                     colour, _x(across, point.x), _y(up, point.y)

@@ -72,12 +72,12 @@ def guidance_chart(rows: Sequence[Row]) -> tuple[str, list[str]]:
     if not lines:
         return "", []
     text = f"Excess in percent by {GUIDANCE}, 0 being plain sampling; the table has the figures"
-    return line_chart(lines, GUIDANCE, "excess, %", text), [line.label for line in lines]
+    return line_chart(lines, GUIDANCE, "excess, %", text, marks=True), [line.label for line in lines]
 
 
 def tuning_chart(tuning: Tuning) -> tuple[str, list[str]]:
-    """Return a chart of a tuning and its lines' labels: the last setting across, a line per choice of the others."""
-    keys = list(tuning.points[0].values)
+    """Return a chart of a tuning and its lines' labels: guidance (else the last setting) across, a line per choice."""
+    keys = sorted(tuning.points[0].values, key=lambda key: key == GUIDANCE)
     chosen = [{key: json.dumps(value) for key, value in point.values.items()} for point in tuning.points]
     names = list(dict.fromkeys(values[keys[-1]] for values in chosen))
     lines: dict[str, list[ChartPoint]] = {}

@@ -143,7 +143,7 @@ def record_page(row: Row, board: Board | None) -> str:
         board=board,
         verdict=words.verdict(row, board),
         measures=_by_measure(record),
-        manifest=_manifest(record),
+        manifest=_manifest(record, row.entry.schema),
         command=record.command.replace(" --", "\n--").split("\n"),
         schema=schema.file_name(row.entry.schema),
         claimed=claims_excess(record),
@@ -238,10 +238,10 @@ def _by_measure(record: Record) -> dict[str, list[Result]]:
     return found
 
 
-def _manifest(record: Record) -> str:
+def _manifest(record: Record, schema_name: str) -> str:
     """Return a record without its numbers as JSON: what it takes to make it again."""
     numbers = {"results", "hits", "costs", "tuning", "excess"}
-    content = record.model_dump(mode="json", by_alias=True, exclude=numbers)
+    content = {**record.model_dump(mode="json", by_alias=True, exclude=numbers), "schema": schema_name}
     # JSON writes letters beyond ASCII by number, so nothing in it can turn the order of letters or hide.
     return json.dumps(content, indent=1, sort_keys=True)
 

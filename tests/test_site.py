@@ -1,5 +1,6 @@
 """The site's files: complete, the same for the same records, and silent about what a record may not show."""
 
+import json
 import math
 import re
 from html.parser import HTMLParser
@@ -16,7 +17,7 @@ from sidebench.leaderboards.building import build
 from sidebench.leaderboards.charts import ChartPoint, Line, line_chart, scale
 from sidebench.leaderboards.making import write_record
 from sidebench.leaderboards.ranking import Board, Leaderboard, Row, rank
-from sidebench.leaderboards.record import Record, Tuning, TuningPoint
+from sidebench.leaderboards.record import Record, Tuning, TuningPoint, parse_record
 
 
 class Links(HTMLParser):
@@ -314,6 +315,8 @@ def test_a_tuning_is_drawn_and_told(real_records: list[Record]) -> None:
     text = site.record_page(board.ranked[0], board)
     assert text.count("<circle") == 6 and "6 points as a table" in text
     assert '<li class="s2"><bdi>training_steps 30</bdi></li>' in text and ">guidance_scale</text>" in text
+    read = parse_record(json.loads(tuned(real_records[2]).text()), "r.json")  # a file has its keys in order
+    assert plotted.tuning_chart(read.tuning)[1] == ["training_steps 3", "training_steps 30"]
     Links(text)
     assert "How the settings were chosen" not in site.record_page(
         rank([entry(real_records[2])]).boards[0].ranked[0], board
