@@ -34,7 +34,7 @@ def made(make_plan: Any, tmp_path_factory: pytest.TempPathFactory) -> list[Recor
 @pytest.fixture
 def content(made: list[Record], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Return one record as JSON; the control model stands in for the pair's own."""
-    monkeypatch.setattr("sidebench.leaderboards.check._shipped", lambda record, pair: iter(()))
+    monkeypatch.setattr("sidebench.leaderboards.rules._shipped", lambda record, pair: iter(()))
     found: dict[str, Any] = json.loads(made[1].text())
     return found
 
