@@ -145,7 +145,7 @@ def board_of(base: Record, kind: str, *excesses: tuple[float, float], same: str 
     ("kind", "excesses", "tied", "said"),
     [
         ("attacks", [(0.1, 0.2)], 1, "The one attack here finds training images."),
-        ("attacks", [(-0.1, 0.2)], 1, "The one attack here finds nothing."),
+        ("attacks", [(-0.1, 0.2)], 1, "The one attack here shows no leak."),
         (
             "attacks",
             [(0.1, 0.2)] * 2,
@@ -153,12 +153,7 @@ def board_of(base: Record, kind: str, *excesses: tuple[float, float], same: str 
             "All 2 attacks find training images. The tests see no difference between them.",
         ),
         ("attacks", [(0.1, 0.2), (-0.1, 0.2)], 1, "1 of 2 attacks finds training images. m0 finds most."),
-        (
-            "attacks",
-            [(-0.1, 0.1)] * 3,
-            2,
-            "None of 3 attacks finds training images. Most is found by a tie of m0 and m1.",
-        ),
+        ("attacks", [(-0.1, 0.1)] * 3, 2, "None of 3 attacks shows a leak."),
         ("attacks", [(0.1, 0.2)] * 6, 5, "All 6 attacks find training images. Most is found by a tie of 5 rows."),
         ("defences", [(0.1, 0.2)], 1, "Behind the one defence here a leak is left."),
         ("defences", [(-0.1, 0.2)], 1, "Behind the one defence here no leak is seen."),
@@ -263,7 +258,7 @@ def test_a_later_build_removes_what_is_gone_and_nothing_else(real_records: list[
     page = next(out.glob(f"records/{real_records[0].id}.html"))
     written[0].unlink()
     build(records, out, None)
-    assert not page.exists() and (out / "CNAME").exists() and len(list(out.glob("records/*"))) == 2
+    assert not page.exists() and (out / "CNAME").exists() and len(list(out.glob("records/*.html"))) == 2
     (out / "files.json").write_text('["../precious", "/precious", "index.html"]', encoding="utf-8")
     (tmp_path / "precious").write_text("", encoding="utf-8")
     build(records, out, None)
