@@ -296,7 +296,7 @@ def checked(finished: Any, tmp_path: Path) -> Path:
         "draw": "0" * 32,
         "checked": 8,
         "agreed": 8,
-        "of": 40,
+        "of": record.candidates,
         "tolerance": 0.01,
         "largest": 0.001,
         "device": "cpu",

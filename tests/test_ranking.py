@@ -218,7 +218,7 @@ def test_records_that_cannot_be_used_are_listed(base: Record, tmp_path: Path) ->
     good = write_record(base, tmp_path)
     content = json.loads(base.text())
     spoilt = {
-        "newer.json": json.dumps({**content, "schema": "sidebench-record/2"}),
+        "newer.json": json.dumps({**content, "schema": "sidebench-record/3"}),
         "cut.json": base.text()[:100],
         "seeds.json": json.dumps({**content, "seeds": [0, 1]}),
         "bits.json": json.dumps({**content, "candidates": 7}),
@@ -231,7 +231,7 @@ def test_records_that_cannot_be_used_are_listed(base: Record, tmp_path: Path) ->
     assert found.boards[0].ranked[0].entry.id == base.id
     errors = dict(found.unusable)
     assert sorted(errors) == sorted(spoilt)
-    assert "sidebench-record/2" in errors["newer.json"] and "update sidebench" in errors["newer.json"]
+    assert "sidebench-record/3" in errors["newer.json"] and "update sidebench" in errors["newer.json"]
     assert "cannot be read" in errors["cut.json"]
     assert "results: must have one entry per seed" in errors["seeds.json"]
     assert "hits.training" in errors["bits.json"]
