@@ -284,19 +284,33 @@ def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Finished run folders of one pair.")],
     out: Annotated[Path | None, typer.Option(help="HTML page to write.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Plot of leak against quality to write: .svg or .png.")] = None,
+    with_images: Annotated[
+        bool, typer.Option("--with-images", help="With --out: the strongest pairs' pictures.")
+    ] = False,
+    figures: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write each plot of the page as SVG and PNG into this folder.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare finished runs: leak before and after a defence, quality and time; or attacks across runs."""
-    from .benchmark.report import compared
+    from .benchmark.report import compared, compared_page, compared_reading
     from .benchmark.report.comparing import compare_runs
     from .benchmark.store import read_run
 
-    found = compare_runs([read_run(path) for path in runs])
-    print(found.model_dump_json(by_alias=True, indent=1) if as_json else compared.as_text(found))
+    if with_images and out is None:
+        raise BadSetting("--with-images puts pictures into a page: give it --out FILE.html")
+    folders = [read_run(path) for path in runs]
+    found = compare_runs(folders)
+    if as_json:
+        print(found.model_dump_json(by_alias=True, indent=1))
+    else:
+        print(compared.as_text(found, compared_reading.sentences(found)))
     if out is not None:
-        compared.write_page(found, out)
+        compared_page.write_page(found, folders, out, with_images=with_images)
     if plot is not None:
-        compared.write_plot(found, plot)
+        compared_page.write_plot(found, plot)
+    for file in compared_page.write_figures(found, folders, figures) if figures else ():
+        print(file, file=sys.stderr)
 
 
 @app.command()

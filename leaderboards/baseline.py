@@ -10,6 +10,7 @@ from ..benchmark.contracts import Attack, Measure
 from ..benchmark.errors import BadInput
 from ..benchmark.gate.baseline import Baseline, RunBaseline
 from ..benchmark.gate.source import settings_difference
+from .making import file_hash
 from .record import Record, pooled_hits, read_record
 
 
@@ -19,14 +20,14 @@ def read_baseline(path: Path) -> Baseline:
     Raises:
         BadInput: it is none of these.
     """
-    return RecordBaseline(read_record(path)) if path.is_file() else RunBaseline(path)
+    return RecordBaseline(read_record(path), file_hash(path)[:12]) if path.is_file() else RunBaseline(path)
 
 
 class RecordBaseline(Baseline):
     """A record: its hits are known by candidate, at the edge of its closest band alone."""
 
-    def __init__(self, record: Record) -> None:
-        self.record, self.name = record, f"record {record.id}"
+    def __init__(self, record: Record, name: str = "") -> None:
+        self.record, self.name = record, f"record {name or record.id}"
 
     def facts(self) -> Mapping[str, Any]:
         """Return the facts that a record holds; the rows of the reference set are not among them."""

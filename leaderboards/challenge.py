@@ -22,12 +22,9 @@ from ..benchmark.rescoring import stored_groups
 from ..benchmark.scores import read_all_scores
 from ..benchmark.store import RunFolder, read_json, shard_count, write_json
 from ..benchmark.tally import in_band
-from .checked import Checked, checked_file
+from .checked import TOLERANCE, Checked, checked_file
 from .making import file_hash, scores_hash, unit_hits
 from .record import Record, pooled_hits, read_record
-
-TOLERANCE = 0.01
-"""Largest difference of a best-match score that counts as the same: other devices round otherwise."""
 
 
 def challenge(

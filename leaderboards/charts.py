@@ -62,12 +62,18 @@ def number(value: float) -> str:
 
 
 def line_chart(
-    lines: Sequence[Line], x_label: str, y_label: str, description: str, names: Sequence[str] = ()
+    lines: Sequence[Line],
+    x_label: str,
+    y_label: str,
+    description: str,
+    names: Sequence[str] = (),
+    *,
+    marks: bool = False,
 ) -> Markup:
     """Return an SVG of lines with their intervals; the part that is an estimate is dotted.
 
     Labels are escaped. `description` is what a screen reader says. With `names` the x axis is one of choices: point x
-    stands at `names[x]`, and each point has a mark.
+    stands at `names[x]`, and each point has a mark, as it has with `marks`.
     """
     points = [point for line in lines for point in line.points]
     furthest = max(point.x for point in points)
@@ -81,12 +87,32 @@ def line_chart(
     for position, line in enumerate(lines):
         colour = position % COLOURS + 1
         parts.append(_line(line.points, across, up, colour))
-        for point in line.points if names else ():
+        for point in line.points if names or marks else ():
             parts.append(
                 Markup('<circle class="band dot s{}" cx="{}" cy="{}" r="4"/>').format(
                     colour, _x(across, point.x), _y(up, point.y)
                 )
             )
+    return _svg(description, parts)
+
+
+def point_chart(points: Sequence[ChartPoint], x_label: str, y_label: str, description: str) -> Markup:
+    """Return an SVG of points with their intervals, each in the colour of its place; arguments as in `line_chart`."""
+    across = scale(0.0, max(point.x for point in points))
+    ends = [end for point in points for end in (point.low, point.high)]
+    up = scale(min(0.0, *ends), max(0.0, *ends), 4)
+    parts = [_axes(across, up, x_label, y_label, [number(tick) for tick in across.ticks])]
+    for position, point in enumerate(points):
+        x, colour = _x(across, point.x), position % COLOURS + 1
+        parts.append(
+            Markup('<path class="line s{}" d="M{} {}V{}"/><circle class="band dot s{}" cx="{}" cy="{}" r="5"/>').format(
+                colour, x, _y(up, point.low), _y(up, point.high), colour, x, _y(up, point.y)
+            )
+        )
+    return _svg(description, parts)
+
+
+def _svg(description: str, parts: Sequence[Markup]) -> Markup:
     return Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}"><title>{}</title>{}</svg>').format(
         WIDTH, HEIGHT, description, description, Markup("").join(parts)
     )

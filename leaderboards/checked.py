@@ -15,6 +15,9 @@ from ..benchmark.errors import BadRecord
 
 SUFFIX = ".checked.json"
 
+TOLERANCE = 0.01
+"""Largest difference of a best-match score that counts as the same: other devices round otherwise."""
+
 
 class Checked(BaseModel):
     """The outcome of a challenge."""

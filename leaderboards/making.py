@@ -145,6 +145,7 @@ def _victim(folder: RunFolder, metrics: Metrics, manifest: Mapping[str, Any]) ->
         revision=metrics.pair_revision,
         identity=identity["pair_identity"],
         family=identity["model"]["family"],
+        sources=_sources(manifest),
         model_sha256=identity["model"]["sha256"],
         data_sha256=manifest["data"]["sha256"],
         sides_sha256=_sides_hash(folder),
@@ -157,6 +158,13 @@ def _victim(folder: RunFolder, metrics: Metrics, manifest: Mapping[str, Any]) ->
         held_out_groups=metrics.held_out_groups,
         worked_example=shipped is not None and shipped.model.location.startswith("zoo:"),
     )
+
+
+def _sources(manifest: Mapping[str, Any]) -> Any:
+    """Return repository and commit of what came from the Hub; the name of a branch says nothing that lasts."""
+    return {
+        part: {key: found[key] for key in ("repo", "commit")} for part, found in manifest.get("sources", {}).items()
+    }
 
 
 def _sides_hash(folder: RunFolder) -> str:

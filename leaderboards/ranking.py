@@ -16,8 +16,8 @@ from ..benchmark.errors import BadRecord
 from ..benchmark.pairs import Pair, load_pair, pair_names
 from ..benchmark.protocol import VERSION
 from .checked import Checked, read_checked
+from .record import SCHEMA, Record, parse_record, read_content, record_files
 from .record import Board as Kind
-from .record import Record, read_record, record_files
 from .ties import samples_of, standing
 
 PLAIN = "carlini-uncond"
@@ -27,12 +27,17 @@ WORDS = {1: "finds more", -1: "finds fewer", 0: "no difference seen"}
 
 
 class Entry(NamedTuple):
-    """A record with its file (relative, `/` between folders), the SHA-256 of its bytes, and its badge."""
+    """A record with its file (relative, `/` between folders), the SHA-256 of its bytes, and its badge.
+
+    `path` is where the file lies, None for a record that was not read from one; `schema` the one that it names.
+    """
 
     record: Record
     file: str
     sha256: str
     checked: Checked | None
+    path: Path | None = None
+    schema: str = SCHEMA
 
     @property
     def id(self) -> str:
@@ -132,7 +137,8 @@ def _read(records: Path) -> tuple[list[Entry], list[tuple[str, str]]]:
     for file in record_files(records):
         name = file.relative_to(records).as_posix()
         try:
-            record = read_record(file)
+            content = read_content(file)
+            record = parse_record(content, file.name)
             _complete(record, file.name)
         except BadRecord as error:
             unusable.append((name, str(error)))
@@ -143,7 +149,7 @@ def _read(records: Path) -> tuple[list[Entry], list[tuple[str, str]]]:
         except BadRecord as error:
             checked = None
             unusable.append((name, str(error)))
-        entries.append(Entry(record, name, sha256, checked))
+        entries.append(Entry(record, name, sha256, checked, file, content["schema"]))
     return entries, unusable
 
 
@@ -211,7 +217,8 @@ def _key(content: Any) -> str:
 
 def _comparable(record: Record) -> dict[str, Any]:
     shared = record.model_dump(mode="json", include={"protocol", "candidates", "measure", "band"})
-    return {**shared, "victim": record.victim.model_dump(mode="json", exclude={"control_check"})}
+    # Hashes say what the victim is; where it came from does not change it, and older records do not say.
+    return {**shared, "victim": record.victim.model_dump(mode="json", exclude={"control_check", "sources"})}
 
 
 def _attack_key(record: Record) -> str:
@@ -323,7 +330,11 @@ def _overall_rows(boards: Sequence[Board]) -> list[OverallRow]:
             OverallRow(
                 method,
                 boards=len(own),
-                worked_examples=sum(found[0].record.victim.worked_example for found in own),
+                worked_examples=sum(
+                    board.first.victim.worked_example
+                    for board in boards
+                    if any(method_of(row.record) == method for row in board.ranked)
+                ),
                 top=sum(any(row.best == 1 for row in found) for found in own),
                 beats_plain=sum(any(row.against_plain == WORDS[1] for row in found) for found in own),
             )

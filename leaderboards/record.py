@@ -28,10 +28,21 @@ from ..benchmark.results import ControlCheck, Cost, Difference, Result
 from ..benchmark.store import canonical_json
 from .checked import SUFFIX
 
-SCHEMA = "sidebench-record/1"
-"""Written by this version. Older versions are brought up to it by `UPGRADES`, newer ones refused."""
+SCHEMA = "sidebench-record/2"
+"""Written by this version, published in schemas/. Older ones are brought up to it by `UPGRADES`, newer ones refused."""
 
-UPGRADES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+
+def _with_sources(content: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 did not say from where model and images came; whoever needs it asks for the run's manifest."""
+    victim = content.get("victim")
+    if isinstance(victim, dict) and "sources" in victim:
+        raise BadRecord("victim.sources: belongs to sidebench-record/2, the schema is sidebench-record/1")
+    if isinstance(victim, dict):
+        victim = {**victim, "sources": {}}
+    return {**content, "victim": victim, "schema": "sidebench-record/2"}
+
+
+UPGRADES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {"sidebench-record/1": _with_sources}
 """From an older schema to the next one, by the older one's name."""
 
 Board = Literal["attacks", "defences"]
@@ -52,6 +63,13 @@ class Claim(_Part):
     defences: dict[str, dict[str, Any]] = Field(description="settings by name of each defence around the model")
 
 
+class Source(_Part):
+    """A repository of the Hub at one commit."""
+
+    repo: str = Field(pattern=r"^[\w.-]+(/[\w.-]+)?$", max_length=128, description="OWNER/NAME")
+    commit: str = Field(pattern=r"^[0-9a-f]{40}$", description="full hash of the commit")
+
+
 class Victim(_Part):
     """The pair that was attacked: model, training images and control."""
 
@@ -59,6 +77,9 @@ class Victim(_Part):
     revision: int = Field(ge=1, description="revision of the pair")
     identity: str = Field(pattern=r"^[0-9a-f]{64}$", description="hash of all in the pair that can move a number")
     family: str = Field(max_length=64, description="family of the model")
+    sources: dict[Literal["model", "data", "reference_model"], Source] = Field(
+        description="where model and images came from; empty for what ships with sidebench or lay in a folder"
+    )
     model_sha256: dict[str, str] = Field(description="SHA-256 by file name of the model")
     data_sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="fingerprint of all images of the data set")
     sides_sha256: str = Field(
@@ -181,10 +202,13 @@ class Record(_Part):
         """Return the headline measure's result under one seed."""
         return next(found for found in self.results if (found.seed, found.measure) == (seed, self.measure))
 
-    def file(self, records: Path) -> Path:
-        """Return where the record stands below a folder of records."""
+    def file(self, records: Path, name: str = "") -> Path:
+        """Return where the record stands below a folder of records.
+
+        `name` is the one that `id` gives, unless the file was written under an older schema: then that of its bytes.
+        """
         protocol = self.protocol.version.replace("/", "-")
-        return records / protocol / self.victim.name / f"{self.claim.attack}-{self.id}.json"
+        return records / protocol / self.victim.name / f"{self.claim.attack}-{name or self.id}.json"
 
 
 # ---- Reading ----------------------------------------------------------------------------------------
@@ -201,7 +225,10 @@ def parse_record(content: Any, name: str) -> Record:
     while (schema := content.get("schema")) != SCHEMA:
         if not isinstance(schema, str) or schema not in UPGRADES:
             raise BadRecord(f"{name}, schema: {schema!r} is not known here, {SCHEMA} is; update sidebench")
-        content = UPGRADES[schema](content)
+        try:
+            content = UPGRADES[schema](content)
+        except BadRecord as error:
+            raise BadRecord(f"{name}, {error}") from None
     try:
         return Record.model_validate(content)
     except ValidationError as error:
@@ -212,11 +239,15 @@ def parse_record(content: Any, name: str) -> Record:
 
 def read_record(path: Path) -> Record:
     """Read one record's file; raises `BadRecord` as `parse_record`."""
+    return parse_record(read_content(path), path.name)
+
+
+def read_content(path: Path) -> Any:
+    """Return the JSON value in a record's file, as it stands there; raises `BadRecord` where it holds none."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
     except (OSError, ValueError, RecursionError) as error:
         raise BadRecord(f"{path.name} cannot be read: {error}") from None
-    return parse_record(content, path.name)
 
 
 def _no_number(word: str) -> None:

@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..benchmark.errors import BadInput
-from ..benchmark.results import Difference, Rate
-from . import tables
-from .charts import COLOURS, ChartPoint, Line, Scale, line_chart, number, scale
-from .ranking import PLAIN, WORDS, Board, Leaderboard, Row, claims_excess, method_of
-from .record import Record, Tuning
+from ..benchmark.results import Difference, Rate, Result
+from . import plotted, schema, tables, words
+from .charts import COLOURS, Line, Scale, number, scale
+from .ranking import PLAIN, Board, Leaderboard, Row, claims_excess, method_of
+from .record import Record
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from markupsafe import Markup
 
 PAGES = Path(__file__).parent / "pages"
 
@@ -66,7 +67,9 @@ def site_files(found: Leaderboard) -> Iterator[tuple[str, str]]:
     yield "README.md", SPACE
     for name in STATIC:
         yield name, (PAGES / name).read_text(encoding="utf-8")
-    yield "index.html", _page("index.html.j2", "", found=found, overall_words=tables.OVERALL_WORDS, plain=PLAIN)
+    for file in sorted(schema.FOLDER.glob("*.json")):
+        yield f"schemas/{file.name}", file.read_text(encoding="utf-8")
+    yield "index.html", index_page(found)
     yield "stale.html", _page("stale.html.j2", "", found=found)
     for place, table in enumerate(found.overall, start=1):
         for form in tables.FORMATS:
@@ -76,9 +79,32 @@ def site_files(found: Leaderboard) -> Iterator[tuple[str, str]]:
         for form in tables.FORMATS:
             yield f"tables/{board.name}.{form}", tables.board_table(board, form)
         for row in [*board.ranked, *board.apart]:
-            yield f"records/{row.entry.id}.html", record_page(row, board)
+            yield from _record_files(row, board)
     for row in found.stale:
-        yield f"records/{row.entry.id}.html", record_page(row, None)
+        yield from _record_files(row, None)
+
+
+def _record_files(row: Row, board: Board | None) -> Iterator[tuple[str, str]]:
+    """Yield a record's page, and its own file, byte for byte, where there is one."""
+    yield f"records/{row.entry.id}.html", record_page(row, board)
+    if row.entry.path is not None:
+        yield f"records/{row.entry.id}.json", row.entry.path.read_text(encoding="utf-8")
+
+
+def index_page(found: Leaderboard) -> str:
+    """Return the first page: every board with what it shows, and methods over boards."""
+    rows = [row for board in found.boards for row in board.ranked]
+    return _page(
+        "index.html.j2",
+        "",
+        found=found,
+        only_examples=all(board.first.victim.worked_example for board in found.boards),
+        ranked=len(rows),
+        again=sum(row.entry.checked is not None and row.entry.checked.passed for row in rows),
+        notes=words.board_notes(found.boards),
+        overall_words=tables.OVERALL_WORDS,
+        plain=PLAIN,
+    )
 
 
 def board_page(board: Board) -> str:
@@ -89,7 +115,7 @@ def board_page(board: Board) -> str:
     lines = [
         Line(label, points)
         for label, row in zip(labels, shown, strict=True)
-        if (points := _curve(row.record, row.record.seeds[0]))
+        if (points := plotted.curve(row.record, row.record.seeds[0]))
     ]
     return _page(
         "board.html.j2",
@@ -97,65 +123,34 @@ def board_page(board: Board) -> str:
         board=board,
         different=different,
         scale=_excess_scale([row.record for row in [*board.ranked, *board.reference]]),
-        chart=_chart(lines),
+        chart=plotted.groups_chart(lines),
         labels=[line.label for line in lines],
+        costs=plotted.cost_chart(shown, labels),
+        cost_labels=labels,
+        guided=plotted.guidance_chart(board.ranked),
+        tunings=[(row, plotted.tuning_chart(row.record.tuning)) for row in shown if row.record.tuning],
     )
 
 
 def record_page(row: Row, board: Board | None) -> str:
     """Return the page of one record; `board` is None for a stale one."""
     record = row.record
-    lines = [Line(f"seed {seed}", points) for seed in record.seeds if (points := _curve(record, seed))]
+    lines = [Line(f"seed {seed}", points) for seed in record.seeds if (points := plotted.curve(record, seed))]
     return _page(
         "record.html.j2",
         "../",
         row=row,
         board=board,
-        verdict=verdict(row, board),
+        verdict=words.verdict(row, board),
+        measures=_by_measure(record),
+        manifest=_manifest(record, row.entry.schema),
+        command=record.command.replace(" --", "\n--").split("\n"),
+        schema=schema.file_name(row.entry.schema),
         claimed=claims_excess(record),
-        chart=_chart(lines),
+        chart=plotted.groups_chart(lines),
         labels=[line.label for line in lines],
-        tuning=tuning_chart(record.tuning) if record.tuning else None,
+        tuning=plotted.tuning_chart(record.tuning) if record.tuning else None,
     )
-
-
-def verdict(row: Row, board: Board | None) -> list[str]:
-    """Say in plain words what a record shows, where it stands, and how it compares with plain sampling."""
-    lines = [_finding(row.record)]
-    if row.best is not None and board is not None:
-        lines.append(_rank_sentence(row, len(board.ranked)))
-    if row.against_plain:
-        against = {WORDS[1]: "finds more than", WORDS[-1]: "finds fewer than", WORDS[0]: "is not told apart from"}
-        lines.append(f"With as many candidates it {against[row.against_plain]} plain sampling ({PLAIN}).")
-    return lines
-
-
-def _finding(record: Record) -> str:
-    found, seeds = tables.figures(record), len(record.seeds)
-    who = record.claim.attack + (f" behind {method_of(record)}" if record.claim.defences else "")
-    under = f"in {record.candidates:,} candidates" + (f" under each of {seeds} seeds" if seeds > 1 else "")
-    if not claims_excess(record):
-        held_out = "" if found.control_ams is None else f" and {tables.percent(found.control_ams)} % on held-out images"
-        rates = f"{tables.percent(found.ams)} % on training images{held_out}"
-        return f"{who} hits {rates}, {under}. Without a fair control no excess is claimed."
-    low, high = tables.percent(record.excess.low), tables.percent(record.excess.high)
-    over = "a reference model" if record.victim.same_groups else "held-out images"
-    if record.excess.low > 0:
-        groups = tables.count(found.unique_groups) + (" on average" if seeds > 1 else "")
-        said = f"finds {groups} different training images, excess over {over} {low} to {high} %"
-    elif record.excess.high < 0:
-        said = f"hits less than {over}, which no leak explains ({low} to {high} %)"
-    else:
-        said = f"shows no excess over {over}; at most {high} % could have gone unseen"
-    return f"{who} {said}, {under}."
-
-
-def _rank_sentence(row: Row, rows: int) -> str:
-    if rows == 1:
-        return "It is the only row of its board."
-    if row.best == row.worst:
-        return f"Its rank is {row.best} of {rows:,}."
-    return f"Its rank is {row.best} to {row.worst} of {rows:,}: the tests cannot tell it from its neighbours."
 
 
 # ---- Parts of a page --------------------------------------------------------------------------------
@@ -185,6 +180,7 @@ def _environment() -> "Environment":
         "method": method_of,
     }
     made.globals |= {
+        "board_verdict": words.board_verdict,
         "count": tables.count,
         "excess_text": tables.excess_text,
         "figures": tables.figures,
@@ -194,14 +190,26 @@ def _environment() -> "Environment":
         "percent": tables.percent,
         "rank_range": tables.rank_range,
         "rate": _rate,
+        "said": said,
     }
     return made
 
 
+@lru_cache(maxsize=4096)
+def said(text: str) -> "Markup":
+    """Return text of a record: one line, in a direction of its own, so that it can disguise nothing around it."""
+    from markupsafe import Markup
+
+    return Markup("<bdi>{}</bdi>").format(tables.clean(text))
+
+
 def _rate(found: Rate | Difference | None) -> str:
+    from markupsafe import Markup
+
     if found is None:
         return "-"
-    return f"{tables.percent(found.value)} [{tables.percent(found.low)}, {tables.percent(found.high)}]"
+    ends = (tables.percent(end) for end in (found.value, found.low, found.high))
+    return Markup('{} <span class="ci">[{}, {}]</span>').format(*ends)
 
 
 def _excess_scale(records: Sequence[Record]) -> Scale:
@@ -223,35 +231,19 @@ def _label(row: Row, different: dict[str, str]) -> str:
     return method_of(row.record) + (f" ({settings})" if settings else "") + f", {row.record.submitter}"
 
 
-def _curve(record: Record, seed: int) -> list[ChartPoint]:
-    richness = record.headline(seed).richness
-    points = richness.groups if richness else []
-    return [ChartPoint(p.candidates, p.value, p.low, p.high, p.kind == "extrapolated") for p in points]
+def _by_measure(record: Record) -> dict[str, list[Result]]:
+    found: dict[str, list[Result]] = {}
+    for result in record.results:
+        found.setdefault(result.measure, []).append(result)
+    return found
 
 
-def _chart(lines: Sequence[Line]) -> str:
-    if not lines:
-        return ""
-    ends = "; ".join(
-        f"{line.label}: {[p for p in line.points if not p.estimate][-1].y:.0f}" for line in lines if line.points
-    )
-    description = tables.clean(f"Duplicate groups found over the number of candidates, at the end: {ends}")
-    return line_chart(lines, "candidates", "groups found", description)
-
-
-def tuning_chart(tuning: Tuning) -> tuple[str, list[str]]:
-    """Return a chart of a tuning and its lines' labels: the last setting across, a line per choice of the others."""
-    keys = list(tuning.points[0].values)
-    chosen = [{key: json.dumps(value) for key, value in point.values.items()} for point in tuning.points]
-    names = list(dict.fromkeys(values[keys[-1]] for values in chosen))
-    lines: dict[str, list[ChartPoint]] = {}
-    for values, point in zip(chosen, tuning.points, strict=True):
-        others = ", ".join(f"{key} {values[key]}" for key in keys[:-1])
-        value, low, high = (100 * end for end in (point.excess.value, point.excess.low, point.excess.high))
-        lines.setdefault(others, []).append(ChartPoint(names.index(values[keys[-1]]), value, low, high))
-    made = [Line(label, sorted(points)) for label, points in list(lines.items())[:COLOURS]]
-    text = f"Excess in percent on a shadow victim by {keys[-1]}; the table below has the figures"
-    return line_chart(made, tables.clean(keys[-1]), "excess, %", text, names), [line.label for line in made]
+def _manifest(record: Record, schema_name: str) -> str:
+    """Return a record without its numbers as JSON: what it takes to make it again."""
+    numbers = {"results", "hits", "costs", "tuning", "excess"}
+    content = {**record.model_dump(mode="json", by_alias=True, exclude=numbers), "schema": schema_name}
+    # JSON writes letters beyond ASCII by number, so nothing in it can turn the order of letters or hide.
+    return json.dumps(content, indent=1, sort_keys=True)
 
 
 def _listed(listing: Path) -> set[str]:

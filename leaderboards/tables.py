@@ -87,6 +87,8 @@ def made_again(row: Row) -> str:
 
 def clean(text: str) -> str:
     """Return text of a record on one line, without characters that are invisible or turn the order of letters."""
+    if text.isprintable():  # none of the letters below; nearly every text, and tables of thousands of rows have many
+        return " ".join(text.split())
     shown = "".join(" " if unicodedata.category(letter) in ("Cc", "Cf", "Zl", "Zp") else letter for letter in text)
     return " ".join(shown.split())
 

@@ -1,5 +1,6 @@
 """Records for boards: variations of a real one, with hits drawn at a given rate."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,13 @@ def entry(record: Record, checked: Any = None) -> Entry:
 
     digest = hashlib.sha256(record.text().encode()).hexdigest()
     return Entry(record, record.file(Path()).as_posix(), digest, checked)
+
+
+def as_version_1(record: Record) -> dict[str, Any]:
+    """Return a record's content under the older schema, which had no sources."""
+    content: dict[str, Any] = json.loads(record.text())
+    del content["victim"]["sources"]
+    return {**content, "schema": "sidebench-record/1"}
 
 
 def _result(base: Record, seed: int, hits: AttackHits) -> Any:

@@ -1,5 +1,6 @@
 """Tampered records are refused, each by the name of a field that no longer fits."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from datetime import date, timedelta
@@ -8,12 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from made_records import as_version_1, changed, entry
 
 from sidebench.benchmark import runner
 from sidebench.benchmark.errors import BadRecord
+from sidebench.benchmark.store import canonical_json
 from sidebench.leaderboards.check import check_files, check_record
+from sidebench.leaderboards.checked import checked_file
 from sidebench.leaderboards.making import make_records, write_record
-from sidebench.leaderboards.record import Record, pack, parse_record, record_files, unpack
+from sidebench.leaderboards.ranking import rank, read_leaderboard
+from sidebench.leaderboards.record import Record, Source, pack, parse_record, record_files, unpack
 
 TODAY = date(2026, 1, 2)
 
@@ -29,7 +34,7 @@ def made(make_plan: Any, tmp_path_factory: pytest.TempPathFactory) -> list[Recor
 @pytest.fixture
 def content(made: list[Record], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Return one record as JSON; the control model stands in for the pair's own."""
-    monkeypatch.setattr("sidebench.leaderboards.check._shipped", lambda record, pair: iter(()))
+    monkeypatch.setattr("sidebench.leaderboards.rules._shipped", lambda record, pair: iter(()))
     found: dict[str, Any] = json.loads(made[1].text())
     return found
 
@@ -192,6 +197,9 @@ TAMPERINGS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "a control character": (put("submitter", "some\u202ebody"), "submitter"),
     "an image": (put("claim.settings.features", "data:image/png;base64,iVBORw0KGgo="), "claim.settings.features"),
     "a file outside": (put("victim.model_sha256", {"../x": "0" * 64}), "victim.model_sha256"),
+    "a commit": (put("victim.sources", {"model": {"repo": "a/b", "commit": "main"}}), "victim.sources.model.commit"),
+    "a repository": (put("victim.sources", {"data": {"repo": "../b", "commit": "0" * 40}}), "victim.sources.data.repo"),
+    "an unknown part": (put("victim.sources", {"x": {"repo": "a/b", "commit": "0" * 40}}), "victim.sources.x"),
     "an unknown field": (put("victim.rank", 1), "victim.rank"),
     "not a number": (put("excess.value", float("nan")), "excess"),
 }
@@ -272,3 +280,93 @@ def test_two_pairs_of_one_name_are_refused(made: list[Record], content: dict[str
     victim = made[1].victim.model_copy(update={"identity": "0" * 64})
     write_record(made[1].model_copy(update={"victim": victim}), tmp_path)
     assert [problem.field for problem in check_files(record_files(tmp_path), tmp_path, TODAY)] == ["victim.identity"]
+
+
+# ---- Badges -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def checked(finished: Any, tmp_path: Path) -> Path:
+    """Return the file of a record with a badge."""
+    [record] = make_records(finished.folder, "somebody", ["side"], today=TODAY)
+    file = write_record(record, tmp_path)
+    badge = {
+        "schema": "sidebench-challenge/1",
+        "record": hashlib.sha256(file.read_bytes()).hexdigest(),
+        "draw": "0" * 32,
+        "checked": 8,
+        "agreed": 8,
+        "of": record.candidates,
+        "tolerance": 0.01,
+        "largest": 0.001,
+        "device": "cpu",
+        "day": str(TODAY),
+    }
+    checked_file(file).write_text(json.dumps(badge), encoding="utf-8")
+    return file
+
+
+def test_a_badge_that_fits_has_no_problem(checked: Path, tmp_path: Path) -> None:
+    assert check_files([checked], tmp_path, TODAY) == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("record", "0" * 64),
+        ("schema", "sidebench-challenge/2"),
+        ("draw", "mine"),
+        ("checked", 0),
+        ("of", 400),
+        ("tolerance", 0.5),
+        ("largest", 0.02),
+        ("largest", -1),
+        ("day", str(TODAY - timedelta(days=9))),
+        ("day", str(TODAY + timedelta(days=9))),
+        ("seal", "gold"),
+    ],
+)
+def test_a_tampered_badge_is_named(checked: Path, tmp_path: Path, field: str, value: Any) -> None:
+    file = checked_file(checked)
+    content = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps({**content, field: value}), encoding="utf-8")
+    assert [(p.file, p.field) for p in check_files([checked], tmp_path, TODAY)] == [(file.name, field)]
+
+
+def test_more_agreed_than_checked_and_a_badge_alone_are_refused(checked: Path, tmp_path: Path) -> None:
+    file = checked_file(checked)
+    content = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps({**content, "agreed": 9}), encoding="utf-8")
+    assert "agreed, checked and of" in str(check_files([checked], tmp_path, TODAY)[0])
+    checked.unlink()
+    assert [(p.file, p.field) for p in check_files([], tmp_path, TODAY)] == [(file.name, "record")]
+
+
+# ---- Older schemas ----------------------------------------------------------------------------------
+
+
+def test_a_file_of_an_older_schema_stands_as_it_was_written(finished: Any, tmp_path: Path) -> None:
+    [record] = make_records(finished.folder, "somebody", ["side"], today=TODAY)
+    text = canonical_json(as_version_1(record))
+    name = hashlib.sha256(text.encode()).hexdigest()[:12]
+    file = record.file(tmp_path, name)
+    file.parent.mkdir(parents=True)
+    file.write_text(text, encoding="utf-8")
+    assert check_files([file], tmp_path, TODAY) == []
+    (board,) = read_leaderboard(tmp_path).boards
+    assert board.ranked[0].entry.id == name and board.ranked[0].record == record
+
+    file.write_text(text.replace("somebody", "nobody"), encoding="utf-8")
+    assert "changed after it was made" in str(check_files([file], tmp_path, TODAY)[0])
+    file.write_text(json.dumps(json.loads(text)), encoding="utf-8")
+    assert "not written as records are" in str(check_files([file], tmp_path, TODAY)[0])
+
+
+def test_the_same_claim_under_two_schemas_is_one_board_and_a_repetition(finished: Any, tmp_path: Path) -> None:
+    [record] = make_records(finished.folder, "somebody", ["side"], today=TODAY)
+    origin = {"model": Source(repo="a/b", commit="0" * 40)}
+    newer = record.model_copy(update={"victim": record.victim.model_copy(update={"sources": origin})})
+    for each in (record, newer):
+        write_record(each, tmp_path)
+    assert [problem.field for problem in check_files(record_files(tmp_path), tmp_path, TODAY)] == ["claim"]
+    assert len(rank([entry(record), entry(changed(newer, submitter="other"))]).boards) == 1

@@ -1,6 +1,7 @@
 """`sidebench compare`: before and after, what is refused, what is marked, and how it is shown."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +12,9 @@ import pytest
 
 from sidebench.benchmark import runner
 from sidebench.benchmark.errors import BadInput
-from sidebench.benchmark.report import compared
+from sidebench.benchmark.report import compared, compared_page, compared_reading
 from sidebench.benchmark.report.comparing import compare_runs
+from sidebench.benchmark.results import Difference
 from sidebench.benchmark.store import RunFolder, read_table, write_json, write_table
 
 Make = Callable[..., Any]
@@ -136,8 +138,14 @@ def _without_defences(defended: RunFolder, finished: Any) -> RunFolder:
 
 
 def test_fewer_than_two_runs_are_refused(finished: Any) -> None:
+    for folders in ([finished.folder], [finished.folder] * 2):
+        with pytest.raises(BadInput, match="two different run folders"):
+            compare_runs(folders)
+
+
+def test_a_run_named_twice_is_refused(finished: Any, defended: RunFolder) -> None:
     with pytest.raises(BadInput, match="two different run folders"):
-        compare_runs([finished.folder, finished.folder])
+        compare_runs([finished.folder, defended, finished.folder])
 
 
 def test_other_images_are_refused(finished: Any, changed: Any) -> None:
@@ -188,23 +196,116 @@ def test_text_names_every_run_and_yardstick(finished: Any, defended: RunFolder) 
 
 
 def test_page_is_one_file_and_escapes(finished: Any, changed: Any, tmp_path: Path) -> None:
-    found = compare_runs([finished.folder, changed(defences={"<script>x</script>": {"a": "<b>"}})])
-    compared.write_page(found, tmp_path / "page.html")
+    folders = [finished.folder, changed(defences={"<script>x</script>": {"a": "<b>"}})]
+    found = compare_runs(folders)
+    compared_page.write_page(found, folders, tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
-    assert "<script" not in page and "<b>" not in page and "&lt;script&gt;" in page
-    assert "<svg" in page and 'src="' not in page and 'href="http' not in page
-    compared.write_page(found, tmp_path / "again.html")
+    assert "<script" not in page and "<b>x" not in page and "&lt;script&gt;" in page
+    assert "<svg" in page and 'src="' not in page and 'href="http' not in page and "/tmp/" not in page
+    compared_page.write_page(found, folders, tmp_path / "again.html")
     assert (tmp_path / "again.html").read_bytes() == (tmp_path / "page.html").read_bytes()
 
 
-def test_plot_is_svg_or_png_by_its_ending(finished: Any, defended: RunFolder, tmp_path: Path) -> None:
-    found = compare_runs([finished.folder, defended])
-    compared.write_plot(found, tmp_path / "plot.svg")
-    compared.write_plot(found, tmp_path / "plot.png")
+def test_page_has_verdict_pairs_and_manifest_of_each_run(finished: Any, defended: RunFolder, tmp_path: Path) -> None:
+    folders = [defended, finished.folder]
+    found = compare_runs(folders)
+    compared_page.write_page(found, folders, tmp_path / "page.html", with_images=True)
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    headline = compared_reading.headline(found)
+    assert page.index(f"<h1>{headline.title}") < page.index("Leak before and after") < page.index("Strongest pairs")
+    for label in ("no defence", "veil"):
+        assert f"<h3>{label}" in page and f'aria-label="Manifest of {label}"' in page
+    ids = re.findall(r'id="([^"]+)"', page)
+    assert len(ids) == len(set(ids)), "two pictures share an id"
+    assert page.count("data:image/png") == sum(
+        len(json.loads(file.read_text(encoding="utf-8"))["pairs"])
+        for folder in folders
+        for file in folder.path.glob("evidence/*/pairs.json")
+    )
+    compared_page.write_page(found, folders, tmp_path / "bare.html")
+    assert "data:image" not in (tmp_path / "bare.html").read_text(encoding="utf-8")
+
+
+def test_pictures_come_as_files_too(finished: Any, defended: RunFolder, tmp_path: Path) -> None:
+    folders = [finished.folder, defended]
+    found = compare_runs(folders)
+    names = {file.name for file in compared_page.write_figures(found, folders, tmp_path / "all")}
+    stems = ["leak-0", "leak-1", "quality-0", "quality-1", "scores-0", "thresholds-0", "rarefaction-0"]
+    assert names == {f"{stem}.{kind}" for stem in stems for kind in ("svg", "png")}
+    compared_page.write_plot(found, tmp_path / "plot.svg")
+    compared_page.write_plot(found, tmp_path / "plot.png")
     assert (tmp_path / "plot.svg").read_text(encoding="utf-8").startswith("<svg")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(BadInput, match=r"plot\.pdf: a plot is written as \.svg or \.png"):
-        compared.write_plot(found, tmp_path / "plot.pdf")
+        compared_page.write_plot(found, tmp_path / "plot.pdf")
+
+
+def test_images_without_quality_have_no_plot_against_it(finished: Any, defended: RunFolder, tmp_path: Path) -> None:
+    folders = [finished.folder, defended]
+    found = compare_runs(folders)
+    bare = [price.model_copy(update={"frechet_distance": None}) for price in found.prices]
+    found = found.model_copy(update={"prices": bare, "real": dict.fromkeys(found.real)})
+    compared_page.write_page(found, folders, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "Leak against quality" not in page and "Leak before and after" in page
+
+
+# ---- In words ---------------------------------------------------------------------------------------
+
+
+def leaks_of(found: Any, *changes: tuple[str, str, float, float]) -> Any:
+    """Return the comparison with one leak per change: run, verdict, and ends of what is left."""
+    leak = found.leaks[0].model_copy(update={"before": Difference(value=0.3, low=0.2, high=0.4)})
+    made = [
+        leak.model_copy(
+            update={"run": run, "verdict": verdict, "after": Difference(value=(low + high) / 2, low=low, high=high)}
+        )
+        for run, verdict, low, high in changes
+    ]
+    return found.model_copy(update={"leaks": made})
+
+
+@pytest.mark.parametrize(
+    ("changes", "tone", "title"),
+    [
+        ([("a", "leaks less", 0.1, 0.2)], "clear", "a leaks less than no defence, but still leaks"),
+        ([("a", "leaks less", -0.1, 0.1)], "clear", "a leaks less than no defence"),
+        ([("a", "leaks more", 0.5, 0.6)], "leak", "a leaks more than no defence"),
+        ([("a", "no difference seen", 0.2, 0.4)], "open", "No difference was seen between a and no defence"),
+        (
+            [("a", "leaks less", 0.1, 0.2), ("a", "leaks more", 0.5, 0.6)],
+            "open",
+            "a leaks less than no defence to one attack and more to another",
+        ),
+        (
+            [("a", "leaks less", 0.1, 0.2), ("b", "leaks less", 0.0, 0.1), ("c", "leaks more", 0.5, 0.6)],
+            "leak",
+            "Against no defence: a leaks less, b leaks less, c leaks more",
+        ),
+        (
+            [(name, "leaks less", 0.1, 0.2) for name in "abcd"] + [("e", "no difference seen", 0.2, 0.4)],
+            "open",
+            "5 runs against no defence: 4 leak less, 1 shows no difference",
+        ),
+    ],
+)
+def test_the_headline_follows_the_verdicts(
+    finished: Any, defended: RunFolder, changes: Any, tone: str, title: str
+) -> None:
+    found = leaks_of(compare_runs([finished.folder, defended]), *changes)
+    said = compared_reading.headline(found)
+    assert (said.tone, said.title) == (tone, title)
+    assert "30.00 %" in said.lead and len(compared_reading.sentences(found)) == len(changes)
+    verdicts = {verdict for _, verdict, *_ in changes}
+    assert compared_reading.badge(found) == (verdicts.pop() if len(verdicts) == 1 else "mixed")
+
+
+def test_a_sentence_says_what_is_left(finished: Any, defended: RunFolder) -> None:
+    found = leaks_of(compare_runs([finished.folder, defended]), ("a", "leaks less", -0.1, 0.05), ("b", "x", 0.1, 0.2))
+    gone, left = compared_reading.sentences(found)
+    assert "no leak is seen any more, at most 5.00 % could have gone unseen" in gone and left.endswith(
+        "a leak is left."
+    )
 
 
 def test_an_unfinished_run_is_refused(finished: Any, changed: Any) -> None:

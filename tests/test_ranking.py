@@ -186,6 +186,18 @@ def test_a_later_record_of_the_same_claim_supersedes(base: Record) -> None:
 # ---- over boards ----
 
 
+def test_a_defence_in_training_counts_as_a_worked_example_where_its_board_does(base: Record) -> None:
+    plain = vary(base, 0.3, 0, candidates=600, worked_example=True, name="faces")
+    around = vary(base, 0.2, 1, candidates=600, defences={"weak": {}}, worked_example=True, name="faces")
+    trained = vary(base, 0.1, 2, candidates=600, defences={"training:early-stopping": {}}, name="other")
+    victim = trained.victim.model_copy(update={"identity": "1" * 64, "worked_example": False})
+    found = rank([entry(record) for record in (plain, around, trained.model_copy(update={"victim": victim}))])
+    assert {row.method: row.worked_examples for table in found.overall for row in table.rows} == {
+        "weak": 1,
+        "training:early-stopping": 1,
+    }
+
+
 def test_over_boards_counts_ties_and_never_mixes(base: Record, board: Board) -> None:
     second = [vary(base, 0.2, 9 + n, candidates=600, attack=a, name="cats") for n, a in enumerate(("side", "strong"))]
     alone = vary(base, 0.2, 20, candidates=600, name="alone")
@@ -206,7 +218,7 @@ def test_records_that_cannot_be_used_are_listed(base: Record, tmp_path: Path) ->
     good = write_record(base, tmp_path)
     content = json.loads(base.text())
     spoilt = {
-        "newer.json": json.dumps({**content, "schema": "sidebench-record/2"}),
+        "newer.json": json.dumps({**content, "schema": "sidebench-record/3"}),
         "cut.json": base.text()[:100],
         "seeds.json": json.dumps({**content, "seeds": [0, 1]}),
         "bits.json": json.dumps({**content, "candidates": 7}),
@@ -219,7 +231,7 @@ def test_records_that_cannot_be_used_are_listed(base: Record, tmp_path: Path) ->
     assert found.boards[0].ranked[0].entry.id == base.id
     errors = dict(found.unusable)
     assert sorted(errors) == sorted(spoilt)
-    assert "sidebench-record/2" in errors["newer.json"] and "update sidebench" in errors["newer.json"]
+    assert "sidebench-record/3" in errors["newer.json"] and "update sidebench" in errors["newer.json"]
     assert "cannot be read" in errors["cut.json"]
     assert "results: must have one entry per seed" in errors["seeds.json"]
     assert "hits.training" in errors["bits.json"]

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from made_records import as_version_1
 
 from sidebench.benchmark.comparison import excess_of
 from sidebench.benchmark.errors import BadInput, BadRecord, UnknownName
@@ -115,25 +116,42 @@ def test_a_bomb_is_not_unpacked() -> None:
 
 
 def test_newer_and_unknown_schemas_are_refused(made: list[Record]) -> None:
-    for schema in ("sidebench-record/2", "", None, ["x"]):
+    for schema in ("sidebench-record/3", "", None, ["x"]):
         with pytest.raises(BadRecord, match="schema"):
             parse_record({**json.loads(made[0].text()), "schema": schema}, "r.json")
 
 
-def test_older_schemas_are_brought_up(made: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
-    old = json.loads(made[0].text())
+def test_version_1_is_brought_up(made: list[Record]) -> None:
+    old = as_version_1(made[0])
+    assert parse_record(old, "old.json") == made[0]
+    with pytest.raises(BadRecord, match=r"old.json, victim.sources: belongs to sidebench-record/2"):
+        parse_record({**json.loads(made[0].text()), "schema": "sidebench-record/1"}, "old.json")
+    for victim in (None, [], {}):
+        with pytest.raises(BadRecord, match=r"old.json, victim"):
+            parse_record({**old, "victim": victim}, "old.json")
+
+
+def test_versions_are_brought_up_one_after_another(made: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
+    old = as_version_1(made[0])
     old["who"] = old.pop("submitter")
-    old["schema"] = "sidebench-record/0"
 
     def upgrade(content: dict[str, Any]) -> dict[str, Any]:
-        return {
-            **{k: v for k, v in content.items() if k != "who"},
-            "submitter": content["who"],
-            "schema": records.SCHEMA,
-        }
+        kept = {key: value for key, value in content.items() if key != "who"}
+        return {**kept, "submitter": content["who"], "schema": "sidebench-record/1"}
 
     monkeypatch.setitem(records.UPGRADES, "sidebench-record/0", upgrade)
-    assert parse_record(old, "old.json") == made[0]
+    assert parse_record({**old, "schema": "sidebench-record/0"}, "old.json") == made[0]
+
+
+def test_sources_are_commits_without_the_name_of_a_branch(finished: Any, copied: Path) -> None:
+    from sidebench.benchmark.store import read_run, write_json
+
+    manifest = read_json(copied / "manifest.json")
+    origin = {"repo": "someone/model", "revision": "refs/my-secret-branch", "commit": "a" * 40}
+    write_json(copied / "manifest.json", {**manifest, "sources": {"model": origin}})
+    record = make_records(read_run(copied), "somebody", ["side"], today=TODAY)[0]
+    assert record.victim.sources["model"].model_dump() == {"repo": "someone/model", "commit": "a" * 40}
+    assert "secret" not in record.text()
 
 
 def test_unknown_fields_are_named(made: list[Record]) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from sidebench.benchmark.report import compared_page
+from sidebench.benchmark.report.comparing import compare_runs
 from sidebench.benchmark.report.page import write_report
 from sidebench.benchmark.store import RunFolder, read_json, write_json
 
@@ -100,9 +102,31 @@ function measure(frame) {{
 <iframe src="{page}" onload="measure(this)" style="width: 390px; height: 800px; border: 0"></iframe>"""
 
 
-def test_page_fits_a_phone(chromium: str, finished: Any, tmp_path: Path) -> None:
+def test_comparison_asks_for_nothing_and_names_stay_text(
+    chromium: str, asked: tuple[str, list[str]], finished: Any, copied: Path, tmp_path: Path
+) -> None:
+    address, paths = asked
+    hostile = f"<img src='{address}/image' onerror='document.title=1'><script>document.title = 'run'</script>"
+    manifest = read_json(copied / "manifest.json")
+    manifest["identity"]["defences"] = {hostile: {hostile: hostile}}
+    write_json(copied / "manifest.json", manifest)
+    folders, page = [finished.folder, RunFolder(copied)], tmp_path / "page.html"
+    compared_page.write_page(compare_runs(folders), folders, page, with_images=True)
+    done = dump(chromium, page, tmp_path)
+    assert done.stdout.count("&lt;img src=") >= 4 and "<script" not in done.stdout
+    assert done.stdout.count("<img") == done.stdout.count("<img alt=") > 12
+    assert "CONSOLE" not in done.stderr, done.stderr
+    assert paths == []
+
+
+@pytest.mark.parametrize("kind", ["report", "comparison"])
+def test_page_fits_a_phone(chromium: str, finished: Any, copied: Path, tmp_path: Path, kind: str) -> None:
     page, frame = tmp_path / "page.html", tmp_path / "frame.html"
-    write_report(finished.folder, page, with_images=True)
+    if kind == "report":
+        write_report(finished.folder, page, with_images=True)
+    else:
+        folders = [finished.folder, RunFolder(copied)]
+        compared_page.write_page(compare_runs(folders), folders, page, with_images=True)
     frame.write_text(FRAME.format(page=page.as_uri()), encoding="utf-8")
     done = dump(chromium, frame, tmp_path, "--allow-file-access-from-files")
     found = re.search(r"width (\d+) of (\d+), letters of ([\d.]+) pixels", done.stdout)

@@ -1,5 +1,7 @@
 """The site's files: complete, the same for the same records, and silent about what a record may not show."""
 
+import json
+import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -10,12 +12,12 @@ from made_records import changed, entry, vary
 from test_ranking import HUGE, OWN, badge
 
 from sidebench.benchmark.errors import BadInput
-from sidebench.leaderboards import site
+from sidebench.leaderboards import plotted, site, words
 from sidebench.leaderboards.building import build
 from sidebench.leaderboards.charts import ChartPoint, Line, line_chart, scale
 from sidebench.leaderboards.making import write_record
-from sidebench.leaderboards.ranking import Leaderboard, rank
-from sidebench.leaderboards.record import Record, Tuning, TuningPoint
+from sidebench.leaderboards.ranking import Board, Leaderboard, Row, rank
+from sidebench.leaderboards.record import Record, Tuning, TuningPoint, parse_record
 
 
 class Links(HTMLParser):
@@ -60,7 +62,7 @@ def found(real_records: list[Record]) -> Leaderboard:
     ]
     rows[3] = rows[3]._replace(checked=badge(rows[3]))
     rows[4] = rows[4]._replace(checked=badge(rows[4], agreed=31))
-    return rank(rows)._replace(unusable=[("x/<b>.json", "<b>.json, schema: 'sidebench-record/2' is not known here")])
+    return rank(rows)._replace(unusable=[("x/<b>.json", "<b>.json, schema: 'sidebench-record/3' is not known here")])
 
 
 @pytest.fixture(scope="module")
@@ -113,18 +115,131 @@ def test_a_record_page_has_verdict_command_hashes_and_badge(found: Leaderboard, 
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "words"),
+    ("low", "high", "wanted"),
     [
         (0.1, 0.2, "different training images, excess over held-out images 10.00 to 20.00 %"),
         (-0.1, 0.2, "no excess over held-out images; at most 20.00 % could have gone unseen"),
         (-0.2, -0.1, "hits less than held-out images, which no leak explains"),
     ],
 )
-def test_the_verdict_follows_the_interval(real_records: list[Record], low: float, high: float, words: str) -> None:
+def test_the_verdict_follows_the_interval(real_records: list[Record], low: float, high: float, wanted: str) -> None:
     excess = real_records[0].excess.model_copy(update={"low": low, "high": high})
     (board,) = rank([entry(changed(real_records[0], excess=excess))]).boards
-    said = site.verdict(board.ranked[0], board)
-    assert words in said[0] and said[1] == "It is the only row of its board."
+    said = words.verdict(board.ranked[0], board)
+    assert wanted in said[0] and said[1] == "It is the only row of its board."
+
+
+def board_of(base: Record, kind: str, *excesses: tuple[float, float], same: str = "") -> Board:
+    """Return a board whose rows have these ends of their excess, ranked as they come."""
+    rows = []
+    for place, (low, high) in enumerate(excesses):
+        excess = base.excess.model_copy(update={"low": low, "high": high})
+        name = same or f"m{place}"
+        own = {"attack": name} if kind == "attacks" else {"defences": {name: {}}}
+        record = changed(base, excess=excess, submitter=f"team {place}", **own)
+        rows.append(Row(entry(record), best=1 + place, worst=1 + place))
+    return Board("x", rows, [], [])
+
+
+@pytest.mark.parametrize(
+    ("kind", "excesses", "tied", "said"),
+    [
+        ("attacks", [(0.1, 0.2)], 1, "The one attack here finds training images."),
+        ("attacks", [(-0.1, 0.2)], 1, "The one attack here shows no leak."),
+        (
+            "attacks",
+            [(0.1, 0.2)] * 2,
+            2,
+            "All 2 attacks find training images. The tests see no difference between them.",
+        ),
+        ("attacks", [(0.1, 0.2), (-0.1, 0.2)], 1, "1 of 2 attacks finds training images. m0 finds most."),
+        ("attacks", [(-0.1, 0.1)] * 3, 2, "None of 3 attacks shows a leak."),
+        ("attacks", [(0.1, 0.2)] * 6, 5, "All 6 attacks find training images. Most is found by a tie of 5 rows."),
+        ("defences", [(0.1, 0.2)], 1, "Behind the one defence here a leak is left."),
+        ("defences", [(-0.1, 0.2)], 1, "Behind the one defence here no leak is seen."),
+        ("defences", [(-0.1, 0.2), (0.1, 0.2)], 1, "Behind 1 of 2 defences no leak is seen. m0 leaves least."),
+        ("defences", [(0.1, 0.2)] * 2, 1, "Behind all 2 defences a leak is left. m0 leaves least."),
+        (
+            "defences",
+            [(-0.1, 0.2)] * 4,
+            3,
+            "Behind none of 4 defences a leak is seen. Least is left by a tie of m0, m1 and m2.",
+        ),
+    ],
+)
+def test_a_board_says_what_it_shows(
+    real_records: list[Record], kind: str, excesses: list[tuple[float, float]], tied: int, said: str
+) -> None:
+    board = board_of(real_records[0], kind, *excesses)
+    ranked = [row._replace(best=1) if place < tied else row for place, row in enumerate(board.ranked)]
+    assert words.board_verdict(board._replace(ranked=ranked)) == said
+
+
+def test_a_method_made_again_counts_as_a_row(real_records: list[Record]) -> None:
+    board = board_of(real_records[0], "attacks", (0.1, 0.2), (0.1, 0.2), same="side")
+    assert words.board_verdict(board) == "All 2 rows find training images. side finds most."
+    assert words.board_verdict(board._replace(ranked=[], apart=board.ranked)) == "Nothing is ranked here."
+
+
+def test_boards_of_one_name_say_what_tells_them_apart(real_records: list[Record]) -> None:
+    base = real_records[2]
+    boards = []
+    for guidance in (0.3, 1.0):
+        settings = {**base.claim.settings, "guidance_scale": guidance}
+        row = Row(entry(changed(base, settings=settings, defences={"clip": {}})))
+        boards.append(Board(f"b{guidance}", [row], [], []))
+    other = Board("a", [Row(entry(base))], [], [])
+    notes = words.board_notes([*boards, other])
+    assert notes == {"b0.3": "guidance_scale 0.3", "b1.0": "guidance_scale 1.0", "a": ""}
+
+
+def test_the_first_page_leads_to_every_board(found: Leaderboard, files: dict[str, str]) -> None:
+    text = files["index.html"]
+    for board in found.boards:
+        assert f'href="boards/{board.name}.html"' in text and words.board_verdict(board).split(". ")[0] in text
+    assert "Every board so far is a worked example" not in text and "Submit a result" in text
+    assert "Every board" not in site.index_page(rank([]))
+
+
+def test_only_worked_examples_are_said_once(real_records: list[Record]) -> None:
+    text = site.index_page(rank([entry(record) for record in real_records]))
+    assert text.count("worked example") - text.count("of these worked examples") == 1
+
+
+def test_cost_is_drawn_where_it_differs(real_records: list[Record]) -> None:
+    (board,) = rank([entry(record) for record in real_records]).boards
+    text = site.board_page(board)
+    assert "Excess by cost" in text and text.count("<circle") == 3
+    cost = [real_records[0].costs[0].model_copy(update={"attack": "x"})]
+    alike = [real_records[0], changed(real_records[0], attack="x", costs=cost, submitter="other")]
+    assert "Excess by cost" not in site.board_page(rank([entry(record) for record in alike]).boards[0])
+
+
+def test_rows_that_differ_in_guidance_alone_make_a_curve(real_records: list[Record]) -> None:
+    side, plain = real_records[2], real_records[0]
+
+    def guided(scale: Any, **others: Any) -> Record:
+        return changed(side, settings={**side.claim.settings, "guidance_scale": scale, **others}, submitter="one")
+
+    rows = [guided(1.0), guided(0.1), guided(0.3), guided(0.3, clusters=9), guided(True), guided(math.inf), side, plain]
+    (board,) = rank([entry(record) for record in rows]).boards
+    (line,) = plotted.guidance_lines(board.ranked)
+    assert line.label == "side, one" and [point.x for point in line.points] == [0.1, 0.3, 1.0]
+    text = site.board_page(board)
+    assert "Excess by guidance" in text and "side, one" in text
+    Links(text)
+    assert not plotted.guidance_lines(board.ranked[:2])
+
+
+def test_records_and_schemas_are_files_of_the_site(real_records: list[Record], tmp_path: Path) -> None:
+    written = [write_record(record, tmp_path / "records") for record in real_records]
+    build(tmp_path / "records", tmp_path / "out", None)
+    for record, file in zip(real_records, written, strict=True):
+        assert (tmp_path / f"out/records/{record.id}.json").read_bytes() == file.read_bytes()
+        page = (tmp_path / f"out/records/{record.id}.html").read_text(encoding="utf-8")
+        assert f'href="{record.id}.json"' in page and 'href="../schemas/sidebench-record-2.json"' in page
+        assert f"&#34;manifest&#34;: &#34;{record.hashes.manifest}&#34;" in page
+    assert (tmp_path / "out/schemas/sidebench-record-1.json").is_file()
 
 
 def test_an_empty_leaderboard_says_so(tmp_path: Path) -> None:
@@ -143,7 +258,7 @@ def test_a_later_build_removes_what_is_gone_and_nothing_else(real_records: list[
     page = next(out.glob(f"records/{real_records[0].id}.html"))
     written[0].unlink()
     build(records, out, None)
-    assert not page.exists() and (out / "CNAME").exists() and len(list(out.glob("records/*"))) == 2
+    assert not page.exists() and (out / "CNAME").exists() and len(list(out.glob("records/*.html"))) == 2
     (out / "files.json").write_text('["../precious", "/precious", "index.html"]', encoding="utf-8")
     (tmp_path / "precious").write_text("", encoding="utf-8")
     build(records, out, None)
@@ -189,9 +304,14 @@ def tuned(record: Record) -> Record:
 
 def test_a_tuning_is_drawn_and_told(real_records: list[Record]) -> None:
     (board,) = rank([entry(tuned(real_records[2]))]).boards
+    shown = site.board_page(board)
+    assert "How settings were chosen" in shown and shown.count("<circle") == 6
+    Links(shown)
     text = site.record_page(board.ranked[0], board)
     assert text.count("<circle") == 6 and "6 points as a table" in text
     assert '<li class="s2"><bdi>training_steps 30</bdi></li>' in text and ">guidance_scale</text>" in text
+    read = parse_record(json.loads(tuned(real_records[2]).text()), "r.json")  # a file has its keys in order
+    assert plotted.tuning_chart(read.tuning)[1] == ["training_steps 3", "training_steps 30"]
     Links(text)
     assert "How the settings were chosen" not in site.record_page(
         rank([entry(real_records[2])]).boards[0].ranked[0], board

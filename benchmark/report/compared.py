@@ -1,18 +1,12 @@
-"""What `sidebench compare` found: its keys, declared once with a sentence, and the ways to show it."""
+"""What `sidebench compare` found: its keys, declared once with a sentence, and its tables."""
 
-import io
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..errors import BadInput
 from ..results import Difference
-from ..store import write_atomic
 from .tables import percent
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 SCHEMA = "sidebench-compare/1"
 
@@ -83,10 +77,6 @@ class Comparing(_Record):
     def yardsticks(self) -> list[str]:
         """Return the names of the yardsticks, the headline first."""
         return list(dict.fromkeys(leak.yardstick for leak in self.leaks))
-
-
-COLOURS = ("#0072b2", "#c9560a", "#00825f", "#a8458f", "#857000", "#5c5f66", "#22292e", "#b3261e")
-MARKERS = "osD^vPX*"
 
 
 def leak_rows(found: Comparing, yardstick: str) -> list[dict[str, str]]:
@@ -163,8 +153,8 @@ def leak_per_quality_rows(found: Comparing) -> list[dict[str, str]]:
     return rows
 
 
-def as_text(found: Comparing) -> str:
-    """Return every table as text."""
+def as_text(found: Comparing, sentences: Sequence[str] = ()) -> str:
+    """Return every table as text, below sentences that say what they show."""
     from tabulate import tabulate
 
     def table(rows: list[dict[str, str]]) -> str:
@@ -172,99 +162,11 @@ def as_text(found: Comparing) -> str:
 
     head = [f"baseline: {found.baseline}. Percent of candidates, 95 % interval in brackets."]
     head += [f"{run.label} differs in {mark}" for run in found.runs for mark in run.marks]
-    parts = ["\n".join(head)]
+    parts = ["\n".join(head), *(["\n".join(sentences)] if sentences else [])]
     parts += [f"leak by {name}\n{table(leak_rows(found, name))}" for name in found.yardsticks()]
     parts.append(f"quality in {found.prices[0].features}, and cost over the baseline\n{table(price_rows(found))}")
     parts.append(f"leak per quality, by {found.yardsticks()[0]}\n{table(leak_per_quality_rows(found))}")
     return "\n\n".join([*parts, *(f"flag: {flag}" for flag in found.flags)])
-
-
-def figure(found: Comparing) -> "Figure":
-    """Draw leak against Frechet distance, one panel per yardstick: a colour per run, a marker per attack."""
-    from matplotlib.figure import Figure
-
-    names = found.yardsticks()
-    drawn = Figure(figsize=(1 + 4.2 * len(names), 4.2), layout="constrained")
-    panels = drawn.subplots(1, len(names), squeeze=False)[0]
-    prices = {(price.run, price.attack): price.frechet_distance for price in found.prices}
-    attacks = list(dict.fromkeys(price.attack for price in found.prices))
-    runs = [run.label for run in found.runs]
-    for axes, name in zip(panels, names, strict=True):
-        points = {(leak.run, leak.attack): leak.after for leak in found.leaks if leak.yardstick == name}
-        points |= {(found.baseline, leak.against): leak.before for leak in found.leaks if leak.yardstick == name}
-        for (run, attack), leak in points.items():
-            distance = prices.get((run, attack))
-            if distance is None:
-                continue
-            ends = [[100 * (leak.value - leak.low)], [100 * (leak.high - leak.value)]]
-            axes.errorbar(
-                [distance],
-                [100 * leak.value],
-                yerr=ends,
-                color=COLOURS[runs.index(run) % len(COLOURS)],
-                marker=MARKERS[attacks.index(attack) % len(MARKERS)],
-                markersize=6,
-                capsize=2,
-                linewidth=1,
-            )
-        axes.axhline(0, color="#888", linewidth=0.8)
-        if found.real["frechet_distance"] is not None:
-            axes.axvline(found.real["frechet_distance"], color="#888", linewidth=0.8, linestyle=":")
-        axes.locator_params(axis="x", nbins=6)
-        axes.set_title(name, fontsize=10, loc="left")
-        axes.set_xlabel(f"Frechet distance, {found.prices[0].features} (dotted: real images)")
-        axes.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylabel("leak, percent of candidates")
-    handles = [_key(COLOURS[i % len(COLOURS)], "s", run) for i, run in enumerate(runs)]
-    handles += [_key("#555", MARKERS[i % len(MARKERS)], attack) for i, attack in enumerate(attacks)]
-    drawn.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
-    return drawn
-
-
-def write_plot(found: Comparing, target: Path) -> None:
-    """Write the plot as SVG or PNG, by the file's ending; others are refused."""
-    if target.suffix not in (".svg", ".png"):
-        raise BadInput(f"{target.name}: a plot is written as .svg or .png")
-    content = _svg(found).encode() if target.suffix == ".svg" else _saved(found, "png", dpi=150)
-    write_atomic(target, lambda file: file.write_bytes(content))
-
-
-def write_page(found: Comparing, target: Path) -> None:
-    """Write one HTML page with tables and plot, without any outside reference."""
-    from jinja2 import Environment
-
-    template = (Path(__file__).parent / "compare.html.j2").read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    page = environment.from_string(template).render(
-        found=found,
-        leaks={name: leak_rows(found, name) for name in found.yardsticks()},
-        prices=price_rows(found),
-        per_quality=leak_per_quality_rows(found),
-        plot=_svg(found),
-    )
-    write_atomic(target, lambda file: file.write_text(page, encoding="utf-8"))
-
-
-def _svg(found: Comparing) -> str:
-    text = _saved(found, "svg", metadata={"Date": None, "Creator": None}).decode()
-    return text[text.index("<svg") :]
-
-
-def _saved(found: Comparing, kind: str, **options: Any) -> bytes:
-    import matplotlib
-
-    stream = io.BytesIO()
-    # A run's label is text, not a formula, and stays text in the picture.
-    style: Any = {"svg.hashsalt": "sidebench", "svg.fonttype": "none", "text.parse_math": False}
-    with matplotlib.rc_context(style):
-        figure(found).savefig(stream, format=kind, **options)
-    return stream.getvalue()
-
-
-def _key(colour: str, marker: str, label: str) -> Any:
-    from matplotlib.lines import Line2D
-
-    return Line2D([], [], color=colour, marker=marker, linestyle="", label=label)
 
 
 def _attack_words(leak: Leak) -> str:

@@ -76,29 +76,36 @@ def compare_runs(folders: Sequence[RunFolder]) -> Comparing:
     Raises:
         BadInput: fewer than two runs, one without results, or runs that cannot be compared: the field is named.
     """
-    if len({folder.path.resolve() for folder in folders}) < 2:
+    if len({folder.path.resolve() for folder in folders}) < max(2, len(folders)):
         raise BadInput("compare needs two different run folders or more")
-    runs = _read(folders)
+    runs = _read(baseline_first(folders))
     for run in runs:
         if not run.metrics.held_out_images:
             raise BadInput(f"{run.metrics.run_id} has control {run.metrics.control}: compare needs held-out images")
-    baseline = next((run for run in runs if not run.identity["defences"]), runs[0])
-    others = [run for run in runs if run is not baseline]
+    baseline, *others = runs
     for run in others:
         _check_comparable(baseline, run)
     yardsticks = _yardsticks(runs)
     leaks = _leaks(baseline, others, yardsticks)
-    ordered = [baseline, *others]
     quality = read_json(baseline.folder.path / "quality.json").get("training images", {})
     return Comparing(
         schema=SCHEMA,
         baseline=baseline.label,
-        runs=[_described(run, baseline) for run in ordered],
+        runs=[_described(run, baseline) for run in runs],
         leaks=leaks,
-        prices=[price for run in ordered for price in _prices(run, baseline)],
+        prices=[price for run in runs for price in _prices(run, baseline)],
         real={key: quality.get(key) for key in QUALITY},
         flags=_flags(baseline, others, yardsticks, leaks),
     )
+
+
+def baseline_first(folders: Sequence[RunFolder]) -> list[RunFolder]:
+    """Return the folders with the baseline in front: the first one without a defence, else the first one."""
+    plain = (
+        place for place, folder in enumerate(folders) if not read_json(folder.manifest_file)["identity"]["defences"]
+    )
+    place = next(plain, 0)
+    return [folders[place], *folders[:place], *folders[place + 1 :]]
 
 
 # ---- Reading ----------------------------------------------------------------------------------------

@@ -120,8 +120,9 @@ def direction(measure: Measure) -> str:
 
 
 def colours(names: Sequence[str]) -> dict[str, str]:
-    """Return a colour for each different name, in order; the colours repeat after six."""
-    return {name: SERIES[number % len(SERIES)] for number, name in enumerate(dict.fromkeys(names))}
+    """Return a colour for each different name, in order; the colours repeat after eight."""
+    every = (*SERIES, ALARM, INK)
+    return {name: every[number % len(every)] for number, name in enumerate(dict.fromkeys(names))}
 
 
 def to_svg(figure: "Figure", name: str) -> str:

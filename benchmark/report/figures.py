@@ -102,23 +102,24 @@ def thresholds(found: Curves, measure: Measure, claims_excess: bool) -> "Figure"
     return figure
 
 
-def rarefaction(results: Sequence[Result]) -> "Figure":
+def rarefaction(results: Sequence[Result], names: Sequence[str] = ()) -> "Figure":
     """Draw distinct duplicate groups over candidates for every unit, in the closest band of one measure.
 
     Lines are thin and without areas, since those of several attacks lie on each other; intervals stand at the
-    observed number and at the end of the extrapolation.
+    observed number and at the end of the extrapolation. `names` are what the lines are called, by default the attacks.
     """
-    shown = [result for result in results if result.richness is not None]
-    figure, axes = canvas(height=3.0 + 0.2 * (len({r.attack for r in shown}) // 2), top=0.35)
-    palette = colours([result.attack for result in shown])
+    named = zip(names or [result.attack for result in results], results, strict=True)
+    lines = [(name, result) for name, result in named if result.richness is not None]
+    called, shown = [name for name, _ in lines], [result for _, result in lines]
+    figure, axes = canvas(height=3.0 + 0.2 * (len(set(called)) // 2), top=0.35)
+    palette = colours(called)
     width = max((result.richness.groups[-1].candidates for result in shown if result.richness), default=1)
-    for number, result in enumerate(shown):
+    for number, (name, result) in enumerate(lines):
         assert result.richness is not None
-        points, colour = result.richness.groups, palette[result.attack]
+        points, colour = result.richness.groups, palette[name]
         seen = [point for point in points if point.kind != "extrapolated"]
         beyond = [point for point in points if point.candidates >= result.candidates]
-        first = result.attack not in [earlier.attack for earlier in shown[:number]]
-        label = _short(result.attack) if first else None
+        label = short(name) if name not in called[:number] else None
         axes.plot([p.candidates for p in seen], [p.value for p in seen], color=colour, label=label)
         axes.plot([p.candidates for p in beyond], [p.value for p in beyond], color=colour, linestyle=(0, (1, 1.2)))
         for point in (seen[-1], beyond[-1]):
@@ -238,10 +239,11 @@ def _timesteps(axes: "Axes", info: dict[str, Any], cohesion: float | None) -> No
 
 def _unit_label(attack: str, seed: int) -> str:
     """Return how a unit is called in pictures; long names are cut in the middle."""
-    return f"{_short(attack)}, seed {seed}"
+    return f"{short(attack)}, seed {seed}"
 
 
-def _short(name: str) -> str:
+def short(name: str) -> str:
+    """Return a name that fits a legend: a long one is cut in the middle."""
     return name if len(name) <= _LONGEST else f"{name[:12]}…{name[-12:]}"
 
 

@@ -13,6 +13,7 @@ from .contents import Contents, read_contents
 from .drawing import inline, styled, to_png, to_svg
 
 if TYPE_CHECKING:
+    from jinja2 import Environment
     from matplotlib.figure import Figure
 
 _PATH = re.compile(r"(?<![\w/:.~-])(?:file:/*|~|[A-Za-z]:)?[/\\]+[\w.@+-]+(?:[/\\]+[\w.@+-]*)*")
@@ -32,13 +33,8 @@ def write_report(folder: RunFolder, target: Path, *, with_images: bool = False) 
     Without `with_images` it holds numbers only, and training images by keyed hash: extracted images are
     somebody's data.
     """
-    from jinja2 import Environment, FileSystemLoader
-
     contents = read_contents(folder, with_images=with_images)
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    page = environment.get_template("report.html.j2").render(_page(contents), with_images=with_images)
+    page = environment().get_template("report.html.j2").render(_page(contents), with_images=with_images)
     write_atomic(target, lambda file: file.write_text(page, encoding="utf-8"))
 
 
@@ -47,15 +43,29 @@ def write_figures(folder: RunFolder, target: Path) -> list[Path]:
 
     None shows an image of the data. The SVGs are the same bytes for the same run.
     """
-    written = []
-    for name, picture in _pictures(read_contents(folder)).items():
+    return written(_pictures(read_contents(folder)), target)
+
+
+def written(pictures: dict[str, Picture], target: Path) -> list[Path]:
+    """Write pictures, by the stem of their file's name, as SVG and PNG into a folder; return the files."""
+    made = []
+    for name, picture in pictures.items():
         with styled():
             figure = picture.draw()
             files = {"svg": to_svg(figure, name).encode(), "png": to_png(figure)}
         for kind, content in files.items():
-            written.append(target / f"{name}.{kind}")
-            write_atomic(written[-1], lambda file, content=content: file.write_bytes(content))  # type: ignore[misc]
-    return written
+            made.append(target / f"{name}.{kind}")
+            write_atomic(made[-1], lambda file, content=content: file.write_bytes(content))  # type: ignore[misc]
+    return made
+
+
+def environment() -> "Environment":
+    """Return what fills the templates of pages; every value is escaped."""
+    from jinja2 import Environment, FileSystemLoader
+
+    return Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
 
 
 def scrubbed(value: Any) -> Any:
@@ -121,7 +131,7 @@ def _page(contents: Contents) -> dict[str, Any]:
         "headline": reading.headline(metrics),
         "verdicts": tables.verdicts(metrics),
         "checks": reading.checks(metrics, contents.audit, contents.quality, costs),
-        "pictures": {name: _inline(name, picture) for name, picture in _pictures(contents).items()},
+        "pictures": {name: inlined(name, picture) for name, picture in _pictures(contents).items()},
         "rates": {
             name: _grouped(tables.measure_rows(found, claims_excess=claims))
             for name, found in tables.by_measure(metrics).items()
@@ -142,7 +152,8 @@ def _page(contents: Contents) -> dict[str, Any]:
     }
 
 
-def _inline(name: str, picture: Picture) -> dict[str, str]:
+def inlined(name: str, picture: Picture) -> dict[str, str]:
+    """Return a picture's title and its SVG for the inside of a page."""
     with styled():
         return {"title": picture.title, "svg": inline(to_svg(picture.draw(), name))}
 

@@ -1,0 +1,42 @@
+"""The published schemas: JSON Schema of records and badges, one file per version, in schemas/.
+
+The files of versions that are no longer written stay as they were, since records of them are still read.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from .checked import Checked
+from .record import SCHEMA, Record
+
+FOLDER = Path(__file__).parent / "schemas"
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def file_name(version: str) -> str:
+    """Return the file of a version: `sidebench-record-2.json` of `sidebench-record/2`."""
+    return f"{version.replace('/', '-')}.json"
+
+
+def current() -> dict[str, str]:
+    """Return the text of each schema that this version writes, by file name."""
+    badge = "sidebench-challenge/1"
+    return {file_name(SCHEMA): text(Record, SCHEMA), file_name(badge): text(Checked, badge)}
+
+
+def text(model: type[BaseModel], version: str) -> str:
+    """Return the JSON Schema of a model, whose field `schema` must hold this version."""
+    found: dict[str, Any] = model.model_json_schema(by_alias=True)
+    found["properties"]["schema"] = {"const": version, "description": "name and version of this schema"}
+    found["required"] = sorted({*found["required"], "schema"})
+    return json.dumps({"$schema": DIALECT, "$id": version, **found}, indent=1, sort_keys=True) + "\n"
+
+
+def publish() -> None:
+    """Write the schemas of this version into schemas/ of the source tree."""
+    for name, content in current().items():
+        (FOLDER / name).write_text(content, encoding="utf-8", newline="\n")

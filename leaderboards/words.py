@@ -1,0 +1,120 @@
+"""What pages say in plain words: of a record, and of a whole board."""
+
+import json
+from collections.abc import Sequence
+
+from . import tables
+from .ranking import PLAIN, WORDS, Board, Row, claims_excess, method_of
+from .record import Record
+
+
+def verdict(row: Row, board: Board | None) -> list[str]:
+    """Say in plain words what a record shows, where it stands, and how it compares with plain sampling."""
+    lines = [_finding(row.record)]
+    if row.best is not None and board is not None:
+        lines.append(_rank_sentence(row, len(board.ranked)))
+    if row.against_plain:
+        against = {WORDS[1]: "finds more than", WORDS[-1]: "finds fewer than", WORDS[0]: "is not told apart from"}
+        lines.append(f"With as many candidates it {against[row.against_plain]} plain sampling ({PLAIN}).")
+    return lines
+
+
+def _finding(record: Record) -> str:
+    found, seeds = tables.figures(record), len(record.seeds)
+    who = record.claim.attack + (f" behind {method_of(record)}" if record.claim.defences else "")
+    under = f"in {record.candidates:,} candidates" + (f" under each of {seeds} seeds" if seeds > 1 else "")
+    if not claims_excess(record):
+        held_out = "" if found.control_ams is None else f" and {tables.percent(found.control_ams)} % on held-out images"
+        rates = f"{tables.percent(found.ams)} % on training images{held_out}"
+        return f"{who} hits {rates}, {under}. Without a fair control no excess is claimed."
+    low, high = tables.percent(record.excess.low), tables.percent(record.excess.high)
+    over = "a reference model" if record.victim.same_groups else "held-out images"
+    if record.excess.low > 0:
+        groups = ("on average " if seeds > 1 else "") + tables.count(found.unique_groups)
+        said = f"finds {groups} different training images, excess over {over} {low} to {high} %"
+    elif record.excess.high < 0:
+        said = f"hits less than {over}, which no leak explains ({low} to {high} %)"
+    else:
+        said = f"shows no excess over {over}; at most {high} % could have gone unseen"
+    return f"{who} {said}, {under}."
+
+
+def _rank_sentence(row: Row, rows: int) -> str:
+    if rows == 1:
+        return "It is the only row of its board."
+    if row.best == row.worst:
+        return f"Its rank is {row.best} of {rows:,}."
+    return f"Its rank is {row.best} to {row.worst} of {rows:,}: the tests cannot tell it from its neighbours."
+
+
+def board_verdict(board: Board) -> str:
+    """Say in a sentence or two what a board shows: whether something leaks, and who leads."""
+    if not board.ranked:
+        return "Nothing is ranked here."
+    leaks, rows = sum(row.record.excess.low > 0 for row in board.ranked), len(board.ranked)
+    methods = {method_of(row.record) for row in board.ranked}
+    # Somebody may have made a method again: then a row is no method.
+    called = board.kind if len(methods) == rows else "rows"
+    said = _attacked(leaks, rows, called) if board.kind == "attacks" else _defended(leaks, rows, called)
+    # Where no attack finds anything, none finds most.
+    return said if board.kind == "attacks" and not leaks else f"{said} {_leaders(board)}".strip()
+
+
+def _attacked(leaks: int, rows: int, called: str) -> str:
+    if rows == 1:
+        return "The one attack here finds training images." if leaks else "The one attack here shows no leak."
+    if leaks == rows:
+        return f"All {rows:,} {called} find training images."
+    if not leaks:
+        return f"None of {rows:,} {called} shows a leak."
+    return f"{leaks:,} of {rows:,} {called} {'find' if leaks > 1 else 'finds'} training images."
+
+
+def _defended(leaks: int, rows: int, called: str) -> str:
+    if rows == 1:
+        return f"Behind the one defence here {'a leak is left' if leaks else 'no leak is seen'}."
+    if leaks == rows:
+        return f"Behind all {rows:,} {called} a leak is left."
+    if not leaks:
+        return f"Behind none of {rows:,} {called} a leak is seen."
+    return f"Behind {rows - leaks:,} of {rows:,} {called} no leak is seen."
+
+
+def _leaders(board: Board) -> str:
+    """Name who leads; a tie by its size where it is large."""
+    tie = [row for row in board.ranked if row.best == 1]
+    if len(board.ranked) == 1 or not tie:
+        return ""
+    if len(tie) == len(board.ranked):
+        return "The tests see no difference between them."
+    names = list(dict.fromkeys(method_of(row.record) for row in tie))
+    attacks = board.kind == "attacks"
+    if len(tie) == 1:
+        return f"{names[0]} {'finds most' if attacks else 'leaves least'}."
+    who = f"{', '.join(names[:-1])} and {names[-1]}" if 1 < len(names) < 4 else f"{len(tie):,} rows"
+    return f"{'Most is found' if attacks else 'Least is left'} by a tie of {who}."
+
+
+def board_notes(boards: Sequence[Board]) -> dict[str, str]:
+    """Return by name what tells boards apart that are called the same, e.g. "guidance_scale 1.0"."""
+    called: dict[tuple[str, str, str], list[Board]] = {}
+    for board in boards:
+        attack = board.first.claim.attack if board.kind == "defences" else ""
+        called.setdefault((board.kind, board.first.victim.name, attack), []).append(board)
+    found = {}
+    for own in called.values():
+        facts = [_facts(board) for board in own]
+        keys = [key for key in facts[0] if len({fact.get(key) for fact in facts}) > 1]
+        for board, fact in zip(own, facts, strict=True):
+            found[board.name] = ", ".join(f"{key} {fact[key]}" for key in keys if key in fact)
+    return found
+
+
+def _facts(board: Board) -> dict[str, str]:
+    """Return what a board is about and its first columns do not show, as text by name."""
+    record = board.first
+    facts = {"model": record.victim.identity[:8], "micro-batch": str(record.protocol.micro_batch)}
+    facts |= {"sampler": f"{record.protocol.sampler.name}, {record.protocol.sampler.steps} steps"}
+    if board.kind == "defences":
+        facts |= {key: json.dumps(value) for key, value in record.claim.settings.items()}
+    return facts
