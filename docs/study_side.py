@@ -1,4 +1,9 @@
-"""Print the tables of docs/study-side.md from finished runs: python docs/study_side.py RUN... (one run per victim)."""
+"""Print the tables of docs/study-side.md from finished runs, one per victim.
+
+python docs/study_side.py victims RUN...   every attack on every victim, and ratios to carlini-uncond
+python docs/study_side.py images RUN...    victims trained on halves of one set: images hit when in X, and when not
+python docs/study_side.py canaries RUN     groups found by the number of images in them
+"""
 
 import statistics
 import sys
@@ -10,9 +15,15 @@ import numpy as np
 from scipy.stats import t as student
 from tabulate import tabulate
 
+from sidebench.benchmark.contracts import Side
+from sidebench.benchmark.rates import UnitScores
+from sidebench.benchmark.registry import make_measure
 from sidebench.benchmark.report.tables import load_metrics
+from sidebench.benchmark.rescoring import stored_groups
 from sidebench.benchmark.results import Metrics
-from sidebench.benchmark.store import read_run
+from sidebench.benchmark.scores import read_all_scores
+from sidebench.benchmark.statistics import wilson
+from sidebench.benchmark.store import RunFolder, read_json, read_run, shard_count
 
 PLAIN = "carlini-uncond"
 
@@ -99,8 +110,68 @@ def ratios_table(runs: Sequence[Metrics]) -> str:
     return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
 
 
+def hits(folder: RunFolder) -> dict[str, dict[Side, np.ndarray]]:
+    """Return by attack how often each reference of either side was the best match in the closest band, seeds added."""
+    metrics, manifest = load_metrics(folder), read_json(folder.manifest_file)
+    measure = make_measure(metrics.results[0].measure)
+    groups, shards = stored_groups(folder), shard_count(manifest["identity"])
+    found: dict[str, dict[Side, np.ndarray]] = {}
+    for result in metrics.results:
+        if result.measure != measure.id:
+            continue
+        unit = f"{result.attack}.s{result.seed}"
+        scores = UnitScores(read_all_scores(folder, unit, measure.space, shards), [measure])
+        counts = found.setdefault(result.attack, {side: np.zeros(len(own), int) for side, own in groups.items()})
+        for side in groups:
+            near = scores.best_scores[measure.id, side] <= measure.bands[0].high
+            np.add.at(counts[side], scores.best_ids[side][near], 1)
+    return found
+
+
+def images_table(folders: Sequence[RunFolder]) -> str:
+    """Return, over victims of one set, the share of images hit at least once when trained on, and when held out."""
+    seen: dict[str, dict[Side, list[bool]]] = {}
+    for folder in folders:
+        for attack, sides in hits(folder).items():
+            for side, counts in sides.items():
+                seen.setdefault(attack, {}).setdefault(side, []).extend((counts > 0).tolist())
+    rows = []
+    for attack, both in seen.items():
+        row: dict[str, str | int] = {"attack": attack}
+        for side, words in (("training", "in X"), ("held_out", "out")):
+            marks = both[side]  # type: ignore[index]
+            rate = wilson(sum(marks), len(marks))
+            row[f"images {words}"] = len(marks)
+            row[f"hit {words}, %"] = f"{100 * np.mean(marks):.1f} [{100 * rate.low:.1f}, {100 * rate.high:.1f}]"
+        rows.append(row)
+    return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
+
+
+def canaries_table(folder: RunFolder) -> str:
+    """Return, by the number of images in a duplicate group of X, how many groups were found and how often."""
+    groups = stored_groups(folder)["training"]
+    sizes = np.bincount(groups)
+    rows = []
+    for attack, sides in hits(folder).items():
+        credits = np.bincount(groups, weights=sides["training"], minlength=len(sizes))
+        for size in sorted(set(sizes[sizes > 0].tolist())):
+            mine = credits[sizes == size]
+            rows.append(
+                {
+                    "attack": attack,
+                    "images in the group": size,
+                    "groups in X": len(mine),
+                    "groups found": int((mine > 0).sum()),
+                    "candidates per group": f"{mine.mean():.2f}",
+                }
+            )
+    return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
+
+
 if __name__ == "__main__":
-    read = [load_metrics(read_run(Path(name))) for name in sys.argv[1:]]
-    print(victims_table(read))
-    print()
-    print(ratios_table(read))
+    what, folders = sys.argv[1], [read_run(Path(name)) for name in sys.argv[2:]]
+    if what == "victims":
+        read = [load_metrics(folder) for folder in folders]
+        print(victims_table(read) + "\n\n" + ratios_table(read))
+    else:
+        print(images_table(folders) if what == "images" else canaries_table(folders[0]))
