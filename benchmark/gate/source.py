@@ -9,10 +9,11 @@ import torch
 
 from .. import hub
 from ..artefacts import write_references
-from ..contracts import Attack, AttackState, Measure, Progress
+from ..contracts import Attack, AttackState, Measure, ModelSpec, Progress
 from ..errors import BadInput, UnknownName
 from ..pairs import Pair
 from ..plan import RunPlan
+from ..progress import silent
 from ..references import References
 from ..registry import make_measure
 from ..runner import load_victim, make_shard, named_failures, open_folder, prepare, score_shard
@@ -47,6 +48,7 @@ class Source(ABC):
     available: int
     """Candidates per attack that there can be."""
     spent = NOTHING
+    progress: Progress
 
     @abstractmethod
     def scores(self, attack: str, shard: int) -> ShardScores:
@@ -124,9 +126,6 @@ class MadeOnDemand(Source):
             costs.append(read_info(self.folder.state_file(unit.name))["cost"]["seconds"])
         seconds = self.spent.seconds + sum(costs)
         self.spent = Spent(seconds, 0.0 if self.plan.model.device == "cpu" else seconds)
-        self.progress(
-            f"{unit.name}: candidates (stops when certain)", self.plan.numbers(shard).stop, self.plan.candidates
-        )
         return read_scores(self.folder, unit.name, self.measure.space, shard)
 
     def images(self, attack: str, shard: int) -> torch.Tensor:
@@ -148,7 +147,7 @@ class FinishedRun(Source):
     ) -> None:
         manifest = read_json(folder.manifest_file)
         identity = manifest["identity"]
-        self.folder = folder
+        self.folder, self.progress = folder, silent
         self.measure = _measure_of(identity, measure)
         self.shard_size, self.available = int(identity["protocol"]["shard"]), int(identity["candidates"])
         self._units = {name: unit_of(folder, manifest, attack, seed, self.measure) for name, attack in attacks.items()}
@@ -158,6 +157,20 @@ class FinishedRun(Source):
                 f"now; give the run's own pair file with --pair"
             )
         self.scorer = Scorer(references, [self.measure], int(identity["protocol"]["top_k"]), torch.device("cpu"))
+        self._pair, self._attacked = pair, identity["model"]
+
+    def victim(self) -> "Model | None":
+        """Return the pair's model, if it lies on this machine and is the one that the run attacked."""
+        from ..models import load_model
+
+        own = self._pair.model
+        if own.repo is not None:
+            return None
+        spec = ModelSpec(**self._attacked, location=own.location, variant=own.variant)
+        try:
+            return load_model(spec)
+        except BadInput:  # another model's files, or none
+            return None
 
     def scores(self, attack: str, shard: int) -> ShardScores:
         """Return one shard's stored scores."""
