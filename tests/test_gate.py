@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from sidebench.benchmark import models, runner
-from sidebench.benchmark.errors import BadInput, BadPolicy, RunConflict, UnknownName
+from sidebench.benchmark.errors import BadInput, BadPolicy, UnknownName
 from sidebench.benchmark.gate import judge as gate
 from sidebench.benchmark.gate import source as gate_source
 from sidebench.benchmark.gate.baseline import RunBaseline
@@ -191,7 +191,7 @@ def noise(images: torch.Tensor) -> torch.Tensor:
         (lambda images: torch.full_like(images, float("nan")), ["broken images", "model path"]),
         (lambda images: images / 2 + 0.5, ["sample quality", "preprocessing", "model path"]),
         (lambda images: images.flip(2), ["sample quality", "preprocessing", "model path"]),
-        (lambda images: (2 * images - 1).clamp(0, 1), ["sample quality"]),
+        (lambda images: (2 * images - 1).clamp(0, 1), ["sample quality", "model path"]),
         (lambda images: 1 - images, ["sample quality", "preprocessing", "model path"]),
     ],
     ids=["noise", "constant", "nan", "half the range", "upside down", "-1 to 1 cut off", "inverted"],
@@ -351,7 +351,7 @@ def test_what_the_folder_holds_is_not_made_again(
 ) -> None:
     pair = load_pair(str(make_pair_file(tmp_path)))
     first = decide(tmp_path, None, pair, attacks={"side": {}}, budget={"candidates": 256})
-    assert first.attacks[0].attack == "side" and first.attacks[0].candidates == 256
+    assert first.folder is not None and first.attacks[0].attack == "side" and first.attacks[0].candidates == 256
 
     def refuse(*_: Any) -> None:
         raise AssertionError("prepared again")
@@ -359,8 +359,16 @@ def test_what_the_folder_holds_is_not_made_again(
     monkeypatch.setattr(runner, "prepare_attack", refuse)
     again = decide(tmp_path, None, pair, attacks={"side": {}}, budget={"candidates": 512}, limits={"excess": 0.001})
     assert again.folder == first.folder and again.attacks[0].candidates == 512
-    with pytest.raises(RunConflict, match=r"guidance_scale was 1\.0, now 2\.0"):
-        decide(tmp_path, None, pair, attacks={"side": {"guidance_scale": 2.0}})
+    decide(tmp_path, None, pair, attacks={"carlini-uncond": {}}, budget={"candidates": 256})
+    monkeypatch.undo()
+    # Another setting is another attack: it is begun anew, in the same folder, and the other one is kept.
+    before = {file: file.stat().st_mtime_ns for file in first.folder.rglob("images/*/*.safetensors")}
+    other = decide(tmp_path, None, pair, attacks={"side": {"guidance_scale": 2.0}}, budget={"candidates": 256})
+    made = [file for file in before if not file.exists() or file.stat().st_mtime_ns != before[file]]
+    assert other.folder == first.folder and {file.parent.name for file in made} == {"side.s0"}
+    assert len(made) == 2 and len(list(first.folder.rglob("images/side.s0/*"))) == 1
+    units = json.loads((first.folder / "gate-plan.json").read_text())["units"]
+    assert units["side.s0"]["settings"]["guidance_scale"] == 2.0 and "carlini-uncond.s0" in units
 
 
 def test_a_run_gets_the_same_decision_as_its_model(tmp_path: Path) -> None:
@@ -644,7 +652,7 @@ def test_the_page_shows_how_each_claim_came_about_and_no_image(tmp_path: Path) -
     last = decision.findings[0]
     assert own.candidates[-1] == last.candidates and own.rate[-1] == last.rate
     assert (own.low[-1], own.high[-1]) == (last.low, last.high)
-    assert np.all(own.low <= own.rate) and np.all(own.rate <= own.high) and own.low[0] == -1
+    assert np.all(own.low <= own.rate) and np.all(own.rate <= own.high) and np.all(np.diff(own.candidates) > 0)
 
 
 def test_names_from_files_are_escaped(tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def decide_on(
     return _decision(judged, pair, checks, unchecked, source.spent)
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Judged:
     """The attacks of a decision, those included that were not begun or did not get as far as a test."""
 

@@ -57,7 +57,8 @@ def explanations(decision: "Decision") -> list[str]:
     lines += [f"checked: {check.name}: {check.said}" for check in decision.checks if check.ok]
     lines += [f"not checked: {missing}" for missing in decision.unchecked]
     if decision.spent.seconds:
-        lines.append(f"cost: {decision.spent.seconds:.0f} s of preparing and generating")
+        seconds, _, processor = decision.spent
+        lines.append(f"cost: {seconds:.0f} s of preparing and generating, {processor:.0f} s of processor time")
     return lines
 
 

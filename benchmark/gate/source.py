@@ -1,5 +1,6 @@
 """Where the gate's scores come from: made shard by shard, or read from a finished run."""
 
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,10 +33,13 @@ class Spent(NamedTuple):
     """What the shards that were used have cost, whenever they were made."""
 
     seconds: float
+    """By the clock."""
     gpu_seconds: float
+    processor_seconds: float
+    """The same on a busy machine."""
 
 
-NOTHING = Spent(0.0, 0.0)
+NOTHING = Spent(0.0, 0.0, 0.0)
 
 
 class Source(ABC):
@@ -70,6 +74,19 @@ class GateFolder(RunFolder):
         super().__init__(path)
         self.manifest_file = path / GATE_MANIFEST
 
+    def forget(self, unit: str) -> None:
+        """Remove all that an attack has left here: state, images, scores, and then its place in the manifest.
+
+        A call that is killed between leaves an entry by which the next one does the rest.
+        """
+        for kind in ("state", "images"):
+            shutil.rmtree(self.path / kind / unit, ignore_errors=True)
+        for file in self.path.glob(f"scores/{unit}.*"):
+            file.unlink()
+        manifest = read_json(self.manifest_file)
+        kept = {name: own for name, own in manifest["units"].items() if name != unit}
+        self.write_manifest({**manifest, "units": kept})
+
 
 class MadeOnDemand(Source):
     """Attacks a model, a shard at a time. What is in the folder already is used again, states and shards alike.
@@ -92,11 +109,14 @@ class MadeOnDemand(Source):
     def open(self) -> None:
         """Write the manifest or check the one that is there; the folder must be locked.
 
-        Raises:
-            RunConflict: the attack's settings are not those that the folder was made by.
+        An attack whose settings have changed since is begun anew, the others go on with what there is.
         """
         if self.plan.fresh:
             self.folder.clear()
+        stored = (self.folder.manifest() or {"units": {}})["units"]
+        for unit in self.plan.units:
+            if unit.name in stored and difference(stored[unit.name]["settings"], unit.settings()):
+                self.folder.forget(unit.name)
         open_folder(self.plan, self.folder, self.identity)
         write_references(self.folder, self._references)
         manifest = read_json(self.folder.manifest_file)
@@ -121,11 +141,13 @@ class MadeOnDemand(Source):
                     self._states[attack] = prepare(self.plan, self.folder, unit, self.victim(), self.progress)
                 make_shard(self.plan, self.folder, unit, self.victim(), self._states[attack], shard)
         score_shard(self.plan, self.folder, unit.name, shard, self.scorer)
-        costs = [read_info(self.folder.images_file(unit.name, shard))["cost"]["seconds"]]
+        files = [self.folder.images_file(unit.name, shard)]
         if shard == 0:
-            costs.append(read_info(self.folder.state_file(unit.name))["cost"]["seconds"])
-        seconds = self.spent.seconds + sum(costs)
-        self.spent = Spent(seconds, 0.0 if self.plan.model.device == "cpu" else seconds)
+            files.append(self.folder.state_file(unit.name))
+        costs = [read_info(file)["cost"] for file in files]
+        seconds = self.spent.seconds + sum(cost["seconds"] for cost in costs)
+        processor = self.spent.processor_seconds + sum(cost["processor_seconds"] for cost in costs)
+        self.spent = Spent(seconds, 0.0 if self.plan.model.device == "cpu" else seconds, processor)
         return read_scores(self.folder, unit.name, self.measure.space, shard)
 
     def images(self, attack: str, shard: int) -> torch.Tensor:
