@@ -118,9 +118,10 @@ def decide_on(
     if judged.hypotheses:  # else nothing can be claimed, whatever the candidates are
         _begin(stages, judged)
         _go_on(stages, judged)
-    model = source.victim() if any(line.frozen for line in lines) else None
+    begun = any(line.frozen for line in lines)
+    model = source.victim() if begun else None
     checks += [check for line in lines for check in stages.checks(line, model)]
-    unchecked = [] if model is not None else ["model path: the attacked model is not at hand"]
+    unchecked = ["model path: the attacked model is not at hand"] if begun and model is None else []
     return _decision(judged, pair, checks, unchecked, source.spent)
 
 
