@@ -369,19 +369,21 @@ def gate(
     pair: Annotated[str | None, typer.Option(help="With RUN: its pair file, if it is not a shipped pair.")] = None,
     junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write JUnit XML.")] = None,
     summary: Annotated[Path | None, typer.Option(metavar="FILE.md", help="Write a Markdown summary.")] = None,
+    report: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write a page; it holds no image.")] = None,
     device: Device = "auto",
     out: Annotated[Path, typer.Option(help="Folder in which the gate's folder is made.")] = Path("runs"),
     fresh: Annotated[bool, typer.Option("--fresh", help="Use nothing of an earlier gate.")] = False,
     as_json: AsJson = False,
 ) -> int:
     """Does the model leak more than a policy allows? Exit codes: 0 no, 1 yes, 4 the gate cannot tell."""
+    from .benchmark.gate import output as gate_output
     from .benchmark.gate.policy import load_policy
     from .benchmark.progress import reporter_for
 
     loaded = load_policy(policy)
+    gate_output.check_places([junit, summary, report])
     print("loading torch and diffusers ...", file=sys.stderr, flush=True)
     from .benchmark.gate import judge as gates
-    from .benchmark.gate import output as gate_output
     from .leaderboards.baseline import read_baseline
 
     last = None if baseline is None else read_baseline(baseline)
@@ -397,7 +399,7 @@ def gate(
             fresh=fresh,
             progress=progress,
         )
-    gate_output.write_files(decision, junit_file=junit, summary=summary)
+    gate_output.write_files(decision, junit_file=junit, summary=summary, report=report)
     print(json.dumps(gate_output.as_dict(decision), indent=1) if as_json else gate_output.as_text(decision))
     return decision.exit_code
 

@@ -176,7 +176,9 @@ def _costs(
         )
         probe = read_json(folder.probe_file(name))
         varying["units"][name] = {
+            # What making the state took, whether this run made it or took one that was kept.
             "prepare_seconds": parts[0]["seconds"],
+            "state_kept": folder.kept_file(name).exists(),
             "generate_seconds": sum(part["seconds"] for part in parts[1:]),
             "processor_seconds": sum(part.get("processor_seconds", 0.0) for part in parts),
             "probe": {**probe, "above_limit": probe["share_off"] > PROBE_LIMIT},

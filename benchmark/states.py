@@ -51,6 +51,7 @@ class KeptState:
             return False
         for key in cost["samples"]:
             _copy(self.folder / f"{key}.safetensors", run.shared_samples().file(key))
+        write_json(run.kept_file(unit), {"content": self.folder.name})
         _copy(self.folder / "state.safetensors", run.state_file(unit))
         os.utime(self.folder)
         return True

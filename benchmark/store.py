@@ -88,6 +88,10 @@ class RunFolder:
         """Return where the attack's state is."""
         return self.path / "state" / unit / "state.safetensors"
 
+    def kept_file(self, unit: str) -> Path:
+        """Return what says that the state was taken from an earlier run, where it was; see `states`."""
+        return self.path / "state" / unit / "kept.json"
+
     def checkpoints(self, unit: str) -> "FolderCheckpoints":
         """Return the places where an attack leaves its progress."""
         return FolderCheckpoints(self.path / "state" / unit / "checkpoints")

@@ -1,17 +1,26 @@
-"""Print the tables of docs/gate.md: `python docs/gate_errors.py` (about ten minutes, seeded).
+"""Print the tables of docs/gate.md: `python docs/gate_errors.py` (about two minutes, seeded).
 
 1,000 simulated releases per row. A candidate hits a training image only with chance background + excess, a
 held-out image only with chance background. Both errors are 5 %.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from scipy.stats import norm
 from tabulate import tabulate
 
-from sidebench.benchmark.gate.sequential import count, first_at_most, p_above, p_below
+from sidebench.benchmark.gate.sequential import (
+    WEIGHTS,
+    Counts,
+    count,
+    first_at_most,
+    informed_weights,
+    p_above,
+    p_below,
+)
 
 RELEASES = 1000
 ALPHA = BETA = 0.05
@@ -21,6 +30,15 @@ BACKGROUNDS = (0.0, 0.3, 1.0, 3.0)
 
 EXCESSES = (0.0, 0.5, 1.0, 2.0, 10.0)
 """True excess, in limits: clean, half, exactly at, twice and ten times the limit."""
+
+OFF = (0.1, 0.6, 1.0, 1.6)
+"""True background over the calibrated one; 0.6 to 1.6 is what 15 calibration hits leave open, 0.1 a mistake."""
+
+Ends = tuple[int | None, int | None]
+"""After how many candidates "at most the limit" is rejected, and "at least the limit"; None for never."""
+
+Strategy = Callable[[np.ndarray, float], Ends]
+"""z (N,) and limit to when it ends."""
 
 LONGEST = 2
 """A simulated gate gives up ("cannot tell") after this many times the fixed number."""
@@ -66,14 +84,32 @@ def draw(rng: np.random.Generator, n: int, excess: float, background: float) -> 
     return (u < background + excess).astype(np.int8) - (u > 1 - background).astype(np.int8)
 
 
-def mixture(z: np.ndarray, limit: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the p-values of the gate's own strategy."""
-    counts = count(z)
-    return p_above(counts, limit), p_below(counts, limit)
+def mixture(z: np.ndarray, limit: float, calibrated: float | None = None) -> Ends:
+    """Return when the gate's own strategy ends, at a fixed threshold or one calibrated to this background.
+
+    A capital turns only at a hit. So it is looked at before and after each, and candidate by candidate only in the
+    stretch where it reaches its level.
+    """
+    weights = WEIGHTS if calibrated is None else informed_weights(limit, calibrated)
+    counts, hits = count(z), np.flatnonzero(z)
+    looks = np.unique(np.concatenate([[0], hits, hits + 1, [len(z)]]))
+    ends = []
+    for p_values, level in (
+        (partial(p_above, limit=limit), ALPHA),
+        (partial(p_below, limit=limit, weights=weights), BETA),
+    ):
+        look = first_at_most(p_values(Counts(counts.levels, counts.seen[:, looks[1:] - 1])), level)
+        if look is None:
+            ends.append(None)
+            continue
+        begin, end = looks[look - 1], looks[look]
+        after = first_at_most(p_values(Counts(counts.levels, counts.seen[:, begin:end])), level)
+        ends.append(int(begin) + after)
+    return ends[0], ends[1]
 
 
-def agrapa(z: np.ndarray, limit: float, cap: float = 0.75) -> tuple[np.ndarray, np.ndarray]:
-    """Return the p-values under aGRAPA bets (Waudby-Smith and Ramdas 2024, section B.3), capped at a share."""
+def agrapa(z: np.ndarray, limit: float, cap: float = 0.75) -> Ends:
+    """Return when aGRAPA bets end (Waudby-Smith and Ramdas 2024, section B.3), capped at a share."""
     found = []
     for values, m in ((z.astype(float), limit), (-z.astype(float), -limit)):
         before = np.arange(len(values)) + 1
@@ -82,21 +118,16 @@ def agrapa(z: np.ndarray, limit: float, cap: float = 0.75) -> tuple[np.ndarray, 
         bets = np.clip((mean - m) / (variance + (mean - m) ** 2), 0, cap / (1 + m))
         capital = np.cumsum(np.log1p(bets * (values - m)))
         found.append(np.exp(-np.maximum(np.maximum.accumulate(capital), 0)))
-    return found[0], found[1]
+    return first_at_most(found[0], ALPHA), first_at_most(found[1], BETA)
 
 
-def gate(z: np.ndarray, limit: float, strategy: Callable[..., tuple[np.ndarray, np.ndarray]]) -> Outcome:
+def gate(z: np.ndarray, limit: float, strategy: Strategy) -> Outcome:
     """Look after every candidate and stop at the first answer."""
-    for n in np.unique(np.minimum(len(z), 250 * 4 ** np.arange(8))):  # most end early; the answer is the same
-        above, below = strategy(z[:n], limit)
-        ends = {"fail": first_at_most(above, ALPHA), "pass": first_at_most(below, BETA)}
-        reached = [Outcome(verdict, at) for verdict, at in ends.items() if at is not None]
-        if reached:
-            return min(reached, key=lambda outcome: outcome.candidates)
-    return Outcome("", len(z))
+    reached = [Outcome(verdict, at) for verdict, at in zip(("fail", "pass"), strategy(z, limit), strict=True) if at]
+    return min(reached, key=lambda outcome: outcome.candidates, default=Outcome("", len(z)))
 
 
-def row(limit: float, background: float, excess: float, strategy: Callable[..., tuple[np.ndarray, np.ndarray]]) -> dict:
+def row(limit: float, background: float, excess: float, strategy: Strategy) -> dict:
     """Simulate one cell of the grid."""
     fixed = fixed_test(limit, background)
     rng = np.random.default_rng([int(1e6 * limit), int(1e6 * background), int(1e6 * excess)])
@@ -128,15 +159,29 @@ def several(attacks: int, limit: float, background: float) -> float:
     return float(np.mean(np.array(ends) <= ALPHA / attacks))
 
 
+def show(rows: list[dict]) -> None:
+    """Print rows as a table."""
+    print(tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True))
+
+
 def main() -> None:
     """Print the tables."""
     cells = [(limit, b * limit, e * limit) for limit in LIMITS for b in BACKGROUNDS for e in EXCESSES]
-    rows = [row(*cell, mixture) for cell in cells if cell[1] + cell[2] <= 1 - cell[1]]
-    print(tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True))
-    print("\nthe same with aGRAPA bets, at most 0.75 of the largest\n")
+    show([row(*cell, partial(mixture, calibrated=cell[1])) for cell in cells if cell[1] + cell[2] <= 1 - cell[1]])
     chosen = [cell for cell in cells if cell[0] == 0.01 and cell[2] in (0.0, 0.1)]
-    table = [row(*cell, agrapa) for cell in chosen]
-    print(tabulate(table, headers="keys", tablefmt="github", disable_numparse=True))
+    print("\nthe same at a fixed threshold, where nothing is known of the background\n")
+    show([row(*cell, mixture) for cell in chosen])
+    print("\nthe same with aGRAPA bets, at most 0.75 of the largest\n")
+    show([row(*cell, agrapa) for cell in chosen])
+    print("\nclean models at a limit of 1 %, calibrated to another background than the true one\n")
+    show(
+        [
+            {"calibrated, %": f"{100 * background:g}"}
+            | row(0.01, off * background, 0.0, partial(mixture, calibrated=background))
+            for background in (0.01, 0.03)
+            for off in OFF
+        ]
+    )
     print("\nseveral attacks, each exactly at a limit of 1 %, background 1 %: wrong fails")
     print(", ".join(f"{n} attacks {several(n, 0.01, 0.01):.1%}" for n in (1, 3, 10)))
 

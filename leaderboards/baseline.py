@@ -44,22 +44,30 @@ class RecordBaseline(Baseline):
             },
         }
 
-    def signs(self, attack: Attack, seed: int, measure: Measure, tau: float) -> np.ndarray:
-        """Return z from the record's packed hits."""
+    def seeds(self, attack: Attack, measure: Measure, tau: float | None) -> list[int]:
+        """Return the record's seeds."""
         claim, record = self.record.claim, self.record
-        if (attack.name, seed) not in [(claim.attack, known) for known in record.seeds]:
-            raise BadInput(
-                f"{self.name} is of {claim.attack} under seeds {record.seeds}, not {attack.name} under {seed}"
-            )
+        if attack.name != claim.attack:
+            raise BadInput(f"{self.name} is of {claim.attack}, not of {attack.name}")
         if changed := settings_difference(attack, claim.settings):
             raise BadInput(f"{self.name}: {changed}")
         if measure.id != record.measure:
             raise BadInput(f"{self.name}: measure was {record.measure!r}, now {measure.id!r}")
-        band = record.headline(seed).bands[0]
+        self._check(record.seeds[0], measure, tau)
+        return record.seeds
+
+    def signs(self, attack: Attack, seed: int, measure: Measure, tau: float) -> np.ndarray:
+        """Return z from the record's packed hits."""
+        self._check(seed, measure, tau)
+        hits = pooled_hits([self.record], [seed])[0]
+        return hits.training_hits.astype(np.int8) - hits.control_hits.astype(np.int8)
+
+    def _check(self, seed: int, measure: Measure, tau: float | None) -> None:
+        """Refuse any threshold but the edge at which the record says what was hit."""
+        band = self.record.headline(seed).bands[0]
         edge = band.high if measure.distance else band.low
         if tau != edge:
+            asked = "a calibrated threshold" if tau is None else f"{tau:g}"
             raise BadInput(
-                f"{self.name} says what hit at {edge:g}, not at {tau:g}: give the policy threshold.fixed: {edge:g}"
+                f"{self.name} says what hit at {edge:g}, not at {asked}: give the policy threshold.fixed: {edge:g}"
             )
-        hits = pooled_hits([record], [seed])[0]
-        return hits.training_hits.astype(np.int8) - hits.control_hits.astype(np.int8)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
@@ -13,16 +14,19 @@ import torch
 import yaml
 
 from sidebench.benchmark import models, runner
-from sidebench.benchmark.errors import BadInput, BadPolicy, RunConflict, UnknownName
+from sidebench.benchmark.errors import BadInput, BadPolicy, UnknownName
 from sidebench.benchmark.gate import judge as gate
 from sidebench.benchmark.gate import source as gate_source
 from sidebench.benchmark.gate.baseline import RunBaseline
 from sidebench.benchmark.gate.checks import check_judge
 from sidebench.benchmark.gate.decision import Decision
+from sidebench.benchmark.gate.limits import course
 from sidebench.benchmark.gate.output import as_dict, as_markdown, as_text, junit
+from sidebench.benchmark.gate.page import write_page
 from sidebench.benchmark.gate.policy import Policy, load_policy
 from sidebench.benchmark.pairs import FOLDER, Pair, load_pair
 from sidebench.benchmark.plan import plan_run
+from sidebench.benchmark.references import References
 from sidebench.cli import main
 
 CLEAN, LEAKY = "control:heldout", "control:mixture:0.2"
@@ -94,11 +98,35 @@ def test_the_threshold_is_frozen_before_the_test(tmp_path: Path) -> None:
     assert np.mean(best <= seen.threshold) == pytest.approx(0.02, abs=0.002)
 
 
-def test_a_refused_calibration_is_extended_and_then_no_pass(tmp_path: Path) -> None:
-    tight = {"calibrate": {"rate": 0.0005, "candidates": 256, "most": 512}}
-    decision = decide(tmp_path, threshold=tight)
+def test_a_refused_calibration_is_extended_and_then_no_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sidebench.benchmark.calibration.MIN_GROUPS", 1000)
+    rule = {"calibrate": {"rate": 0.05, "candidates": 256, "most": 512}}
+    decision = decide(tmp_path, threshold=rule)
     assert decision.verdict == "cannot tell" and not decision.findings
-    assert "512 calibration candidates give" in decision.reasons[0]
+    assert "carlini-uncond: q = 0.05 cannot be calibrated: the 25 held-out hits" in decision.reasons[0]
+    assert decision.folder is not None and len(list((decision.folder / "images").rglob("*.safetensors"))) == 2
+    assert not failed(decision)  # the images themselves were looked at
+
+
+def test_a_clear_leak_costs_one_attack_only(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(ATTACK, encoding="utf-8")
+    decision = decide(tmp_path, LEAKY, attacks={"carlini-uncond": {}, f"{file}:Broken": {}})
+    assert (decision.verdict, decision.not_needed, decision.reasons) == ("fail", ["broken"], [])
+    # The level is that of two attacks all the same: which of them was looked at first makes no difference.
+    alone = decide(tmp_path, LEAKY)
+    assert decision.hypotheses == 2 and decision.findings[0].low < alone.findings[0].low
+    assert decision.findings[0].p_fail == pytest.approx(2 * alone.findings[0].p_fail)
+    assert "broken: not begun, as the answer was certain before" in as_text(decision)
+    suite = junit(decision).getroot()
+    assert suite is not None and suite.get("skipped") == "1" and suite.find("testcase/skipped") is not None
+
+
+def test_nothing_is_made_where_nothing_could_be_claimed(tmp_path: Path) -> None:
+    pair = load_pair("digits").model_copy(update={"control": "none"})
+    decision = decide(tmp_path, pair=pair)
+    assert decision.verdict == "cannot tell" and not decision.attacks and decision.folder is not None
+    assert not (decision.folder / "images").exists()
 
 
 def test_a_policy_may_treat_cannot_tell_as_a_no(tmp_path: Path) -> None:
@@ -113,16 +141,16 @@ def test_the_time_budget_ends_the_gate(tmp_path: Path) -> None:
     assert decision.spent.seconds > 0 == decision.spent.gpu_seconds
 
 
-def test_any_attack_fails_the_model(tmp_path: Path) -> None:
+def test_any_attack_fails_the_model_and_one_that_broke_takes_the_pass(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text(ATTACK, encoding="utf-8")
-    decision = decide(tmp_path, attacks={"carlini-uncond": {}, f"{file}:Broken": {}})
+    both: dict[str, Any] = {f"{file}:Broken": {}, "carlini-uncond": {}}
+    decision = decide(tmp_path, attacks=both)
     assert (
         decision.verdict == "cannot tell" and "broken" in decision.reasons[0] and "out of luck" in decision.reasons[0]
     )
     assert [finding.attack for finding in decision.findings] == ["carlini-uncond"]
-    leaking = decide(tmp_path, LEAKY, attacks={"carlini-uncond": {}, f"{file}:Broken": {}})
-    assert leaking.verdict == "fail"
+    assert decide(tmp_path, LEAKY, attacks=both).verdict == "fail"
 
 
 ATTACK = """
@@ -163,8 +191,10 @@ def noise(images: torch.Tensor) -> torch.Tensor:
         (lambda images: torch.full_like(images, float("nan")), ["broken images", "model path"]),
         (lambda images: images / 2 + 0.5, ["sample quality", "preprocessing", "model path"]),
         (lambda images: images.flip(2), ["sample quality", "preprocessing", "model path"]),
+        (lambda images: (2 * images - 1).clamp(0, 1), ["sample quality", "model path"]),
+        (lambda images: 1 - images, ["sample quality", "preprocessing", "model path"]),
     ],
-    ids=["noise", "constant", "nan", "half the range", "upside down"],
+    ids=["noise", "constant", "nan", "half the range", "upside down", "-1 to 1 cut off", "inverted"],
 )
 def test_a_broken_model_cannot_pass(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[torch.Tensor], torch.Tensor], names: list[str]
@@ -205,6 +235,37 @@ def test_swapped_channels_cannot_pass(tmp_path: Path, monkeypatch: pytest.Monkey
     decision = decide(tmp_path / "other", pair=pair)
     assert decision.verdict == "cannot tell" and "preprocessing" in failed(decision)
     assert "best with the channels reversed" in as_text(decision)
+
+
+def test_a_leak_that_a_change_of_the_images_hides_cannot_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # What mirroring or swapped channels do to the statistics of natural photographs: next to nothing.
+    monkeypatch.setattr("sidebench.benchmark.gate.checks.UNLIKE", 10.0)
+    monkeypatch.setattr("sidebench.benchmark.gate.checks.BETTER", 0.0)
+    decode_with(monkeypatch, lambda images: images.flip(3))
+    decision = decide(tmp_path, LEAKY)
+    assert decision.verdict == "cannot tell" and "hidden leak" in failed(decision)
+    assert decision.findings[0].p_pass <= 0.05  # as they are, the copies hit nothing
+    (said,) = [check.said for check in decision.checks if "hidden leak" in check.name]
+    assert said.startswith("mirrored, the candidates hit 21.1%") and "0.0% as they are" in said
+    clean = decide(tmp_path / "clean")
+    assert clean.verdict == "cannot tell" and "hidden leak" not in failed(clean)
+
+
+def test_references_in_another_range_cannot_pass(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    load = gate.load_references
+
+    def dark(*arguments: Any) -> References:
+        references = load(*arguments)
+        sides = ("training", "held_out")
+        parts = {side: getattr(references, side) for side in sides}
+        return dataclasses.replace(
+            references, **{side: dataclasses.replace(part, images=part.images // 16) for side, part in parts.items()}
+        )
+
+    monkeypatch.setattr(gate, "load_references", dark)  # as where levels 0 to 16 were stored without a scale
+    decision = decide(tmp_path)
+    assert decision.verdict == "cannot tell" and "sample quality" in failed(decision)
+    assert decision.findings[0].p_pass <= 0.05
 
 
 def test_references_of_another_size_cannot_pass(tmp_path: Path) -> None:
@@ -290,7 +351,7 @@ def test_what_the_folder_holds_is_not_made_again(
 ) -> None:
     pair = load_pair(str(make_pair_file(tmp_path)))
     first = decide(tmp_path, None, pair, attacks={"side": {}}, budget={"candidates": 256})
-    assert first.attacks[0].attack == "side" and first.attacks[0].candidates == 256
+    assert first.folder is not None and first.attacks[0].attack == "side" and first.attacks[0].candidates == 256
 
     def refuse(*_: Any) -> None:
         raise AssertionError("prepared again")
@@ -298,8 +359,16 @@ def test_what_the_folder_holds_is_not_made_again(
     monkeypatch.setattr(runner, "prepare_attack", refuse)
     again = decide(tmp_path, None, pair, attacks={"side": {}}, budget={"candidates": 512}, limits={"excess": 0.001})
     assert again.folder == first.folder and again.attacks[0].candidates == 512
-    with pytest.raises(RunConflict, match=r"guidance_scale was 1\.0, now 2\.0"):
-        decide(tmp_path, None, pair, attacks={"side": {"guidance_scale": 2.0}})
+    decide(tmp_path, None, pair, attacks={"carlini-uncond": {}}, budget={"candidates": 256})
+    monkeypatch.undo()
+    # Another setting is another attack: it is begun anew, in the same folder, and the other one is kept.
+    before = {file: file.stat().st_mtime_ns for file in first.folder.rglob("images/*/*.safetensors")}
+    other = decide(tmp_path, None, pair, attacks={"side": {"guidance_scale": 2.0}}, budget={"candidates": 256})
+    made = [file for file in before if not file.exists() or file.stat().st_mtime_ns != before[file]]
+    assert other.folder == first.folder and {file.parent.name for file in made} == {"side.s0"}
+    assert len(made) == 2 and len(list(first.folder.rglob("images/side.s0/*"))) == 1
+    units = json.loads((first.folder / "gate-plan.json").read_text())["units"]
+    assert units["side.s0"]["settings"]["guidance_scale"] == 2.0 and "carlini-uncond.s0" in units
 
 
 def test_a_run_gets_the_same_decision_as_its_model(tmp_path: Path) -> None:
@@ -309,6 +378,18 @@ def test_a_run_gets_the_same_decision_as_its_model(tmp_path: Path) -> None:
     from_run, from_model = gate.gate_run(run.folder, pair, policy()), decide(tmp_path)
     assert from_run.findings == from_model.findings and from_run.attacks == from_model.attacks
     assert from_run.verdict == from_model.verdict == "pass"
+    # The control that was attacked is not the pair's model, so its decoding cannot be looked at any more.
+    assert "not checked: model path: the attacked model is not at hand" in as_text(from_run)
+    assert not from_model.unchecked
+
+
+def test_the_model_of_a_run_is_checked_where_it_is_at_hand(finished: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = load_pair("digits")
+    settings: dict[str, Any] = {"budget": {"candidates": 40}, "limits": {"raw_rate": 0.02}}
+    decision = gate.gate_run(finished.folder, pair, policy(**settings))
+    assert any(check.name == "carlini-uncond: model path" and check.ok for check in decision.checks)
+    decode_with(monkeypatch, lambda images: images.flip(2))
+    assert "model path" in failed(gate.gate_run(finished.folder, pair, policy(**settings)))
 
 
 def test_what_a_run_lacks_is_named(finished: Any) -> None:
@@ -369,6 +450,44 @@ def test_a_baseline_with_too_few_candidates_cannot_tell(releases: dict[str, Path
         baseline=RunBaseline(releases["clean"]),
     )
     assert decision.verdict == "cannot tell" and decision.findings[0].candidates == 1024
+    # More candidates would say nothing, so none are made.
+    assert decision.attacks[0].candidates == 1024
+    assert decision.reasons == [
+        f"carlini-uncond: baseline {releases['clean'].name} has no candidates after these; make its run longer"
+    ]
+
+
+def test_a_baseline_under_another_seed_is_compared_without_pairs(releases: dict[str, Path], tmp_path: Path) -> None:
+    def against(last: str, seed: int) -> Decision:
+        return gate.gate_pair(
+            load_pair("digits"),
+            policy(**MARGIN, seed=seed),
+            model=LEAKY,
+            out=tmp_path,
+            device="cpu",
+            baseline=RunBaseline(releases[last]),
+        )
+
+    assert against("clean", 7).verdict == "fail"
+    paired, other = against("leaky", 0), against("leaky", 7)
+    assert paired.verdict == "pass" and paired.attacks[0].paired and "the same noise" in as_text(paired)
+    # The same model: its own pairs never differ, other candidates do, and that takes more of them.
+    assert paired.findings[0].rate == 0 != other.findings[0].rate
+    assert other.findings[0].candidates > paired.findings[0].candidates
+    assert not other.attacks[0].paired and "from other noise, as it has other seeds" in as_text(other)
+
+
+def test_a_baseline_without_the_attack_is_refused_before_any_work(releases: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(UnknownName, match=r"unknown attack of baseline gate-digits-.*'side': known: carlini-uncond"):
+        gate.gate_pair(
+            load_pair("digits"),
+            policy(**MARGIN, attacks={"carlini-uncond": {}, "side": {}}),
+            model=CLEAN,
+            out=tmp_path,
+            device="cpu",
+            baseline=RunBaseline(releases["clean"]),
+        )
+    assert not list(tmp_path.rglob("images"))
 
 
 REFUSED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
@@ -408,6 +527,8 @@ def test_a_record_is_a_baseline_at_its_own_threshold(tmp_path: Path) -> None:
     assert np.array_equal(baseline.signs(attack, 0, measure, 0.5), stored.signs(attack, 0, measure, 0.5))
     with pytest.raises(BadInput, match=r"says what hit at 0\.5, not at 0\.4"):
         baseline.signs(attack, 0, measure, 0.4)
+    with pytest.raises(BadInput, match=r"not at a calibrated threshold: give the policy threshold\.fixed: 0\.5"):
+        baseline.seeds(attack, measure, None)
     decision = gate.gate_run(run.folder, pair, policy(limits={"baseline_margin": 0.1}), baseline=baseline)
     assert decision.verdict == "pass" and decision.findings[0].rate == 0
 
@@ -433,6 +554,11 @@ def test_the_example_policy_is_complete_and_commented() -> None:
         ("limits: {excess: 1.5}", r"limits\.excess: Input should be less than 1"),
         ("threshold: {}", "threshold: give calibrate or fixed"),
         ("attacks: {}", "attacks: Dictionary should have at least 1 item"),
+        ("attacks: [carlini-uncond, side]", r"attacks: write them as \{carlini-uncond: \{\}, side: \{\}\}"),
+        ("threshold: {calibrate: {rate: 0.001, candidates: 300}}", r"a rate of 0.001 takes 10,000 candidates"),
+        ("threshold: {calibrate: {rate: 0.1, candidates: 300, most: 200}}", "most is 200, less than candidates: 300"),
+        ("limits: {excess: 0.1, excess: 0.9}", "excess stands twice"),
+        ("limits: {excess: .nan}", r"limits\.excess: Input should be"),
         ("schema: sidebench-policy/2", "schema: Input should be 'sidebench-policy/1'"),
         ("alpha: [", "is not YAML, line"),
         ("alpha: 0", "alpha: Input should be greater than 0"),
@@ -468,6 +594,7 @@ def test_policy_and_baseline_go_together(
 
 def test_the_command_leaves_with_the_answer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, report, page = tmp_path / "policy.yaml", tmp_path / "gate.xml", tmp_path / "gate.md"
+    shown = tmp_path / "gate.html"
 
     def call(*more: str, **changes: Any) -> int:
         file.write_text(yaml.safe_dump(policy(**changes).model_dump(by_alias=True, exclude_none=True)))
@@ -477,10 +604,11 @@ def test_the_command_leaves_with_the_answer(tmp_path: Path, capsys: pytest.Captu
         assert isinstance(left.value.code, int)
         return left.value.code
 
-    assert call("--model", CLEAN, "--junit", str(report), "--summary", str(page)) == 0
+    assert call("--model", CLEAN, "--junit", str(report), "--summary", str(page), "--report", str(shown)) == 0
+    assert "<h1>PASS: digits stays within every limit</h1>" in shown.read_text()
     assert capsys.readouterr().out.startswith("PASS: digits stays within every limit\n")
     suite = ET.parse(report).getroot()
-    assert (suite.get("failures"), suite.get("errors")) == ("0", "0") and int(suite.get("tests") or 0) == 7
+    assert (suite.get("failures"), suite.get("errors")) == ("0", "0") and int(suite.get("tests") or 0) == 8
     assert page.read_text().startswith("### PASS") and "| carlini-uncond | excess 2.00%" in page.read_text()
     assert call("--model", LEAKY, "--json", "--junit", str(report)) == 1
     printed = json.loads(capsys.readouterr().out)
@@ -492,10 +620,39 @@ def test_the_command_leaves_with_the_answer(tmp_path: Path, capsys: pytest.Captu
     suite = ET.parse(report).getroot()
     assert (suite.get("failures"), suite.get("errors")) == ("0", "2")
     assert call("--baseline", str(tmp_path / "nothing")) == 2
+    (tmp_path / "file").write_text("")
+    assert call("--junit", str(tmp_path / "file" / "gate.xml")) == 2
+    assert capsys.readouterr().err.endswith("gate.xml: File exists\n")
+    assert call("--summary", str(tmp_path)) == 2
     assert call("--pair", "digits") == 2
     (own, *_) = (found.parent for found in tmp_path.glob("gate-digits-*/gate.json"))
     with pytest.raises(BadInput, match="is a gate's own folder"):
         gate.judge(str(own), policy())
+    with pytest.raises(BadInput, match=r"is neither a pair nor a finished run: it has no manifest\.json"):
+        gate.judge(str(tmp_path), policy())
+    (tmp_path / "model_index.json").write_text("{}")
+    with pytest.raises(BadInput, match="is a model: name the pair that holds its images"):
+        gate.judge(str(tmp_path), policy())
+
+
+def test_the_page_shows_how_each_claim_came_about_and_no_image(tmp_path: Path) -> None:
+    decision = decide(tmp_path, LEAKY, limits={"excess": 0.02, "group_rate": 0.5})
+    nasty = "<script>alert(1)</script>"
+    changed = dataclasses.replace(
+        decision,
+        subject=nasty,
+        checks=[check._replace(said=f"{check.said} {nasty} {tmp_path}") for check in decision.checks],
+    )
+    write_page(changed, tmp_path / "gate.html")
+    page = (tmp_path / "gate.html").read_text(encoding="utf-8")
+    assert "<script" not in page and str(tmp_path) not in page
+    assert not re.search(r"<img|data:image|<image|src=|href=\"(?!#)", page)
+    assert page.count("<svg") == 2 and "carlini-uncond: group_rate" in page and "schema: sidebench-policy/1" in page
+    own = course(decision.claims[0], 0.05, 0.05, 2)
+    last = decision.findings[0]
+    assert own.candidates[-1] == last.candidates and own.rate[-1] == last.rate
+    assert (own.low[-1], own.high[-1]) == (last.low, last.high)
+    assert np.all(own.low <= own.rate) and np.all(own.rate <= own.high) and np.all(np.diff(own.candidates) > 0)
 
 
 def test_names_from_files_are_escaped(tmp_path: Path) -> None:

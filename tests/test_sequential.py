@@ -2,6 +2,7 @@
 
 import importlib.util
 import itertools
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from sidebench.benchmark.gate.sequential import (
     bounds,
     count,
     first_at_most,
+    informed_weights,
     last_at_least,
     log_capital,
     needed,
@@ -80,6 +82,24 @@ def test_without_a_hit_the_bound_is_a_little_above_three_by_n() -> None:
     assert first_at_most(p_above(spotless, 0.01), 0.05) is None
 
 
+@pytest.mark.parametrize("background", [0.0, 0.01, 0.03])
+def test_a_known_background_puts_most_of_the_capital_on_one_bet(background: float) -> None:
+    weights = informed_weights(0.01, background)
+    assert weights.sum() == pytest.approx(1) and np.all(weights > 0)
+    best = int(weights.argmax())
+    assert weights[best] > 0.7
+    # The bet that Kelly's rule asks for: mean over variance of a clean model's z, as a share of the largest bet.
+    kelly = 0.01 / (2 * background + 0.01**2)
+    assert SHARES[best] == pytest.approx(min(1.0, kelly * 0.99), rel=0.2)
+
+
+@pytest.mark.parametrize("told", [0.001, 0.02, 0.06])
+def test_errors_are_kept_whatever_background_was_calibrated(told: float) -> None:
+    rng = np.random.default_rng(6)
+    drawn = [count(draw(rng, 1500, 0.02, 0.02)) for _ in range(300)]
+    assert sum(p_below(seen, 0.02, informed_weights(0.02, told))[-1] <= 0.05 for seen in drawn) <= 25
+
+
 def test_only_counts_matter_and_p_never_rises() -> None:
     values = draw(np.random.default_rng(3), 500, 0.05, 0.05)
     seen, shuffled = count(values), count(np.random.default_rng(4).permutation(values))
@@ -126,8 +146,11 @@ def errors() -> Any:
 
 
 @pytest.mark.parametrize(("excess", "verdict", "fewer"), [(0.0, "pass", 2.0), (0.1, "fail", 10.0)])
-def test_fewer_candidates_than_the_fixed_test(errors: Any, excess: float, verdict: str, fewer: float) -> None:
-    found = errors.row(0.01, 0.003, excess, errors.mixture)
+@pytest.mark.parametrize("background", [0.003, 0.03])
+def test_fewer_candidates_than_the_fixed_test(
+    errors: Any, background: float, excess: float, verdict: str, fewer: float
+) -> None:
+    found = errors.row(0.01, background, excess, partial(errors.mixture, calibrated=background))
     assert float(found[f"{verdict}, %"]) >= 95
     assert float(found["fewer by"]) >= fewer
     assert float(found[f"fixed: {verdict}, %"]) >= 87.5  # the fixed test keeps what it was planned for

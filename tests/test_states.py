@@ -9,6 +9,7 @@ import pytest
 
 from sidebench.benchmark import runner, states
 from sidebench.benchmark.registry import find
+from sidebench.benchmark.store import read_json
 from sidebench.methods.side import Side
 
 Made = Callable[..., Any]
@@ -48,6 +49,8 @@ def test_another_run_takes_the_state_and_ends_in_the_same_bytes(
     first = run(make_plan, tmp_path / "a")
     second = run(make_plan, tmp_path / "b")
     assert prepared == [0] and len(list(cache.iterdir())) == 1
+    kept = [read_json(r.folder.path / "costs.json")["units"]["side.s0"]["state_kept"] for r in (first, second)]
+    assert kept == [False, True]
     for name in ("metrics.json", "state/side.s0/state.safetensors"):
         assert (second.folder.path / name).read_bytes() == (first.folder.path / name).read_bytes()
 

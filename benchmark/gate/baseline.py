@@ -26,12 +26,41 @@ class Baseline(ABC):
         """Return what must be the same in both: protocol, control, reference set."""
 
     @abstractmethod
+    def seeds(self, attack: Attack, measure: Measure, tau: float | None) -> list[int]:
+        """Return the seeds under which this attack was run; `tau` is the policy's threshold, None if to be calibrated.
+
+        Raises:
+            BadInput: the baseline has not this attack, settings, measure or threshold; it says which.
+        """
+
+    @abstractmethod
     def signs(self, attack: Attack, seed: int, measure: Measure, tau: float) -> np.ndarray:
         """Return z at threshold tau by candidate number, from 0: training hit minus held-out hit, (N,).
 
         Raises:
-            BadInput: the baseline has not this attack, settings, seed, measure or threshold; it says which.
+            BadInput: what was hit at this threshold is not known.
         """
+
+
+class Yardstick:
+    """One attack's candidates in the last release, for the same attack's in this one."""
+
+    def __init__(self, baseline: Baseline, attack: Attack, seed: int, measure: Measure, tau: float | None) -> None:
+        """Choose the seed: the same one, so that both releases start from the same noise, or else its first.
+
+        Independent candidates are compared as validly as paired ones, only less sharply.
+        """
+        own = baseline.seeds(attack, measure, tau)
+        self.name, self.paired = f"baseline {baseline.name}", seed in own
+        self.seed = seed if self.paired else own[0]
+        self._baseline, self._attack, self._measure = baseline, attack, measure
+        self._signs: dict[float, np.ndarray] = {}
+
+    def signs(self, tau: float) -> np.ndarray:
+        """Return z at threshold tau by candidate number, from 0, (N,)."""
+        if tau not in self._signs:
+            self._signs[tau] = self._baseline.signs(self._attack, self.seed, self._measure, tau)
+        return self._signs[tau]
 
 
 class RunBaseline(Baseline):
@@ -47,25 +76,35 @@ class RunBaseline(Baseline):
         """Return the facts of the stored run."""
         return stored_facts(self.folder, self.manifest)
 
-    def signs(self, attack: Attack, seed: int, measure: Measure, tau: float) -> np.ndarray:
-        """Return z from the stored scores, as many shards as there are."""
-        unit = f"{attack.name}.s{seed}"
+    def seeds(self, attack: Attack, measure: Measure, tau: float | None) -> list[int]:
+        """Return the seeds of the attack's units that have scores."""
         if measure.id not in self.manifest["identity"]["measures"]:
             raise UnknownName(f"measure of baseline {self.name}", measure.id, self.manifest["identity"]["measures"])
-        if unit not in self.manifest["units"] or not self.folder.scores_file(unit, measure.space, 0).exists():
-            raise UnknownName(f"attack and seed of baseline {self.name}", unit, self.manifest["units"])
-        if changed := settings_difference(attack, self.manifest["units"][unit]["settings"]):
-            raise BadInput(f"baseline {self.name}: {changed}")
-        parts, shard = [], 0
-        while self.folder.scores_file(unit, measure.space, shard).exists():
-            scores = read_scores(self.folder, unit, measure.space, shard)
+        units = {name: unit for name, unit in self.manifest["units"].items() if self._scored(name, measure)}
+        own = {name: unit for name, unit in units.items() if unit["attack"] == attack.name}
+        if not own:
+            known = {unit["attack"] for unit in units.values()}
+            raise UnknownName(f"attack of baseline {self.name}", attack.name, known)
+        for unit in own.values():
+            if changed := settings_difference(attack, unit["settings"]):
+                raise BadInput(f"baseline {self.name}: {changed}")
+        return sorted(int(unit["seed"]) for unit in own.values())
+
+    def signs(self, attack: Attack, seed: int, measure: Measure, tau: float) -> np.ndarray:
+        """Return z from the stored scores, as many shards as there are."""
+        parts: list[np.ndarray] = []
+        unit = f"{attack.name}.s{seed}"
+        while self._scored(unit, measure, len(parts)):
+            scores = read_scores(self.folder, unit, measure.space, len(parts))
             ours, theirs = (
                 hits_at(scores.best_scores(measure, side), tau, distance=measure.distance)
                 for side in ("training", "held_out")
             )
             parts.append(ours.astype(np.int8) - theirs.astype(np.int8))
-            shard += 1
         return np.concatenate(parts)
+
+    def _scored(self, unit: str, measure: Measure, shard: int = 0) -> bool:
+        return self.folder.scores_file(unit, measure.space, shard).exists()
 
 
 def stored_facts(folder: RunFolder, manifest: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from ..quality import frechet_distance, real_images
 from ..references import ImageSet, References
 from ..sampling import quantise
 from ..shift import overlaps, two_sample
+from .sequential import count, p_above
 
 if TYPE_CHECKING:
     from ..scoring import Scorer
@@ -46,6 +47,9 @@ OVERLAP = 0.01
 SEED = 0
 COPIES = 128
 MOST_REAL = 5_000
+MOST_CHANGED = 1024
+"""Candidates that are scored again in each changed form."""
+
 _POOLED = 16
 """Pixels a side to which larger images are averaged for the Frechet distance."""
 
@@ -55,6 +59,7 @@ _CHANGES: dict[str, Callable[[Tensor], Tensor]] = {
     "inverted": lambda images: 1 - images,
     "with rows and columns swapped": lambda images: images.transpose(2, 3),
     "upside down": lambda images: images.flip(2),
+    "mirrored": lambda images: images.flip(3),
     "with the upper half of the value range stretched": lambda images: (2 * images - 1).clamp(0, 1),
     "with the channels reversed": lambda images: images.flip(1),
 }
@@ -150,6 +155,39 @@ def check_model_path(model: Model, references: References, measure: Measure, sco
     return Check("model path", share >= FOUND, said)
 
 
+def check_hidden(
+    images: Tensor, references: References, measure: Measure, scorer: "Scorer", tau: float, limit: float, level: float
+) -> Check:
+    """Would the candidates show a leak if they were changed as a mismatch of preprocessing changes images?
+
+    Swapped channels hardly move the statistics of natural photographs, and mirroring does not at all, yet a pixel
+    measure is blind to the copies. `images` uint8 N x C x H x W; the excess of each changed form is tested against
+    the limit at `level` over all forms.
+    """
+    images = images[:MOST_CHANGED]
+    forms = {name: quantise(changed) for name, changed in _changed(images.float() / 255).items()}
+    scored = {name: _signs(form, references, measure, scorer, tau) for name, form in forms.items()}
+    p_values = {name: float(p_above(count(z), limit)[-1]) for name, z in scored.items() if name != AS_THEY_ARE}
+    worst = min(p_values, key=lambda name: p_values[name], default=AS_THEY_ARE)
+    if not p_values or p_values[worst] > level / len(p_values):
+        return Check("hidden leak", True, f"changed in {len(p_values)} ways, mirrored among them, they hit no more")
+    said = (
+        f"{worst}, the candidates hit {scored[worst].mean():.1%} more training than held-out images, and "
+        f"{scored[AS_THEY_ARE].mean():.1%} as they are: is one side prepared in another way, or was the model trained "
+        f"on changed images?"
+    )
+    return Check("hidden leak", False, said)
+
+
+def _signs(images: Tensor, references: References, measure: Measure, scorer: "Scorer", tau: float) -> np.ndarray:
+    """Return z (N,) at threshold tau: training hit minus held-out hit, the latter 0 where there are no such images."""
+    scores = scorer.score(images, np.arange(len(images)), np.zeros(len(images), dtype=bool), measure.space)
+    z = hits_at(scores.best_scores(measure, "training"), tau, distance=measure.distance).astype(np.int8)
+    if len(references.held_out):
+        z -= hits_at(scores.best_scores(measure, "held_out"), tau, distance=measure.distance)
+    return z
+
+
 def _some(part: ImageSet) -> Tensor:
     """Return at most `MOST_REAL` images of a part, evenly spaced, as floats."""
     rows = np.linspace(0, len(part) - 1, min(MOST_REAL, len(part))).astype(int)
@@ -160,12 +198,17 @@ def _likeness(candidates: Tensor, real: Tensor) -> dict[str, float]:
     """Return the candidates' Frechet distance to real images over their variance, as they are and changed."""
     ours, theirs = (_pooled(images) for images in (candidates.float() / 255, real))
     variance = float(theirs.flatten(1).var(0, unbiased=False).sum())
-    square = ours.shape[2] == ours.shape[3]
-    variants = {AS_THEY_ARE: ours}
+    return {name: frechet_distance([images], theirs) / variance for name, images in _changed(ours).items()}
+
+
+def _changed(images: Tensor) -> dict[str, Tensor]:
+    """Return images N x C x H x W in [0, 1] as they are and in every changed form that differs."""
+    square = images.shape[2] == images.shape[3]
+    variants = {AS_THEY_ARE: images}
     for name, change in _CHANGES.items():
-        if (square or "swapped" not in name) and not torch.equal(change(ours), ours):
-            variants[name] = change(ours)
-    return {name: frechet_distance([images], theirs) / variance for name, images in variants.items()}
+        if (square or "swapped" not in name) and not torch.equal(change(images), images):
+            variants[name] = change(images)
+    return variants
 
 
 def _pooled(images: Tensor) -> Tensor:

@@ -1,8 +1,9 @@
 """How the gate decides: freeze each attack's threshold, then test shard by shard until the answer is certain.
 
 The first candidates of the policy's calibration set the threshold, the others are tested in the order of their
-numbers. Nothing about the decision is stored but the scores themselves, and costs count as stored with each shard,
-so a gate that was killed and started again gives the same answer.
+numbers. Each attack's first shard is looked at before the next attack is prepared, so a clear leak costs one attack
+only. Nothing about the decision is stored but the scores themselves, so a gate that was killed and started again
+gives the same answer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,9 +12,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-import torch
 
-from ..calibration import calibrate
 from ..contracts import Attack
 from ..errors import AttackFailed, TooFew
 from ..pairs import Pair
@@ -22,19 +21,17 @@ from ..references import References
 from ..statistics import Interval
 from ..store import read_json
 from . import checks as gate_checks
-from .baseline import Baseline, check_comparable, stored_facts
+from .baseline import Baseline, Yardstick, check_comparable, stored_facts
 from .checks import Check
-from .limits import Claim, Finding, Matched, Tested, claims_of, decide, findings, joined, matched, settled, tested
+from .limits import Answer, Claim, Finding, Tested, decide, findings, settled
 from .policy import Limits, Policy
 from .source import NOTHING, Source, Spent
+from .stages import Line, Stages, Stopped, named
 
 Verdict = Literal["pass", "fail", "cannot tell"]
 EXIT_CODES: Mapping[Verdict, int] = {"pass": 0, "fail": 1, "cannot tell": 4}
 UNCONTROLLED = ("group_rate", "raw_rate")
 """Limits that need no fair control."""
-
-MOST_IMAGES = 2048
-"""Candidates per attack that the checks look at, the first ones."""
 
 
 class AttackNumbers(NamedTuple):
@@ -52,6 +49,10 @@ class AttackNumbers(NamedTuple):
     """Duplicate groups of training images that were hit."""
     over_images: Interval
     """95 % interval of the excess if the images, too, were drawn anew; no part of the decision."""
+    baseline: str | None
+    """What the candidates were compared with."""
+    paired: bool
+    """Both releases' candidates started from the same noise."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,14 @@ class Decision:
     """What kept the gate from an answer: a budget, a refused calibration, an attack that failed."""
     attacks: list[AttackNumbers] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
+    hypotheses: int = 0
+    """How many claims a fail is corrected for, those of attacks that were not needed too."""
+    not_needed: list[str] = field(default_factory=list)
+    """Attacks that were not begun, because a leak was certain before."""
+    unchecked: list[str] = field(default_factory=list)
+    """What could not be looked at, and why; it does not take a pass away."""
+    claims: list[Claim] = field(default_factory=list)
+    """What the findings were taken from, candidate by candidate."""
     spent: Spent = NOTHING
     folder: Path | None = None
     """The gate's own folder, where a model was attacked."""
@@ -76,112 +85,6 @@ class Decision:
         if self.verdict == "cannot tell" and self.policy.cannot_tell == "fail":
             return EXIT_CODES["fail"]
         return EXIT_CODES[self.verdict]
-
-
-class _Line:
-    """One attack: its threshold and its shards so far."""
-
-    def __init__(self, attack: Attack) -> None:
-        self.attack = attack
-        self.shards: list[Matched] = []
-        self.tau = 0.0
-        self.frozen = False
-        self.calibrated_on = 0
-        """Candidates of the calibration, whole shards."""
-        self.claims: list[Claim] = []
-        self.baseline: np.ndarray | None = None
-        self.found: Tested | None = None
-
-    @property
-    def made(self) -> int:
-        """Candidates so far."""
-        return sum(len(shard.numbers) for shard in self.shards)
-
-
-class _Stopped(Exception):
-    """The budget ends here; the message says which part of it."""
-
-
-@dataclass
-class _Gate:
-    source: Source
-    policy: Policy
-    references: References
-    limits: Limits
-    """Those that can be claimed."""
-    positions: tuple[np.ndarray, np.ndarray]
-    """Each training and each held-out image's duplicate group, 0 up."""
-
-    def take(self, line: _Line) -> None:
-        """Add the attack's next shard.
-
-        Raises:
-            _Stopped: the budget or the source has no more.
-            AttackFailed: the attack failed.
-        """
-        budget, spent = self.policy.budget, self.source.spent
-        if line.frozen and line.made - line.calibrated_on >= budget.candidates:
-            raise _Stopped(f"{line.attack.name}: the budget of {budget.candidates:,} tested candidates is used up")
-        if line.made >= self.source.available:
-            raise _Stopped(f"{line.attack.name}: there are {self.source.available:,} candidates, all are used")
-        for unit, most, used in (
-            ("seconds", budget.seconds, spent.seconds),
-            ("GPU-seconds", budget.gpu_seconds, spent.gpu_seconds),
-        ):
-            if most is not None and used >= most:
-                raise _Stopped(f"the budget of {most:g} {unit} is used up")
-        scores = self.source.scores(line.attack.name, len(line.shards))
-        line.shards.append(matched(scores, self.source.measure, self.positions))
-
-    def freeze(self, line: _Line) -> None:
-        """Set the attack's threshold, from its first candidates or from the policy.
-
-        Whether the calibration goes on depends on its own candidates alone, which are never tested.
-
-        Raises:
-            TooFew: the calibration is refused, after as many candidates as it may have.
-        """
-        rule = self.policy.threshold
-        if rule.fixed is not None:
-            line.tau, line.frozen = rule.fixed, True
-            self.take(line)
-            return
-        assert rule.calibrate is not None
-        if not len(self.references.held_out):
-            raise TooFew("the pair has no held-out images to calibrate on; give the policy threshold.fixed")
-        while not line.frozen:
-            self.take(line)
-            if line.made < rule.calibrate.candidates:
-                continue
-            try:
-                line.tau = self._calibrated(line.shards, rule.calibrate.rate)
-                line.calibrated_on, line.frozen = line.made, True
-            except TooFew:
-                if line.made >= rule.most:
-                    raise
-
-    def _calibrated(self, shards: Sequence[Matched], rate: float) -> float:
-        found = joined(shards)
-        return calibrate(found.held_out, found.held_out_groups, rate, distance=self.source.measure.distance).tau
-
-    def weigh(self, line: _Line) -> None:
-        """Bring the attack's claims up to its last shard."""
-        found = joined([shard for shard in line.shards if shard.numbers[0] >= line.calibrated_on])
-        sizes = (len(np.unique(self.positions[0])), len(np.unique(self.positions[1])))
-        line.found = tested(found, line.tau, sizes, distance=self.source.measure.distance)
-        line.claims = claims_of(line.attack.name, line.found, self.limits, line.baseline)
-
-    def checks(self, line: _Line) -> list[Check]:
-        """Look at the first candidates, and at what the judge makes of known images at the threshold."""
-        shards = range(min(len(line.shards), -(-MOST_IMAGES // self.source.shard_size)))
-        images = torch.cat([self.source.images(line.attack.name, shard) for shard in shards])
-        broken = np.concatenate([line.shards[shard].broken for shard in shards])
-        known = (self.references, self.source.measure, self.source.scorer, line.tau)
-        found = [*gate_checks.check_images(images, broken, self.references), gate_checks.check_detector(*known)]
-        model = self.source.victim()
-        if model is not None:
-            found.append(gate_checks.check_model_path(model, *known))
-        return [check._replace(name=f"{line.attack.name}: {check.name}") for check in found]
 
 
 def decide_on(
@@ -200,26 +103,67 @@ def decide_on(
     limits, checks = _claimable(policy.limits, references, pair.control)
     manifest = read_json(source.folder.manifest_file)
     checks += gate_checks.check_judge(source.measure, manifest.get("optimised_spaces", {}))
-    if baseline is not None:
+    lines = [Line(attack, None) for attack in attacks.values()]
+    if baseline is None:
+        limits = limits.model_copy(update={"baseline_margin": None})
+    elif limits.baseline_margin is not None:
         check_comparable(baseline, stored_facts(source.folder, manifest))
+        fixed = policy.threshold.fixed
+        for line in lines:
+            line.yardstick = Yardstick(baseline, line.attack, policy.seed, source.measure, fixed)
     sides = (references.training, references.held_out)
     positions = tuple(np.unique(side.groups, return_inverse=True)[1] for side in sides)
-    gate = _Gate(source, policy, references, limits, (positions[0], positions[1]))
-    lines, reasons = [], []
-    for attack in attacks.values():
-        line = _Line(attack)
+    stages = Stages(source, policy, references, limits, (positions[0], positions[1]))
+    judged = _Judged(lines, policy, len(lines) * len(limits.model_dump(exclude_none=True)))
+    if judged.hypotheses:  # else nothing can be claimed, whatever the candidates are
+        _begin(stages, judged)
+        _go_on(stages, judged)
+    begun = any(line.frozen for line in lines)
+    model = source.victim() if begun else None
+    checks += [check for line in lines for check in stages.checks(line, model)]
+    unchecked = ["model path: the attacked model is not at hand"] if begun and model is None else []
+    return _decision(judged, pair, checks, unchecked, source.spent)
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """The attacks of a decision, those included that were not begun or did not get as far as a test."""
+
+    lines: Sequence[Line]
+    policy: Policy
+    hypotheses: int
+    """Claims of all attacks together: what a fail is corrected for, whichever of them were tested in the end."""
+
+    def claims(self) -> list[Claim]:
+        """Return the claims of every attack so far."""
+        return [claim for line in self.lines for claim in line.claims]
+
+    def answer(self) -> Answer:
+        """Hold every claim so far against its limit."""
+        return decide(self.claims(), self.policy.alpha, self.policy.beta, self.hypotheses)
+
+
+def _begin(stages: Stages, judged: _Judged) -> None:
+    """Set each attack's threshold and test its first shard, unless a leak is certain already."""
+    for line in judged.lines:
+        if judged.answer().fails:
+            return
         try:
-            gate.freeze(line)
-        except (TooFew, AttackFailed, _Stopped) as error:
-            reasons.append(str(error) if attack.name in str(error) else f"{attack.name}: {error}")
-            continue
-        if baseline is not None and limits.baseline_margin is not None:
-            line.baseline = baseline.signs(attack, policy.seed, source.measure, line.tau)
-        checks += gate.checks(line)
-        gate.weigh(line)
-        lines.append(line)
-    reasons += _test(gate, lines)
-    return _decision(gate, pair, checks, reasons, lines)
+            stages.freeze(line)
+        except (TooFew, AttackFailed, Stopped) as error:
+            line.stopped = named(line, error)
+        else:
+            stages.advance(line)
+
+
+def _go_on(stages: Stages, judged: _Judged) -> None:
+    """Take shards in turn until every claim is answered or nothing more can be had."""
+    while not judged.answer().fails:
+        open_ = [line for line in judged.lines if not line.stopped and not settled(line.claims, judged.policy.beta)]
+        if not open_:
+            return
+        for line in open_:
+            stages.advance(line)
 
 
 def _claimable(limits: Limits, references: References, control: str) -> tuple[Limits, list[Check]]:
@@ -233,52 +177,32 @@ def _claimable(limits: Limits, references: References, control: str) -> tuple[Li
     return limits.model_copy(update=dict.fromkeys(named.keys() - set(UNCONTROLLED))), [check]
 
 
-def _test(gate: _Gate, lines: Sequence[_Line]) -> list[str]:
-    """Take shards in turn until the claims are answered; return what kept them from an answer."""
-    policy = gate.policy
-    stopped: dict[str, str] = {}
-    while claims := [claim for line in lines for claim in line.claims]:
-        answer = decide(claims, policy.alpha, policy.beta)
-        open_ = [line for line in lines if not settled(line.claims, policy.beta) and line.attack.name not in stopped]
-        if answer.fails or not open_:
-            break
-        for line in open_:
-            try:
-                gate.take(line)
-            except (AttackFailed, _Stopped) as error:
-                stopped[line.attack.name] = str(error)
-                continue
-            gate.weigh(line)
-    return list(dict.fromkeys(stopped.values()))
-
-
-def _decision(gate: _Gate, pair: Pair, checks: list[Check], reasons: list[str], lines: Sequence[_Line]) -> Decision:
-    policy = gate.policy
-    claims = [claim for line in lines for claim in line.claims]
+def _decision(judged: _Judged, pair: Pair, checks: list[Check], unchecked: list[str], spent: Spent) -> Decision:
+    policy, claims, answer = judged.policy, judged.claims(), judged.answer()
+    reasons = list(dict.fromkeys(line.stopped for line in judged.lines if line.stopped))
     verdict: Verdict = "cannot tell"
-    found: list[Finding] = []
-    if claims:
-        answer = decide(claims, policy.alpha, policy.beta)
-        found = findings(claims, policy.alpha, policy.beta)
-        if answer.fails:
-            verdict = "fail"
-        elif answer.passes and not reasons and all(check.ok for check in checks):
-            verdict = "pass"
+    if answer.fails:
+        verdict = "fail"
+    elif answer.passes and not reasons and all(check.ok for check in checks):
+        verdict = "pass"
     return Decision(
         verdict=verdict,
         subject=pair.name,
         policy=policy,
         checks=checks,
+        unchecked=unchecked,
         reasons=reasons,
-        attacks=[_numbers(gate, line) for line in lines],
-        findings=found,
-        spent=gate.source.spent,
+        attacks=[_numbers(line, line.found) for line in judged.lines if line.found is not None],
+        findings=findings(claims, policy.alpha, policy.beta, judged.hypotheses),
+        hypotheses=judged.hypotheses,
+        not_needed=[line.attack.name for line in judged.lines if line.found is None and not line.stopped],
+        claims=claims,
+        spent=spent,
     )
 
 
-def _numbers(gate: _Gate, line: _Line) -> AttackNumbers:
-    found = line.found
-    assert found is not None
+def _numbers(line: Line, found: Tested) -> AttackNumbers:
+    yardstick = line.yardstick
     return AttackNumbers(
         attack=line.attack.name,
         threshold=line.tau,
@@ -288,4 +212,6 @@ def _numbers(gate: _Gate, line: _Line) -> AttackNumbers:
         held_out_hits=int(found.held_out.sum()),
         groups=len(np.unique(found.groups[found.training])),
         over_images=found.over_images(CONFIDENCE),
+        baseline=None if yardstick is None else yardstick.name,
+        paired=yardstick is not None and yardstick.paired,
     )

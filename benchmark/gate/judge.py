@@ -43,7 +43,7 @@ def judge(
     if not (Path(subject) / "manifest.json").is_file():
         if pair is not None:
             raise BadInput(f"--pair says where a run comes from, and {subject} is no run folder")
-        found = load_pair(subject)
+        found = _pair(subject)
         return gate_pair(
             found, policy, model=model, baseline=baseline, device=device, out=out, fresh=fresh, progress=progress
         )
@@ -112,6 +112,19 @@ def gate_run(folder: RunFolder, pair: Pair, policy: Policy, *, baseline: Baselin
         return Decision("cannot tell", folder.path.name, policy, [Check("references", False, str(error))])
     source = FinishedRun(folder, pair, references, attacks, policy.measure, policy.seed)
     return decide_on(source, pair, policy, attacks, references, baseline)
+
+
+def _pair(subject: str) -> Pair:
+    """Load a pair, or say what a folder is that is none.
+
+    Raises:
+        BadInput: there is no such pair.
+    """
+    if Path(subject).is_dir() and subject not in pair_names():
+        if (Path(subject) / "model_index.json").is_file():
+            raise BadInput(f"{subject} is a model: name the pair that holds its images, and give --model {subject}")
+        raise BadInput(f"{subject} is neither a pair nor a finished run: it has no manifest.json")
+    return load_pair(subject)
 
 
 def stored_pair(folder: RunFolder) -> str:

@@ -16,7 +16,19 @@ from ..contracts import Measure
 from ..scores import SIDES, ShardScores
 from ..statistics import Interval
 from .policy import Limits
-from .sequential import Counts, bounds, count, first_at_most, last_at_least, log_capital, needed, p_above, p_below
+from .sequential import (
+    WEIGHTS,
+    Counts,
+    bounds,
+    count,
+    first_at_most,
+    informed_weights,
+    last_at_least,
+    log_capital,
+    needed,
+    p_above,
+    p_below,
+)
 
 MEANINGS = {
     "excess": "hits on training images minus hits on held-out images",
@@ -77,6 +89,8 @@ class Claim(NamedTuple):
     """The smallest rate there can be."""
     hypotheses: int = 1
     """How many rates "any of them" means: the duplicate groups of a group_rate."""
+    weights: np.ndarray = WEIGHTS
+    """How the bets on a rate below the limit are weighed."""
 
     @property
     def mean(self) -> float:
@@ -89,7 +103,7 @@ class Claim(NamedTuple):
 
     def p_pass(self) -> float:
         """Return the p-value of "the rate is at least the limit"."""
-        return self._last(p_below(self.counts, self.mean))
+        return self._last(p_below(self.counts, self.mean, self.weights))
 
     def _last(self, p: np.ndarray) -> float:
         return float(p[-1]) if len(p) else 1.0
@@ -114,6 +128,15 @@ class Finding(NamedTuple):
     """After how many candidates the claim was settled."""
     needed: int | None
     """Candidates in all that would settle it, were the rates to stay; None where they never would, or it is."""
+
+
+class Course(NamedTuple):
+    """How a claim came about, each column (points,): the bounds are those of `Finding`, after so many candidates."""
+
+    candidates: np.ndarray
+    low: np.ndarray
+    rate: np.ndarray
+    high: np.ndarray
 
 
 class Answer(NamedTuple):
@@ -147,14 +170,18 @@ def tested(found: Matched, tau: float, sizes: tuple[int, int], *, distance: bool
     return Tested(found.numbers, ours, theirs, found.groups, found.held_out_groups, sizes)
 
 
-def claims_of(attack: str, found: Tested, limits: Limits, baseline: np.ndarray | None) -> list[Claim]:
+def claims_of(
+    attack: str, found: Tested, limits: Limits, baseline: np.ndarray | None, background: float | None
+) -> list[Claim]:
     """Return the claims of one attack, one per limit; `baseline` is z by candidate number from 0.
 
-    Candidates that the baseline does not have say nothing about the margin and are left out of it.
+    Candidates that the baseline does not have say nothing about the margin and are left out of it. `background` is
+    the held-out hit rate to which the threshold was calibrated, on other candidates; it makes a pass cheaper.
     """
     claims = []
     if limits.excess is not None:
-        claims.append(Claim(attack, "excess", limits.excess, count(found.signs)))
+        weights = WEIGHTS if background is None else informed_weights(limits.excess, background)
+        claims.append(Claim(attack, "excess", limits.excess, count(found.signs), weights=weights))
     if limits.raw_rate is not None:
         claims.append(Claim(attack, "raw_rate", limits.raw_rate, count(found.training), least=0.0))
     if limits.group_rate is not None:
@@ -167,9 +194,14 @@ def claims_of(attack: str, found: Tested, limits: Limits, baseline: np.ndarray |
     return claims
 
 
-def decide(claims: Sequence[Claim], alpha: float, beta: float) -> Answer:
-    """Hold every claim against its limit; any rejection by Holm's method begins with that of the smallest p."""
-    fails = min(claim.p_fail() for claim in claims) <= alpha / len(claims)
+def decide(claims: Sequence[Claim], alpha: float, beta: float, hypotheses: int) -> Answer:
+    """Hold every claim against its limit; any rejection by Holm's method begins with that of the smallest p.
+
+    `hypotheses` counts the claims that were not tested, too, so that it does not matter which were.
+    """
+    if not claims:
+        return Answer(False, False)
+    fails = min(claim.p_fail() for claim in claims) <= alpha / hypotheses
     return Answer(fails, settled(claims, beta))
 
 
@@ -178,10 +210,25 @@ def settled(claims: Sequence[Claim], beta: float) -> bool:
     return all(claim.p_pass() <= beta for claim in claims)
 
 
-def findings(claims: Sequence[Claim], alpha: float, beta: float) -> list[Finding]:
+def findings(claims: Sequence[Claim], alpha: float, beta: float, hypotheses: int) -> list[Finding]:
     """Return estimate, bounds and what would settle it, by claim."""
-    adjusted = holm([claim.p_fail() for claim in claims])
-    return [_finding(claim, p, alpha / len(claims), beta) for claim, p in zip(claims, adjusted, strict=True)]
+    untested = [1.0] * (hypotheses - len(claims))
+    adjusted = holm([*(claim.p_fail() for claim in claims), *untested])[: len(claims)]
+    return [_finding(claim, p, alpha / hypotheses, beta) for claim, p in zip(claims, adjusted, strict=True)]
+
+
+def course(claim: Claim, alpha: float, beta: float, hypotheses: int, points: int = 60) -> Course:
+    """Return estimate and bounds after each of at most `points` numbers of candidates; there must be candidates."""
+    own = alpha / hypotheses / claim.hypotheses
+    numbers = np.unique(np.geomspace(1, claim.counts.total, points).round().astype(int))
+    seen = [claim.counts.until(int(n)) for n in numbers]
+    ends = [bounds(counts, own, beta, claim.weights) for counts in seen]
+    return Course(
+        candidates=numbers,
+        low=np.maximum([end.low / claim.scale for end in ends], claim.least),
+        rate=np.array([counts.mean / claim.scale for counts in seen]),
+        high=np.array([end.high / claim.scale for end in ends]),
+    )
 
 
 def _finding(claim: Claim, p_fail: float, alpha: float, beta: float) -> Finding:
@@ -191,11 +238,12 @@ def _finding(claim: Claim, p_fail: float, alpha: float, beta: float) -> Finding:
     that was reached at a stated error does not.
     """
     limit, own = claim.mean, alpha / claim.hypotheses
-    above, below = log_capital(claim.counts, limit), log_capital(claim.counts.mirrored(), -limit)
+    mirrored, weights = claim.counts.mirrored(), claim.weights
+    above, below = log_capital(claim.counts, limit), log_capital(mirrored, -limit, weights)
     last = last_at_least(above, own) or last_at_least(below, beta)
     counts = claim.counts.until(last or claim.counts.total)
-    ends = bounds(counts, own, beta)
-    more = needed(counts, limit, own) or needed(counts.mirrored(), -limit, beta)
+    ends = bounds(counts, own, beta, weights)
+    more = needed(counts, limit, own) or needed(counts.mirrored(), -limit, beta, weights)
     return Finding(
         attack=claim.attack,
         limit_name=claim.limit_name,
@@ -206,7 +254,8 @@ def _finding(claim: Claim, p_fail: float, alpha: float, beta: float) -> Finding:
         high=ends.high / claim.scale,
         p_fail=p_fail,
         p_pass=claim.p_pass(),
-        after=first_at_most(p_above(claim.counts, limit), own) or first_at_most(p_below(claim.counts, limit), beta),
+        after=first_at_most(p_above(claim.counts, limit), own)
+        or first_at_most(p_below(claim.counts, limit, weights), beta),
         needed=None if last else more,
     )
 

@@ -3,10 +3,13 @@
 Names of attacks and pairs, and messages with them, come from files: they are escaped in Markdown and XML.
 """
 
+import tempfile
 import xml.etree.ElementTree as ET
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import BadInput
 from ..store import write_atomic, write_json
 from .limits import MEANINGS, Finding
 
@@ -31,7 +34,7 @@ def as_text(decision: "Decision") -> str:
 
     parts = [headline(decision)]
     if decision.findings:
-        parts.append(tabulate(_rows(decision), headers="keys", tablefmt="simple", disable_numparse=True))
+        parts.append(tabulate(rows(decision), headers="keys", tablefmt="simple", disable_numparse=True))
     parts.append("\n".join(explanations(decision)))
     if decision.folder is not None:
         parts.append(f"gate folder: {decision.folder} (gate.json; images and scores, which stay here)")
@@ -47,12 +50,15 @@ def explanations(decision: "Decision") -> list[str]:
     if decision.findings:
         lines.append(
             f"bounds hold at every time: a model within the limits fails with a chance of at most {policy.alpha:.0%} "
-            f"(Holm over {len(decision.findings)}), one beyond a limit passes with at most {policy.beta:.0%}"
+            f"(Holm over {decision.hypotheses}), one beyond a limit passes with at most {policy.beta:.0%}"
         )
     lines += [_numbers(found) for found in decision.attacks]
+    lines += [f"{name}: not begun, as the answer was certain before" for name in decision.not_needed]
     lines += [f"checked: {check.name}: {check.said}" for check in decision.checks if check.ok]
+    lines += [f"not checked: {missing}" for missing in decision.unchecked]
     if decision.spent.seconds:
-        lines.append(f"cost: {decision.spent.seconds:.0f} s of preparing and generating")
+        seconds, _, processor = decision.spent
+        lines.append(f"cost: {seconds:.0f} s of preparing and generating, {processor:.0f} s of processor time")
     return lines
 
 
@@ -65,9 +71,12 @@ def as_dict(decision: "Decision") -> dict[str, Any]:
         "subject": decision.subject,
         "says": [headline(decision), *explanations(decision)],
         "checks": [check._asdict() for check in decision.checks],
+        "unchecked": decision.unchecked,
         "reasons": decision.reasons,
         "attacks": [{**found._asdict(), "over_images": list(found.over_images)} for found in decision.attacks],
         "findings": [found._asdict() for found in decision.findings],
+        "hypotheses": decision.hypotheses,
+        "not_needed": decision.not_needed,
         "spent": decision.spent._asdict(),
         "policy": decision.policy.model_dump(mode="json", by_alias=True),
     }
@@ -79,8 +88,8 @@ def as_markdown(decision: "Decision") -> str:
 
     parts = [f"### {_plain(headline(decision))}"]
     if decision.findings:
-        rows = [{key: _plain(value) for key, value in row.items()} for row in _rows(decision)]
-        parts.append(tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True))
+        escaped = [{key: _plain(value) for key, value in row.items()} for row in rows(decision)]
+        parts.append(tabulate(escaped, headers="keys", tablefmt="github", disable_numparse=True))
     parts.append("\n".join(f"- {_plain(line)}" for line in explanations(decision)))
     return "\n\n".join(parts) + "\n"
 
@@ -101,13 +110,38 @@ def junit(decision: "Decision") -> ET.ElementTree:
         if not ok:
             ET.SubElement(case, "error", message=_xml(said))
         ET.SubElement(case, "system-out").text = _xml(said)
+    for name in decision.not_needed:
+        case = ET.SubElement(suite, "testcase", classname=_xml(name), name="not begun")
+        ET.SubElement(case, "skipped", message="the answer was certain before")
     suite.set("tests", str(len(suite)))
     suite.set("failures", str(len(suite.findall("testcase/failure"))))
     suite.set("errors", str(len(suite.findall("testcase/error"))))
+    suite.set("skipped", str(len(suite.findall("testcase/skipped"))))
     return ET.ElementTree(suite)
 
 
-def write_files(decision: "Decision", *, junit_file: Path | None, summary: Path | None) -> None:
+def check_places(files: Iterable[Path | None]) -> None:
+    """Refuse a file that could not be written, before minutes of work.
+
+    Raises:
+        BadInput: the file is a folder, or its folder cannot be made or written to.
+    """
+    for file in files:
+        if file is None:
+            continue
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=file.parent):
+                pass
+        except OSError as error:
+            raise BadInput(f"cannot write {file}: {error.strerror or error}") from None
+        if file.is_dir():
+            raise BadInput(f"cannot write {file}: it is a folder")
+
+
+def write_files(
+    decision: "Decision", *, junit_file: Path | None = None, summary: Path | None = None, report: Path | None = None
+) -> None:
     """Write what was asked for, and gate.json into the gate's own folder if there is one."""
     if junit_file is not None:
         tree = junit(decision)
@@ -115,11 +149,16 @@ def write_files(decision: "Decision", *, junit_file: Path | None, summary: Path 
     if summary is not None:
         text = as_markdown(decision)
         write_atomic(summary, lambda file: file.write_text(text, encoding="utf-8"))
+    if report is not None:
+        from .page import write_page
+
+        write_page(decision, report)
     if decision.folder is not None:
         write_json(decision.folder / "gate.json", as_dict(decision))
 
 
-def _rows(decision: "Decision") -> list[dict[str, str]]:
+def rows(decision: "Decision") -> list[dict[str, str]]:
+    """Return the table of claims."""
     return [
         {
             "attack": found.attack,
@@ -168,6 +207,9 @@ def _numbers(found: "AttackNumbers") -> str:
             f"; 3/N = {3 / found.candidates:.2%} is the least that so many candidates could exclude without a hit; "
             f"with other images of the same kind the excess may be {low} to {high}"
         )
+    if found.baseline is not None:
+        how = "both started from the same noise" if found.paired else "from other noise, as it has other seeds"
+        text += f"; compared with {found.baseline} ({how})"
     return text
 
 

@@ -1,11 +1,13 @@
 """The release policy: what a model may do, how sure the gate must be, and what it may cost. One YAML file."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
+from ..calibration import MIN_HITS
 from ..contracts import Settings
 from ..errors import BadInput, BadPolicy
 
@@ -26,9 +28,12 @@ class Calibration(Settings):
     """Where so many do not support the rate, more are made, up to this number; default: none."""
 
     @model_validator(mode="after")
-    def _more(self) -> "Calibration":
+    def _enough(self) -> "Calibration":
         if self.most is not None and self.most < self.candidates:
             raise ValueError(f"most is {self.most}, less than candidates: {self.candidates}")
+        least = math.ceil(MIN_HITS / self.rate * (1 - 1e-9))
+        if (self.most or self.candidates) < least:
+            raise ValueError(f"a rate of {self.rate:g} takes {least:,} candidates: {MIN_HITS} held-out hits or more")
         return self
 
 
@@ -68,6 +73,12 @@ class Limits(Settings):
             raise ValueError(f"name at least one of {', '.join(Limits.model_fields)}")
         return self
 
+    @property
+    def of_all_images(self) -> float:
+        """The strictest limit on hits of all images together, or on those of one group where there is no other."""
+        named = [limit for limit in (self.excess, self.raw_rate, self.baseline_margin) if limit is not None]
+        return min(named, default=self.group_rate or 0.0)
+
 
 class Spending(Settings):
     """Where the gate gives up."""
@@ -98,10 +109,28 @@ class Policy(Settings):
     """Exit code 4, or 1: a no."""
     seed: Annotated[int, Field(ge=0)] = 0
 
+    @field_validator("attacks", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        """Read `carlini-uncond:` with nothing behind it as no settings; a list has no place for settings."""
+        if isinstance(value, list):
+            raise ValueError(f"write them as {{{', '.join(f'{name}: {{}}' for name in value)}}}")
+        return {name: own or {} for name, own in value.items()} if isinstance(value, dict) else value
+
     @property
     def candidates(self) -> int:
         """How many candidates per attack the gate may need at most, those of the calibration too."""
         return self.threshold.most + self.budget.candidates
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which a key that stands twice is an error: the first limit would be lost without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        if twice := next((key for number, key in enumerate(keys) if key in keys[:number]), None):
+            raise BadPolicy(f"{twice} stands twice, line {node.start_mark.line + 1} and after")
+        return super().construct_mapping(node, deep)
 
 
 def policy_names() -> list[str]:
@@ -117,7 +146,9 @@ def load_policy(name: str | Path) -> Policy:
     """
     path = FOLDER / f"{name}.yaml" if str(name) in policy_names() else Path(name)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except BadPolicy as error:
+        raise BadPolicy(f"policy {path.name}: {error}") from None
     except OSError as error:
         shipped = ", ".join(policy_names())
         raise BadPolicy(

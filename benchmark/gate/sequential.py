@@ -9,7 +9,10 @@ The strategy is a mixture of fixed bets (their section 4.4): part j of the capit
 the largest admissible bet on every candidate. `docs/gate_errors.py` compares it with aGRAPA. It was chosen
 because the capital depends on counts alone, falls as m grows (so tests and bounds can never contradict each
 other), and because its largest part bets everything: where no candidate ever hits, the upper bound is
-log(1 / (w_0 beta)) / N, the rule of three with 4.9 in place of 3.0 for beta 5 %.
+log(1 / (w_0 beta)) / N at most, the rule of three with 4.9 in place of 3.0 for beta 5 %.
+
+Any weights that are chosen before the first candidate are valid. Where a calibration has shown how often
+held-out images are hit, most of the capital is put on the one bet that is best for a clean model there.
 """
 
 from typing import NamedTuple
@@ -25,6 +28,9 @@ SHARES = 0.8**_PARTS
 _DECAY = 0.85
 WEIGHTS = (1 - _DECAY) * _DECAY**_PARTS / (1 - _DECAY ** len(_PARTS))
 """w_j: how the capital is divided at the start; more on the large bets, which decide where hits are rare."""
+
+INFORMED = 0.7
+"""Share of the capital on the bet that is best at a known background; the rest insures against another one."""
 
 _RUINED = -1e6
 """Logarithm that stands for a capital of 0; -inf times a count of 0 would be NaN."""
@@ -77,29 +83,38 @@ def count(values: np.ndarray) -> Counts:
     return Counts(levels, np.cumsum(values == levels[:, None], axis=1))
 
 
-def log_capital(counts: Counts, mean: float) -> np.ndarray:
+def informed_weights(limit: float, background: float) -> np.ndarray:
+    """Return the weights w_j with which a clean model is soonest shown to lie below the limit.
+
+    z is 1 and -1 with the chance `background` each, in [0, 0.5), as where training and held-out images are hit alike.
+    The bet is the one whose capital grows fastest against "the mean is at least `limit`" (0 < limit < 1).
+    """
+    z, chance = np.array([1.0, 0.0, -1.0]), np.array([background, 1 - 2 * background, background])
+    best = int(np.argmax(_gains(-z, -limit) @ chance))
+    return INFORMED * (np.arange(len(WEIGHTS)) == best) + (1 - INFORMED) * WEIGHTS
+
+
+def log_capital(counts: Counts, mean: float, weights: np.ndarray = WEIGHTS) -> np.ndarray:
     """Return (N,) the logarithm of the capital after each candidate, against "the mean is at most `mean`".
 
     Part j multiplies by 1 + c_j (z - m) / (1 + m), which is 0 at worst: z = -1 with c = 1. -1 < `mean`.
     """
-    factors = 1 + SHARES[:, None] * (counts.levels - mean) / (1 + mean)
-    gains = np.where(factors > 0, np.log(np.maximum(factors, 1e-300)), _RUINED)
-    parts = gains @ counts.seen + np.log(WEIGHTS)[:, None]
+    parts = _gains(counts.levels, mean) @ counts.seen + np.log(weights)[:, None]
     largest = parts.max(axis=0, initial=_RUINED)
     capital: np.ndarray = largest + np.log(np.exp(parts - largest).sum(axis=0))
     return capital
 
 
-def p_above(counts: Counts, limit: float) -> np.ndarray:
+def p_above(counts: Counts, limit: float, weights: np.ndarray = WEIGHTS) -> np.ndarray:
     """Return (N,) p-values of "the mean is at most `limit`", valid at every time; they never rise."""
-    best = np.maximum.accumulate(log_capital(counts, limit))
+    best = np.maximum.accumulate(log_capital(counts, limit, weights))
     p: np.ndarray = np.exp(-np.maximum(best, 0.0))
     return p
 
 
-def p_below(counts: Counts, limit: float) -> np.ndarray:
+def p_below(counts: Counts, limit: float, weights: np.ndarray = WEIGHTS) -> np.ndarray:
     """Return (N,) p-values of "the mean is at least `limit`", valid at every time; they never rise."""
-    return p_above(counts.mirrored(), -limit)
+    return p_above(counts.mirrored(), -limit, weights)
 
 
 def first_at_most(p_values: np.ndarray, level: float) -> int | None:
@@ -114,15 +129,16 @@ def last_at_least(log_capitals: np.ndarray, level: float) -> int | None:
     return int(reached[-1]) + 1 if len(reached) else None
 
 
-def bounds(counts: Counts, alpha: float, beta: float) -> Bounds:
+def bounds(counts: Counts, alpha: float, beta: float, weights: np.ndarray = WEIGHTS) -> Bounds:
     """Return the lower bound at alpha and the upper bound at beta, from what is known after the last candidate.
 
     They hold at every time together, so they may be read whenever one stops. -1 and 1 before the first candidate.
+    `weights` are those of the bets on a low mean, from which the upper bound comes.
     """
-    return Bounds(_lower(counts, alpha), -_lower(counts.mirrored(), beta))
+    return Bounds(_lower(counts, alpha, WEIGHTS), -_lower(counts.mirrored(), beta, weights))
 
 
-def needed(counts: Counts, limit: float, level: float, most: float = 1e4) -> int | None:
+def needed(counts: Counts, limit: float, level: float, weights: np.ndarray = WEIGHTS, most: float = 1e4) -> int | None:
     """Return how many candidates "the mean is at most `limit`" would take to be rejected, were the shares to stay.
 
     A plan, not a promise. None where the shares do not contradict it within `most` times as many candidates.
@@ -131,18 +147,24 @@ def needed(counts: Counts, limit: float, level: float, most: float = 1e4) -> int
         return None
     for factor in np.geomspace(1, most, 200):
         grown = Counts(counts.levels, counts.seen[:, -1:] * factor)
-        if log_capital(grown, limit)[0] >= -np.log(level):
+        if log_capital(grown, limit, weights)[0] >= -np.log(level):
             return int(np.ceil(counts.total * factor))
     return None
 
 
-def _lower(counts: Counts, level: float) -> float:
+def _gains(levels: np.ndarray, mean: float) -> np.ndarray:
+    """Return (parts, L) the logarithm by which each value multiplies each part of the capital."""
+    factors = 1 + SHARES[:, None] * (levels - mean) / (1 + mean)
+    return np.where(factors > 0, np.log(np.maximum(factors, 1e-300)), _RUINED)
+
+
+def _lower(counts: Counts, level: float, weights: np.ndarray) -> float:
     """Return the largest mean that is rejected as too small, by bisection: the capital falls as m grows."""
     wanted, last = -np.log(level), Counts(counts.levels, counts.seen[:, -1:])
     low, high = -1.0, 1.0
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
-        if log_capital(last, middle).max(initial=0.0) >= wanted:
+        if log_capital(last, middle, weights).max(initial=0.0) >= wanted:
             low = middle
         else:
             high = middle

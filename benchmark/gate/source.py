@@ -1,5 +1,6 @@
 """Where the gate's scores come from: made shard by shard, or read from a finished run."""
 
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,10 +10,11 @@ import torch
 
 from .. import hub
 from ..artefacts import write_references
-from ..contracts import Attack, AttackState, Measure, Progress
+from ..contracts import Attack, AttackState, Measure, ModelSpec, Progress
 from ..errors import BadInput, UnknownName
 from ..pairs import Pair
 from ..plan import RunPlan
+from ..progress import silent
 from ..references import References
 from ..registry import make_measure
 from ..runner import load_victim, make_shard, named_failures, open_folder, prepare, score_shard
@@ -31,10 +33,13 @@ class Spent(NamedTuple):
     """What the shards that were used have cost, whenever they were made."""
 
     seconds: float
+    """By the clock."""
     gpu_seconds: float
+    processor_seconds: float
+    """The same on a busy machine."""
 
 
-NOTHING = Spent(0.0, 0.0)
+NOTHING = Spent(0.0, 0.0, 0.0)
 
 
 class Source(ABC):
@@ -47,6 +52,7 @@ class Source(ABC):
     available: int
     """Candidates per attack that there can be."""
     spent = NOTHING
+    progress: Progress
 
     @abstractmethod
     def scores(self, attack: str, shard: int) -> ShardScores:
@@ -67,6 +73,19 @@ class GateFolder(RunFolder):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self.manifest_file = path / GATE_MANIFEST
+
+    def forget(self, unit: str) -> None:
+        """Remove all that an attack has left here: state, images, scores, and then its place in the manifest.
+
+        A call that is killed between leaves an entry by which the next one does the rest.
+        """
+        for kind in ("state", "images"):
+            shutil.rmtree(self.path / kind / unit, ignore_errors=True)
+        for file in self.path.glob(f"scores/{unit}.*"):
+            file.unlink()
+        manifest = read_json(self.manifest_file)
+        kept = {name: own for name, own in manifest["units"].items() if name != unit}
+        self.write_manifest({**manifest, "units": kept})
 
 
 class MadeOnDemand(Source):
@@ -90,11 +109,14 @@ class MadeOnDemand(Source):
     def open(self) -> None:
         """Write the manifest or check the one that is there; the folder must be locked.
 
-        Raises:
-            RunConflict: the attack's settings are not those that the folder was made by.
+        An attack whose settings have changed since is begun anew, the others go on with what there is.
         """
         if self.plan.fresh:
             self.folder.clear()
+        stored = (self.folder.manifest() or {"units": {}})["units"]
+        for unit in self.plan.units:
+            if unit.name in stored and difference(stored[unit.name]["settings"], unit.settings()):
+                self.folder.forget(unit.name)
         open_folder(self.plan, self.folder, self.identity)
         write_references(self.folder, self._references)
         manifest = read_json(self.folder.manifest_file)
@@ -119,14 +141,13 @@ class MadeOnDemand(Source):
                     self._states[attack] = prepare(self.plan, self.folder, unit, self.victim(), self.progress)
                 make_shard(self.plan, self.folder, unit, self.victim(), self._states[attack], shard)
         score_shard(self.plan, self.folder, unit.name, shard, self.scorer)
-        costs = [read_info(self.folder.images_file(unit.name, shard))["cost"]["seconds"]]
-        if shard == 0:
-            costs.append(read_info(self.folder.state_file(unit.name))["cost"]["seconds"])
-        seconds = self.spent.seconds + sum(costs)
-        self.spent = Spent(seconds, 0.0 if self.plan.model.device == "cpu" else seconds)
-        self.progress(
-            f"{unit.name}: candidates (stops when certain)", self.plan.numbers(shard).stop, self.plan.candidates
-        )
+        files = [self.folder.images_file(unit.name, shard)]
+        if shard == 0 and not self.folder.kept_file(unit.name).exists():
+            files.append(self.folder.state_file(unit.name))
+        costs = [read_info(file)["cost"] for file in files]
+        seconds = self.spent.seconds + sum(cost["seconds"] for cost in costs)
+        processor = self.spent.processor_seconds + sum(cost["processor_seconds"] for cost in costs)
+        self.spent = Spent(seconds, 0.0 if self.plan.model.device == "cpu" else seconds, processor)
         return read_scores(self.folder, unit.name, self.measure.space, shard)
 
     def images(self, attack: str, shard: int) -> torch.Tensor:
@@ -148,7 +169,7 @@ class FinishedRun(Source):
     ) -> None:
         manifest = read_json(folder.manifest_file)
         identity = manifest["identity"]
-        self.folder = folder
+        self.folder, self.progress = folder, silent
         self.measure = _measure_of(identity, measure)
         self.shard_size, self.available = int(identity["protocol"]["shard"]), int(identity["candidates"])
         self._units = {name: unit_of(folder, manifest, attack, seed, self.measure) for name, attack in attacks.items()}
@@ -158,6 +179,20 @@ class FinishedRun(Source):
                 f"now; give the run's own pair file with --pair"
             )
         self.scorer = Scorer(references, [self.measure], int(identity["protocol"]["top_k"]), torch.device("cpu"))
+        self._pair, self._attacked = pair, identity["model"]
+
+    def victim(self) -> "Model | None":
+        """Return the pair's model, if it lies on this machine and is the one that the run attacked."""
+        from ..models import load_model
+
+        own = self._pair.model
+        if own.repo is not None:
+            return None
+        spec = ModelSpec(**self._attacked, location=own.location, variant=own.variant)
+        try:
+            return load_model(spec)
+        except BadInput:  # another model's files, or none
+            return None
 
     def scores(self, attack: str, shard: int) -> ShardScores:
         """Return one shard's stored scores."""
