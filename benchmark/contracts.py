@@ -397,6 +397,9 @@ class Measure(ABC):
     floor: float = float("inf")
     """Pairs are stored as far out as this score; a band beyond it is refused."""
     bin_width: float = 0.05
+    parts: int = 1
+    """Descriptors are this many pieces of equal length; their distance is the largest Euclidean one over the pieces.
+    The same for all measures of a space."""
     neighbours: int = 1
     """Nearest representatives per side that a score reads; a run keeps at least as many."""
 

@@ -10,7 +10,7 @@ from .contracts import Attack, Defence, Measure, ModelSpec, Progress
 from .datafiles import fetch_data
 from .defending import in_order
 from .download import fetch_model
-from .errors import BadInput, BadSetting, TooFew, UnknownName
+from .errors import BadInput, BadSetting, MeasureFailed, TooFew, UnknownName
 from .models import ModelFiles, inspect_files
 from .pairs import ModelSource, Pair, named_model
 from .progress import silent
@@ -173,17 +173,19 @@ def plan_run(
             raise TooFew(
                 f"{number} candidates are too few for {unit.attack.name}: it needs {unit.attack.least_candidates()}"
             )
+    pixels = size[0] * size[1]
+    ids = measures or pair.measures or default_measures(pixels, held_out=pair.data.has_held_out)
+    chosen = [make_measure(name) for name in ids]
+    weights = {name: digest for measure in chosen for name, digest in measure.weights().items()}
+    for measure in chosen:
+        _try(measure, size, where["device"])
     if pair.data.source == "hub":
         sources = {**sources, "data": fetch_data(pair.data).origin()}
     training, held_out = counts(pair, progress)
-    pixels = size[0] * size[1]
-    ids = measures or pair.measures or default_measures(pixels, held_out=held_out > 0)
-    chosen = [make_measure(name) for name in ids]
     for measure in chosen:
         measure.check(training, held_out, pair.allow_dense_neighbours)
         if measure.neighbours > TOP_K:
             raise BadInput(f"measure {measure.id}: a run keeps {TOP_K} neighbours, it needs {measure.neighbours}")
-    weights = {name: digest for measure in chosen for name, digest in measure.weights().items()}
     overrides = {key: value for key, value in pair.protocol.model_dump().items() if value is not None}
     return RunPlan(
         pair=pair,
@@ -239,6 +241,20 @@ def _checked(spec: ModelSpec) -> tuple[ModelSpec, ModelFiles]:
     """Return the specification with the hashes of its files, and what the files say."""
     files = inspect_files(spec)
     return spec.model_copy(update={"sha256": files.sha256}), files
+
+
+def _try(measure: Measure, size: tuple[int, int, int], device: str) -> None:
+    """Let a measure describe one image of the model's size, so that what it lacks is known before any work."""
+    import torch
+
+    from .scoring import described
+
+    height, width, channels = size
+    ramp = torch.linspace(0, 1, channels * height * width).view(1, channels, height, width)
+    try:
+        described(measure, ramp.to(device))
+    except MeasureFailed as error:
+        raise BadInput(f"{error}; choose another --measure") from None
 
 
 def _check_conditioning(methods: Sequence[Attack | Defence], conditioning: str) -> None:

@@ -1,6 +1,10 @@
-"""Networks that measures need and sidebench may not ship: brought in by path or address, hash recorded and checked."""
+"""Networks that measures need and sidebench may not ship: brought in by path or address, hash recorded and checked.
+
+A network is one file here (TorchScript), or a folder of transformers (`networks`).
+"""
 
 import os
+import re
 import shutil
 import urllib.error
 import urllib.request
@@ -10,6 +14,9 @@ from .. import hub
 from ..download import cache
 from ..errors import BadInput, CannotReach, UnsafeFile
 from ..store import read_json, write_atomic, write_json
+
+WITHOUT = "rms, zncc, tile_l2"
+"""Measures for images of any size that read no network."""
 
 
 def folder() -> Path:
@@ -24,28 +31,41 @@ def check(name: str, measure: str) -> tuple[Path, str]:
         BadInput: the file is not there; the message says how to bring it in.
         UnsafeFile: the file is another one than when it was brought in.
     """
-    file, record = folder() / name, folder() / f"{name}.json"
-    if not (file.is_file() and record.is_file()):
+    file, known = folder() / name, recorded(name)
+    if known is None or not file.is_file():
         raise BadInput(
             f"measure {measure} needs the network {name}, which is not here: get it from its authors, then "
-            f"`sidebench fetch --weights {name}=PATH-OR-ADDRESS`; or choose another --measure"
+            f"`sidebench fetch --weights {name}=PATH-OR-ADDRESS`; or choose another --measure ({WITHOUT} need none)"
         )
-    found, recorded = hub.sha256(file), str(read_json(record).get("sha256"))
-    if found != recorded:
-        raise UnsafeFile(f"{name}: SHA-256 is {found[:16]}..., recorded was {recorded[:16]}...; bring it in again")
+    found = hub.sha256(file)
+    if found != known:
+        raise UnsafeFile(f"{name}: SHA-256 is {found[:16]}..., recorded was {known[:16]}...; bring it in again")
     return file, found
 
 
+def recorded(name: str) -> str | None:
+    """Return the SHA-256 that was recorded when a network was brought in, or None."""
+    record = folder() / f"{name}.json"
+    return str(read_json(record).get("sha256")) if record.is_file() else None
+
+
 def bring_in(assignment: str) -> str:
-    """Copy or download a network (`NAME=PATH-OR-ADDRESS`), record its SHA-256 and return it.
+    """Bring in a network (`NAME=PATH-OR-ADDRESS`), record its SHA-256 and return it.
+
+    What is named is a file, the address of one, a folder, or a repository of the Hub (`OWNER/NAME@REVISION`).
 
     Raises:
-        BadInput: there is no such file, or the name is no plain file name.
+        BadInput: there is no such thing, or the name is no plain file name.
+        UnsafeFile: a folder's or repository's weights are pickled only, or want Python code of their own to be run.
         CannotReach: the download broke off.
     """
+    from . import networks
+
     name, _, source = assignment.partition("=")
     if not source or Path(name).name != name or name.startswith("."):
         raise BadInput(f"--weights {assignment!r}: write it as NAME=PATH-OR-ADDRESS")
+    if Path(source).is_dir() or (re.fullmatch(r"[\w-][\w.-]*/[\w.-]+(@\S+)?", source) and not Path(source).exists()):
+        return networks.bring_in(name, source)
     target = folder() / name
     if source.startswith(("https://", "http://")):
         write_atomic(target, lambda file: _download(source, file))
