@@ -19,7 +19,7 @@ from .. import hub, layout
 from ..download import download, look_up
 from ..errors import BadInput, UnsafeFile
 from ..loading import from_transformers
-from ..store import canonical_json, write_json
+from ..store import canonical_json
 from . import weights
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def bring_in(name: str, source: str) -> str:
         UnsafeFile: the weights are pickled only, or the network is Python code of its own.
         CannotReach: the Hub cannot be reached, or the download broke off.
     """
-    origin: dict[str, str] = {}
+    origin: dict[str, Any] = {}
     if Path(source).is_dir():
         place, names = Path(source), needed_files(name, [file.name for file in Path(source).iterdir()])
     else:
@@ -47,13 +47,14 @@ def bring_in(name: str, source: str) -> str:
         found = look_up("model", repo, revision or "main")
         names = needed_files(repo, list(found.sizes))
         place = download(found, names)
-        origin = {"repo": repo, "revision": found.revision, "commit": found.commit}
+        origin = {"repo": repo, "revision": found.revision, "commit": found.commit, "licence": found.licence}
+        origin["sizes"] = {chosen: found.sizes[chosen] for chosen in names}
     if "auto_map" in layout.read_json(place / CONFIG):
         raise UnsafeFile(f"{name}: {CONFIG} asks for Python code of its own, which sidebench does not run")
     target = weights.folder() / name
     _put(place, names, target)
     digest = _digest(target)
-    write_json(weights.folder() / f"{name}.json", {"sha256": digest, **origin})
+    weights.record(name, {"sha256": digest, **origin})
     return digest
 
 

@@ -9,6 +9,7 @@ import shutil
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 from .. import hub
 from ..download import cache
@@ -45,8 +46,19 @@ def check(name: str, measure: str) -> tuple[Path, str]:
 
 def recorded(name: str) -> str | None:
     """Return the SHA-256 that was recorded when a network was brought in, or None."""
-    record = folder() / f"{name}.json"
-    return str(read_json(record).get("sha256")) if record.is_file() else None
+    known = origin(name)
+    return None if known is None else str(known.get("sha256"))
+
+
+def origin(name: str) -> dict[str, Any] | None:
+    """Return all that was recorded: the SHA-256, and of a network from the Hub its repository, commit and sizes."""
+    file = folder() / f"{name}.json"
+    return read_json(file) if file.is_file() else None
+
+
+def record(name: str, content: dict[str, Any]) -> None:
+    """Write down what a network was when it was brought in."""
+    write_json(folder() / f"{name}.json", content)
 
 
 def bring_in(assignment: str) -> str:
@@ -74,7 +86,7 @@ def bring_in(assignment: str) -> str:
     else:
         raise BadInput(f"--weights {name}: there is no file {os.fspath(source)}")
     digest = hub.sha256(target)
-    write_json(folder() / f"{name}.json", {"sha256": digest})
+    record(name, {"sha256": digest})
     return digest
 
 
