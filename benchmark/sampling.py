@@ -8,11 +8,12 @@ convolution may depend on the batch size (measured: 2 of 1,024 uint8 images chan
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import inspect
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,6 @@ from .contracts import (
     BlackBoxModel,
     Checkpoints,
     Model,
-    PredictionType,
     Progress,
     PromptedModel,
     Steer,
@@ -32,6 +32,7 @@ from .contracts import (
     WhiteBoxModel,
 )
 from .operations import OperationCount
+from .prediction import as_velocity, score_to_prediction
 from .protocol import SamplerSettings
 from .streams import Candidates
 
@@ -72,27 +73,12 @@ def make_scheduler(model: Model, settings: SamplerSettings) -> SchedulerMixin:
         "euler": (diffusers.EulerDiscreteScheduler, {}),
         "dpm-solver++": (diffusers.DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++"}),
     }[settings.name]
-    scheduler = cls.from_config(dict(model.scheduler_config), **extra)
+    config = dict(model.scheduler_config)
+    if str(config.get("variance_type", "")).startswith("learned"):
+        del config["variance_type"]  # what the network says of it is no part of what `predict` returns
+    scheduler = cls.from_config(config, **extra)
     scheduler.set_timesteps(settings.steps, device=model.device)
     return scheduler
-
-
-def score_to_prediction(
-    prediction_type: PredictionType, correction: Tensor, alpha: float, sigma: float
-) -> Tensor | None:
-    """Convert a correction of the score into one of the prediction (None at a singular endpoint).
-
-    With alpha^2 + sigma^2 = 1 and x_t = alpha x_0 + sigma n: d_eps = -sigma g, d_x0 = (sigma^2 / alpha) g,
-    d_v = -(sigma / alpha) g. For flow, x_t = (1 - s) x_0 + s n is x_t / (alpha + sigma) with
-    s = sigma / (alpha + sigma), and g is the gradient with respect to that x_t: d = -s / (1 - s) g.
-    """
-    if prediction_type == "epsilon":
-        return -sigma * correction
-    if alpha <= 1e-6:
-        return None
-    if prediction_type == "sample":
-        return sigma**2 / alpha * correction
-    return -sigma / alpha * correction
 
 
 @torch.no_grad()
@@ -178,7 +164,10 @@ def _sample_batch(
             alpha, sigma = (float(level) for level in model.noise_level(t))
             prediction = model.corrected(Step(x_t, t, alpha, sigma, prediction, index), candidates)
 
-        # Step.
+        # Step. Schedulers know no straight path: a flow is handed to them as the velocity that it is.
+        if model.prediction_type == "flow_prediction":
+            alpha, sigma = (float(level) for level in model.noise_level(t))
+            prediction = as_velocity("flow_prediction", x_t, prediction, alpha, sigma)
         x = scheduler.step(prediction, t, x, **options).prev_sample
     return x, calls, skipped
 
@@ -290,7 +279,7 @@ class AuditedModel(WhiteBoxModel):
 
     def _content_key(self, batch: Candidates) -> str:
         content = {
-            "model": self._model.spec.sha256,
+            "model": self._model.spec.content()["sha256"],
             "sampler": self._sampler.model_dump(),
             "micro_batch": self._micro_batch,
             "seed": batch.seed,
@@ -318,6 +307,12 @@ class AuditedModel(WhiteBoxModel):
         """Map images in [0, 1] to x_0 in the model's own space."""
         with self._charging():
             return self._model.encode(images)
+
+    def adapted(self, state: Mapping[str, Tensor]) -> WhiteBoxModel:
+        """Return the view of the adapted model, with the same ledger."""
+        again = copy.copy(self)
+        again._model = self._model.adapted(state)
+        return again
 
     def charge(self, flops: float) -> None:
         """Add operations outside the denoiser to the current phase."""
