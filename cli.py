@@ -209,7 +209,10 @@ def fetch(
     holdout: Holdout = None,
     weights: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=PATH-OR-ADDRESS", help="Bring in a network that a measure needs; its hash is kept."),
+        typer.Option(
+            metavar="NAME=PATH-OR-ADDRESS",
+            help="Bring in a network that a measure needs: a file, folder, address or OWNER/NAME; its hash is kept.",
+        ),
     ] = None,
     allow_pickle: AllowPickle = False,
     as_json: AsJson = False,

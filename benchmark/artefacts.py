@@ -247,6 +247,9 @@ def _flags(results: Sequence[Any], checked: ControlCheck | None, pair: "Pair") -
     flags = set()
     if not pair.verified:
         flags.add("this pair is not verified: nobody has run it against the real Hub and checked it")
+    if changed := pair.protocol.values():
+        reason = f": {pair.protocol.reason}" if pair.protocol.reason else ", and gives no reason"
+        flags.add(f"the pair changes the protocol's {' and '.join(changed)}{reason}")
     if pair.control == "reference-model":
         flags.add(
             "the excess is over a reference model: it means something only if that model was not trained on these "

@@ -44,6 +44,15 @@ class Settings(BaseModel):
 # ---- Models -----------------------------------------------------------------------------------------
 
 
+class LoraSpec(Settings):
+    """A LoRA on top of a model, as a worker finds it."""
+
+    location: str
+    """The safetensors file. Never stored in a run."""
+    sha256: str
+    scale: float = 1.0
+
+
 class ModelSpec(Settings):
     """Everything from which a worker in another process builds the same model."""
 
@@ -58,6 +67,12 @@ class ModelSpec(Settings):
     """Load pickled weights where there are no safetensors; whoever made them can run code here."""
     device: str = "cpu"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    lora: LoraSpec | None = None
+
+    def content(self) -> dict[str, Any]:
+        """Return what the model is, wherever its files lie: its family, and SHA-256 by file name, the LoRA's too."""
+        adapter = {} if self.lora is None else {f"lora:{self.lora.scale!r}": self.lora.sha256}
+        return {"family": self.family, "sha256": {**self.sha256, **adapter}}
 
 
 class Model(ABC):
@@ -112,7 +127,7 @@ class Model(ABC):
         return alpha.view(-1, 1, 1, 1) * x_0 + sigma.view(-1, 1, 1, 1) * noise
 
     def adapted(self, state: Mapping[str, Tensor]) -> Model:
-        """Return this model with LoRA weights on top; families without adapters refuse."""
+        """Return this model with LoRA weights on top (names as in models/lora.py); families without adapters refuse."""
         raise NotImplementedError(f"{type(self).__name__} takes no adapters")
 
     def embed(self, prompts: Sequence[str]) -> Tensor:
@@ -257,6 +272,10 @@ class WhiteBoxModel(BlackBoxModel):
     @abstractmethod
     def decode(self, x_0: Tensor) -> Tensor:
         """Map x_0 to images in [0, 1], N x C x H x W."""
+
+    @abstractmethod
+    def adapted(self, state: Mapping[str, Tensor]) -> WhiteBoxModel:
+        """Return the view of this model with LoRA weights on top; both count into one ledger. See `Model.adapted`."""
 
     @abstractmethod
     def charge(self, flops: float) -> None:
@@ -457,6 +476,9 @@ class Measure(ABC):
     floor: float = float("inf")
     """Pairs are stored as far out as this score; a band beyond it is refused."""
     bin_width: float = 0.05
+    parts: int = 1
+    """Descriptors are this many pieces of equal length; their distance is the largest Euclidean one over the pieces.
+    The same for all measures of a space."""
     neighbours: int = 1
     """Nearest representatives per side that a score reads; a run keeps at least as many."""
 
@@ -477,6 +499,10 @@ class Measure(ABC):
 
     def weights(self) -> dict[str, str]:
         """Return the SHA-256 by name of the networks that it reads; raise `BadInput` where one cannot be loaded."""
+        return {}
+
+    def homes(self) -> dict[str, str]:
+        """Return repositories of the Hub by the name of the network that `sidebench fetch` gets from there."""
         return {}
 
     @abstractmethod

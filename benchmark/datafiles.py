@@ -36,8 +36,7 @@ def fetch_data(data: DataSource, again: bool = False) -> Fetched:
     if known is not None:
         return known
     found, names, details = find_data_files(data)
-    download(found, names)
-    return remember(found, names, _data_key(data), details)
+    return remember(found, download(found, names), names, _data_key(data), details)
 
 
 def recall_data(data: DataSource) -> Fetched | None:

@@ -1,7 +1,8 @@
 """One value of an image column -> uint8 C x H x W, in one documented way.
 
 1. The pixels are turned upright by their EXIF orientation.
-2. Depth: 16-bit grey is divided by 257 and rounded, so that 65,535 becomes 255; a bilevel image becomes 0 and 255.
+2. Depth: 16-bit grey is divided by 257 and rounded, so that 65,535 becomes 255; of 16-bit colour PIL keeps the upper
+   byte, at most one level off that; a bilevel image becomes 0 and 255.
 3. Palettes are looked up; whatever is transparent is composited over white.
 4. Grey or RGB, as the pair says (grey from RGB by ITU-R 601 luma).
 5. Crop, then resize by PIL's antialiased bicubic filter; an image that has the size already keeps its values.

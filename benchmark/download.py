@@ -16,8 +16,8 @@ from typing import Any, Literal, NamedTuple
 
 from . import hub, layout
 from .contracts import Settings
-from .errors import BadInput, CannotReach, CannotWrite, CorruptRun
-from .pairs import ModelSource
+from .errors import BadInput, CannotReach, CannotWrite, CorruptRun, UnsafeFile
+from .pairs import LoraSource, ModelSource
 from .store import read_json, short_hash, write_json
 
 Kind = Literal["model", "dataset"]
@@ -37,6 +37,8 @@ class Listing(NamedTuple):
     """Bytes by file name."""
     gated: bool
     licence: str
+    sha256: Mapping[str, str] = {}
+    """Of large files, where the Hub states it."""
 
 
 class Fetched(Settings):
@@ -49,6 +51,8 @@ class Fetched(Settings):
     sizes: dict[str, int]
     """Bytes by name of the files that were chosen."""
     licence: str
+    sha256: dict[str, str] = {}
+    """By name, as the files were when they were fetched."""
     details: dict[str, Any] = {}
     """For data: how to read the files (datafiles.py)."""
 
@@ -69,6 +73,21 @@ class Fetched(Settings):
         for name, size in self.sizes.items():
             if not (folder / name).is_file() or (folder / name).stat().st_size != size:
                 raise CannotReach(f"{self.repo}: {name} is not in the cache any more; sidebench fetch brings it back")
+        return folder
+
+    def unchanged(self) -> Path:
+        """Return the snapshot's folder once every file was read and found to be the one that was fetched.
+
+        Raises:
+            CannotReach: a file is no longer there.
+            UnsafeFile: a file was changed.
+        """
+        folder = self.folder()
+        for name, expected in self.sha256.items():
+            if hub.sha256(folder / name) != expected:
+                raise UnsafeFile(
+                    f"{self.repo}/{name} in the cache is not the file that was fetched; sidebench fetch brings it back"
+                )
         return folder
 
 
@@ -92,19 +111,23 @@ def look_up(kind: Kind, repo: str, revision: str) -> Listing:
         ask = HfApi().model_info if kind == "model" else HfApi().dataset_info
         info = ask(repo, revision=revision, files_metadata=True)
     licence = getattr(info.card_data, "license", None) or "not stated"
-    sizes = {file.rfilename: int(file.size or 0) for file in info.siblings or []}
-    return Listing(kind, repo, revision, str(info.sha), sizes, bool(info.gated), str(licence))
+    files = info.siblings or []
+    sizes = {file.rfilename: int(file.size or 0) for file in files}
+    hashes = {file.rfilename: str(file.lfs.sha256) for file in files if file.lfs is not None}
+    return Listing(kind, repo, revision, str(info.sha), sizes, bool(info.gated), str(licence), hashes)
 
 
 def download(found: Listing, names: Sequence[str]) -> Path:
     """Download files of a commit, going on where an earlier call broke off; return the snapshot's folder.
 
+    A file in the cache that is not what the Hub states is fetched again.
+
     Raises:
         BadInput: the repository is gated and this user has no access.
-        CannotReach: the connection broke off; the same call goes on.
+        CannotReach: the connection broke off; the same call goes on. Or a file arrived damaged.
         CannotWrite: the disk is full.
     """
-    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub import constants
 
     needed, free = sum(found.sizes[name] for name in names), _free(Path(constants.HF_HUB_CACHE))
     if needed > free:
@@ -112,9 +135,32 @@ def download(found: Listing, names: Sequence[str]) -> Path:
             f"{found.repo}: up to {needed / 1e9:.1f} GB to download, {free / 1e9:.1f} GB are free; "
             "set HF_HOME to a folder on a larger disk"
         )
+    folder = _snapshot(found, names)
+    damaged = _damaged(found, folder, names)
+    for name in damaged:
+        (folder / name).resolve().unlink(missing_ok=True)
+        (folder / name).unlink(missing_ok=True)
+    if damaged and _damaged(found, _snapshot(found, names), names):
+        raise CannotReach(f"{found.kind} {found.repo}: {damaged[0]} arrived damaged; try again")
+    return folder
+
+
+def _snapshot(found: Listing, names: Sequence[str]) -> Path:
+    from huggingface_hub import snapshot_download
+
     patterns = [glob.escape(name) for name in names]
     with explained(found.kind, found.repo, found.revision):
         return Path(snapshot_download(found.repo, repo_type=found.kind, revision=found.commit, allow_patterns=patterns))
+
+
+def _damaged(found: Listing, folder: Path, names: Sequence[str]) -> list[str]:
+    """Return the files that are not of the size, or not of the SHA-256, that the Hub states."""
+    return [
+        name
+        for name in names
+        if (folder / name).stat().st_size != found.sizes[name]
+        or (name in found.sha256 and hub.sha256(folder / name) != found.sha256[name])
+    ]
 
 
 def model_files(
@@ -143,8 +189,29 @@ def fetch_model(source: ModelSource, allow_pickle: bool = False, again: bool = F
     if known is not None:
         return known
     found, names = find_model_files(source, allow_pickle)
-    download(found, names)
-    return remember(found, names, key)
+    return remember(found, download(found, names), names, key)
+
+
+def fetch_lora(source: LoraSource, again: bool = False) -> Fetched:
+    """Return a LoRA's file at one commit: that of an earlier fetch, or downloaded now (`again`: in any case)."""
+    assert source.repo is not None
+    known = None if again else recall("model", source.repo, source.revision, lora_key(source))
+    if known is not None:
+        return known
+    found, name = find_lora_file(source)
+    return remember(found, download(found, [name]), [name], lora_key(source))
+
+
+def find_lora_file(source: LoraSource) -> tuple[Listing, str]:
+    """Return a repository's listing and the file of it that is the LoRA; asks the Hub."""
+    assert source.repo is not None
+    found = look_up("model", source.repo, source.revision)
+    return found, layout.lora_file(source.repo, list(found.sizes), source.file)
+
+
+def lora_key(source: LoraSource) -> dict[str, Any]:
+    """Return what an earlier fetch of this LoRA is known by, beside repository and revision."""
+    return {"lora": source.file}
 
 
 def find_model_files(source: ModelSource, allow_pickle: bool = False) -> tuple[Listing, list[str]]:
@@ -170,8 +237,10 @@ def model_key(source: ModelSource, allow_pickle: bool) -> dict[str, Any]:
     return {"subfolder": source.subfolder, "variant": source.variant, "allow_pickle": allow_pickle}
 
 
-def remember(found: Listing, names: Collection[str], key: Mapping[str, Any], details: Any = None) -> Fetched:
-    """Write down what was fetched, under what was asked for."""
+def remember(
+    found: Listing, folder: Path, names: Collection[str], key: Mapping[str, Any], details: Any = None
+) -> Fetched:
+    """Write down what was fetched into a snapshot's folder, under what was asked for."""
     sizes = {name: found.sizes[name] for name in names}
     fetched = Fetched(
         kind=found.kind,
@@ -180,6 +249,7 @@ def remember(found: Listing, names: Collection[str], key: Mapping[str, Any], det
         commit=found.commit,
         sizes=sizes,
         licence=found.licence,
+        sha256={name: hub.sha256(folder / name) for name in names},
         details=details or {},
     )
     write_json(_note(found.kind, found.repo, found.revision, key), fetched.model_dump(mode="json"))

@@ -43,13 +43,18 @@ def check_files(
     parts, files = layout.read_folder(folder, owner_of(folder))
     names = layout.needed_files(parts, files, variant, allow_pickle)
     for name, expected in pinned.items():
-        found = sha256(folder / name)
-        if found != expected:
-            raise UnsafeFile(f"{parts.owner}/{name}: SHA-256 is {found[:16]}..., pinned is {expected[:16]}...")
+        check_pinned(folder / name, expected, f"{parts.owner}/{name}")
     for name in names:
         if name.endswith("config.json") and "auto_map" in layout.read_json(folder / name):
             raise UnsafeFile(f"{parts.owner}/{name} asks for Python code of its own, which sidebench does not run")
     return {name: sha256(folder / name) for name in names}
+
+
+def check_pinned(file: Path, expected: str, owner: str) -> None:
+    """Raise `UnsafeFile` where a file is not the pinned one."""
+    found = sha256(file)
+    if found != expected:
+        raise UnsafeFile(f"{owner}: SHA-256 is {found[:16]}..., pinned is {expected[:16]}...")
 
 
 def hashes(folder: Path) -> dict[str, str]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from . import decoding
 from .contracts import Progress
-from .datafiles import Source, locate, quiet, used_splits
+from .datafiles import Source, fetch_data, locate, quiet, used_splits
 from .download import cache
 from .errors import BadInput
 from .pairs import DataSource
@@ -55,6 +55,8 @@ def load_rows(data: DataSource, progress: Progress = silent) -> Rows:
     ).hexdigest()[:32]
     folder = cache() / "images" / key
     if not (folder / "rows.json").is_file():
+        if data.source == "hub":
+            fetch_data(data).unchanged()
         _decode_all(data, source, folder, progress)
     return _open(folder)
 

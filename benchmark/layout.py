@@ -38,9 +38,10 @@ SCHEDULERS = frozenset(
         *("DDPM", "DDPMParallel", "DDIM", "DDIMParallel", "PNDM", "LMSDiscrete", "EulerDiscrete", "HeunDiscrete"),
         *("EulerAncestralDiscrete", "KDPM2Discrete", "KDPM2AncestralDiscrete", "DPMSolverSinglestep"),
         *("DPMSolverMultistep", "DPMSolverSDE", "DEISMultistep", "UniPCMultistep"),
+        *("FlowMatchEulerDiscrete", "FlowMatchHeunDiscrete"),
     )
 )
-"""Schedulers whose configuration states a discrete variance-preserving noise schedule: its betas."""
+"""Schedulers whose configuration states a discrete noise schedule: its betas, or the straight path of a flow."""
 
 INDEX = "model_index.json"
 LIBRARIES = ("diffusers", "transformers")
@@ -154,6 +155,28 @@ def _weights(
     others = sorted({str(key[1]) for key in found})
     known = f"; variants: {', '.join(others)}" if others else ""
     raise BadInput(f"{owner}: no weights for {name}: {place}diffusion_pytorch_model.safetensors is missing{known}")
+
+
+def lora_file(owner: str, files: Collection[str], wanted: str | None = None) -> str:
+    """Choose the file of a LoRA: the one that is wanted, or the only safetensors file.
+
+    Raises:
+        UnsafeFile: there are pickled weights only.
+        BadInput: there is no such file, or more than one.
+    """
+    found = sorted(file for file in files if file.endswith(".safetensors"))
+    if wanted is not None:
+        found = [file for file in found if file == wanted]
+        if not found:
+            raise BadInput(f"{owner} has no LoRA file {wanted!r}: give a name that ends in .safetensors")
+    if len(found) > 1:
+        raise BadInput(f"{owner}: say which is the LoRA by model.lora.file: {', '.join(found[:5])}")
+    if found:
+        return found[0]
+    pickled = next((file for file in sorted(files) if file.endswith(PICKLES)), None)
+    if pickled:
+        raise UnsafeFile(f"{owner}: the LoRA is pickled ({pickled}); convert it to safetensors")
+    raise BadInput(f"{owner} holds no LoRA: there is no safetensors file")
 
 
 # ---- Local folders ----------------------------------------------------------------------------------

@@ -1,22 +1,31 @@
 """`sidebench plan` and `sidebench fetch`: what a pair needs before a run, and getting it."""
 
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
 from . import layout
-from .contracts import Progress, Settings
+from .contracts import Measure, Progress, Settings
 from .datafiles import fetch_data, find_data_files, recall_data
-from .download import Listing, fetch_model, find_model_files, model_configs, model_key, recall
+from .download import (
+    Listing,
+    fetch_lora,
+    fetch_model,
+    find_lora_file,
+    find_model_files,
+    lora_key,
+    model_configs,
+    model_key,
+    recall,
+)
+from .errors import BadInput
 from .imagesets import load_rows
-from .pairs import ModelSource, Pair
-from .plan import find_model
+from .measures import weights
+from .pairs import LoraSource, ModelSource, Pair
+from .plan import make_measures
 from .progress import silent
-from .protocol import TOP_K, make_protocol
-
-CALIBRATION_CALLS = 3
-"""Denoiser calls that are timed, after one that is not."""
+from .protocol import TOP_K
+from .rehearsal import rehearse
 
 
 class Part(Settings):
@@ -50,6 +59,10 @@ class Outlook(Settings):
     """In the device's memory, for the weights alone."""
     seconds: float | None
     """Plain sampling on this machine, by a short calibration; None before the model was fetched."""
+    peak_bytes: int | None
+    """The most memory that the calibration held: the device's, on a CPU the whole process's."""
+    measures: dict[str, str]
+    """By measure what it lacks; nothing where it is ready."""
     device: str
 
 
@@ -64,13 +77,14 @@ def examine(
     """
     from .hub import pick_device
 
-    parts, rows = [_model_part(what, model, allow_pickle) for what, model in _models(pair)], None
+    parts, rows = _model_parts(pair, allow_pickle), None
     if pair.data.source == "hub":
         part, rows = _data_part(pair)
         parts.append(part)
     height, width, channels = layout.image_size(model_configs(pair.model, allow_pickle)[0])
-    ready = all(part.here for part in parts if part.what == "model")
+    ready = all(part.here for part in parts if part.what in ("model", "LoRA"))
     target = str(pick_device(device))
+    tried = rehearse(pair, candidates, target, out, allow_pickle) if ready else None
     return Outlook(
         pair=pair.name,
         verified=pair.verified,
@@ -80,7 +94,9 @@ def examine(
         decoded_bytes=None if rows is None or pair.data.size is None else rows * pair.data.channels * pair.data.size**2,
         free_bytes=shutil.disk_usage(next(p for p in (out.resolve(), *out.resolve().parents) if p.exists())).free,
         weights_bytes=next((part.bytes for part in parts if part.what == "model"), None),
-        seconds=_seconds(pair, candidates, target, out, allow_pickle) if ready else None,
+        seconds=None if tried is None else tried.seconds,
+        peak_bytes=None if tried is None else tried.peak_bytes,
+        measures=_lacking(pair, allow_pickle),
         device=target,
     )
 
@@ -89,11 +105,13 @@ def fetch(pair: Pair, allow_pickle: bool = False, progress: Progress = silent) -
     """Fetch a pair's model and data at what its revisions are now, and decode the images; runs then need no network."""
     for _, model in _models(pair):
         fetch_model(model, allow_pickle, again=True)
+    for _, lora in _loras(pair):
+        fetch_lora(lora, again=True)
     if pair.data.source == "hub":
         fetch_data(pair.data, again=True)
     if pair.data.source in ("hub", "folder"):
         load_rows(pair.data, progress)
-    parts = [_model_part(what, model, allow_pickle) for what, model in _models(pair)]
+    parts = _model_parts(pair, allow_pickle) + _fetch_networks(pair, allow_pickle)
     return [*parts, _data_part(pair)[0]] if pair.data.source == "hub" else parts
 
 
@@ -101,6 +119,27 @@ def _models(pair: Pair) -> list[tuple[str, ModelSource]]:
     """Return the models of a pair that come from the Hub."""
     named = [("model", pair.model), ("reference model", pair.reference_model)]
     return [(what, model) for what, model in named if model is not None and model.repo is not None]
+
+
+def _loras(pair: Pair) -> list[tuple[str, LoraSource]]:
+    """Return the LoRAs of a pair that come from the Hub."""
+    named = [("LoRA", pair.model), ("LoRA of the reference model", pair.reference_model)]
+    found = [(what, model.lora) for what, model in named if model is not None]
+    return [(what, lora) for what, lora in found if lora is not None and lora.repo is not None]
+
+
+def _model_parts(pair: Pair, allow_pickle: bool) -> list[Part]:
+    models = [_model_part(what, model, allow_pickle) for what, model in _models(pair)]
+    return models + [_lora_part(what, lora) for what, lora in _loras(pair)]
+
+
+def _lora_part(what: str, lora: LoraSource) -> Part:
+    assert lora.repo is not None
+    known = recall("model", lora.repo, lora.revision, lora_key(lora))
+    if known is not None:
+        return _part(what, known.model_dump(), known.sizes, "fetched")
+    found, name = find_lora_file(lora)
+    return _part(what, found._asdict(), {name: found.sizes[name]}, _access(found))
 
 
 def _model_part(what: str, model: ModelSource, allow_pickle: bool) -> Part:
@@ -136,26 +175,33 @@ def _access(found: Listing) -> str:
     return "gated; this login has access" if found.gated else "open to this login"
 
 
-def _seconds(pair: Pair, candidates: int, device: str, out: Path, allow_pickle: bool) -> float:
-    """Return the time of plain sampling by timing the denoiser on one micro-batch."""
-    import torch
+def _measures(pair: Pair, allow_pickle: bool) -> list[Measure]:
+    return make_measures(pair, layout.image_size(model_configs(pair.model, allow_pickle)[0]))
 
-    from .models import load_model
 
-    spec = find_model(pair, None, out, allow_pickle).spec
-    model = load_model(spec.model_copy(update={"device": device}))
-    overrides = {key: value for key, value in pair.protocol.model_dump().items() if value is not None}
-    protocol = make_protocol(model.image_shape[1] * model.image_shape[2], overrides)
-    x_t = torch.zeros(protocol.micro_batch, *model.sample_shape, device=model.device)
-    t = torch.zeros(protocol.micro_batch, dtype=torch.long, device=model.device)
-    condition = t if model.conditioning == "class" else None
-    with torch.no_grad():
-        model.predict(x_t, t, condition)
-        began = time.monotonic()
-        for _ in range(CALIBRATION_CALLS):
-            float(model.predict(x_t, t, condition).sum())  # waits until the device is done
-    a_call = (time.monotonic() - began) / CALIBRATION_CALLS
-    return a_call * protocol.sampler.steps * -(-candidates // protocol.micro_batch)
+def _fetch_networks(pair: Pair, allow_pickle: bool) -> list[Part]:
+    """Bring in the networks of the pair's measures that are on the Hub and not here yet."""
+    parts = []
+    for measure in _measures(pair, allow_pickle):
+        for name, repo in measure.homes().items():
+            if weights.recorded(name) is None:
+                weights.bring_in(f"{name}={repo}")
+            known = weights.origin(name) or {}
+            if "repo" in known:
+                parts.append(_part(f"network of {measure.name}", known, known["sizes"], "fetched"))
+    return parts
+
+
+def _lacking(pair: Pair, allow_pickle: bool) -> dict[str, str]:
+    """Return by measure what it lacks, nothing where it is ready."""
+    found = {}
+    for measure in _measures(pair, allow_pickle):
+        try:
+            measure.weights()
+            found[measure.id] = ""
+        except BadInput as error:
+            found[measure.id] = str(error)
+    return found
 
 
 def as_text(found: Outlook) -> str:
@@ -168,8 +214,13 @@ def as_text(found: Outlook) -> str:
     if found.decoded_bytes is not None:
         disk += f", {_size(found.decoded_bytes)} for decoded images"
     lines.append(f"{disk}; {_size(found.free_bytes)} are free")
-    if found.weights_bytes is not None:
-        lines.append(f"memory: {_size(found.weights_bytes)} for the weights alone")
+    memory = [] if found.weights_bytes is None else [f"{_size(found.weights_bytes)} for the weights alone"]
+    if found.peak_bytes is not None:
+        whose = "on the device" if found.device.startswith("cuda") else "in this process"
+        memory.append(f"{_size(found.peak_bytes)} {whose} at most while calibrating")
+    if memory:
+        lines.append(f"memory: {', '.join(memory)}")
+    lines += [lacks or f"measure {name}: ready" for name, lacks in found.measures.items()]
     if found.seconds is None:
         lines.append("time: known after sidebench fetch")
     else:

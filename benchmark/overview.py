@@ -83,9 +83,8 @@ def _pair(name: str) -> Description:
     import yaml
 
     pair = load_pair(name)
-    data = pair.model_dump(
-        mode="json", exclude={"model": {"location"}, "reference_model": {"location"}, "data": {"path"}}
-    )
+    unlocated: Any = {"location": True, "lora": {"location"}}
+    data = pair.model_dump(mode="json", exclude={"model": unlocated, "reference_model": unlocated, "data": {"path"}})
     return Description(data, yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100).rstrip())
 
 

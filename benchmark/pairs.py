@@ -34,6 +34,29 @@ def recipe_field(option: str) -> str:
     return option.removeprefix("--").replace("-", "_")
 
 
+class LoraSource(Settings):
+    """A LoRA on top of the victim: a repository of the Hub at a revision, or a file or folder."""
+
+    location: str = ""
+    """A safetensors file, or a folder with one (relative to the pair file)."""
+    repo: str | None = None
+    """`OWNER/NAME` on the Hub, instead of a location."""
+    revision: str = "main"
+    """Branch, tag or commit; a run pins the commit."""
+    file: str | None = None
+    """Which safetensors file, where there are several."""
+    scale: float = 1.0
+    """How much of it is added to the weights."""
+    sha256: str | None = None
+    """Pinned hash of the file."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "LoraSource":
+        if bool(self.location) == bool(self.repo):
+            raise ValueError("give a location or a repo, one of them")
+        return self
+
+
 class ModelSource(Settings):
     """Where the victim's files are: a repository of the Hub at a revision, or a folder."""
 
@@ -50,6 +73,8 @@ class ModelSource(Settings):
     """Which set of weights where there are several (`fp16`)."""
     sha256: dict[str, str] = {}
     """Pinned hashes by file name."""
+    lora: LoraSource | None = None
+    """A LoRA on top."""
 
     @model_validator(mode="after")
     def _one_place(self) -> "ModelSource":
@@ -205,6 +230,12 @@ class Overrides(Settings):
 
     sampler: SamplerSettings | None = None
     micro_batch: Count | None = None
+    reason: str = ""
+    """Why they are changed; results carry it as a flag."""
+
+    def values(self) -> dict[str, Any]:
+        """Return what is changed, as plain values."""
+        return self.model_dump(exclude={"reason"}, exclude_none=True)
 
 
 class Pair(Settings):
@@ -262,7 +293,11 @@ class Pair(Settings):
         content = self.model_dump(exclude=prose, exclude_defaults=True, mode="json")
         for model in ("model", "reference_model"):
             content.get(model, {}).pop("location", None)
+            content.get(model, {}).get("lora", {}).pop("location", None)
         content["data"].pop("path", None)
+        if "reason" in content.get("protocol", {}):
+            content["protocol"].pop("reason")
+            content = {key: value for key, value in content.items() if key != "protocol" or value}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -336,8 +371,14 @@ def _resolve(pair: Pair, folder: Path) -> Pair:
     update: dict[str, Any] = {}
     for key in ("model", "reference_model"):
         model = getattr(pair, key)
-        if model is not None and model.location and not model.location.startswith("zoo:"):
-            update[key] = model.model_copy(update={"location": str(folder / model.location)})
+        if model is None:
+            continue
+        if model.location and not model.location.startswith("zoo:"):
+            model = model.model_copy(update={"location": str(folder / model.location)})
+        if model.lora is not None and model.lora.location:
+            beside = model.lora.model_copy(update={"location": str(folder / model.lora.location)})
+            model = model.model_copy(update={"lora": beside})
+        update[key] = model
     data = pair.data
     if data.path is not None:
         data = data.model_copy(update={"path": str(folder / data.path)})

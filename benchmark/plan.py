@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from . import hub, layout
-from .contracts import Attack, Defence, Measure, ModelSpec, Progress, Victim
+from .contracts import Attack, Defence, LoraSpec, Measure, ModelSpec, Progress, Victim
 from .datafiles import fetch_data
 from .defending import check_fit, in_order
-from .download import fetch_model
-from .errors import BadInput, BadSetting, TooFew, UnknownName
+from .download import fetch_lora, fetch_model, model_configs
+from .errors import BadInput, BadSetting, MeasureFailed, TooFew, UnknownName
 from .models import ModelFiles, inspect_files
-from .pairs import IN_TRAINING, TRAINING_DEFENCES, ModelSource, Pair, named_model
+from .pairs import IN_TRAINING, TRAINING_DEFENCES, LoraSource, ModelSource, Pair, named_model
 from .progress import silent
 from .protocol import DEFAULT_TIER, TIERS, TOP_K, Protocol, default_measures, make_protocol
 from .references import counts
@@ -103,11 +103,11 @@ class RunPlan:
         """Return what makes this the same run; attacks and seeds may be added to it."""
         reference = self.reference_model
         return {
-            **({"reference_model": _identity_of(reference)} if reference else {}),
+            **({"reference_model": reference.content()} if reference else {}),
             "pair": self.pair.name,
             "pair_revision": self.pair.revision,
             "pair_identity": self.pair.identity(),
-            "model": _identity_of(self.model),
+            "model": self.model.content(),
             "protocol": self.protocol.model_dump(mode="json"),
             "candidates": self.candidates,
             "measures": [measure.id for measure in self.measures],
@@ -155,6 +155,11 @@ def plan_run(
         raise BadSetting(f"a seed must not be negative, was {min(seeds)}")
     kind = check_settings(Protocol, {"micro_batch": 1, "dtype": dtype}, "run").dtype
     where = {"device": str(hub.pick_device(device)), "dtype": kind}
+    chosen_attacks = make_attacks(pair, attacks, settings or {})
+    around = in_order(make_defences(defences, settings or {}))
+    check_names([*attacks, *defences], [*chosen_attacks, *around], settings or {})
+    if model is None and pair.model.repo is not None:
+        _check_configs(pair, chosen_attacks, measures, allow_pickle)
     found = find_model(pair, model, Path(out), allow_pickle)
     spec, files = _checked(found.spec.model_copy(update=where))
     reference, sources, size = None, found.source, files.image_size
@@ -164,9 +169,6 @@ def plan_run(
         sources = {**sources, **{f"reference_{key}": origin for key, origin in other.source.items()}}
         if its_files.image_size != size:
             raise BadInput(f"pair {pair.name}: the reference model makes images of another size than the model")
-    chosen_attacks = make_attacks(pair, attacks, settings or {})
-    around = in_order(make_defences(defences, settings or {}))
-    check_names([*attacks, *defences], [*chosen_attacks, *around], settings or {})
     _check_conditioning(chosen_attacks, files.conditioning)
     trained_with = pair.recipe.defences() if pair.recipe and model is None else {}
     units = tuple(Unit(attack, seed) for attack in chosen_attacks for seed in dict.fromkeys(seeds))
@@ -175,22 +177,21 @@ def plan_run(
             raise TooFew(
                 f"{number} candidates are too few for {unit.attack.name}: it needs {unit.attack.least_candidates()}"
             )
+    chosen = make_measures(pair, size, measures)
+    weights = {name: digest for measure in chosen for name, digest in measure.weights().items()}
+    for measure in chosen:
+        _try(measure, size, where["device"])
     if pair.data.source == "hub":
         sources = {**sources, "data": fetch_data(pair.data).origin()}
     training, held_out = counts(pair, progress)
-    pixels = size[0] * size[1]
-    overrides = {key: value for key, value in pair.protocol.model_dump().items() if value is not None}
-    protocol = make_protocol(pixels, {**overrides, "dtype": dtype})
+    protocol = make_protocol(size[0] * size[1], {**pair.protocol.values(), "dtype": dtype})
     height, width, channels = size
     shape = (channels, height, width)
     check_fit(around, Victim(spec.family, files.conditioning, shape, protocol.sampler.name, training))
-    ids = measures or pair.measures or default_measures(pixels, held_out=held_out > 0)
-    chosen = [make_measure(name) for name in ids]
     for measure in chosen:
         measure.check(training, held_out, pair.allow_dense_neighbours)
         if measure.neighbours > TOP_K:
             raise BadInput(f"measure {measure.id}: a run keeps {TOP_K} neighbours, it needs {measure.neighbours}")
-    weights = {name: digest for measure in chosen for name, digest in measure.weights().items()}
     return RunPlan(
         pair=pair,
         model=spec,
@@ -233,12 +234,42 @@ def _find(own: ModelSource, pair: str | None, allow_pickle: bool) -> FoundModel:
     folder, source = own.location, {}
     if own.repo is not None:
         fetched = fetch_model(own, allow_pickle)
-        folder, source = str(fetched.folder() / own.subfolder), {"model": fetched.origin()}
+        folder, source = str(fetched.unchanged() / own.subfolder), {"model": fetched.origin()}
     family = layout.read_folder(hub.locate(folder))[0].family
     if pair is not None and family != own.family:
         raise BadInput(f"pair {pair}: the model is of family {family}, the pair says {own.family}")
-    spec = ModelSpec(family=family, location=folder, sha256=own.sha256, variant=own.variant, allow_pickle=allow_pickle)
+    lora = None
+    if own.lora is not None:
+        lora, origin = _find_lora(own.lora)
+        source = {**source, **origin}
+    spec = ModelSpec(
+        family=family,
+        location=folder,
+        sha256=own.sha256,
+        variant=own.variant,
+        allow_pickle=allow_pickle,
+        lora=lora,
+    )
     return FoundModel(spec, source)
+
+
+def _find_lora(own: LoraSource) -> tuple[LoraSpec, dict[str, dict[str, str]]]:
+    """Find a LoRA's file and its hash, which must be the pinned one, and where it came from."""
+    origin = {}
+    if own.repo is not None:
+        fetched = fetch_lora(own)
+        (name,) = fetched.sizes
+        file, origin = fetched.unchanged() / name, {"lora": fetched.origin()}
+    else:
+        file = place = Path(own.location)
+        if place.is_dir():
+            file = place / layout.lora_file(place.name, [found.name for found in place.iterdir()], own.file)
+        if file.suffix != ".safetensors" or not file.is_file():
+            raise BadInput(f"no LoRA at {place.name}: give a safetensors file, or a folder with one")
+    digest = hub.sha256(file)
+    if own.sha256 is not None:
+        hub.check_pinned(file, own.sha256, f"LoRA {own.repo or file.name}")
+    return LoraSpec(location=str(file), sha256=digest, scale=own.scale), origin
 
 
 def _checked(spec: ModelSpec) -> tuple[ModelSpec, ModelFiles]:
@@ -247,15 +278,43 @@ def _checked(spec: ModelSpec) -> tuple[ModelSpec, ModelFiles]:
     return spec.model_copy(update={"sha256": files.sha256}), files
 
 
+def make_measures(pair: Pair, size: tuple[int, int, int], named: Sequence[str] = ()) -> list[Measure]:
+    """Build the measures that are named, or the pair's, or the protocol's for images of (height, width, channels)."""
+    ids = named or pair.measures or default_measures(size[0] * size[1], held_out=pair.data.has_held_out)
+    return [make_measure(name) for name in ids]
+
+
+def _check_configs(pair: Pair, attacks: Sequence[Attack], measures: Sequence[str], allow_pickle: bool) -> None:
+    """Refuse what the model's small files rule out already, before its weights are downloaded.
+
+    Raises:
+        BadInput: an attack does not fit the model, or a measure lacks its network.
+    """
+    folder = model_configs(pair.model, allow_pickle)[0]
+    _check_conditioning(attacks, layout.conditioning(folder))
+    for measure in make_measures(pair, layout.image_size(folder), measures):
+        measure.weights()
+
+
+def _try(measure: Measure, size: tuple[int, int, int], device: str) -> None:
+    """Let a measure describe one image of the model's size, so that what it lacks is known before any work."""
+    import torch
+
+    from .scoring import described
+
+    height, width, channels = size
+    ramp = torch.linspace(0, 1, channels * height * width).view(1, channels, height, width)
+    try:
+        described(measure, ramp.to(device))
+    except MeasureFailed as error:
+        raise BadInput(f"{error}; choose another --measure") from None
+
+
 def _check_conditioning(attacks: Sequence[Attack], conditioning: str) -> None:
     for attack in attacks:
         if conditioning not in attack.conditionings:
             kinds = ", ".join(sorted(attack.conditionings))
             raise BadInput(f"{attack.name} works on models with conditioning {kinds}, not {conditioning}")
-
-
-def _identity_of(model: ModelSpec) -> dict[str, Any]:
-    return {"family": model.family, "sha256": model.sha256}
 
 
 def candidate_count(tier: str | None, candidates: int | None) -> int:

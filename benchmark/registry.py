@@ -61,8 +61,8 @@ def find(kind: Kind, name: str) -> Any:
         raise BadInput(f"{kind} {name!r} does not define {', '.join(sorted(missing))}")
     if unnamed := [key for key in ("name", "title", "paper") if not isinstance(getattr(loaded, key, None), str)]:
         raise BadInput(f"{kind} {name!r} has no {unnamed[0]}")
-    if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", found.name):
-        raise BadInput(f"{kind} {name!r}: the name {found.name!r} must be lower-case letters, digits and hyphens")
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", found.name):
+        raise BadInput(f"{kind} {name!r}: the name {found.name!r} must be lower-case letters, digits, '-' and '_'")
     return loaded
 
 

@@ -8,11 +8,12 @@ convolution may depend on the batch size (measured: 2 of 1,024 uint8 images chan
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import inspect
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,6 @@ from .contracts import (
     Checkpoints,
     Model,
     OracleModel,
-    PredictionType,
     Progress,
     PromptedModel,
     Steer,
@@ -33,6 +33,7 @@ from .contracts import (
     WhiteBoxModel,
 )
 from .operations import OperationCount
+from .prediction import as_velocity, score_to_prediction
 from .protocol import SamplerSettings
 from .streams import Candidates
 
@@ -73,40 +74,12 @@ def make_scheduler(model: Model, settings: SamplerSettings) -> SchedulerMixin:
         "euler": (diffusers.EulerDiscreteScheduler, {}),
         "dpm-solver++": (diffusers.DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++"}),
     }[settings.name]
-    scheduler = cls.from_config(dict(model.scheduler_config), **extra)
+    config = dict(model.scheduler_config)
+    if str(config.get("variance_type", "")).startswith("learned"):
+        del config["variance_type"]  # what the network says of it is no part of what `predict` returns
+    scheduler = cls.from_config(config, **extra)
     scheduler.set_timesteps(settings.steps, device=model.device)
     return scheduler
-
-
-def score_to_prediction(
-    prediction_type: PredictionType, correction: Tensor, alpha: float, sigma: float
-) -> Tensor | None:
-    """Convert a correction of the score into one of the prediction (None at a singular endpoint).
-
-    With alpha^2 + sigma^2 = 1 and x_t = alpha x_0 + sigma n: d_eps = -sigma g, d_x0 = (sigma^2 / alpha) g,
-    d_v = -(sigma / alpha) g. For flow, x_t = (1 - s) x_0 + s n is x_t / (alpha + sigma) with
-    s = sigma / (alpha + sigma), and g is the gradient with respect to that x_t: d = -s / (1 - s) g.
-    """
-    if prediction_type == "epsilon":
-        return -sigma * correction
-    if alpha <= 1e-6:
-        return None
-    if prediction_type == "sample":
-        return sigma**2 / alpha * correction
-    return -sigma / alpha * correction
-
-
-def clean_estimate(
-    prediction_type: PredictionType, x_t: Tensor, prediction: Tensor, alpha: float, sigma: float
-) -> Tensor:
-    """Return the x_0 that a prediction at x_t stands for, in the conventions of `score_to_prediction`."""
-    if prediction_type == "epsilon":
-        return (x_t - sigma * prediction) / alpha
-    if prediction_type == "v_prediction":
-        return alpha * x_t - sigma * prediction
-    if prediction_type == "flow_prediction":
-        return (x_t - sigma * prediction) / (alpha + sigma)
-    return prediction
 
 
 @torch.no_grad()
@@ -195,7 +168,10 @@ def _sample_batch(
             alpha, sigma = (float(level) for level in model.noise_level(t))
             prediction = model.corrected(Step(x_t, t, alpha, sigma, prediction, index), candidates)
 
-        # Step.
+        # Step. Schedulers know no straight path: a flow is handed to them as the velocity that it is.
+        if model.prediction_type == "flow_prediction":
+            alpha, sigma = (float(level) for level in model.noise_level(t))
+            prediction = as_velocity("flow_prediction", x_t, prediction, alpha, sigma)
         x = scheduler.step(prediction, t, x, **options).prev_sample
     return x, calls, skipped
 
@@ -307,7 +283,7 @@ class AuditedModel(WhiteBoxModel):
 
     def _content_key(self, batch: Candidates) -> str:
         content = {
-            "model": self._model.spec.sha256,
+            "model": self._model.spec.content()["sha256"],
             "sampler": self._sampler.model_dump(),
             "micro_batch": self._micro_batch,
             "seed": batch.seed,
@@ -346,6 +322,12 @@ class AuditedModel(WhiteBoxModel):
         """Map x_0 to images in [0, 1]."""
         with self._charging():
             return self._model.decode(x_0)
+
+    def adapted(self, state: Mapping[str, Tensor]) -> WhiteBoxModel:
+        """Return the view of the adapted model, with the same ledger."""
+        again = copy.copy(self)
+        again._model = self._model.adapted(state)
+        return again
 
     def charge(self, flops: float) -> None:
         """Add operations outside the denoiser to the current phase."""

@@ -42,7 +42,7 @@ class Scorer:
         flat = images.flatten(1)
         constant = (flat.amin(1) == flat.amax(1)).numpy() & ~nan
         measures = [measure for measure in self.measures if measure.space == space]
-        queries = _described(measures[0], (images.float() / 255).to(self.device))
+        queries = described(measures[0], (images.float() / 255).to(self.device))
 
         neighbours = {side: self._nearest(queries, measures[0], side) for side in SIDES}
         valid = torch.from_numpy(~(nan | constant))
@@ -54,7 +54,7 @@ class Scorer:
         key = (measure.space, side)
         if key not in self._descriptors:
             images = torch.from_numpy(self._sides[side].images)
-            parts = (_described(measure, (part.float() / 255).to(self.device)) for part in images.split(_BLOCK))
+            parts = (described(measure, (part.float() / 255).to(self.device)) for part in images.split(_BLOCK))
             # Filled block by block: joining the blocks at the end would need the memory twice.
             first = next(parts)
             found = self._descriptors[key] = first.new_empty((len(images), first.shape[1]))
@@ -68,12 +68,12 @@ class Scorer:
         references = self.reference_descriptors(measure, side)
         first = self._sides[side].representatives()
         if len(first) == len(references):
-            nearest = top_k(queries, references, self.k)
+            nearest = top_k(queries, references, self.k, parts=measure.parts)
             representatives = nearest.distances
         else:
             chosen = torch.zeros(len(references), dtype=torch.bool, device=self.device)
             chosen[torch.from_numpy(first).to(self.device)] = True
-            nearest, representatives = top_k_and_chosen(queries, references, chosen, self.k)
+            nearest, representatives = top_k_and_chosen(queries, references, chosen, self.k, measure.parts)
         return Neighbours(
             nearest.ids.int().cpu().numpy(), nearest.distances.cpu().numpy(), representatives.cpu().numpy()
         )
@@ -106,7 +106,8 @@ class Scorer:
         rest = np.flatnonzero(~complete & valid.numpy())
         if len(rest):
             chosen = torch.from_numpy(rest).to(self.device)
-            more = within(queries[chosen], references, torch.from_numpy(radius[rest]).to(self.device))
+            reach = torch.from_numpy(radius[rest]).to(self.device)
+            more = within(queries[chosen], references, reach, parts=measures[0].parts)
             rows = np.concatenate([rows, rest[more.rows.cpu().numpy()]])
             ids = np.concatenate([ids, more.ids.int().cpu().numpy()])
             distances = np.concatenate([distances, more.distances.cpu().numpy()])
@@ -114,7 +115,7 @@ class Scorer:
         return Pairs(rows[order].astype(np.int32), ids[order].astype(np.int32), distances[order])
 
 
-def _described(measure: Measure, images: torch.Tensor) -> torch.Tensor:
+def described(measure: Measure, images: torch.Tensor) -> torch.Tensor:
     """Call `descriptors` and check what a plug-in returned."""
     with blaming(f"measure {measure.id}", MeasureFailed):
         found = measure.descriptors(images)

@@ -95,12 +95,7 @@ def kept_state(plan: "RunPlan", unit: "Unit", model: "Model") -> KeptState | Non
             "code": code,
             "seed": unit.seed,
             "candidates": plan.candidates,
-            "model": {
-                "family": plan.model.family,
-                "sha256": dict(plan.model.sha256),
-                "variant": plan.model.variant,
-                "dtype": plan.model.dtype,
-            },
+            "model": {**plan.model.content(), "variant": plan.model.variant, "dtype": plan.model.dtype},
             "protocol": plan.protocol.model_dump(mode="json"),
             "defences": {name: dict(values) for name, values in model.defences.items()},
             # A defence may read the training images, and captions and labels are the pair's.

@@ -215,8 +215,7 @@ class _Bench:
         self.samples = FolderCheckpoints(out / "samples")
         spec = self._spec(pair, out, device)
         height, width, _ = image_size(hub.locate(spec.location))
-        overrides = {key: value for key, value in pair.protocol.model_dump().items() if value is not None}
-        self.protocol = make_protocol(height * width, overrides)
+        self.protocol = make_protocol(height * width, pair.protocol.values())
         training, held_out = self.references.training, self.references.held_out
         default = default_measures(height * width, held_out=len(held_out) > 0)
         self.measure = make_measure((pair.measures or default)[0])

@@ -17,7 +17,7 @@ from ..benchmark.contracts import (
     Step,
     WhiteBoxModel,
 )
-from ..benchmark.sampling import clean_estimate
+from ..benchmark.prediction import clean_estimate
 from ..benchmark.streams import Candidates
 from . import surrogate
 from .networks import gradient_flops

@@ -15,7 +15,7 @@ from ..benchmark.contracts import (
     Settings,
     WhiteBoxModel,
 )
-from ..benchmark.sampling import clean_estimate
+from ..benchmark.prediction import clean_estimate
 from ..benchmark.streams import Candidates
 
 

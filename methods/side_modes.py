@@ -20,7 +20,7 @@ from ..benchmark.contracts import (
     WhiteBoxModel,
 )
 from ..benchmark.errors import TooFew
-from ..benchmark.sampling import clean_estimate
+from ..benchmark.prediction import clean_estimate
 from ..benchmark.streams import Candidates
 
 

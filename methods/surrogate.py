@@ -22,7 +22,7 @@ from ..benchmark.contracts import (
     WhiteBoxModel,
 )
 from ..benchmark.errors import BadInput, TooFew
-from ..benchmark.sampling import clean_estimate
+from ..benchmark.prediction import clean_estimate
 from ..benchmark.streams import Candidates, generator, stream_seed
 from .features import check_features, check_weights, describe
 from .networks import SurrogateClassifier, gradient_flops, scaled_blocks

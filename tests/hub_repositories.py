@@ -97,6 +97,32 @@ def score_sde_pipeline(folder: Path) -> Path:
     return class_name(folder, "ScoreSdeVePipeline")
 
 
+def flow_pipeline(folder: Path, shift: float = 3.0) -> Path:
+    """Write a pixel model that predicts the straight path's direction."""
+    from diffusers import DDPMPipeline, FlowMatchEulerDiscreteScheduler
+
+    DDPMPipeline(unet=unet(3), scheduler=FlowMatchEulerDiscreteScheduler(50, shift=shift)).save_pretrained(folder)
+    return folder
+
+
+def lora_file(file: Path, networks: dict[str, Any], rank: int = 2, seed: int = 0, **metadata: str) -> Path:
+    """Write a LoRA in the spelling of diffusers for the attention layers of networks, by component name."""
+    import torch
+    from safetensors.torch import save_file
+
+    draw = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for component, network in networks.items():
+        for name, layer in network.named_modules():
+            if name.endswith((".to_q", ".to_v", ".q_proj", ".v_proj")):
+                rows, columns = layer.weight.shape
+                tensors[f"{component}.{name}.lora_A.weight"] = torch.randn(rank, columns, generator=draw)
+                tensors[f"{component}.{name}.lora_B.weight"] = torch.randn(rows, rank, generator=draw)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, file, {"format": "pt", **metadata})
+    return file
+
+
 def latent_pipeline(folder: Path, kind: str) -> Path:
     """Write a pipeline of 8 x 8 RGB images on 4 x 4 latents: `vq`, `kl`, or `dit` (10 classes, KL)."""
     import torch
@@ -128,7 +154,7 @@ def latent_pipeline(folder: Path, kind: str) -> Path:
     return folder
 
 
-def text_pipeline(folder: Path) -> Path:
+def text_pipeline(folder: Path, scheduler: Any = None) -> Path:
     """Write a Stable Diffusion pipeline of 16 x 16 images on 8 x 8 latents, with a tokenizer of letters."""
     import torch
     from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
@@ -160,7 +186,8 @@ def text_pipeline(folder: Path) -> Path:
     network.save_pretrained(folder / "unet")
     decoder.save_pretrained(folder / "vae")
     encoder.save_pretrained(folder / "text_encoder")
-    PNDMScheduler(50, skip_prk_steps=True, steps_offset=1).save_pretrained(folder / "scheduler")
+    scheduler = scheduler or PNDMScheduler(50, skip_prk_steps=True, steps_offset=1)
+    scheduler.save_pretrained(folder / "scheduler")
     (folder / "tokenizer").mkdir()
     letters = "abcdefghijklmnopqrstuvwxyz0123456789"[:30]
     words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
@@ -175,7 +202,7 @@ def text_pipeline(folder: Path) -> Path:
         "vae": ["diffusers", "AutoencoderKL"],
         "text_encoder": ["transformers", "CLIPTextModel"],
         "tokenizer": ["transformers", "CLIPTokenizer"],
-        "scheduler": ["diffusers", "PNDMScheduler"],
+        "scheduler": ["diffusers", type(scheduler).__name__],
         "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
         "feature_extractor": [None, None],
     }

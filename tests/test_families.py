@@ -1,12 +1,13 @@
 """Every family of pipelines behind the one contract, against diffusers' own pipelines and schedulers."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hub_repositories import latent_pipeline, pixel_pipeline, score_sde_pipeline
+from hub_repositories import flow_pipeline, latent_pipeline, pixel_pipeline, score_sde_pipeline
 
 from sidebench.benchmark import layout
 from sidebench.benchmark.conformance import check_attack
@@ -25,6 +26,7 @@ MAKERS: dict[str, Any] = {
     "pixel in the root": lambda folder: pixel_pipeline(folder, root=True),
     "pixel with classes": lambda folder: pixel_pipeline(folder, classes=7),
     "score-sde": score_sde_pipeline,
+    "flow": flow_pipeline,
     "vq": lambda folder: latent_pipeline(folder, "vq"),
     "kl": lambda folder: latent_pipeline(folder, "kl"),
     "dit": lambda folder: latent_pipeline(folder, "dit"),
@@ -128,7 +130,7 @@ def test_dit_has_classes_and_an_unconditional_branch(folders: dict[str, Path]) -
     assert torch.equal(model.conditioned(torch.tensor([4]), Candidates(0, range(1))), torch.tensor([4]))
 
 
-@pytest.mark.parametrize("name", ["FlowMatchEulerDiscreteScheduler", "EDMEulerScheduler", "ScoreSdeVeScheduler"])
+@pytest.mark.parametrize("name", ["FlowMatchLCMScheduler", "EDMEulerScheduler", "ScoreSdeVeScheduler"])
 def test_other_noise_schedules_are_refused_by_name(name: str) -> None:
     index = {"_class_name": "DDPMPipeline", "unet": ["diffusers", "UNet2DModel"], "scheduler": ["diffusers", name]}
     with pytest.raises(BadInput, match=f"someone/else: {name} is not a noise schedule"):
@@ -159,3 +161,75 @@ def test_score_model_is_its_own_in_variance_preserving_scaling(folders: dict[str
         score = network(x, s).sample
     expected = -s.view(-1, 1, 1, 1) * score
     assert torch.allclose(model.predict(model.add_noise(clean, noise, t), t), expected, rtol=1e-2, atol=1e-2)
+
+
+# ---- Flows ----
+
+
+@pytest.mark.parametrize("steps", [50, 10])
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_a_flow_is_sampled_as_its_own_scheduler_does(tmp_path: Path, shift: float, steps: int) -> None:
+    from diffusers import FlowMatchEulerDiscreteScheduler, UNet2DModel
+
+    folder = flow_pipeline(tmp_path / "flow", shift)
+    model, candidates = load_model(spec(folder)), Candidates(0, range(3))
+    assert model.prediction_type == "flow_prediction" and model.num_train_timesteps == 50
+    found = sample_latents(model, candidates, SamplerSettings(steps=steps), 3)
+
+    theirs = FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler")
+    network = UNet2DModel.from_pretrained(folder / "unet")
+    theirs.set_timesteps(sigmas=np.linspace(1, 1 / steps, steps).tolist())
+    x = candidates.normal("noise", model.sample_shape)
+    for t in theirs.timesteps:
+        with torch.no_grad():
+            x = theirs.step(network(x, t).sample, t, x).prev_sample
+    assert torch.allclose(found, x, atol=2e-4)
+
+
+def test_noise_levels_of_a_flow_are_its_own(folders: dict[str, Path]) -> None:
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    model = load_model(spec(folders["flow"]))
+    theirs = FlowMatchEulerDiscreteScheduler.from_pretrained(folders["flow"] / "scheduler")
+    alpha, sigma = model.noise_level(torch.arange(50))
+    assert torch.allclose(sigma / (alpha + sigma), theirs.sigmas.flip(0), atol=1e-6)
+    assert torch.allclose(model.schedule.network_time(torch.arange(50)), theirs.timesteps.flip(0), atol=1e-4)
+    assert float(alpha[-1]) == pytest.approx(0, abs=1e-6)
+    clean, noise = torch.randn(2, 4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    t = torch.tensor([0, 20, 40, 49])
+    s = theirs.sigmas.flip(0)[t].view(-1, 1, 1, 1)
+    straight, _ = model.as_trained(model.add_noise(clean, noise, t), t)
+    assert torch.allclose(straight, (1 - s) * clean + s * noise, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["ddpm", "euler", "dpm-solver++"])
+def test_other_samplers_take_flows_and_learned_variances(folders: dict[str, Path], name: Any) -> None:
+    for kind in ("flow", "dit"):
+        model = load_model(spec(folders[kind]))
+        if kind == "dit":
+            model.scheduler_config = {**model.scheduler_config, "variance_type": "learned_range"}
+        made = sample_latents(model, Candidates(0, range(2)), SamplerSettings(name=name, steps=5), 2)
+        assert made.isfinite().all() and float(made.std()) > 0.01
+
+
+def test_a_flow_that_runs_the_other_way_is_refused(tmp_path: Path) -> None:
+    folder = flow_pipeline(tmp_path / "flow")
+    file = folder / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text("utf-8")), "invert_sigmas": True}), "utf-8")
+    with pytest.raises(BadInput, match="invert_sigmas turns the path round"):
+        load_model(spec(folder))
+
+
+# ---- Latents ----
+
+
+def test_latents_are_not_clipped_unless_the_schedule_says_so(tmp_path: Path) -> None:
+    from diffusers import EulerDiscreteScheduler, PNDMScheduler
+
+    for scheduler in (PNDMScheduler(50), EulerDiscreteScheduler(50)):
+        folder = latent_pipeline(tmp_path / type(scheduler).__name__, "kl")
+        scheduler.save_pretrained(folder / "scheduler")
+        model = load_model(spec(folder))
+        assert model.scheduler_config["clip_sample"] is False
+        x_0 = sample_latents(model, Candidates(0, range(8)), SAMPLER, 8)
+        assert float(x_0.abs().max()) > 1

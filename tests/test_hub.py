@@ -74,7 +74,8 @@ def complaint(said: Said) -> str:
 
 
 def test_plan_then_fetch_then_a_run_that_asks_nobody(hub: LocalHub, folders: Path, tmp_path: Path) -> None:
-    model = hub.add("models", "google/tiny-ddpm", folders / "old", private=True)
+    evil = "\x1b[31m<script>alert(1)</script>"
+    model = hub.add("models", "google/tiny-ddpm", folders / "old", private=True, card={"license": evil})
     data = hub.add("datasets", "uoft/noise", folders / "noise", gated=True, card={"license": "mit"})
     first = {"model": model.branches["main"], "data": data.branches["main"]}
     names = attack("google/tiny-ddpm", "uoft/noise")[1:]
@@ -86,6 +87,7 @@ def test_plan_then_fetch_then_a_run_that_asks_nobody(hub: LocalHub, folders: Pat
     assert "gated; this login has access, licence: mit" in out and "time: known after sidebench fetch" in out
     heavy = [r for r in hub.requests if r.startswith("GET") and r.endswith((".safetensors", ".parquet"))]
     assert not heavy
+    assert "\x1b" not in out and "<script>alert(1)</script>" in out
 
     code, out, err = sidebench(hub, tmp_path, "fetch", *names, "--json", HF_TOKEN=TOKEN)
     assert code == 0, err
@@ -112,9 +114,10 @@ def test_plan_then_fetch_then_a_run_that_asks_nobody(hub: LocalHub, folders: Pat
         "scheduler_config.json",
     }
     assert len(manifest["data"]["sha256"]) == 64
-    for file in run.rglob("*.json"):
+    for file in [*run.rglob("*.json"), run / "report.html"]:
         text = file.read_text(encoding="utf-8")
         assert str(tmp_path) not in text and TOKEN not in text, file
+        assert file.suffix == ".json" or "<script>alert" not in text, file
 
 
 def test_what_cannot_be_used_is_refused_in_one_line(hub: LocalHub, folders: Path, tmp_path: Path) -> None:
@@ -131,6 +134,10 @@ def test_what_cannot_be_used_is_refused_in_one_line(hub: LocalHub, folders: Path
     hub.add("models", "google/code", class_name(own, "DDPMPipeline", unet=["my_unet", "MyUNet"]))
     hub.add("models", "google/custom", class_name(own, ["pipeline", "Mine"]))
     hub.add("models", "google/cascade", class_name(own, "StableCascadePipeline"))
+    large = Path(shutil.copytree(new, tmp_path / "large"))
+    config = json.loads((large / "unet" / "config.json").read_text(encoding="utf-8"))
+    (large / "unet" / "config.json").write_text(json.dumps({**config, "sample_size": 128}), encoding="utf-8")
+    hub.add("models", "google/large", large)
     evil = class_name(own, "\x1b[31mred\nsidebench: all is well<script>")
     hub.add("models", "google/evil", evil)
     hub.add("datasets", "uoft/noise", folders / "noise")
@@ -147,6 +154,7 @@ def test_what_cannot_be_used_is_refused_in_one_line(hub: LocalHub, folders: Path
         "google/custom": "google/custom: its pipeline is Python code of its own",
         "google/cascade": "a StableCascadePipeline is not a pipeline that sidebench knows",
         "google/evil": "is not a pipeline that sidebench knows",
+        "google/large": "measure sscd:disc_mixup:squash320:imagenet needs the network sscd_disc_mixup.torchscript.pt",
     }
     data = {
         "uoft/gated": "dataset uoft/gated is gated",
@@ -192,6 +200,38 @@ def test_offline_broken_off_and_full_disk_can_be_resumed(hub: LocalHub, folders:
     (broken,) = light(hub, tmp_path, attack("google/good"))
     assert broken[0] == 3 and "the same command goes on" in complaint(broken), broken[2]
     hub.interruptions.clear()
+    (whole,) = light(hub, tmp_path, ["fetch", *attack("google/good")[1:]])
+    assert whole[0] == 0, whole[2]
+
+
+def test_a_changed_file_is_refused_and_fetched_again(hub: LocalHub, folders: Path, tmp_path: Path) -> None:
+    hub.add("models", "google/good", folders / "new")
+    hub.add("datasets", "uoft/noise", folders / "noise")
+    fetch = ["fetch", *attack("google/good")[1:]]
+    (fetched,) = light(hub, tmp_path, fetch)
+    assert fetched[0] == 0, fetched[2]
+    snapshots = tmp_path / "home" / "hub"
+    (weights,) = snapshots.rglob("snapshots/*/unet/diffusion_pytorch_model.safetensors")
+    (table,) = snapshots.rglob("snapshots/*/data/train-*.parquet")
+    whole = {file: file.read_bytes() for file in (weights, table)}
+    for file, content in whole.items():
+        file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    shutil.rmtree(tmp_path / "home" / "sidebench" / "images")  # decoded images need the table no more
+
+    run = attack("google/good", "uoft/noise", "--candidates", "4", "--measure", "rms", "--device", "cpu")
+    (refused,) = light(hub, tmp_path, run)
+    assert refused[0] == 2, refused
+    assert "google/good/unet/diffusion_pytorch_model.safetensors in the cache is not the file" in complaint(refused)
+    weights.write_bytes(whole[weights])
+    (refused,) = light(hub, tmp_path, run)
+    assert refused[0] == 2 and "uoft/noise/data/train-00000-of-00001.parquet in the cache" in complaint(refused)
+
+    (again,) = light(hub, tmp_path, fetch)
+    assert again[0] == 0 and table.read_bytes() == whole[table]
+    for file, content in whole.items():
+        file.write_bytes(content[:-1])  # cut off
+    (again,) = light(hub, tmp_path, fetch)
+    assert again[0] == 0 and all(file.read_bytes() == content for file, content in whole.items())
 
 
 def test_pair_file_pins_hashes(hub: LocalHub, folders: Path, tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Images of a data set: every kind of picture decoded right, and the memory-mapped cache."""
 
 import io
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,18 @@ def test_sixteen_bits_are_divided_by_257() -> None:
     wanted = np.rint(deep / 257).astype(np.uint8)
     assert np.array_equal(grey(png(Image.fromarray(deep))), wanted)
     assert wanted[0].tolist() == [0, 1, 255, 0]
+
+
+def test_sixteen_bits_of_colour_are_within_one_level() -> None:
+    deep = RNG.integers(0, 65536, (4, 4, 3)).astype(">u2")
+    rows = b"".join(b"\0" + row.tobytes() for row in deep)
+    head = struct.pack(">IIBBBBB", 4, 4, 16, 2, 0, 0, 0)
+    chunks = [(b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    body = b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+    found = decode(b"\x89PNG\r\n\x1a\n" + body, 4, 3, "none").transpose(1, 2, 0)
+    assert np.abs(found - deep / 257).max() <= 1
 
 
 def test_bilevel_and_palette_and_grey_to_rgb() -> None:

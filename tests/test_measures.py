@@ -50,6 +50,49 @@ def test_rms_scores_are_the_distances() -> None:
     assert np.array_equal(Rms().radius(TRAINING, HELD_OUT, "held_out"), np.full(2, 0.15, dtype=np.float32))
 
 
+# ---- tile_l2 ----
+
+
+def test_the_tile_that_differs_most_decides() -> None:
+    a = torch.rand(3, 8, 12, generator=torch.Generator().manual_seed(0)) / 2
+    b, c = a.clone(), a.clone()
+    b[:, 2:4, 3:6] += 0.4  # the whole of one of 4 x 4 tiles, in the second row and column
+    c += 0.2  # every tile
+    measure = registry.make_measure("tile_l2")
+    assert measure.id == "tile_l2:4x4:max" and measure.parts == 16
+    described = measure.descriptors(torch.stack([a, b, c]))
+    gaps = (described[1:] - described[0]).unflatten(1, (16, -1)).norm(dim=2)
+    assert gaps[0].tolist() == pytest.approx([0.4 if tile == 5 else 0.0 for tile in range(16)], abs=1e-6)
+    assert gaps[1].tolist() == pytest.approx([0.2] * 16, abs=1e-6)
+    ordinary = (Rms().descriptors(b[None]) - Rms().descriptors(a[None])).norm()
+    assert float(ordinary) == pytest.approx(0.1, rel=1e-5)  # by rms b is nearer than c, by tiles c is
+
+
+@pytest.mark.parametrize("grid", ["1x1", "2x4"])
+def test_tile_l2_is_searched_by_the_scorer(grid: str) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (40, 1, 4, 8), dtype=np.uint8)
+    sets = [image_set(part) for part in np.split(images, 4)]
+    measure = registry.make_measure(f"tile_l2:{grid}:max")
+    scorer = Scorer(References(*sets, fingerprint=""), [measure], 3, torch.device("cpu"))
+    queries = sets[2].images
+    found = scorer.score(torch.from_numpy(queries), np.arange(10), np.zeros(10, dtype=bool), measure.space)
+    rows, columns = (int(number) for number in grid.split("x"))
+    gaps = ((queries[:, None].astype(float) - sets[0].images[None]) / 255) ** 2
+    tiles = gaps.reshape(10, 10, rows, 4 // rows, columns, 8 // columns).mean((3, 5)).max((2, 3)) ** 0.5
+    assert np.allclose(found.neighbours["training"].distances, np.sort(tiles, axis=1)[:, :3], rtol=1e-6)
+
+
+@pytest.mark.parametrize("text", ["tile_l2:4x4", "tile_l2:0x4:max", "tile_l2:128:max", "tile_l2:4x4:mean"])
+def test_tile_l2_of_another_spelling_is_refused(text: str) -> None:
+    with pytest.raises(BadSetting, match="write it like tile_l2:4x4:max"):
+        registry.make_measure(text)
+
+
+def test_images_that_cannot_be_cut_are_refused() -> None:
+    with pytest.raises(BadInput, match="tile_l2:4x4:max: images of 8x10 cannot be cut into 4x4 tiles"):
+        registry.make_measure("tile_l2").descriptors(torch.zeros(1, 1, 8, 10))
+
+
 # ---- nl2 and nl2c ----
 
 

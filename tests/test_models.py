@@ -267,7 +267,7 @@ def test_class_conditional_samples_follow_their_class(classes: Path) -> None:
     assert torch.allclose(other[0], whole[0]) and not torch.allclose(other[1:], whole[1:])
 
 
-@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample", "flow_prediction"])
 def test_mixtures_come_back_as_saved(tmp_path: Path, kind: PredictionType) -> None:
     means = torch.randn(3, 1, 4, 5, generator=torch.Generator().manual_seed(1)).clamp(-1, 1)
     model = MixtureModel(means, 0.15, torch.tensor([1.0, 2.0, 5.0]), kind)
@@ -278,7 +278,7 @@ def test_mixtures_come_back_as_saved(tmp_path: Path, kind: PredictionType) -> No
     x, t = torch.randn(4, 1, 4, 5, generator=torch.Generator().manual_seed(2)), torch.tensor([3, 100, 500, 999])
     torch.testing.assert_close(found.predict(x, t), model.predict(x, t))
     assert found.sample_shape == (1, 4, 5)
-    assert found.scheduler_config["prediction_type"] == kind
+    assert found.scheduler_config["prediction_type"] == ("v_prediction" if kind == "flow_prediction" else kind)
 
 
 def test_a_mixture_file_that_is_missing_or_cut_is_bad_input(tmp_path: Path) -> None:

@@ -81,6 +81,7 @@ SAME: dict[str, dict[str, Any]] = {
     "description": {"description": "another"},
     "notes": {"notes": "another"},
     "licence": {"licence": "another"},
+    "reason": {"protocol": {"reason": "another"}},
 }
 
 
@@ -99,6 +100,14 @@ def test_identity_changes_with_what_can_change_a_number(what: str) -> None:
 @pytest.mark.parametrize("what", SAME)
 def test_identity_ignores_prose(what: str) -> None:
     assert digits(**SAME[what]).identity() == digits().identity()
+
+
+def test_changes_of_the_protocol_carry_their_reason() -> None:
+    changed = {"protocol": {"sampler": {"steps": 10}, "reason": "the model is slow"}}
+    assert _flags([], None, digits(**changed)) == ["the pair changes the protocol's sampler: the model is slow"]
+    assert digits(**changed).identity() == digits(protocol={"sampler": {"steps": 10}}).identity()
+    (flag,) = _flags([], None, digits(protocol={"micro_batch": 4}))
+    assert flag.endswith("micro_batch, and gives no reason")
 
 
 def test_identity_ignores_where_files_are() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sidebench.benchmark.contracts import AttackState, PredictionType, Steer, Step
 from sidebench.benchmark.models.analytic import MixtureModel
+from sidebench.benchmark.prediction import as_velocity, clean_estimate, score_to_prediction
 from sidebench.benchmark.protocol import SamplerSettings
 from sidebench.benchmark.sampling import (
     AuditedModel,
@@ -19,12 +20,11 @@ from sidebench.benchmark.sampling import (
     make_scheduler,
     quantise,
     sample_latents,
-    score_to_prediction,
     view_for,
 )
 from sidebench.benchmark.streams import Candidates
 
-TYPES: list[PredictionType] = ["epsilon", "v_prediction", "sample"]
+TYPES: list[PredictionType] = ["epsilon", "v_prediction", "sample", "flow_prediction"]
 MEANS, WEIGHTS, STD = [-0.6, 0.1, 0.7], [0.2, 0.3, 0.5], 0.1
 GROUP = [1, 2]
 """The components that guidance asks for."""
@@ -85,10 +85,29 @@ def test_prediction_types_describe_one_denoiser() -> None:
     x = torch.randn(6, 2, 3, 4, generator=torch.Generator().manual_seed(2))
     t = torch.tensor([1, 50, 200, 500, 800, 999])
     alpha, sigma = (level.view(-1, 1, 1, 1) for level in wide("epsilon").noise_level(t))
-    epsilon, v, x_0 = (wide(kind).predict(x, t) for kind in TYPES)
+    epsilon, v, x_0, flow = (wide(kind).predict(x, t) for kind in TYPES)
     torch.testing.assert_close(alpha * x_0 + sigma * epsilon, x, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(alpha * epsilon - sigma * x_0, v, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(alpha * x - sigma * v, x_0, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(epsilon - x_0, flow, rtol=1e-4, atol=1e-4)
+    for row in range(len(x)):
+        levels = float(alpha[row]), float(sigma[row])
+        for kind, said in zip(TYPES, (epsilon, v, x_0, flow), strict=True):
+            found = clean_estimate(kind, x[row], said[row], *levels)
+            torch.testing.assert_close(found, x_0[row], rtol=2e-2 if kind == "epsilon" else 1e-3, atol=2e-3)
+            # From x_0 the noise is what is left of x_t, over sigma: 0.01 at t = 1.
+            velocity = as_velocity(kind, x[row], said[row], *levels)
+            torch.testing.assert_close(
+                velocity, v[row], rtol=1e-2, atol=2e-3 / levels[0] if kind == "epsilon" else 1e-3
+            )
+
+
+@pytest.mark.parametrize("kind", ["v_prediction", "sample", "flow_prediction"])
+def test_pure_noise_says_what_was_clean(kind: PredictionType) -> None:
+    clean, noise = torch.tensor([0.3, -0.8]), torch.tensor([1.5, 0.2])
+    said = {"v_prediction": -clean, "sample": clean, "flow_prediction": noise - clean}[kind]
+    torch.testing.assert_close(clean_estimate(kind, noise, said, 0.0, 1.0), clean)
+    torch.testing.assert_close(as_velocity(kind, noise, said, 0.0, 1.0), -clean)
 
 
 @pytest.mark.parametrize("t", [5, 100, 400, 900])
@@ -119,13 +138,14 @@ def test_a_corrected_prediction_is_that_of_the_conditional_model(kind: Predictio
 
 
 def test_flow_correction_by_hand() -> None:
-    # x_t = (1 - s) x_0 + s n with s = 1/4 is the variance-preserving one times alpha + sigma.
+    # At s = 1/4 of the straight path x = (1 - s) x_0 + s n a gradient of 3 with respect to x changes n - x_0 by -1;
+    # x_t is x / |(1 - s, s)|, and the gradient with respect to it |(1 - s, s)| times as large.
     size = math.hypot(0.75, 0.25)
-    change = score_to_prediction("flow_prediction", torch.tensor([3.0]), 0.75 / size, 0.25 / size)
+    change = score_to_prediction("flow_prediction", torch.tensor([3.0 * size]), 0.75 / size, 0.25 / size)
     assert change is not None and float(change) == pytest.approx(-1.0)
 
 
-@pytest.mark.parametrize("kind", [*TYPES, "flow_prediction"])
+@pytest.mark.parametrize("kind", TYPES)
 def test_only_epsilon_can_be_corrected_in_pure_noise(kind: PredictionType) -> None:
     change = score_to_prediction(kind, torch.ones(2), 0.0, 1.0)
     assert (change is None) == (kind != "epsilon")
@@ -142,8 +162,8 @@ def test_ddim_samples_the_mixture(kind: PredictionType) -> None:
 
 def test_prediction_types_make_the_same_images() -> None:
     made = [sample_latents(wide(kind), Candidates(2, range(20)), SamplerSettings(steps=25), 20) for kind in TYPES]
-    torch.testing.assert_close(made[1], made[0], rtol=0, atol=2e-3)
-    torch.testing.assert_close(made[2], made[0], rtol=0, atol=2e-3)
+    for other in made[1:]:
+        torch.testing.assert_close(other, made[0], rtol=0, atol=2e-3)
 
 
 def test_a_memorised_model_gives_its_means_back() -> None:

@@ -16,35 +16,39 @@ def normal(seed: int, *shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def all_distances(queries: Tensor, references: Tensor) -> Tensor:
+def all_distances(queries: Tensor, references: Tensor, parts: int = 1) -> Tensor:
     gaps = queries.double()[:, None] - references.double()[None]
-    return gaps.pow(2).sum(-1).sqrt().float()
+    return gaps.pow(2).unflatten(-1, (parts, -1)).sum(-1).amax(-1).sqrt().float()
 
 
-def brute_top_k(queries: Tensor, references: Tensor, k: int) -> tuple[list[list[int]], Tensor]:
-    distances = all_distances(queries, references)
+def brute_top_k(queries: Tensor, references: Tensor, k: int, parts: int = 1) -> tuple[list[list[int]], Tensor]:
+    distances = all_distances(queries, references, parts)
     rows = [sorted(range(len(references)), key=lambda i: (float(row[i]), i))[:k] for row in distances]
     picked = torch.stack([row[ids] for row, ids in zip(distances, rows, strict=True)])
     return rows, picked
 
 
-def brute_within(queries: Tensor, references: Tensor, radius: Tensor) -> list[tuple[int, int]]:
-    distances = all_distances(queries, references)
+def brute_within(queries: Tensor, references: Tensor, radius: Tensor, parts: int = 1) -> list[tuple[int, int]]:
+    distances = all_distances(queries, references, parts)
     return [(r, c) for r, row in enumerate(distances) for c, d in enumerate(row) if d <= radius[r]]
 
 
-def assert_top_k(queries: Tensor, references: Tensor, k: int, block: int = search.REFERENCE_BLOCK) -> None:
-    found = top_k(queries, references, k, block)
-    ids, distances = brute_top_k(queries, references, k)
+def assert_top_k(
+    queries: Tensor, references: Tensor, k: int, block: int = search.REFERENCE_BLOCK, parts: int = 1
+) -> None:
+    found = top_k(queries, references, k, block, parts)
+    ids, distances = brute_top_k(queries, references, k, parts)
     assert found.ids.tolist() == ids
     torch.testing.assert_close(found.distances, distances, rtol=2e-7, atol=0)
 
 
-def assert_within(queries: Tensor, references: Tensor, radius: Tensor, block: int = search.REFERENCE_BLOCK) -> None:
-    found = within(queries, references, radius, block)
+def assert_within(
+    queries: Tensor, references: Tensor, radius: Tensor, block: int = search.REFERENCE_BLOCK, parts: int = 1
+) -> None:
+    found = within(queries, references, radius, block, parts)
     pairs = list(zip(found.rows.tolist(), found.ids.tolist(), strict=True))
-    assert pairs == brute_within(queries, references, radius)
-    wanted = all_distances(queries, references)[found.rows, found.ids]
+    assert pairs == brute_within(queries, references, radius, parts)
+    wanted = all_distances(queries, references, parts)[found.rows, found.ids]
     torch.testing.assert_close(found.distances, wanted, rtol=2e-7, atol=0)
 
 
@@ -57,12 +61,15 @@ def assert_within(queries: Tensor, references: Tensor, radius: Tensor, block: in
     k=st.integers(1, 70),
     block=st.sampled_from([1, 3, 16, 1000]),
     levels=st.sampled_from([0, 2, 5]),
+    parts=st.sampled_from([1, 1, 2, 4]),
 )
-def test_top_k_equals_brute_force(seed: int, n: int, m: int, d: int, k: int, block: int, levels: int) -> None:
-    queries, references = normal(seed, n, d), normal(seed + 1, m, d)
+def test_top_k_equals_brute_force(
+    seed: int, n: int, m: int, d: int, k: int, block: int, levels: int, parts: int
+) -> None:
+    queries, references = normal(seed, n, parts * d), normal(seed + 1, m, parts * d)
     if levels:  # few distinct values: many exact ties
         queries, references = (x.mul(levels / 3).round() for x in (queries, references))
-    assert_top_k(queries, references, k, block)
+    assert_top_k(queries, references, k, block, parts)
 
 
 @settings(max_examples=60, deadline=None)
@@ -73,14 +80,23 @@ def test_top_k_equals_brute_force(seed: int, n: int, m: int, d: int, k: int, blo
     d=st.integers(1, 20),
     block=st.sampled_from([1, 3, 16, 1000]),
     levels=st.sampled_from([0, 2, 5]),
+    parts=st.sampled_from([1, 1, 2, 4]),
 )
-def test_within_equals_brute_force(seed: int, n: int, m: int, d: int, block: int, levels: int) -> None:
-    queries, references = normal(seed, n, d), normal(seed + 1, m, d)
+def test_within_equals_brute_force(seed: int, n: int, m: int, d: int, block: int, levels: int, parts: int) -> None:
+    queries, references = normal(seed, n, parts * d), normal(seed + 1, m, parts * d)
     radius = normal(seed + 2, n).abs() * d**0.5
     if levels:  # whole squared distances, so that radii such as sqrt(2) are met exactly
         queries, references = (x.mul(levels / 3).round() for x in (queries, references))
         radius = radius.square().round().double().sqrt().float()
-    assert_within(queries, references, radius, block)
+    assert_within(queries, references, radius, block, parts)
+
+
+def test_chosen_ones_of_several_parts() -> None:
+    queries, references = normal(1, 9, 12), normal(2, 40, 12)
+    chosen = torch.arange(40) % 5 == 0
+    found, distances = top_k_and_chosen(queries, references, chosen, 6, parts=3)
+    assert found.ids.tolist() == brute_top_k(queries, references, 6, 3)[0]
+    torch.testing.assert_close(distances, brute_top_k(queries, references[chosen], 6, 3)[1], rtol=2e-7, atol=0)
 
 
 def test_radius_is_closed() -> None:
@@ -137,9 +153,9 @@ def test_unsure_rows_are_selected_again_and_ties_in_full(monkeypatch: pytest.Mon
     selected: list[tuple[torch.dtype, int]] = []
     direct, select = search._direct, search._select
 
-    def watch_direct(queries: Tensor, references: Tensor, ids: Tensor) -> Tensor:
+    def watch_direct(queries: Tensor, references: Tensor, ids: Tensor, parts: int) -> Tensor:
         ranked.append(ids.shape[1])
-        return direct(queries, references, ids)
+        return direct(queries, references, ids, parts)
 
     def watch_select(queries: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
         selected.append((queries.dtype, len(queries)))

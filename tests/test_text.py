@@ -1,6 +1,7 @@
 """Text to image: a Stable Diffusion pipeline behind the contract, and the attack that knows captions."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,36 @@ def test_guided_samples_follow_their_prompt_in_any_group(model: Any) -> None:
     assert not torch.equal(alone, other)
     plain = prompted.sample_prompts(Candidates(0, [2]), PROMPTS[2:3])
     assert not torch.equal(alone, plain)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_guided_images_are_those_of_diffusers_own_pipeline(tmp_path: Path, kind: str) -> None:
+    from diffusers import DDIMScheduler, StableDiffusionPipeline
+
+    scheduler = DDIMScheduler(50, prediction_type=kind, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
+    folder, candidates = text_pipeline(tmp_path / "sd", scheduler), Candidates(0, range(2))
+    theirs = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
+    x_T = candidates.normal("noise", (4, 8, 8))
+    asked = {"latents": x_T, "num_inference_steps": 5, "guidance_scale": 7.5, "output_type": "pt"}
+    expected = theirs(["a cat", "two dogs"], **asked).images
+    model = load_model(ModelSpec(family="text", location=str(folder)))
+    found = view_for("prompts", AuditedModel(model, SamplerSettings(steps=5), 2), PROMPTS)
+    assert isinstance(found, PromptedModel)
+    images = found.sample_prompts(candidates, ["a cat", "two dogs"], guidance_scale=7.5)
+    assert torch.allclose(images, expected, atol=2e-3)
+
+
+def test_a_text_encoder_that_lacks_a_weight_is_refused(folder: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    for part, name in (("text_encoder", "model"), ("unet", "diffusion_pytorch_model")):
+        broken = Path(shutil.copytree(folder, tmp_path / part))
+        file = broken / part / f"{name}.safetensors"
+        tensors = load_file(file)
+        tensors.pop(sorted(tensors)[-1])
+        save_file(tensors, file, {"format": "pt"})
+        with pytest.raises(BadInput, match=f"{part}/{part}: the files lack 1 weights"):
+            load_model(ModelSpec(family="text", location=str(broken)))
 
 
 def test_guidance_costs_two_calls(model: Any) -> None:

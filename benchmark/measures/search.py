@@ -4,6 +4,9 @@ d^2 = ||a||^2 + ||b||^2 - 2ab loses digits when a is near b, which is the case t
 the product only selects: everything that could belong to the answer within its error bound is computed
 again from direct differences (summed in float64 where the device has it, rounded to float32), and the answer is
 ordered by (distance, reference number). Memory is bounded by the block.
+
+With `parts` above 1 a descriptor is that many pieces of equal length, and the distance is the largest Euclidean
+distance over the pieces. Everything above holds for it: the largest of values within an error bound lies within it.
 """
 
 from typing import NamedTuple
@@ -34,28 +37,32 @@ class Within(NamedTuple):
     distances: Tensor
 
 
-def top_k(queries: Tensor, references: Tensor, k: int, reference_block: int = REFERENCE_BLOCK) -> TopK:
+def top_k(queries: Tensor, references: Tensor, k: int, reference_block: int = REFERENCE_BLOCK, parts: int = 1) -> TopK:
     """Return the k nearest of `references` (M x D) for each of `queries` (N x D), float32.
 
     k larger than M gives M columns. Ties go to the smaller reference number.
     """
     k = min(k, len(references))
-    norms = _squared_norms(references)
-    results = [_top_k_block(block, references, norms, k, reference_block) for block in queries.split(QUERY_BLOCK)]
+    norms = _squared_norms(references, parts)
+    results = [
+        _top_k_block(block, references, norms, k, reference_block, parts) for block in queries.split(QUERY_BLOCK)
+    ]
     if not results:
         empty = queries.new_empty((0, k))
         return TopK(empty.long(), empty)
     return TopK(torch.cat([r.ids for r in results]), torch.cat([r.distances for r in results]))
 
 
-def top_k_and_chosen(queries: Tensor, references: Tensor, chosen: Tensor, k: int) -> tuple[TopK, Tensor]:
+def top_k_and_chosen(
+    queries: Tensor, references: Tensor, chosen: Tensor, k: int, parts: int = 1
+) -> tuple[TopK, Tensor]:
     """Return the k nearest references, and the distances to the k nearest of the `chosen` ones, from one search.
 
     Twice as many neighbours as are wanted hold enough chosen ones nearly always; rows where they do not are
     searched again with twice as many. A search among the chosen references alone would need a copy of them.
     """
     wanted, width = min(k, int(chosen.sum())), min(2 * k, len(references))
-    found = top_k(queries, references, width)
+    found = top_k(queries, references, width, parts=parts)
     distances = queries.new_empty((len(queries), wanted))
     rows, wide = torch.arange(len(queries), device=queries.device), found
     while True:
@@ -66,13 +73,13 @@ def top_k_and_chosen(queries: Tensor, references: Tensor, chosen: Tensor, k: int
         rows, width = rows[~enough], min(2 * width, len(references))
         if not len(rows):
             return TopK(found.ids[:, :k], found.distances[:, :k]), distances
-        wide = top_k(queries[rows], references, width)
+        wide = top_k(queries[rows], references, width, parts=parts)
 
 
-def _top_k_block(queries: Tensor, references: Tensor, norms: Tensor, k: int, reference_block: int) -> TopK:
+def _top_k_block(queries: Tensor, references: Tensor, norms: Tensor, k: int, reference_block: int, parts: int) -> TopK:
     take = min(k + SLACK, len(references))
-    ids, edge = _select(queries, references, take, reference_block, norms)
-    ranked = _order(_direct(queries, references, ids), ids, k)
+    ids, edge = _select(queries, references, take, reference_block, parts, norms)
+    ranked = _order(_direct(queries, references, ids, parts), ids, k)
     if take == len(references):
         return ranked
 
@@ -83,35 +90,35 @@ def _top_k_block(queries: Tensor, references: Tensor, norms: Tensor, k: int, ref
     if len(rows) and queries.device.type != "mps":
         wide = queries[rows].double()
         # Smaller blocks: each is copied to float64 (of 16,384 x 3,072 values that would be 0.4 GB).
-        ids, edge = _select(wide, references, take, max(1, reference_block // 8))
-        again = _order(_direct(queries[rows], references, ids), ids, k)
+        ids, edge = _select(wide, references, take, max(1, reference_block // 8), parts)
+        again = _order(_direct(queries[rows], references, ids, parts), ids, k)
         ranked.ids[rows], ranked.distances[rows] = again.ids, again.distances
         rows = rows[_unsure(wide, norms.double(), again, edge)]
     every = torch.arange(len(references), device=queries.device)[None]
     for row in rows.tolist():
-        full = _order(_direct(queries[row : row + 1], references, every), every, k)
+        full = _order(_direct(queries[row : row + 1], references, every, parts), every, k)
         ranked.ids[row], ranked.distances[row] = full.ids[0], full.distances[0]
     return ranked
 
 
 def _unsure(queries: Tensor, norms: Tensor, ranked: TopK, edge: Tensor) -> Tensor:
     """Return the rows whose k-th distance, itself rounded to float32, could lie beyond the selection's edge."""
-    own = queries.square().sum(1)
-    farthest = ranked.distances[:, -1].to(own.dtype).square() * (1 + 2 * torch.finfo(torch.float32).eps)
-    unsure: Tensor = farthest + _error_bound(own, norms, queries.shape[1]) >= edge + own
+    farthest = ranked.distances[:, -1].to(queries.dtype).square() * (1 + 2 * torch.finfo(torch.float32).eps)
+    own, shift = queries.square().sum(1), _left_out(queries, norms)
+    unsure: Tensor = farthest + _error_bound(own, norms, queries.shape[1]) >= edge + shift
     return unsure
 
 
 def _select(
-    queries: Tensor, references: Tensor, take: int, reference_block: int, norms: Tensor | None = None
+    queries: Tensor, references: Tensor, take: int, reference_block: int, parts: int, norms: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return the `take` references nearest by ||b||^2 - 2ab in the queries' precision, and the last one's value."""
+    """Return the `take` nearest references by products in the queries' precision, and the last one's value."""
     best = queries.new_empty((len(queries), 0))
     ids = torch.empty((len(queries), 0), dtype=torch.long, device=queries.device)
     for start in range(0, len(references), reference_block):
         part = references[start : start + reference_block].to(queries.dtype)
-        own = part.square().sum(1) if norms is None else norms[start : start + len(part)]
-        partial = torch.addmm(own, queries, part.T, alpha=-2)
+        own = _norms_of(part, parts) if norms is None else norms[start : start + len(part)]
+        partial = _by_products(queries, part, own)
         near, where = partial.topk(min(take, len(part)), largest=False, sorted=False)
         best, ids = torch.cat([best, near], 1), torch.cat([ids, where + start], 1)
         best, order = best.topk(min(take, best.shape[1]), largest=False)
@@ -119,25 +126,47 @@ def _select(
     return ids, best[:, -1]
 
 
-def within(queries: Tensor, references: Tensor, radius: Tensor, reference_block: int = REFERENCE_BLOCK) -> Within:
+def _by_products(queries: Tensor, references: Tensor, norms: Tensor) -> Tensor:
+    """Return squared distances, N x M, less what `_left_out` says of each query."""
+    if norms.shape[1] == 1:
+        return torch.addmm(norms[:, 0], queries, references.T, alpha=-2)
+    largest = queries.new_zeros((len(queries), len(references)))
+    width = queries.shape[1] // norms.shape[1]
+    for a, b, norm in zip(queries.split(width, 1), references.split(width, 1), norms.T, strict=True):
+        squared = torch.addmm(norm, a, b.T, alpha=-2).add_(a.square().sum(1, keepdim=True))
+        torch.maximum(largest, squared, out=largest)
+    return largest
+
+
+def _left_out(queries: Tensor, norms: Tensor) -> Tensor:
+    """Return ||a||^2, which changes no order among one query's references; of several parts nothing is left out."""
+    return queries.square().sum(1) if norms.shape[1] == 1 else queries.new_zeros(len(queries))
+
+
+def within(
+    queries: Tensor, references: Tensor, radius: Tensor, reference_block: int = REFERENCE_BLOCK, parts: int = 1
+) -> Within:
     """Return every pair with distance <= radius (one radius per query, (N,))."""
     if not len(queries):
         none = torch.empty(0, dtype=torch.long, device=queries.device)
         return Within(none, none, queries.new_empty(0))
-    norms = _squared_norms(references)
+    norms = _squared_norms(references, parts)
     found: list[tuple[Tensor, Tensor]] = []
     for first, block in zip(range(0, len(queries), QUERY_BLOCK), queries.split(QUERY_BLOCK), strict=True):
-        own = block.square().sum(1, keepdim=True)
-        limit = radius[first : first + len(block), None].square() - own + _error_bound(own, norms, block.shape[1])
+        slack = _error_bound(block.square().sum(1), norms, block.shape[1])
+        limit = (radius[first : first + len(block)].square() - _left_out(block, norms) + slack)[:, None]
         for start in range(0, len(references), reference_block):
             part = references[start : start + reference_block]
-            partial = torch.addmm(norms[start : start + len(part)], block, part.T, alpha=-2)
+            partial = _by_products(block, part, norms[start : start + len(part)])
             row, column = (partial <= limit).nonzero(as_tuple=True)
             found.append((row + first, column + start))
     rows = torch.cat([row for row, _ in found])
     ids = torch.cat([column for _, column in found])
     distances = torch.cat(
-        [_pair_distance(queries[r], references[i]) for r, i in zip(rows.split(65_536), ids.split(65_536), strict=True)]
+        [
+            _pair_distance(queries[r], references[i], parts)
+            for r, i in zip(rows.split(65_536), ids.split(65_536), strict=True)
+        ]
         or [queries.new_empty(0)]
     )
     keep = distances <= radius[rows]
@@ -146,30 +175,40 @@ def within(queries: Tensor, references: Tensor, radius: Tensor, reference_block:
     return Within(rows[order], ids[order], distances[order])
 
 
-def _squared_norms(references: Tensor) -> Tensor:
-    """Return ||b||^2 of each reference, block by block: the squares of all would be a second copy.
+def _squared_norms(references: Tensor, parts: int) -> Tensor:
+    """Return ||b||^2 of each reference's parts, M x parts, block by block: the squares of all would be a second copy.
 
     Written in place: small results kept among large temporaries split the heap (0.6 GB for 50,000 x 3,072 values).
     """
-    norms = references.new_empty(len(references))
+    norms = references.new_empty((len(references), parts))
     for part, place in zip(references.split(QUERY_BLOCK), norms.split(QUERY_BLOCK), strict=True):
-        torch.sum(part.square(), 1, out=place)
+        torch.sum(_by_part(part.square(), parts), -1, out=place)
     return norms
 
 
-def _direct(queries: Tensor, references: Tensor, ids: Tensor) -> Tensor:
+def _norms_of(references: Tensor, parts: int) -> Tensor:
+    return _by_part(references.square(), parts).sum(-1)
+
+
+def _by_part(values: Tensor, parts: int) -> Tensor:
+    """View ... x D as ... x parts x D / parts."""
+    return values.unflatten(-1, (parts, values.shape[-1] // parts))
+
+
+def _direct(queries: Tensor, references: Tensor, ids: Tensor, parts: int) -> Tensor:
     """Return exact distances of each query to its own list of references, N x m."""
     step = max(1, 1_048_576 // max(1, ids.shape[1] * queries.shape[1]))
     distances = queries.new_empty(ids.shape)
     for query, chosen, place in zip(queries.split(step), ids.split(step), distances.split(step), strict=True):
-        place.copy_(_pair_distance(query[:, None, :], references[chosen]))
+        place.copy_(_pair_distance(query[:, None, :], references[chosen], parts))
     return distances
 
 
-def _pair_distance(a: Tensor, b: Tensor) -> Tensor:
+def _pair_distance(a: Tensor, b: Tensor, parts: int) -> Tensor:
     # Differences in float32, summed in float64 where the device has it, so that the order of summation is no matter.
     wide = torch.float32 if a.device.type == "mps" else torch.float64
-    distances: Tensor = (a - b).square_().sum(-1, dtype=wide).sqrt().float()
+    squared = _by_part((a - b).square_(), parts).sum(-1, dtype=wide)
+    distances: Tensor = squared.amax(-1).sqrt().float()
     return distances
 
 
@@ -185,4 +224,4 @@ def _error_bound(own: Tensor, norms: Tensor, dimensions: int) -> Tensor:
     unit = torch.finfo(own.dtype).eps
     gamma = (dimensions + 4) * unit / 2
     # |2ab| <= ||a||^2 + ||b||^2, so twice the sum bounds every term. TF32 is never switched on for this.
-    return 2 * gamma * (own + norms.max())
+    return 2 * gamma * (own + norms.sum(1).max())

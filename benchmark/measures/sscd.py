@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ..contracts import Band, Measure, Neighbours, Side
-from . import weights
+from . import cosine, weights
 
 if TYPE_CHECKING:
     import torch
@@ -80,13 +80,12 @@ class Sscd(Measure):
         return torch.cat(parts)
 
     def scores(self, distances: np.ndarray, training: Neighbours, held_out: Neighbours, side: Side) -> np.ndarray:
-        """Return 1 - d^2 / 2, the cosine of unit vectors at distance d."""
-        scores: np.ndarray = (1 - distances.astype(np.float64) ** 2 / 2).astype(np.float32)
-        return scores
+        """Return the cosines."""
+        return cosine.from_distances(distances)
 
     def radius(self, training: Neighbours, held_out: Neighbours, side: Side) -> np.ndarray:
         """Return the distance at which the similarity is `floor`."""
-        return np.full(len(training.ids), (2 * (1 - self.floor)) ** 0.5, dtype=np.float32)
+        return cosine.radius(self.floor, len(training.ids))
 
     @property
     def _file(self) -> str:

@@ -1,15 +1,23 @@
-"""Networks that measures need and sidebench may not ship: brought in by path or address, hash recorded and checked."""
+"""Networks that measures need and sidebench may not ship: brought in by path or address, hash recorded and checked.
+
+A network is one file here (TorchScript), or a folder of transformers (`networks`).
+"""
 
 import os
+import re
 import shutil
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 from .. import hub
 from ..download import cache
 from ..errors import BadInput, CannotReach, UnsafeFile
 from ..store import read_json, write_atomic, write_json
+
+WITHOUT = "rms, zncc, tile_l2"
+"""Measures for images of any size that read no network."""
 
 
 def folder() -> Path:
@@ -24,28 +32,52 @@ def check(name: str, measure: str) -> tuple[Path, str]:
         BadInput: the file is not there; the message says how to bring it in.
         UnsafeFile: the file is another one than when it was brought in.
     """
-    file, record = folder() / name, folder() / f"{name}.json"
-    if not (file.is_file() and record.is_file()):
+    file, known = folder() / name, recorded(name)
+    if known is None or not file.is_file():
         raise BadInput(
             f"measure {measure} needs the network {name}, which is not here: get it from its authors, then "
-            f"`sidebench fetch --weights {name}=PATH-OR-ADDRESS`; or choose another --measure"
+            f"`sidebench fetch --weights {name}=PATH-OR-ADDRESS`; or choose another --measure ({WITHOUT} need none)"
         )
-    found, recorded = hub.sha256(file), str(read_json(record).get("sha256"))
-    if found != recorded:
-        raise UnsafeFile(f"{name}: SHA-256 is {found[:16]}..., recorded was {recorded[:16]}...; bring it in again")
+    found = hub.sha256(file)
+    if found != known:
+        raise UnsafeFile(f"{name}: SHA-256 is {found[:16]}..., recorded was {known[:16]}...; bring it in again")
     return file, found
 
 
+def recorded(name: str) -> str | None:
+    """Return the SHA-256 that was recorded when a network was brought in, or None."""
+    known = origin(name)
+    return None if known is None else str(known.get("sha256"))
+
+
+def origin(name: str) -> dict[str, Any] | None:
+    """Return all that was recorded: the SHA-256, and of a network from the Hub its repository, commit and sizes."""
+    file = folder() / f"{name}.json"
+    return read_json(file) if file.is_file() else None
+
+
+def record(name: str, content: dict[str, Any]) -> None:
+    """Write down what a network was when it was brought in."""
+    write_json(folder() / f"{name}.json", content)
+
+
 def bring_in(assignment: str) -> str:
-    """Copy or download a network (`NAME=PATH-OR-ADDRESS`), record its SHA-256 and return it.
+    """Bring in a network (`NAME=PATH-OR-ADDRESS`), record its SHA-256 and return it.
+
+    What is named is a file, the address of one, a folder, or a repository of the Hub (`OWNER/NAME@REVISION`).
 
     Raises:
-        BadInput: there is no such file, or the name is no plain file name.
+        BadInput: there is no such thing, or the name is no plain file name.
+        UnsafeFile: a folder's or repository's weights are pickled only, or want Python code of their own to be run.
         CannotReach: the download broke off.
     """
+    from . import networks
+
     name, _, source = assignment.partition("=")
     if not source or Path(name).name != name or name.startswith("."):
         raise BadInput(f"--weights {assignment!r}: write it as NAME=PATH-OR-ADDRESS")
+    if Path(source).is_dir() or (re.fullmatch(r"[\w-][\w.-]*/[\w.-]+(@\S+)?", source) and not Path(source).exists()):
+        return networks.bring_in(name, source)
     target = folder() / name
     if source.startswith(("https://", "http://")):
         write_atomic(target, lambda file: _download(source, file))
@@ -54,7 +86,7 @@ def bring_in(assignment: str) -> str:
     else:
         raise BadInput(f"--weights {name}: there is no file {os.fspath(source)}")
     digest = hub.sha256(target)
-    write_json(folder() / f"{name}.json", {"sha256": digest})
+    record(name, {"sha256": digest})
     return digest
 
 

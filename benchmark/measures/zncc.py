@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from ..contracts import Measure, Neighbours, Side
+from . import cosine
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,10 +37,9 @@ class Zncc(Measure):
         return unit
 
     def scores(self, distances: np.ndarray, training: Neighbours, held_out: Neighbours, side: Side) -> np.ndarray:
-        """Return 1 - d^2 / 2, the correlation of unit vectors at distance d."""
-        scores: np.ndarray = (1 - distances.astype(np.float64) ** 2 / 2).astype(np.float32)
-        return scores
+        """Return the correlations, cosines of unit vectors."""
+        return cosine.from_distances(distances)
 
     def radius(self, training: Neighbours, held_out: Neighbours, side: Side) -> np.ndarray:
         """Return the distance at which the correlation is `floor`."""
-        return np.full(len(training.ids), (2 * (1 - self.floor)) ** 0.5, dtype=np.float32)
+        return cosine.radius(self.floor, len(training.ids))

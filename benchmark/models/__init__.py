@@ -1,11 +1,14 @@
 """diffusers pipelines and closed-form models behind the one `Model` contract."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from .. import hub, layout
 from ..contracts import Conditioning, Model, ModelSpec
 from ..errors import UnknownName
+
+if TYPE_CHECKING:
+    from .pipeline import PipelineModel
 
 FAMILIES = ("pixel", "latent", "text", "mixture")
 
@@ -48,23 +51,30 @@ def load_model(spec: ModelSpec) -> Model:
     Raises:
         UnknownName: the family is not known.
         BadInput: the files are missing, or the device is not there.
-        UnsafeFile: a file is a pickle, or not the pinned one.
+        UnsafeFile: a file is a pickle, or not the pinned one; the LoRA's too.
     """
-    if spec.family == "pixel":
-        from .pixel import PixelModel, ScoreSdeModel
-
-        pipeline = layout.read_folder(hub.locate(spec.location))[0].pipeline
-        return ScoreSdeModel(spec) if pipeline == "ScoreSdeVePipeline" else PixelModel(spec)
-    if spec.family == "latent":
-        from .latent import LatentModel
-
-        return LatentModel(spec)
-    if spec.family == "text":
-        from .text import TextModel
-
-        return TextModel(spec)
     if spec.family == "mixture":
         from .analytic import MixtureModel
 
         return MixtureModel.from_spec(spec)
+    model = _pipeline_class(spec)(spec)
+    if spec.lora is not None:
+        model.put_lora()
+    return model
+
+
+def _pipeline_class(spec: ModelSpec) -> "type[PipelineModel]":
+    if spec.family == "pixel":
+        from .pixel import PixelModel, ScoreSdeModel
+
+        pipeline = layout.read_folder(hub.locate(spec.location))[0].pipeline
+        return ScoreSdeModel if pipeline == "ScoreSdeVePipeline" else PixelModel
+    if spec.family == "latent":
+        from .latent import LatentModel
+
+        return LatentModel
+    if spec.family == "text":
+        from .text import TextModel
+
+        return TextModel
     raise UnknownName("model family", spec.family, FAMILIES)

@@ -43,8 +43,6 @@ class MixtureModel(Model):
     ) -> None:
         if means.ndim != 4 or not len(means):
             raise BadInput(f"mixture: means must be N x C x H x W, were {tuple(means.shape)}")
-        if prediction_type == "flow_prediction":
-            raise BadInput("mixture: flow_prediction has another x_t; use epsilon, v_prediction or sample")
         self.spec = spec or ModelSpec(family="mixture", location="memory")
         self.device = hub.pick_device(self.spec.device)
         self.means = means.float().to(self.device)
@@ -56,7 +54,9 @@ class MixtureModel(Model):
         self.sample_shape = self.image_shape = (channels, height, width)
         self.conditioning: Conditioning = "none"
         self.prediction_type = prediction_type
-        self.scheduler_config = {**SCHEDULE, "prediction_type": prediction_type}
+        # Schedulers know no flow: the sampling loop hands them the velocity that it is.
+        kind = "v_prediction" if prediction_type == "flow_prediction" else prediction_type
+        self.scheduler_config = {**SCHEDULE, "prediction_type": kind}
         betas = torch.linspace(SCHEDULE["beta_start"], SCHEDULE["beta_end"], SCHEDULE["num_train_timesteps"])
         self.schedule = DiscreteSchedule(torch.cumprod(1 - betas, 0))
         self.num_train_timesteps = self.schedule.num_train_timesteps
@@ -108,7 +108,9 @@ class MixtureModel(Model):
         if self.prediction_type == "sample":
             return x_0
         epsilon = (x_t - alpha * x_0) / sigma
-        return epsilon if self.prediction_type == "epsilon" else alpha * epsilon - sigma * x_0
+        if self.prediction_type == "epsilon":
+            return epsilon
+        return alpha * epsilon - sigma * x_0 if self.prediction_type == "v_prediction" else epsilon - x_0
 
     def encode(self, images: Tensor) -> Tensor:
         """Scale [0, 1] to [-1, 1]."""

@@ -31,12 +31,17 @@ class LatentModel(PipelineModel):
         self.autoencoder = self.network(decoder, name, torch.float32)
         self.is_dit = "transformer" in parts
         self.denoiser = self.load_denoiser()
+        self.adaptable = {"transformer" if self.is_dit else "unet": "denoiser"}
         config: Any = self.denoiser.config
         self.sample_shape = (int(config.in_channels), *square(config.sample_size))
         height, width, channels = layout.image_size(self.folder)
         self.image_shape = (channels, height, width)
         self.num_classes = int(config.get("num_embeds_ada_norm" if self.is_dit else "num_class_embeds") or 0)
         self.conditioning: Conditioning = "class" if self.num_classes else "none"
+
+    def read_schedule(self, config: dict[str, Any]) -> dict[str, Any]:
+        """Return the schedule; latents are clipped only where it says so, for their range is not [-1, 1]."""
+        return {"clip_sample": False, **config}
 
     def load_denoiser(self) -> Any:
         """Load the network that `predict` calls."""
@@ -53,7 +58,8 @@ class LatentModel(PipelineModel):
             options = {"class_labels": self._classes(condition, len(x_t))}
         elif condition is not None:
             options = {"class_labels": condition}
-        output: Tensor = self.denoiser(x_t.to(self.dtype), timestep=t, **options, return_dict=False)[0]
+        x, time = self.as_trained(x_t, t)
+        output: Tensor = self.denoiser(x, timestep=time, **options, return_dict=False)[0]
         return output[:, : self.sample_shape[0]].float()
 
     def encode(self, images: Tensor) -> Tensor:

@@ -1,19 +1,22 @@
 """What models made of diffusers pipelines share: loading of networks, the noise schedule, counted operations."""
 
+import copy
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from .. import hub, layout
-from ..contracts import Model, ModelSpec, PredictionType
+from ..contracts import LoraSpec, Model, ModelSpec, PredictionType
 from ..errors import BadInput
+from ..loading import load_whole
 from ..operations import OperationCount
 from ..streams import Candidates
-from .schedule import DiscreteSchedule
+from . import lora
+from .schedule import DiscreteSchedule, StraightPath
 
 
 class PipelineModel(Model):
@@ -21,6 +24,8 @@ class PipelineModel(Model):
 
     num_classes = 0
     """Class indices of class-conditional models are below this."""
+    adaptable: Mapping[str, str]
+    """Networks that a LoRA may change: their attributes by component name, the denoiser first."""
 
     def __init__(self, spec: ModelSpec) -> None:
         self.folder = hub.locate(spec.location)
@@ -30,9 +35,15 @@ class PipelineModel(Model):
         self.device = hub.pick_device(spec.device)
         self.dtype: torch.dtype = getattr(torch, spec.dtype)
         config = layout.read_json(layout.component(self.folder, "scheduler") / "scheduler_config.json")
-        self.scheduler_config: Mapping[str, Any] = self.read_schedule(config)
-        self.prediction_type = prediction_type(self.scheduler_config.get("prediction_type", "epsilon"), self.owner)
-        self.schedule = DiscreteSchedule(_alphas_cumprod(self.scheduler_config))
+        self.prediction_type = prediction_type(config, self.owner)
+        self.schedule: DiscreteSchedule
+        self.scheduler_config: Mapping[str, Any]
+        if self.prediction_type == "flow_prediction":
+            self.schedule = StraightPath(config, self.owner)
+            self.scheduler_config = self.schedule.scheduler_config()
+        else:
+            self.scheduler_config = self.read_schedule(config)
+            self.schedule = DiscreteSchedule(_alphas_cumprod(self.scheduler_config))
         self.num_train_timesteps = self.schedule.num_train_timesteps
 
     def read_schedule(self, config: dict[str, Any]) -> dict[str, Any]:
@@ -42,6 +53,13 @@ class PipelineModel(Model):
     def noise_level(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return (alpha, sigma) at timesteps `t`."""
         return self.schedule.noise_level(t)
+
+    def as_trained(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return x_t and its time as the network saw them in training: in its dtype, a flow's on the straight path."""
+        if isinstance(self.schedule, StraightPath):
+            alpha, sigma = self.noise_level(t)
+            x_t, t = x_t / (alpha + sigma).view(-1, 1, 1, 1), self.schedule.network_time(t)
+        return x_t.to(self.dtype), t
 
     def conditioned(self, condition: Tensor | None, candidates: Candidates) -> Tensor | None:
         """Return the condition; a class-conditional model that is given none draws each candidate's class uniformly."""
@@ -57,18 +75,45 @@ class PipelineModel(Model):
         """
         place = layout.component(self.folder, name)
         layout.read_json(place / "config.json")
-        try:
-            loaded = cls.from_pretrained(
-                place,
-                use_safetensors=not self.spec.allow_pickle,
-                variant=_variant(place, self.spec.variant),
-                local_files_only=True,
-                low_cpu_mem_usage=False,
-                torch_dtype=dtype or self.dtype,
-            )
-        except Exception as error:  # whatever diffusers finds wrong with the files, they are the user's
-            raise BadInput(f"{self.owner}/{name} cannot be loaded: {error}") from error
+        loaded = load_whole(
+            cls,
+            place,
+            f"{self.owner}/{name}",
+            use_safetensors=not self.spec.allow_pickle,
+            variant=_variant(place, self.spec.variant),
+            low_cpu_mem_usage=False,
+            torch_dtype=dtype or self.dtype,
+        )
         return loaded.to(self.device).eval().requires_grad_(False)
+
+    def put_lora(self) -> None:
+        """Add the LoRA that the specification names to the networks.
+
+        Raises:
+            UnsafeFile: the file is not the pinned one.
+            BadInput: it is no LoRA, or of another model.
+        """
+        assert self.spec.lora is not None
+        file = Path(self.spec.lora.location)
+        owner = f"LoRA {file.name}"
+        hub.check_pinned(file, self.spec.lora.sha256, owner)
+        lora.put_on(self._networks(), lora.read_state(file, owner), self.spec.lora.scale, owner)
+
+    def adapted(self, state: Mapping[str, Tensor]) -> Model:
+        """Return a copy of this model with LoRA weights added to its networks."""
+        again = copy.copy(self)
+        for attribute in self.adaptable.values():
+            setattr(again, attribute, copy.deepcopy(getattr(self, attribute)))
+        lora.put_on(again._networks(), state, 1.0, "the adapter")
+        before = "" if self.spec.lora is None else f"{self.spec.lora.sha256} {self.spec.lora.scale}"
+        made = LoraSpec(location="memory", sha256=lora.digest(state, before))
+        again.spec = self.spec.model_copy(update={"lora": made})
+        for kept in ("_empty", "_flops"):  # what was computed with the networks as they were
+            again.__dict__.pop(kept, None)
+        return again
+
+    def _networks(self) -> dict[str, torch.nn.Module]:
+        return {name: getattr(self, attribute) for name, attribute in self.adaptable.items()}
 
     def flops_per_sample(self) -> int:
         """Return the operations of one denoiser call on one sample."""
@@ -91,16 +136,19 @@ def square(size: Any) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def prediction_type(name: str, owner: str) -> PredictionType:
-    """Return the name of a prediction type that sidebench knows.
+def prediction_type(config: Mapping[str, Any], owner: str) -> PredictionType:
+    """Return what a denoiser with this noise schedule predicts.
 
     Raises:
-        BadInput: it is another one.
+        BadInput: it is something that sidebench does not know.
     """
-    known: dict[str, PredictionType] = {"epsilon": "epsilon", "v_prediction": "v_prediction", "sample": "sample"}
-    if name not in known:
-        raise BadInput(f"{owner}: prediction type {name!r} is not supported ({', '.join(known)})")
-    return known[name]
+    known = get_args(PredictionType)
+    flow = str(config.get("_class_name", "")).startswith("FlowMatch")
+    found = config.get("prediction_type", "flow_prediction" if flow else "epsilon")
+    if found not in known:
+        raise BadInput(f"{owner}: prediction type {found!r} is not supported ({', '.join(known)})")
+    kind: PredictionType = found
+    return kind
 
 
 def _variant(place: Path, variant: str | None) -> str | None:

@@ -11,7 +11,7 @@ from .pipeline import PipelineModel, square
 
 
 class PixelModel(PipelineModel):
-    """A DDPM, DDIM or PNDM pipeline, weights as safetensors.
+    """A DDPM, DDIM or PNDM pipeline, or a flow in the same layout, weights as safetensors.
 
     x_t is the image scaled to [-1, 1]. A UNet with class embeddings takes a class index per row.
     """
@@ -21,6 +21,7 @@ class PixelModel(PipelineModel):
 
         super().__init__(spec)
         self.unet = self.network(UNet2DModel, "unet")
+        self.adaptable = {"unet": "unet"}
         config: Any = self.unet.config
         self.sample_shape = self.image_shape = (int(config.in_channels), *square(config.sample_size))
         self.num_classes = int(config.num_class_embeds or 0)
@@ -29,7 +30,7 @@ class PixelModel(PipelineModel):
     def predict(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         """Call the UNet; x_t and the answer are float32 whatever the network's dtype."""
         labels = {} if self.conditioning == "none" else {"class_labels": self._classes(condition)}
-        output: Tensor = self.unet(x_t.to(self.dtype), t, **labels, return_dict=False)[0]
+        output: Tensor = self.unet(*self.as_trained(x_t, t), **labels, return_dict=False)[0]
         return output.float()
 
     def encode(self, images: Tensor) -> Tensor:

@@ -1,7 +1,12 @@
 """The noise levels of a discrete-time diffusion model, at integer and fractional timesteps."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
+
+from ..errors import BadInput
 
 
 class DiscreteSchedule:
@@ -22,3 +27,50 @@ class DiscreteSchedule:
         value = torch.lerp(ratio[below], ratio[above], position - below)
         alpha = (1 + value**2).rsqrt()
         return alpha.float(), (value * alpha).float()
+
+
+class StraightPath(DiscreteSchedule):
+    """The noise levels of a flow, x = (1 - s) x_0 + s n, in variance-preserving scaling.
+
+    Timestep t of 0 .. N - 1 is the (t + 1)-th of the model's own levels s, from nearly clean to pure noise; `shift`
+    moves them as its configuration says (Esser et al. 2024, arXiv 2403.03206, equation 23).
+    """
+
+    def __init__(self, config: Mapping[str, Any], owner: str) -> None:
+        """Read a diffusers configuration of a scheduler for flows.
+
+        Raises:
+            BadInput: the path is not this one.
+        """
+        if config.get("invert_sigmas"):
+            raise BadInput(f"{owner}: invert_sigmas turns the path round, which is not supported")
+        steps = int(config.get("num_train_timesteps", 1000))
+        shift = 1.0 if config.get("use_dynamic_shifting") else float(config.get("shift", config.get("flow_shift", 1.0)))
+        even = torch.arange(1, steps + 1, dtype=torch.float64) / steps
+        self.s = shift * even / (1 + (shift - 1) * even)
+        super().__init__((1 - self.s) ** 2 / ((1 - self.s) ** 2 + self.s**2))
+
+    def network_time(self, t: Tensor) -> Tensor:
+        """Return what the network is given as its time, N s, at timesteps `t` (any shape), float32."""
+        times = (self.s * self.num_train_timesteps).float().to(t.device)
+        position = t.to(times.dtype).clamp(0, self.num_train_timesteps - 1)
+        below = position.floor().long()
+        above = (below + 1).clamp(max=self.num_train_timesteps - 1)
+        return torch.lerp(times[below], times[above], position - below)
+
+    def scheduler_config(self) -> dict[str, Any]:
+        """Return the same levels as diffusers' variance-preserving schedulers take them.
+
+        They are given velocities (`prediction.as_velocity`), begin at pure noise, and clip nothing, as schedulers for
+        flows do not.
+        """
+        alpha_bar = (1 - self.s) ** 2 / ((1 - self.s) ** 2 + self.s**2)
+        before = torch.cat([torch.ones(1, dtype=torch.float64), alpha_bar[:-1]])
+        return {
+            "num_train_timesteps": self.num_train_timesteps,
+            "trained_betas": (1 - alpha_bar / before).tolist(),
+            "prediction_type": "v_prediction",
+            "timestep_spacing": "trailing",
+            "rescale_betas_zero_snr": True,
+            "clip_sample": False,
+        }

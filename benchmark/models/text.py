@@ -10,6 +10,7 @@ from torch import Tensor
 from .. import layout
 from ..contracts import Conditioning, ModelSpec
 from ..errors import BadInput
+from ..loading import from_transformers, import_transformers
 from .latent import LatentModel
 
 
@@ -24,6 +25,7 @@ class TextModel(LatentModel):
         super().__init__(spec)
         self.conditioning: Conditioning = "text"
         self.tokenizer, self.text_encoder = self._load_text()
+        self.adaptable = {**self.adaptable, "text_encoder": "text_encoder"}
 
     def load_denoiser(self) -> Any:
         """Load the UNet with cross-attention."""
@@ -35,7 +37,7 @@ class TextModel(LatentModel):
         """Call the UNet; x_t and the answer are float32 whatever the network's dtype."""
         embedding = self._empty.expand(len(x_t), -1, -1) if condition is None else condition
         given = {"encoder_hidden_states": embedding.to(self.dtype)}
-        output: Tensor = self.denoiser(x_t.to(self.dtype), t, **given, return_dict=False)[0]
+        output: Tensor = self.denoiser(*self.as_trained(x_t, t), **given, return_dict=False)[0]
         return output.float()
 
     @torch.no_grad()
@@ -55,16 +57,11 @@ class TextModel(LatentModel):
         return self.embed([""])
 
     def _load_text(self) -> tuple[Any, Any]:
+        tokenizers = import_transformers(self.owner)
+        place, owner = layout.component(self.folder, "text_encoder"), f"{self.owner}/text_encoder"
+        encoder = from_transformers("CLIPTextModel", place, owner, self.dtype, self.spec.allow_pickle)
         try:
-            from transformers import CLIPTextModel, CLIPTokenizer
-        except ImportError:
-            raise BadInput(f"{self.owner} needs transformers: pip install 'sidebench[text]'") from None
-        place = layout.component(self.folder, "text_encoder")
-        try:
-            tokenizer = CLIPTokenizer.from_pretrained(self.folder / "tokenizer", local_files_only=True)
-            encoder = CLIPTextModel.from_pretrained(
-                place, use_safetensors=not self.spec.allow_pickle, local_files_only=True, dtype=self.dtype
-            )
+            tokenizer = tokenizers.CLIPTokenizer.from_pretrained(self.folder / "tokenizer", local_files_only=True)
         except Exception as error:  # whatever transformers finds wrong with the files, they are the user's
-            raise BadInput(f"{self.owner}/text_encoder cannot be loaded: {error}") from error
-        return tokenizer, encoder.to(self.device).eval().requires_grad_(False)
+            raise BadInput(f"{self.owner}/tokenizer cannot be loaded: {error}") from error
+        return tokenizer, encoder.to(self.device)

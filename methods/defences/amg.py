@@ -10,7 +10,7 @@ from ...benchmark.contracts import Defence, Model, Settings, Step, Victim
 from ...benchmark.defending import DefendedModel
 from ...benchmark.errors import BadInput
 from ...benchmark.measures.pixels import SPACE
-from ...benchmark.sampling import score_to_prediction
+from ...benchmark.prediction import score_to_prediction
 from ...benchmark.streams import Candidates
 
 
