@@ -223,14 +223,31 @@ def test_scores_come_back_as_written(stored: RunFolder) -> None:
     assert_same(read_scores(stored, UNIT, SPACE, 0), score(20))
 
 
-def test_shards_come_back_in_order(copied: RunFolder) -> None:
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_shards_come_back_in_order(copied: RunFolder, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     other = Scorer(REFERENCES, MEASURES, 20, torch.device("cpu")).score(
         IMAGES.flip(0), NUMBERS + 24, NANS[::-1].copy(), SPACE
     )
     write_scores(copied, UNIT, SPACE, 1, other, MEASURES, {})
-    first, second = read_all_scores(copied, UNIT, SPACE, 2)
-    assert_same(first, score(20))
-    assert_same(second, other)
+    monkeypatch.setattr("sidebench.benchmark.scores.SHARDS_AT_ONCE", at_once)
+    shards = list(read_all_scores(copied, UNIT, SPACE, 2))
+    assert len(shards) == 2 // at_once
+    for measure in MEASURES:
+        for side in SIDES:
+            ours = [part.best_scores(measure, side) for part in shards]
+            wanted = [part.best_scores(measure, side) for part in (score(20), other)]
+            assert np.array_equal(np.concatenate(ours), np.concatenate(wanted), equal_nan=True)
+    found, alone = UnitScores(shards, MEASURES), UnitScores([score(20), other], MEASURES)
+    assert np.array_equal(found.numbers, alone.numbers) and found.nan == alone.nan
+    for key in alone.pair_ids:
+        for name in ("pair_rows", "pair_ids", "pair_scores"):
+            assert np.array_equal(getattr(found, name)[key], getattr(alone, name)[key]), (name, key)
+
+
+def test_shards_of_different_k_do_not_join(copied: RunFolder) -> None:
+    write_scores(copied, UNIT, SPACE, 1, score(15), MEASURES, {})
+    with pytest.raises(CorruptRun, match="different numbers of neighbours"):
+        list(read_all_scores(copied, UNIT, SPACE, 2))
 
 
 def test_scores_without_pairs_come_back(tmp_path: Path) -> None:

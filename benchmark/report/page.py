@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .. import audit
+from .. import audit, labelling
 from ..store import RunFolder, write_atomic
 from . import diagnostics, figures, reading, tables
 from .contents import Contents, read_contents
@@ -117,7 +117,7 @@ def _page(contents: Contents) -> dict[str, Any]:
         "checks": reading.checks(metrics, contents.audit, contents.quality, costs),
         "pictures": {name: _inline(name, picture) for name, picture in _pictures(contents).items()},
         "rates": {
-            name: _grouped(tables.measure_rows(found, claims_excess=claims))
+            name: _grouped(tables.measure_rows(found, claims_excess=claims, detailed=True))
             for name, found in tables.by_measure(metrics).items()
         },
         "calibrated": _grouped(tables.calibrated_rows(metrics)) if claims else [],
@@ -130,8 +130,10 @@ def _page(contents: Contents) -> dict[str, Any]:
         ),
         "quality": tables.quality_rows(contents.quality),
         "copying": contents.copying,
+        "labels": [] if contents.labels is None else labelling.precision_rows(contents.labels),
         "costs": costs,
         "cost_rows": _cost_rows(contents),
+        "efforts": tables.effort_rows(metrics.efforts),
         "reference_cost_rows": tables.cost_rows(metrics.reference_costs),
     }
 
