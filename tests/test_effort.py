@@ -92,7 +92,10 @@ def finds(chances: np.ndarray, images: int, rng: np.random.Generator) -> Finds:
     return Finds(images, int(groups.sum()), 0, groups)
 
 
-@pytest.mark.parametrize(("bought", "shared"), [(0, 300), (300, 800), (1000, 800), (1500, 800), (1500, 0), (2000, 400)])
+@pytest.mark.parametrize(
+    ("bought", "synthetic_images"),
+    [(200, 800), (300, 800), (300, 100), (1000, 800), (1500, 800), (1800, 400), (1500, 0)],
+)
 def test_different_groups_are_covered(bought: int, synthetic_images: int) -> None:
     rng = np.random.default_rng(1)
     plain = np.minimum(rng.lognormal(-8.0, 1.2, 200), 0.05)

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -324,6 +325,61 @@ def test_numbers_in_place_of_neighbours_are_refused(copied: RunFolder, column: s
     with pytest.raises(CorruptRun) as raised:
         read_scores(copied, UNIT, SPACE, 0)
     assert file.name in str(raised.value)
+
+
+def rewrite(file: Path, change: Any) -> None:
+    """Write a table again with its columns, as NumPy arrays by name, changed in place; lists stay lists."""
+    table = pq.read_table(file)
+    columns = {name: np.array(table[name].to_pylist()) for name in table.column_names}
+    columns = change(columns) or columns
+    pq.write_table(
+        pa.table(
+            {
+                name: pa.FixedSizeListArray.from_arrays(
+                    pa.array(values.ravel(), table.schema.field(name).type.value_type), 20
+                )
+                if values.ndim > 1
+                else pa.array(values, table.schema.field(name).type)
+                for name, values in columns.items()
+            }
+        ),
+        file,
+    )
+
+
+def put(column: str, value: float) -> Any:
+    def change(columns: dict[str, np.ndarray]) -> None:
+        columns[column].reshape(-1)[3] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "words"),
+    [
+        ("", put("training_distances", np.nan), "training distances are NaN"),
+        ("", put("held_out_representatives", np.nan), "held-out distances are NaN"),
+        ("pairs", put("distance", np.nan), "distances are NaN"),
+        ("", put("training_ids", -1), "training images by numbers below 0"),
+        ("pairs", put("row", 24), "pairs of candidates that are not there"),
+        ("pairs", put("row", -1), "pairs of candidates that are not there"),
+        ("", put("candidate", 7), "numbers do not follow one another"),
+        (
+            "",
+            lambda columns: {name: values[:0] for name, values in columns.items()},
+            "no candidate|does not hold scores",
+        ),
+        (
+            "",
+            lambda columns: {name: values[:5] for name, values in columns.items()},
+            "pairs of candidates that are not",
+        ),
+    ],
+)
+def test_impossible_scores_are_named(copied: RunFolder, part: str, change: Any, words: str) -> None:
+    rewrite(copied.scores_file(UNIT, SPACE, 0, part), change)
+    with pytest.raises(CorruptRun, match=rf"{UNIT}\.{SPACE}\.00000\.parquet.*({words}).*delete it"):
+        read_scores(copied, UNIT, SPACE, 0)
 
 
 def test_a_unit_keeps_no_list_of_neighbours() -> None:
