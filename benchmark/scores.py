@@ -94,10 +94,31 @@ class ShardScores:
     def pair_scores(self, measure: Measure, side: Side) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return (positions of candidates, reference numbers, scores) of the pairs above this measure's floor."""
         pairs = self.pairs[side]
-        own = {name: _take(found, pairs.rows) for name, found in self.neighbours.items()}
-        scores = _scored(measure, pairs.distances[:, None], own, side)[:, 0]
+        scores = np.empty(len(pairs.rows), dtype=np.float32)
+        for rows, places in _alike(pairs.rows, len(self.candidates)):
+            own = {name: _take(found, rows) for name, found in self.neighbours.items()}
+            values = _scored(measure, pairs.distances[places], own, side)
+            scores = scores.astype(values.dtype, copy=False)
+            scores[places] = values
         keep = scores <= measure.floor if measure.distance else scores >= measure.floor
         return pairs.rows[keep], pairs.ids[keep], scores[keep]
+
+
+def _alike(rows: np.ndarray, candidates: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield candidates with about as many pairs, and the places of their pairs, one line each.
+
+    So a candidate's neighbours are looked at once and not once for each of its pairs. Lines are as long as the next
+    power of two; what a candidate has not got repeats its last pair.
+    """
+    counts = np.bincount(rows, minlength=candidates)
+    order = np.argsort(rows, kind="stable")
+    starts = np.cumsum(counts) - counts
+    width = 1
+    while width < 2 * counts.max(initial=0):
+        chosen = np.flatnonzero((counts > width // 2) & (counts <= width))
+        if len(chosen):
+            yield chosen, order[starts[chosen, None] + np.minimum(np.arange(width), counts[chosen, None] - 1)]
+        width *= 2
 
 
 def write_scores(
