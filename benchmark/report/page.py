@@ -133,7 +133,8 @@ def _page(contents: Contents) -> dict[str, Any]:
         "labels": [] if contents.labels is None else labelling.precision_rows(contents.labels),
         "costs": costs,
         "cost_rows": _cost_rows(contents),
-        "efforts": tables.effort_rows(metrics.efforts),
+        "efforts": _grouped(tables.effort_rows(metrics.efforts), "budget"),
+        "efforts_refused": sorted({f"{found.attack}: {found.refused}" for found in metrics.efforts if found.refused}),
         "reference_cost_rows": tables.cost_rows(metrics.reference_costs),
     }
 
@@ -143,12 +144,12 @@ def _inline(name: str, picture: Picture) -> dict[str, str]:
         return {"title": picture.title, "svg": inline(to_svg(picture.draw(), name))}
 
 
-def _grouped(rows: list[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]:
-    """Group table rows by attack and seed, which become the heading of each group."""
+def _grouped(rows: list[dict[str, Any]], by: str = "attack") -> list[tuple[str, list[dict[str, Any]]]]:
+    """Group table rows by one column and the seed, which become the heading of each group."""
     found: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        label = f"{row['attack']}, seed {row['seed']}"
-        found.setdefault(label, []).append({k: v for k, v in row.items() if k not in ("attack", "seed")})
+        label = f"{row[by]}, seed {row['seed']}"
+        found.setdefault(label, []).append({k: v for k, v in row.items() if k not in (by, "seed")})
     return list(found.items())
 
 

@@ -241,7 +241,8 @@ def effort_rows(efforts: Sequence[Effort]) -> list[dict[str, Any]]:
             "synthetic images": f"{found.synthetic_images:,}",
             "hits": _expected(found.hits),
             "held-out hits": _expected(found.held_out_hits),
-            "different groups": f"{_expected(found.groups)} {found.kind if found.groups else 'refused'}",
+            "different groups": _expected(found.groups),
+            "which is": found.kind if found.groups else "refused",
         }
         for found in efforts
     ]
