@@ -170,11 +170,14 @@ def evaluate(threshold: Threshold, training: Matches, held_out: Matches, *, dist
             f"calibrated rates need one best match per candidate on both sides, got {n} training scores, "
             f"{len(training.groups)} groups, {len(held_out.scores)} held-out scores, {len(held_out.groups)} groups"
         )
-    given = _excess_at(threshold, training, held_out, distance)
+    # As distances, once for all thresholds.
+    sign = 1.0 if distance else -1.0
+    sides = [side._replace(scores=_strictness(side.scores, distance)) for side in (training, held_out)]
+    given = _excess_at(sign * threshold.tau, *sides, threshold.confidence)
     low = high = given.value
     z, stretch = _normal(threshold.confidence), STRETCH if len(threshold.around) > 1 else 1.0
     for tau, error in threshold.around:
-        found = _excess_at(threshold._replace(tau=tau), training, held_out, distance)
+        found = _excess_at(sign * tau, *sides, threshold.confidence)
         share = math.sqrt(max(0.0, stretch**2 - (error / z) ** 2))
         low = min(low, found.value - share * (found.value - found.interval.low))
         high = max(high, found.value + share * (found.interval.high - found.value))
@@ -249,11 +252,10 @@ def _two_sided(z: float) -> float:
     return float(2 * norm.sf(z))
 
 
-def _excess_at(threshold: Threshold, training: Matches, held_out: Matches, distance: bool) -> Excess:
-    ours = hits_at(training.scores, threshold.tau, distance=distance)
-    theirs = hits_at(held_out.scores, threshold.tau, distance=distance)
-    hits = AttackHits(ours, theirs, _credits(training, ours), _credits(held_out, theirs))
-    return excess_of(hits, threshold.confidence)
+def _excess_at(tau: float, training: Matches, held_out: Matches, confidence: float) -> Excess:
+    """Return the excess at a threshold; scores and threshold are distances."""
+    ours, theirs = training.scores <= tau, held_out.scores <= tau
+    return excess_of(AttackHits(ours, theirs, _credits(training, ours), _credits(held_out, theirs)), confidence)
 
 
 def _credits(side: Matches, hits: np.ndarray) -> np.ndarray:
