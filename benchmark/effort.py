@@ -18,6 +18,9 @@ from .extrapolation import MIN_SEEN, Distinct, Kind, at_rate, found_within, good
 from .protocol import CONFIDENCE
 from .statistics import Interval, wilson
 
+ROUNDING = 1 + 1e-9
+"""An attack's own total buys what it made, whatever the sums of its prices were rounded to."""
+
 NOTHING = Distinct(0.0, Interval(0.0, 0.0))
 
 Currency = Literal["denoiser calls", "denoiser-equivalents"]
@@ -80,10 +83,10 @@ def at_budget(attack: Spending, budget: float) -> AtBudget:
     """
     made = attack.candidates.images
     price = attack.generate / made
-    bought = max(0, int((budget - attack.prepare) / price * (1 + 1e-12)))
+    bought = max(0, int((budget - attack.prepare) / price * ROUNDING))
     shared = 0
     if attack.counts_synthetic and attack.a_synthetic:
-        shared = min(attack.synthetic.images, int(budget / attack.a_synthetic * (1 + 1e-12)))
+        shared = min(attack.synthetic.images, int(budget / attack.a_synthetic * ROUNDING))
     parts = ((attack.candidates, bought), (attack.synthetic, shared))
     kind: Kind = "observed" if bought == made else "rarefied" if bought < made else "extrapolated"
     groups, refused = None, ""
