@@ -174,9 +174,7 @@ def print_attacks() -> None:
     """Print what the intervals of excess, difference and ratio cover where attacks find something."""
     uneven = {
         "even groups (sigma 0.5, 200)": ((0.2, 0.1), (0.03, 0.02), 0.5, 200),
-        "few hits (sigma 0.5, 200)": ((0.03, 0.02), (0.005, 0.005), 0.5, 200),
         "uneven (sigma 1, 200)": ((0.2, 0.1), (0.03, 0.02), 1.0, 200),
-        "very uneven (sigma 1.5, 500)": ((0.2, 0.1), (0.03, 0.02), 1.5, 500),
         "very uneven (sigma 1.5, 200)": ((0.2, 0.1), (0.03, 0.02), 1.5, 200),
         "very uneven, few (sigma 1.5, 100)": ((0.2, 0.1), (0.03, 0.02), 1.5, 100),
     }
@@ -246,7 +244,7 @@ def main() -> None:
         )
         for q, n in ((1e-2, 1_000), (1e-3, 10_000), (1e-4, 100_000))
         for name, world in worlds.items()
-        if q > 1e-4 or name in ("no leak", "5 % that end at tau")
+        if q == 1e-2 or name == "5 % that end at tau" or (q == 1e-3 and name == "no leak")
     ]
     table = [(name, how, f"{100 * value:.1f}") for name, how, value in rows]
     print(tabulate(table, headers=["interval", "how", "coverage, %"], tablefmt="github", disable_numparse=True), "\n")
