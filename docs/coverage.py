@@ -8,7 +8,7 @@ from tabulate import tabulate
 
 from sidebench.benchmark.calibration import Matches, calibrate, calibrates, evaluate
 from sidebench.benchmark.comparison import AttackHits, compare
-from sidebench.benchmark.extrapolation import good_toulmin, rarefaction
+from sidebench.benchmark.extrapolation import extrapolates_to, good_toulmin, rarefaction
 from sidebench.benchmark.protocol import TIERS
 from sidebench.benchmark.statistics import excess, unique_count, wilson
 from sidebench.benchmark.tally import found_at_once
@@ -143,16 +143,22 @@ def _hits(rates: tuple[float, float], spread: float, groups: int, n: int, rng: n
 
 
 def curve_simulated(chances: np.ndarray, times: float, n: int = 1000) -> float:
-    """Rarefy to, or extrapolate to, `times` the candidates; the truth is the expected number of distinct images."""
+    """Rarefy to, or extrapolate to, `times` the candidates; the truth is the expected number of distinct images.
+
+    Draws with too few finds for so long an extrapolation are left out.
+    """
     rng = np.random.default_rng(6)
-    truth, total, held = (1 - (1 - chances) ** round(times * n)).sum(), len(chances), 0
+    truth, total, held, given = (1 - (1 - chances) ** round(times * n)).sum(), len(chances), 0, 0
     for found in rng.binomial(n, chances, size=(DRAWS, total)):
+        if times - 1 > extrapolates_to(found):
+            continue
         if times < 1:
             low, high = rarefaction(found, n, total, round(times * n)).interval
         else:
             low, high = good_toulmin(found, n, total, times - 1).interval
         held += low <= truth <= high
-    return held / DRAWS
+        given += 1
+    return held / given
 
 
 def excess_simulated(rates: np.ndarray, n: int = 1000) -> float:
