@@ -159,9 +159,9 @@ def run(
         if result.metrics is None:
             continue
         if as_json:
-            results.append({"folder": str(result.folder.path), **result.metrics.model_dump(by_alias=True)})
-            for flag in probe_flags(result.folder):
-                _complain(flag)
+            found = result.metrics.model_dump(by_alias=True)
+            flags = [*result.metrics.flags, *probe_flags(result.folder)]
+            results.append({"folder": str(result.folder.path), **found, "flags": flags})
         else:
             print(text_tables(result.metrics, probe_flags(result.folder)))
             print("\n" + "\n".join(verdicts(result.metrics)))

@@ -9,15 +9,14 @@ from . import copying, environment, quality
 from .audit import audit
 from .comparison import AttackHits
 from .contracts import Measure
-from .protocol import PROBE_LIMIT
+from .costing import UnitFinds, costs, unit_finds
 from .rates import UnitScores, attack_hits, compare_attacks, in_both, measure_result
 from .report.tables import load_metrics
 from .results import SCHEMA, Compared, ControlCheck, Cost, Metrics, Result, rows
-from .scores import read_all_scores, read_scores
+from .scores import read_all_scores
 from .scoring import Scorer
 from .shift import overlaps, two_sample
-from .store import RunFolder, read_info, read_json, read_state, write_atomic, write_json, write_table
-from .tally import ams_count
+from .store import RunFolder, read_json, read_state, write_atomic, write_json, write_table
 
 if TYPE_CHECKING:
     from .pairs import Pair
@@ -78,7 +77,8 @@ def _compute(
     spaces: dict[str, list[Any]] = {}
     for measure in plan.measures:
         spaces.setdefault(measure.space, []).append(measure)
-    results, strongest, hits = [], {}, {}
+    results, strongest = [], {}
+    finds: dict[str, UnitFinds] = {}
     compared: list[AttackHits] = []
     headline = plan.measures[0]
     for name, attack, seed in units:
@@ -89,10 +89,11 @@ def _compute(
             found |= {m.id: measure_result(attack, seed, m, scores, groups, theirs) for m in measures}
             if space == headline.space:
                 strongest[name] = _strongest(scores, headline)
-                hits[name] = (_hits(scores, headline), *_synthetic_hits(folder, name, headline))
-                compared += [attack_hits(headline, band, scores, groups, theirs) for band in headline.bands[:1]]
+                hits = attack_hits(headline, headline.bands[0], scores, groups, theirs) if headline.bands else None
+                finds[name] = unit_finds(folder, name, headline, scores, hits, groups)
+                compared += [hits] if hits is not None else []
         results += [found[measure.id] for measure in plan.measures]
-    costs, varying = _costs(plan, folder, units, hits)
+    spent, efforts, varying = costs(folder, units, plan.shards(), finds)
     checked = _control_check(references)
     metrics = Metrics(
         schema=SCHEMA,
@@ -109,7 +110,8 @@ def _compute(
         control_check=checked,
         results=results,
         comparisons=_comparisons(units, compared, headline),
-        costs=costs,
+        costs=spent,
+        efforts=efforts,
         reference_costs=_reference_costs(reference, units) if reference else [],
         flags=_flags(results, checked, plan.pair),
     )
@@ -141,71 +143,6 @@ def _copying(plan: "RunPlan", folder: RunFolder, units: list[str], references: "
     )
     candidates = {unit: folder.candidate_images(unit, plan.shards()) for unit in units}
     return copying.assess(candidates, training, held_out, pool, references.training.groups)
-
-
-def _costs(
-    plan: "RunPlan",
-    folder: RunFolder,
-    units: Sequence[tuple[str, str, int]],
-    hits: dict[str, tuple[int, int, int]],
-) -> tuple[list[Cost], dict[str, Any]]:
-    """Return logical costs, and what varies between runs: seconds and the probe's deviation."""
-    costs = []
-    varying: dict[str, Any] = {"units": {}}
-    for name, attack, seed in units:
-        parts = [read_info(folder.state_file(name))["cost"]]
-        parts += [read_info(folder.images_file(name, shard))["cost"] for shard in range(plan.shards())]
-        nfe, flops = _added(parts, "nfe"), _added(parts, "flops")
-        denoiser_flops = int(parts[0]["denoiser_flops"])
-        work = sum(nfe.values()) + sum(flops.values()) / denoiser_flops
-        found, synthetic, synthetic_found = hits[name]
-        costs.append(
-            Cost(
-                attack=attack,
-                seed=seed,
-                nfe={phase: int(count) for phase, count in nfe.items()},
-                flops=flops,
-                denoiser_flops=denoiser_flops,
-                denoiser_equivalents=work,
-                synthetic_images=synthetic,
-                synthetic_hits=synthetic_found,
-                hits=found,
-                hits_per_1000_equivalents=1000 * (found + synthetic_found) / work if work else 0.0,
-                skipped_steps=sum(part["skipped_steps"] for part in parts),
-            )
-        )
-        probe = read_json(folder.probe_file(name))
-        varying["units"][name] = {
-            # What making the state took, whether this run made it or took one that was kept.
-            "prepare_seconds": parts[0]["seconds"],
-            "state_kept": folder.kept_file(name).exists(),
-            "generate_seconds": sum(part["seconds"] for part in parts[1:]),
-            "processor_seconds": sum(part.get("processor_seconds", 0.0) for part in parts),
-            "probe": {**probe, "above_limit": probe["share_off"] > PROBE_LIMIT},
-        }
-    return costs, varying
-
-
-def _hits(scores: UnitScores, measure: Measure) -> int:
-    """Count the candidates in the closest band, 0 where the measure has none."""
-    if not measure.bands:
-        return 0
-    best = scores.best_scores[measure.id, "training"]
-    return ams_count(best, measure.bands[0], distance=measure.distance)
-
-
-def _synthetic_hits(folder: RunFolder, unit: str, measure: Measure) -> tuple[int, int]:
-    """Return how many plain samples a unit made for its own use, and how many of them hit."""
-    keys = read_info(folder.state_file(unit))["cost"]["samples"]
-    if not keys:
-        return 0, 0
-    scores = UnitScores((read_scores(folder, key, measure.space, 0) for key in keys), [measure])
-    return scores.candidates, _hits(scores, measure)
-
-
-def _added(parts: list[dict[str, Any]], key: str) -> dict[str, float]:
-    phases = sorted({phase for part in parts for phase in part[key]})
-    return {phase: sum(part[key].get(phase, 0) for part in parts) for phase in phases}
 
 
 def _comparisons(

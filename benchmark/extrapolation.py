@@ -66,15 +66,15 @@ def rarefaction(
     if n == candidates:
         return Distinct(float(seen), whole)
     values, species = np.unique(counts, return_counts=True)
-    found = _found_within(values, candidates, n)
+    found = found_within(values, candidates, n)
     value = float(species @ found)
     if seen < MIN_SEEN * at_once:
         scale = value / seen if seen else n / candidates
         return Distinct(value, Interval(whole.low * scale, min(whole.high * scale, float(total))))
     if 2 * n <= candidates:
-        double = float(species @ _found_within(values, candidates, 2 * n))
+        double = float(species @ found_within(values, candidates, 2 * n))
     else:
-        double = _at_rate(values, species, 2 * n / candidates)
+        double = at_rate(values, species, 2 * n / candidates)
     variance = at_once * _variance(species, found, double) + (at_once * n / candidates) ** 2
     reach = _normal(confidence) * variance**0.5
     return Distinct(value, Interval(max(value - reach, 0.0), min(value + reach, float(total))))
@@ -182,6 +182,28 @@ def curve(
     return rows
 
 
+def found_within(values: np.ndarray, candidates: int, n: int) -> np.ndarray:
+    """Return the chance that n of the candidates hold a species, 1 - C(N - f, n) / C(N, n), for frequencies f >= 1.
+
+    A product of f factors, so small n keep their digits.
+    """
+    chance = np.ones(len(values))
+    few = values <= candidates - n
+    factors = np.arange(int(values[few].max(initial=0)))
+    missed = np.cumsum(np.log1p(-n / (candidates - factors)))
+    chance[few] = -np.expm1(missed[values[few] - 1])
+    return chance
+
+
+def at_rate(values: np.ndarray, species: np.ndarray, times: float) -> float:
+    """Return the expected number of species at `times` >= 1 times the candidates.
+
+    New ones come at the mean rate of those found once, 2 Q2 / Q1 (Good 1953), as in `statistics.unique_count`.
+    """
+    once, rate = _found_once(values, species)
+    return float(species.sum() + once * (-np.expm1(-rate * (times - 1)) / rate if rate else times - 1))
+
+
 def _row(n: int, found: Distinct, kind: Kind) -> CurvePoint:
     return CurvePoint(n, found.value, found.interval.low, found.interval.high, kind)
 
@@ -203,25 +225,6 @@ def _normal(confidence: float) -> float:
     from scipy.stats import norm
 
     return float(norm.ppf((1 + confidence) / 2))
-
-
-def _found_within(values: np.ndarray, candidates: int, n: int) -> np.ndarray:
-    """Return 1 - C(N - f, n) / C(N, n) for each frequency f: a product of f factors, so small n keep their digits."""
-    chance = np.ones(len(values))
-    few = values <= candidates - n
-    factors = np.arange(int(values[few].max(initial=0)))
-    missed = np.cumsum(np.log1p(-n / (candidates - factors)))
-    chance[few] = -np.expm1(missed[values[few] - 1])
-    return chance
-
-
-def _at_rate(values: np.ndarray, species: np.ndarray, times: float) -> float:
-    """Return the expected number of species at `times` >= 1 times the candidates.
-
-    New ones come at the mean rate of those found once, 2 Q2 / Q1 (Good 1953), as in `statistics.unique_count`.
-    """
-    once, rate = _found_once(values, species)
-    return float(species.sum() + once * (-np.expm1(-rate * (times - 1)) / rate if rate else times - 1))
 
 
 def _at_rates(values: np.ndarray, species: np.ndarray, times: float) -> float:

@@ -185,11 +185,9 @@ def sheet_for(folder: RunFolder, pair_name: str | None, pairs_per_set: int, seed
     return make_sheet(folder, load_references(pair), identity["measures"][0], pairs_per_set, seed)
 
 
-def as_text(found: dict[str, Any]) -> str:
-    """Return precision by threshold of both sets as a table."""
-    from tabulate import tabulate
-
-    rows = [
+def precision_rows(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return one row per set and threshold of what `precision` found."""
+    return [
         {
             "set": side.replace("_", "-"),
             "threshold": f"{point['threshold']:g}",
@@ -200,6 +198,13 @@ def as_text(found: dict[str, Any]) -> str:
         for side, known in found["sets"].items()
         for point in known["by_threshold"]
     ]
+
+
+def as_text(found: dict[str, Any]) -> str:
+    """Return precision by threshold of both sets as a table."""
+    from tabulate import tabulate
+
+    rows = precision_rows(found)
     return f"precision by threshold, {found['measure']}\n" + tabulate(rows, headers="keys", disable_numparse=True)
 
 

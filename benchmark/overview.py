@@ -158,5 +158,7 @@ def _run(path: str) -> Description:
     if not (folder.path / "metrics.json").exists():
         return Description(manifest, "\n".join([*head, "unfinished: run the same command again"]))
     metrics = load_metrics(folder)
-    text = "\n".join([*head, "", text_tables(metrics, probe_flags(folder), every_measure=True), "", *verdicts(metrics)])
-    return Description({"manifest": manifest, "metrics": metrics.model_dump(by_alias=True)}, text)
+    flags = probe_flags(folder)
+    text = "\n".join([*head, "", text_tables(metrics, flags, every_measure=True), "", *verdicts(metrics)])
+    found = {**metrics.model_dump(by_alias=True), "flags": [*metrics.flags, *flags]}
+    return Description({"manifest": manifest, "metrics": found}, text)

@@ -104,12 +104,13 @@ def measure_result(
     candidates of a reference model.
 
     Raises:
-        CorruptRun: the stored scores and the references do not have the same sides.
+        CorruptRun: the stored scores and the references do not fit together.
     """
     if set(scores.sides) != set(groups):
         raise CorruptRun(
             f"{attack}, seed {seed}: scores of {', '.join(scores.sides)}, references of {', '.join(groups)}"
         )
+    _check_ids(f"{attack}, seed {seed}", scores, groups)
     bands = [*measure.bands, *tally.cumulative_bands(measure.bands, distance=measure.distance)]
     return Result(
         attack=attack,
@@ -127,6 +128,16 @@ def measure_result(
             reference=None if reference is None else _percentile(measure, reference, "training"),
         ),
     )
+
+
+def _check_ids(unit: str, scores: UnitScores, groups: Groups) -> None:
+    ids = [(side, scores.best_ids[side]) for side in scores.sides]
+    for side, named in [*ids, *((side, found) for (_, side), found in scores.pair_ids.items())]:
+        if named.max(initial=-1) >= len(groups[side]):
+            raise CorruptRun(
+                f"{unit}: scores name {side.replace('_', '-')} image {named.max()}, and there are {len(groups[side])}; "
+                f"delete the run's scores/, and the run makes them again"
+            )
 
 
 def attack_hits(

@@ -159,6 +159,33 @@ class Cost(_Record):
     skipped_steps: int = Field(description="steps at which guidance was singular and left out")
 
 
+class Expected(_Record):
+    """An expected number, with its interval."""
+
+    value: float = Field(description="the estimate")
+    low: float = Field(description="lower end of the 95 % interval")
+    high: float = Field(description="upper end of the 95 % interval")
+
+
+class Effort(_Record):
+    """What one attack finds for a budget, by the headline measure's closest band: all attacks at equal effort."""
+
+    attack: str = Field(description="name of the attack")
+    seed: int = Field(description="run seed")
+    currency: str = Field(description="denoiser calls, or denoiser-equivalents")
+    budget: float = Field(description="what may be spent, preparation included")
+    budget_of: str = Field(description="the attack whose total cost the budget is, or several")
+    candidates: int = Field(description="candidates that the budget buys after the preparation")
+    synthetic_images: int = Field(
+        description="synthetic images among what the budget buys; they count under denoiser-equivalents alone"
+    )
+    hits: Expected = Field(description="expected hits on training images, without duplicate groups of both sides")
+    held_out_hits: Expected | None = Field(description="the same on held-out images; None without any")
+    groups: Expected | None = Field(description="expected different duplicate groups of the hits; None if refused")
+    kind: str = Field(description="of `groups`: rarefied, observed, or extrapolated (an estimate)")
+    refused: str = Field(description="why `groups` cannot be said; empty where it can")
+
+
 class ControlCheck(_Record):
     """Is the held-out set a fair control for the training set? Asked of the images that are compared."""
 
@@ -191,6 +218,9 @@ class Metrics(_Record):
     results: list[Result] = Field(description="one per attack, seed and measure")
     comparisons: list[Compared] = Field(description="every two attacks under the same seed")
     costs: list[Cost] = Field(description="one per attack and seed")
+    efforts: list[Effort] = Field(
+        [], description="what each attack finds at the total cost of each attack of the same seed, in both currencies"
+    )
     reference_costs: list[Cost] = Field(
         [], description="the same of the reference model's run; no part of an attack's cost"
     )

@@ -19,6 +19,9 @@ SCORE_PARTS = ("pairs", "bins", "")
 
 SIDES: tuple[Side, Side] = ("training", "held_out")
 
+SHARDS_AT_ONCE = 16
+"""Shards that are read before anything is done with them: 0.3 MB each with 50 neighbours a side and few pairs."""
+
 
 class Pairs(NamedTuple):
     """Pairs above the floor of one side: position of the candidate, reference number, distance."""
@@ -91,10 +94,31 @@ class ShardScores:
     def pair_scores(self, measure: Measure, side: Side) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return (positions of candidates, reference numbers, scores) of the pairs above this measure's floor."""
         pairs = self.pairs[side]
-        own = {name: _take(found, pairs.rows) for name, found in self.neighbours.items()}
-        scores = _scored(measure, pairs.distances[:, None], own, side)[:, 0]
+        scores = np.empty(len(pairs.rows), dtype=np.float32)
+        for rows, places in _alike(pairs.rows, len(self.candidates)):
+            own = {name: _take(found, rows) for name, found in self.neighbours.items()}
+            values = _scored(measure, pairs.distances[places], own, side)
+            scores = scores.astype(values.dtype, copy=False)
+            scores[places] = values
         keep = scores <= measure.floor if measure.distance else scores >= measure.floor
         return pairs.rows[keep], pairs.ids[keep], scores[keep]
+
+
+def _alike(rows: np.ndarray, candidates: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield candidates with about as many pairs, and the places of their pairs, one line each.
+
+    So a candidate's neighbours are looked at once and not once for each of its pairs. Lines are as long as the next
+    power of two; what a candidate has not got repeats its last pair.
+    """
+    counts = np.bincount(rows, minlength=candidates)
+    order = np.argsort(rows, kind="stable")
+    starts = np.cumsum(counts) - counts
+    width = 1
+    while width < 2 * counts.max(initial=0):
+        chosen = np.flatnonzero((counts > width // 2) & (counts <= width))
+        if len(chosen):
+            yield chosen, order[starts[chosen, None] + np.minimum(np.arange(width), counts[chosen, None] - 1)]
+        width *= 2
 
 
 def write_scores(
@@ -135,7 +159,7 @@ def read_scores(folder: RunFolder, unit: str, space: str, shard: int) -> ShardSc
     """Read a shard's scores.
 
     Raises:
-        CorruptRun: a file is missing, truncated or does not hold what it should.
+        CorruptRun: a file is missing, truncated, empty or does not hold what it should.
     """
     current, pairs_file = folder.scores_file(unit, space, shard), folder.scores_file(unit, space, shard, "pairs")
     table, pairs = read_table(current), read_table(pairs_file)
@@ -149,13 +173,61 @@ def read_scores(folder: RunFolder, unit: str, space: str, shard: int) -> ShardSc
             mine = held_out == (side == "held_out")
             found[side] = Pairs(*(pairs[name].to_numpy()[mine] for name in ("row", "reference", "distance")))
     except (KeyError, AttributeError, ValueError) as error:
-        raise CorruptRun(f"scores/{current.name} does not hold scores ({error})") from None
-    return ShardScores(numbers, nan, constant, neighbours, found)
+        raise CorruptRun(
+            f"scores/{current.name} does not hold scores ({error}); delete it, and the run makes it again"
+        ) from None
+    scores = ShardScores(numbers, nan, constant, neighbours, found)
+    if problem := _problem(scores):
+        name = folder.scores_file(unit, space, shard).name
+        raise CorruptRun(f"scores/{name}: {problem}; delete it and its .pairs and .bins, and the run makes them again")
+    return scores
+
+
+def _problem(scores: ShardScores) -> str | None:
+    """Say what is impossible about a shard's scores, if anything is."""
+    if not len(scores.candidates):
+        return "it holds no candidate"
+    if np.any(np.diff(scores.candidates) != 1):
+        return "the candidates' numbers do not follow one another"
+    for side in SIDES:
+        known, pairs, name = scores.neighbours[side], scores.pairs[side], side.replace("_", "-")
+        if np.isnan(known.distances).any() or np.isnan(known.representatives).any() or np.isnan(pairs.distances).any():
+            return f"{name} distances are NaN"
+        if (known.ids.size and known.ids.min() < 0) or (pairs.ids.size and pairs.ids.min() < 0):
+            return f"it names {name} images by numbers below 0"
+        if pairs.rows.size and not 0 <= pairs.rows.min() <= pairs.rows.max() < len(scores.candidates):
+            return f"it has {name} pairs of candidates that are not there"
+    return None
 
 
 def read_all_scores(folder: RunFolder, unit: str, space: str, shards: int) -> Iterator[ShardScores]:
-    """Yield the shards of a unit in order."""
-    return (read_scores(folder, unit, space, shard) for shard in range(shards))
+    """Yield the scores of a unit in order, `SHARDS_AT_ONCE` shards joined: what is done with each has a fixed price."""
+    for start in range(0, shards, SHARDS_AT_ONCE):
+        yield _joined([read_scores(folder, unit, space, i) for i in range(start, min(start + SHARDS_AT_ONCE, shards))])
+
+
+def _joined(shards: list[ShardScores]) -> ShardScores:
+    """Return shards one after the other as one."""
+    if len(shards) == 1:
+        return shards[0]
+    starts = np.cumsum([0, *(len(shard.candidates) for shard in shards[:-1])])
+    found: dict[Side, Pairs] = {}
+    for side in SIDES:
+        pairs = [shard.pairs[side] for shard in shards]
+        rows = [own.rows + start for own, start in zip(pairs, starts, strict=True)]
+        ids, distances = (np.concatenate([getattr(own, name) for own in pairs]) for name in ("ids", "distances"))
+        found[side] = Pairs(np.concatenate(rows), ids, distances)
+    return ShardScores(
+        *(np.concatenate([getattr(shard, name) for shard in shards]) for name in ("candidates", "nan", "constant")),
+        {side: _joined_neighbours([shard.neighbours[side] for shard in shards]) for side in SIDES},
+        found,
+    )
+
+
+def _joined_neighbours(parts: list[Neighbours]) -> Neighbours:
+    if len({part.ids.shape[1] for part in parts}) > 1:
+        raise CorruptRun("the shards of a unit keep different numbers of neighbours; delete its scores")
+    return Neighbours(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
 def _bin_table(scores: ShardScores, measures: list[Measure]) -> pa.Table:
@@ -218,7 +290,7 @@ def no_neighbours(candidates: int) -> Neighbours:
 def _matrix(column: Any) -> np.ndarray:
     chunks = column.combine_chunks()
     values: np.ndarray = chunks.flatten().to_numpy()
-    return values.reshape(len(column), -1)
+    return values.reshape(len(column), column.type.list_size)
 
 
 def _take(found: Neighbours, rows: np.ndarray) -> Neighbours:

@@ -288,12 +288,12 @@ def write_table(path: Path, table: "pa.Table") -> None:
 
 
 def read_table(path: Path) -> "pa.Table":
-    """Read a parquet table of a run folder."""
+    """Read a parquet table of a run folder, without threads and read-ahead: the files are small."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        return pq.read_table(path)
+        return pq.ParquetFile(path, pre_buffer=False).read(use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(path, error) from None
 

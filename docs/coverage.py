@@ -1,10 +1,15 @@
-"""Print the coverage table of docs/validity.md: `python docs/coverage.py` (some minutes, seeded)."""
+"""Print the coverage tables of docs/validity.md: `python docs/coverage.py` (some minutes, seeded)."""
+
+from typing import NamedTuple
 
 import numpy as np
 from scipy.stats import binom, norm
 from tabulate import tabulate
 
 from sidebench.benchmark.calibration import Matches, calibrate, calibrates, evaluate
+from sidebench.benchmark.comparison import AttackHits, compare
+from sidebench.benchmark.extrapolation import extrapolates_to, good_toulmin, rarefaction
+from sidebench.benchmark.protocol import TIERS
 from sidebench.benchmark.statistics import excess, unique_count, wilson
 from sidebench.benchmark.tally import found_at_once
 
@@ -56,7 +61,8 @@ def calibration_simulated(q: float, leak: float, reach: float, n: int) -> float:
     """Set tau on n candidates so that held-out images are hit at the rate q, and take the excess on n others.
 
     `leak` of the candidates are copies at distances uniform on [0, reach q]; all others are uniform on [0, 1], so the
-    true threshold is q. Groups are log-normal and drawn anew each time.
+    true threshold is q. Groups are log-normal and drawn anew each time. Distances above 20 q are all 1: no threshold
+    comes near them.
     """
     rng = np.random.default_rng(4)
     truth, held = leak * (min(1.0, 1 / reach) - q), 0
@@ -64,15 +70,95 @@ def calibration_simulated(q: float, leak: float, reach: float, n: int) -> float:
         sides = []
         for copies in (rng.random(2 * n) < leak, np.zeros(2 * n, dtype=bool)):
             weights = rng.lognormal(-0.125, 0.5, 100)
-            own = rng.choice(100, 2 * n, p=weights / weights.sum())
-            distances = rng.random(2 * n) / weights.mean()
-            sides.append(Matches(np.where(copies, rng.random(2 * n) * reach * q, distances), own, 100))
+            near = rng.random(2 * n) < 20 * q * weights.mean()
+            distances, own = np.ones(2 * n), np.zeros(2 * n, dtype=np.int64)
+            distances[near] = 20 * q * rng.random(near.sum())
+            distances[copies] = reach * q * rng.random(copies.sum())
+            close = near | copies
+            own[close] = rng.choice(100, close.sum(), p=weights / weights.sum())
+            sides.append(Matches(distances, own, 100))
         even = calibrates(np.arange(2 * n))
         threshold = calibrate(sides[1].scores[even], sides[1].groups[even], q, distance=True)
         rest = [Matches(side.scores[~even], side.groups[~even], side.total) for side in sides]
         low, high = evaluate(threshold, *rest, distance=True).excess.interval
         held += low <= truth <= high
     return held / DRAWS
+
+
+def attacks_simulated(
+    training: tuple[float, float], held_out: tuple[float, float], spread: float, groups: int, n: int = 1000
+) -> list[float]:
+    """Let two attacks hit groups on both sides at these mean rates; groups have log-normal weights of this sigma.
+
+    The groups are a new sample each time. A candidate picks its group by weight and hits with a chance that is the
+    attack's; half of the candidates act alike in both attacks. Return the coverage of the first attack's excess, of
+    the difference of both, and of their ratio where one is given: first of what is true of the training images
+    drawn, then of what is true of all images like them.
+    """
+    rng = np.random.default_rng(5)
+    held, given = np.zeros(6), 0
+    for _ in range(DRAWS):
+        ours, theirs = (_hits(rates, spread, groups, n, rng) for rates in (training, held_out))
+        attacks = [AttackHits(x.hits, h.hits, x.credits, h.credits) for x, h in zip(ours, theirs, strict=True)]
+        found = compare(*attacks)
+        ends = [found.first.interval, found.difference.interval, found.ratio.interval]
+        given += ends[2] is not None
+        own, all_like_them = (
+            [rate - chance for rate, chance in zip(rates, held_out, strict=True)]
+            for rates in ([x.rate for x in ours], training)
+        )
+        truths = [(a, a - b, a / b) for a, b in (own, all_like_them)]
+        held += [
+            end is not None and end.low <= truth <= end.high
+            for each in truths
+            for end, truth in zip(ends, each, strict=True)
+        ]
+    return [float(x) for x in held / np.tile([DRAWS, DRAWS, max(given, 1)], 2)]
+
+
+class Hits(NamedTuple):
+    """One attack on one side: hits by candidate, credits by group, and the hit rate on just these groups."""
+
+    hits: np.ndarray
+    credits: np.ndarray
+    rate: float
+
+
+def _hits(rates: tuple[float, float], spread: float, groups: int, n: int, rng: np.random.Generator) -> list[Hits]:
+    """Draw what both attacks hit on one side."""
+    weights = rng.lognormal(-(spread**2) / 2, spread, groups)
+    edges = np.cumsum(weights) / weights.sum()
+    first = rng.random(n)
+    second = np.where(rng.random(n) < 0.5, first, rng.random(n))
+    found = []
+    for rate, uniform in zip(rates, (first, second), strict=True):
+        group = np.searchsorted(edges, uniform, side="right").clip(max=groups - 1)
+        # What is left of the uniform number within its group decides whether it is a hit.
+        left = (edges[group] - uniform) * weights.sum() / weights[group]
+        chance = np.minimum(rate * rng.lognormal(-0.02, 0.2, groups) * weights.mean(), 1.0)
+        hits = left < chance[group]
+        credits = np.bincount(group[hits], minlength=groups)
+        found.append(Hits(hits, credits, float(weights @ chance / weights.sum())))
+    return found
+
+
+def curve_simulated(chances: np.ndarray, times: float, n: int = 1000) -> float:
+    """Rarefy to, or extrapolate to, `times` the candidates; the truth is the expected number of distinct images.
+
+    Draws with too few finds for so long an extrapolation are left out.
+    """
+    rng = np.random.default_rng(6)
+    truth, total, held, given = (1 - (1 - chances) ** round(times * n)).sum(), len(chances), 0, 0
+    for found in rng.binomial(n, chances, size=(DRAWS, total)):
+        if times - 1 > extrapolates_to(found):
+            continue
+        if times < 1:
+            low, high = rarefaction(found, n, total, round(times * n)).interval
+        else:
+            low, high = good_toulmin(found, n, total, times - 1).interval
+        held += low <= truth <= high
+        given += 1
+    return held / given
 
 
 def excess_simulated(rates: np.ndarray, n: int = 1000) -> float:
@@ -90,12 +176,26 @@ def excess_simulated(rates: np.ndarray, n: int = 1000) -> float:
     return held / DRAWS
 
 
+def print_attacks() -> None:
+    """Print what the intervals of excess, difference and ratio cover where attacks find something."""
+    uneven = {
+        "even groups (sigma 0.5, 200)": ((0.2, 0.1), (0.03, 0.02), 0.5, 200),
+        "uneven (sigma 1, 200)": ((0.2, 0.1), (0.03, 0.02), 1.0, 200),
+        "very uneven (sigma 1.5, 200)": ((0.2, 0.1), (0.03, 0.02), 1.5, 200),
+        "very uneven, few (sigma 1.5, 100)": ((0.2, 0.1), (0.03, 0.02), 1.5, 100),
+    }
+    what = ("excess", "difference", "ratio")
+    heads = ["groups", *(f"{name}, {frame}" for frame in ("these images", "all like them") for name in what)]
+    table = [[name, *(f"{100 * value:.1f}" for value in attacks_simulated(*world))] for name, world in uneven.items()]
+    print(tabulate(table, headers=heads, tablefmt="github", disable_numparse=True))
+
+
 def main() -> None:
-    """Print the table."""
+    """Print both tables."""
     rng = np.random.default_rng(0)
     rows = [
         (f"Wilson, rate {100 * p:g} %, N = {n:,}", "exact enumeration", wilson_exact(n, p))
-        for n in (1024, 10_000)
+        for n in TIERS.values()
         for p in (0.001, 0.01, 0.1)
     ]
     communities = {
@@ -127,6 +227,15 @@ def main() -> None:
         "five heavy of 100 groups": np.r_[np.full(5, 0.02), np.full(95, 1e-4)],
     }
     rows += [(f"excess under no leak, {name}", f"{DRAWS:,} draws", excess_simulated(p)) for name, p in groups.items()]
+    for times, what in (
+        (0.25, "rarefied to a quarter"),
+        (2.0, "extrapolated to twice"),
+        (4.0, "extrapolated to 4 times"),
+    ):
+        rows += [
+            (f"unique count {what}, {name}", f"{DRAWS:,} draws", curve_simulated(communities[name], times))
+            for name in ("log-normal, 100 images", "equal and rare, 300 images")
+        ]
     worlds = {
         "no leak": (0.0, 1.0),
         "5 % copies inside tau": (0.05, 0.5),
@@ -139,11 +248,13 @@ def main() -> None:
             f"{DRAWS:,} draws",
             calibration_simulated(q, *world, n),
         )
-        for q, n in ((1e-2, 1_000), (1e-3, 10_000))
+        for q, n in ((1e-2, 1_000), (1e-3, 10_000), (1e-4, 100_000))
         for name, world in worlds.items()
+        if q == 1e-2 or name == "5 % that end at tau" or (q == 1e-3 and name == "no leak")
     ]
     table = [(name, how, f"{100 * value:.1f}") for name, how, value in rows]
-    print(tabulate(table, headers=["interval", "how", "coverage, %"], tablefmt="github", disable_numparse=True))
+    print(tabulate(table, headers=["interval", "how", "coverage, %"], tablefmt="github", disable_numparse=True), "\n")
+    print_attacks()
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
 """Calibrated thresholds: where tau lies, when it is refused, and what the interval of the excess covers."""
 
-import itertools
 from typing import NamedTuple
 
 import numpy as np
 import pytest
-from scipy.stats import binom
+from scipy.stats import binom, norm
 
 from sidebench.benchmark import tally
 from sidebench.benchmark.calibration import (
+    STRETCH,
     Matches,
     Threshold,
     band_at,
@@ -47,7 +47,7 @@ def test_a_similarity_is_a_distance_with_its_sign_turned() -> None:
     far = calibrate(-scores, spread(3000), 0.01, distance=False)
     assert far.tau == -near.tau
     assert far.interval == (-near.interval.high, -near.interval.low)
-    assert far.loosened == tuple(-tau for tau in near.loosened)
+    assert far.around == tuple((-tau, error) for tau, error in near.around)
 
 
 def test_ends_are_the_order_statistics_of_the_binomial() -> None:
@@ -154,7 +154,7 @@ def test_arrays_that_do_not_fit_are_refused() -> None:
 
 def test_rates_by_hand() -> None:
     tau = 0.5
-    threshold = Threshold(tau, wilson(1, 2)._replace(low=tau, high=tau), 0.95, 0.1, 20, 9, 100, (tau,))
+    threshold = Threshold(tau, wilson(1, 2)._replace(low=tau, high=tau), 0.95, 0.1, 20, 9, 100, ((tau, 0.0),))
     training = Matches(np.r_[np.full(30, 0.4), np.full(70, 0.9)], spread(100, 10), 12)
     held_out = Matches(np.r_[np.full(20, 0.9), np.full(15, 0.5), np.full(65, 0.9)], spread(100, 10), 12)
     rates = evaluate(threshold, training, held_out, distance=True)
@@ -166,19 +166,33 @@ def test_rates_by_hand() -> None:
     assert rates.excess.interval == pytest.approx(excess(ours, theirs, 20, 5, 100).interval)
 
 
-def test_the_way_of_the_excess_through_the_interval_of_tau_is_added() -> None:
+def test_the_thresholds_around_tau_are_its_order_statistics() -> None:
+    scores = np.arange(1, 2001, dtype=float)
+    found = calibrate(scores, spread(2000), 0.01, distance=True)
+    taus, errors = (np.array(column) for column in zip(*found.around, strict=True))
+    assert np.all(np.diff(taus) > 0) and found.tau == 20
+    assert errors == pytest.approx((taus - 20) / np.sqrt(2000 * 0.01 * 0.99))
+    # They reach a little beyond tau's interval.
+    assert taus[0] < found.interval.low and found.interval.high < taus[-1]
+    assert abs(errors).max() < 1.1 * 1.96 + 0.5
+
+
+def test_the_interval_is_the_projection_of_both_errors() -> None:
     rng = np.random.default_rng(4)
     threshold = calibrate(rng.random(1000), spread(1000), 0.01, distance=True)
     sides = [Matches(rng.random(1000) ** power, spread(1000), 50) for power in (1.5, 1.0)]
     found = evaluate(threshold, *sides, distance=True).excess
-    alone = evaluate(threshold._replace(loosened=(threshold.tau,)), *sides, distance=True).excess
-    ways = [(sides[0].scores <= tau).mean() - (sides[1].scores <= tau).mean() for tau in threshold.loosened]
-    reach = found.value - alone.interval.low, alone.interval.high - found.value
-    assert found.value == alone.value
-    assert found.interval.low == pytest.approx(found.value - np.hypot(reach[0], found.value - min(ways)))
-    assert found.interval.high == pytest.approx(found.value + np.hypot(reach[1], max(ways) - found.value))
-    assert threshold.interval == (threshold.loosened[0], threshold.loosened[-1])
-    assert all(tight < loose for tight, loose in itertools.pairwise(threshold.loosened))
+    lows, highs = [], []
+    for tau, error in threshold.around:
+        alone = evaluate(threshold._replace(tau=tau, around=((tau, 0.0),)), *sides, distance=True).excess
+        share = np.sqrt(max(0.0, STRETCH**2 - (error / norm.ppf(0.975)) ** 2))
+        lows.append(alone.value - share * (alone.value - alone.interval.low))
+        highs.append(alone.value + share * (alone.interval.high - alone.value))
+    assert found.interval == pytest.approx((min(lows), max(highs)))
+    # Wider than at a tau that is taken for certain.
+    certain = evaluate(threshold._replace(around=((threshold.tau, 0.0),)), *sides, distance=True).excess
+    assert certain.value == found.value
+    assert found.interval.low < certain.interval.low and found.interval.high > certain.interval.high
 
 
 def test_the_held_out_rate_at_tau_is_q() -> None:
@@ -211,6 +225,7 @@ WORLDS = {
     "no leak": World(0.0, 1.0, heavy=1.0),
     "1 % copies, well inside": World(0.01, 0.5, heavy=1.0),
     "5 % copies, around the threshold": World(0.05, 2.0),
+    "5 % copies that end at the threshold": World(0.05, 1.0),
 }
 
 
@@ -225,20 +240,20 @@ def best_matches(world: World, rng: np.random.Generator, *, training: bool) -> M
     return Matches(scores, groups, GROUPS)
 
 
-def coverages(world: World, seed: int) -> tuple[float, float]:
+def coverages(world: World, seed: int, draws: int = 1000) -> tuple[float, float]:
     """Return how often the interval holds the truth, with and without tau's uncertainty."""
     rng = np.random.default_rng(seed)
     held = naive = 0
-    for _ in range(DRAWS):
+    for _ in range(draws):
         training, held_out = (best_matches(world, rng, training=side) for side in (True, False))
         threshold = calibrate(held_out.scores[::2], held_out.groups[::2], Q, distance=True)
         sides = [Matches(side.scores[1::2], side.groups[1::2], GROUPS) for side in (training, held_out)]
         low, high = evaluate(threshold, *sides, distance=True).excess.interval
         held += low <= world.excess <= high
-        alone = threshold._replace(loosened=(threshold.tau,))
+        alone = threshold._replace(around=((threshold.tau, 0.0),))
         low, high = evaluate(alone, *sides, distance=True).excess.interval
         naive += low <= world.excess <= high
-    return held / DRAWS, naive / DRAWS
+    return held / draws, naive / draws
 
 
 @pytest.mark.parametrize("name", WORLDS)

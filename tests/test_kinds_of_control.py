@@ -14,6 +14,7 @@ import yaml
 from sidebench.benchmark import labelling, quality, references, runner
 from sidebench.benchmark.contracts import Band, Neighbours, Side
 from sidebench.benchmark.errors import BadInput, BadPair, CorruptRun
+from sidebench.benchmark.overview import describe
 from sidebench.benchmark.pairs import FOLDER, Pair, load_pair
 from sidebench.benchmark.protocol import SamplerSettings, default_measures
 from sidebench.benchmark.rates import UnitScores, attack_hits, in_both, measure_result
@@ -424,6 +425,7 @@ def test_a_probe_above_the_limit_is_seen_everywhere(copied: Path, make_plan: Pla
     result = runner.execute(make_plan(copied.parent))
     (flag,) = probe_flags(result.folder)
     assert flag.startswith("side.s0: 25.0 % of the pixels of 8 candidates") and "17 of 255" in flag
+    assert flag in describe(str(result.folder.path)).data["metrics"]["flags"]
     assert flag in text_tables(result.metrics, probe_flags(result.folder))
     assert flag in (copied / "report.html").read_text(encoding="utf-8")
     assert (copied / "metrics.json").read_bytes() == before

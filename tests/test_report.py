@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from sidebench.benchmark import labelling
 from sidebench.benchmark.errors import BadInput, CorruptRun
 from sidebench.benchmark.keyed import keyed_hash, run_key, training_group
 from sidebench.benchmark.report.contents import read_contents
@@ -267,6 +268,30 @@ def test_page_is_made_for_screen_readers_and_keyboards(pages: dict[str, str], ki
     assert len(ids) == len(set(ids))
     assert set(re.findall(r'href="#([^"]+)"', page)) <= set(ids)
     assert set(re.findall(r'aria-labelledby="([^"]+)"', page)) <= set(ids)
+
+
+def test_page_shows_effort_groups_and_the_swap_test(finished: Any, pages: dict[str, str]) -> None:
+    page = next(iter(pages.values()))
+    for text in ("At equal effort", "(all of carlini-uncond)", "largest group", "swap p", "sidebench label"):
+        assert text in page, text
+    budgets = {effort.budget for effort in finished.metrics.efforts if effort.currency == "denoiser calls"}
+    assert page.count("denoiser calls (all of") == len(budgets) == 2
+
+
+def test_page_shows_what_a_person_says(copied: Path) -> None:
+    folder = RunFolder(copied)
+    labelling.sheet_for(folder, "digits", 6, 0)
+    key = read_json(copied / "label" / "key.json")
+    content = {
+        "schema": labelling.ANSWERS_SCHEMA,
+        "sheet": key["sheet"],
+        "answers": dict.fromkeys(key["items"], "copy"),
+    }
+    write_json(copied / "label" / "answers.json", content)
+    write_report(folder, copied / "labelled.html")
+    page = (copied / "labelled.html").read_text(encoding="utf-8")
+    assert "Nobody has labelled" not in page
+    assert "1.000" in page[page.index("What a person says") :][:4000]
 
 
 def test_training_images_go_by_keyed_hash(finished: Any, pages: dict[str, str]) -> None:

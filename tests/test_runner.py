@@ -107,6 +107,26 @@ def test_logical_costs_are_counted(finished: Any) -> None:
         assert costs[name].flops["prepare"] > 0 and costs[name].flops["generate"] > 0
 
 
+def test_attacks_stand_beside_each_other_at_equal_effort(finished: Any) -> None:
+    found, costs = finished.metrics.efforts, {cost.attack: cost for cost in finished.metrics.costs}
+    plain, guided = 40 * 3, (24 + 40) * 3
+    calls = {(each.budget, each.attack): each for each in found if each.currency == "denoiser calls"}
+    assert list(calls) == [(budget, attack) for budget in (plain, guided) for attack in costs]
+    assert calls[plain, "side"].candidates == 16 and calls[plain, "side"].kind == "rarefied"
+    assert calls[guided, "carlini-uncond"].candidates == 64
+    assert calls[guided, "side"].budget_of == "carlini-cond and side"
+    for each in found:
+        cost = costs[each.attack]
+        if each.currency == "denoiser calls":
+            assert each.synthetic_images == 0
+        elif each.budget == cost.denoiser_equivalents:
+            # Its own total buys all that it made, synthetic images too.
+            assert (each.candidates, each.synthetic_images, each.kind) == (40, cost.synthetic_images, "observed")
+            assert each.hits.value == pytest.approx(cost.hits + cost.synthetic_hits)
+        assert each.hits.low <= each.hits.value <= each.hits.high
+        assert (each.groups is None) == bool(each.refused)
+
+
 def test_no_path_or_host_in_the_stored_json(finished: Any) -> None:
     folder: Path = finished.folder.path
     for name in ("manifest.json", "metrics.json", "costs.json"):

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -223,14 +224,31 @@ def test_scores_come_back_as_written(stored: RunFolder) -> None:
     assert_same(read_scores(stored, UNIT, SPACE, 0), score(20))
 
 
-def test_shards_come_back_in_order(copied: RunFolder) -> None:
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_shards_come_back_in_order(copied: RunFolder, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     other = Scorer(REFERENCES, MEASURES, 20, torch.device("cpu")).score(
         IMAGES.flip(0), NUMBERS + 24, NANS[::-1].copy(), SPACE
     )
     write_scores(copied, UNIT, SPACE, 1, other, MEASURES, {})
-    first, second = read_all_scores(copied, UNIT, SPACE, 2)
-    assert_same(first, score(20))
-    assert_same(second, other)
+    monkeypatch.setattr("sidebench.benchmark.scores.SHARDS_AT_ONCE", at_once)
+    shards = list(read_all_scores(copied, UNIT, SPACE, 2))
+    assert len(shards) == 2 // at_once
+    for measure in MEASURES:
+        for side in SIDES:
+            ours = [part.best_scores(measure, side) for part in shards]
+            wanted = [part.best_scores(measure, side) for part in (score(20), other)]
+            assert np.array_equal(np.concatenate(ours), np.concatenate(wanted), equal_nan=True)
+    found, alone = UnitScores(shards, MEASURES), UnitScores([score(20), other], MEASURES)
+    assert np.array_equal(found.numbers, alone.numbers) and found.nan == alone.nan
+    for key in alone.pair_ids:
+        for name in ("pair_rows", "pair_ids", "pair_scores"):
+            assert np.array_equal(getattr(found, name)[key], getattr(alone, name)[key]), (name, key)
+
+
+def test_shards_of_different_k_do_not_join(copied: RunFolder) -> None:
+    write_scores(copied, UNIT, SPACE, 1, score(15), MEASURES, {})
+    with pytest.raises(CorruptRun, match="different numbers of neighbours"):
+        list(read_all_scores(copied, UNIT, SPACE, 2))
 
 
 def test_scores_without_pairs_come_back(tmp_path: Path) -> None:
@@ -307,6 +325,61 @@ def test_numbers_in_place_of_neighbours_are_refused(copied: RunFolder, column: s
     with pytest.raises(CorruptRun) as raised:
         read_scores(copied, UNIT, SPACE, 0)
     assert file.name in str(raised.value)
+
+
+def rewrite(file: Path, change: Any) -> None:
+    """Write a table again with its columns, as NumPy arrays by name, changed in place; lists stay lists."""
+    table = pq.read_table(file)
+    columns = {name: np.array(table[name].to_pylist()) for name in table.column_names}
+    columns = change(columns) or columns
+    pq.write_table(
+        pa.table(
+            {
+                name: pa.FixedSizeListArray.from_arrays(
+                    pa.array(values.ravel(), table.schema.field(name).type.value_type), 20
+                )
+                if values.ndim > 1
+                else pa.array(values, table.schema.field(name).type)
+                for name, values in columns.items()
+            }
+        ),
+        file,
+    )
+
+
+def put(column: str, value: float) -> Any:
+    def change(columns: dict[str, np.ndarray]) -> None:
+        columns[column].reshape(-1)[3] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "words"),
+    [
+        ("", put("training_distances", np.nan), "training distances are NaN"),
+        ("", put("held_out_representatives", np.nan), "held-out distances are NaN"),
+        ("pairs", put("distance", np.nan), "distances are NaN"),
+        ("", put("training_ids", -1), "training images by numbers below 0"),
+        ("pairs", put("row", 24), "pairs of candidates that are not there"),
+        ("pairs", put("row", -1), "pairs of candidates that are not there"),
+        ("", put("candidate", 7), "numbers do not follow one another"),
+        (
+            "",
+            lambda columns: {name: values[:0] for name, values in columns.items()},
+            "no candidate|does not hold scores",
+        ),
+        (
+            "",
+            lambda columns: {name: values[:5] for name, values in columns.items()},
+            "pairs of candidates that are not",
+        ),
+    ],
+)
+def test_impossible_scores_are_named(copied: RunFolder, part: str, change: Any, words: str) -> None:
+    rewrite(copied.scores_file(UNIT, SPACE, 0, part), change)
+    with pytest.raises(CorruptRun, match=rf"{UNIT}\.{SPACE}\.00000\.parquet.*({words}).*delete it"):
+        read_scores(copied, UNIT, SPACE, 0)
 
 
 def test_a_unit_keeps_no_list_of_neighbours() -> None:

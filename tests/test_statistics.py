@@ -7,10 +7,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
-from scipy.stats import multinomial, norm, poisson
+from scipy.stats import kstat, multinomial, norm, poisson, t
 
 from sidebench.benchmark.statistics import (
     excess,
+    group_reaches,
     paired_difference,
     poisson_exact,
     unique_count,
@@ -242,6 +243,37 @@ def test_a_clear_excess_excludes_zero() -> None:
     training, held_out = rng.poisson(3.0, 200), rng.poisson(1.0, 200)
     found = excess(training, held_out, int(training.sum()), int(held_out.sum()), 1000)
     assert found.interval.low > 0
+
+
+# ---- few groups that draw most hits ----
+
+UNEVEN = np.array([40, 12, 6, 3, 2, 1, 1, 1, 1, 1, 0, 0, 0, 0])
+
+
+def test_the_end_on_the_long_tail_is_moved_out() -> None:
+    n, d = len(UNEVEN), UNEVEN - UNEVEN.mean()
+    variance = n * UNEVEN.var(ddof=1)
+    skewness = n * kstat(UNEVEN, 3) / variance**1.5
+    freedom = 2 * variance**2 / (n * (d**2).var(ddof=1))
+    quantile = t.ppf(0.975, freedom)
+    below, above = group_reaches([UNEVEN])
+    assert below == pytest.approx(t.ppf(0.975, n - 1) * variance**0.5)
+    assert above == pytest.approx((quantile + skewness * (2 * quantile**2 + 1) / 6) * variance**0.5)
+    assert above > 1.5 * below
+
+
+def test_the_end_near_zero_stays_on_either_side() -> None:
+    assert group_reaches([-UNEVEN]) == pytest.approx(group_reaches([UNEVEN])[::-1])
+    # The long tail points to 0: a sum of many small hits, less those of a few heavy groups.
+    towards = np.r_[np.full(200, 1), -UNEVEN]
+    assert group_reaches([towards]) == pytest.approx((t.ppf(0.975, 213) * (214 * towards.var(ddof=1)) ** 0.5,) * 2)
+
+
+def test_even_groups_and_few_hits_have_the_t_interval() -> None:
+    rng = np.random.default_rng(4)
+    for term in (rng.poisson(3, 400), np.r_[5, 1, 1, np.zeros(97)], np.zeros(20), np.array([3, 0])):
+        reach = t.ppf(0.975, len(term) - 1) * (len(term) * term.var(ddof=1)) ** 0.5
+        assert group_reaches([term]) == pytest.approx((reach, reach))
 
 
 # ---- near-copies, found together ----

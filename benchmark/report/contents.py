@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
+from .. import labelling
 from ..contracts import Measure
 from ..errors import BadInput, CorruptRun
 from ..keyed import run_key
@@ -51,6 +52,8 @@ class Contents:
     quality: dict[str, Any]
     copying: dict[str, Any]
     costs: dict[str, Any]
+    labels: dict[str, Any] | None
+    """Precision by threshold from a person's answers to the contact sheet; None where nobody has labelled."""
     measure: Measure
     units: list[UnitContents]
     flags: list[str]
@@ -83,6 +86,7 @@ def read_contents(folder: RunFolder, *, with_images: bool = False) -> Contents:
         quality=read_json(folder.path / "quality.json"),
         copying=read_json(folder.path / "copying.json"),
         costs=read_json(folder.path / "costs.json"),
+        labels=labelling.precision(folder) if (folder.path / "label" / "answers.json").exists() else None,
         measure=measure,
         units=[_unit(folder, manifest, measure, result, with_images) for result in by_measure(metrics)[measure.id]],
         flags=[*metrics.flags, *probe_flags(folder)],

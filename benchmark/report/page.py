@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .. import audit
+from .. import audit, labelling
 from ..store import RunFolder, write_atomic
 from . import diagnostics, figures, reading, tables, tuned
 from .contents import Contents, read_contents
@@ -133,7 +133,7 @@ def _page(contents: Contents) -> dict[str, Any]:
         "checks": reading.checks(metrics, contents.audit, contents.quality, costs),
         "pictures": {name: inlined(name, picture) for name, picture in _pictures(contents).items()},
         "rates": {
-            name: _grouped(tables.measure_rows(found, claims_excess=claims))
+            name: _grouped(tables.measure_rows(found, claims_excess=claims, detailed=True))
             for name, found in tables.by_measure(metrics).items()
         },
         "calibrated": _grouped(tables.calibrated_rows(metrics)) if claims else [],
@@ -146,8 +146,11 @@ def _page(contents: Contents) -> dict[str, Any]:
         ),
         "quality": tables.quality_rows(contents.quality),
         "copying": contents.copying,
+        "labels": [] if contents.labels is None else labelling.precision_rows(contents.labels),
         "costs": costs,
         "cost_rows": _cost_rows(contents),
+        "efforts": _grouped(tables.effort_rows(metrics.efforts), "budget"),
+        "efforts_refused": sorted({f"{found.attack}: {found.refused}" for found in metrics.efforts if found.refused}),
         "reference_cost_rows": tables.cost_rows(metrics.reference_costs),
     }
 
@@ -158,12 +161,12 @@ def inlined(name: str, picture: Picture) -> dict[str, str]:
         return {"title": picture.title, "svg": inline(to_svg(picture.draw(), name))}
 
 
-def _grouped(rows: list[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]:
-    """Group table rows by attack and seed, which become the heading of each group."""
+def _grouped(rows: list[dict[str, Any]], by: str = "attack") -> list[tuple[str, list[dict[str, Any]]]]:
+    """Group table rows by one column and the seed, which become the heading of each group."""
     found: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        label = f"{row['attack']}, seed {row['seed']}"
-        found.setdefault(label, []).append({k: v for k, v in row.items() if k not in ("attack", "seed")})
+        label = f"{row[by]}, seed {row['seed']}"
+        found.setdefault(label, []).append({k: v for k, v in row.items() if k not in (by, "seed")})
     return list(found.items())
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ..errors import BadInput, CorruptRun
-from ..results import SCHEMA, BandResult, Cost, Difference, Metrics, Rate, Result
+from ..results import SCHEMA, BandResult, Cost, Difference, Effort, Expected, Metrics, Rate, Result
 from ..store import RunFolder, read_json
 
 
@@ -51,6 +51,8 @@ def text_tables(metrics: Metrics, flags: Sequence[str] = (), *, every_measure: b
     if metrics.comparisons:
         parts.append("attack against attack\n" + tabulate(comparison_rows(metrics), headers="keys", tablefmt="simple"))
     parts.append("cost\n" + tabulate(cost_rows(metrics.costs), headers="keys", tablefmt="simple"))
+    if metrics.efforts and every_measure:
+        parts.append("at equal effort\n" + tabulate(effort_rows(metrics.efforts), headers="keys", tablefmt="simple"))
     if metrics.reference_costs:
         table = tabulate(cost_rows(metrics.reference_costs), headers="keys", tablefmt="simple")
         parts.append("cost of the reference model's run, charged to no attack\n" + table)
@@ -115,11 +117,13 @@ def by_measure(metrics: Metrics) -> dict[str, list[Result]]:
     return found
 
 
-def measure_rows(results: list[Result], *, claims_excess: bool = True) -> list[dict[str, Any]]:
+def measure_rows(results: list[Result], *, claims_excess: bool = True, detailed: bool = False) -> list[dict[str, Any]]:
     """Return one row per attack, seed and band; measures without bands show their percentile.
 
-    Without a fair control the rates on both sides stand for themselves and no excess is shown.
+    Without a fair control the rates on both sides stand for themselves and no excess is shown. `detailed` adds what
+    a page has room for: duplicate groups, the matched rate where the sides differ in size, and the label-swap test.
     """
+    matched = any(band.matched_ams is not None for result in results for band in result.bands)
     table = []
     for result in results:
         head = {"attack": result.attack, "seed": result.seed}
@@ -136,9 +140,15 @@ def measure_rows(results: list[Result], *, claims_excess: bool = True) -> list[d
                 "UMS": percent(band.training.ums),
                 "unique": band.training.ums_best.count,
             }
+            if detailed:
+                row |= {"groups": band.training.groups, "largest group": band.training.largest_group}
+            if detailed and matched:
+                row["matched AMS"] = "-" if band.matched_ams is None else f"{100 * band.matched_ams:.2f}"
             if control := band.reference or band.held_out:
                 row[f"{_NAMES[_control_side(result)]} AMS"] = percent(control.ams)
                 row["excess"] = percent(band.excess) if claims_excess else "not claimed"
+                if detailed and claims_excess and band.label_swap_p is not None:
+                    row["swap p"] = f"{band.label_swap_p:.2g}"
             table.append(row)
     return table
 
@@ -218,6 +228,28 @@ def cost_rows(costs: Sequence[Cost]) -> list[dict[str, Any]]:
         }
         for cost in costs
     ]
+
+
+def effort_rows(efforts: Sequence[Effort]) -> list[dict[str, Any]]:
+    """Return one row per currency, seed, budget and attack: what it finds at equal effort."""
+    return [
+        {
+            "budget": f"{found.budget:,.0f} {found.currency} (all of {found.budget_of})",
+            "seed": found.seed,
+            "attack": found.attack,
+            "candidates": f"{found.candidates:,}",
+            "synthetic images": f"{found.synthetic_images:,}",
+            "hits": _expected(found.hits),
+            "held-out hits": _expected(found.held_out_hits),
+            "different groups": _expected(found.groups),
+            "which is": found.kind if found.groups else "refused",
+        }
+        for found in efforts
+    ]
+
+
+def _expected(found: Expected | None) -> str:
+    return "-" if found is None else f"{found.value:,.0f} [{found.low:,.0f}, {found.high:,.0f}]"
 
 
 def quality_rows(quality: dict[str, Any]) -> list[dict[str, str]]:
