@@ -71,7 +71,7 @@ def _ablated(attack: type[Attack], ablation: str) -> type[Attack]:
     if ablation not in attack.ablations:
         raise UnknownName(f"ablation of {attack.name}", ablation, attack.ablations)
     change = attack.ablations[ablation]
-    values = {
+    values: dict[str, Any] = {
         "name": f"{attack.name}{ABLATED}{ablation}",
         "title": f"{attack.title}: {ablation.replace('-', ' ')}",
         "access": change.access or attack.access,

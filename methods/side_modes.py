@@ -121,7 +121,8 @@ class SideModes(Attack):
             mean = mixture_mean(step.x_t.flatten(1), centres, step.alpha, variance)
             gradient = step.alpha / variance * (goals[step.rows.to(goals.device)] - mean)
             model.charge(4.0 * centres.numel() * len(set(step.rows.tolist())))
-            return self.settings.guidance_scale * gradient.view_as(step.x_t)
+            correction: Tensor = self.settings.guidance_scale * gradient.view_as(step.x_t)
+            return correction
 
         images = model.sample(candidates, steer=steer if self.settings.guidance_scale else None)
         if self.settings.walk_rounds:
