@@ -4,8 +4,11 @@
     python docs/study_sets.py OUT --images faces8=faces64.npz:images --size 8
 
 Digits come with scikit-learn. Other sets are an array of uint8 images, N x H x W x C, in an npz file; they are
-shuffled, brought to the size by averaging over boxes, and the first 256 are taken. `sidebench train OUT/digits-0.yaml --out
-victims/digits-0` then trains a victim, and `sidebench run victims/digits-0/pair.yaml` attacks it.
+shuffled, brought to the size by averaging over boxes, and the first 256 are taken. Then
+
+    sidebench train OUT/digits-0.yaml --out victims/digits-0
+
+trains a victim, and `sidebench run victims/digits-0/pair.yaml` attacks it.
 """
 
 import argparse
