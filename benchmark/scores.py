@@ -218,9 +218,11 @@ def _joined(shards: list[ShardScores]) -> ShardScores:
         ids, distances = (np.concatenate([getattr(own, name) for own in pairs]) for name in ("ids", "distances"))
         found[side] = Pairs(np.concatenate(rows), ids, distances)
     return ShardScores(
-        *(np.concatenate([getattr(shard, name) for shard in shards]) for name in ("candidates", "nan", "constant")),
-        {side: _joined_neighbours([shard.neighbours[side] for shard in shards]) for side in SIDES},
-        found,
+        candidates=np.concatenate([shard.candidates for shard in shards]),
+        nan=np.concatenate([shard.nan for shard in shards]),
+        constant=np.concatenate([shard.constant for shard in shards]),
+        neighbours={side: _joined_neighbours([shard.neighbours[side] for shard in shards]) for side in SIDES},
+        pairs=found,
     )
 
 

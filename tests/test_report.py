@@ -291,7 +291,9 @@ def test_page_shows_what_a_person_says(copied: Path) -> None:
     write_report(folder, copied / "labelled.html")
     page = (copied / "labelled.html").read_text(encoding="utf-8")
     assert "Nobody has labelled" not in page
-    assert "1.000" in page[page.index("What a person says") :][:4000]
+    table = page[page.index("What a person says") : page.index("What the attacks prepared</h2>")]
+    for side in ("training", "held-out"):
+        assert table.count(f'<th scope="row">{side}</th>') == len(key["thresholds"])
 
 
 def test_training_images_go_by_keyed_hash(finished: Any, pages: dict[str, str]) -> None:
