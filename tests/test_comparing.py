@@ -212,7 +212,8 @@ def test_page_has_verdict_pairs_and_manifest_of_each_run(finished: Any, defended
     compared_page.write_page(found, folders, tmp_path / "page.html", with_images=True)
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     headline = compared_reading.headline(found)
-    assert page.index(f"<h1>{headline.title}") < page.index("Leak before and after") < page.index("Strongest pairs")
+    parts = [f"<h1>{headline.title}", 'id="leak-title"', 'id="sheet-title"', 'id="runs-title"']
+    assert [page.index(part) for part in parts] == sorted(page.index(part) for part in parts)
     for label in ("no defence", "veil"):
         assert f"<h3>{label}" in page and f'aria-label="Manifest of {label}"' in page
     ids = re.findall(r'id="([^"]+)"', page)
