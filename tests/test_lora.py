@@ -10,10 +10,12 @@ from hub_repositories import latent_pipeline, lora_file, text_pipeline
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sidebench.benchmark import hub
+from sidebench.benchmark import hub, layout
 from sidebench.benchmark.contracts import LoraSpec, ModelSpec
 from sidebench.benchmark.errors import BadInput, UnsafeFile
 from sidebench.benchmark.models import load_model, lora
+from sidebench.benchmark.pairs import load_pair
+from sidebench.benchmark.plan import find_model
 from sidebench.benchmark.protocol import SamplerSettings
 from sidebench.benchmark.sampling import AuditedModel
 from sidebench.benchmark.store import MemoryCheckpoints
@@ -170,3 +172,39 @@ def test_what_is_no_lora_of_this_model_is_refused(folder: Path, plain: Any, file
         from sidebench.benchmark.models.analytic import MixtureModel
 
         MixtureModel(torch.zeros(1, 1, 2, 2), 0.1).adapted(state)
+
+
+def test_which_file_of_a_repository_is_the_lora() -> None:
+    one, two = "pytorch_lora_weights.safetensors", "other/second.safetensors"
+    assert layout.lora_file("x", ["README.md", one, "weights.bin"]) == one
+    assert layout.lora_file("x", [one, two], two) == two
+    with pytest.raises(BadInput, match=r"say which is the LoRA by model\.lora\.file: other/second"):
+        layout.lora_file("x", [one, two])
+    with pytest.raises(BadInput, match="x has no LoRA file 'third'"):
+        layout.lora_file("x", [one, two], "third")
+    with pytest.raises(UnsafeFile, match=r"x: the LoRA is pickled \(weights\.bin\)"):
+        layout.lora_file("x", ["README.md", "weights.bin"])
+    with pytest.raises(BadInput, match="x holds no LoRA"):
+        layout.lora_file("x", ["README.md"])
+
+
+def test_a_pair_file_names_a_lora_beside_it(tmp_path: Path, make_pair_file: Any) -> None:
+    (tmp_path / "adapter").mkdir()
+    file = tmp_path / "adapter" / "mine.safetensors"
+    file.write_bytes(b"0")
+
+    def found(**more: str) -> Any:
+        own = {"location": "zoo:digits", "lora": {"location": "adapter", "scale": 0.5, **more}}
+        pair = load_pair(str(make_pair_file(tmp_path, model=own)))
+        return find_model(pair, None, tmp_path).spec, pair
+
+    spec, pair = found()
+    assert spec.lora.location == str(file) and spec.content()["sha256"]["lora:0.5"] == hub.sha256(file)
+    moved = pair.model.lora.model_copy(update={"location": "/elsewhere"})
+    model = pair.model.model_copy(update={"lora": moved})
+    assert pair.model_copy(update={"model": model}).identity() == pair.identity()
+    assert found(sha256=hub.sha256(file))[0] == spec
+    with pytest.raises(UnsafeFile, match=r"LoRA mine\.safetensors: SHA-256 is .*, pinned is 0000"):
+        found(sha256="0" * 64)
+    with pytest.raises(BadInput, match=r"no LoRA at none\.safetensors"):
+        found(location="none.safetensors")

@@ -169,4 +169,5 @@ def _digest(place: Path) -> str:
 def _load(place: Path, digest: str, architecture: str, device: str, options: tuple[tuple[str, int], ...]) -> Any:
     import torch
 
-    return from_transformers(architecture, place, place.name, torch.float32, **dict(options)).to(device)
+    chosen: dict[str, Any] = dict(options)
+    return from_transformers(architecture, place, place.name, torch.float32, **chosen).to(device)

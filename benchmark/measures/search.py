@@ -192,7 +192,8 @@ def _norms_of(references: Tensor, parts: int) -> Tensor:
 
 def _by_part(values: Tensor, parts: int) -> Tensor:
     """View ... x D as ... x parts x D / parts."""
-    return values.unflatten(-1, (parts, values.shape[-1] // parts))
+    viewed: Tensor = values.unflatten(-1, (parts, values.shape[-1] // parts))
+    return viewed
 
 
 def _direct(queries: Tensor, references: Tensor, ids: Tensor, parts: int) -> Tensor:
