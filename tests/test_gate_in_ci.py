@@ -106,3 +106,4 @@ def test_the_action_leaves_with_the_gates_code(action: dict[str, Any], tmp_path:
     arguments = (tmp_path / "arguments").read_text().splitlines()
     assert arguments[:2] == ["gate", "a pair.yaml"] and "--model" not in arguments
     assert arguments[arguments.index("--baseline") + 1] == "last run"
+    assert arguments[arguments.index("--report") + 1] == "sidebench-gate.html"

@@ -91,7 +91,8 @@ def informed_weights(limit: float, background: float) -> np.ndarray:
     """
     z, chance = np.array([1.0, 0.0, -1.0]), np.array([background, 1 - 2 * background, background])
     best = int(np.argmax(_gains(-z, -limit) @ chance))
-    return INFORMED * (np.arange(len(WEIGHTS)) == best) + (1 - INFORMED) * WEIGHTS
+    weights: np.ndarray = INFORMED * (np.arange(len(WEIGHTS)) == best) + (1 - INFORMED) * WEIGHTS
+    return weights
 
 
 def log_capital(counts: Counts, mean: float, weights: np.ndarray = WEIGHTS) -> np.ndarray:
