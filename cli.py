@@ -560,7 +560,7 @@ def ablate(
     for error in result.failures.values():
         _complain(str(error))
     if result.metrics is not None:
-        rows = ablating.ablation_rows(result.folder, result.metrics, attack)
+        rows = ablating.ablation_rows(result.folder, result.metrics, attack, names)
         print(
             json.dumps([row._asdict() for row in rows], indent=1)
             if as_json

@@ -56,10 +56,9 @@ def ablations_of(pair: Pair, attack: str, settings: Mapping[str, Mapping[str, An
     return [*found.ablated_against, attack, *names]
 
 
-def ablation_rows(folder: "RunFolder", metrics: "Metrics", attack: str) -> list[Row]:
-    """Read the table from a finished run, in the order of its results."""
+def ablation_rows(folder: "RunFolder", metrics: "Metrics", attack: str, names: Sequence[str]) -> list[Row]:
+    """Read the rows of these attacks from a finished run, which may hold others too."""
     headline = metrics.results[0].measure
-    names = list(dict.fromkeys(result.attack for result in metrics.results))
     rows = []
     for name in names:
         results = [r for r in metrics.results if r.attack == name and r.measure == headline and r.bands]

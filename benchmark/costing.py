@@ -135,7 +135,7 @@ def _prices(
         calls = float(sum(part["nfe"].values()))
         if currency == "denoiser calls":
             return calls
-        return calls + sum(part["flops"].values()) / parts[0]["denoiser_flops"]
+        return calls + float(sum(part["flops"].values()) / parts[0]["denoiser_flops"])
 
     own = [
         {"nfe": {"prepare": info["nfe"]}, "flops": {k: info.get(k, 0.0) for k in ("defence", "decoding")}}

@@ -296,7 +296,7 @@ def read_curves(files: Sequence[Path]) -> dict[str, Curve]:
     return curves
 
 
-def with_tuned(settings: Mapping[str, Mapping[str, Any]], curves: Mapping[str, Curve]) -> dict[str, Mapping[str, Any]]:
+def with_tuned(settings: Mapping[str, Mapping[str, Any]], curves: Mapping[str, Curve]) -> dict[str, dict[str, Any]]:
     """Return the user's settings by attack over those of each curve's best point."""
     tuned = {curve.attack: {**curve.settings, **curve.best().values} for curve in curves.values()}
     return {name: {**tuned.get(name, {}), **settings.get(name, {})} for name in {**tuned, **settings}}

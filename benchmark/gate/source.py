@@ -95,6 +95,8 @@ class MadeOnDemand(Source):
     another model, measure, protocol or setting does not.
     """
 
+    folder: GateFolder
+
     def __init__(self, plan: RunPlan, references: References, progress: Progress) -> None:
         self.plan, self.progress = plan, progress
         self.measure, self.shard_size, self.available = plan.measures[0], plan.protocol.shard, plan.candidates

@@ -72,7 +72,7 @@ def _groups(found: Comparing, runs: dict[str, Contents]) -> list[Group]:
     Runs with another headline measure have no scores by that of the baseline, and are left out.
     """
     measure = runs[found.baseline].measure.id
-    groups = []
+    groups: list[Group] = []
     for against in dict.fromkeys(leak.against for leak in found.leaks):
         compared = [(leak.run, leak.attack) for leak in found.leaks if leak.against == against]
         units = {}
@@ -93,8 +93,7 @@ def _pictures(found: Comparing, groups: Sequence[Group]) -> dict[str, Picture]:
     if compared_figures.measured_quality(found):
         for place, yardstick in enumerate(found.yardsticks()):
             said = f"Leak by {yardstick} over the Frechet distance of the images"
-            draw = partial(compared_figures.against_quality, found, [yardstick])
-            pictures[f"quality-{place}"] = Picture(said, draw)
+            pictures[f"quality-{place}"] = Picture(said, partial(compared_figures.against_quality, found, [yardstick]))
     for group in groups:
         for kind, (said, draw) in _of_group(group).items():
             pictures[f"{kind}-{group.stem}"] = Picture(f"{said}: {group.name}", draw)
