@@ -15,6 +15,7 @@ import yaml
 
 from sidebench.benchmark import models, runner
 from sidebench.benchmark.errors import BadInput, BadPolicy, UnknownName
+from sidebench.benchmark.gate import decision as gate_decision
 from sidebench.benchmark.gate import judge as gate
 from sidebench.benchmark.gate import source as gate_source
 from sidebench.benchmark.gate.baseline import RunBaseline
@@ -299,6 +300,14 @@ def test_a_measure_that_a_defence_optimises_cannot_pass_it() -> None:
     (check,) = check_judge(measure, {"hider": ["pixels"], "other": ["sscd"]})
     assert not check.ok and "defence hider optimises the descriptors of nl2c:n50:a0.5" in check.said
     assert check_judge(measure, {"other": []}) == []
+
+
+def test_the_gate_asks_who_optimises_its_measure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = gate_decision.read_json
+    optimised = {"optimised_spaces": {"hider": ["pixels"]}}
+    monkeypatch.setattr(gate_decision, "read_json", lambda file: {**read(file), **optimised})
+    decision = decide(tmp_path)
+    assert decision.verdict == "cannot tell" and failed(decision) == ["judge"]
 
 
 def test_a_raw_rate_needs_no_control(tmp_path: Path) -> None:

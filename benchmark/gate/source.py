@@ -92,7 +92,7 @@ class MadeOnDemand(Source):
     """Attacks a model, a shard at a time. What is in the folder already is used again, states and shards alike.
 
     The folder's name and manifest leave the budget out, so a larger budget or another limit goes on with it, and
-    another model, measure, protocol or setting does not.
+    another model, measure or protocol does not. An attack with other settings is begun anew in it.
     """
 
     folder: GateFolder
