@@ -172,12 +172,12 @@ def evaluate(threshold: Threshold, training: Matches, held_out: Matches, *, dist
         )
     # As distances, once for all thresholds.
     sign = 1.0 if distance else -1.0
-    sides = [side._replace(scores=_strictness(side.scores, distance)) for side in (training, held_out)]
-    given = _excess_at(sign * threshold.tau, *sides, threshold.confidence)
+    ours, theirs = (side._replace(scores=_strictness(side.scores, distance)) for side in (training, held_out))
+    given = _excess_at(sign * threshold.tau, ours, theirs, threshold.confidence)
     low = high = given.value
     z, stretch = _normal(threshold.confidence), STRETCH if len(threshold.around) > 1 else 1.0
     for tau, error in threshold.around:
-        found = _excess_at(sign * tau, *sides, threshold.confidence)
+        found = _excess_at(sign * tau, ours, theirs, threshold.confidence)
         share = math.sqrt(max(0.0, stretch**2 - (error / z) ** 2))
         low = min(low, found.value - share * (found.value - found.interval.low))
         high = max(high, found.value + share * (found.interval.high - found.value))

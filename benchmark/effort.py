@@ -153,7 +153,7 @@ def _reach(candidates: Finds, bought: int, known: np.ndarray, pooled: np.ndarray
     else:
         double = at_rate(*np.unique(pooled[pooled > 0], return_counts=True), twice / images)
     variance = max(float((chances**2 - 2 * chances).sum()) + double, 0.0) + 1.0
-    return float(norm.ppf((1 + CONFIDENCE) / 2)) * variance**0.5
+    return float(norm.ppf((1 + CONFIDENCE) / 2) * variance**0.5)
 
 
 def _at(frequencies: np.ndarray, images: int, n: int) -> Distinct:
