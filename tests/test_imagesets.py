@@ -11,7 +11,7 @@ import pytest
 from hub_repositories import picture, picture_repository, picture_table
 from PIL import Image
 
-from sidebench.benchmark import download, imagesets
+from sidebench.benchmark import download, hub, imagesets
 from sidebench.benchmark.decoding import decode
 from sidebench.benchmark.errors import BadInput, BadPair
 from sidebench.benchmark.pairs import DataSource, Selection, load_pair
@@ -261,7 +261,10 @@ def test_duplicates_are_those_of_all_pairs() -> None:
 def test_notes_of_what_was_fetched_survive_a_broken_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download, "cache", lambda: tmp_path)
     found = download.Listing("model", "a/b", "main", "0" * 40, {"x.json": 2}, False, "mit")
-    download.remember(found, ["x.json"], {})
+    (tmp_path / "snapshot").mkdir()
+    (tmp_path / "snapshot" / "x.json").write_bytes(b"{}")
+    noted = download.remember(found, tmp_path / "snapshot", ["x.json"], {})
+    assert noted.sha256 == {"x.json": hub.sha256(tmp_path / "snapshot" / "x.json")}
     assert download.recall("model", "a/b", "main", {}) is None  # the file itself is not there
     (file,) = (tmp_path / "fetched").iterdir()
     file.write_text("{broken", encoding="utf-8")
