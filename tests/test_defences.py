@@ -217,7 +217,7 @@ def test_adapters_go_under_the_defence(digits: Model) -> None:
     adapted = plain.adapted({})
     assert adapted is not plain and list(adapted.defences) == ["output-noise"]
     assert torch.equal(sample(adapted, 2), sample(plain, 2))
-    with pytest.raises(NotImplementedError, match="takes no adapters"):
+    with pytest.raises(BadInput, match="the adapter holds no LoRA"):  # it reached the model inside
         around(digits, OutputNoise()).adapted({})
 
 
