@@ -365,6 +365,9 @@ class Attack(ABC):
     def __init__(self, settings: Any = None) -> None:
         self.settings: Any = self.Settings() if settings is None else settings
 
+    def check(self) -> None:
+        """Raise `BadInput` where something that the attack needs cannot be loaded; called before any work."""
+
     def least_candidates(self) -> int:
         """Return the smallest number of candidates that the attack makes sense for."""
         return 1

@@ -172,6 +172,8 @@ def plan_run(
     _check_conditioning(chosen_attacks, files.conditioning)
     trained_with = pair.recipe.defences() if pair.recipe and model is None else {}
     units = tuple(Unit(attack, seed) for attack in chosen_attacks for seed in dict.fromkeys(seeds))
+    for attack in chosen_attacks:
+        attack.check()
     for unit in units:
         if number < unit.attack.least_candidates():
             raise TooFew(

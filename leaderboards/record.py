@@ -66,7 +66,7 @@ class Claim(_Part):
 class Source(_Part):
     """A repository of the Hub at one commit."""
 
-    repo: str = Field(pattern=r"^[\w.-]+(/[\w.-]+)?$", max_length=128, description="OWNER/NAME")
+    repo: str = Field(pattern=r"^\w[\w.-]*(/\w[\w.-]*)?$", max_length=128, description="OWNER/NAME")
     commit: str = Field(pattern=r"^[0-9a-f]{40}$", description="full hash of the commit")
 
 

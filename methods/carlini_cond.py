@@ -20,6 +20,7 @@ from ..benchmark.contracts import (
 from ..benchmark.prediction import clean_estimate
 from ..benchmark.streams import Candidates
 from . import surrogate
+from .features import check_weights
 from .networks import gradient_flops
 
 
@@ -48,6 +49,10 @@ class CarliniCond(Attack):
     tuning_grid: ClassVar[Mapping[str, Sequence[Any]]] = surrogate.TUNING_GRID
     ablations: ClassVar[Mapping[str, Ablation]] = surrogate.ABLATIONS
     ablated_against: ClassVar[Sequence[str]] = ("carlini-uncond",)
+
+    def check(self) -> None:
+        """Refuse features whose network cannot be loaded."""
+        check_weights(self.settings.features)
 
     def prepare(self, model: WhiteBoxModel, budget: Budget) -> AttackState:
         """Label synthetic images by clustering and train the classifier on them."""

@@ -19,6 +19,7 @@ from ..benchmark.contracts import (
 )
 from ..benchmark.streams import Candidates
 from . import surrogate
+from .features import check_weights
 from .networks import gradient_flops
 
 
@@ -51,6 +52,10 @@ class Side(Attack):
     }
     # carlini-cond is side without time in its classifier.
     ablated_against: ClassVar[Sequence[str]] = ("carlini-uncond", "carlini-cond")
+
+    def check(self) -> None:
+        """Refuse features whose network cannot be loaded."""
+        check_weights(self.settings.features)
 
     def prepare(self, model: WhiteBoxModel, budget: Budget) -> AttackState:
         """Steps 1 to 5: synthetic set, clusters, cohesion, labels, time-dependent classifier."""

@@ -24,7 +24,7 @@ from ..benchmark.contracts import (
 from ..benchmark.errors import BadInput, TooFew
 from ..benchmark.prediction import clean_estimate
 from ..benchmark.streams import Candidates, generator, stream_seed
-from .features import check_features, check_weights, describe
+from .features import check_features, describe
 from .networks import SurrogateClassifier, gradient_flops, scaled_blocks
 
 CHECKPOINT_EVERY = 100
@@ -115,9 +115,8 @@ def synthetic_images(model: WhiteBoxModel, settings: SurrogateSettings, budget: 
     """Step 1: draw N_syn images from the target without condition.
 
     Raises:
-        BadInput: the features' network or the true labels are not there; said before anything is drawn.
+        BadInput: the true labels are not there; said before anything is drawn.
     """
-    check_weights(settings.features)
     if settings.labels == "true" and not isinstance(model, OracleModel):
         raise BadInput("true labels need an oracle (`--attack side--true-labels`) and a pair that has labels")
     return model.sample(Candidates(budget.seed, range(settings.synthetic_images), "synthetic"))

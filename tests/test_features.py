@@ -11,7 +11,10 @@ from sidebench.benchmark.attacking import prepare_attack
 from sidebench.benchmark.conformance import quick_protocol
 from sidebench.benchmark.contracts import Budget, ModelSpec
 from sidebench.benchmark.errors import BadInput, BadSetting
+from sidebench.benchmark.measures.sscd import Sscd
 from sidebench.benchmark.models import load_model
+from sidebench.benchmark.pairs import load_pair
+from sidebench.benchmark.plan import plan_run
 from sidebench.benchmark.progress import silent
 from sidebench.benchmark.registry import make_attack, make_measure
 from sidebench.benchmark.sampling import AuditedModel
@@ -85,13 +88,16 @@ def test_unknown_features_are_refused_with_what_there_is() -> None:
         make_attack("side", {"features": "pixel"})
 
 
-def test_missing_weights_are_said_before_anything_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SIDEBENCH_CACHE", str(tmp_path))
-    attack = make_attack("side", {**SMALL, "features": "sscd:disc_mixup:squash320:imagenet"})
-    model = audited()
-    with pytest.raises(BadInput):
-        attack.prepare(model, Budget(0, 8, FolderCheckpoints(tmp_path), silent))
-    assert not sum(model.ledger.nfe.values())
+def test_missing_weights_are_said_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(self: Sscd) -> dict[str, str]:
+        raise BadInput("its weights are not here")
+
+    monkeypatch.setattr(Sscd, "weights", missing)
+    features = {"features": "sscd:disc_mixup:squash320:imagenet"}
+    for name in ("side", "carlini-cond"):
+        with pytest.raises(BadInput, match="its weights are not here"):
+            plan_run(load_pair("digits"), attacks=[name], settings={name: features}, device="cpu", out=tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_features_are_named_in_the_settings() -> None:

@@ -250,7 +250,7 @@ def test_the_command_runs_with_a_curve_and_keeps_it(
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "Where the settings come from" in page and "side on a shadow victim, 8 candidates a point" in page
     (folder / "tuning" / "side.json").write_text("{}", encoding="utf-8")
-    assert code_of(["report", str(folder)]) == 3
+    assert code_of(["report", str(folder)]) == 2
     assert "tuning/side.json holds no curve" in capsys.readouterr().err
     own = {"rows": load_references(load_pair(pair)).training.rows.tolist()}
     content = json.loads(file.read_text(encoding="utf-8"))
