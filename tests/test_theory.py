@@ -108,18 +108,8 @@ def test_log_density_of_a_model_that_has_memorised(std: float) -> None:
     torch.testing.assert_close(log_density(model, x).values, closed_log_density(model, x), rtol=0, atol=1e-2)
 
 
-class Flow(MixtureModel):
-    """The same mixture, predicting n - x_0."""
-
-    def predict(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        alpha, sigma = (level.view(-1, 1, 1, 1) for level in self.noise_level(t))
-        v = super().predict(x_t, t)
-        return alpha * v + sigma * x_t - (alpha * x_t - sigma * v)
-
-
 def test_log_density_of_a_flow_model() -> None:
-    model = mixture(PLANE, "v_prediction", cls=Flow)
-    model.prediction_type = "flow_prediction"
+    model = mixture(PLANE, "flow_prediction")
     x = points_of(model, 20)
     torch.testing.assert_close(log_density(model, x).values, closed_log_density(model, x), rtol=0, atol=2e-3)
 
