@@ -80,8 +80,10 @@ class KeptState:
 
 def kept_state(plan: "RunPlan", unit: "Unit", model: "Model") -> KeptState | None:
     """Return the place of a unit's state; None where nothing is kept, or where its code cannot be read."""
+    if os.environ.get("SIDEBENCH_STATES", "on") == "off":
+        return None
     code = _code([type(unit.attack), *(type(defence) for defence in plan.defences)])
-    if os.environ.get("SIDEBENCH_STATES", "on") == "off" or code is None:
+    if code is None:
         return None
     import torch
 

@@ -273,8 +273,27 @@ class _Bench:
         return self._prepared[1]
 
 
+def read_curve(file: Path) -> tuple[Curve, str]:
+    """Read a curve that was stored, and the identity of the pair that it was tuned on.
+
+    Raises:
+        BadInput: the file cannot be read, is no curve, or not a complete one.
+    """
+    content = read_json(file)
+    if content.get("schema") != SCHEMA:
+        raise BadInput(f"{file.name} is not a curve of `sidebench tune` (schema {SCHEMA})")
+    try:
+        return Curve.model_validate(content["curve"]), str(content["plan"]["pair"])
+    except (ValidationError, KeyError, TypeError):
+        raise _incomplete(file) from None
+
+
+def _incomplete(file: Path) -> BadInput:
+    return BadInput(f"{file.name} holds no complete curve; run `sidebench tune` again to finish it")
+
+
 def read_curves(files: Sequence[Path]) -> dict[str, Curve]:
-    """Read curves that were stored, by file name.
+    """Read the curves that a run's settings are to come from, by file name.
 
     Raises:
         BadInput: a file is no curve, or one of before tunings stored what they used; or two are of one attack.
@@ -282,12 +301,9 @@ def read_curves(files: Sequence[Path]) -> dict[str, Curve]:
     curves: dict[str, Curve] = {}
     for file in files:
         try:
-            content = read_json(file)
-            if content.get("schema") != SCHEMA:
-                raise BadInput(f"{file.name} is not a curve of `sidebench tune` (schema {SCHEMA})")
-            curve = Curve.model_validate(content["curve"])
-        except (CorruptRun, ValidationError, KeyError):
-            raise BadInput(f"{file.name} holds no complete curve; run `sidebench tune` again to finish it") from None
+            curve, _ = read_curve(file)
+        except CorruptRun:
+            raise _incomplete(file) from None
         if curve.used is None:
             raise BadInput(f"{file.name} does not say which images and candidates it used; run `sidebench tune` again")
         if curve.attack in {other.attack for other in curves.values()}:

@@ -3,12 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from ..benchmark.errors import BadInput
 from ..benchmark.results import Difference
-from ..benchmark.store import read_json
-from ..benchmark.tuning import SCHEMA, Curve
+from ..benchmark.tuning import Curve, read_curve
 from .record import Record, Tuning, TuningPoint
 
 
@@ -20,7 +17,7 @@ def with_tunings(records: Sequence[Record], files: Sequence[Path]) -> list[Recor
     """
     made = list(records)
     for file in files:
-        curve, pair = _read(file)
+        curve, pair = read_curve(file)
         place = next((place for place, record in enumerate(made) if _is_of(curve, record)), None)
         if place is None:
             method = " behind ".join([curve.attack, *curve.defences])
@@ -29,17 +26,6 @@ def with_tunings(records: Sequence[Record], files: Sequence[Path]) -> list[Recor
             raise BadInput(f"{file.name} is a tuning on another pair than {made[place].victim.name} of this run")
         made[place] = made[place].model_copy(update={"tuning": _tuning(curve)})
     return made
-
-
-def _read(file: Path) -> tuple[Curve, str]:
-    """Return a stored curve and the identity of its pair."""
-    content = read_json(file)
-    if content.get("schema") != SCHEMA:
-        raise BadInput(f"{file.name} is not a curve of `sidebench tune` (schema {SCHEMA})")
-    try:
-        return Curve.model_validate(content["curve"]), str(content["plan"]["pair"])
-    except (ValidationError, KeyError, TypeError):
-        raise BadInput(f"{file.name} holds no complete curve; run `sidebench tune` again to finish it") from None
 
 
 def _is_of(curve: Curve, record: Record) -> bool:
