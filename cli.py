@@ -661,7 +661,7 @@ def check(
 ) -> int:
     """Check records: schema, hashes, impossible counts, duplicates; with --run, make drawn candidates again."""
     from .leaderboards.check import check_files
-    from .leaderboards.record import record_files
+    from .leaderboards.reading import record_files
 
     chosen = files or record_files(records)
     problems = check_files(chosen, None if files else records)

@@ -172,7 +172,6 @@ def excess(
     interval (Wilson's without control). For the excess on these very images it covers more than it says; as a
     statement on other images of the same kind it falls short where few groups draw most hits (docs/validity.md).
     """
-    from scipy.special import stdtrit
 
     value = (training_credits.sum() - control_credits.sum()) / candidates
     if len(control_credits):
@@ -180,11 +179,9 @@ def excess(
     else:
         by_candidate = wilson(only_training, candidates, confidence)
     terms = group_terms(training_credits, control_credits, same_groups=same_groups)
-    fewest = min(len(term) for term in terms)
-    if fewest < 2:
+    if min(len(term) for term in terms) < 2:
         return Excess(float(value), by_candidate)
-    variance = sum(len(term) * term.var(ddof=1) for term in terms)
-    reach = stdtrit(fewest - 1, (1 + confidence) / 2) * variance**0.5 / candidates
-    low = max(-1.0, min(by_candidate.low, value - reach))
-    high = min(1.0, max(by_candidate.high, value + reach))
+    below, above = (reach / candidates for reach in group_reaches(terms, confidence))
+    low = max(-1.0, min(by_candidate.low, value - below))
+    high = min(1.0, max(by_candidate.high, value + above))
     return Excess(float(value), Interval(float(low), float(high)))

@@ -3,8 +3,9 @@
     python docs/study_sets.py OUT
     python docs/study_sets.py OUT --images faces8=faces64.npz:images --size 8
 
-Digits come with scikit-learn. Other sets are an array of uint8 images, N x H x W x C, in an npz file; they are
-shuffled, brought to the size by averaging over boxes, and the first 256 are taken. Then
+Digits come with scikit-learn. Other sets are an array of uint8 images in an npz file, N x H x W, or N x H x W x C
+with three colours or with three and alpha; they are shuffled, laid on white where they are transparent, brought to
+the size by averaging over boxes, and the first 256 are taken. Then
 
     sidebench train OUT/digits-0.yaml --out victims/digits-0
 
@@ -21,6 +22,8 @@ import yaml
 from PIL import Image
 
 SHUFFLED, VICTIMS = 256, 8
+LARGER = ((256, 4000), (256, 8000), (512, 16000))
+"""Training images and steps: once as many steps as the other victims of digits, then as many passes over X."""
 CANARIES = (2, 4, 8, 16)
 """Copies of ten images each; 216 more stand once."""
 
@@ -49,7 +52,7 @@ def write_pair(out: Path, name: str, images: str, seed: int, each: int, recipe: 
 
 
 def write_digits(out: Path) -> None:
-    """Write the digits victims, their shadow victim on other images, and the victim with canaries."""
+    """Write the digits victims, their shadow victim on other images, larger ones, and the victim with canaries."""
     from sklearn.datasets import load_digits
 
     digits = np.round(load_digits().images * 255 / 16).astype(np.uint8)
@@ -60,6 +63,7 @@ def write_digits(out: Path) -> None:
     sets = {
         "digits": digits[:SHUFFLED],
         "digits-tuning": digits[SHUFFLED : 2 * SHUFFLED],
+        "digits-larger": digits[2 * SHUFFLED :],
         "canary": np.concatenate(copies),
     }
     for name, images in sets.items():
@@ -67,17 +71,31 @@ def write_digits(out: Path) -> None:
     for victim in range(VICTIMS):
         write_pair(out, f"digits-{victim}", "digits", 100 + victim, 128, {"steps": 4000}, 0.05)
     write_pair(out, "digits-tuning", "digits-tuning", 200, 128, {"steps": 4000}, 0.05)
+    for each, steps in LARGER:
+        write_pair(out, f"digits-x{each}-{steps}", "digits-larger", 100, each, {"steps": steps}, 0.05)
     write_pair(out, "canary-0", "canary", 100, 240, {"steps": 2500}, 0.05)
 
 
-def write_others(out: Path, name: str, file: str, array: str, size: int, steps: int) -> None:
+def on_white(images: np.ndarray) -> np.ndarray:
+    """Lay uint8 images with alpha, N x H x W x 4, on white; return others as they are."""
+    if images.ndim < 4 or images.shape[3] < 4:
+        return images
+    alpha = images[..., 3:] / 255
+    return np.round(images[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
+
+
+def write_others(given: argparse.Namespace) -> None:
     """Write three victims of another set."""
-    images = np.load(file, allow_pickle=False)[array]
-    small = [np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BOX)) for image in images]
-    chosen = np.stack(small)[np.random.default_rng(2467).permutation(len(images))][:SHUFFLED]
-    np.savez(out / f"{name}.npz", images=chosen)
+    name, _, place = given.images.partition("=")
+    file, array = place.rsplit(":", 1)
+    images = on_white(np.load(file, allow_pickle=False)[array])
+    size = (given.size, given.size)
+    small = np.stack([np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX)) for image in images])
+    chosen = small[np.random.default_rng(2467).permutation(len(small))][:SHUFFLED]
+    np.savez(given.out / f"{name}.npz", images=chosen)
     for victim in range(3):
-        write_pair(out, f"{name}-{victim}", name, 100 + victim, 128, {"steps": steps}, 0.05)
+        recipe = {"steps": given.steps}
+        write_pair(given.out, f"{name}-{victim}", name, 100 + victim, given.each, recipe, given.duplicate_rms)
 
 
 if __name__ == "__main__":
@@ -86,10 +104,11 @@ if __name__ == "__main__":
     parser.add_argument("--images", metavar="NAME=FILE:ARRAY", help="another set than the digits")
     parser.add_argument("--size", type=int, default=8, help="height and width it is brought to")
     parser.add_argument("--steps", type=int, default=8000, help="training steps of its victims")
+    parser.add_argument("--each", type=int, default=128, help="images to train on, and as many held out")
+    parser.add_argument("--duplicate-rms", type=float, default=0.05, help="nearer than this is one duplicate group")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     if given.images is None:
         write_digits(given.out)
     else:
-        name, _, place = given.images.partition("=")
-        write_others(given.out, name, *place.rsplit(":", 1), size=given.size, steps=given.steps)
+        write_others(given)

@@ -11,7 +11,8 @@ from ..benchmark.errors import BadInput
 from ..benchmark.gate.baseline import Baseline, RunBaseline
 from ..benchmark.gate.source import settings_difference
 from .making import file_hash
-from .record import Record, pooled_hits, read_record
+from .reading import read_record
+from .record import Record, pooled_hits
 
 
 def read_baseline(path: Path) -> Baseline:

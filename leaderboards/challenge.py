@@ -24,7 +24,8 @@ from ..benchmark.store import RunFolder, read_json, shard_count, write_json
 from ..benchmark.tally import in_band
 from .checked import TOLERANCE, Checked, checked_file
 from .making import file_hash, scores_hash, unit_hits
-from .record import Record, pooled_hits, read_record
+from .reading import read_record
+from .record import Record, pooled_hits
 
 
 def challenge(

@@ -16,7 +16,8 @@ from ..benchmark.store import canonical_json
 from . import consistency, rules
 from .checked import SUFFIX, TOLERANCE, checked_file, read_checked
 from .consistency import Found
-from .record import SCHEMA, Record, read_content, read_record
+from .reading import read_content, read_record
+from .record import SCHEMA, Record
 
 LARGEST = 16_000_000
 """Bytes of the largest record's file that is read."""

@@ -23,7 +23,8 @@ from ..benchmark.results import Difference, Metrics, Result
 from ..benchmark.scores import read_all_scores
 from ..benchmark.store import RunFolder, read_json, read_table, shard_count, write_atomic
 from .check import check_record, claims_same
-from .record import SCHEMA, Claim, Hashes, Hits, Made, Record, Victim, command, pack, read_record, record_files
+from .reading import read_record, record_files
+from .record import SCHEMA, Claim, Hashes, Hits, Made, Record, Victim, command, pack
 from .tuned import with_tunings
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from ..benchmark.errors import BadInput, CannotReach, RunConflict
 from .check import check_files
 from .checked import SUFFIX, checked_file
-from .record import record_files
+from .reading import record_files
 
 FOLDER = "records"
 """Where records lie in the repository."""

@@ -16,7 +16,8 @@ from ..benchmark.errors import BadRecord
 from ..benchmark.pairs import Pair, load_pair, pair_names
 from ..benchmark.protocol import VERSION
 from .checked import Checked, read_checked
-from .record import SCHEMA, Record, parse_record, read_content, record_files
+from .reading import parse_record, read_content, record_files
+from .record import SCHEMA, Record
 from .record import Board as Kind
 from .ties import samples_of, standing
 

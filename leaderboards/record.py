@@ -11,13 +11,13 @@ import hashlib
 import json
 import shlex
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from ..benchmark.comparison import AttackHits, pooled
 from ..benchmark.contracts import Access
@@ -26,24 +26,10 @@ from ..benchmark.pairs import IN_TRAINING, Control
 from ..benchmark.protocol import Protocol
 from ..benchmark.results import ControlCheck, Cost, Difference, Result
 from ..benchmark.store import canonical_json
-from .checked import SUFFIX
 
-SCHEMA = "sidebench-record/2"
-"""Written by this version, published in schemas/. Older ones are brought up to it by `UPGRADES`, newer ones refused."""
+SCHEMA = "sidebench-record/3"
+"""Written by this version, published in schemas/; `reading.py` brings older ones up to it."""
 
-
-def _with_sources(content: dict[str, Any]) -> dict[str, Any]:
-    """Version 1 did not say from where model and images came; whoever needs it asks for the run's manifest."""
-    victim = content.get("victim")
-    if isinstance(victim, dict) and "sources" in victim:
-        raise BadRecord("victim.sources: belongs to sidebench-record/2, the schema is sidebench-record/1")
-    if isinstance(victim, dict):
-        victim = {**victim, "sources": {}}
-    return {**content, "victim": victim, "schema": "sidebench-record/2"}
-
-
-UPGRADES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {"sidebench-record/1": _with_sources}
-"""From an older schema to the next one, by the older one's name."""
 
 Board = Literal["attacks", "defences"]
 Part = Literal["training", "control"]
@@ -209,54 +195,6 @@ class Record(_Part):
         """
         protocol = self.protocol.version.replace("/", "-")
         return records / protocol / self.victim.name / f"{self.claim.attack}-{name or self.id}.json"
-
-
-# ---- Reading ----------------------------------------------------------------------------------------
-
-
-def parse_record(content: Any, name: str) -> Record:
-    """Return the record of a JSON value; `name` is what an error calls it.
-
-    Raises:
-        BadRecord: a field is missing, unknown or impossible, or the schema is newer than this version's.
-    """
-    if not isinstance(content, dict):
-        raise BadRecord(f"{name} holds no object")
-    while (schema := content.get("schema")) != SCHEMA:
-        if not isinstance(schema, str) or schema not in UPGRADES:
-            raise BadRecord(f"{name}, schema: {schema!r} is not known here, {SCHEMA} is; update sidebench")
-        try:
-            content = UPGRADES[schema](content)
-        except BadRecord as error:
-            raise BadRecord(f"{name}, {error}") from None
-    try:
-        return Record.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise BadRecord(f"{name}, {key}: {first['msg']}") from None
-
-
-def read_record(path: Path) -> Record:
-    """Read one record's file; raises `BadRecord` as `parse_record`."""
-    return parse_record(read_content(path), path.name)
-
-
-def read_content(path: Path) -> Any:
-    """Return the JSON value in a record's file, as it stands there; raises `BadRecord` where it holds none."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
-    except (OSError, ValueError, RecursionError) as error:
-        raise BadRecord(f"{path.name} cannot be read: {error}") from None
-
-
-def _no_number(word: str) -> None:
-    raise ValueError(f"{word} is no number")
-
-
-def record_files(records: Path) -> list[Path]:
-    """Return every record's file below a folder, sorted."""
-    return sorted(file for file in records.rglob("*.json") if not file.name.endswith(SUFFIX))
 
 
 def command(

@@ -18,7 +18,7 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def file_name(version: str) -> str:
-    """Return the file of a version: `sidebench-record-2.json` of `sidebench-record/2`."""
+    """Return the file of a version: `sidebench-record-3.json` of `sidebench-record/3`."""
     return f"{version.replace('/', '-')}.json"
 
 

@@ -14,7 +14,7 @@ from sidebench.benchmark.store import RunFolder, read_run, read_state, write_sta
 from sidebench.leaderboards.challenge import as_text, challenge
 from sidebench.leaderboards.checked import Checked, checked_file, read_checked
 from sidebench.leaderboards.making import file_hash, make_records, write_record
-from sidebench.leaderboards.record import record_files
+from sidebench.leaderboards.reading import record_files
 
 
 @pytest.fixture(scope="module")

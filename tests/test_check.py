@@ -18,7 +18,8 @@ from sidebench.leaderboards.check import check_files, check_record
 from sidebench.leaderboards.checked import checked_file
 from sidebench.leaderboards.making import make_records, write_record
 from sidebench.leaderboards.ranking import rank, read_leaderboard
-from sidebench.leaderboards.record import Record, Source, pack, parse_record, record_files, unpack
+from sidebench.leaderboards.reading import parse_record, record_files
+from sidebench.leaderboards.record import Record, Source, pack, unpack
 
 TODAY = date(2026, 1, 2)
 

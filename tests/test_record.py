@@ -12,9 +12,11 @@ from made_records import as_version_1
 from sidebench.benchmark.comparison import excess_of
 from sidebench.benchmark.errors import BadInput, BadRecord, UnknownName
 from sidebench.benchmark.store import read_json, read_table
-from sidebench.leaderboards import record as records
+from sidebench.leaderboards import reading
+from sidebench.leaderboards.check import check_record
 from sidebench.leaderboards.making import make_records, write_record
-from sidebench.leaderboards.record import Record, pack, parse_record, pooled_hits, read_record, unpack
+from sidebench.leaderboards.reading import parse_record, read_record, record_files
+from sidebench.leaderboards.record import Record, command, pack, pooled_hits, unpack
 
 TODAY = date(2026, 1, 2)
 
@@ -64,7 +66,7 @@ def test_a_file_comes_back_the_same(made: list[Record], tmp_path: Path) -> None:
         file = write_record(record, tmp_path)
         assert file.parent == tmp_path / "sidebench-1" / "digits"
         assert read_record(file) == record and read_record(file).id == record.id
-    assert len(records.record_files(tmp_path)) == 3
+    assert len(record_files(tmp_path)) == 3
 
 
 def test_no_number_path_or_host_is_in_a_record(finished: Any, made: list[Record]) -> None:
@@ -116,7 +118,7 @@ def test_a_bomb_is_not_unpacked() -> None:
 
 
 def test_newer_and_unknown_schemas_are_refused(made: list[Record]) -> None:
-    for schema in ("sidebench-record/3", "", None, ["x"]):
+    for schema in ("sidebench-record/4", "", None, ["x"]):
         with pytest.raises(BadRecord, match="schema"):
             parse_record({**json.loads(made[0].text()), "schema": schema}, "r.json")
 
@@ -131,6 +133,26 @@ def test_version_1_is_brought_up(made: list[Record]) -> None:
             parse_record({**old, "victim": victim}, "old.json")
 
 
+def test_an_older_record_gets_the_ends_that_its_hits_give(made: list[Record]) -> None:
+    now = json.loads(made[0].text())
+    band = made[0].headline(0).bands[0]
+    before = {**now, "schema": "sidebench-record/2", "excess": {**now["excess"], "high": band.excess.value + 1e-6}}
+    before["results"] = json.loads(made[0].text())["results"]
+    before["results"][0]["bands"][0]["excess"]["low"] -= 0.01
+    before["results"][0]["bands"][1]["excess"]["low"] -= 0.01
+    found = parse_record(before, "old.json")
+    assert found.excess == made[0].excess and found.headline(0).bands[0] == band
+    assert found.headline(0).bands[1].excess.low == before["results"][0]["bands"][1]["excess"]["low"]
+
+
+def test_an_older_record_that_contradicts_itself_is_left_to_the_check(made: list[Record]) -> None:
+    old = {**json.loads(made[0].text()), "schema": "sidebench-record/2"}
+    for part, wrong in (("hits", []), ("hits", [{**old["hits"][0], "seed": 9}]), ("results", []), ("seeds", [0, 0])):
+        found = parse_record({**old, part: wrong}, "old.json")
+        assert found.excess == made[0].excess
+        assert check_record(found), part
+
+
 def test_versions_are_brought_up_one_after_another(made: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
     old = as_version_1(made[0])
     old["who"] = old.pop("submitter")
@@ -139,7 +161,7 @@ def test_versions_are_brought_up_one_after_another(made: list[Record], monkeypat
         kept = {key: value for key, value in content.items() if key != "who"}
         return {**kept, "submitter": content["who"], "schema": "sidebench-record/1"}
 
-    monkeypatch.setitem(records.UPGRADES, "sidebench-record/0", upgrade)
+    monkeypatch.setitem(reading.UPGRADES, "sidebench-record/0", upgrade)
     assert parse_record({**old, "schema": "sidebench-record/0"}, "old.json") == made[0]
 
 
@@ -187,5 +209,5 @@ def test_the_command_names_every_setting(finished: Any, made: list[Record]) -> N
 
 def test_the_command_names_only_defences_that_an_option_puts_around_a_model() -> None:
     defences = {"training:early-stopping": {"stop_after": 3}, "amg": {"strength": 2.0}}
-    made = records.command("mine/pair.yaml", {}, defences, 8, [0], ["rms"])
+    made = command("mine/pair.yaml", {}, defences, 8, [0], ["rms"])
     assert "--defence amg" in made and "--set amg.strength=2.0" in made and "early-stopping" not in made

@@ -276,6 +276,14 @@ def test_even_groups_and_few_hits_have_the_t_interval() -> None:
         assert group_reaches([term]) == pytest.approx((reach, reach))
 
 
+def test_an_excess_drawn_by_a_few_groups_reaches_further_up_only() -> None:
+    held_out, hits = np.zeros(len(UNEVEN), dtype=int), int(UNEVEN.sum())
+    value, (low, high) = excess(UNEVEN, held_out, hits, 0, 1000)
+    below, above = (reach / 1000 for reach in group_reaches([UNEVEN, held_out]))
+    assert (value - low, high - value) == pytest.approx((below, above))
+    assert above > 1.5 * below
+
+
 # ---- near-copies, found together ----
 
 

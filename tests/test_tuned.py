@@ -9,7 +9,8 @@ import pytest
 from sidebench.benchmark.errors import BadInput
 from sidebench.benchmark.tuning import SCHEMA, Curve, Point
 from sidebench.leaderboards.check import check_record
-from sidebench.leaderboards.record import Record, parse_record
+from sidebench.leaderboards.reading import parse_record
+from sidebench.leaderboards.record import Record
 from sidebench.leaderboards.tuned import with_tunings
 
 
