@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import copying, environment, quality
+from . import copying, environment, precision, quality
 from .audit import audit
 from .comparison import AttackHits
 from .contracts import Measure
@@ -57,6 +57,8 @@ def write_results(
     from .report.page import write_report
 
     metrics, strongest, varying = _compute(plan, folder, units, references)
+    for name, _, _ in units:
+        varying["units"][name]["float32"] = precision.compare(folder, name, plan.measures[0], scorer)
     _write_numbers(folder, metrics, varying, references.fingerprint)
     names = [name for name, _, _ in units]
     write_json(folder.path / "audit.json", audit(references, list(plan.measures), scorer, AUDIT_SEED))

@@ -28,6 +28,9 @@ PROBES = 8
 PROBE_LIMIT = 0.02
 """Share of uint8 values off by more than one level at which the probe flags a run."""
 
+FLOAT32_CANDIDATES = 64
+"""Candidates that a run in lower precision makes again in float32."""
+
 
 class SamplerSettings(Settings):
     """How images are drawn from a model: the diffusers scheduler and its steps."""

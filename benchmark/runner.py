@@ -6,9 +6,9 @@ the last image was generated; only a defence that needs the training images gets
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -128,19 +128,33 @@ def _check_space(plan: RunPlan, folder: RunFolder) -> None:
 def _generate_all(plan: RunPlan, folder: RunFolder, progress: Progress) -> dict[str, SidebenchError]:
     """Prepare and generate every unit; a failing attack is recorded and the others go on."""
     failures: dict[str, SidebenchError] = {}
-    todo = [u for u in plan.units if not _generated(plan, folder, u)]
-    if not todo:
-        return failures
-    model = load_victim(plan)
-    for unit in todo:
-        try:
-            with named_failures(unit):
-                state = prepare(plan, folder, unit, model, progress)
-                _generate(plan, folder, unit, model, state, progress)
-                _probe(plan, folder, unit, model, state)
-        except SidebenchError as error:
-            failures[unit.name] = error
+    if todo := [unit for unit in plan.units if not _generated(plan, folder, unit)]:
+        model = load_victim(plan)
+        for unit in todo:
+            try:
+                with named_failures(unit):
+                    state = prepare(plan, folder, unit, model, progress)
+                    _generate(plan, folder, unit, model, state, progress)
+                    _probe(plan, folder, unit, model, state)
+            except SidebenchError as error:
+                failures[unit.name] = error
+        del model
+    if plan.model.dtype != "float32":
+        _make_again_in_float32(plan, folder, [unit for unit in plan.units if unit.name not in failures])
     return failures
+
+
+def _make_again_in_float32(plan: RunPlan, folder: RunFolder, units: Sequence[Unit]) -> None:
+    """Make some candidates of each unit in float32, for `precision.compare`."""
+    from . import precision
+
+    todo = [unit for unit in units if not folder.float32_file(unit.name).exists()]
+    if not todo:
+        return
+    model = load_victim(replace(plan, model=plan.model.model_copy(update={"dtype": "float32"})))
+    for unit in todo:
+        with named_failures(unit):
+            precision.make_again(plan, folder, unit, model)
 
 
 def load_victim(plan: RunPlan) -> "Model":

@@ -108,6 +108,10 @@ class RunFolder:
         """Return where the invariance probe's finding is."""
         return self.path / "state" / unit / "probe.json"
 
+    def float32_file(self, unit: str) -> Path:
+        """Return where the first candidates are as float32 makes them, in a run of lower precision."""
+        return self.path / "state" / unit / "float32.safetensors"
+
     def images_file(self, unit: str, shard: int) -> Path:
         """Return where a shard's images are."""
         return self.path / "images" / unit / f"{shard:05d}.safetensors"

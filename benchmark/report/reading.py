@@ -187,9 +187,14 @@ def _repeatability(costs: dict[str, Any]) -> Check:
     probes = [unit["probe"] for unit in costs["units"].values()]
     off = max((probe["largest"] for probe in probes), default=0)
     said = f"candidates made again with another batch size differ by at most {off} of 255 levels"
+    wide = [unit["float32"] for unit in costs["units"].values() if unit.get("float32")]
+    otherwise = sum(found.get("decided_otherwise", 0) for found in wide)
+    if wide:
+        said += f"; in float32 {otherwise} of {sum(found['candidates'] for found in wide)} fall into another band"
+    unsure = otherwise or any(found["refused"] for found in wide) or any(probe["above_limit"] for probe in probes)
     if costs.get("mixed_environment"):
         return Check("Repeatability", f"{said}; parts were made in different environments", "look")
-    return Check("Repeatability", said, "look" if any(probe["above_limit"] for probe in probes) else "good")
+    return Check("Repeatability", said, "look" if unsure else "good")
 
 
 def _replication(metrics: Metrics) -> Check:

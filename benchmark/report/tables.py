@@ -70,15 +70,31 @@ def _defended(metrics: Metrics) -> str:
 
 
 def probe_flags(folder: RunFolder) -> list[str]:
-    """Return a line for each unit that came out otherwise with another batch size; costs.json has the figures."""
+    """Return a line for each unit that comes out otherwise with another batch size or in float32, from costs.json."""
     nested = [(f"reference model, {unit}", found) for unit, found in _timed_units(folder.reference())]
-    return [
+    units = [*_timed_units(folder), *nested]
+    batch = [
         f"{unit}: {100 * probe['share_off']:.1f} % of the pixels of {probe['candidates']} candidates change with the "
         f"batch size, by up to {probe['largest']} of 255: these numbers depend on the machine"
-        for unit, found in [*_timed_units(folder), *nested]
+        for unit, found in units
         for probe in [found["probe"]]
         if probe["above_limit"]
     ]
+    return batch + [f"{unit}: {said}" for unit, found in units if (said := _precision_flag(found.get("float32")))]
+
+
+def _precision_flag(found: dict[str, Any] | None) -> str:
+    """Say what float32 decides otherwise; nothing where it decides the same, or the run is in float32."""
+    if found is None:
+        return ""
+    if found["refused"]:
+        return f"not held against float32: {found['refused']}"
+    if not found["decided_otherwise"]:
+        return ""
+    return (
+        f"in float32, {found['decided_otherwise']} of {found['candidates']} candidates fall into another band: these "
+        f"numbers depend on the precision"
+    )
 
 
 def _timed_units(folder: RunFolder) -> list[tuple[str, dict[str, Any]]]:

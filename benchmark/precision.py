@@ -1,0 +1,71 @@
+"""Hold a run in float16 or bfloat16 against float32: its first candidates are made again from the same noise and state.
+
+Rounding moves pixels at each of fifty steps. What counts is whether the same candidates hit.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from .attacking import make_candidates
+from .contracts import AttackState, Measure
+from .protocol import FLOAT32_CANDIDATES
+from .scoring import Scorer
+from .store import RunFolder, read_state, write_state
+from .streams import Candidates
+from .tally import in_band
+
+if TYPE_CHECKING:
+    from .contracts import Model
+    from .plan import RunPlan, Unit
+
+
+def make_again(plan: "RunPlan", folder: RunFolder, unit: "Unit", model: "Model") -> None:
+    """Make a unit's first candidates with `model`, the run's in float32, and store them.
+
+    The state is the run's own, prepared in its precision. Where float32 does not fit into memory the reason is stored.
+    """
+    stored = read_state(folder.state_file(unit.name))
+    state = AttackState(stored.tensors, stored.info["state"])
+    candidates = Candidates(unit.seed, range(min(FLOAT32_CANDIDATES, plan.candidates, plan.protocol.shard)))
+    try:
+        images = make_candidates(unit.attack, model, state, candidates, plan.protocol)[0]
+    except torch.OutOfMemoryError:
+        found = AttackState({"images": torch.empty(0, dtype=torch.uint8)}, {"refused": "it does not fit into memory"})
+    else:
+        found = AttackState({"images": images}, {"refused": ""})
+    write_state(folder.float32_file(unit.name), found)
+
+
+def compare(folder: RunFolder, unit: str, measure: Measure, scorer: Scorer) -> dict[str, Any] | None:
+    """Return how far float32 is off and how many candidates it decides otherwise; None where there was nothing to do.
+
+    `largest` in uint8 levels, `share_off` the share of values that are off by more than one level, `decided_otherwise`
+    the candidates whose best training match lies in another band of the headline measure, or in none.
+    """
+    file = folder.float32_file(unit)
+    if not file.exists():
+        return None
+    stored = read_state(file)
+    again = stored.tensors["images"]
+    if stored.info["refused"]:
+        return {"candidates": 0, "refused": stored.info["refused"]}
+    first = read_state(folder.images_file(unit, 0)).tensors["images"][: len(again)]
+    off = (again.int() - first.int()).abs()
+    ours, theirs = (_bands(images, measure, scorer) for images in (first, again))
+    return {
+        "candidates": len(again),
+        "refused": "",
+        "largest": int(off.max()),
+        "share_off": float((off > 1).float().mean()),
+        "decided_otherwise": int((ours != theirs).any(axis=1).sum()),
+    }
+
+
+def _bands(images: torch.Tensor, measure: Measure, scorer: Scorer) -> np.ndarray:
+    """Return (N, bands) bool: the best training match lies in the band."""
+    scores = scorer.score(images, np.arange(len(images)), np.zeros(len(images), dtype=bool), measure.space)
+    best = scores.best_scores(measure, "training")
+    found = [in_band(best, band, distance=measure.distance) for band in measure.bands]
+    return np.stack(found, axis=1) if found else np.zeros((len(images), 0), dtype=bool)
