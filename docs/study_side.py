@@ -15,15 +15,16 @@ import numpy as np
 from scipy.stats import t as student
 from tabulate import tabulate
 
+from sidebench.benchmark.comparison import excess_of, pooled
 from sidebench.benchmark.contracts import Side
 from sidebench.benchmark.rates import UnitScores
 from sidebench.benchmark.registry import make_measure
 from sidebench.benchmark.report.tables import load_metrics
 from sidebench.benchmark.rescoring import stored_groups
-from sidebench.benchmark.results import Metrics
 from sidebench.benchmark.scores import read_all_scores
-from sidebench.benchmark.statistics import wilson
+from sidebench.benchmark.statistics import Interval, wilson
 from sidebench.benchmark.store import RunFolder, read_json, read_run, shard_count
+from sidebench.leaderboards.making import unit_hits
 
 PLAIN = "carlini-uncond"
 
@@ -31,29 +32,46 @@ PLAIN = "carlini-uncond"
 class Found(NamedTuple):
     """One attack on one victim, its preparations averaged."""
 
-    ams: float
     held_out: float
     excess: float
+    interval: Interval
+    """Of the excess of all preparations together."""
     groups: float
     per_thousand: float
     """Hits, synthetic images included, per 1,000 denoiser-equivalents."""
+
+
+class Victim(NamedTuple):
+    """A run on one victim: what each attack found."""
+
+    name: str
+    training: int
     preparations: int
+    attacks: dict[str, Found]
 
 
-def found(metrics: Metrics, attack: str) -> Found:
-    """Average an attack's seeds in the closest band of the headline measure."""
-    headline = metrics.results[0].measure
-    bands = [r.bands[0] for r in metrics.results if r.attack == attack and r.measure == headline]
-    costs = [cost.hits_per_1000_equivalents for cost in metrics.costs if cost.attack == attack]
+def read_victim(folder: RunFolder) -> Victim:
+    """Read a run's figures in the closest band of the headline measure."""
+    metrics = load_metrics(folder)
+    measure, groups = make_measure(metrics.results[0].measure), stored_groups(folder)
+    mine = [result for result in metrics.results if result.measure == measure.id]
+    seeds: dict[str, list[int]] = {}
+    for result in mine:
+        seeds.setdefault(result.attack, []).append(result.seed)
     mean = statistics.fmean
-    return Found(
-        mean(band.training.ams.value for band in bands),
-        mean(band.held_out.ams.value for band in bands if band.held_out),
-        mean(band.excess.value for band in bands if band.excess),
-        mean(band.training.groups for band in bands),
-        mean(costs),
-        len(bands),
-    )
+    attacks = {}
+    for attack, own in seeds.items():
+        bands = [result.bands[0] for result in mine if result.attack == attack]
+        units = [unit_hits(folder, f"{attack}.s{seed}", measure, groups) for seed in own]
+        attacks[attack] = Found(
+            mean(band.held_out.ams.value for band in bands if band.held_out),
+            mean(band.excess.value for band in bands if band.excess),
+            excess_of(pooled(units)).interval,
+            mean(band.training.groups for band in bands),
+            mean(cost.hits_per_1000_equivalents for cost in metrics.costs if cost.attack == attack),
+        )
+    name = metrics.pair.removesuffix("-again")
+    return Victim(name, metrics.training_images, len(next(iter(seeds.values()))), attacks)
 
 
 def geometric(ratios: Sequence[float]) -> str:
@@ -65,34 +83,34 @@ def geometric(ratios: Sequence[float]) -> str:
     return f"{np.exp(logs.mean()):.2f} [{np.exp(logs.mean() - half):.2f}, {np.exp(logs.mean() + half):.2f}]"
 
 
-def victims_table(runs: Iterable[Metrics]) -> str:
-    """Return every attack on every victim."""
+def victims_table(victims: Iterable[Victim]) -> str:
+    """Return a row for each victim: excess in percent with its interval, and unique groups, of every attack."""
     rows = []
-    for metrics in runs:
-        for attack in dict.fromkeys(result.attack for result in metrics.results):
-            one = found(metrics, attack)
-            rows.append(
-                {
-                    "victim": metrics.pair.removesuffix("-again"),
-                    "attack": attack,
-                    "preparations": one.preparations,
-                    "AMS, %": f"{100 * one.ams:.2f}",
-                    "held-out, %": f"{100 * one.held_out:.2f}",
-                    "excess, %": f"{100 * one.excess:.2f}",
-                    "unique groups": f"{one.groups:.1f}",
-                    "hits per 1,000 equivalents": f"{one.per_thousand:.2f}",
-                }
-            )
+    for victim in victims:
+        row = {
+            "victim": victim.name,
+            "X": victim.training,
+            "preparations": victim.preparations,
+            "held-out, %": f"{100 * max(one.held_out for one in victim.attacks.values()):.2f}",
+        }
+        for attack, one in victim.attacks.items():
+            low, high = (100 * end for end in one.interval)
+            row[attack] = f"{100 * one.excess:.2f} [{low:.2f}, {high:.2f}], {one.groups:.1f}"
+        rows.append(row)
     return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
 
 
-def ratios_table(runs: Sequence[Metrics]) -> str:
-    """Return each attack over carlini-uncond, by set and over all victims."""
-    sets: dict[str, list[Metrics]] = {}
-    for metrics in runs:
-        sets.setdefault(metrics.pair.removesuffix("-again").rpartition("-")[0] or metrics.pair, []).append(metrics)
+def ratios_table(victims: Sequence[Victim]) -> str:
+    """Return each attack over carlini-uncond, by set and over all victims.
+
+    A victim of which plain sampling finds nothing has no ratio.
+    """
+    sets: dict[str, list[Victim]] = {}
+    for victim in victims:
+        if victim.attacks[PLAIN].excess > 0:
+            sets.setdefault(victim.name.rpartition("-")[0], []).append(victim)
     if len(sets) > 1:
-        sets["all victims"] = list(runs)
+        sets["all victims"] = [victim for members in sets.values() for victim in members]
     figures: dict[str, Callable[[Found], float]] = {
         "excess": lambda one: one.excess,
         "unique groups": lambda one: one.groups,
@@ -100,10 +118,12 @@ def ratios_table(runs: Sequence[Metrics]) -> str:
     }
     rows = []
     for name, members in sets.items():
-        for attack in dict.fromkeys(r.attack for m in members for r in m.results if r.attack != PLAIN):
+        for attack in members[0].attacks:
+            if attack == PLAIN:
+                continue
             row = {"set": name, "victims": len(members), "attack": attack}
             for title, figure in figures.items():
-                pairs = [(figure(found(m, attack)), figure(found(m, PLAIN))) for m in members]
+                pairs = [(figure(victim.attacks[attack]), figure(victim.attacks[PLAIN])) for victim in members]
                 usable = all(top > 0 and bottom > 0 for top, bottom in pairs)
                 row[f"{title}, ratio"] = geometric([top / bottom for top, bottom in pairs]) if usable else "-"
             rows.append(row)
@@ -171,7 +191,7 @@ def canaries_table(folder: RunFolder) -> str:
 if __name__ == "__main__":
     what, folders = sys.argv[1], [read_run(Path(name)) for name in sys.argv[2:]]
     if what == "victims":
-        read = [load_metrics(folder) for folder in folders]
-        print(victims_table(read) + "\n\n" + ratios_table(read))
+        victims = [read_victim(folder) for folder in folders]
+        print(victims_table(victims) + "\n\n" + ratios_table(victims))
     else:
         print(images_table(folders) if what == "images" else canaries_table(folders[0]))

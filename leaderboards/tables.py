@@ -3,6 +3,7 @@
 import json
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -18,6 +19,9 @@ BEGIN, END = "<!-- leaderboard: begin -->", "<!-- leaderboard: end -->"
 
 README_ROWS = 10
 """Rows of a board that a README shows."""
+
+README_BOARDS = 4
+"""Boards of attacks, and boards of defences, that a README shows."""
 
 EMPTY = "No record yet."
 
@@ -259,17 +263,19 @@ def _raw(row: Row) -> dict[str, Any]:
 def readme_tables(board_list: Leaderboard) -> str:
     """Return the Markdown that stands between the markers of a README."""
     parts, left = [], 0
+    so_far: Counter[str] = Counter()
     for board in board_list.boards:
         shown = [*board.reference, *board.ranked[:README_ROWS]]
-        if len(shown) < 2 and len(board_list.boards) > 1:
+        if (len(shown) < 2 and len(board_list.boards) > 1) or so_far[board.kind] == README_BOARDS:
             left += 1
             continue
+        so_far[board.kind] += 1
         parts.append(f"**{board.first.victim.name}**: {markdown(conditions(board))}")
         parts.append(_table(shown or board.apart[:README_ROWS], board, "md", why=not shown, brief=True))
         if len(board.ranked) > README_ROWS:
             parts.append(f"and {len(board.ranked) - README_ROWS:,} rows more.")
     if left:
-        parts.append(f"Boards of one row are left to the pages: {left:,}.")
+        parts.append(f"Boards that are left to the pages: {left:,}.")
     if not parts:
         return EMPTY
     return "\n\n".join([*parts, HOW_TO_READ])

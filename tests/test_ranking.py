@@ -218,7 +218,7 @@ def test_records_that_cannot_be_used_are_listed(base: Record, tmp_path: Path) ->
     good = write_record(base, tmp_path)
     content = json.loads(base.text())
     spoilt = {
-        "newer.json": json.dumps({**content, "schema": "sidebench-record/3"}),
+        "newer.json": json.dumps({**content, "schema": "sidebench-record/99"}),
         "cut.json": base.text()[:100],
         "seeds.json": json.dumps({**content, "seeds": [0, 1]}),
         "bits.json": json.dumps({**content, "candidates": 7}),
@@ -231,7 +231,7 @@ def test_records_that_cannot_be_used_are_listed(base: Record, tmp_path: Path) ->
     assert found.boards[0].ranked[0].entry.id == base.id
     errors = dict(found.unusable)
     assert sorted(errors) == sorted(spoilt)
-    assert "sidebench-record/3" in errors["newer.json"] and "update sidebench" in errors["newer.json"]
+    assert "sidebench-record/99" in errors["newer.json"] and "update sidebench" in errors["newer.json"]
     assert "cannot be read" in errors["cut.json"]
     assert "results: must have one entry per seed" in errors["seeds.json"]
     assert "hits.training" in errors["bits.json"]
@@ -333,6 +333,14 @@ def test_a_readme_names_how_many_rows_it_leaves_out(base: Record) -> None:
     records = [vary(base, 0.2, n, submitter=f"s{n}", **OWN) for n in range(12)]
     text = tables.readme_tables(rank([entry(record) for record in records]))
     assert "and 2 rows more." in text and text.count("| carlini-uncond") == tables.README_ROWS
+
+
+def test_a_readme_names_how_many_boards_it_leaves_out(base: Record) -> None:
+    pairs = [f"pair-{n}" for n in range(6)]
+    records = [vary(base, 0.2, n, **{**OWN, "name": name, "submitter": f"s{n}"}) for n, name in enumerate(pairs * 2)]
+    text = tables.readme_tables(rank([entry(record) for record in records]))
+    assert [name for name in pairs if f"**{name}**" in text] == pairs[: tables.README_BOARDS]
+    assert "Boards that are left to the pages: 2." in text
 
 
 def test_the_tables_of_this_readme_are_up_to_date(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def found(real_records: list[Record]) -> Leaderboard:
     ]
     rows[3] = rows[3]._replace(checked=badge(rows[3]))
     rows[4] = rows[4]._replace(checked=badge(rows[4], agreed=31))
-    return rank(rows)._replace(unusable=[("x/<b>.json", "<b>.json, schema: 'sidebench-record/3' is not known here")])
+    return rank(rows)._replace(unusable=[("x/<b>.json", "<b>.json, schema: 'sidebench-record/99' is not known here")])
 
 
 @pytest.fixture(scope="module")
