@@ -39,6 +39,8 @@ class Found(NamedTuple):
     groups: float
     per_thousand: float
     """Hits, synthetic images included, per 1,000 denoiser-equivalents."""
+    low: float
+    """AMS in band low, without a control: what the paper's claim is about."""
 
 
 class Victim(NamedTuple):
@@ -69,6 +71,7 @@ def read_victim(folder: RunFolder) -> Victim:
             excess_of(pooled(units)).interval,
             mean(band.training.groups for band in bands),
             mean(cost.hits_per_1000_equivalents for cost in metrics.costs if cost.attack == attack),
+            mean(result.bands[2].training.ams.value for result in mine if result.attack == attack),
         )
     name = metrics.pair.removesuffix("-again")
     return Victim(name, metrics.training_images, len(next(iter(seeds.values()))), attacks)
@@ -115,6 +118,7 @@ def ratios_table(victims: Sequence[Victim]) -> str:
         "excess": lambda one: one.excess,
         "unique groups": lambda one: one.groups,
         "hits at equal cost": lambda one: one.per_thousand,
+        "AMS in band low": lambda one: one.low,
     }
     rows = []
     for name, members in sets.items():

@@ -12,19 +12,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
-
-from ..contracts import Measure, Neighbours, Side
-from . import cosine, networks
+from . import networks
+from .cosine import NetworkMeasure
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Embedding(Measure):
+class Embedding(NetworkMeasure):
     """Cosine similarity of a network's descriptors; `bicubicN` resizes to N x N whatever the shape, antialiased."""
 
-    distance: ClassVar[bool] = False
     architectures: ClassVar[tuple[str, ...]]
     """The networks that the first option chooses from."""
     default: ClassVar[tuple[str, str, str, str]]
@@ -48,16 +45,6 @@ class Embedding(Measure):
     def load(self, place: Path, digest: str, device: str) -> Callable[[Tensor], Tensor]:
         """Return what maps normalised images, B x 3 x N x N, to B x D."""
 
-    @property
-    def id(self) -> str:
-        """The name that spells the whole preprocessing."""
-        return ":".join((self.name, *self.options))
-
-    @property
-    def space(self) -> str:  # type: ignore[override]
-        """The descriptor space: each network and preprocessing has its own."""
-        return self.id.replace(":", "-")
-
     def weights(self) -> dict[str, str]:
         """Return the digest of the network's files.
 
@@ -75,11 +62,3 @@ class Embedding(Measure):
         """Return N x D float32 of length 1."""
         network = self.load(*networks.check(self._network, self.id, self._home), str(images.device))
         return networks.described(network, images, self.size, self.mean, self.deviation)
-
-    def scores(self, distances: np.ndarray, training: Neighbours, held_out: Neighbours, side: Side) -> np.ndarray:
-        """Return the cosines."""
-        return cosine.from_distances(distances)
-
-    def radius(self, training: Neighbours, held_out: Neighbours, side: Side) -> np.ndarray:
-        """Return the distance at which the similarity is `floor`."""
-        return cosine.radius(self.floor, len(training.ids))

@@ -14,10 +14,9 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
-from ..contracts import Band, Measure, Neighbours, Side
-from . import cosine, weights
+from ..contracts import Band
+from . import weights
+from .cosine import NetworkMeasure
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +29,7 @@ BATCH = 16
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-class Sscd(Measure):
+class Sscd(NetworkMeasure):
     """Cosine similarity of SSCD descriptors; `squashN` resizes to N x N whatever the shape, antialiased.
 
     Grey images are repeated to three channels. The bands are those that arXiv 2410.02467 uses; the lower end of the
@@ -40,7 +39,6 @@ class Sscd(Measure):
     name: ClassVar[str] = "sscd"
     title: ClassVar[str] = "similarity of copy-detection descriptors"
     paper: ClassVar[str] = "arXiv 2202.10261"
-    distance: ClassVar[bool] = False
     bands = (Band("high", 0.6, 1.0), Band("mid", 0.5, 0.6), Band("low", 0.4, 0.5))
     floor = 0.4
     bin_width = 0.05
@@ -51,16 +49,6 @@ class Sscd(Measure):
         if size is None or self.options[0] not in NETWORKS or self.options[2] != "imagenet":
             raise ValueError(f"write it like sscd:{':'.join(DEFAULT)}; networks: {', '.join(NETWORKS)}")
         self.size = int(size[1])
-
-    @property
-    def id(self) -> str:
-        """The name that spells the whole preprocessing."""
-        return ":".join((self.name, *self.options))
-
-    @property
-    def space(self) -> str:  # type: ignore[override]
-        """The descriptor space: each network and preprocessing has its own."""
-        return self.id.replace(":", "-")
 
     def weights(self) -> dict[str, str]:
         """Return the network's SHA-256.
@@ -78,14 +66,6 @@ class Sscd(Measure):
         with torch.no_grad():
             parts = [self._describe(network, part) for part in images.split(BATCH)]
         return torch.cat(parts)
-
-    def scores(self, distances: np.ndarray, training: Neighbours, held_out: Neighbours, side: Side) -> np.ndarray:
-        """Return the cosines."""
-        return cosine.from_distances(distances)
-
-    def radius(self, training: Neighbours, held_out: Neighbours, side: Side) -> np.ndarray:
-        """Return the distance at which the similarity is `floor`."""
-        return cosine.radius(self.floor, len(training.ids))
 
     @property
     def _file(self) -> str:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
-
-from ..contracts import Measure, Neighbours, Side
-from . import cosine
+from .cosine import CosineMeasure
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Zncc(Measure):
+class Zncc(CosineMeasure):
     """zncc(a, b) = <a', b'> with a' = (a - mean a) / ||a - mean a||, 1 for images equal up to brightness and contrast.
 
     A defence that moves samples away in L2 by a shade or a veil of noise leaves it where it was. Constant images
@@ -24,7 +21,6 @@ class Zncc(Measure):
     title: ClassVar[str] = "zero-normalised cross-correlation"
     paper: ClassVar[str] = "Lewis 1995"
     space: ClassVar[str] = "zero-normalised-pixels"
-    distance: ClassVar[bool] = False
     floor = 0.95
     """Pairs that correlate less are not stored."""
     bin_width = 0.005
@@ -35,11 +31,3 @@ class Zncc(Measure):
         centred = flat - flat.mean(1, keepdim=True)
         unit: Tensor = centred / centred.norm(dim=1, keepdim=True).clamp(min=1e-6)
         return unit
-
-    def scores(self, distances: np.ndarray, training: Neighbours, held_out: Neighbours, side: Side) -> np.ndarray:
-        """Return the correlations, cosines of unit vectors."""
-        return cosine.from_distances(distances)
-
-    def radius(self, training: Neighbours, held_out: Neighbours, side: Side) -> np.ndarray:
-        """Return the distance at which the correlation is `floor`."""
-        return cosine.radius(self.floor, len(training.ids))
