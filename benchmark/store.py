@@ -288,7 +288,7 @@ def write_table(path: Path, table: "pa.Table") -> None:
     """Write a parquet table atomically."""
     import pyarrow.parquet as pq
 
-    write_atomic(path, lambda file: pq.write_table(table, file, compression="zstd"))
+    write_atomic(path, lambda file: pq.write_table(table, file.absolute(), compression="zstd"))
 
 
 def read_table(path: Path) -> "pa.Table":
@@ -297,7 +297,8 @@ def read_table(path: Path) -> "pa.Table":
     import pyarrow.parquet as pq
 
     try:
-        return pq.ParquetFile(path, pre_buffer=False).read(use_threads=False)
+        # A relative path with a colon, such as control:copycat/..., is an address to pyarrow.
+        return pq.ParquetFile(path.absolute(), pre_buffer=False).read(use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(path, error) from None
 

@@ -17,7 +17,7 @@ from sidebench.benchmark.rates import UnitScores
 from sidebench.benchmark.references import ImageSet, References
 from sidebench.benchmark.scores import SIDES, ShardScores, read_all_scores, read_scores, write_scores
 from sidebench.benchmark.scoring import Scorer
-from sidebench.benchmark.store import RunFolder
+from sidebench.benchmark.store import RunFolder, read_table, write_table
 
 SHAPE = (1, 4, 4)
 IDS = ["nl2c:n5:a0.5", "nl2:n5:a0.5", "nl2:n3:a0.9", "rms"]
@@ -388,3 +388,11 @@ def test_a_unit_keeps_no_list_of_neighbours() -> None:
     for ids in kept.best_ids.values():
         assert not np.shares_memory(ids, shard.neighbours["training"].ids)
     assert shard.best_ids("training").base is None  # a view would keep all of it until the last shard is read
+
+
+def test_a_relative_folder_with_a_colon_is_no_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = Path("density:0.01")
+    folder.mkdir()
+    write_table(folder / "t.parquet", pa.table({"x": [1, 2]}))
+    assert read_table(folder / "t.parquet").num_rows == 2
