@@ -23,7 +23,7 @@ from sidebench.benchmark.report.tables import load_metrics
 from sidebench.benchmark.rescoring import stored_groups
 from sidebench.benchmark.scores import read_all_scores
 from sidebench.benchmark.statistics import Interval, wilson
-from sidebench.benchmark.store import RunFolder, read_json, read_run, shard_count
+from sidebench.benchmark.store import RunFolder, read_json, read_run, read_table, shard_count
 from sidebench.leaderboards.making import unit_hits
 
 PLAIN = "carlini-uncond"
@@ -135,17 +135,20 @@ def ratios_table(victims: Sequence[Victim]) -> str:
 
 
 def hits(folder: RunFolder) -> dict[str, dict[Side, np.ndarray]]:
-    """Return by attack how often each reference of either side was the best match in the closest band, seeds added."""
+    """Return by attack how often each reference of either side was the best match in the closest band.
+
+    The first preparation alone counts, so that victims with more of them are not looked at longer.
+    """
     metrics, manifest = load_metrics(folder), read_json(folder.manifest_file)
     measure = make_measure(metrics.results[0].measure)
     groups, shards = stored_groups(folder), shard_count(manifest["identity"])
     found: dict[str, dict[Side, np.ndarray]] = {}
     for result in metrics.results:
-        if result.measure != measure.id:
+        if result.measure != measure.id or result.attack in found:
             continue
         unit = f"{result.attack}.s{result.seed}"
         scores = UnitScores(read_all_scores(folder, unit, measure.space, shards), [measure])
-        counts = found.setdefault(result.attack, {side: np.zeros(len(own), int) for side, own in groups.items()})
+        counts = found[result.attack] = {side: np.zeros(len(own), int) for side, own in groups.items()}
         for side in groups:
             near = scores.best_scores[measure.id, side] <= measure.bands[0].high
             np.add.at(counts[side], scores.best_ids[side][near], 1)
@@ -153,22 +156,34 @@ def hits(folder: RunFolder) -> dict[str, dict[Side, np.ndarray]]:
 
 
 def images_table(folders: Sequence[RunFolder]) -> str:
-    """Return, over victims of one set, the share of images hit at least once when trained on, and when held out."""
-    seen: dict[str, dict[Side, list[bool]]] = {}
+    """Return, over victims of one set, how often an image is hit at least once when trained on, and when held out.
+
+    The last columns look at each image over all victims that were trained on it: hit by all of them, and by none.
+    """
+    seen: dict[str, dict[Side, list[tuple[int, bool]]]] = {}
     for folder in folders:
+        table = read_table(folder.path / "references.parquet").to_pandas()
         for attack, sides in hits(folder).items():
             for side, counts in sides.items():
-                seen.setdefault(attack, {}).setdefault(side, []).extend((counts > 0).tolist())
-    rows = []
+                rows = table["row"][table["side"] == side].tolist()
+                marks = seen.setdefault(attack, {}).setdefault(side, [])
+                marks += zip(rows, (counts > 0).tolist(), strict=True)
+    lines = []
     for attack, both in seen.items():
-        row: dict[str, str | int] = {"attack": attack}
+        line: dict[str, str | int] = {"attack": attack}
         for side, words in (("training", "in X"), ("held_out", "out")):
-            marks = both[side]  # type: ignore[index]
-            rate = wilson(sum(marks), len(marks))
-            row[f"images {words}"] = len(marks)
-            row[f"hit {words}, %"] = f"{100 * np.mean(marks):.1f} [{100 * rate.low:.1f}, {100 * rate.high:.1f}]"
-        rows.append(row)
-    return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
+            found = [mark for _, mark in both[side]]  # type: ignore[index]
+            rate = wilson(sum(found), len(found))
+            line[f"images {words}"] = len(found)
+            line[f"hit {words}, %"] = f"{100 * np.mean(found):.1f} [{100 * rate.low:.1f}, {100 * rate.high:.1f}]"
+        by_image: dict[int, list[bool]] = {}
+        for row, mark in both["training"]:
+            by_image.setdefault(row, []).append(mark)
+        line["images"] = len(by_image)
+        line["by every victim"] = sum(all(marks) for marks in by_image.values())
+        line["by none"] = sum(not any(marks) for marks in by_image.values())
+        lines.append(line)
+    return tabulate(lines, headers="keys", tablefmt="github", disable_numparse=True)
 
 
 def canaries_table(folder: RunFolder) -> str:
