@@ -5,7 +5,7 @@
 
 Digits come with scikit-learn. Other sets are an array of uint8 images in an npz file, N x H x W, or N x H x W x C
 with three colours or with three and alpha; they are shuffled, laid on white where they are transparent, brought to
-the size by averaging over boxes, and the first 256 are taken. Then
+the size by averaging over boxes, and 256 are taken. Then
 
     sidebench train OUT/digits-0.yaml --out victims/digits-0
 
@@ -91,7 +91,8 @@ def write_others(given: argparse.Namespace) -> None:
     images = on_white(np.load(file, allow_pickle=False)[array])
     size = (given.size, given.size)
     small = np.stack([np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX)) for image in images])
-    chosen = small[np.random.default_rng(2467).permutation(len(small))][:SHUFFLED]
+    shuffled = small[np.random.default_rng(2467).permutation(len(small))]
+    chosen = shuffled[given.skip : given.skip + SHUFFLED]
     np.savez(given.out / f"{name}.npz", images=chosen)
     for victim in range(3):
         recipe = {"steps": given.steps}
@@ -105,6 +106,7 @@ if __name__ == "__main__":
     parser.add_argument("--size", type=int, default=8, help="height and width it is brought to")
     parser.add_argument("--steps", type=int, default=8000, help="training steps of its victims")
     parser.add_argument("--each", type=int, default=128, help="images to train on, and as many held out")
+    parser.add_argument("--skip", type=int, default=0, help="shuffled images that are passed over")
     parser.add_argument("--duplicate-rms", type=float, default=0.05, help="nearer than this is one duplicate group")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)

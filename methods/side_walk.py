@@ -1,0 +1,68 @@
+"""side-walk: what works in side-modes, alone: each sample walks to the mode that it nearly is."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+
+from ..benchmark.contracts import (
+    Ablation,
+    Access,
+    Attack,
+    AttackState,
+    Conditioning,
+    Generated,
+    Settings,
+    WhiteBoxModel,
+)
+from ..benchmark.prediction import clean_estimate
+from ..benchmark.streams import Candidates
+
+
+class SideWalkSettings(Settings):
+    """How each sample walks. The defaults are the best on a shadow victim (docs/study-side.md)."""
+
+    noise: float = Field(0.02, gt=0, lt=1)
+    """The noise level at which the denoiser is asked, as a share of the T timesteps. Higher levels merge modes."""
+    rounds: int = Field(16, ge=0)
+    """Denoiser calls on each sample; 0 is carlini-uncond image for image."""
+
+
+class SideWalk(Attack):
+    """Sample without condition, then replace each sample by the denoiser's answer to it, over and over.
+
+    The answer to x is E[x_0 | x_t = alpha x], which is x + (sigma / alpha)^2 times the score of the model's density
+    under noise of sigma / alpha: mean shift (Fukunaga and Hostetler 1975, IEEE Trans. Inf. Theory 21:32), which climbs
+    to a mode of that density. An image learnt by heart is such a mode; fifty steps of a sampler end near it, not on it.
+
+    It differs from side-modes, and from SIDE (arXiv 2410.02467), in having no surrogate condition at all: taken apart,
+    side-modes found as much without its condition, and it is here by that ablation. No noise is added on the way, so a
+    candidate is a function of its sample.
+    """
+
+    name: ClassVar[str] = "side-walk"
+    title: ClassVar[str] = "plain samples, each walked to the denoiser's mode"
+    paper: ClassVar[str] = "an ablation of side-modes"
+    access: ClassVar[Access] = "white box"
+    conditionings: ClassVar[frozenset[Conditioning]] = frozenset({"none"})
+    Settings = SideWalkSettings
+    generation_settings: ClassVar[frozenset[str]] = frozenset({"noise", "rounds"})
+    tuning_grid: ClassVar[Mapping[str, Sequence[Any]]] = {"rounds": (4, 16, 64), "noise": (0.01, 0.02, 0.03, 0.06)}
+    ablations: ClassVar[Mapping[str, Ablation]] = {"no-walk": Ablation({"rounds": 0})}
+    ablated_against: ClassVar[Sequence[str]] = ("carlini-uncond",)
+
+    def generate(self, model: WhiteBoxModel, state: AttackState, candidates: Candidates) -> Generated:
+        """Sample, then walk."""
+        images = model.sample(candidates)
+        if not self.settings.rounds:
+            return Generated(images)
+        t = round(self.settings.noise * model.num_train_timesteps)
+        alpha, sigma = (float(level) for level in model.noise_level(torch.tensor(t)))
+        x_0 = model.encode(images)
+        times = torch.full((len(x_0),), t, device=x_0.device)
+        with torch.no_grad():
+            for _ in range(self.settings.rounds):
+                x_t = alpha * x_0
+                x_0 = clean_estimate(model.prediction_type, x_t, model.predict(x_t, times), alpha, sigma)
+        return Generated(model.decode(x_0).float().cpu())

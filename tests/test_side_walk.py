@@ -1,0 +1,85 @@
+"""side-walk against models whose denoiser is known in closed form."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sidebench.benchmark.attacking import make_candidates
+from sidebench.benchmark.contracts import AttackState
+from sidebench.benchmark.errors import SidebenchError
+from sidebench.benchmark.models.analytic import MixtureModel
+from sidebench.benchmark.protocol import Protocol, SamplerSettings
+from sidebench.benchmark.registry import make_attack
+from sidebench.benchmark.sampling import AuditedModel
+from sidebench.benchmark.streams import Candidates
+
+PROTOCOL = Protocol(micro_batch=16, sampler=SamplerSettings(steps=20))
+KINDS = ["epsilon", "v_prediction", "sample"]
+
+
+def normal(kind: Any, std: float) -> MixtureModel:
+    """Return a model of one normal, whose denoiser is affine."""
+    return MixtureModel(torch.full((1, 1, 4, 4), 0.3), std, torch.ones(1), kind)
+
+
+def memorised(kind: Any) -> MixtureModel:
+    """Return a model of twelve images with a little spread."""
+    means = torch.rand(12, 1, 4, 4, generator=torch.Generator().manual_seed(5)) * 1.8 - 0.9
+    return MixtureModel(means, 0.1, torch.ones(12), kind)
+
+
+def walked(model: MixtureModel, count: int = 40, start: int = 0, **settings: Any) -> Tensor:
+    """Return the candidates in the model's own space."""
+    attack = make_attack("side-walk", settings)
+    audited = AuditedModel(model, PROTOCOL.sampler, PROTOCOL.micro_batch)
+    return attack.generate(audited, AttackState(), Candidates(0, range(start, start + count))).images * 2 - 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("rounds", [1, 3])
+def test_a_round_draws_a_normal_together_by_the_known_factor(kind: Any, rounds: int) -> None:
+    # E[x_0 | x + tau n] = mean + std^2 / (std^2 + tau^2) (x - mean), with tau = sigma / alpha.
+    model, noise, std = normal(kind, 0.1), 0.1, 0.1
+    alpha, sigma = (float(level) for level in model.noise_level(torch.tensor(round(noise * model.num_train_timesteps))))
+    factor = (std**2 / (std**2 + (sigma / alpha) ** 2)) ** rounds
+    assert 0 < factor < 0.9
+    before = walked(model, rounds=0)
+    after = walked(model, rounds=rounds, noise=noise)
+    torch.testing.assert_close(after - 0.3, factor * (before - 0.3), atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_samples_end_on_the_image_that_they_are_next_to(kind: Any) -> None:
+    model = memorised(kind)
+    means = model.means.flatten(1)
+    before = torch.cdist(walked(model, rounds=0).flatten(1), means).min(1)
+    after = torch.cdist(walked(model, rounds=40).flatten(1), means).min(1)
+    assert torch.equal(before.indices, after.indices), "no sample changes its image"
+    assert float(after.values.max()) < 0.02 * float(before.values.median())
+
+
+def test_without_rounds_it_is_plain_sampling() -> None:
+    model, state = memorised("epsilon"), AttackState()
+    attacks = [make_attack("side-walk", {"rounds": 0}), make_attack("carlini-uncond", {})]
+    images = [make_candidates(attack, model, state, Candidates(3, range(20)), PROTOCOL)[0] for attack in attacks]
+    assert torch.equal(*images)
+
+
+def test_each_round_costs_one_call_a_candidate() -> None:
+    for rounds in (0, 5):
+        attack = make_attack("side-walk", {"rounds": rounds})
+        cost = make_candidates(attack, memorised("epsilon"), AttackState(), Candidates(0, range(20)), PROTOCOL)[3]
+        assert cost["nfe"] == {"generate": 20 * (20 + rounds)}
+
+
+def test_a_candidate_does_not_depend_on_its_neighbours() -> None:
+    together = walked(memorised("epsilon"), 30)
+    torch.testing.assert_close(walked(memorised("epsilon"), 7, start=11), together[11:18], atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("settings", [{"noise": 0.0}, {"noise": 1.0}, {"rounds": -1}, {"modes": 3}])
+def test_impossible_settings_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(SidebenchError, match=next(iter(settings))):
+        make_attack("side-walk", settings)
