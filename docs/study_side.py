@@ -27,6 +27,7 @@ from sidebench.benchmark.store import RunFolder, read_json, read_run, read_table
 from sidebench.leaderboards.making import unit_hits
 
 PLAIN = "carlini-uncond"
+ATTACKS = (PLAIN, "carlini-cond", "side", "side-modes", "side-walk")
 
 
 class Found(NamedTuple):
@@ -96,9 +97,12 @@ def victims_table(victims: Iterable[Victim]) -> str:
             "preparations": victim.preparations,
             "held-out, %": f"{100 * max(one.held_out for one in victim.attacks.values()):.2f}",
         }
-        for attack, one in victim.attacks.items():
-            low, high = (100 * end for end in one.interval)
-            row[attack] = f"{100 * one.excess:.2f} [{low:.2f}, {high:.2f}], {one.groups:.1f}"
+        for attack in ATTACKS:
+            if one := victim.attacks.get(attack):
+                low, high = (100 * end for end in one.interval)
+                row[attack] = f"{100 * one.excess:.2f} [{low:.2f}, {high:.2f}], {one.groups:.1f}"
+            else:
+                row[attack] = "-"
         rows.append(row)
     return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
 
@@ -122,12 +126,13 @@ def ratios_table(victims: Sequence[Victim]) -> str:
     }
     rows = []
     for name, members in sets.items():
-        for attack in members[0].attacks:
-            if attack == PLAIN:
+        for attack in ATTACKS[1:]:
+            both = [(one, victim.attacks[PLAIN]) for victim in members if (one := victim.attacks.get(attack))]
+            if not both:
                 continue
-            row = {"set": name, "victims": len(members), "attack": attack}
+            row = {"set": name, "victims": len(both), "attack": attack}
             for title, figure in figures.items():
-                pairs = [(figure(victim.attacks[attack]), figure(victim.attacks[PLAIN])) for victim in members]
+                pairs = [(figure(one), figure(plain)) for one, plain in both]
                 usable = all(top > 0 and bottom > 0 for top, bottom in pairs)
                 row[f"{title}, ratio"] = geometric([top / bottom for top, bottom in pairs]) if usable else "-"
             rows.append(row)

@@ -66,7 +66,8 @@ class SideModes(Attack):
     The classifier is the posterior of a mixture of normals around modes and synthetic images under forward noise:
     calibrated by construction, without training. It steers at high noise only. Modes are drawn evenly, so that a
     rarely sampled image counts as much as a frequent one, and each candidate walks to its mode in the end, which takes
-    off what the sampler's coarse steps left. With lambda = 0 and no walk it is carlini-uncond image for image.
+    off how far samples lie from the image that they are of. With lambda = 0 and no walk it is carlini-uncond image
+    for image.
 
     Where plain sampling finds much already, the steering makes candidates alike: on emoji it found fewer different
     images than plain sampling. side-walk, which leaves the steering out, found more (docs/study-side.md).

@@ -59,7 +59,7 @@ def test_candidates_are_drawn_evenly_from_the_modes_and_land_on_them(kind: Any, 
     assert float((found == 0).float().mean()) < 0.25
 
 
-def test_the_walk_takes_off_what_coarse_steps_left(tmp_path: Path) -> None:
+def test_the_walk_ends_nearer_to_the_images_than_samples_lie(tmp_path: Path) -> None:
     model = memorised(std=0.05)
     _, plain, _ = attacked(model, tmp_path / "a", guidance_scale=0.0, walk_rounds=0)
     _, walked, _ = attacked(model, tmp_path / "b", guidance_scale=0.0, walk_rounds=4)
