@@ -67,7 +67,7 @@ def complaints(err: str) -> list[str]:
 REFUSED = {
     "run digit": ["unknown pair 'digit'", "digits or digits-clean"],
     "run digits digit": ["unknown pair 'digit'"],
-    "run digits --attack sid": ["unknown attack 'sid'", "did you mean side?"],
+    "run digits --attack sid": ["unknown attack 'sid'", "did you mean side or side-walk?"],
     "run digits --attack zzzzz": ["unknown attack 'zzzzz'", "carlini-uncond"],
     "run digits --colour 1": ["--colour"],
     "run digits --set side.cluster=3": ["unknown setting of side 'cluster'", "did you mean clusters?"],
