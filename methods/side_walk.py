@@ -35,7 +35,7 @@ class SideWalk(Attack):
     The answer to x is E[x_0 | x_t = alpha x], which is x + (sigma / alpha)^2 times the score of the model's density
     under noise of sigma / alpha: mean shift (Fukunaga and Hostetler 1975, IEEE Trans. Inf. Theory 21:32), which climbs
     to a mode of that density. An image learnt by heart is such a mode; samples lie around it, most of them not near
-    enough to count as it, and more steps of the sampler do not change that.
+    enough to count as it, and more steps of DDIM do not change that.
 
     It differs from side-modes, and from SIDE (arXiv 2410.02467), in having no surrogate condition at all: taken apart,
     side-modes found as much without its condition, and it is here by that ablation. No noise is added on the way, so a
