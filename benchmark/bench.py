@@ -69,7 +69,7 @@ def scoring(candidates: int, references: int, device: str = "auto") -> dict[str,
     queries = measures[0].descriptors(shards[0].to(where).float() / 255)
 
     def score(shard: torch.Tensor) -> None:
-        scorer.score(shard, np.arange(len(shard)), np.zeros(len(shard), dtype=bool), measures[0].space)
+        scorer.score_finite(shard, measures[0].space)
 
     def product() -> None:
         for side in SIDES:

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from .attacking import make_candidates
+from . import replaying
 from .contracts import AttackState, Measure
 from .protocol import FLOAT32_CANDIDATES
 from .scoring import Scorer
 from .store import RunFolder, read_state, write_state
-from .streams import Candidates
 from .tally import in_band
 
 if TYPE_CHECKING:
@@ -26,11 +25,9 @@ def make_again(plan: "RunPlan", folder: RunFolder, unit: "Unit", model: "Model")
 
     The state is the run's own, prepared in its precision. Where float32 does not fit into memory the reason is stored.
     """
-    stored = read_state(folder.state_file(unit.name))
-    state = AttackState(stored.tensors, stored.info["state"])
-    candidates = Candidates(unit.seed, range(min(FLOAT32_CANDIDATES, plan.candidates, plan.protocol.shard)))
+    numbers = range(min(FLOAT32_CANDIDATES, plan.candidates, plan.protocol.shard))
     try:
-        images = make_candidates(unit.attack, model, state, candidates, plan.protocol)[0]
+        images, _ = replaying.make_again(folder, plan, unit, model, numbers)
     except torch.OutOfMemoryError:
         found = AttackState({"images": torch.empty(0, dtype=torch.uint8)}, {"refused": "it does not fit into memory"})
     else:
@@ -65,7 +62,7 @@ def compare(folder: RunFolder, unit: str, measure: Measure, scorer: Scorer) -> d
 
 def _bands(images: torch.Tensor, measure: Measure, scorer: Scorer) -> np.ndarray:
     """Return (N, bands) bool: the best training match lies in the band."""
-    scores = scorer.score(images, np.arange(len(images)), np.zeros(len(images), dtype=bool), measure.space)
+    scores = scorer.score_finite(images, measure.space)
     best = scores.best_scores(measure, "training")
     found = [in_band(best, band, distance=measure.distance) for band in measure.bands]
     return np.stack(found, axis=1) if found else np.zeros((len(images), 0), dtype=bool)

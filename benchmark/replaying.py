@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 
 from .attacking import make_candidates
-from .contracts import AttackState, Model
+from .contracts import Model
 from .errors import BadInput, BadSetting, UnknownName
 from .pairs import IN_TRAINING, load_pair
 from .plan import RunPlan, Unit, plan_run
@@ -69,8 +69,7 @@ def make_again(
     folder: RunFolder, plan: RunPlan, unit: Unit, model: Model, numbers: Sequence[int]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return these candidates as uint8 images, N x C x H x W, and which had values that are not finite, (N,) bool."""
-    stored = read_state(folder.state_file(unit.name))
-    state = AttackState(stored.tensors, stored.info["state"])
+    state = folder.attack_state(unit.name)
     images, nan, _, _ = make_candidates(unit.attack, model, state, Candidates(unit.seed, numbers), plan.protocol)
     return images, nan
 

@@ -242,8 +242,7 @@ def prepare(plan: RunPlan, folder: RunFolder, unit: Unit, model: "Model", progre
     if kept and not plan.fresh:
         kept.copy_to(folder, unit.name)
     if file.exists():
-        stored = read_state(file)
-        return AttackState(stored.tensors, stored.info["state"])
+        return folder.attack_state(unit.name)
 
     def report(phase: str, done: int, total: int) -> None:
         progress(f"{unit.name}: {phase}", done, total)

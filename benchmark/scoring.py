@@ -49,6 +49,10 @@ class Scorer:
         pairs = {side: self._pairs(queries, measures, neighbours, valid, side) for side in SIDES}
         return ShardScores(candidates, nan, constant, neighbours, pairs)
 
+    def score_finite(self, images: torch.Tensor, space: str) -> ShardScores:
+        """Score uint8 images, N x C x H x W, that are numbered from 0 and had no value that is not finite."""
+        return self.score(images, np.arange(len(images)), np.zeros(len(images), dtype=bool), space)
+
     def reference_descriptors(self, measure: Measure, side: Side) -> torch.Tensor:
         """Return the descriptors of a side's images, N x D; made once per descriptor space."""
         key = (measure.space, side)

@@ -88,6 +88,11 @@ class RunFolder:
         """Return where the attack's state is."""
         return self.path / "state" / unit / "state.safetensors"
 
+    def attack_state(self, unit: str) -> AttackState:
+        """Return the attack's state as its `prepare` made it, without what it cost."""
+        stored = read_state(self.state_file(unit))
+        return AttackState(stored.tensors, stored.info["state"])
+
     def kept_file(self, unit: str) -> Path:
         """Return what says that the state was taken from an earlier run, where it was; see `states`."""
         return self.path / "state" / unit / "kept.json"

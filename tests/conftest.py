@@ -87,3 +87,20 @@ def copied(finished: Any, tmp_path: Path) -> Path:
     target = tmp_path / finished.folder.path.name
     shutil.copytree(finished.folder.path, target)
     return target
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Return a function that runs the command in this process: (exit code, stdout, stderr)."""
+
+    from sidebench.cli import main
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            main([str(argument) for argument in arguments])
+        printed = capsys.readouterr()
+        assert isinstance(left.value.code, int)
+        return left.value.code, printed.out, printed.err
+
+    return run

@@ -1,5 +1,6 @@
 """Ablations: attacks of their own, in one run, in one table."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from sidebench import cli
 from sidebench.benchmark import runner
 from sidebench.benchmark.ablating import ablation_rows, ablations_of, as_text
 from sidebench.benchmark.contracts import OracleModel
@@ -126,23 +126,17 @@ def test_true_labels_without_an_oracle_are_refused_before_any_work(make_plan: An
 # ---- Command ----------------------------------------------------------------------------------------
 
 
-def code_of(arguments: list[str]) -> object:
-    with pytest.raises(SystemExit) as left:
-        cli.main(arguments)
-    return left.value.code
-
-
 def test_the_command_prints_the_table(
-    make_pair_file: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    make_pair_file: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[..., tuple[int, str, str]]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     pair = make_pair_file(tmp_path)
     command = ["ablate", str(pair), "--attack", "side-modes", "--candidates", "16", "--set", "side-modes.modes=4"]
     more = ["--set", "side-modes.synthetic_images=24", "--set", "side-modes.walk_rounds=1", "--device", "cpu"]
-    assert code_of([*command, *more]) == 0
-    printed = capsys.readouterr().out
+    code, printed, _ = call(*command, *more)
+    assert code == 0
     assert "side-modes--no-walk" in printed and "run folder: ablations/" in printed
     neither = next(line for line in printed.splitlines() if line.startswith("side-modes--neither"))
     assert neither.rstrip().endswith("carlini-uncond image for image")
-    assert code_of(["ablate", str(pair), "--attack", "carlini-uncond"]) == 2
-    assert "carlini-uncond names no ablations" in capsys.readouterr().err
+    code, _, complaint = call("ablate", pair, "--attack", "carlini-uncond")
+    assert code == 2 and "carlini-uncond names no ablations" in complaint

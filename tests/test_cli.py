@@ -13,7 +13,6 @@ import yaml
 
 from sidebench import __version__
 from sidebench.benchmark import runner
-from sidebench.cli import main
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -31,21 +30,6 @@ class Mine(Attack):
 class Other:
     pass
 """
-
-
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str]) -> Call:
-    """Return a function that runs the command in this process: (exit code, stdout, stderr)."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as left:
-            main([str(argument) for argument in arguments])
-        printed = capsys.readouterr()
-        assert isinstance(left.value.code, int)
-        return left.value.code, printed.out, printed.err
-
-    return run
 
 
 @pytest.fixture

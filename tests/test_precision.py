@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from sidebench.benchmark import precision, runner
+from sidebench.benchmark import replaying, runner
 from sidebench.benchmark.contracts import AttackState
 from sidebench.benchmark.report.contents import read_contents
 from sidebench.benchmark.report.reading import checks
@@ -92,7 +92,7 @@ def test_a_float32_model_too_large_for_the_memory_is_said(
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     RunFolder(again).float32_file("side.s0").unlink()
-    monkeypatch.setattr(precision, "make_candidates", too_large)
+    monkeypatch.setattr(replaying, "make_candidates", too_large)
     result = runner.execute(low_plan(make_plan, again.parent))
     assert result.failures == {}
     assert "side.s0: not held against float32: it does not fit into memory" in probe_flags(result.folder)

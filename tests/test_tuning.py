@@ -2,12 +2,12 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sidebench import cli
 from sidebench.benchmark import tuning
 from sidebench.benchmark.errors import BadInput, BadSetting, RunConflict, TooFew, UnknownName
 from sidebench.benchmark.pairs import Pair, TuningBlock, load_pair
@@ -229,32 +229,27 @@ def test_what_is_no_curve_is_refused(tmp_path: Path) -> None:
         tuning.read_curves([tmp_path / "missing.json"])
 
 
-def code_of(arguments: list[str]) -> object:
-    with pytest.raises(SystemExit) as left:
-        cli.main(arguments)
-    return left.value.code
-
-
 def test_the_command_runs_with_a_curve_and_keeps_it(
-    make_pair_file: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    make_pair_file: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[..., tuple[int, str, str]]
 ) -> None:
     file, curves = stored(tmp_path, quick())
     monkeypatch.chdir(tmp_path)
     pair = str(make_pair_file(tmp_path))
     more = ["--attack", "side", "--candidates", "16", "--device", "cpu"]
-    assert code_of(["run", pair, *more, "--tuned", str(file), "--json"]) == 0
-    folder = Path(json.loads(capsys.readouterr().out)[0]["folder"])
+    code, printed, _ = call("run", pair, *more, "--tuned", file, "--json")
+    assert code == 0
+    folder = Path(json.loads(printed)[0]["folder"])
     best = curves["side.json"].best().values["guidance_scale"]
     assert json.loads((folder / "manifest.json").read_text())["units"]["side.s0"]["settings"]["guidance_scale"] == best
     assert json.loads((folder / "tuning" / "side.json").read_text())["curve"]["attack"] == "side"
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "Where the settings come from" in page and "side on a shadow victim, 8 candidates a point" in page
     (folder / "tuning" / "side.json").write_text("{}", encoding="utf-8")
-    assert code_of(["report", str(folder)]) == 2
-    assert "tuning/side.json holds no curve" in capsys.readouterr().err
+    code, _, complaint = call("report", folder)
+    assert code == 2 and "tuning/side.json holds no curve" in complaint
     own = {"rows": load_references(load_pair(pair)).training.rows.tolist()}
     content = json.loads(file.read_text(encoding="utf-8"))
     content["curve"]["used"].update(own)
     file.write_text(json.dumps(content), encoding="utf-8")
-    assert code_of(["run", pair, *more, "--tuned", str(file)]) == 2
-    assert "was tuned on 256 of the 512 images" in capsys.readouterr().err
+    code, _, complaint = call("run", pair, *more, "--tuned", file)
+    assert code == 2 and "was tuned on 256 of the 512 images" in complaint

@@ -181,7 +181,7 @@ def check_hidden(
 
 def _signs(images: Tensor, references: References, measure: Measure, scorer: "Scorer", tau: float) -> np.ndarray:
     """Return z (N,) at threshold tau: training hit minus held-out hit, the latter 0 where there are no such images."""
-    scores = scorer.score(images, np.arange(len(images)), np.zeros(len(images), dtype=bool), measure.space)
+    scores = scorer.score_finite(images, measure.space)
     z = hits_at(scores.best_scores(measure, "training"), tau, distance=measure.distance).astype(np.int8)
     if len(references.held_out):
         z -= hits_at(scores.best_scores(measure, "held_out"), tau, distance=measure.distance)
