@@ -113,18 +113,20 @@ def run(
     """Attack one or more pairs and print the tables. The same command resumes an interrupted run."""
     from dataclasses import replace
 
-    from .benchmark.adhoc import chosen_pairs
+    from .benchmark.data.pair_from_names import chosen_pairs
     from .benchmark.progress import reporter_for
 
     settings = _settings(set_ or [])
     loaded, model = chosen_pairs(pairs or [], model, dataset, split, holdout, allow_pickle)
     print("loading torch and diffusers ...", file=sys.stderr, flush=True)
-    from .benchmark import runner, tuning
-    from .benchmark.plan import plan_run
-    from .benchmark.report.tables import probe_flags, text_tables, verdicts
+    from .benchmark.reports.tables import probe_flags, text_tables, verdicts
+    from .benchmark.results import tuning_curve
+    from .benchmark.runs import runner
+    from .benchmark.runs import tune as tuning
+    from .benchmark.runs.plan import plan_run
 
-    curves = tuning.read_curves(tuned or [])
-    settings = tuning.with_tuned(settings, curves)
+    curves = tuning_curve.read_curves(tuned or [])
+    settings = tuning_curve.with_tuned(settings, curves)
     with reporter_for(sys.stderr) as progress:
         plans = [
             plan_run(
@@ -148,7 +150,7 @@ def run(
         ]
         for plan in plans:
             tuning.refuse_own_numbers(plan, curves, progress)
-        plans = [replace(plan, tuned=tuning.as_stored(curves)) for plan in plans]
+        plans = [replace(plan, tuned=tuning_curve.as_stored(curves)) for plan in plans]
     results, code = [], 0
     for plan in plans:
         with reporter_for(sys.stderr) as progress:
@@ -185,12 +187,12 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Say what a run needs: files, access, licences, disk, memory, time. Downloads no weights and no images."""
-    from .benchmark.adhoc import chosen_pairs
+    from .benchmark.data.pair_from_names import chosen_pairs
 
     loaded, _ = chosen_pairs(pairs or [], model, dataset, split, holdout, allow_pickle)
     print("loading torch ...", file=sys.stderr, flush=True)
-    from .benchmark import outlook
-    from .benchmark.plan import candidate_count
+    from .benchmark.runs import forecast as outlook
+    from .benchmark.runs.plan import candidate_count
 
     number = candidate_count(tier, candidates)
     found = [outlook.examine(pair, number, device, allow_pickle=allow_pickle) for pair in loaded]
@@ -218,15 +220,15 @@ def fetch(
     as_json: AsJson = False,
 ) -> None:
     """Fetch model and data at what their revisions are now, and decode the images; runs then need no network."""
-    from .benchmark.measures.weights import bring_in
+    from .benchmark.measures.fetch_weights import bring_in
 
     for assignment in weights or []:
         print(f"{assignment.partition('=')[0]}: SHA-256 {bring_in(assignment)}", file=sys.stderr)
     if weights and not (pairs or model):
         return
-    from .benchmark import outlook
-    from .benchmark.adhoc import chosen_pairs
+    from .benchmark.data.pair_from_names import chosen_pairs
     from .benchmark.progress import reporter_for
+    from .benchmark.runs import forecast as outlook
 
     loaded, _ = chosen_pairs(pairs or [], model, dataset, split, holdout, allow_pickle)
     with reporter_for(sys.stderr) as progress:
@@ -243,7 +245,7 @@ def list_(
     as_json: AsJson = False,
 ) -> None:
     """List what is there by name."""
-    from .benchmark import overview
+    from .benchmark.reports import catalogue as overview
 
     rows = overview.listing(kind)
     print(json.dumps(rows, indent=1) if as_json else overview.as_text(rows, kind))
@@ -255,7 +257,7 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show one pair, attack, defence, measure or run folder."""
-    from .benchmark import overview
+    from .benchmark.reports import catalogue as overview
 
     found = overview.describe(name)
     print(json.dumps(found.data, indent=1) if as_json else found.text)
@@ -271,8 +273,8 @@ def report(
     ] = None,
 ) -> None:
     """Write the HTML report of a run, one file that works without a network."""
-    from .benchmark.report.page import write_figures, write_report
-    from .benchmark.store import read_run
+    from .benchmark.reports.page import write_figures, write_report
+    from .benchmark.results.run_folder import read_run
 
     folder = read_run(run_folder)
     target = out or folder.path / "report.html"
@@ -296,9 +298,11 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Compare finished runs: leak before and after a defence, quality and time; or attacks across runs."""
-    from .benchmark.report import compared, compared_page, compared_reading
-    from .benchmark.report.comparing import compare_runs
-    from .benchmark.store import read_run
+    from .benchmark.reports.compare import page as compared_page
+    from .benchmark.reports.compare import schema as compared
+    from .benchmark.reports.compare import verdict as compared_reading
+    from .benchmark.reports.compare.compare_runs import compare_runs
+    from .benchmark.results.run_folder import read_run
 
     if with_images and out is None:
         raise BadSetting("--with-images puts pictures into a page: give it --out FILE.html")
@@ -324,14 +328,14 @@ def score(
     as_json: AsJson = False,
 ) -> None:
     """Compute rates for other bands from a run's stored scores, without the model."""
-    from .benchmark.rescoring import parse_bands, rescore
-    from .benchmark.store import read_run
+    from .benchmark.results.rescore import parse_bands, rescore
+    from .benchmark.results.run_folder import read_run
 
     results = rescore(read_run(run_folder), parse_bands(bands), measure)
     if as_json:
         print(json.dumps([result.model_dump(mode="json") for result in results], sort_keys=True, indent=1))
     else:
-        from .benchmark.report.tables import measure_table
+        from .benchmark.reports.tables import measure_table
 
         print(measure_table(results))
 
@@ -345,8 +349,8 @@ def label(
     as_json: AsJson = False,
 ) -> None:
     """Make a blinded sheet of pairs to label; with answers in the folder, print precision by threshold."""
-    from .benchmark import labelling
-    from .benchmark.store import read_run
+    from .benchmark.reports import label_sheet as labelling
+    from .benchmark.results.run_folder import read_run
 
     folder = read_run(run_folder)
     if (folder.path / "label" / "answers.json").is_file():
@@ -379,15 +383,16 @@ def gate(
     as_json: AsJson = False,
 ) -> int:
     """Does the model leak more than a policy allows? Exit codes: 0 no, 1 yes, 4 the gate cannot tell."""
-    from .benchmark.gate import output as gate_output
+    from .benchmark.gate import text as gate_output
+    from .benchmark.gate import write_files
     from .benchmark.gate.policy import load_policy
     from .benchmark.progress import reporter_for
 
     loaded = load_policy(policy)
-    gate_output.check_places([junit, summary, report])
+    write_files.check_places([junit, summary, report])
     print("loading torch and diffusers ...", file=sys.stderr, flush=True)
     from .benchmark.gate import judge as gates
-    from .leaderboards.baseline import read_baseline
+    from .leaderboards.gate_baseline import read_baseline
 
     last = None if baseline is None else read_baseline(baseline)
     with reporter_for(sys.stderr) as progress:
@@ -402,7 +407,7 @@ def gate(
             fresh=fresh,
             progress=progress,
         )
-    gate_output.write_files(decision, junit_file=junit, summary=summary, report=report)
+    write_files.write_files(decision, junit_file=junit, summary=summary, report=report)
     print(json.dumps(gate_output.as_dict(decision), indent=1) if as_json else gate_output.as_text(decision))
     return decision.exit_code
 
@@ -419,11 +424,11 @@ def replay(
     as_json: AsJson = False,
 ) -> None:
     """Make one candidate of a run again from its stored state, and compare it with the run's image."""
-    from .benchmark.store import read_run
+    from .benchmark.results.run_folder import read_run
 
     folder = read_run(run_folder)
     print("loading torch and diffusers ...", file=sys.stderr, flush=True)
-    from .benchmark import replaying
+    from .benchmark.runs import replay as replaying
 
     found = replaying.replay(folder, attack, candidate, seed=seed, pair=pair, device=device, out=out)
     print(json.dumps(replaying.as_dict(found), indent=1) if as_json else replaying.as_text(found))
@@ -446,12 +451,12 @@ def train(
     device: Device = "auto",
 ) -> None:
     """Train a pair's model again from its recipe, defended or not, as a diffusers folder with a pair file."""
-    from .benchmark.pairs import load_pair
+    from .benchmark.data.pair import load_pair
     from .benchmark.progress import reporter_for
 
     loaded = load_pair(pair)
     print("loading torch and diffusers ...", file=sys.stderr, flush=True)
-    from .benchmark.zoo.recipe import train as make
+    from .benchmark.models.zoo.train import train as make
 
     with reporter_for(sys.stderr) as progress:
         target = out or Path(f"{loaded.name}-model")
@@ -468,7 +473,7 @@ def new(
     out: Annotated[Path | None, typer.Option(help="Folder to make; default: ./NAME.")] = None,
 ) -> None:
     """Write a package with a working attack, defence or measure, its test and its page, to start from."""
-    from .benchmark.scaffold import write_skeleton
+    from .benchmark.runs.new_plugin import write_skeleton
 
     for file in write_skeleton(kind, name, out or Path(name)):
         print(file)
@@ -495,13 +500,13 @@ def tune(
     as_json: AsJson = False,
 ) -> None:
     """Try settings on a shadow victim, which no reported number uses."""
-    from .benchmark.pairs import load_pair
+    from .benchmark.data.pair import load_pair
     from .benchmark.progress import reporter_for
 
     loaded = load_pair(pair)
     grid, settings = _grid(values or []), _settings(set_ or [])
     print("loading torch and diffusers ...", file=sys.stderr, flush=True)
-    from .benchmark import tuning
+    from .benchmark.runs import tune as tuning
 
     target = out or Path(f"{loaded.name}-tuning")
     with reporter_for(sys.stderr) as progress:
@@ -535,13 +540,14 @@ def ablate(
     as_json: AsJson = False,
 ) -> int:
     """Run an attack and the same with one thing taken away at a time, and print the table."""
-    from .benchmark.pairs import load_pair
+    from .benchmark.data.pair import load_pair
     from .benchmark.progress import reporter_for
 
     loaded, settings = load_pair(pair), _settings(set_ or [])
     print("loading torch and diffusers ...", file=sys.stderr, flush=True)
-    from .benchmark import ablating, runner
-    from .benchmark.plan import plan_run
+    from .benchmark.runs import ablate as ablating
+    from .benchmark.runs import runner
+    from .benchmark.runs.plan import plan_run
 
     names = ablating.ablations_of(loaded, attack, settings)
     with reporter_for(sys.stderr) as progress:
@@ -580,11 +586,11 @@ def bench(
     as_json: AsJson = False,
 ) -> None:
     """Measure speed on this machine: sampling loop against denoiser, search against matrix product."""
-    from .benchmark.pairs import load_pair
+    from .benchmark.data.pair import load_pair
 
     loaded = load_pair(pair)
     print("loading torch and diffusers ...", file=sys.stderr, flush=True)
-    from .benchmark import bench as benches
+    from .benchmark.runs import bench as benches
 
     figures = benches.scoring(candidates, references, device) if scoring else benches.measure(loaded, device, attack)
     print(json.dumps(figures, indent=1) if as_json else benches.as_text(figures))
@@ -600,11 +606,11 @@ def theory(
     as_json: AsJson = False,
 ) -> None:
     """Measure the memorization divergence: against closed forms, or of a pair's model on X and H."""
-    from .benchmark.pairs import load_pair
+    from .benchmark.data.pair import load_pair
 
     loaded = None if pair is None else load_pair(pair)
     print("loading torch ...", file=sys.stderr, flush=True)
-    from .benchmark import theory as checks
+    from .benchmark.measures import theory as checks
 
     if loaded is None:
         found = checks.demonstration(seed)
@@ -618,7 +624,7 @@ def theory(
 def doctor(as_json: AsJson = False) -> None:
     """Say what works on this machine, and what to do about the rest."""
     print("loading torch ...", file=sys.stderr, flush=True)
-    from .benchmark import doctor as checks
+    from .benchmark.runs import doctor as checks
 
     found = checks.examine()
     print(json.dumps([check._asdict() for check in found], indent=1) if as_json else checks.as_text(found))
@@ -640,8 +646,8 @@ def add(
     records: Records = RECORDS,
 ) -> None:
     """Write a record for each attack of a run, over all of its seeds."""
-    from .benchmark.store import read_run
-    from .leaderboards.making import add_records
+    from .benchmark.results.run_folder import read_run
+    from .leaderboards.make_records import add_records
 
     for file in add_records(read_run(run_folder), submitter, attack or (), records, tuning or ()):
         print(file)
@@ -661,7 +667,7 @@ def check(
 ) -> int:
     """Check records: schema, hashes, impossible counts, duplicates; with --run, make drawn candidates again."""
     from .leaderboards.check import check_files
-    from .leaderboards.reading import record_files
+    from .leaderboards.read_records import record_files
 
     chosen = files or record_files(records)
     problems = check_files(chosen, None if files else records)
@@ -676,7 +682,7 @@ def check(
         raise BadSetting(f"--run challenges one record: name its file, there are {len(chosen)}")
     print("loading torch and diffusers ...", file=sys.stderr, flush=True)
     from .benchmark.progress import reporter_for
-    from .benchmark.store import read_run
+    from .benchmark.results.run_folder import read_run
     from .leaderboards import challenge as challenges
 
     with reporter_for(sys.stderr) as progress:
@@ -719,7 +725,7 @@ def build(
     check: Annotated[bool, typer.Option("--check", help="Do not write: fail if the README is out of date.")] = False,
 ) -> None:
     """Rank records and write the static site with its tables (CSV, Markdown, text, LaTeX), from records alone."""
-    from .leaderboards import building
+    from .leaderboards import build as building
 
     built = building.build(records, out, readme, check=check)
     for warning in built.warnings:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
-from .streams import Candidates
+from .candidates import Candidates
 
 if TYPE_CHECKING:
     import numpy as np

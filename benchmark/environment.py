@@ -1,5 +1,12 @@
 """What a run was made with: versions, hardware class, threads. No host name, no path."""
 
+from typing import TYPE_CHECKING
+
+from .errors import BadInput
+
+if TYPE_CHECKING:
+    import torch
+
 import importlib.metadata
 import os
 import platform
@@ -66,3 +73,20 @@ def peak_memory() -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def pick_device(name: str) -> "torch.device":
+    """Return the device of this name; "auto" takes CUDA, then MPS, then the CPU.
+
+    Raises:
+        BadInput: the device is not there.
+    """
+    import torch
+
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if name == "auto":
+        return torch.device("cuda" if cuda else "mps" if mps else "cpu")
+    present = ["cpu", *[f"cuda:{i}" for i in range(torch.cuda.device_count())], *(["mps"] if mps else [])]
+    if name in present or (name == "cuda" and cuda):
+        return torch.device(name)
+    raise BadInput(f"no device {name!r} here: there is {', '.join(present)}")

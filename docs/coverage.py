@@ -6,12 +6,12 @@ import numpy as np
 from scipy.stats import binom, norm
 from tabulate import tabulate
 
-from sidebench.benchmark.calibration import Matches, calibrate, calibrates, evaluate
-from sidebench.benchmark.comparison import AttackHits, compare
-from sidebench.benchmark.extrapolation import extrapolates_to, good_toulmin, rarefaction
+from sidebench.benchmark.measures.ams_ums import found_at_once
 from sidebench.benchmark.protocol import TIERS
-from sidebench.benchmark.statistics import excess, unique_count, wilson
-from sidebench.benchmark.tally import found_at_once
+from sidebench.benchmark.stats.comparison import AttackHits, compare
+from sidebench.benchmark.stats.intervals import excess, unique_count, wilson
+from sidebench.benchmark.stats.richness import extrapolates_to, good_toulmin, rarefaction
+from sidebench.benchmark.stats.thresholds import Matches, calibrate, calibrates, evaluate
 
 DRAWS = 2000
 

@@ -30,9 +30,9 @@ def main() -> None:
     """Write, prepare, print."""
     folder, number = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 200_000
     os.environ["HF_HOME"] = str(folder / "home")
+    from sidebench.benchmark.data.pair import DataSource, Selection, SplitRule, load_pair
+    from sidebench.benchmark.data.references import load_references
     from sidebench.benchmark.environment import peak_memory
-    from sidebench.benchmark.pairs import DataSource, Selection, SplitRule, load_pair
-    from sidebench.benchmark.references import load_references
 
     draw = np.random.default_rng(0)
     (folder / "data").mkdir(parents=True, exist_ok=True)

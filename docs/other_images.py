@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 import yaml
 from PIL import Image
 
-from sidebench.benchmark.pairs import Pair, load_pair
-from sidebench.benchmark.references import load_references
+from sidebench.benchmark.data.pair import Pair, load_pair
+from sidebench.benchmark.data.references import load_references
 
 
 def write_images(folder: Path, images: np.ndarray) -> None:

@@ -14,11 +14,13 @@ import numpy as np
 
 from sidebench.benchmark.contracts import Neighbours, Side
 from sidebench.benchmark.environment import peak_memory
+from sidebench.benchmark.measures.shard_scores import SIDES, Pairs, ShardScores
 from sidebench.benchmark.protocol import SHARD, TOP_K, default_measures
-from sidebench.benchmark.rates import UnitScores, attack_hits, compare_attacks, measure_result
 from sidebench.benchmark.registry import make_measure
-from sidebench.benchmark.scores import SCORE_PARTS, SIDES, Pairs, ShardScores, read_all_scores, write_scores
-from sidebench.benchmark.store import RunFolder
+from sidebench.benchmark.results.rates import attack_hits, compare_attacks, measure_result
+from sidebench.benchmark.results.run_folder import RunFolder
+from sidebench.benchmark.results.score_files import SCORE_PARTS, read_all_scores, write_scores
+from sidebench.benchmark.results.unit_scores import UnitScores
 
 UNIT, SPACE, DIFFERENT = "carlini-uncond.s0", "pixels", 64
 HITS, FOUND = 0.3, 4

@@ -15,16 +15,16 @@ import numpy as np
 from scipy.stats import t as student
 from tabulate import tabulate
 
-from sidebench.benchmark.comparison import excess_of, pooled
 from sidebench.benchmark.contracts import Side
-from sidebench.benchmark.rates import UnitScores
+from sidebench.benchmark.files import read_json, read_table
 from sidebench.benchmark.registry import make_measure
-from sidebench.benchmark.report.tables import load_metrics
-from sidebench.benchmark.rescoring import stored_groups
-from sidebench.benchmark.scores import read_all_scores
-from sidebench.benchmark.statistics import Interval, wilson
-from sidebench.benchmark.store import RunFolder, read_json, read_run, read_table, shard_count
-from sidebench.leaderboards.making import unit_hits
+from sidebench.benchmark.results.run_folder import RunFolder, read_run, shard_count
+from sidebench.benchmark.results.schema import load_metrics
+from sidebench.benchmark.results.score_files import read_all_scores
+from sidebench.benchmark.results.unit_scores import UnitScores, stored_groups
+from sidebench.benchmark.stats.comparison import excess_of, pooled
+from sidebench.benchmark.stats.intervals import Interval, wilson
+from sidebench.leaderboards.make_records import unit_hits
 
 PLAIN = "carlini-uncond"
 ATTACKS = (PLAIN, "carlini-cond", "side", "side-modes", "side-walk")

@@ -15,16 +15,16 @@ import numpy as np
 
 from ..benchmark.contracts import Measure, Progress
 from ..benchmark.errors import BadRecord, BadSetting
+from ..benchmark.files import read_json, write_json
+from ..benchmark.measures.hits import in_band
 from ..benchmark.progress import silent
-from ..benchmark.rates import UnitScores
 from ..benchmark.registry import make_measure
-from ..benchmark.rescoring import stored_groups
-from ..benchmark.scores import read_all_scores
-from ..benchmark.store import RunFolder, read_json, shard_count, write_json
-from ..benchmark.tally import in_band
-from .checked import TOLERANCE, Checked, checked_file
-from .making import file_hash, scores_hash, unit_hits
-from .reading import read_record
+from ..benchmark.results.run_folder import RunFolder, shard_count
+from ..benchmark.results.score_files import read_all_scores
+from ..benchmark.results.unit_scores import UnitScores, stored_groups
+from .badge import TOLERANCE, Checked, checked_file
+from .make_records import file_hash, scores_hash, unit_hits
+from .read_records import read_record
 from .record import Record, pooled_hits
 
 
@@ -138,15 +138,17 @@ def _make_again(
     progress: Progress,
 ) -> tuple[str, dict[int, UnitScores]]:
     """Return the kind of device, and the drawn candidates' scores by seed, made from the stored state."""
-    from ..benchmark import hub
-    from ..benchmark.references import load_references
-    from ..benchmark.replaying import make_again, planned_again
-    from ..benchmark.runner import load_victim
-    from ..benchmark.scoring import Scorer
+    from ..benchmark import environment
+    from ..benchmark.data.references import load_references
+    from ..benchmark.measures.scorer import Scorer
+    from ..benchmark.runs.replay import make_again, planned_again
+    from ..benchmark.runs.victim import load_victim
 
     plan = planned_again(folder, record.claim.attack, record.seeds, pair, device)
     model = load_victim(plan)
-    scorer = Scorer(load_references(plan.pair), [measure], plan.protocol.top_k, hub.pick_device(plan.model.device))
+    scorer = Scorer(
+        load_references(plan.pair), [measure], plan.protocol.top_k, environment.pick_device(plan.model.device)
+    )
     again, done = {}, 0
     for unit in plan.units:
         parts = []

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..benchmark.errors import BadRecord, SidebenchError
-from ..benchmark.store import canonical_json
-from . import consistency, rules
-from .checked import SUFFIX, TOLERANCE, checked_file, read_checked
-from .consistency import Found
-from .reading import read_content, read_record
+from ..benchmark.files import canonical_json
+from . import check_fields as rules
+from . import check_numbers as consistency
+from .badge import SUFFIX, TOLERANCE, checked_file, read_checked
+from .check_numbers import Found
+from .read_records import read_content, read_record
 from .record import SCHEMA, Record
 
 LARGEST = 16_000_000

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..benchmark.errors import BadInput, CannotReach, RunConflict
+from .badge import SUFFIX, checked_file
 from .check import check_files
-from .checked import SUFFIX, checked_file
-from .reading import record_files
+from .read_records import record_files
 
 FOLDER = "records"
 """Where records lie in the repository."""

@@ -12,14 +12,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..benchmark.data.pair import Pair, load_pair, pair_names
 from ..benchmark.errors import BadRecord
-from ..benchmark.pairs import Pair, load_pair, pair_names
 from ..benchmark.protocol import VERSION
-from .checked import Checked, read_checked
-from .reading import parse_record, read_content, record_files
+from .badge import Checked, read_checked
+from .rank_tests import samples_of, standing
+from .read_records import parse_record, read_content, record_files
 from .record import SCHEMA, Record
 from .record import Board as Kind
-from .ties import samples_of, standing
 
 PLAIN = "carlini-uncond"
 """The attack that is plain sampling: what another one must beat to be worth its cost."""

@@ -19,13 +19,13 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..benchmark.comparison import AttackHits, pooled
 from ..benchmark.contracts import Access
+from ..benchmark.data.pair import IN_TRAINING, Control
 from ..benchmark.errors import BadRecord
-from ..benchmark.pairs import IN_TRAINING, Control
+from ..benchmark.files import canonical_json
 from ..benchmark.protocol import Protocol
-from ..benchmark.results import ControlCheck, Cost, Difference, Result
-from ..benchmark.store import canonical_json
+from ..benchmark.results.schema import ControlCheck, Cost, Difference, Result
+from ..benchmark.stats.comparison import AttackHits, pooled
 
 SCHEMA = "sidebench-record/3"
 """Written by this version, published in schemas/; `reading.py` brings older ones up to it."""

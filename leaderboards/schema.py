@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from .checked import Checked
+from .badge import Checked
 from .record import SCHEMA, Record
 
 FOLDER = Path(__file__).parent / "schemas"

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..benchmark.errors import BadInput
-from ..benchmark.results import Difference, Rate, Result
-from . import plotted, schema, tables, words
-from .charts import COLOURS, Line, Scale, number, scale
+from ..benchmark.results.schema import Difference, Rate, Result
+from . import board_charts as plotted
+from . import schema, tables
+from . import verdicts as words
 from .ranking import PLAIN, Board, Leaderboard, Row, claims_excess, method_of
 from .record import Record
+from .svg import COLOURS, Line, Scale, number, scale
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from ..benchmark.candidates import Candidates
 from ..benchmark.contracts import (
     Ablation,
     Access,
@@ -17,8 +18,7 @@ from ..benchmark.contracts import (
     Step,
     WhiteBoxModel,
 )
-from ..benchmark.prediction import clean_estimate
-from ..benchmark.streams import Candidates
+from ..benchmark.sampling.prediction_types import clean_estimate
 from . import surrogate
 from .features import check_weights
 from .networks import gradient_flops

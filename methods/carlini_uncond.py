@@ -2,8 +2,8 @@
 
 from typing import ClassVar
 
+from ..benchmark.candidates import Candidates
 from ..benchmark.contracts import Access, Attack, AttackState, BlackBoxModel, Conditioning, Generated
-from ..benchmark.streams import Candidates
 
 
 class CarliniUncond(Attack):

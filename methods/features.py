@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..benchmark.candidates import generator
 from ..benchmark.contracts import WhiteBoxModel
-from ..benchmark.streams import generator
 from .networks import forward_flops
 
 OWN = ("pixels", "pca", "network")

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ..benchmark.operations import OperationCount
+from ..benchmark.models.flops import OperationCount
 
 
 class TimeModule(nn.Module):

@@ -6,17 +6,9 @@ from typing import Any, ClassVar
 import torch
 from pydantic import Field
 
-from ..benchmark.contracts import (
-    Access,
-    Attack,
-    AttackState,
-    Conditioning,
-    Generated,
-    Settings,
-    WhiteBoxModel,
-)
-from ..benchmark.prediction import clean_estimate
-from ..benchmark.streams import Candidates
+from ..benchmark.candidates import Candidates
+from ..benchmark.contracts import Access, Attack, AttackState, Conditioning, Generated, Settings, WhiteBoxModel
+from ..benchmark.sampling.prediction_types import clean_estimate
 
 
 class PolishSettings(Settings):

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from pydantic import Field
 
+from ..benchmark.candidates import Candidates, generator
 from ..benchmark.contracts import Access, Attack, AttackState, Conditioning, Generated, PromptedModel, Settings
 from ..benchmark.errors import TooFew
-from ..benchmark.streams import Candidates, generator
 
 
 class PromptReplaySettings(Settings):

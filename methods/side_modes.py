@@ -7,6 +7,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from ..benchmark.candidates import Candidates
 from ..benchmark.contracts import (
     Ablation,
     Access,
@@ -20,8 +21,7 @@ from ..benchmark.contracts import (
     WhiteBoxModel,
 )
 from ..benchmark.errors import TooFew
-from ..benchmark.prediction import clean_estimate
-from ..benchmark.streams import Candidates
+from ..benchmark.sampling.prediction_types import clean_estimate
 
 
 class SideModesSettings(Settings):

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import torch
 from pydantic import Field
 
+from ..benchmark.candidates import Candidates
 from ..benchmark.contracts import (
     Ablation,
     Access,
@@ -16,8 +17,7 @@ from ..benchmark.contracts import (
     Settings,
     WhiteBoxModel,
 )
-from ..benchmark.prediction import clean_estimate
-from ..benchmark.streams import Candidates
+from ..benchmark.sampling.prediction_types import clean_estimate
 
 
 class SideWalkSettings(Settings):

@@ -11,6 +11,7 @@ import torch
 from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor, nn
 
+from ..benchmark.candidates import Candidates, generator, stream_seed
 from ..benchmark.contracts import (
     Ablation,
     AttackState,
@@ -22,8 +23,7 @@ from ..benchmark.contracts import (
     WhiteBoxModel,
 )
 from ..benchmark.errors import BadInput, TooFew
-from ..benchmark.prediction import clean_estimate
-from ..benchmark.streams import Candidates, generator, stream_seed
+from ..benchmark.sampling.prediction_types import clean_estimate
 from .features import check_features, describe
 from .networks import SurrogateClassifier, gradient_flops, scaled_blocks
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 import yaml
 
-from sidebench.benchmark import runner
-from sidebench.benchmark.pairs import FOLDER, Pair, load_pair
-from sidebench.benchmark.plan import plan_run
+from sidebench.benchmark.data.pair import FOLDER, Pair, load_pair
 from sidebench.benchmark.protocol import SamplerSettings
+from sidebench.benchmark.runs import runner
+from sidebench.benchmark.runs.plan import plan_run
 
 SMALL = {"synthetic_images": 24, "clusters": 3, "training_steps": 3, "batch": 8, "width": 8, "cohesion": -1.0}
 GUIDED = ("carlini-cond", "side")
@@ -76,7 +76,7 @@ def real_records(finished: Any) -> list[Any]:
     """Return the records of the finished run, one per attack: carlini-uncond, carlini-cond, side."""
     from datetime import date
 
-    from sidebench.leaderboards.making import make_records
+    from sidebench.leaderboards.make_records import make_records
 
     return make_records(finished.folder, "somebody", today=date(2026, 1, 2))
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from sidebench.benchmark.comparison import AttackHits, excess_of
-from sidebench.benchmark.results import Difference
-from sidebench.benchmark.statistics import wilson
+from sidebench.benchmark.results.schema import Difference
+from sidebench.benchmark.stats.comparison import AttackHits, excess_of
+from sidebench.benchmark.stats.intervals import wilson
 from sidebench.leaderboards.ranking import Entry
 from sidebench.leaderboards.record import Hits, Record, pack
 

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from sidebench.benchmark import runner
-from sidebench.benchmark.ablating import ablation_rows, ablations_of, as_text
 from sidebench.benchmark.contracts import OracleModel
+from sidebench.benchmark.data.pair import DataSource, load_pair
 from sidebench.benchmark.errors import BadInput, BadSetting, TooFew, UnknownName
+from sidebench.benchmark.files import read_info
 from sidebench.benchmark.models import load_model
-from sidebench.benchmark.pairs import DataSource, load_pair
-from sidebench.benchmark.plan import make_attacks
 from sidebench.benchmark.registry import find, make_attack
-from sidebench.benchmark.sampling import AuditedModel, view_for
-from sidebench.benchmark.store import read_info
+from sidebench.benchmark.runs import runner, victim
+from sidebench.benchmark.runs.ablate import ablation_rows, ablations_of, as_text
+from sidebench.benchmark.runs.plugins import make_attacks
+from sidebench.benchmark.sampling.views import AuditedModel, view_for
 from sidebench.methods.surrogate import true_labels
 
 ALL = ["carlini-uncond", "carlini-cond", "side"] + [
@@ -104,14 +104,14 @@ def test_true_labels_are_those_of_the_nearest_training_image() -> None:
 
 def test_only_an_oracle_is_given_labels(make_plan: Any, tmp_path: Path) -> None:
     plan = make_plan(tmp_path, attacks=("side", "side--true-labels"))
-    model = runner.load_victim(plan)
+    model = victim.load_victim(plan)
     assert model.labelled is not None
     audited = AuditedModel(model, plan.protocol.sampler, plan.protocol.micro_batch)
     oracle = view_for("oracle", audited, (), model.labelled)
     assert isinstance(oracle, OracleModel) and len(oracle.training) == len(oracle.labels) == 256
     assert not hasattr(view_for("white box", audited, (), model.labelled), "training")
     assert np.unique(oracle.labels.numpy()).tolist() == list(range(10))
-    assert runner.load_victim(make_plan(tmp_path, attacks=("side",))).labelled is None
+    assert victim.load_victim(make_plan(tmp_path, attacks=("side",))).labelled is None
 
 
 def test_true_labels_without_an_oracle_are_refused_before_any_work(make_plan: Any, tmp_path: Path) -> None:

@@ -7,14 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from sidebench.benchmark import audit, registry
+from sidebench.benchmark import registry
 from sidebench.benchmark.contracts import Band, Measure, Neighbours, Side
+from sidebench.benchmark.data.pair import load_pair
+from sidebench.benchmark.data.references import ImageSet, References, load_references
+from sidebench.benchmark.measures import detector_audit as audit
 from sidebench.benchmark.measures.rms import Rms
-from sidebench.benchmark.pairs import load_pair
-from sidebench.benchmark.references import ImageSet, References, load_references
-from sidebench.benchmark.report import drawing, figures
-from sidebench.benchmark.scoring import Scorer
-from sidebench.benchmark.statistics import wilson
+from sidebench.benchmark.measures.scorer import Scorer
+from sidebench.benchmark.reports import figures
+from sidebench.benchmark.reports import plot_style as drawing
+from sidebench.benchmark.stats.intervals import wilson
 
 IDS = ["nl2c:n5:a0.5", "rms"]
 PLANTED = 7

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from scipy.stats import binom, norm
 
-from sidebench.benchmark import tally
-from sidebench.benchmark.calibration import (
+from sidebench.benchmark.errors import BadInput, TooFew
+from sidebench.benchmark.measures import hits
+from sidebench.benchmark.stats.intervals import excess, wilson
+from sidebench.benchmark.stats.thresholds import (
     STRETCH,
     Matches,
     Threshold,
@@ -17,8 +19,6 @@ from sidebench.benchmark.calibration import (
     evaluate,
     hits_at,
 )
-from sidebench.benchmark.errors import BadInput, TooFew
-from sidebench.benchmark.statistics import excess, wilson
 
 DRAWS = 2000
 
@@ -93,7 +93,7 @@ def test_the_band_holds_the_same_hits() -> None:
     scores = np.random.default_rng(3).random(2000).astype(np.float32)
     for distance in (True, False):
         found = calibrate(scores, spread(2000), 0.01, distance=distance)
-        inside = tally.in_band(scores, band_at(found, distance=distance), distance=distance)
+        inside = hits.in_band(scores, band_at(found, distance=distance), distance=distance)
         assert (inside == hits_at(scores, found.tau, distance=distance)).all()
 
 

@@ -6,15 +6,16 @@ from typing import Any
 
 import pytest
 
-from sidebench.benchmark import runner
+from sidebench.benchmark.data.pair import load_pair
 from sidebench.benchmark.errors import BadInput, BadRecord, BadSetting
-from sidebench.benchmark.pairs import load_pair
-from sidebench.benchmark.plan import plan_run
-from sidebench.benchmark.store import RunFolder, read_run, read_state, write_state
+from sidebench.benchmark.files import read_state, write_state
+from sidebench.benchmark.results.run_folder import RunFolder, read_run
+from sidebench.benchmark.runs import runner
+from sidebench.benchmark.runs.plan import plan_run
+from sidebench.leaderboards.badge import Checked, checked_file, read_checked
 from sidebench.leaderboards.challenge import as_text, challenge
-from sidebench.leaderboards.checked import Checked, checked_file, read_checked
-from sidebench.leaderboards.making import file_hash, make_records, write_record
-from sidebench.leaderboards.reading import record_files
+from sidebench.leaderboards.make_records import file_hash, make_records, write_record
+from sidebench.leaderboards.read_records import record_files
 
 
 @pytest.fixture(scope="module")

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from made_records import as_version_1, changed, entry
 
-from sidebench.benchmark import runner
 from sidebench.benchmark.errors import BadRecord
-from sidebench.benchmark.store import canonical_json
+from sidebench.benchmark.files import canonical_json
+from sidebench.benchmark.runs import runner
+from sidebench.leaderboards.badge import checked_file
 from sidebench.leaderboards.check import check_files, check_record
-from sidebench.leaderboards.checked import checked_file
-from sidebench.leaderboards.making import make_records, write_record
+from sidebench.leaderboards.make_records import make_records, write_record
 from sidebench.leaderboards.ranking import rank, read_leaderboard
-from sidebench.leaderboards.reading import parse_record, record_files
+from sidebench.leaderboards.read_records import parse_record, record_files
 from sidebench.leaderboards.record import Record, Source, pack, unpack
 
 TODAY = date(2026, 1, 2)
@@ -35,7 +35,7 @@ def made(make_plan: Any, tmp_path_factory: pytest.TempPathFactory) -> list[Recor
 @pytest.fixture
 def content(made: list[Record], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Return one record as JSON; the control model stands in for the pair's own."""
-    monkeypatch.setattr("sidebench.leaderboards.rules._shipped", lambda record, pair: iter(()))
+    monkeypatch.setattr("sidebench.leaderboards.check_fields._shipped", lambda record, pair: iter(()))
     found: dict[str, Any] = json.loads(made[1].text())
     return found
 

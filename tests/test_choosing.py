@@ -5,9 +5,17 @@ from typing import Any
 
 import pytest
 
-from sidebench.benchmark.report.choosing import other_settings
-from sidebench.benchmark.report.compared import SCHEMA, ComparedRun, Comparing, Leak, Price, leak_per_quality_rows
-from sidebench.benchmark.store import RunFolder, write_json
+from sidebench.benchmark.files import write_json
+from sidebench.benchmark.reports.compare.schema import (
+    SCHEMA,
+    ComparedRun,
+    Comparing,
+    Leak,
+    Price,
+    leak_per_quality_rows,
+)
+from sidebench.benchmark.reports.compare.tried_settings import other_settings
+from sidebench.benchmark.results.run_folder import RunFolder
 
 
 def run(parent: Path, name: str, defences: dict[str, Any], seed: int = 1, model: str = "a") -> RunFolder:

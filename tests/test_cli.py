@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from sidebench import __version__
-from sidebench.benchmark import runner
+from sidebench.benchmark.runs import runner
 
 Call = Callable[..., tuple[int, str, str]]
 

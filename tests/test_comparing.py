@@ -10,12 +10,15 @@ from typing import Any
 import pyarrow.compute as pc
 import pytest
 
-from sidebench.benchmark import runner
 from sidebench.benchmark.errors import BadInput
-from sidebench.benchmark.report import compared, compared_page, compared_reading
-from sidebench.benchmark.report.comparing import compare_runs
-from sidebench.benchmark.results import Difference
-from sidebench.benchmark.store import RunFolder, read_table, write_json, write_table
+from sidebench.benchmark.files import read_table, write_json, write_table
+from sidebench.benchmark.reports.compare import page as compared_page
+from sidebench.benchmark.reports.compare import schema as compared
+from sidebench.benchmark.reports.compare import verdict as compared_reading
+from sidebench.benchmark.reports.compare.compare_runs import compare_runs
+from sidebench.benchmark.results.run_folder import RunFolder
+from sidebench.benchmark.results.schema import Difference
+from sidebench.benchmark.runs import runner
 
 Make = Callable[..., Any]
 
@@ -94,7 +97,7 @@ def test_a_run_judged_only_by_what_it_optimises_is_flagged(finished: Any, defend
 
 
 def test_a_measure_that_moves_alone_is_flagged(changed: Any) -> None:
-    from sidebench.benchmark.report.comparing import _only_moved
+    from sidebench.benchmark.reports.compare.compare_runs import _only_moved
 
     found = compare_runs([changed("a"), changed("b")])
     leak = found.leaks[0]

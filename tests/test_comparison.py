@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, hypergeom, norm, t
 
-from sidebench.benchmark.comparison import (
+from sidebench.benchmark.errors import BadInput
+from sidebench.benchmark.stats.comparison import (
     AttackHits,
     Comparison,
     compare,
@@ -18,8 +19,7 @@ from sidebench.benchmark.comparison import (
     sign_flip,
     verdicts,
 )
-from sidebench.benchmark.errors import BadInput
-from sidebench.benchmark.statistics import Excess, Interval
+from sidebench.benchmark.stats.intervals import Excess, Interval
 
 DRAWS = 2000
 

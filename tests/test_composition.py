@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from sidebench.benchmark import registry, runner
+from sidebench.benchmark import registry
+from sidebench.benchmark.candidates import Candidates
 from sidebench.benchmark.contracts import AttackState, Step
-from sidebench.benchmark.defending import DefendedModel
 from sidebench.benchmark.models.analytic import MixtureModel
 from sidebench.benchmark.protocol import SamplerSettings
-from sidebench.benchmark.sampling import AuditedModel
-from sidebench.benchmark.streams import Candidates
+from sidebench.benchmark.runs import runner
+from sidebench.benchmark.sampling.defended import DefendedModel
+from sidebench.benchmark.sampling.views import AuditedModel
 from sidebench.methods.polish import Polish, clean_estimate
 
 Make = Callable[..., Any]

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from sidebench.benchmark import registry
-from sidebench.benchmark.conformance import NotConformant, check_attack
 from sidebench.benchmark.contracts import ModelSpec
+from sidebench.benchmark.runs.check_attack import NotConformant, check_attack
 
 DIGITS = ModelSpec(family="pixel", location="zoo:digits")
 SMALL = {"synthetic_images": 24, "clusters": 3, "training_steps": 3, "batch": 8, "width": 8, "cohesion": -1.0}

@@ -8,15 +8,15 @@ import pytest
 import torch
 from scipy.stats import binomtest
 
-from sidebench.benchmark import runner
+from sidebench.benchmark.candidates import Candidates
+from sidebench.benchmark.data.pair import Pair, load_pair
+from sidebench.benchmark.data.references import load_references
 from sidebench.benchmark.errors import BadInput, TooFew, UnknownName
 from sidebench.benchmark.models import load_model
 from sidebench.benchmark.models.controls import make_control
-from sidebench.benchmark.pairs import Pair, load_pair
-from sidebench.benchmark.plan import plan_run
-from sidebench.benchmark.references import load_references
-from sidebench.benchmark.results import BandResult
-from sidebench.benchmark.streams import Candidates
+from sidebench.benchmark.results.schema import BandResult
+from sidebench.benchmark.runs import runner
+from sidebench.benchmark.runs.plan import plan_run
 
 
 def closest_band(out: Path, model: str, candidates: int = 1024, **options: Any) -> BandResult:

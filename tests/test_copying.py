@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from sidebench.benchmark import copying
-from sidebench.benchmark.copying import auth_pct, data_copying, rank_sum_z, sensitivity
 from sidebench.benchmark.errors import BadInput, TooFew
+from sidebench.benchmark.measures import set_level_copying as copying
+from sidebench.benchmark.measures.set_level_copying import auth_pct, data_copying, rank_sum_z, sensitivity
 
 
 def cloud(n: int, seed: int, dimensions: int = 3) -> np.ndarray:

@@ -8,19 +8,21 @@ from typing import Any
 import pytest
 import torch
 
-from sidebench.benchmark import runner
-from sidebench.benchmark.conformance import NotConformant, quick_protocol
-from sidebench.benchmark.conformance_defence import check_defence
+from sidebench.benchmark.candidates import Candidates
 from sidebench.benchmark.contracts import Model, ModelSpec, Step, Victim
-from sidebench.benchmark.defending import DefendedModel, check_fit, defend, in_order
+from sidebench.benchmark.data.pair import load_pair
 from sidebench.benchmark.errors import BadInput, BadSetting, DefenceFailed, UnknownName
+from sidebench.benchmark.files import read_state
 from sidebench.benchmark.models import load_model
-from sidebench.benchmark.pairs import load_pair
-from sidebench.benchmark.plan import RunPlan, plan_run
 from sidebench.benchmark.protocol import SamplerSettings
-from sidebench.benchmark.sampling import AuditedModel, Ledger, sample_latents, view_for
-from sidebench.benchmark.store import read_state
-from sidebench.benchmark.streams import Candidates
+from sidebench.benchmark.runs import runner
+from sidebench.benchmark.runs.check_attack import NotConformant, quick_protocol
+from sidebench.benchmark.runs.check_defence import check_defence
+from sidebench.benchmark.runs.plan import RunPlan, plan_run
+from sidebench.benchmark.sampling.defended import DefendedModel, check_fit, defend, in_order
+from sidebench.benchmark.sampling.ledger import Ledger
+from sidebench.benchmark.sampling.sampler import sample_latents
+from sidebench.benchmark.sampling.views import AuditedModel, view_for
 from sidebench.methods.defences.amg import AmgSettings, AntiMemorizationGuidance
 from sidebench.methods.defences.eta import Eta
 from sidebench.methods.defences.late_guidance import LateGuidance, LateGuidanceSettings
@@ -244,7 +246,7 @@ def test_attacks_prepare_and_generate_on_the_defended_model(finished: Any, tmp_p
 
 
 def test_kept_samples_cost_the_defence_again(digits: Model) -> None:
-    from sidebench.benchmark.store import MemoryCheckpoints
+    from sidebench.benchmark.results.checkpoints import MemoryCheckpoints
 
     model, kept = around(digits, AntiMemorizationGuidance()), MemoryCheckpoints()
     spent = []

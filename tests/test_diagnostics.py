@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from sidebench.benchmark.report.diagnostics import read, table_rows
-from sidebench.benchmark.store import RunFolder
+from sidebench.benchmark.reports.attack_diagnostics import read, table_rows
+from sidebench.benchmark.results.run_folder import RunFolder
 
 ROW = {"t": 0, "accuracy": 0.625, "confidence": 0.2, "calibration_error": 0.4}
 

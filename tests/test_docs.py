@@ -10,9 +10,9 @@ import yaml
 from typer.main import get_command
 
 import sidebench
-from sidebench.benchmark.conformance import check_attack
 from sidebench.benchmark.contracts import ModelSpec
-from sidebench.benchmark.pairs import Pair
+from sidebench.benchmark.data.pair import Pair
+from sidebench.benchmark.runs.check_attack import check_attack
 from sidebench.cli import app
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sidebench.benchmark.effort import Finds, Spending, at_budget, distinct
 from sidebench.benchmark.errors import TooFew
-from sidebench.benchmark.extrapolation import good_toulmin, rarefaction
-from sidebench.benchmark.statistics import wilson
+from sidebench.benchmark.stats.equal_cost import Finds, Spending, at_budget, distinct
+from sidebench.benchmark.stats.intervals import wilson
+from sidebench.benchmark.stats.richness import good_toulmin, rarefaction
 
 DRAWS = 2000
 NONE = Finds(0, 0, 0, np.zeros(4, dtype=np.int64))

@@ -8,15 +8,8 @@ import pytest
 from scipy.stats import binom, hypergeom
 
 from sidebench.benchmark.errors import BadInput, TooFew
-from sidebench.benchmark.extrapolation import (
-    chao1,
-    chao2,
-    curve,
-    extrapolates_to,
-    good_toulmin,
-    rarefaction,
-)
-from sidebench.benchmark.statistics import poisson_exact, unique_count
+from sidebench.benchmark.stats.intervals import poisson_exact, unique_count
+from sidebench.benchmark.stats.richness import chao1, chao2, curve, extrapolates_to, good_toulmin, rarefaction
 
 DRAWS = 2000
 N = 1000

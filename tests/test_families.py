@@ -9,17 +9,18 @@ import pytest
 import torch
 from hub_repositories import flow_pipeline, latent_pipeline, pixel_pipeline, score_sde_pipeline
 
-from sidebench.benchmark import layout
-from sidebench.benchmark.conformance import check_attack
+from sidebench.benchmark.candidates import Candidates
 from sidebench.benchmark.contracts import Budget, ModelSpec
+from sidebench.benchmark.data import pipeline_folder as layout
 from sidebench.benchmark.errors import BadInput
 from sidebench.benchmark.models import inspect_files, load_model
 from sidebench.benchmark.progress import silent
 from sidebench.benchmark.protocol import SamplerSettings
 from sidebench.benchmark.registry import make_attack
-from sidebench.benchmark.sampling import AuditedModel, sample_latents
-from sidebench.benchmark.store import MemoryCheckpoints
-from sidebench.benchmark.streams import Candidates
+from sidebench.benchmark.results.checkpoints import MemoryCheckpoints
+from sidebench.benchmark.runs.check_attack import check_attack
+from sidebench.benchmark.sampling.sampler import sample_latents
+from sidebench.benchmark.sampling.views import AuditedModel
 
 MAKERS: dict[str, Any] = {
     "pixel": lambda folder: pixel_pipeline(folder),

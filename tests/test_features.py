@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-from sidebench.benchmark.attacking import prepare_attack
-from sidebench.benchmark.conformance import quick_protocol
 from sidebench.benchmark.contracts import Budget, ModelSpec
+from sidebench.benchmark.data.pair import load_pair
 from sidebench.benchmark.errors import BadInput, BadSetting
 from sidebench.benchmark.measures.sscd import Sscd
 from sidebench.benchmark.models import load_model
-from sidebench.benchmark.pairs import load_pair
-from sidebench.benchmark.plan import plan_run
 from sidebench.benchmark.progress import silent
 from sidebench.benchmark.registry import make_attack, make_measure
-from sidebench.benchmark.sampling import AuditedModel
-from sidebench.benchmark.store import FolderCheckpoints
+from sidebench.benchmark.results.checkpoints import FolderCheckpoints
+from sidebench.benchmark.runs.check_attack import quick_protocol
+from sidebench.benchmark.runs.plan import plan_run
+from sidebench.benchmark.sampling.call_attack import prepare_attack
+from sidebench.benchmark.sampling.views import AuditedModel
 from sidebench.methods.features import describe
 
 PROTOCOL = quick_protocol(steps=2)

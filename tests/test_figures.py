@@ -9,9 +9,10 @@ import pytest
 
 from sidebench.benchmark.contracts import Measure
 from sidebench.benchmark.registry import make_measure
-from sidebench.benchmark.report import drawing, figures
-from sidebench.benchmark.report.contents import Contents, read_contents
-from sidebench.benchmark.report.page import write_figures
+from sidebench.benchmark.reports import figures
+from sidebench.benchmark.reports import plot_style as drawing
+from sidebench.benchmark.reports.page import write_figures
+from sidebench.benchmark.reports.page_data import Contents, read_contents
 
 CSS = Path(drawing.__file__).with_name("report.css").read_text(encoding="utf-8")
 

@@ -13,21 +13,22 @@ import pytest
 import torch
 import yaml
 
-from sidebench.benchmark import models, runner
+from sidebench.benchmark import models
+from sidebench.benchmark.data.pair import FOLDER, Pair, load_pair
+from sidebench.benchmark.data.references import References
 from sidebench.benchmark.errors import BadInput, BadPolicy, UnknownName
 from sidebench.benchmark.gate import decision as gate_decision
 from sidebench.benchmark.gate import judge as gate
 from sidebench.benchmark.gate import source as gate_source
 from sidebench.benchmark.gate.baseline import RunBaseline
 from sidebench.benchmark.gate.checks import check_judge
+from sidebench.benchmark.gate.claims import course
 from sidebench.benchmark.gate.decision import Decision
-from sidebench.benchmark.gate.limits import course
-from sidebench.benchmark.gate.output import as_dict, as_markdown, as_text, junit
 from sidebench.benchmark.gate.page import write_page
 from sidebench.benchmark.gate.policy import Policy, load_policy
-from sidebench.benchmark.pairs import FOLDER, Pair, load_pair
-from sidebench.benchmark.plan import plan_run
-from sidebench.benchmark.references import References
+from sidebench.benchmark.gate.text import as_dict, as_markdown, as_text, junit
+from sidebench.benchmark.runs import runner
+from sidebench.benchmark.runs.plan import plan_run
 from sidebench.cli import main
 
 CLEAN, LEAKY = "control:heldout", "control:mixture:0.2"
@@ -100,7 +101,7 @@ def test_the_threshold_is_frozen_before_the_test(tmp_path: Path) -> None:
 
 
 def test_a_refused_calibration_is_extended_and_then_no_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sidebench.benchmark.calibration.MIN_GROUPS", 1000)
+    monkeypatch.setattr("sidebench.benchmark.stats.thresholds.MIN_GROUPS", 1000)
     rule = {"calibrate": {"rate": 0.05, "candidates": 256, "most": 512}}
     decision = decide(tmp_path, threshold=rule)
     assert decision.verdict == "cannot tell" and not decision.findings
@@ -521,8 +522,8 @@ def test_a_baseline_that_differs_is_refused_by_field(releases: dict[str, Path], 
 
 
 def test_a_record_is_a_baseline_at_its_own_threshold(tmp_path: Path) -> None:
-    from sidebench.leaderboards.baseline import RecordBaseline, read_baseline
-    from sidebench.leaderboards.making import make_records, write_record
+    from sidebench.leaderboards.gate_baseline import RecordBaseline, read_baseline
+    from sidebench.leaderboards.make_records import make_records, write_record
 
     pair = load_pair("digits")
     options: dict[str, Any] = {"attacks": ["carlini-uncond"], "device": "cpu", "out": tmp_path, "candidates": 256}

@@ -11,11 +11,14 @@ import pytest
 from hub_repositories import picture, picture_repository, picture_table
 from PIL import Image
 
-from sidebench.benchmark import download, hub, imagesets
-from sidebench.benchmark.decoding import decode
+from sidebench.benchmark import files
+from sidebench.benchmark.data import hub as download
+from sidebench.benchmark.data import image_cache as imagesets
+from sidebench.benchmark.data.decode import decode
+from sidebench.benchmark.data.duplicates import duplicate_groups
+from sidebench.benchmark.data.pair import DataSource, Selection, load_pair
+from sidebench.benchmark.data.references import load_references
 from sidebench.benchmark.errors import BadInput, BadPair
-from sidebench.benchmark.pairs import DataSource, Selection, load_pair
-from sidebench.benchmark.references import duplicate_groups, load_references
 
 RNG = np.random.default_rng(0)
 
@@ -264,7 +267,7 @@ def test_notes_of_what_was_fetched_survive_a_broken_file(tmp_path: Path, monkeyp
     (tmp_path / "snapshot").mkdir()
     (tmp_path / "snapshot" / "x.json").write_bytes(b"{}")
     noted = download.remember(found, tmp_path / "snapshot", ["x.json"], {})
-    assert noted.sha256 == {"x.json": hub.sha256(tmp_path / "snapshot" / "x.json")}
+    assert noted.sha256 == {"x.json": files.sha256(tmp_path / "snapshot" / "x.json")}
     assert download.recall("model", "a/b", "main", {}) is None  # the file itself is not there
     (file,) = (tmp_path / "fetched").iterdir()
     file.write_text("{broken", encoding="utf-8")

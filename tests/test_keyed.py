@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from sidebench.benchmark.errors import BadInput, CorruptRun
-from sidebench.benchmark.keyed import keyed_hash, run_key, training_group
-from sidebench.benchmark.store import RunFolder
+from sidebench.benchmark.results.keyed_names import keyed_hash, run_key, training_group
+from sidebench.benchmark.results.run_folder import RunFolder
 
 
 def test_hash_is_hmac_sha256_of_the_text() -> None:

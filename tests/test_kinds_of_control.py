@@ -11,22 +11,27 @@ import numpy as np
 import pytest
 import yaml
 
-from sidebench.benchmark import labelling, quality, references, runner
 from sidebench.benchmark.contracts import Band, Neighbours, Side
+from sidebench.benchmark.data import references
+from sidebench.benchmark.data.pair import FOLDER, Pair, load_pair
 from sidebench.benchmark.errors import BadInput, BadPair, CorruptRun
-from sidebench.benchmark.overview import describe
-from sidebench.benchmark.pairs import FOLDER, Pair, load_pair
+from sidebench.benchmark.files import read_json, write_json
+from sidebench.benchmark.measures import image_quality as quality
+from sidebench.benchmark.measures.shard_scores import Pairs, ShardScores
 from sidebench.benchmark.protocol import SamplerSettings, default_measures
-from sidebench.benchmark.rates import UnitScores, attack_hits, in_both, measure_result
 from sidebench.benchmark.registry import make_measure
-from sidebench.benchmark.report.contents import read_contents
-from sidebench.benchmark.report.page import write_report
-from sidebench.benchmark.report.reading import headline
-from sidebench.benchmark.report.tables import load_metrics, probe_flags, text_tables, verdicts
-from sidebench.benchmark.rescoring import rescore
-from sidebench.benchmark.results import Metrics, rows
-from sidebench.benchmark.scores import Pairs, ShardScores
-from sidebench.benchmark.store import RunFolder, read_json, write_json
+from sidebench.benchmark.reports import label_sheet as labelling
+from sidebench.benchmark.reports.catalogue import describe
+from sidebench.benchmark.reports.page import write_report
+from sidebench.benchmark.reports.page_data import read_contents
+from sidebench.benchmark.reports.tables import probe_flags, text_tables, verdicts
+from sidebench.benchmark.reports.verdict import headline
+from sidebench.benchmark.results.rates import attack_hits, measure_result
+from sidebench.benchmark.results.rescore import rescore
+from sidebench.benchmark.results.run_folder import RunFolder
+from sidebench.benchmark.results.schema import Metrics, load_metrics, rows
+from sidebench.benchmark.results.unit_scores import UnitScores, in_both
+from sidebench.benchmark.runs import runner
 
 Plan = Callable[..., Any]
 MODELS = {name: yaml.safe_load((FOLDER / f"{name}.yaml").read_text())["model"] for name in ("digits", "digits-clean")}
@@ -163,7 +168,7 @@ def test_without_other_images_quality_is_left_out() -> None:
     none = np.empty(0, dtype=np.int64)
     alone = dataclasses.replace(found, pool=found.pool.take(none), tuning=found.tuning.take(none))
     assert quality.real_images(found) == "pool" and quality.real_images(alone) is None
-    assert quality.assess(None, [], 0, alone)["skipped"].startswith("the pair has fewer than 2")  # type: ignore[arg-type]
+    assert quality.assess({}, alone)["skipped"].startswith("the pair has fewer than 2")
     assert quality.label_accuracy(found.training.floats(), None, alone) is None
 
 
@@ -290,7 +295,7 @@ def test_an_attack_that_fails_on_the_reference_model_is_named_and_goes_on(make_p
 
 
 def test_a_reference_model_of_another_size_is_refused(make_plan: Plan, tmp_path: Path) -> None:
-    from sidebench.benchmark import hub
+    from sidebench.benchmark.data import model_files as hub
 
     shutil.copytree(hub.locate("zoo:digits"), tmp_path / "other")
     config = tmp_path / "other" / "unet" / "config.json"

@@ -14,13 +14,16 @@ import pytest
 import torch
 from PIL import Image
 
-from sidebench.benchmark import labelling, registry
+from sidebench.benchmark import registry
 from sidebench.benchmark.contracts import AttackState
+from sidebench.benchmark.data.references import ImageSet, References
 from sidebench.benchmark.errors import BadInput, CorruptRun, TooFew
-from sidebench.benchmark.references import ImageSet, References
-from sidebench.benchmark.scores import SIDES, write_scores
-from sidebench.benchmark.scoring import Scorer
-from sidebench.benchmark.store import RunFolder, read_json, write_json, write_state
+from sidebench.benchmark.files import read_json, write_json, write_state
+from sidebench.benchmark.measures.scorer import Scorer
+from sidebench.benchmark.measures.shard_scores import SIDES
+from sidebench.benchmark.reports import label_sheet as labelling
+from sidebench.benchmark.results.run_folder import RunFolder
+from sidebench.benchmark.results.score_files import write_scores
 
 MEASURE = "nl2c:n5:a0.5"
 UNITS = {"carlini-uncond.s0": 0, "side.s3": 1}
@@ -275,7 +278,7 @@ def test_no_answer_within_a_threshold_gives_no_precision(made: tuple[RunFolder, 
 
 @pytest.mark.parametrize(("copies", "n"), [(0, 10), (7, 10), (10, 10), (3, 200)])
 def test_with_equal_weights_the_interval_is_wilsons(copies: int, n: int) -> None:
-    from sidebench.benchmark.statistics import wilson
+    from sidebench.benchmark.stats.intervals import wilson
 
     assert labelling._wilson(copies / n, n) == pytest.approx(wilson(copies, n), abs=1e-9)
 

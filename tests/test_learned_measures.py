@@ -12,13 +12,13 @@ import torch
 from PIL import Image
 
 from sidebench.benchmark import registry
-from sidebench.benchmark.conformance_measure import check_measure
+from sidebench.benchmark.data.pair import load_pair
 from sidebench.benchmark.errors import BadInput, UnsafeFile
-from sidebench.benchmark.measures import networks, weights
+from sidebench.benchmark.measures import fetch_weights, networks, weights
 from sidebench.benchmark.measures.clip import Clip
 from sidebench.benchmark.measures.dinov2 import Dinov2
-from sidebench.benchmark.pairs import load_pair
-from sidebench.benchmark.plan import plan_run
+from sidebench.benchmark.runs.check_measure import check_measure
+from sidebench.benchmark.runs.plan import plan_run
 
 pytest.importorskip("transformers")
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -57,8 +57,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def here(made: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Bring both networks in, into a cache of this test's own."""
     monkeypatch.setattr(weights, "cache", lambda: tmp_path / "cache")
-    weights.bring_in(f"dinov2_small={made['dinov2']}")
-    weights.bring_in(f"clip_vit-base-patch32={made['clip']}")
+    fetch_weights.bring_in(f"dinov2_small={made['dinov2']}")
+    fetch_weights.bring_in(f"clip_vit-base-patch32={made['clip']}")
     yield tmp_path / "cache" / "measures"
     networks._load.cache_clear()
 
@@ -120,7 +120,7 @@ def test_another_network_of_the_same_name_is_another_run(here: Path, made: dict[
 
     tensors = load_file(other / "model.safetensors")
     save_file({key: value * 2 for key, value in tensors.items()}, other / "model.safetensors", {"format": "pt"})
-    weights.bring_in(f"dinov2_small={other}")
+    fetch_weights.bring_in(f"dinov2_small={other}")
     assert registry.make_measure(DINO).weights() != before
 
 
@@ -137,7 +137,7 @@ def test_only_the_recorded_network_is_loaded(here: Path) -> None:
 
 
 def test_a_network_of_another_kind_is_refused(here: Path, made: dict[str, Path]) -> None:
-    weights.bring_in(f"dinov2_small={made['clip']}")
+    fetch_weights.bring_in(f"dinov2_small={made['clip']}")
     with pytest.raises(BadInput, match=r"dinov2_small: config.json is of a clip, wanted dinov2"):
         registry.make_measure(DINO).descriptors(torch.rand(1, 3, 8, 8))
 
@@ -148,16 +148,16 @@ def test_folders_that_hold_no_network_are_refused(here: Path, made: dict[str, Pa
     (folder / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModel": "mine.Mine"}}), "utf-8")
     kept = sorted((here / "dinov2_small").iterdir())
     with pytest.raises(UnsafeFile, match="asks for Python code of its own"):
-        weights.bring_in(f"dinov2_small={folder}")
+        fetch_weights.bring_in(f"dinov2_small={folder}")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(UnsafeFile, match=r"only pickled weights \(pytorch_model.bin\)"):
-        weights.bring_in(f"dinov2_small={folder}")
+        fetch_weights.bring_in(f"dinov2_small={folder}")
     (folder / "pytorch_model.bin").unlink()
     with pytest.raises(BadInput, match=r"model\.safetensors is missing"):
-        weights.bring_in(f"dinov2_small={folder}")
+        fetch_weights.bring_in(f"dinov2_small={folder}")
     (folder / "config.json").unlink()
     with pytest.raises(BadInput, match=r"no config\.json, so this is no network"):
-        weights.bring_in(f"dinov2_small={folder}")
+        fetch_weights.bring_in(f"dinov2_small={folder}")
     assert sorted((here / "dinov2_small").iterdir()) == kept
 
 
@@ -168,7 +168,7 @@ def test_a_network_that_lacks_a_weight_is_refused(here: Path, made: dict[str, Pa
     tensors = load_file(folder / "model.safetensors")
     del tensors["layernorm.weight"]
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    weights.bring_in(f"dinov2_small={folder}")
+    fetch_weights.bring_in(f"dinov2_small={folder}")
     with pytest.raises(BadInput, match=r"dinov2_small: the files lack 1 weights .*\(layernorm.weight"):
         registry.make_measure(DINO).descriptors(torch.rand(1, 3, 8, 8))
 
@@ -204,13 +204,13 @@ def test_a_measure_that_cannot_work_is_refused_by_the_plan(
 def test_a_file_that_is_no_network_is_refused_by_the_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weights, "cache", lambda: tmp_path / "cache")
     (tmp_path / "junk.pt").write_bytes(b"<html>404</html>")
-    weights.bring_in(f"sscd_disc_mixup.torchscript.pt={tmp_path / 'junk.pt'}")
+    fetch_weights.bring_in(f"sscd_disc_mixup.torchscript.pt={tmp_path / 'junk.pt'}")
     with pytest.raises(BadInput, match=r"measure sscd:.* failed: .*choose another --measure"):
         plan_run(load_pair("digits"), measures=["sscd"], candidates=4, device="cpu", out=tmp_path / "runs")
 
 
 def test_a_run_by_learned_measures_records_their_hashes(here: Path, tmp_path: Path, make_plan: Any) -> None:
-    from sidebench.benchmark import runner
+    from sidebench.benchmark.runs import runner
 
     plan = make_plan(tmp_path / "runs", attacks=("carlini-uncond",), measures=[DINO, CLIP, "tile_l2:2x2:max"])
     result = runner.execute(plan)

@@ -10,16 +10,17 @@ from hub_repositories import latent_pipeline, lora_file, text_pipeline
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sidebench.benchmark import hub, layout
+from sidebench.benchmark import files
+from sidebench.benchmark.candidates import Candidates
 from sidebench.benchmark.contracts import LoraSpec, ModelSpec
+from sidebench.benchmark.data import pipeline_folder as layout
+from sidebench.benchmark.data.pair import load_pair
 from sidebench.benchmark.errors import BadInput, UnsafeFile
 from sidebench.benchmark.models import load_model, lora
-from sidebench.benchmark.pairs import load_pair
-from sidebench.benchmark.plan import find_model
+from sidebench.benchmark.models.find_model import find_model
 from sidebench.benchmark.protocol import SamplerSettings
-from sidebench.benchmark.sampling import AuditedModel
-from sidebench.benchmark.store import MemoryCheckpoints
-from sidebench.benchmark.streams import Candidates
+from sidebench.benchmark.results.checkpoints import MemoryCheckpoints
+from sidebench.benchmark.sampling.views import AuditedModel
 
 pytest.importorskip("transformers")
 X_T, T = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([3, 40])
@@ -41,7 +42,7 @@ def file(plain: Any, tmp_path: Path) -> Path:
 
 
 def adapted(folder: Path, file: Path, scale: float = 1.0, family: str = "text") -> Any:
-    found = LoraSpec(location=str(file), sha256=hub.sha256(file), scale=scale)
+    found = LoraSpec(location=str(file), sha256=files.sha256(file), scale=scale)
     return load_model(ModelSpec(family=family, location=str(folder), lora=found))
 
 
@@ -199,11 +200,11 @@ def test_a_pair_file_names_a_lora_beside_it(tmp_path: Path, make_pair_file: Any)
         return find_model(pair, None, tmp_path).spec, pair
 
     spec, pair = found()
-    assert spec.lora.location == str(file) and spec.content()["sha256"]["lora:0.5"] == hub.sha256(file)
+    assert spec.lora.location == str(file) and spec.content()["sha256"]["lora:0.5"] == files.sha256(file)
     moved = pair.model.lora.model_copy(update={"location": "/elsewhere"})
     model = pair.model.model_copy(update={"lora": moved})
     assert pair.model_copy(update={"model": model}).identity() == pair.identity()
-    assert found(sha256=hub.sha256(file))[0] == spec
+    assert found(sha256=files.sha256(file))[0] == spec
     with pytest.raises(UnsafeFile, match=r"LoRA mine\.safetensors: SHA-256 is .*, pinned is 0000"):
         found(sha256="0" * 64)
     with pytest.raises(BadInput, match=r"no LoRA at none\.safetensors"):

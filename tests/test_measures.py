@@ -6,12 +6,12 @@ import torch
 
 from sidebench.benchmark import registry
 from sidebench.benchmark.contracts import Neighbours, Side
+from sidebench.benchmark.data.references import ImageSet, References
 from sidebench.benchmark.errors import BadInput, BadSetting, UnknownName
 from sidebench.benchmark.measures.nl2 import NormalizedL2, NormalizedL2Combined
 from sidebench.benchmark.measures.rms import Rms
+from sidebench.benchmark.measures.scorer import Scorer
 from sidebench.benchmark.measures.zncc import Zncc
-from sidebench.benchmark.references import ImageSet, References
-from sidebench.benchmark.scoring import Scorer
 
 
 def neighbours(distances: list[list[float]], representatives: list[list[float]] | None = None) -> Neighbours:

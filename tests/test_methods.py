@@ -7,17 +7,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sidebench.benchmark.attacking import make_candidates
-from sidebench.benchmark.conformance import quick_protocol
+from sidebench.benchmark.candidates import Candidates
 from sidebench.benchmark.contracts import AttackState, Budget, ModelSpec, Step
 from sidebench.benchmark.errors import BadSetting, TooFew
 from sidebench.benchmark.models import load_model
 from sidebench.benchmark.models.analytic import MixtureModel
 from sidebench.benchmark.progress import silent
 from sidebench.benchmark.registry import make_attack
-from sidebench.benchmark.sampling import AuditedModel
-from sidebench.benchmark.store import FolderCheckpoints
-from sidebench.benchmark.streams import Candidates
+from sidebench.benchmark.results.checkpoints import FolderCheckpoints
+from sidebench.benchmark.runs.check_attack import quick_protocol
+from sidebench.benchmark.sampling.call_attack import make_candidates
+from sidebench.benchmark.sampling.views import AuditedModel
 from sidebench.methods import surrogate
 from sidebench.methods.networks import ResidualBlock, SurrogateClassifier, TimeModule, gradient_flops, scaled_blocks
 from sidebench.methods.surrogate import SurrogateSettings, pseudo_label

@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from sidebench.benchmark import hub
+from sidebench.benchmark.candidates import Candidates
 from sidebench.benchmark.contracts import Model, ModelSpec, PredictionType
+from sidebench.benchmark.data import model_files as hub
+from sidebench.benchmark.data.pair import load_pair
 from sidebench.benchmark.errors import BadInput, UnknownName, UnsafeFile
 from sidebench.benchmark.models import load_model
 from sidebench.benchmark.models.analytic import MixtureModel
-from sidebench.benchmark.pairs import load_pair
 from sidebench.benchmark.protocol import SamplerSettings
-from sidebench.benchmark.sampling import sample_latents
-from sidebench.benchmark.streams import Candidates
+from sidebench.benchmark.sampling.sampler import sample_latents
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 

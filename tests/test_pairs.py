@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 import yaml
 
-from sidebench.benchmark import hub, layout, runner
-from sidebench.benchmark.artefacts import _flags
+from sidebench.benchmark.data import model_files as hub
+from sidebench.benchmark.data import pipeline_folder as layout
+from sidebench.benchmark.data.pair import FOLDER, Pair, load_pair, pair_names
+from sidebench.benchmark.data.references import load_references
 from sidebench.benchmark.errors import BadInput, BadPair, TooFew, UnknownName, UnsafeFile
-from sidebench.benchmark.overview import listing
-from sidebench.benchmark.pairs import FOLDER, Pair, load_pair, pair_names
-from sidebench.benchmark.plan import plan_run
-from sidebench.benchmark.references import load_references
 from sidebench.benchmark.registry import find, make_measure
+from sidebench.benchmark.reports.catalogue import listing
+from sidebench.benchmark.runs import runner
+from sidebench.benchmark.runs.plan import plan_run
+from sidebench.benchmark.runs.write_results import _flags
 
 EMBEDDED = [name for name in pair_names() if load_pair(name).model.location.startswith("zoo:")]
 

@@ -7,15 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sidebench.benchmark import registry, runner
-from sidebench.benchmark.conformance import NotConformant
-from sidebench.benchmark.conformance_measure import check_measure
+from sidebench.benchmark import registry
 from sidebench.benchmark.contracts import Band
 from sidebench.benchmark.errors import BadInput, MeasureFailed, UnknownName
 from sidebench.benchmark.measures.rms import Rms
 from sidebench.benchmark.measures.zncc import Zncc
-from sidebench.benchmark.overview import KINDS, describe, listing
-from sidebench.benchmark.scaffold import write_skeleton
+from sidebench.benchmark.reports.catalogue import KINDS, describe, listing
+from sidebench.benchmark.runs import runner
+from sidebench.benchmark.runs.check_attack import NotConformant
+from sidebench.benchmark.runs.check_measure import check_measure
+from sidebench.benchmark.runs.new_plugin import write_skeleton
 
 # ---- Skeletons --------------------------------------------------------------------------------------
 
@@ -137,8 +138,8 @@ def _search(name: str) -> None:
     """Score a few images by a measure, as a run does."""
     import torch
 
-    from sidebench.benchmark.conformance_measure import made_up_references
-    from sidebench.benchmark.scoring import Scorer
+    from sidebench.benchmark.measures.scorer import Scorer
+    from sidebench.benchmark.runs.check_measure import made_up_references
 
     references = made_up_references((1, 4, 4))
     images = torch.from_numpy(references.pool.images[:6])
@@ -181,7 +182,7 @@ def test_measures_that_do_not_conform_are_caught(fault: str, tmp_path: Path) -> 
 
 
 def test_bands_are_those_of_the_measures_own_direction() -> None:
-    from sidebench.benchmark.conformance_measure import check_bands
+    from sidebench.benchmark.runs.check_measure import check_bands
 
     class Similar(Zncc):
         bands = (Band("high", 0.99, 1.0), Band("mid", 0.95, 0.99))

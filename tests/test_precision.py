@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from sidebench.benchmark import replaying, runner
 from sidebench.benchmark.contracts import AttackState
-from sidebench.benchmark.report.contents import read_contents
-from sidebench.benchmark.report.reading import checks
-from sidebench.benchmark.report.tables import probe_flags
-from sidebench.benchmark.store import RunFolder, read_json, read_state, write_state
+from sidebench.benchmark.files import read_json, read_state, write_state
+from sidebench.benchmark.reports.page_data import read_contents
+from sidebench.benchmark.reports.tables import probe_flags
+from sidebench.benchmark.reports.verdict import checks
+from sidebench.benchmark.results.run_folder import RunFolder
+from sidebench.benchmark.runs import replay as replaying
+from sidebench.benchmark.runs import runner
 
 Plan = Callable[..., Any]
 
@@ -99,6 +101,6 @@ def test_a_float32_model_too_large_for_the_memory_is_said(
 
 
 def training_image(plan: Any) -> torch.Tensor:
-    from sidebench.benchmark.references import load_references
+    from sidebench.benchmark.data.references import load_references
 
     return torch.from_numpy(load_references(plan.pair).training.images[0])

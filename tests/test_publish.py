@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from local_hub import TOKEN, LocalHub
 
-from sidebench.leaderboards.making import make_records, write_record
+from sidebench.leaderboards.make_records import make_records, write_record
 
 CLIENT = r"""
 import contextlib, io, json, sys

@@ -7,9 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from sidebench.benchmark.pairs import load_pair
-from sidebench.benchmark.quality import assess, diversity, frechet_distance, label_accuracy, precision_and_recall
-from sidebench.benchmark.references import References, load_references
+from sidebench.benchmark.data.pair import load_pair
+from sidebench.benchmark.data.references import References, load_references
+from sidebench.benchmark.measures.image_quality import (
+    assess,
+    diversity,
+    frechet_distance,
+    label_accuracy,
+    precision_and_recall,
+)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +60,7 @@ def test_data_without_labels_have_no_accuracy(references: References) -> None:
 
 def test_a_run_stores_quality_of_every_unit(finished: Any, references: References) -> None:
     units = ["carlini-uncond.s0", "side.s0"]
-    found = assess(finished.folder, units, 3, references)
+    found = assess({unit: finished.folder.candidate_images(unit, 3) for unit in units}, references)
     assert set(found) == {"training images", *units}
     for figures in found.values():
         assert figures["frechet_distance"] > 0 and 0 <= figures["label_accuracy"] <= 1
@@ -65,7 +71,7 @@ def test_large_images_are_left_out(references: References) -> None:
     import dataclasses
 
     large = dataclasses.replace(references.training, images=np.zeros((2, 3, 64, 64), dtype=np.uint8))
-    assert "skipped" in assess(None, [], 0, dataclasses.replace(references, training=large))  # type: ignore[arg-type]
+    assert "skipped" in assess({}, dataclasses.replace(references, training=large))
 
 
 def test_precision_and_recall_tell_noise_and_few_modes_apart(references: References) -> None:

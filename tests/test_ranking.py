@@ -14,9 +14,9 @@ from made_records import changed, entry, vary
 from sidebench.benchmark.errors import BadInput
 from sidebench.benchmark.protocol import SamplerSettings
 from sidebench.leaderboards import ranking, tables
-from sidebench.leaderboards.building import build
-from sidebench.leaderboards.checked import Checked, checked_file
-from sidebench.leaderboards.making import write_record
+from sidebench.leaderboards.badge import Checked, checked_file
+from sidebench.leaderboards.build import build
+from sidebench.leaderboards.make_records import write_record
 from sidebench.leaderboards.ranking import Board, Leaderboard, rank, read_leaderboard
 from sidebench.leaderboards.record import Record
 

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from sidebench.benchmark.report.contents import Contents, read_contents
-from sidebench.benchmark.report.reading import Check, checks, headline
-from sidebench.benchmark.results import Difference, Metrics
+from sidebench.benchmark.reports.page_data import Contents, read_contents
+from sidebench.benchmark.reports.verdict import Check, checks, headline
+from sidebench.benchmark.results.schema import Difference, Metrics
 
 
 @pytest.fixture(scope="module")

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from made_records import as_version_1
 
-from sidebench.benchmark.comparison import excess_of
 from sidebench.benchmark.errors import BadInput, BadRecord, UnknownName
-from sidebench.benchmark.store import read_json, read_table
-from sidebench.leaderboards import reading
+from sidebench.benchmark.files import read_json, read_table
+from sidebench.benchmark.stats.comparison import excess_of
+from sidebench.leaderboards import read_records as reading
 from sidebench.leaderboards.check import check_record
-from sidebench.leaderboards.making import make_records, write_record
-from sidebench.leaderboards.reading import parse_record, read_record, record_files
+from sidebench.leaderboards.make_records import make_records, write_record
+from sidebench.leaderboards.read_records import parse_record, read_record, record_files
 from sidebench.leaderboards.record import Record, command, pack, pooled_hits, unpack
 
 TODAY = date(2026, 1, 2)
@@ -51,7 +51,7 @@ def test_paired_records_line_up_by_group(made: list[Record]) -> None:
 
 
 def test_seeds_are_pooled(make_plan: Any, tmp_path: Path) -> None:
-    from sidebench.benchmark import runner
+    from sidebench.benchmark.runs import runner
 
     result = runner.execute(make_plan(tmp_path, attacks=("carlini-uncond",), seeds=(0, 1)))
     [record] = make_records(result.folder, "somebody")
@@ -83,7 +83,7 @@ def test_no_number_path_or_host_is_in_a_record(finished: Any, made: list[Record]
 
 
 def test_names_of_images_need_the_runs_key(finished: Any, copied: Path, made: list[Record]) -> None:
-    from sidebench.benchmark.store import read_run
+    from sidebench.benchmark.results.run_folder import read_run
 
     (copied / "hash.key").unlink(missing_ok=True)
     other = make_records(read_run(copied), "somebody", today=TODAY)
@@ -166,7 +166,8 @@ def test_versions_are_brought_up_one_after_another(made: list[Record], monkeypat
 
 
 def test_sources_are_commits_without_the_name_of_a_branch(finished: Any, copied: Path) -> None:
-    from sidebench.benchmark.store import read_run, write_json
+    from sidebench.benchmark.files import write_json
+    from sidebench.benchmark.results.run_folder import read_run
 
     manifest = read_json(copied / "manifest.json")
     origin = {"repo": "someone/model", "revision": "refs/my-secret-branch", "commit": "a" * 40}
@@ -184,8 +185,8 @@ def test_unknown_fields_are_named(made: list[Record]) -> None:
 
 
 def test_a_run_without_results_or_bands_is_refused(finished: Any, copied: Path, make_plan: Any, tmp_path: Path) -> None:
-    from sidebench.benchmark import runner
-    from sidebench.benchmark.store import read_run
+    from sidebench.benchmark.results.run_folder import read_run
+    from sidebench.benchmark.runs import runner
 
     with pytest.raises(UnknownName, match="attack of this run"):
         make_records(finished.folder, "somebody", ["sied"])

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sidebench.benchmark.data.duplicates import duplicate_groups, split_by_group
+from sidebench.benchmark.data.pair import DataSource, Pair, SplitRule, load_pair
+from sidebench.benchmark.data.references import ImageSet, load_references
 from sidebench.benchmark.errors import BadInput, TooFew
-from sidebench.benchmark.pairs import DataSource, Pair, SplitRule, load_pair
-from sidebench.benchmark.references import ImageSet, duplicate_groups, load_references, split_by_group
 
 RULE = SplitRule(seed=1, duplicate_rms=0.01, training=10, held_out=8, pool=5)
 RNG = np.random.default_rng(0)

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sidebench.benchmark import runner
+from sidebench.benchmark.data.pair import load_pair
 from sidebench.benchmark.errors import BadInput, BadSetting, UnknownName
-from sidebench.benchmark.pairs import load_pair
-from sidebench.benchmark.plan import plan_run
-from sidebench.benchmark.replaying import as_text, replay
-from sidebench.benchmark.store import RunFolder, read_run, read_state, write_state
+from sidebench.benchmark.files import read_state, write_state
+from sidebench.benchmark.results.run_folder import RunFolder, read_run
+from sidebench.benchmark.runs import runner
+from sidebench.benchmark.runs.plan import plan_run
+from sidebench.benchmark.runs.replay import as_text, replay
 from sidebench.cli import main
 
 

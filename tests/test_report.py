@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 
-from sidebench.benchmark import labelling
 from sidebench.benchmark.errors import BadInput, CorruptRun
-from sidebench.benchmark.keyed import keyed_hash, run_key, training_group
-from sidebench.benchmark.report.contents import read_contents
-from sidebench.benchmark.report.page import scrubbed, write_report
-from sidebench.benchmark.report.tables import load_metrics, text_tables, verdicts
-from sidebench.benchmark.rescoring import stored_groups
-from sidebench.benchmark.results import (
+from sidebench.benchmark.files import read_json, write_json
+from sidebench.benchmark.reports import label_sheet as labelling
+from sidebench.benchmark.reports.page import scrubbed, write_report
+from sidebench.benchmark.reports.page_data import read_contents
+from sidebench.benchmark.reports.tables import text_tables, verdicts
+from sidebench.benchmark.results.keyed_names import keyed_hash, run_key, training_group
+from sidebench.benchmark.results.run_folder import RunFolder
+from sidebench.benchmark.results.schema import (
     BandResult,
     Calibrated,
     Compared,
@@ -28,9 +29,10 @@ from sidebench.benchmark.results import (
     Rate,
     Result,
     SideResult,
+    load_metrics,
     rows,
 )
-from sidebench.benchmark.store import RunFolder, read_json, write_json
+from sidebench.benchmark.results.unit_scores import stored_groups
 
 
 def rate(count: int, low: float, high: float) -> Rate:

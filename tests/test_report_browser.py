@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from sidebench.benchmark.report import compared_page
-from sidebench.benchmark.report.comparing import compare_runs
-from sidebench.benchmark.report.page import write_report
-from sidebench.benchmark.store import RunFolder, read_json, write_json
+from sidebench.benchmark.files import read_json, write_json
+from sidebench.benchmark.reports.compare import page as compared_page
+from sidebench.benchmark.reports.compare.compare_runs import compare_runs
+from sidebench.benchmark.reports.page import write_report
+from sidebench.benchmark.results.run_folder import RunFolder
 
 QUIET = (
     "--headless",

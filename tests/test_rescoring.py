@@ -7,7 +7,7 @@ import pytest
 
 from sidebench.benchmark.contracts import Band
 from sidebench.benchmark.errors import BadSetting, CorruptRun, UnknownName
-from sidebench.benchmark.rescoring import parse_bands, rescore
+from sidebench.benchmark.results.rescore import parse_bands, rescore
 
 
 def test_the_same_bands_give_the_same_results(finished: Any) -> None:
@@ -58,7 +58,7 @@ def test_bands_are_parsed_in_order() -> None:
 
 
 def test_a_broken_reference_table_is_named(copied: Path) -> None:
-    from sidebench.benchmark.store import RunFolder
+    from sidebench.benchmark.results.run_folder import RunFolder
 
     (copied / "references.parquet").write_bytes(b"PAR1")
     with pytest.raises(CorruptRun, match=r"references\.parquet"):

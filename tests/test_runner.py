@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 import torch
 
-from sidebench.benchmark import references, runner
+from sidebench.benchmark.data import references
 from sidebench.benchmark.errors import AttackFailed, BadInput, CorruptRun, RunConflict
-from sidebench.benchmark.results import Metrics
-from sidebench.benchmark.store import read_state
+from sidebench.benchmark.files import read_state
+from sidebench.benchmark.results.schema import Metrics
+from sidebench.benchmark.runs import runner
 
 Plan = Callable[..., Any]
 UNITS = ("carlini-uncond.s0", "carlini-cond.s0", "side.s0")

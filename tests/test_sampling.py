@@ -9,20 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from sidebench.benchmark.candidates import Candidates
 from sidebench.benchmark.contracts import AttackState, PredictionType, Steer, Step
 from sidebench.benchmark.models.analytic import MixtureModel
-from sidebench.benchmark.prediction import as_velocity, clean_estimate, score_to_prediction
 from sidebench.benchmark.protocol import SamplerSettings
-from sidebench.benchmark.sampling import (
-    AuditedModel,
-    Ledger,
-    SamplesOnly,
-    make_scheduler,
-    quantise,
-    sample_latents,
-    view_for,
-)
-from sidebench.benchmark.streams import Candidates
+from sidebench.benchmark.sampling.ledger import Ledger
+from sidebench.benchmark.sampling.prediction_types import as_velocity, clean_estimate, score_to_prediction
+from sidebench.benchmark.sampling.sampler import make_scheduler, quantise, sample_latents
+from sidebench.benchmark.sampling.views import AuditedModel, SamplesOnly, view_for
 
 TYPES: list[PredictionType] = ["epsilon", "v_prediction", "sample", "flow_prediction"]
 MEANS, WEIGHTS, STD = [-0.6, 0.1, 0.7], [0.2, 0.3, 0.5], 0.1

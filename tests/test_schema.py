@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sidebench.leaderboards import schema
-from sidebench.leaderboards.reading import UPGRADES, record_files
+from sidebench.leaderboards.read_records import UPGRADES, record_files
 from sidebench.leaderboards.record import SCHEMA
 
 RECORDS = Path(__file__).resolve().parent.parent / "leaderboards" / "records"

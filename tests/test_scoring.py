@@ -12,12 +12,14 @@ import torch
 
 from sidebench.benchmark import registry
 from sidebench.benchmark.contracts import Measure, Side
+from sidebench.benchmark.data.references import ImageSet, References
 from sidebench.benchmark.errors import CorruptRun
-from sidebench.benchmark.rates import UnitScores
-from sidebench.benchmark.references import ImageSet, References
-from sidebench.benchmark.scores import SIDES, ShardScores, read_all_scores, read_scores, write_scores
-from sidebench.benchmark.scoring import Scorer
-from sidebench.benchmark.store import RunFolder, read_table, write_table
+from sidebench.benchmark.files import read_table, write_table
+from sidebench.benchmark.measures.scorer import Scorer
+from sidebench.benchmark.measures.shard_scores import SIDES, ShardScores
+from sidebench.benchmark.results.run_folder import RunFolder
+from sidebench.benchmark.results.score_files import read_all_scores, read_scores, write_scores
+from sidebench.benchmark.results.unit_scores import UnitScores
 
 SHAPE = (1, 4, 4)
 IDS = ["nl2c:n5:a0.5", "nl2:n5:a0.5", "nl2:n3:a0.9", "rms"]
@@ -230,7 +232,7 @@ def test_shards_come_back_in_order(copied: RunFolder, at_once: int, monkeypatch:
         IMAGES.flip(0), NUMBERS + 24, NANS[::-1].copy(), SPACE
     )
     write_scores(copied, UNIT, SPACE, 1, other, MEASURES, {})
-    monkeypatch.setattr("sidebench.benchmark.scores.SHARDS_AT_ONCE", at_once)
+    monkeypatch.setattr("sidebench.benchmark.results.score_files.SHARDS_AT_ONCE", at_once)
     shards = list(read_all_scores(copied, UNIT, SPACE, 2))
     assert len(shards) == 2 // at_once
     for measure in MEASURES:

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sidebench.benchmark.measures import search
-from sidebench.benchmark.measures.search import top_k, top_k_and_chosen, within
+from sidebench.benchmark.data import nearest as search
+from sidebench.benchmark.data.nearest import top_k, top_k_and_chosen, within
 
 
 def normal(seed: int, *shape: int) -> Tensor:

@@ -7,10 +7,11 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from sidebench.benchmark import shift
+from sidebench.benchmark.data.pair import load_pair
+from sidebench.benchmark.data.references import ImageSet, References, load_references
 from sidebench.benchmark.errors import BadInput, TooFew
-from sidebench.benchmark.pairs import load_pair
-from sidebench.benchmark.references import ImageSet, References, load_references
+from sidebench.benchmark.measures import control_check as shift
+from sidebench.benchmark.stats import intervals
 
 
 def image_set(images: np.ndarray, groups: np.ndarray) -> ImageSet:
@@ -161,7 +162,7 @@ def test_matched_rates_are_those_of_all_parts(training: int, held_out: int) -> N
     hits = np.array([0, 1, 2, 3, training - 1, training, 2])
     parts = list(itertools.combinations(range(training), held_out))
     rates = [np.mean([any(image < m for image in part) for m in hits]) for part in parts]
-    assert shift.matched_rate(hits, training, held_out) == pytest.approx(np.mean(rates), rel=1e-12)
+    assert intervals.matched_rate(hits, training, held_out) == pytest.approx(np.mean(rates), rel=1e-12)
 
 
 @pytest.mark.parametrize("held_out", [1, 10, 50_000, 999_999])
@@ -171,15 +172,15 @@ def test_matched_rates_are_exact_for_a_million_images(held_out: int, hits: int) 
     missed = Fraction(1)
     for j in range(hits):
         missed *= Fraction(max(0, training - held_out - j), training - j)
-    assert shift.matched_rate(np.array([hits]), training, held_out) == pytest.approx(float(1 - missed), rel=1e-11)
+    assert intervals.matched_rate(np.array([hits]), training, held_out) == pytest.approx(float(1 - missed), rel=1e-11)
 
 
 def test_equal_sizes_change_nothing() -> None:
-    assert shift.matched_rate(np.array([0, 1, 5, 0]), 50, 50) == 0.5
+    assert intervals.matched_rate(np.array([0, 1, 5, 0]), 50, 50) == 0.5
 
 
 def test_candidates_that_hit_everything_are_hits() -> None:
-    assert math.isclose(shift.matched_rate(np.array([10**6, 0]), 10**6, 3), 0.5)
+    assert math.isclose(intervals.matched_rate(np.array([10**6, 0]), 10**6, 3), 0.5)
 
 
 @pytest.mark.parametrize(
@@ -196,4 +197,4 @@ def test_candidates_that_hit_everything_are_hits() -> None:
 )
 def test_impossible_counts_are_refused(hits: list[int], training: int, held_out: int, kind: type[Exception]) -> None:
     with pytest.raises(kind):
-        shift.matched_rate(np.array(hits), training, held_out)
+        intervals.matched_rate(np.array(hits), training, held_out)

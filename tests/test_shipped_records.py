@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from sidebench.leaderboards.building import build
+from sidebench.leaderboards.build import build
 from sidebench.leaderboards.check import check_files
 from sidebench.leaderboards.ranking import read_leaderboard
-from sidebench.leaderboards.reading import record_files
+from sidebench.leaderboards.read_records import record_files
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDS = ROOT / "leaderboards" / "records"

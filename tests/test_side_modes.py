@@ -7,16 +7,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from sidebench.benchmark.attacking import make_candidates
+from sidebench.benchmark.candidates import Candidates
 from sidebench.benchmark.contracts import AttackState, Budget, Step
 from sidebench.benchmark.errors import TooFew
 from sidebench.benchmark.models.analytic import MixtureModel
 from sidebench.benchmark.progress import silent
 from sidebench.benchmark.protocol import Protocol, SamplerSettings
 from sidebench.benchmark.registry import make_attack
-from sidebench.benchmark.sampling import AuditedModel
-from sidebench.benchmark.store import FolderCheckpoints
-from sidebench.benchmark.streams import Candidates
+from sidebench.benchmark.results.checkpoints import FolderCheckpoints
+from sidebench.benchmark.sampling.call_attack import make_candidates
+from sidebench.benchmark.sampling.views import AuditedModel
 from sidebench.methods.side_modes import mixture_mean, separate
 
 PROTOCOL = Protocol(micro_batch=64, sampler=SamplerSettings(steps=50))

@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from sidebench.benchmark.attacking import make_candidates
+from sidebench.benchmark.candidates import Candidates
 from sidebench.benchmark.contracts import AttackState
 from sidebench.benchmark.errors import SidebenchError
 from sidebench.benchmark.models.analytic import MixtureModel
 from sidebench.benchmark.protocol import Protocol, SamplerSettings
 from sidebench.benchmark.registry import make_attack
-from sidebench.benchmark.sampling import AuditedModel
-from sidebench.benchmark.streams import Candidates
+from sidebench.benchmark.sampling.call_attack import make_candidates
+from sidebench.benchmark.sampling.views import AuditedModel
 
 PROTOCOL = Protocol(micro_batch=16, sampler=SamplerSettings(steps=20))
 KINDS = ["epsilon", "v_prediction", "sample"]

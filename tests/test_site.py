@@ -12,13 +12,15 @@ from made_records import changed, entry, vary
 from test_ranking import HUGE, OWN, badge
 
 from sidebench.benchmark.errors import BadInput
-from sidebench.leaderboards import plotted, site, words
-from sidebench.leaderboards.building import build
-from sidebench.leaderboards.charts import ChartPoint, Line, line_chart, scale
-from sidebench.leaderboards.making import write_record
+from sidebench.leaderboards import board_charts as plotted
+from sidebench.leaderboards import site
+from sidebench.leaderboards import verdicts as words
+from sidebench.leaderboards.build import build
+from sidebench.leaderboards.make_records import write_record
 from sidebench.leaderboards.ranking import Board, Leaderboard, Row, rank
-from sidebench.leaderboards.reading import parse_record
+from sidebench.leaderboards.read_records import parse_record
 from sidebench.leaderboards.record import Record, Tuning, TuningPoint
+from sidebench.leaderboards.svg import ChartPoint, Line, line_chart, scale
 
 
 class Links(HTMLParser):

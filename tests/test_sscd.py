@@ -9,7 +9,7 @@ from PIL import Image
 
 from sidebench.benchmark.contracts import Neighbours
 from sidebench.benchmark.errors import BadInput, UnsafeFile
-from sidebench.benchmark.measures import weights
+from sidebench.benchmark.measures import fetch_weights, weights
 from sidebench.benchmark.measures.sscd import Sscd
 from sidebench.cli import main
 
@@ -42,7 +42,7 @@ def test_only_the_recorded_network_is_loaded(network: Path) -> None:
     measure = Sscd()
     with pytest.raises(BadInput, match=f"needs the network {FILE}, which is not here.*sidebench fetch --weights"):
         measure.weights()
-    digest = weights.bring_in(f"{FILE}={network}")
+    digest = fetch_weights.bring_in(f"{FILE}={network}")
     assert measure.weights() == {FILE: digest}
     stored = weights.folder() / FILE
     stored.write_bytes(stored.read_bytes() + b"\0")
@@ -61,7 +61,7 @@ def test_what_cannot_be_brought_in_is_refused(text: str, network: Path, capsys: 
 
 
 def test_descriptors_are_those_of_the_squashed_normalised_image(network: Path) -> None:
-    weights.bring_in(f"{FILE}={network}")
+    fetch_weights.bring_in(f"{FILE}={network}")
     measure = Sscd(["disc_mixup", "squash32", "imagenet"])
     images = torch.rand(18, 3, 48, 40, generator=torch.Generator().manual_seed(0))
     found = measure.descriptors(images)

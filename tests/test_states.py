@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from sidebench.benchmark import runner, states
+from sidebench.benchmark.files import read_json
 from sidebench.benchmark.registry import find
-from sidebench.benchmark.store import read_json
+from sidebench.benchmark.runs import runner
+from sidebench.benchmark.runs import state_cache as states
 from sidebench.methods.side import Side
 
 Made = Callable[..., Any]

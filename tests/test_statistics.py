@@ -9,7 +9,8 @@ import pytest
 from scipy.optimize import minimize_scalar
 from scipy.stats import kstat, multinomial, norm, poisson, t
 
-from sidebench.benchmark.statistics import (
+from sidebench.benchmark.measures.ams_ums import found_at_once
+from sidebench.benchmark.stats.intervals import (
     excess,
     group_reaches,
     paired_difference,
@@ -17,7 +18,6 @@ from sidebench.benchmark.statistics import (
     unique_count,
     wilson,
 )
-from sidebench.benchmark.tally import found_at_once
 
 Z = float(norm.ppf(0.975))
 DRAWS = 2000

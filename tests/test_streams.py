@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidebench.benchmark.streams import Candidates, generator, stream_seed
+from sidebench.benchmark.candidates import Candidates, generator, stream_seed
 
 BASE = (7, "candidate", 3, "noise")
 NUMBERS = [5, 0, 17, 2, 9, 400, 1]

@@ -9,16 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidebench.benchmark.contracts import Band
-from sidebench.benchmark.metrics import AverageMemorizationScore, UniqueBestMatchScore, UniqueMemorizationScore
-from sidebench.benchmark.tally import (
+from sidebench.benchmark.measures.ams_ums import (
     ams_count,
     best_frequencies,
     by_group,
-    cumulative_bands,
-    in_band,
     percentile_of_best,
     ums_frequencies,
 )
+from sidebench.benchmark.measures.hits import cumulative_bands, in_band
+from sidebench.benchmark.measures.metrics import AverageMemorizationScore, UniqueBestMatchScore, UniqueMemorizationScore
 
 DISTANCE = [Band("high", 0.0, 0.5), Band("mid", 0.5, 0.75), Band("low", 0.75, 1.0)]
 SIMILARITY = [Band("high", 0.6, 1.0), Band("mid", 0.5, 0.6), Band("low", 0.4, 0.5)]

@@ -9,17 +9,18 @@ import pytest
 import torch
 from hub_repositories import picture_repository, text_pipeline
 
-from sidebench.benchmark import imagesets, runner
-from sidebench.benchmark.conformance import check_attack
+from sidebench.benchmark.candidates import Candidates
 from sidebench.benchmark.contracts import ModelSpec, PromptedModel
+from sidebench.benchmark.data import image_cache as imagesets
+from sidebench.benchmark.data.pair import Pair
 from sidebench.benchmark.errors import BadInput, TooFew
+from sidebench.benchmark.files import read_state
 from sidebench.benchmark.models import inspect_files, load_model
-from sidebench.benchmark.pairs import Pair
-from sidebench.benchmark.plan import plan_run
 from sidebench.benchmark.protocol import SamplerSettings
-from sidebench.benchmark.sampling import AuditedModel, view_for
-from sidebench.benchmark.store import read_state
-from sidebench.benchmark.streams import Candidates
+from sidebench.benchmark.runs import runner
+from sidebench.benchmark.runs.check_attack import check_attack
+from sidebench.benchmark.runs.plan import plan_run
+from sidebench.benchmark.sampling.views import AuditedModel, view_for
 from sidebench.methods.prompt_replay import PromptReplay, PromptReplaySettings
 
 pytest.importorskip("transformers")

@@ -7,15 +7,15 @@ import pytest
 import torch
 from hub_repositories import text_pipeline
 
-from sidebench.benchmark.conformance import NotConformant, quick_protocol
-from sidebench.benchmark.conformance_defence import check_defence
+from sidebench.benchmark.candidates import Candidates
 from sidebench.benchmark.contracts import ModelSpec
-from sidebench.benchmark.defending import DefendedModel, defend, in_order
 from sidebench.benchmark.errors import DefenceFailed
 from sidebench.benchmark.models import load_model
 from sidebench.benchmark.registry import make_defence
-from sidebench.benchmark.sampling import AuditedModel, view_for
-from sidebench.benchmark.streams import Candidates
+from sidebench.benchmark.runs.check_attack import NotConformant, quick_protocol
+from sidebench.benchmark.runs.check_defence import check_defence
+from sidebench.benchmark.sampling.defended import DefendedModel, defend, in_order
+from sidebench.benchmark.sampling.views import AuditedModel, view_for
 from sidebench.methods.defences.late_guidance import LateGuidance, LateGuidanceSettings
 
 pytest.importorskip("transformers")

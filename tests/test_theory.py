@@ -10,12 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from sidebench.benchmark import theory
 from sidebench.benchmark.contracts import PredictionType
 from sidebench.benchmark.errors import BadInput, TooFew
-from sidebench.benchmark.models.analytic import MixtureModel
-from sidebench.benchmark.models.schedule import DiscreteSchedule
-from sidebench.benchmark.theory import (
+from sidebench.benchmark.measures import theory
+from sidebench.benchmark.measures.theory import (
     OdeSettings,
     closed_log_density,
     log_density,
@@ -26,6 +24,8 @@ from sidebench.benchmark.theory import (
     smallest_noise,
     theorem_one,
 )
+from sidebench.benchmark.models.analytic import MixtureModel
+from sidebench.benchmark.models.schedule import DiscreteSchedule
 
 TYPES: list[PredictionType] = ["epsilon", "v_prediction", "sample"]
 LINE, PLANE, FOUR = (1, 1, 1), (1, 1, 2), (1, 2, 2)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from test_comparison import DRAWS, World, draw
 
-from sidebench.benchmark.comparison import AttackHits, compare, holm
-from sidebench.leaderboards import ties
-from sidebench.leaderboards.ties import Sample, all_pairs, samples_of, standing
+from sidebench.benchmark.stats.comparison import AttackHits, compare, holm
+from sidebench.leaderboards import rank_tests as ties
+from sidebench.leaderboards.rank_tests import Sample, all_pairs, samples_of, standing
 
 GROUPS = 60
 

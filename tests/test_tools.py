@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
-from sidebench.benchmark import bench, doctor, hub
+from sidebench.benchmark import environment
+from sidebench.benchmark.data.pair import load_pair, pair_names
 from sidebench.benchmark.errors import BadInput, SidebenchError, UnsafeFile
-from sidebench.benchmark.pairs import load_pair, pair_names
 from sidebench.benchmark.protocol import Protocol, SamplerSettings
+from sidebench.benchmark.runs import bench, doctor
 
 
 def test_doctor_finds_the_parts_of_this_machine() -> None:
@@ -105,4 +106,4 @@ def test_bench_of_scoring_returns_positive_figures() -> None:
 def test_bench_on_a_missing_device_is_refused() -> None:
     with pytest.raises(BadInput, match="no device 'cuda:99'"):
         bench.measure(load_pair("digits"), "cuda:99")
-    assert hub.pick_device("cpu").type == "cpu"
+    assert environment.pick_device("cpu").type == "cpu"

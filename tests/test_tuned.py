@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from sidebench.benchmark.errors import BadInput
-from sidebench.benchmark.tuning import SCHEMA, Curve, Point
+from sidebench.benchmark.results.tuning_curve import SCHEMA, Curve, Point
 from sidebench.leaderboards.check import check_record
-from sidebench.leaderboards.reading import parse_record
+from sidebench.leaderboards.read_records import parse_record
 from sidebench.leaderboards.record import Record
-from sidebench.leaderboards.tuned import with_tunings
+from sidebench.leaderboards.record_tuning import with_tunings
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from sidebench.benchmark.report import tuned
-from sidebench.benchmark.report.drawing import styled, to_png, to_svg
-from sidebench.benchmark.tuning import Curve, Point
+from sidebench.benchmark.reports import tuning_plot as tuned
+from sidebench.benchmark.reports.plot_style import styled, to_png, to_svg
+from sidebench.benchmark.results.tuning_curve import Curve, Point
 
 
 def curve_of(finished: Any, grid: list[dict[str, Any]]) -> Curve:

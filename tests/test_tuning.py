@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from sidebench.benchmark import tuning
+from sidebench.benchmark.data.pair import Pair, TuningBlock, load_pair
+from sidebench.benchmark.data.references import counts, load_references
 from sidebench.benchmark.errors import BadInput, BadSetting, RunConflict, TooFew, UnknownName
-from sidebench.benchmark.pairs import Pair, TuningBlock, load_pair
-from sidebench.benchmark.plan import plan_run
 from sidebench.benchmark.progress import silent
-from sidebench.benchmark.references import counts, load_references
+from sidebench.benchmark.results import tuning_curve
+from sidebench.benchmark.runs import tune as tuning
+from sidebench.benchmark.runs.plan import plan_run
 
 SMALL = {"synthetic_images": 24, "clusters": 3, "training_steps": 2, "batch": 8, "width": 8, "cohesion": -1.0}
 
@@ -26,7 +27,7 @@ def quick(name: str = "digits") -> Pair:
     return pair.model_copy(update={"recipe": recipe, "attacks": attacks})
 
 
-def tune(out: Path, grid: dict[str, Any], **options: Any) -> tuning.Curve:
+def tune(out: Path, grid: dict[str, Any], **options: Any) -> tuning_curve.Curve:
     pair = options.pop("pair", quick())
     return tuning.tune(pair, "side", grid, candidates=8, out=out, device="cpu", progress=silent, **options)
 
@@ -169,14 +170,14 @@ def test_a_block_too_small_for_the_measure_is_refused(tmp_path: Path) -> None:
 # ---- Settings of a curve in a run -------------------------------------------------------------------
 
 
-def stored(tmp_path: Path, pair: Pair, **changes: Any) -> tuple[Path, dict[str, tuning.Curve]]:
+def stored(tmp_path: Path, pair: Pair, **changes: Any) -> tuple[Path, dict[str, tuning_curve.Curve]]:
     """Tune, change what was used, and read the file back."""
     tune(tmp_path, {"guidance_scale": [0.0, 1.0]}, pair=pair)
     file = tmp_path / "side.json"
     content = json.loads(file.read_text(encoding="utf-8"))
     content["curve"]["used"].update(changes)
     file.write_text(json.dumps(content), encoding="utf-8")
-    return file, tuning.read_curves([file])
+    return file, tuning_curve.read_curves([file])
 
 
 def run_plan(pair: Pair, out: Path, seed: int = 0) -> Any:
@@ -186,8 +187,8 @@ def run_plan(pair: Pair, out: Path, seed: int = 0) -> Any:
 def test_the_best_point_becomes_the_settings_and_the_users_go_over_it(tmp_path: Path) -> None:
     _, curves = stored(tmp_path, quick())
     best = curves["side.json"].best().values["guidance_scale"]
-    assert tuning.with_tuned({}, curves)["side"] == {**SMALL, "guidance_scale": best}
-    given = tuning.with_tuned({"side": {"width": 4}, "amg": {"strength": 1}}, curves)
+    assert tuning_curve.with_tuned({}, curves)["side"] == {**SMALL, "guidance_scale": best}
+    given = tuning_curve.with_tuned({"side": {"width": 4}, "amg": {"strength": 1}}, curves)
     assert given["side"]["width"] == 4 and given["side"]["guidance_scale"] == best and given["amg"] == {"strength": 1}
 
 
@@ -215,18 +216,18 @@ def test_a_run_refuses_what_was_tuned_on_its_own_candidates(tmp_path: Path) -> N
 def test_what_is_no_curve_is_refused(tmp_path: Path) -> None:
     file, _ = stored(tmp_path, quick())
     with pytest.raises(BadInput, match="second curve of side"):
-        tuning.read_curves([file, shutil.copy(file, tmp_path / "again.json")])
+        tuning_curve.read_curves([file, shutil.copy(file, tmp_path / "again.json")])
     content = json.loads(file.read_text(encoding="utf-8"))
     for broken, words in (
         ({"schema": "other"}, "not a curve"),
-        ({"schema": tuning.SCHEMA}, "no complete curve"),
+        ({"schema": tuning_curve.SCHEMA}, "no complete curve"),
         ({**content, "curve": {**content["curve"], "used": None}}, "does not say which images"),
     ):
         file.write_text(json.dumps(broken), encoding="utf-8")
         with pytest.raises(BadInput, match=words):
-            tuning.read_curves([file])
+            tuning_curve.read_curves([file])
     with pytest.raises(BadInput, match="no complete curve"):
-        tuning.read_curves([tmp_path / "missing.json"])
+        tuning_curve.read_curves([tmp_path / "missing.json"])
 
 
 def test_the_command_runs_with_a_curve_and_keeps_it(

@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from sidebench.benchmark import hub, layout
 from sidebench.benchmark.contracts import ModelSpec
+from sidebench.benchmark.data import model_files as hub
+from sidebench.benchmark.data import pipeline_folder as layout
+from sidebench.benchmark.data.pair import DataSource, Pair, Recipe, load_pair
+from sidebench.benchmark.data.references import load_references
 from sidebench.benchmark.errors import BadInput, BadSetting
 from sidebench.benchmark.models import load_model
-from sidebench.benchmark.pairs import DataSource, Pair, Recipe, load_pair
-from sidebench.benchmark.plan import plan_run
+from sidebench.benchmark.models.zoo import train as recipe
 from sidebench.benchmark.progress import silent
-from sidebench.benchmark.references import load_references
-from sidebench.benchmark.zoo import recipe
+from sidebench.benchmark.runs.plan import plan_run
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from ..calibration import hits_at
 from ..contracts import Attack, Measure
 from ..errors import BadInput, CorruptRun, UnknownName
-from ..rescoring import stored_groups
-from ..scores import read_scores
-from ..store import RunFolder, difference, read_json, read_run, read_table, short_hash
+from ..files import difference, read_json, read_table, short_hash
+from ..results.run_folder import RunFolder, read_run
+from ..results.score_files import read_scores
+from ..results.unit_scores import stored_groups
+from ..stats.thresholds import hits_at
 from .source import GATE_MANIFEST, GateFolder, settings_difference
 
 

@@ -13,17 +13,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from ..audit import audit
-from ..calibration import hits_at
 from ..contracts import Measure, Model
-from ..quality import frechet_distance, real_images
-from ..references import ImageSet, References
-from ..sampling import quantise
-from ..shift import overlaps, two_sample
+from ..data.references import ImageSet, References
+from ..measures.control_check import overlaps, two_sample
+from ..measures.detector_audit import audit
+from ..measures.image_quality import frechet_distance, real_images
+from ..sampling.sampler import quantise
+from ..stats.thresholds import hits_at
 from .sequential import count, p_above
 
 if TYPE_CHECKING:
-    from ..scoring import Scorer
+    from ..measures.scorer import Scorer
 
 BROKEN = 0.01
 """Share of NaN or constant images above which nothing is claimed."""

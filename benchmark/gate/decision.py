@@ -14,19 +14,19 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from ..contracts import Attack
+from ..data.pair import Pair
+from ..data.references import References
 from ..errors import AttackFailed, TooFew
-from ..pairs import Pair
+from ..files import read_json
 from ..protocol import CONFIDENCE
-from ..references import References
-from ..statistics import Interval
-from ..store import read_json
+from ..stats.intervals import Interval
 from . import checks as gate_checks
+from .attack_stages import Line, Stages, Stopped, named
 from .baseline import Baseline, Yardstick, check_comparable, stored_facts
 from .checks import Check
-from .limits import Answer, Claim, Finding, Tested, decide, findings, settled
+from .claims import Answer, Claim, Finding, Tested, decide, findings, settled
 from .policy import Limits, Policy
 from .source import NOTHING, Source, Spent
-from .stages import Line, Stages, Stopped, named
 
 Verdict = Literal["pass", "fail", "cannot tell"]
 EXIT_CODES: Mapping[Verdict, int] = {"pass": 0, "fail": 1, "cannot tell": 4}

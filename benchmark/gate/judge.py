@@ -7,13 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..contracts import Progress
+from ..data.pair import Pair, load_pair, pair_names
+from ..data.references import load_references
 from ..errors import BadInput
-from ..pairs import Pair, load_pair, pair_names
-from ..plan import make_attacks, plan_run
+from ..files import read_json
 from ..progress import silent
-from ..references import load_references
-from ..runner import check_references
-from ..store import RunFolder, read_json, read_run
+from ..results.run_folder import RunFolder, read_run
+from ..runs.plan import plan_run
+from ..runs.plugins import make_attacks
+from ..runs.score import check_references
 from .baseline import Baseline
 from .checks import Check
 from .decision import Decision, decide_on

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
-from ..report.drawing import ALARM, INK, SOFT, TRAINING, canvas, inline, styled, to_svg
-from ..report.page import scrubbed
-from ..store import write_atomic
-from .limits import MEANINGS, Claim, Course, course
-from .output import explanations, headline, rows
+from ..files import write_atomic
+from ..reports.page import scrubbed
+from ..reports.plot_style import ALARM, INK, SOFT, TRAINING, canvas, inline, styled, to_svg
+from .claims import MEANINGS, Claim, Course, course
+from .text import explanations, headline, rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,7 +35,7 @@ def write_page(decision: "Decision", target: Path) -> None:
     """Write the page, one file without any outside reference."""
     from jinja2 import Environment, FileSystemLoader
 
-    report = Path(__file__).parent.parent / "report"
+    report = Path(__file__).parent.parent / "reports"
     environment = Environment(
         loader=FileSystemLoader([Path(__file__).parent, report]), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )

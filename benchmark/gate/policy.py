@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from ..calibration import MIN_HITS
 from ..contracts import Settings
 from ..errors import BadInput, BadPolicy
+from ..stats.thresholds import MIN_HITS
 
 FOLDER = Path(__file__).parent / "policies"
 SCHEMA = "sidebench-policy/1"

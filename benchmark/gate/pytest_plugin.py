@@ -46,8 +46,8 @@ def sidebench_gate(request: pytest.FixtureRequest) -> Callable[..., "Decision"]:
     ) -> "Decision":
         from .baseline import RunBaseline
         from .judge import judge
-        from .output import as_text
         from .policy import load_policy
+        from .text import as_text
 
         last = RunBaseline(Path(baseline)) if isinstance(baseline, str | Path) else baseline
         decision = judge(str(subject), load_policy(policy), baseline=last, **options)

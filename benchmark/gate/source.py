@@ -8,19 +8,23 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from .. import hub
-from ..artefacts import write_references
+from .. import environment
 from ..contracts import Attack, AttackState, Measure, ModelSpec, Progress
+from ..data.pair import Pair
+from ..data.references import References
 from ..errors import BadInput, UnknownName
-from ..pairs import Pair
-from ..plan import RunPlan
+from ..files import difference, read_info, read_json, read_state, short_hash
+from ..measures.scorer import Scorer
+from ..measures.shard_scores import ShardScores
 from ..progress import silent
-from ..references import References
 from ..registry import make_measure
-from ..runner import load_victim, make_shard, named_failures, open_folder, prepare, score_shard
-from ..scores import ShardScores, read_scores
-from ..scoring import Scorer
-from ..store import RunFolder, difference, read_info, read_json, read_state, shard_count, short_hash
+from ..results.run_folder import RunFolder, shard_count
+from ..results.score_files import read_scores
+from ..runs.plan import RunPlan
+from ..runs.runner import make_shard, named_failures, open_folder, prepare
+from ..runs.score import score_shard
+from ..runs.victim import load_victim
+from ..runs.write_results import write_references
 
 if TYPE_CHECKING:
     from ..contracts import Model
@@ -102,7 +106,9 @@ class MadeOnDemand(Source):
         self.measure, self.shard_size, self.available = plan.measures[0], plan.protocol.shard, plan.candidates
         self.identity = {**plan.identity(), "candidates": None}
         self.folder = GateFolder(plan.parent / f"gate-{plan.pair.name}-{short_hash(self.identity)}")
-        self.scorer = Scorer(references, [self.measure], plan.protocol.top_k, hub.pick_device(plan.model.device))
+        self.scorer = Scorer(
+            references, [self.measure], plan.protocol.top_k, environment.pick_device(plan.model.device)
+        )
         self._units = {unit.attack.name: unit for unit in plan.units}
         self._states: dict[str, AttackState] = {}
         self._model: Model | None = None

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from .. import layout
+from ..data import pipeline_folder as layout
 from . import networks
 from .embedding import Embedding
 

@@ -15,11 +15,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import hub, layout
-from ..download import download, look_up
+from .. import files
+from ..data import pipeline_folder as layout
+from ..data.hub import download, look_up
 from ..errors import BadInput, UnsafeFile
-from ..loading import from_transformers
-from ..store import canonical_json
+from ..files import canonical_json
+from ..models.load_network import from_transformers
 from . import weights
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ def _digest(place: Path) -> str:
     """Return SHA-256 over the names and hashes of a folder's files."""
     import hashlib
 
-    hashes: Mapping[str, str] = {file.name: hub.sha256(file) for file in sorted(place.iterdir())}
+    hashes: Mapping[str, str] = {file.name: files.sha256(file) for file in sorted(place.iterdir())}
     return hashlib.sha256(canonical_json(hashes).encode()).hexdigest()
 
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from ..contracts import Band, Measure, Neighbours, Side
+from ..data.pixels import SPACE, pixel_descriptors
 from ..errors import BadInput
-from .pixels import SPACE, pixel_descriptors
 
 if TYPE_CHECKING:
     from torch import Tensor

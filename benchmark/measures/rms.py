@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from ..contracts import Measure, Neighbours, Side
-from .pixels import SPACE, pixel_descriptors
+from ..data.pixels import SPACE, pixel_descriptors
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from .. import hub, layout
+from .. import files
 from ..contracts import Conditioning, Model, ModelSpec
+from ..data import model_files as hub
+from ..data import pipeline_folder as layout
 from ..errors import UnknownName
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ def inspect_files(spec: ModelSpec) -> ModelFiles:
         path = Path(spec.location)
         with safe_open(path, framework="np") as file:
             channels, height, width = file.get_slice("means").get_shape()[1:]
-        return ModelFiles({path.name: hub.sha256(path)}, (height, width, channels), "none")
+        return ModelFiles({path.name: files.sha256(path)}, (height, width, channels), "none")
     folder = hub.locate(spec.location)
     found = hub.check_files(folder, spec.sha256, spec.variant, spec.allow_pickle)
     return ModelFiles(

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import hub
+from .. import environment, files
+from ..candidates import Candidates
 from ..contracts import AttackState, Conditioning, Model, ModelSpec, PredictionType
 from ..errors import BadInput
-from ..store import read_state, write_state
-from ..streams import Candidates
+from ..files import read_state, write_state
 from .schedule import DiscreteSchedule
 
 SCHEDULE: Mapping[str, Any] = {
@@ -44,7 +44,7 @@ class MixtureModel(Model):
         if means.ndim != 4 or not len(means):
             raise BadInput(f"mixture: means must be N x C x H x W, were {tuple(means.shape)}")
         self.spec = spec or ModelSpec(family="mixture", location="memory")
-        self.device = hub.pick_device(self.spec.device)
+        self.device = environment.pick_device(self.spec.device)
         self.means = means.float().to(self.device)
         self.std = float(std)
         self.exact = exact
@@ -73,7 +73,7 @@ class MixtureModel(Model):
         tensors = {"means": self.means, "weights": self.log_weights.exp()}
         info = {"std": self.std, "prediction_type": self.prediction_type, "exact": self.exact}
         write_state(path, AttackState(tensors, info))
-        return ModelSpec(family="mixture", location=str(path), sha256={path.name: hub.sha256(path)})
+        return ModelSpec(family="mixture", location=str(path), sha256={path.name: files.sha256(path)})
 
     def noise_level(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return (alpha, sigma) at timesteps `t`."""

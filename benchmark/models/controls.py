@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 
 from ..contracts import ModelSpec
+from ..data.pair import Pair
+from ..data.references import load_references
 from ..errors import BadInput, TooFew, UnknownName
-from ..pairs import Pair
-from ..references import load_references
 from .analytic import MixtureModel
 
 NAMES = ("copycat", "heldout", "mixture:P", "density:P")

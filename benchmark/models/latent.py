@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import layout
 from ..contracts import Conditioning, ModelSpec
+from ..data import pipeline_folder as layout
 from .pipeline import PipelineModel, square
 
 DECODER_BATCH = 8

@@ -9,13 +9,15 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from .. import hub, layout
+from .. import environment
+from ..candidates import Candidates
 from ..contracts import LoraSpec, Model, ModelSpec, PredictionType
+from ..data import model_files as hub
+from ..data import pipeline_folder as layout
 from ..errors import BadInput
-from ..loading import load_whole
-from ..operations import OperationCount
-from ..streams import Candidates
 from . import lora
+from .flops import OperationCount
+from .load_network import load_whole
 from .schedule import DiscreteSchedule, StraightPath
 
 
@@ -32,7 +34,7 @@ class PipelineModel(Model):
         hub.check_files(self.folder, spec.sha256, spec.variant, spec.allow_pickle)
         self.owner = hub.owner_of(self.folder)
         self.spec = spec
-        self.device = hub.pick_device(spec.device)
+        self.device = environment.pick_device(spec.device)
         self.dtype: torch.dtype = getattr(torch, spec.dtype)
         config = layout.read_json(layout.component(self.folder, "scheduler") / "scheduler_config.json")
         self.prediction_type = prediction_type(config, self.owner)

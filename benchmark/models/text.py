@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import layout
 from ..contracts import Conditioning, ModelSpec
+from ..data import pipeline_folder as layout
 from ..errors import BadInput
-from ..loading import from_transformers, import_transformers
 from .latent import LatentModel
+from .load_network import from_transformers, import_transformers
 
 
 class TextModel(LatentModel):

@@ -6,12 +6,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from ...benchmark.candidates import Candidates
 from ...benchmark.contracts import Defence, Model, Settings, Step, Victim
-from ...benchmark.defending import DefendedModel
+from ...benchmark.data.pixels import SPACE
 from ...benchmark.errors import BadInput
-from ...benchmark.measures.pixels import SPACE
-from ...benchmark.prediction import score_to_prediction
-from ...benchmark.streams import Candidates
+from ...benchmark.sampling.defended import DefendedModel
+from ...benchmark.sampling.prediction_types import score_to_prediction
 
 
 class AmgSettings(Settings):

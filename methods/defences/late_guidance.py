@@ -6,8 +6,8 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from ...benchmark.contracts import Defence, Model, Settings, Victim
-from ...benchmark.defending import DefendedModel
 from ...benchmark.errors import BadInput
+from ...benchmark.sampling.defended import DefendedModel
 
 
 class LateGuidanceSettings(Settings):

@@ -5,9 +5,9 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from torch import Tensor
 
+from ...benchmark.candidates import Candidates
 from ...benchmark.contracts import Defence, Model, Settings, Step
-from ...benchmark.defending import DefendedModel
-from ...benchmark.streams import Candidates
+from ...benchmark.sampling.defended import DefendedModel
 
 
 class OutputNoiseSettings(Settings):

@@ -1,0 +1,239 @@
+"""Images of a data set, through `datasets`: decoded as a stream, kept memory-mapped.
+
+The cache holds one file of uint8 pixels for all rows of all splits that a pair uses, in their order, and one of
+labels and captions. Its key is made of the files' content (the commit and names, or SHA-256 of local files) and of
+everything that decoding depends on; nothing in it is a name that could mean something else tomorrow.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..contracts import Progress
+from ..errors import BadInput
+from ..files import read_json, write_atomic, write_json
+from ..progress import silent
+from . import decode as decoding
+from .dataset_files import Source, fetch_data, locate, quiet, used_splits
+from .hub import cache
+from .pair import DataSource
+
+BLOCK = 512
+"""Images that are held in memory at a time."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """All rows of the splits that a pair uses, one split after the other."""
+
+    images: np.ndarray
+    """uint8, N x C x H x W, memory-mapped."""
+    splits: Mapping[str, range]
+    """Row numbers of each split."""
+    labels: np.ndarray | None
+    captions: list[str] | None
+    fingerprint: str
+    """SHA-256 over the shape and bytes of all images."""
+
+
+def load_rows(data: DataSource, progress: Progress = silent) -> Rows:
+    """Return all rows of the splits that a pair uses, from the cache or decoded into it.
+
+    Raises:
+        BadInput: a column does not exist, or a row holds no image.
+    """
+    source = locate(data)
+    columns = {"image": data.images, "label": data.labels, "caption": data.captions}
+    how = {"decoder": decoding.VERSION, "size": data.size, "channels": data.channels, "crop": data.crop}
+    key = hashlib.sha256(
+        json.dumps([used_splits(data), source.content, columns, how], sort_keys=True).encode()
+    ).hexdigest()[:32]
+    folder = cache() / "images" / key
+    if not (folder / "rows.json").is_file():
+        if data.source == "hub":
+            fetch_data(data).unchanged()
+        _decode_all(data, source, folder, progress)
+    return _open(folder)
+
+
+def fingerprint(images: np.ndarray) -> str:
+    """Return SHA-256 over the shape and bytes of images."""
+    digest = hashlib.sha256(f"{images.shape}".encode())
+    for block in blocks(images):
+        digest.update(block.tobytes())
+    return digest.hexdigest()
+
+
+def blocks(images: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield all images in blocks; a memory-mapped set is read from its file, so that no page of it stays resident."""
+    file = _file_of(images)
+    for start in range(0, len(images), BLOCK):
+        stop = min(start + BLOCK, len(images))
+        if file is None:
+            yield images[start:stop]
+        else:
+            size = images[0].size
+            yield np.fromfile(file, np.uint8, (stop - start) * size, offset=start * size).reshape(-1, *images.shape[1:])
+
+
+def take(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Return some images: a view where they are consecutive; of a memory-mapped set never a copy in memory."""
+    if len(rows) and (np.diff(rows) == 1).all():
+        return images[rows[0] : rows[-1] + 1]
+    whole = _file_of(images)
+    if whole is None or not len(rows):
+        copied: np.ndarray = images[rows]
+        return copied
+    file = whole.with_name(f"part-{hashlib.sha256(rows.astype('<i8').tobytes()).hexdigest()[:32]}.u8")
+    if not file.is_file():
+        write_atomic(file, lambda part: _gather(whole, images[0].size, rows, part))
+    part: np.ndarray = np.memmap(file, dtype=np.uint8, mode="c", shape=(len(rows), *images.shape[1:]))
+    return part
+
+
+def _file_of(images: np.ndarray) -> Path | None:
+    """Return the file that holds exactly these images; a view of some rows of a file is not such a one."""
+    if not isinstance(images, np.memmap) or images.filename is None:
+        return None
+    file = Path(images.filename)
+    return file if file.stat().st_size == images.nbytes else None
+
+
+def _gather(whole: Path, size: int, rows: np.ndarray, file: Path) -> None:
+    # Read, not mapped: pages of a mapped file that were touched stay resident.
+    with whole.open("rb") as source, file.open("wb") as out:
+        for row in rows.tolist():
+            source.seek(row * size)
+            out.write(source.read(size))
+
+
+def _open(folder: Path) -> Rows:
+    info, texts = read_json(folder / "rows.json"), read_json(folder / "texts.json")
+    splits, first = {}, 0
+    for split, count in info["splits"]:
+        splits[split] = range(first, first + count)
+        first += count
+    labels = None if texts["labels"] is None else np.array(texts["labels"], dtype=np.int64)
+    return Rows(_mapped(folder, info["shape"]), splits, labels, texts["captions"], info["sha256"])
+
+
+def _mapped(folder: Path, shape: list[int]) -> np.ndarray:
+    # "c": pages are read when they are touched, and torch takes the array without a warning that it is read-only.
+    mapped: np.ndarray = np.memmap(folder / "pixels.u8", dtype=np.uint8, mode="c", shape=tuple(shape))
+    return mapped
+
+
+@dataclass
+class _Texts:
+    """What stands beside the pixels of all rows."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    labels: list[int] = field(default_factory=list)
+    captions: list[str] = field(default_factory=list)
+
+
+def _decode_all(data: DataSource, source: Source, folder: Path, progress: Progress) -> None:
+    """Write pixels, labels and captions; rows.json comes last and says that all is there."""
+    assert data.size is not None
+    texts = _Texts()
+    write_atomic(folder / "pixels.u8", lambda file: _decode(data, source, file, texts, progress))
+    labels, captions = texts.labels if data.labels else None, texts.captions if data.captions else None
+    write_json(folder / "texts.json", {"labels": labels, "captions": captions})
+    shape = [sum(texts.counts.values()), data.channels, data.size, data.size]
+    found = {"shape": shape, "splits": list(texts.counts.items()), "sha256": fingerprint(_mapped(folder, shape))}
+    write_json(folder / "rows.json", found)
+
+
+def _decode(data: DataSource, source: Source, file: Path, texts: _Texts, progress: Progress) -> None:
+    with file.open("wb") as out:
+        for split in used_splits(data):
+            files = source.files[split]
+            reader = _Reader(data, f"{split} of {data.repo or Path(str(data.path)).name}", files)
+            done = 0
+            for row in _stream(source, files, reader.owner):
+                out.write(reader.pixels(row, done))
+                texts.labels += reader.label(row)
+                texts.captions += reader.caption(row)
+                done += 1
+                if done % BLOCK == 0:
+                    progress(f"decoding {split}", done, max(done, source.rows.get(split, 0)))
+            if not done:
+                raise BadInput(f"{reader.owner}: the split is empty")
+            texts.counts[split] = done
+
+
+def _stream(source: Source, files: list[Path], owner: str) -> Iterator[dict[str, Any]]:
+    """Yield rows with undecoded image columns.
+
+    Raises:
+        BadInput: a file is damaged.
+    """
+    with quiet() as datasets:
+        features = None if source.features is None else datasets.Features.from_dict(source.features)
+        given = {"rows": [str(file) for file in files]}
+        try:
+            rows = datasets.load_dataset(
+                source.builder, data_files=given, split="rows", streaming=True, features=features
+            )
+            for name, feature in (rows.features or {}).items():
+                if isinstance(feature, datasets.Image):
+                    rows = rows.cast_column(name, datasets.Image(decode=False))
+            yield from rows
+        except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
+            raise BadInput(f"{owner} cannot be read ({type(error).__name__}): a file is damaged") from None
+
+
+class _Reader:
+    """Takes image, label and caption out of the rows of one split."""
+
+    def __init__(self, data: DataSource, owner: str, files: list[Path]) -> None:
+        self.data, self.owner = data, owner
+        self.files = {str(file) for file in files}
+        self.column = data.images
+
+    def pixels(self, row: dict[str, Any], number: int) -> bytes:
+        """Return the decoded image."""
+        assert self.data.size is not None
+        self.column = self.column or _only_image(row, self.owner)
+        value = self._value(row, self.column)
+        if isinstance(value, dict) and value.get("bytes") is None and value.get("path") not in self.files:
+            # Only files of the data set itself are opened: a row may name any path on this machine.
+            raise BadInput(f"{self.owner}, row {number}: column {self.column!r} holds no image")
+        try:
+            return decoding.decode(value, self.data.size, self.data.channels, self.data.crop).tobytes()
+        except BadInput as error:
+            raise BadInput(f"{self.owner}, row {number}, column {self.column!r}: {error}") from None
+
+    def label(self, row: dict[str, Any]) -> list[int]:
+        """Return the class label, if there is a column of them."""
+        if self.data.labels is None:
+            return []
+        value = self._value(row, self.data.labels)
+        if not isinstance(value, int):
+            raise BadInput(f"{self.owner}: column {self.data.labels!r} holds {type(value).__name__}, not class numbers")
+        return [value]
+
+    def caption(self, row: dict[str, Any]) -> list[str]:
+        """Return the caption, the first where a row has several, if there is a column of them."""
+        if self.data.captions is None:
+            return []
+        value = self._value(row, self.data.captions)
+        return [str(value[0] if isinstance(value, list) and value else value)]
+
+    def _value(self, row: dict[str, Any], column: str) -> Any:
+        if column not in row:
+            raise BadInput(f"{self.owner} has no column {column!r}: it has {', '.join(row)}")
+        return row[column]
+
+
+def _only_image(row: dict[str, Any], owner: str) -> str:
+    """Return the one column that holds images."""
+    found = [name for name, value in row.items() if isinstance(value, dict) and value.keys() >= {"bytes", "path"}]
+    if len(found) != 1:
+        raise BadInput(f"{owner}: name the image column (data.images): the columns are {', '.join(row)}")
+    return found[0]

@@ -1,0 +1,400 @@
+"""Model/dataset pairs: one YAML file each, checked, unknown keys refused."""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from ..contracts import Settings
+from ..errors import BadPair, UnknownName
+from ..protocol import SamplerSettings
+
+FOLDER = Path(__file__).parent / "pairs"
+Control = Literal["iid", "surrogate", "reference-model", "none"]
+Count = Annotated[int, Field(ge=1)]
+
+IN_TRAINING = "training:"
+"""Prefix of the names of defences that are part of the victim: no option puts them around a model."""
+
+TRAINING_DEFENCES = {
+    "augmentation": "--shift",
+    "de-duplication": "--duplicate-rms",
+    "early-stopping": "--stop-after",
+    "loss-skipping": "--skip-below",
+}
+"""The option of `sidebench train` by defence."""
+
+
+def recipe_field(option: str) -> str:
+    """Return the field of the recipe that an option of `sidebench train` sets."""
+    return option.removeprefix("--").replace("-", "_")
+
+
+class LoraSource(Settings):
+    """A LoRA on top of the victim: a repository of the Hub at a revision, or a file or folder."""
+
+    location: str = ""
+    """A safetensors file, or a folder with one (relative to the pair file)."""
+    repo: str | None = None
+    """`OWNER/NAME` on the Hub, instead of a location."""
+    revision: str = "main"
+    """Branch, tag or commit; a run pins the commit."""
+    file: str | None = None
+    """Which safetensors file, where there are several."""
+    scale: float = 1.0
+    """How much of it is added to the weights."""
+    sha256: str | None = None
+    """Pinned hash of the file."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "LoraSource":
+        if bool(self.location) == bool(self.repo):
+            raise ValueError("give a location or a repo, one of them")
+        return self
+
+
+class ModelSource(Settings):
+    """Where the victim's files are: a repository of the Hub at a revision, or a folder."""
+
+    family: Literal["pixel", "latent", "text"] = "pixel"
+    location: str = ""
+    """`zoo:NAME` for a model that ships with sidebench, otherwise a folder (relative to the pair file)."""
+    repo: str | None = None
+    """`OWNER/NAME` on the Hub, instead of a location."""
+    revision: str = "main"
+    """Branch, tag or commit. Whatever it is, a run pins the full commit hash in its manifest."""
+    subfolder: str = ""
+    """Where in the repository the pipeline lies."""
+    variant: str | None = None
+    """Which set of weights where there are several (`fp16`)."""
+    sha256: dict[str, str] = {}
+    """Pinned hashes by file name."""
+    lora: LoraSource | None = None
+    """A LoRA on top."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "ModelSource":
+        if bool(self.location) == bool(self.repo):
+            raise ValueError("give a location or a repo, one of them")
+        return self
+
+
+class SplitRule(Settings):
+    """A seeded split into parts by duplicate group, so that no group lies on two sides."""
+
+    seed: int
+    duplicate_rms: Annotated[float, Field(ge=0)]
+    """Images at most this far apart (rms) are one group."""
+    training: Count
+    held_out: Annotated[int, Field(ge=0)]
+    """0 for the controls `none` and `reference-model`."""
+    pool: Annotated[int, Field(ge=0)]
+    """Images of neither side, for known non-copies."""
+    # What is left is the tuning part: shadow victims train on it, no reported number uses it.
+
+
+class TuningBlock(Settings):
+    """Images that settings are tuned on where no shadow victim can be trained: no run scores against them."""
+
+    seed: int
+    share: Annotated[float, Field(gt=0, le=0.5)]
+    """Of the duplicate groups of either side."""
+
+
+class Selection(Settings):
+    """Rows of one split of a data set."""
+
+    split: str
+    indices: list[Annotated[int, Field(ge=0)]] | str | None = None
+    """Row numbers in the split, or a text file of them, one a line, relative to the pair file; none: all rows."""
+
+
+class DataSource(Settings):
+    """Where the images are, and which of them the victim was trained on."""
+
+    source: Literal["scikit-learn-digits", "npz", "hub", "folder"]
+    """hub: a data repository. folder: a local one, of images or of parquet files, read in the same way."""
+    path: str | None = None
+    """For npz and folder: the file or folder, relative to the pair file."""
+    images: str | None = None
+    """For npz: the array of uint8 images, N x H x W or N x H x W x C. For hub and folder: the image column."""
+    labels: str | None = None
+    """The array or column of class labels."""
+    captions: str | None = None
+    """For hub and folder: the column of captions."""
+    repo: str | None = None
+    """For hub: `OWNER/NAME`."""
+    revision: str = "main"
+    """For hub: branch, tag or commit; a run pins the commit."""
+    config: str | None = None
+    """For hub: the configuration, where there are several."""
+    size: Count | None = None
+    """For hub and folder: height and width that the images are brought to."""
+    channels: Literal[1, 3] = 3
+    crop: Literal["centre", "squash", "none"] = "centre"
+    """centre: the largest square in the middle, then resize. squash: resize whatever the shape. none: refuse images
+    of another size."""
+    members: Selection | None = None
+    """Training images by name, instead of a split by seed."""
+    held_out: Selection | None = None
+    duplicate_rms: Annotated[float, Field(ge=0)] = 0.0
+    """With named members: images at most this far apart (rms) are one group."""
+    split: SplitRule | None = None
+    """A seeded split of all images (of `members`, where that is given)."""
+    tuning_block: TuningBlock | None = None
+    """Set this part of the training and held-out images aside for `sidebench tune`."""
+    within: SplitRule | None = None
+    """Use only the tuning part of this other split: the data of a shadow victim."""
+    sha256: str | None = None
+    """Fingerprint of all images (shape and bytes after decoding); other data are refused."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> "DataSource":
+        needs = {"npz": ("path", "images"), "hub": ("repo", "members", "size"), "folder": ("path", "members", "size")}
+        missing = [key for key in needs.get(self.source, ()) if getattr(self, key) is None]
+        if missing:
+            raise ValueError(f"source {self.source} needs {' and '.join(missing)}")
+        if self.split is None and self.source not in ("hub", "folder"):
+            raise ValueError(f"source {self.source} needs split")
+        if self.split is not None and self.held_out is not None:
+            raise ValueError("give a split by seed or a held_out selection, not both")
+        return self
+
+    @property
+    def has_held_out(self) -> bool:
+        """Whether there are held-out images."""
+        return self.held_out is not None if self.split is None else self.split.held_out > 0
+
+    @property
+    def rule(self) -> SplitRule:
+        """The seeded split.
+
+        Raises:
+            BadPair: the members are named, so there is none.
+        """
+        if self.split is None:
+            raise BadPair("the pair names its members, and what was asked for needs data.split, a split by seed")
+        return self.split
+
+
+class AttackDefaults(Settings):
+    """An attack's settings on this pair, and where they come from."""
+
+    settings: dict[str, Any] = {}
+    origin: str
+
+
+class Recipe(Settings):
+    """How `sidebench train` makes the victim again: a small DDPM from a seed, defended in training or not."""
+
+    seed: int
+    steps: Count
+    batch: Count = 64
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    channels: tuple[Count, ...] = (16, 32)
+    layers: Count = 1
+    num_train_timesteps: Count = 1000
+    duplicate_rms: Annotated[float, Field(ge=0)] | None = None
+    """De-duplication: train on one image of each group of images at most this far apart (rms)."""
+    stop_after: Count | None = None
+    """Early stopping: leave off after this step of the same schedule."""
+    shift: Annotated[int, Field(ge=0)] = 0
+    """Augmentation: move each image by up to this many pixels in both directions; borders are repeated."""
+    skip_below: Annotated[float, Field(ge=0, lt=1)] = 0
+    """Loss-based skipping: leave out samples whose loss is below this share of the running mean at their timestep
+    (anti-gradient control of arXiv 2407.15328, which takes 0.5; its ensemble of shards is not part of it)."""
+
+    @model_validator(mode="after")
+    def _stops_in_time(self) -> "Recipe":
+        if self.stop_after is not None and self.stop_after > self.steps:
+            raise ValueError(f"stop_after = {self.stop_after} lies beyond steps = {self.steps}")
+        return self
+
+    def defences(self) -> dict[str, dict[str, Any]]:
+        """Return the settings of the training-time defences by name."""
+        found = {}
+        for name, option in TRAINING_DEFENCES.items():
+            key = recipe_field(option)
+            if (value := getattr(self, key)) != type(self).model_fields[key].default:
+                found[IN_TRAINING + name] = {key: value}
+        return found
+
+
+class Overrides(Settings):
+    """Protocol values that this pair changes."""
+
+    sampler: SamplerSettings | None = None
+    micro_batch: Count | None = None
+    reason: str = ""
+    """Why they are changed; results carry it as a flag."""
+
+    def values(self) -> dict[str, Any]:
+        """Return what is changed, as plain values."""
+        return self.model_dump(exclude={"reason"}, exclude_none=True)
+
+
+class Pair(Settings):
+    """A victim, its training and held-out images, and how to attack it."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=64)]
+    title: str
+    description: str
+    revision: Count
+    """Raised whenever a number may change; results of different revisions are never ranked together."""
+    control: Control
+    model: ModelSource
+    reference_model: ModelSource | None = None
+    """For control reference-model: a model of the same kind that was not trained on the training images."""
+    data: DataSource
+    recipe: Recipe | None = None
+    measures: list[str] = []
+    """Headline first; empty takes the protocol's for the resolution."""
+    allow_dense_neighbours: bool = False
+    """Allow nl2 with n above a tenth of the set."""
+    protocol: Overrides = Overrides()
+    attacks: dict[str, AttackDefaults] = {}
+    """What `sidebench run` runs when no attack is named, with this pair's settings."""
+    licence: str
+    notes: str = ""
+    verified: bool = True
+    """False: nobody has run this pair against the real Hub yet."""
+
+    @model_validator(mode="after")
+    def _control_has_what_it_needs(self) -> "Pair":
+        held_out, controlled = self.data.has_held_out, self.control in ("iid", "surrogate")
+        key = "data.held_out" if self.data.split is None else "data.split.held_out"
+        if controlled and not held_out:
+            raise ValueError(f"control {self.control} needs {key} of at least 1; without any: none")
+        if held_out and not controlled:
+            raise ValueError(f"control {self.control} has no held-out images: {key} names some")
+        if self.control == "reference-model" and self.reference_model is None:
+            raise ValueError(
+                "control reference-model needs reference_model, a model not trained on the training images"
+            )
+        if self.control != "reference-model" and self.reference_model is not None:
+            raise ValueError(f"reference_model is for control reference-model, not for {self.control}")
+        return self
+
+    def reference(self) -> "Pair":
+        """Return the pair of the reference model: the same images, no control of its own."""
+        name = f"{self.name}-reference"
+        update = {"name": name, "control": "none", "model": self.reference_model, "reference_model": None}
+        return self.model_copy(update=update)
+
+    def identity(self) -> str:
+        """Return a hash of what can change a number; attacks' settings are kept by unit, weights by hash."""
+        prose = {"title", "description", "notes", "licence", "recipe", "attacks", "verified"}
+        # Defaults are left out, so that a field added later does not change the identity of the pairs there are.
+        content = self.model_dump(exclude=prose, exclude_defaults=True, mode="json")
+        for model in ("model", "reference_model"):
+            content.get(model, {}).pop("location", None)
+            content.get(model, {}).get("lora", {}).pop("location", None)
+        content["data"].pop("path", None)
+        if "reason" in content.get("protocol", {}):
+            content["protocol"].pop("reason")
+            content = {key: value for key, value in content.items() if key != "protocol" or value}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def named_model(name: str) -> ModelSource:
+    """Return the model that a user names: a folder, or `OWNER/NAME` of the Hub, perhaps with `@REVISION`."""
+    repo, revision = repository(name)
+    looks_so = re.fullmatch(r"[\w.-]+/[\w.-]+", repo) and not repo.startswith(".")
+    if Path(name).is_dir() or name.startswith("zoo:") or not looks_so:
+        return ModelSource(location=name)
+    return ModelSource(repo=repo, revision=revision)
+
+
+def repository(name: str) -> tuple[str, str]:
+    """Split `OWNER/NAME@REVISION` into name and revision, main where none is given."""
+    repo, _, revision = name.partition("@")
+    return repo, revision or "main"
+
+
+def pair_names() -> list[str]:
+    """Return the names of the pairs that ship with sidebench."""
+    return sorted(file.stem for file in FOLDER.glob("*.yaml"))
+
+
+def load_pair(name: str) -> Pair:
+    """Load a shipped pair by name, or a pair file by path.
+
+    Raises:
+        UnknownName: no shipped pair has this name.
+        BadPair: the file cannot be read or says something impossible.
+    """
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name)
+        if not path.is_file():
+            raise BadPair(f"no such pair file: {name}")
+        return _resolve(_read(path), path.parent)
+    if name not in pair_names():
+        raise UnknownName("pair", name, pair_names())
+    return _read(FOLDER / f"{name}.yaml")
+
+
+def write_pair(pair: Pair, path: Path) -> None:
+    """Write a pair file that `load_pair` reads."""
+    content = pair.model_dump(mode="json", exclude_defaults=True)
+    path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100), encoding="utf-8")
+
+
+def _read(path: Path) -> Pair:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        line = getattr(getattr(error, "problem_mark", None), "line", None)
+        where = "" if line is None else f", line {line + 1}"
+        raise BadPair(f"pair file {path.name} is not YAML{where}") from None
+    if not isinstance(content, dict):
+        raise BadPair(f"pair file {path.name} holds no settings")
+    try:
+        return Pair(**content)
+    except (ValidationError, TypeError) as error:
+        if isinstance(error, TypeError):
+            raise BadPair(f"pair file {path.name}: keys must be names") from None
+        # A key that nobody knows comes first: a mistyped one is also the reason why another is missing.
+        first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
+        key = ".".join(str(part) for part in first["loc"])
+        where = f"pair file {path.name}, {key}" if key else f"pair file {path.name}"
+        message = "no such key" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
+        raise BadPair(f"{where}: {message}") from None
+
+
+def _resolve(pair: Pair, folder: Path) -> Pair:
+    """Make the paths in a user's pair file relative to that file, and read its lists of row numbers."""
+    update: dict[str, Any] = {}
+    for key in ("model", "reference_model"):
+        model = getattr(pair, key)
+        if model is None:
+            continue
+        if model.location and not model.location.startswith("zoo:"):
+            model = model.model_copy(update={"location": str(folder / model.location)})
+        if model.lora is not None and model.lora.location:
+            beside = model.lora.model_copy(update={"location": str(folder / model.lora.location)})
+            model = model.model_copy(update={"lora": beside})
+        update[key] = model
+    data = pair.data
+    if data.path is not None:
+        data = data.model_copy(update={"path": str(folder / data.path)})
+    for side in ("members", "held_out"):
+        chosen = getattr(data, side)
+        if chosen is not None and isinstance(chosen.indices, str):
+            listed = chosen.model_copy(update={"indices": _read_indices(folder / chosen.indices)})
+            data = data.model_copy(update={side: listed})
+    return pair.model_copy(update={**update, "data": data})
+
+
+def _read_indices(path: Path) -> list[int]:
+    try:
+        numbers = [int(line) for line in path.read_text(encoding="utf-8").split()]
+    except (OSError, ValueError) as error:
+        raise BadPair(f"{path.name} is no list of row numbers, one a line: {error}") from None
+    if not numbers or min(numbers) < 0:
+        raise BadPair(f"{path.name} is no list of row numbers, one a line")
+    return numbers

@@ -1,0 +1,100 @@
+"""A pair from names on the command line: a model, a data set, and which of its splits the model was trained on."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from ..errors import BadInput
+from . import model_files as hub
+from . import pipeline_folder as layout
+from .dataset_files import describe_source
+from .model_files import model_configs
+from .pair import AttackDefaults, DataSource, ModelSource, Pair, Selection, load_pair, named_model, repository
+
+FIRST_ATTACK = {"none": "carlini-uncond", "class": "carlini-uncond", "text": "prompt-replay"}
+"""What runs by conditioning where no attack is named, with its own defaults."""
+
+
+def chosen_pairs(
+    names: list[str],
+    model: str | None,
+    dataset: str | None,
+    split: str | None,
+    holdout: str | None,
+    allow_pickle: bool = False,
+) -> tuple[list[Pair], str | None]:
+    """Return the pairs that a command names and the model that replaces theirs, if any.
+
+    Raises:
+        BadInput: neither pairs nor a model with its data are named, or both.
+    """
+    if dataset is None and split is None and holdout is None:
+        if not names:
+            raise BadInput("name a PAIR (sidebench list pairs), or give --model, --dataset, --split and --holdout")
+        return [load_pair(name) for name in names], model
+    if names or model is None or dataset is None:
+        raise BadInput(
+            "--model with --dataset, --split and --holdout takes the place of a pair: give both, and no pair"
+        )
+    return [pair_of(model, dataset, split, holdout, allow_pickle)], None
+
+
+def pair_of(
+    model: str, dataset: str, split: str | None, holdout: str | None = None, allow_pickle: bool = False
+) -> Pair:
+    """Make a pair of a model and a data set, each a folder or `OWNER/NAME@REVISION` on the Hub.
+
+    The images are brought to the model's size by the rule `centre`, the columns are found by their types. An
+    official split that the model was not trained on is a surrogate control, never iid.
+
+    Raises:
+        BadInput: one of them cannot be used, or a name is missing.
+    """
+    if split is None:
+        raise BadInput("--dataset needs --split, the split that the model was trained on (and --holdout, another)")
+    victim = named_model(model)
+    folder, licence = model_configs(victim, allow_pickle)
+    found = layout.read_folder(folder, hub.owner_of(folder))[0]
+    height, width, channels = layout.image_size(folder)
+    if height != width or channels not in (1, 3):
+        raise BadInput(f"{found.owner} makes images of {height}x{width}x{channels}; square grey or RGB ones can be run")
+    data, data_licence = _data(dataset, split, holdout, {"size": height, "channels": channels})
+    return Pair(
+        name=_slug(f"{found.owner}.{data.repo or Path(str(data.path)).resolve().name}"),
+        title=f"{found.owner} and {dataset}",
+        description="made on the command line",
+        revision=1,
+        control="none" if holdout is None else "surrogate",
+        model=ModelSource(**{**victim.model_dump(), "family": found.family}),
+        data=data,
+        attacks={FIRST_ATTACK[layout.conditioning(folder)]: AttackDefaults(origin="defaults of the attack, untuned")},
+        licence=f"model: {licence}; data: {data_licence}, as their cards say",
+    )
+
+
+def _data(dataset: str, split: str, holdout: str | None, form: dict[str, Any]) -> tuple[DataSource, str]:
+    """Return the data source, with its columns, and the licence that its card names."""
+    place: dict[str, Any] = {"source": "folder", "path": dataset}
+    if not Path(dataset).is_dir():
+        repo, revision = repository(dataset)
+        place = {"source": "hub", "repo": repo, "revision": revision}
+    held_out = None if holdout is None else Selection(split=holdout)
+    bare = DataSource(**place, **form, members=Selection(split=split), held_out=held_out)
+    features, licence = describe_source(bare)
+    columns = {
+        "images": _only(features, {"_type": "Image"}),
+        "labels": _only(features, {"_type": "ClassLabel"}),
+        "captions": _only(features, {"_type": "Value", "dtype": "string"}),
+    }
+    return bare.model_copy(update=columns), licence
+
+
+def _only(features: dict[str, Any] | None, kind: dict[str, str]) -> str | None:
+    """Return the only column of this type, or None: the reader then says what columns there are."""
+    given = {name: column for name, column in (features or {}).items() if isinstance(column, dict)}
+    found = [name for name, column in given.items() if kind.items() <= column.items()]
+    return found[0] if len(found) == 1 else None
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._")[:64]

@@ -1,0 +1,243 @@
+"""What a diffusers pipeline folder says of itself: class, components, files that are needed, image size.
+
+Works on names and small JSON files alone, so that a repository can be judged before its weights are downloaded.
+Newer folders hold each component in a folder of its own; older ones with one network hold all in the root.
+"""
+
+import json
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..contracts import Conditioning
+from ..errors import BadInput, UnsafeFile
+
+FAMILIES: Mapping[str, str] = {
+    "DDPMPipeline": "pixel",
+    "DDIMPipeline": "pixel",
+    "PNDMPipeline": "pixel",
+    "ScoreSdeVePipeline": "pixel",
+    "LDMPipeline": "latent",
+    "DiTPipeline": "latent",
+    "StableDiffusionPipeline": "text",
+}
+"""Pipeline classes that sidebench knows, and the family that each belongs to."""
+
+COMPONENTS: Mapping[str, tuple[str, ...]] = {
+    "pixel": ("unet", "scheduler"),
+    "latent": ("unet", "transformer", "vqvae", "vae", "scheduler"),
+    "text": ("unet", "vae", "text_encoder", "tokenizer", "scheduler"),
+}
+"""What is loaded of each family; anything else in the folder (a safety checker, say) is left alone."""
+
+SCHEDULERS = frozenset(
+    f"{name}Scheduler"
+    for name in (
+        *("DDPM", "DDPMParallel", "DDIM", "DDIMParallel", "PNDM", "LMSDiscrete", "EulerDiscrete", "HeunDiscrete"),
+        *("EulerAncestralDiscrete", "KDPM2Discrete", "KDPM2AncestralDiscrete", "DPMSolverSinglestep"),
+        *("DPMSolverMultistep", "DPMSolverSDE", "DEISMultistep", "UniPCMultistep"),
+        *("FlowMatchEulerDiscrete", "FlowMatchHeunDiscrete"),
+    )
+)
+"""Schedulers whose configuration states a discrete noise schedule: its betas, or the straight path of a flow."""
+
+INDEX = "model_index.json"
+LIBRARIES = ("diffusers", "transformers")
+PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+_TEXTS = (".json", ".txt", ".model")
+_WEIGHTS = re.compile(
+    r"(diffusion_pytorch_model|pytorch_model|model)"
+    r"(?:\.(?P<before>[\w-]+))?(?:-\d{5}-of-\d{5})?(?:\.(?P<after>[\w-]+))?(?P<kind>\.safetensors|\.bin)"
+)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A pipeline's class and its components, from model_index.json, checked."""
+
+    owner: str
+    """How messages name the folder or repository."""
+    pipeline: str
+    components: Mapping[str, tuple[str, str]]
+    """(library, class) by component name, of those that sidebench loads."""
+    left_out: tuple[str, ...] = ()
+    """Components that the pipeline has and sidebench does not load: a safety checker, say."""
+
+    @property
+    def family(self) -> str:
+        """The model family: pixel, latent or text."""
+        return FAMILIES[self.pipeline]
+
+    def place(self, name: str, files: Collection[str]) -> str:
+        """Return the folder of a component as a prefix: `unet/`, or nothing where all lies in the root."""
+        return f"{name}/" if any(file.startswith(f"{name}/") for file in files) else ""
+
+
+def read_layout(content: Any, owner: str) -> Layout:
+    """Check the content of model_index.json.
+
+    Raises:
+        UnsafeFile: the repository wants its own Python code to be run.
+        BadInput: it is no pipeline, or of a class that sidebench does not know.
+    """
+    if not isinstance(content, dict) or not isinstance(content.get("_class_name"), str | list):
+        raise BadInput(f"{owner}: {INDEX} names no pipeline class, so this is no diffusers pipeline")
+    pipeline = content["_class_name"]
+    if isinstance(pipeline, list) or content.get("custom_pipeline"):
+        raise UnsafeFile(f"{owner}: its pipeline is Python code of its own, which sidebench does not run")
+    if pipeline not in FAMILIES:
+        raise BadInput(f"{owner}: a {pipeline} is not a pipeline that sidebench knows ({', '.join(sorted(FAMILIES))})")
+    parts: dict[str, tuple[str, str]] = {}
+    for name in COMPONENTS[FAMILIES[pipeline]]:
+        match content.get(name):
+            case [str() as library, str() as cls]:
+                parts[name] = (library, cls)
+            case [None, None] | None:
+                continue
+            case _:
+                raise BadInput(f"{owner}: {INDEX} does not say what {name} is")
+    for name, (library, cls) in parts.items():
+        if library not in LIBRARIES:
+            raise UnsafeFile(
+                f"{owner}: its {name} ({library}.{cls}) is Python code of its own, which sidebench does not run"
+            )
+    scheduler = parts.get("scheduler", ("", "nothing"))[1]
+    known = {"ScoreSdeVeScheduler"} if pipeline == "ScoreSdeVePipeline" else SCHEDULERS
+    if scheduler not in known:
+        raise BadInput(f"{owner}: {scheduler} is not a noise schedule that sidebench knows for a {pipeline}")
+    others = {name for name, given in content.items() if isinstance(given, list) and None not in given}
+    return Layout(owner, pipeline, parts, tuple(sorted(others - parts.keys())))
+
+
+def needed_files(
+    layout: Layout, files: Collection[str], variant: str | None = None, allow_pickle: bool = False
+) -> list[str]:
+    """Choose the files of a pipeline that are loaded: its JSON and text files and one set of weights each.
+
+    Names are relative to the pipeline's folder. Where a component lacks the variant, its plain weights are taken.
+
+    Raises:
+        UnsafeFile: a component's weights are pickled only.
+        BadInput: a component has no weights.
+    """
+    chosen = [INDEX]
+    for name, (_, cls) in layout.components.items():
+        place = layout.place(name, files)
+        inside = [file for file in files if file.startswith(place) and "/" not in file[len(place) :]]
+        chosen += [file for file in inside if file.endswith(_TEXTS) and not file.endswith(".index.json")]
+        if not cls.endswith(("Scheduler", "Tokenizer", "TokenizerFast")):
+            chosen += _weights(layout.owner, name, place, inside, variant, allow_pickle)
+    return sorted(set(chosen))
+
+
+def _weights(
+    owner: str, name: str, place: str, files: Iterable[str], variant: str | None, allow_pickle: bool
+) -> list[str]:
+    found: dict[tuple[str, str | None], list[str]] = {}
+    for file in files:
+        weights = _WEIGHTS.fullmatch(file[len(place) :])
+        if weights:
+            key = (weights["kind"], weights["before"] or weights["after"])
+            found.setdefault(key, []).append(file)
+    for kind in (".safetensors", ".bin") if allow_pickle else (".safetensors",):
+        for wanted in dict.fromkeys((variant, None)):
+            if (kind, wanted) in found:
+                named = f".{wanted}." if wanted else "."
+                index = [f for f in files if f.endswith((f"{kind}.index{named}json", f"{kind}.index.json"))]
+                return found[kind, wanted] + (index if len(found[kind, wanted]) > 1 else [])
+    pickled = next((file for file in files if file.endswith(PICKLES)), None)
+    if pickled:
+        raise UnsafeFile(
+            f"{owner}: only pickled weights ({pickled}); convert them to safetensors, or --allow-pickle if you trust it"
+        )
+    others = sorted({str(key[1]) for key in found})
+    known = f"; variants: {', '.join(others)}" if others else ""
+    raise BadInput(f"{owner}: no weights for {name}: {place}diffusion_pytorch_model.safetensors is missing{known}")
+
+
+def lora_file(owner: str, files: Collection[str], wanted: str | None = None) -> str:
+    """Choose the file of a LoRA: the one that is wanted, or the only safetensors file.
+
+    Raises:
+        UnsafeFile: there are pickled weights only.
+        BadInput: there is no such file, or more than one.
+    """
+    found = sorted(file for file in files if file.endswith(".safetensors"))
+    if wanted is not None:
+        found = [file for file in found if file == wanted]
+        if not found:
+            raise BadInput(f"{owner} has no LoRA file {wanted!r}: give a name that ends in .safetensors")
+    if len(found) > 1:
+        raise BadInput(f"{owner}: say which is the LoRA by model.lora.file: {', '.join(found[:5])}")
+    if found:
+        return found[0]
+    pickled = next((file for file in sorted(files) if file.endswith(PICKLES)), None)
+    if pickled:
+        raise UnsafeFile(f"{owner}: the LoRA is pickled ({pickled}); convert it to safetensors")
+    raise BadInput(f"{owner} holds no LoRA: there is no safetensors file")
+
+
+# ---- Local folders ----------------------------------------------------------------------------------
+
+
+def read_folder(folder: Path, owner: str | None = None) -> tuple[Layout, list[str]]:
+    """Return the layout of a local folder and the names of all its files."""
+    layout = read_layout(read_json(folder / INDEX), owner or folder.name)
+    return layout, sorted(f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file())
+
+
+def component(folder: Path, name: str) -> Path:
+    """Return where a component lies: its own folder, or the root in older repositories."""
+    return folder / name if (folder / name).is_dir() else folder
+
+
+def image_size(folder: Path) -> tuple[int, int, int]:
+    """Return (height, width, channels) of the images that a pipeline makes, from its configs.
+
+    Raises:
+        BadInput: a config is missing or does not say it.
+    """
+    layout = read_layout(read_json(folder / INDEX), folder.name)
+    name = "transformer" if "transformer" in layout.components else "unet"
+    config = read_json(component(folder, name) / "config.json")
+    try:
+        size = config["sample_size"]
+        height, width = (size, size) if isinstance(size, int) else size
+        channels, scale = int(config["in_channels"]), 1
+        for decoder in {"vae", "vqvae"} & layout.components.keys():
+            own = read_json(component(folder, decoder) / "config.json")
+            channels, scale = int(own["out_channels"]), 2 ** (len(own["block_out_channels"]) - 1)
+        return int(height) * scale, int(width) * scale, channels
+    except (ValueError, KeyError, TypeError):
+        raise BadInput(f"{folder.name}/{name}/config.json does not say the image size") from None
+
+
+def conditioning(folder: Path) -> Conditioning:
+    """Return what a pipeline's denoiser is conditioned on."""
+    layout = read_layout(read_json(folder / INDEX), folder.name)
+    if layout.family == "text":
+        return "text"
+    if "transformer" in layout.components:
+        return "class"
+    embeds = read_json(component(folder, "unet") / "config.json").get("num_class_embeds")
+    return "none" if embeds is None else "class"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        BadInput: the file is missing, no JSON, or no object.
+    """
+    name = f"{path.parent.name}/{path.name}"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadInput(f"{path.parent.name}: no {path.name}, so this is no diffusers pipeline folder") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise BadInput(f"{name} is not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise BadInput(f"{name} holds no settings")
+    return content

@@ -1,0 +1,195 @@
+"""Training and held-out images: load, check, group duplicates, split. Only scoring sees them."""
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..contracts import Progress, Side
+from ..errors import BadInput
+from ..progress import silent
+from .duplicates import duplicate_groups, split_by_group
+from .image_cache import fingerprint, load_rows, take
+from .pair import DataSource, Pair, Selection, TuningBlock
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images of one part, uint8 N x C x H x W, with their row numbers in the data set and duplicate groups."""
+
+    images: np.ndarray
+    rows: np.ndarray
+    groups: np.ndarray
+    labels: np.ndarray | None = None
+    captions: list[str] | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def take(self, chosen: np.ndarray) -> "ImageSet":
+        """Return the images at these positions, or of these marks (N,) bool."""
+        chosen = np.arange(len(self))[chosen]
+        labels = None if self.labels is None else self.labels[chosen]
+        captions = None if self.captions is None else [self.captions[position] for position in chosen]
+        return ImageSet(take(self.images, chosen), self.rows[chosen], self.groups[chosen], labels, captions)
+
+    def floats(self) -> "Tensor":
+        """Return the images as float32 in [0, 1]."""
+        import torch
+
+        return torch.from_numpy(self.images).float().div(255)
+
+    def representatives(self) -> np.ndarray:
+        """Return the positions of the first image of each duplicate group."""
+        _, first = np.unique(self.groups, return_index=True)
+        return np.sort(first)
+
+
+@dataclass(frozen=True)
+class References:
+    """The four parts of a pair's data; duplicate groups are numbered across all of them.
+
+    Only the training part has always images.
+    """
+
+    training: ImageSet
+    held_out: ImageSet
+    pool: ImageSet
+    tuning: ImageSet
+    fingerprint: str
+    """SHA-256 over the shape and bytes of all images of the data set."""
+
+    def groups(self) -> dict[Side, np.ndarray]:
+        """Return each reference's duplicate group, by side that has images."""
+        parts: dict[Side, ImageSet] = {"training": self.training, "held_out": self.held_out}
+        return {side: part.groups for side, part in parts.items() if len(part)}
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """All images of a data set, before anything is split."""
+
+    images: np.ndarray
+    labels: np.ndarray | None
+    captions: list[str] | None
+    fingerprint: str
+    members: np.ndarray
+    """Row numbers that training images are taken from."""
+    held_out: np.ndarray | None
+    """Row numbers of held-out images, where they are named."""
+
+
+def load_references(pair: Pair, progress: Progress = silent, *, tuning: bool = False) -> References:
+    """Load a pair's images and split them, without the pair's tuning block; with `tuning` that block alone.
+
+    Raises:
+        BadInput: the file is missing or not of the expected kind, or its fingerprint is not the pinned one.
+        TooFew: there are fewer images than the split asks for.
+    """
+    loaded, data = _load(pair.data, progress), pair.data
+    if data.sha256 not in (None, loaded.fingerprint):
+        raise BadInput(f"{pair.name}: the data are not the pinned ones (SHA-256 {loaded.fingerprint[:16]}...)")
+    if data.split is None:
+        groups = duplicate_groups(loaded.images, data.duplicate_rms, progress)
+        nothing = np.empty(0, dtype=np.int64)
+        parts = [loaded.members, nothing if loaded.held_out is None else loaded.held_out, nothing, nothing]
+    else:
+        groups = duplicate_groups(loaded.images, data.split.duplicate_rms, progress)
+        allowed = loaded.members
+        if data.within is not None:
+            allowed = allowed[split_by_group(groups[allowed], data.within)[3]]
+        parts = [allowed[part] for part in split_by_group(groups[allowed], data.split)]
+    if data.tuning_block is not None:
+        parts[:2] = _set_aside(parts[:2], groups, data.tuning_block, tuning)
+    sets = [_part(loaded, rows, groups) for rows in parts]
+    return References(sets[0], sets[1], sets[2], sets[3], loaded.fingerprint)
+
+
+def _set_aside(sides: list[np.ndarray], groups: np.ndarray, block: TuningBlock, inside: bool) -> list[np.ndarray]:
+    """Return the rows of each side whose duplicate group lies in the tuning block, or those of the others."""
+    known = np.unique(groups[np.concatenate(sides)])
+    drawn = np.random.Generator(np.random.PCG64(block.seed)).random(len(known)) < block.share
+    return [rows[np.isin(groups[rows], known[drawn == inside])] for rows in sides]
+
+
+def counts(pair: Pair, progress: Progress = silent) -> tuple[int, int]:
+    """Return the number of training and held-out images; named members are decoded for it, once."""
+    if pair.data.tuning_block is not None:
+        references = load_references(pair, progress)
+        return len(references.training), len(references.held_out)
+    if pair.data.split is not None:
+        return pair.data.split.training, pair.data.split.held_out
+    loaded = _load(pair.data, progress)
+    return len(loaded.members), 0 if loaded.held_out is None else len(loaded.held_out)
+
+
+def _part(loaded: _Loaded, rows: np.ndarray, groups: np.ndarray) -> ImageSet:
+    labels = None if loaded.labels is None else loaded.labels[rows]
+    captions = None if loaded.captions is None else [loaded.captions[row] for row in rows]
+    return ImageSet(take(loaded.images, rows), rows, groups[rows], labels, captions)
+
+
+def _load(data: DataSource, progress: Progress) -> _Loaded:
+    if data.source in ("hub", "folder"):
+        rows = load_rows(data, progress)
+        assert data.members is not None
+        held_out = None if data.held_out is None else _selected(data.held_out, rows.splits[data.held_out.split])
+        members = _selected(data.members, rows.splits[data.members.split])
+        if held_out is not None and np.intersect1d(members, held_out).size:
+            raise BadInput("the same rows are named as members and as held out")
+        return _Loaded(rows.images, rows.labels, rows.captions, rows.fingerprint, members, held_out)
+    images, labels = _digits() if data.source == "scikit-learn-digits" else _npz(data)
+    return _Loaded(images, labels, None, fingerprint(images), np.arange(len(images)), None)
+
+
+def _selected(chosen: Selection, split: range) -> np.ndarray:
+    """Return the row numbers of a selection, in order."""
+    if chosen.indices is None:
+        return np.arange(split.start, split.stop)
+    wanted = np.unique(np.asarray(chosen.indices, dtype=np.int64))
+    if len(wanted) < len(chosen.indices) or wanted[-1] >= len(split):
+        raise BadInput(f"split {chosen.split}: indices must be different and below {len(split)}")
+    return wanted + split.start
+
+
+def _digits() -> tuple[np.ndarray, np.ndarray]:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    # 4-bit ink values 0 .. 16, scaled to 0 .. 255.
+    images = np.rint(digits.images * (255 / 16)).astype(np.uint8)
+    return images[:, None], digits.target
+
+
+def _npz(data: DataSource) -> tuple[np.ndarray, np.ndarray | None]:
+    assert data.path is not None and data.images is not None
+    path = Path(data.path)
+    if not path.is_file():
+        raise BadInput(f"no such data file: {path.name}")
+    images, labels = _read_npz(path, data.images, data.labels)
+    if images.dtype != np.uint8 or images.ndim not in (3, 4):
+        found = f"{images.dtype} {images.shape}"
+        raise BadInput(f"{path.name}, {data.images}: want uint8 N x H x W (x C), found {found}")
+    if labels is not None and labels.shape != (len(images),):
+        raise BadInput(f"{path.name}, {data.labels}: want {len(images)} labels, found shape {labels.shape}")
+    images = images[..., None] if images.ndim == 3 else images
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2)), labels
+
+
+def _read_npz(path: Path, images: str, labels: str | None) -> tuple[np.ndarray, np.ndarray | None]:
+    try:
+        arrays = np.load(path, allow_pickle=False)
+        if not isinstance(arrays, np.lib.npyio.NpzFile):
+            raise BadInput(f"{path.name} is no npz file of named arrays")
+        with arrays:
+            for name in (images, labels):
+                if name is not None and name not in arrays:
+                    raise BadInput(f"{path.name} has no array {name!r}: it has {', '.join(arrays)}")
+            return arrays[images], None if labels is None else arrays[labels]
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise BadInput(f"{path.name} cannot be read as npz: {error}") from None

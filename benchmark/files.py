@@ -1,0 +1,155 @@
+"""Files that are whole or not there: JSON, tables and tensors written in one step; their SHA-256."""
+
+import errno
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .contracts import AttackState
+from .errors import BadInput, CannotWrite, CorruptRun
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+import functools
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file; a file that this process has hashed already is read again only if it changed."""
+    try:
+        state = path.stat()
+        return _sha256(path, state.st_size, state.st_mtime_ns)
+    except FileNotFoundError:
+        raise BadInput(f"{path.parent.name}/{path.name} is missing") from None
+
+
+@functools.lru_cache(maxsize=4096)
+def _sha256(path: Path, size: int, changed: int) -> str:
+    # Planning and loading both check the files; those of a large model take half a minute.
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def difference(stored: Any, wanted: Any, key: str = "") -> str | None:
+    """Describe the first difference between two JSON values, or None."""
+    if isinstance(stored, dict) and isinstance(wanted, dict):
+        for name in sorted({*stored, *wanted}):
+            found = difference(stored.get(name), wanted.get(name), f"{key}.{name}" if key else name)
+            if found:
+                return found
+        return None
+    return None if stored == wanted else f"{key} was {stored!r}, now {wanted!r}"
+
+
+def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary file beside `path`, then put it in place in one step.
+
+    Raises:
+        CannotWrite: the disk is full or failing; what was there stays.
+        BadInput: the place cannot be written to.
+    """
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        os.close(handle)
+        temporary = Path(name)
+        write(temporary)
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+        kind = CannotWrite if full else BadInput
+        raise kind(f"cannot write {path}: {error.strerror or error}") from None
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def canonical_json(content: Any) -> str:
+    """Return JSON with sorted keys and no NaN: the same content is the same bytes."""
+    return json.dumps(content, sort_keys=True, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write canonical JSON atomically."""
+    text = canonical_json(content)
+    write_atomic(path, lambda file: file.write_text(text, encoding="utf-8"))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object of a run folder."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CorruptRun(f"{path.parent.name}/{path.name} cannot be read: {error}") from None
+    if not isinstance(content, dict):
+        raise CorruptRun(f"{path.parent.name}/{path.name} holds no object")
+    return content
+
+
+def write_state(path: Path, state: AttackState) -> None:
+    """Write tensors and JSON values as one safetensors file (the JSON is in its header)."""
+    from safetensors.torch import save
+
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()}
+    content = save(tensors, {"info": json.dumps(state.info, sort_keys=True)})
+    write_atomic(path, lambda file: file.write_bytes(content))
+
+
+def read_state(path: Path) -> AttackState:
+    """Read what `write_state` wrote."""
+    return _read_safetensors(path, tensors=True)
+
+
+def read_info(path: Path) -> Mapping[str, Any]:
+    """Read the JSON values of what `write_state` wrote, without the tensors and without importing torch."""
+    return _read_safetensors(path, tensors=False).info
+
+
+def _read_safetensors(path: Path, *, tensors: bool) -> AttackState:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt" if tensors else "numpy") as file:
+            info = json.loads((file.metadata() or {}).get("info", "{}"))
+            names = file.keys() if tensors else []
+            return AttackState({name: file.get_tensor(name) for name in names}, info)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: Exception) -> CorruptRun:
+    return CorruptRun(
+        f"{path.parent.name}/{path.name} cannot be read ({type(error).__name__}); delete it, and the run makes it again"
+    )
+
+
+def write_table(path: Path, table: "pa.Table") -> None:
+    """Write a parquet table atomically."""
+    import pyarrow.parquet as pq
+
+    write_atomic(path, lambda file: pq.write_table(table, file.absolute(), compression="zstd"))
+
+
+def read_table(path: Path) -> "pa.Table":
+    """Read a parquet table of a run folder, without threads and read-ahead: the files are small."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        # A relative path with a colon, such as control:copycat/..., is an address to pyarrow.
+        return pq.ParquetFile(path.absolute(), pre_buffer=False).read(use_threads=False)
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(path, error) from None
+
+
+def short_hash(content: Any) -> str:
+    """Return 8 hex digits that name a JSON value."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]

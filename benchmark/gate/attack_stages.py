@@ -1,0 +1,183 @@
+"""An attack on its way through the gate: its threshold is set and frozen, then its candidates are tested.
+
+Work comes in shards. Costs count as stored with each shard, so that a gate which was killed and started again ends
+where it would have ended, whatever it had to make anew.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ..contracts import Attack, Model
+from ..data.references import References
+from ..errors import AttackFailed, TooFew
+from ..stats.thresholds import calibrate
+from . import checks as gate_checks
+from .baseline import Yardstick
+from .checks import Check
+from .claims import Claim, Matched, Tested, claims_of, joined, matched, settled, tested
+from .policy import Limits, Policy
+from .source import Source
+
+MOST_IMAGES = 2048
+"""Candidates per attack that the checks look at, the first ones."""
+
+
+class Line:
+    """One attack: its threshold and its shards so far."""
+
+    def __init__(self, attack: Attack, yardstick: Yardstick | None) -> None:
+        self.attack = attack
+        self.yardstick = yardstick
+        self.shards: list[Matched] = []
+        self.tau = 0.0
+        self.frozen = False
+        self.calibrated_on = 0
+        """Candidates of the calibration, whole shards."""
+        self.claims: list[Claim] = []
+        self.found: Tested | None = None
+        self.stopped = ""
+        """Why no more candidates are taken, before the answer is certain."""
+
+    @property
+    def made(self) -> int:
+        """Candidates so far."""
+        return sum(len(shard.numbers) for shard in self.shards)
+
+    @property
+    def tested(self) -> int:
+        """Tested candidates so far."""
+        return self.made - self.calibrated_on if self.frozen else 0
+
+
+class Stopped(Exception):
+    """No more candidates: the message says why."""
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Takes attacks through calibration and test."""
+
+    source: Source
+    policy: Policy
+    references: References
+    limits: Limits
+    """Those that can be claimed."""
+    positions: tuple[np.ndarray, np.ndarray]
+    """Each training and each held-out image's duplicate group, 0 up."""
+
+    def freeze(self, line: Line) -> None:
+        """Set the attack's threshold, from its first candidates or from the policy.
+
+        Whether the calibration goes on depends on its own candidates alone, which are never tested.
+
+        Raises:
+            TooFew: the calibration is refused, after as many candidates as it may have.
+            Stopped: the budget ended before.
+            AttackFailed: the attack failed.
+        """
+        rule = self.policy.threshold
+        if rule.fixed is not None:
+            line.tau, line.frozen = rule.fixed, True
+            return
+        assert rule.calibrate is not None
+        if not len(self.references.held_out):
+            raise TooFew("the pair has no held-out images to calibrate on; give the policy threshold.fixed")
+        while not line.frozen:
+            self._take(line, "calibration", rule.calibrate.candidates)
+            if line.made < rule.calibrate.candidates:
+                continue
+            try:
+                line.tau = self._calibrated(line.shards, rule.calibrate.rate)
+                line.calibrated_on, line.frozen = line.made, True
+            except TooFew:
+                if line.made >= rule.most:
+                    raise
+
+    def advance(self, line: Line) -> None:
+        """Test the attack's next shard; where there is none, `line.stopped` says why."""
+        budget = self.policy.budget
+        try:
+            if line.tested >= budget.candidates:
+                raise Stopped(f"{line.attack.name}: the budget of {budget.candidates:,} tested candidates is used up")
+            self._check_yardstick(line)
+            self._take(line, "test (stops when certain)", budget.candidates)
+        except (AttackFailed, Stopped) as error:
+            line.stopped = named(line, error)
+        if line.tested:
+            self._weigh(line)
+
+    def checks(self, line: Line, model: Model | None) -> list[Check]:
+        """Look at the first candidates, and at what the judge makes of known images at the threshold.
+
+        `model` is the one under audit, if it is at hand.
+        """
+        shards = range(min(len(line.shards), -(-MOST_IMAGES // self.source.shard_size)))
+        if not shards:
+            return []
+        images = torch.cat([self.source.images(line.attack.name, shard) for shard in shards])
+        broken = np.concatenate([line.shards[shard].broken for shard in shards])
+        found = gate_checks.check_images(images, broken, self.references)
+        if line.frozen:
+            known = (self.references, self.source.measure, self.source.scorer, line.tau)
+            found.append(gate_checks.check_detector(*known))
+            usable = images[torch.from_numpy(~broken)]
+            if len(usable):
+                limit, level = self.policy.limits.of_all_images, self.policy.alpha
+                found.append(gate_checks.check_hidden(usable, *known, limit, level))
+            if model is not None:
+                found.append(gate_checks.check_model_path(model, *known))
+        return [check._replace(name=f"{line.attack.name}: {check.name}") for check in found]
+
+    def _take(self, line: Line, stage: str, expected: int) -> None:
+        """Add the attack's next shard, of a stage that is expected to take so many candidates.
+
+        Raises:
+            Stopped: the budget or the source has no more.
+            AttackFailed: the attack failed.
+        """
+        budget, spent = self.policy.budget, self.source.spent
+        if line.made >= self.source.available:
+            raise Stopped(f"{line.attack.name}: there are {self.source.available:,} candidates, all are used")
+        for unit, limit, used in (
+            ("seconds", budget.seconds, spent.seconds),
+            ("GPU-seconds", budget.gpu_seconds, spent.gpu_seconds),
+        ):
+            if limit is not None and used >= limit:
+                raise Stopped(f"the budget of {limit:g} {unit} is used up")
+        scores = self.source.scores(line.attack.name, len(line.shards))
+        line.shards.append(matched(scores, self.source.measure, self.positions))
+        done = line.made - line.calibrated_on
+        self.source.progress(f"{line.attack.name}: {stage}", done, max(expected, done))
+
+    def _check_yardstick(self, line: Line) -> None:
+        """Stop where all that is open is the margin over a baseline that has no more candidates."""
+        open_ = [claim for claim in line.claims if not settled([claim], self.policy.beta)]
+        if line.yardstick is None or not open_ or any(claim.limit_name != "baseline_margin" for claim in open_):
+            return
+        if line.made >= len(line.yardstick.signs(line.tau)):
+            raise Stopped(
+                f"{line.attack.name}: {line.yardstick.name} has no candidates after these; make its run longer"
+            )
+
+    def _calibrated(self, shards: Sequence[Matched], rate: float) -> float:
+        found = joined(shards)
+        return calibrate(found.held_out, found.held_out_groups, rate, distance=self.source.measure.distance).tau
+
+    def _weigh(self, line: Line) -> None:
+        """Bring the attack's claims up to its last shard."""
+        found = joined([shard for shard in line.shards if shard.numbers[0] >= line.calibrated_on])
+        sizes = (len(np.unique(self.positions[0])), len(np.unique(self.positions[1])))
+        line.found = tested(found, line.tau, sizes, distance=self.source.measure.distance)
+        rule = self.policy.threshold.calibrate
+        background = None if rule is None else rule.rate
+        baseline = None if line.yardstick is None else line.yardstick.signs(line.tau)
+        line.claims = claims_of(line.attack.name, line.found, self.limits, baseline, background)
+
+
+def named(line: Line, error: Exception) -> str:
+    """Return what kept an attack from an answer, with its name."""
+    said = str(error)
+    return said if line.attack.name in said or isinstance(error, Stopped) else f"{line.attack.name}: {said}"

@@ -1,0 +1,50 @@
+"""The gate's answer as files."""
+
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import BadInput
+from ..files import write_atomic, write_json
+from .text import as_dict, as_markdown, junit
+
+if TYPE_CHECKING:
+    from .decision import Decision
+
+
+def check_places(files: Iterable[Path | None]) -> None:
+    """Refuse a file that could not be written, before minutes of work.
+
+    Raises:
+        BadInput: the file is a folder, or its folder cannot be made or written to.
+    """
+    for file in files:
+        if file is None:
+            continue
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=file.parent):
+                pass
+        except OSError as error:
+            raise BadInput(f"cannot write {file}: {error.strerror or error}") from None
+        if file.is_dir():
+            raise BadInput(f"cannot write {file}: it is a folder")
+
+
+def write_files(
+    decision: "Decision", *, junit_file: Path | None = None, summary: Path | None = None, report: Path | None = None
+) -> None:
+    """Write what was asked for, and gate.json into the gate's own folder if there is one."""
+    if junit_file is not None:
+        tree = junit(decision)
+        write_atomic(junit_file, lambda file: tree.write(file, encoding="utf-8", xml_declaration=True))
+    if summary is not None:
+        text = as_markdown(decision)
+        write_atomic(summary, lambda file: file.write_text(text, encoding="utf-8"))
+    if report is not None:
+        from .page import write_page
+
+        write_page(decision, report)
+    if decision.folder is not None:
+        write_json(decision.folder / "gate.json", as_dict(decision))

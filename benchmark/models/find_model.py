@@ -1,0 +1,73 @@
+"""From what a pair or a user names to the files of one model."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from .. import files
+from ..contracts import LoraSpec, ModelSpec
+from ..data import model_files as hub
+from ..data import pipeline_folder as layout
+from ..data.model_files import fetch_lora, fetch_model
+from ..data.pair import LoraSource, ModelSource, Pair, named_model
+from ..errors import BadInput
+
+
+class FoundModel(NamedTuple):
+    """A model's files, and which commit of which repository they are."""
+
+    spec: ModelSpec
+    source: dict[str, dict[str, str]]
+
+
+def find_model(pair: Pair, model: str | None, out: Path, allow_pickle: bool = False) -> FoundModel:
+    """Find the pair's model, or the one that the user names; what is not there yet is fetched from the Hub."""
+    if model is None:
+        return _find(pair.model, pair.name, allow_pickle)
+    if model.startswith("control:"):
+        from .controls import make_control
+
+        return FoundModel(make_control(model, pair, out / "controls"), {})
+    return _find(named_model(model), None, allow_pickle)
+
+
+def _find(own: ModelSource, pair: str | None, allow_pickle: bool) -> FoundModel:
+    """Find a model's files; one that a pair names must be of the family that the pair says."""
+    folder, source = own.location, {}
+    if own.repo is not None:
+        fetched = fetch_model(own, allow_pickle)
+        folder, source = str(fetched.unchanged() / own.subfolder), {"model": fetched.origin()}
+    family = layout.read_folder(hub.locate(folder))[0].family
+    if pair is not None and family != own.family:
+        raise BadInput(f"pair {pair}: the model is of family {family}, the pair says {own.family}")
+    lora = None
+    if own.lora is not None:
+        lora, origin = _find_lora(own.lora)
+        source = {**source, **origin}
+    spec = ModelSpec(
+        family=family,
+        location=folder,
+        sha256=own.sha256,
+        variant=own.variant,
+        allow_pickle=allow_pickle,
+        lora=lora,
+    )
+    return FoundModel(spec, source)
+
+
+def _find_lora(own: LoraSource) -> tuple[LoraSpec, dict[str, dict[str, str]]]:
+    """Find a LoRA's file and its hash, which must be the pinned one, and where it came from."""
+    origin = {}
+    if own.repo is not None:
+        fetched = fetch_lora(own)
+        (name,) = fetched.sizes
+        file, origin = fetched.unchanged() / name, {"lora": fetched.origin()}
+    else:
+        file = place = Path(own.location)
+        if place.is_dir():
+            file = place / layout.lora_file(place.name, [found.name for found in place.iterdir()], own.file)
+        if file.suffix != ".safetensors" or not file.is_file():
+            raise BadInput(f"no LoRA at {place.name}: give a safetensors file, or a folder with one")
+    digest = files.sha256(file)
+    if own.sha256 is not None:
+        hub.check_pinned(file, own.sha256, f"LoRA {own.repo or file.name}")
+    return LoraSpec(location=str(file), sha256=digest, scale=own.scale), origin

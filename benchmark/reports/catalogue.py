@@ -1,0 +1,165 @@
+"""What `sidebench list` and `sidebench show` print."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .. import registry
+from ..data.pair import IN_TRAINING, TRAINING_DEFENCES, Recipe, load_pair, pair_names, recipe_field
+from ..errors import UnknownName
+
+KINDS: dict[str, registry.Kind] = {"attacks": "attack", "defences": "defence", "measures": "measure"}
+
+
+class Description(NamedTuple):
+    """One thing as plain data and as text."""
+
+    data: dict[str, Any]
+    text: str
+
+
+def listing(kind: str) -> list[dict[str, str]]:
+    """Return name and origin of everything of a kind; nothing is imported for it.
+
+    Raises:
+        UnknownName: there is no such kind.
+    """
+    if kind == "pairs":
+        pairs = [load_pair(name) for name in pair_names()]
+        return [
+            {
+                "name": pair.name,
+                "title": pair.title,
+                "control": pair.control,
+                "checked": "yes" if pair.verified else "no: nobody has run it against the real Hub",
+            }
+            for pair in pairs
+        ]
+    if kind not in KINDS:
+        raise UnknownName("kind", kind, ["pairs", *KINDS])
+    rows = [{"name": name, "from": registry.origin(KINDS[kind], name)} for name in registry.names(KINDS[kind])]
+    if kind == "defences":
+        rows += [
+            {"name": IN_TRAINING + name, "from": f"sidebench train PAIR {option}"}
+            for name, option in TRAINING_DEFENCES.items()
+        ]
+    return rows
+
+
+def as_text(rows: list[dict[str, str]], kind: str) -> str:
+    """Return a listing as a table."""
+    from tabulate import tabulate
+
+    return tabulate(rows, headers="keys", tablefmt="plain") if rows else f"no {kind} are registered"
+
+
+def describe(name: str) -> Description:
+    """Describe a pair, an attack, a defence, a measure (by its id) or a run folder.
+
+    Raises:
+        UnknownName: it is none of these.
+    """
+    if (Path(name) / "manifest.json").is_file():
+        return _run(name)
+    if name in pair_names() or name.endswith((".yaml", ".yml")):
+        return _pair(name)
+    if option := TRAINING_DEFENCES.get(name.removeprefix(IN_TRAINING)):
+        return _training_defence(name.removeprefix(IN_TRAINING), option)
+    kind = _kind_of(name)
+    if kind is None:
+        known = [*pair_names(), *(known for kind in KINDS.values() for known in registry.names(kind))]
+        raise UnknownName("pair, attack, defence, measure or run folder", name, known)
+    return {"attack": _attack, "defence": _defence, "measure": _measure}[kind](name)
+
+
+def _kind_of(name: str) -> registry.Kind | None:
+    if ".py:" in name:
+        return registry.kind_in_file(name)
+    registered: dict[registry.Kind, str] = {"attack": name, "defence": name, "measure": name.partition(":")[0]}
+    return next((kind for kind, own in registered.items() if own in registry.names(kind)), None)
+
+
+def _pair(name: str) -> Description:
+    import yaml
+
+    pair = load_pair(name)
+    unlocated: Any = {"location": True, "lora": {"location"}}
+    data = pair.model_dump(mode="json", exclude={"model": unlocated, "reference_model": unlocated, "data": {"path"}})
+    return Description(data, yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100).rstrip())
+
+
+def _attack(name: str) -> Description:
+    cls = registry.find("attack", name)
+    return _method(cls, {"access": cls.access})
+
+
+def _defence(name: str) -> Description:
+    cls = registry.find("defence", name)
+    return _method(cls, {"level": cls.level, "needs the training images": "yes" if cls.uses_training else "no"})
+
+
+def _training_defence(name: str, option: str) -> Description:
+    about = " ".join((Recipe.model_fields[recipe_field(option)].description or "").split())
+    data = {"name": IN_TRAINING + name, "option": f"sidebench train PAIR {option}", "about": about}
+    text = f"{data['name']}: a defence in training, part of the victim that `{data['option']}` makes\n\n{about}"
+    return Description(data, text)
+
+
+def _measure(name: str) -> Description:
+    measure = registry.find("measure", name)() if ".py:" in name else registry.make_measure(name)
+    data = {
+        "id": measure.id,
+        "title": measure.title,
+        "paper": measure.paper,
+        "space": measure.space,
+        "closer match": "smaller score" if measure.distance else "larger score",
+        "pairs stored down to": measure.floor,
+        "bands": {band.name: [band.low, band.high] for band in measure.bands},
+    }
+    bands = ", ".join(f"{band.name} {band.low:g} to {band.high:g}" for band in measure.bands)
+    lines = [f"{measure.id}: {measure.title} ({measure.paper})"]
+    lines += [f"{key}: {data[key]}" for key in ("space", "closer match", "pairs stored down to")]
+    lines += [f"bands, closest first: {bands or 'none; its thresholds are calibrated'}", ""]
+    return Description(data, "\n".join([*lines, " ".join((measure.__doc__ or "").split())]))
+
+
+def _method(cls: Any, traits: dict[str, str]) -> Description:
+    settings = [
+        {
+            "setting": key,
+            "default": json.dumps(field.get_default(), default=str),
+            "meaning": " ".join((field.description or "").split()),
+        }
+        for key, field in cls.Settings.model_fields.items()
+    ]
+    data = {
+        "name": cls.name,
+        "title": cls.title,
+        "paper": cls.paper,
+        **traits,
+        "models": sorted(cls.conditionings),
+        "settings": settings,
+    }
+    lines = [f"{cls.name}: {cls.title} ({cls.paper})", *(f"{key}: {value}" for key, value in traits.items())]
+    lines += [f"models: conditioning {', '.join(data['models'])}", ""]
+    lines += [" ".join((cls.__doc__ or "").split()), ""]
+    lines += [f"  {s['setting']} = {s['default']}{'  ' + s['meaning'] if s['meaning'] else ''}" for s in settings]
+    return Description(data, "\n".join(lines).rstrip())
+
+
+def _run(path: str) -> Description:
+    from ..results.run_folder import read_run
+    from ..results.schema import load_metrics
+    from .tables import probe_flags, text_tables, verdicts
+
+    folder = read_run(path)
+    manifest = folder.manifest() or {}
+    head = [f"run {manifest.get('run_id')}"]
+    head += [f"  {name}: {unit['settings']}" for name, unit in manifest.get("units", {}).items()]
+    if not (folder.path / "metrics.json").exists():
+        return Description(manifest, "\n".join([*head, "unfinished: run the same command again"]))
+    metrics = load_metrics(folder)
+    flags = probe_flags(folder)
+    text = "\n".join([*head, "", text_tables(metrics, flags, every_measure=True), "", *verdicts(metrics)])
+    found = {**metrics.model_dump(by_alias=True), "flags": [*metrics.flags, *flags]}
+    return Description({"manifest": manifest, "metrics": found}, text)

@@ -1,0 +1,188 @@
+"""The report of a run: one self-contained HTML page from the files of its folder, and its pictures as files."""
+
+import re
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..files import write_atomic
+from ..measures import detector_audit as audit
+from ..results.run_folder import RunFolder
+from . import attack_diagnostics as diagnostics
+from . import figures, tables
+from . import label_sheet as labelling
+from . import tuning_plot as tuned
+from . import verdict as reading
+from .page_data import Contents, read_contents
+from .plot_style import inline, styled, to_png, to_svg
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+    from matplotlib.figure import Figure
+
+_PATH = re.compile(r"(?<![\w/:.~-])(?:file:/*|~|[A-Za-z]:)?[/\\]+[\w.@+-]+(?:[/\\]+[\w.@+-]*)*")
+"""An absolute path within a text; not a URL, whose slashes follow a colon or a name."""
+
+
+class Picture(NamedTuple):
+    """One figure: what it shows in words, and how it is drawn."""
+
+    title: str
+    draw: "Callable[[], Figure]"
+
+
+def write_report(folder: RunFolder, target: Path, *, with_images: bool = False) -> None:
+    """Write the HTML report, one file without any outside reference.
+
+    Without `with_images` it holds numbers only, and training images by keyed hash: extracted images are
+    somebody's data.
+    """
+    contents = read_contents(folder, with_images=with_images)
+    page = environment().get_template("report.html.j2").render(_page(contents), with_images=with_images)
+    write_atomic(target, lambda file: file.write_text(page, encoding="utf-8"))
+
+
+def write_figures(folder: RunFolder, target: Path) -> list[Path]:
+    """Write every picture of the report as SVG and PNG into a folder, which is made; return the files.
+
+    None shows an image of the data. The SVGs are the same bytes for the same run.
+    """
+    return written(_pictures(read_contents(folder)), target)
+
+
+def written(pictures: dict[str, Picture], target: Path) -> list[Path]:
+    """Write pictures, by the stem of their file's name, as SVG and PNG into a folder; return the files."""
+    made = []
+    for name, picture in pictures.items():
+        with styled():
+            figure = picture.draw()
+            files = {"svg": to_svg(figure, name).encode(), "png": to_png(figure)}
+        for kind, content in files.items():
+            made.append(target / f"{name}.{kind}")
+            write_atomic(made[-1], lambda file, content=content: file.write_bytes(content))  # type: ignore[misc]
+    return made
+
+
+def environment() -> "Environment":
+    """Return what fills the templates of pages; every value is escaped."""
+    from jinja2 import Environment, FileSystemLoader
+
+    return Environment(
+        loader=FileSystemLoader([Path(__file__).parent, Path(__file__).parent / "compare"]),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def scrubbed(value: Any) -> Any:
+    """Return JSON with every absolute path in its texts and keys taken out: a page is passed on, a folder is not."""
+    if isinstance(value, dict):
+        return {scrubbed(key): scrubbed(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [scrubbed(inner) for inner in value]
+    return _PATH.sub("(path)", value) if isinstance(value, str) else value
+
+
+def _pictures(contents: Contents) -> dict[str, Picture]:
+    """Return every picture by the stem of its file's name."""
+    headline, measure = contents.headline, contents.measure
+    found = {}
+    if any(result.bands for result in headline):
+        found["overview"] = Picture(
+            "Hit rate in the closest band by attack, and that of its control, with 95 % intervals",
+            partial(figures.overview, headline),
+        )
+        found["rarefaction"] = Picture(
+            "Different groups of training images found, by number of candidates, with 95 % intervals",
+            partial(figures.rarefaction, headline),
+        )
+    found["detector"] = Picture(
+        "Known copies found and non-copies called copies, by threshold, a panel for each of six kinds of change",
+        partial(figures.audit, contents.audit, measure),
+    )
+    for curve in contents.tunings:
+        found[f"tuning-{curve.attack}"] = Picture(
+            f"Hit rate on training and held-out images by the settings that were tried on {curve.on}: {curve.attack}",
+            partial(tuned.draw, curve),
+        )
+    for unit in contents.units:
+        label = f"{unit.result.attack}, seed {unit.result.seed}"
+        found[f"scores-{unit.name}"] = Picture(
+            f"Histogram of best-match scores, and that of the control: {label}",
+            partial(figures.histogram, unit.best, measure),
+        )
+        found[f"thresholds-{unit.name}"] = Picture(
+            f"AMS and UMS by threshold, with 95 % intervals: {label}",
+            partial(figures.thresholds, unit.curves, measure, contents.metrics.claims_excess),
+        )
+        if figures.DIAGNOSED & unit.info.keys():
+            found[f"preparation-{unit.name}"] = Picture(
+                f"Cohesion and size of clusters, and how often the classifier is right by timestep: {label}",
+                partial(figures.diagnostics, unit.info, unit.cohesion),
+            )
+    return found
+
+
+def _page(contents: Contents) -> dict[str, Any]:
+    """Return the template's variables."""
+    metrics, costs = contents.metrics, contents.costs
+    claims = metrics.claims_excess
+    return {
+        "metrics": metrics,
+        "flags": contents.flags,
+        "manifest": scrubbed(contents.manifest),
+        "measure": contents.measure,
+        "units": contents.units,
+        "tunings": contents.tunings,
+        "headline": reading.headline(metrics),
+        "verdicts": tables.verdicts(metrics),
+        "checks": reading.checks(metrics, contents.audit, contents.quality, costs),
+        "pictures": {name: inlined(name, picture) for name, picture in _pictures(contents).items()},
+        "rates": {
+            name: _grouped(tables.measure_rows(found, claims_excess=claims, detailed=True))
+            for name, found in tables.by_measure(metrics).items()
+        },
+        "calibrated": _grouped(tables.calibrated_rows(metrics)) if claims else [],
+        "refusals": sorted({found.refused for r in metrics.results for found in r.calibrated if found.refused}),
+        "comparisons": tables.comparison_rows(metrics),
+        "audit_rows": audit.table_rows(contents.audit, contents.measure.id),
+        "audit": contents.audit,
+        "diagnostics": diagnostics.table_rows(
+            {f"{unit.result.attack}, seed {unit.result.seed}": unit.info for unit in contents.units}
+        ),
+        "quality": tables.quality_rows(contents.quality),
+        "copying": contents.copying,
+        "labels": [] if contents.labels is None else labelling.precision_rows(contents.labels),
+        "costs": costs,
+        "cost_rows": _cost_rows(contents),
+        "efforts": _grouped(tables.effort_rows(metrics.efforts), "budget"),
+        "efforts_refused": sorted({f"{found.attack}: {found.refused}" for found in metrics.efforts if found.refused}),
+        "reference_cost_rows": tables.cost_rows(metrics.reference_costs),
+    }
+
+
+def inlined(name: str, picture: Picture) -> dict[str, str]:
+    """Return a picture's title and its SVG for the inside of a page."""
+    with styled():
+        return {"title": picture.title, "svg": inline(to_svg(picture.draw(), name))}
+
+
+def _grouped(rows: list[dict[str, Any]], by: str = "attack") -> list[tuple[str, list[dict[str, Any]]]]:
+    """Group table rows by one column and the seed, which become the heading of each group."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        label = f"{row[by]}, seed {row['seed']}"
+        found.setdefault(label, []).append({k: v for k, v in row.items() if k not in (by, "seed")})
+    return list(found.items())
+
+
+def _cost_rows(contents: Contents) -> list[dict[str, Any]]:
+    """Return the logical cost of each unit beside what varies: seconds, and the probe's deviation."""
+    rows = []
+    for row in tables.cost_rows(contents.metrics.costs):
+        unit = contents.costs["units"][f"{row['attack']}.s{row['seed']}"]
+        times = {f"{phase}, s": f"{unit[f'{phase}_seconds']:.1f}" for phase in ("prepare", "generate")}
+        rows.append({**row, **times, "largest deviation, of 255": unit["probe"]["largest"]})
+    return rows

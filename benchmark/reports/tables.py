@@ -1,0 +1,322 @@
+"""Results as rows, as text tables for the terminal, and as verdicts in plain words."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..files import read_json
+from ..results.run_folder import RunFolder
+from ..results.schema import BandResult, Cost, Difference, Effort, Expected, Metrics, Rate, Result
+
+
+def text_tables(metrics: Metrics, flags: Sequence[str] = (), *, every_measure: bool = False) -> str:
+    """Return a table of the headline measure's rates (or one per measure), of comparisons and of costs.
+
+    `flags` come on top of the metrics' own.
+    """
+    from tabulate import tabulate
+
+    parts = [
+        f"{metrics.pair} (revision {metrics.pair_revision}), protocol {metrics.protocol}, control {metrics.control}: "
+        f"{_images(metrics)}. {_defended(metrics)}Percent of candidates, 95 % interval in brackets."
+    ]
+    measures = list(by_measure(metrics).values())
+    shown = measures if every_measure else measures[:1]
+    parts += [measure_table(found, claims_excess=metrics.claims_excess) for found in shown]
+    if left := [found[0].measure for found in measures[len(shown) :]]:
+        parts.append(f"by {', '.join(left)} too: see the report, metrics.csv or `sidebench show RUN`")
+    if metrics.claims_excess:
+        parts.append(calibrated_table(metrics, [found[0].measure for found in shown]))
+    if metrics.comparisons:
+        parts.append("attack against attack\n" + tabulate(comparison_rows(metrics), headers="keys", tablefmt="simple"))
+    parts.append("cost\n" + tabulate(cost_rows(metrics.costs), headers="keys", tablefmt="simple"))
+    if metrics.efforts and every_measure:
+        parts.append("at equal effort\n" + tabulate(effort_rows(metrics.efforts), headers="keys", tablefmt="simple"))
+    if metrics.reference_costs:
+        table = tabulate(cost_rows(metrics.reference_costs), headers="keys", tablefmt="simple")
+        parts.append("cost of the reference model's run, charged to no attack\n" + table)
+    parts += [f"flag: {flag}" for flag in [*metrics.flags, *flags]]
+    return "\n\n".join(parts)
+
+
+def _defended(metrics: Metrics) -> str:
+    """Name the defences with their settings, in a sentence; nothing without any."""
+    named = [
+        f"{name} ({', '.join(f'{key} = {value}' for key, value in settings.items())})" if settings else name
+        for name, settings in metrics.defences.items()
+    ]
+    return f"Defended by {' and '.join(named)}. " if named else ""
+
+
+def probe_flags(folder: RunFolder) -> list[str]:
+    """Return a line for each unit that comes out otherwise with another batch size or in float32, from costs.json."""
+    nested = [(f"reference model, {unit}", found) for unit, found in _timed_units(folder.reference())]
+    units = [*_timed_units(folder), *nested]
+    batch = [
+        f"{unit}: {100 * probe['share_off']:.1f} % of the pixels of {probe['candidates']} candidates change with the "
+        f"batch size, by up to {probe['largest']} of 255: these numbers depend on the machine"
+        for unit, found in units
+        for probe in [found["probe"]]
+        if probe["above_limit"]
+    ]
+    return batch + [f"{unit}: {said}" for unit, found in units if (said := _precision_flag(found.get("float32")))]
+
+
+def _precision_flag(found: dict[str, Any] | None) -> str:
+    """Say what float32 decides otherwise; nothing where it decides the same, or the run is in float32."""
+    if found is None:
+        return ""
+    if found["refused"]:
+        return f"not held against float32: {found['refused']}"
+    if not found["decided_otherwise"]:
+        return ""
+    return (
+        f"in float32, {found['decided_otherwise']} of {found['candidates']} candidates fall into another band: these "
+        f"numbers depend on the precision"
+    )
+
+
+def _timed_units(folder: RunFolder) -> list[tuple[str, dict[str, Any]]]:
+    """Return what varies between runs by unit; nothing where the run is not there."""
+    file = folder.path / "costs.json"
+    return sorted(read_json(file)["units"].items()) if file.exists() else []
+
+
+def _images(metrics: Metrics) -> str:
+    """Say in half a sentence which images were compared."""
+    checked, training = metrics.control_check, f"{metrics.training_images} training"
+    if metrics.control == "reference-model":
+        return f"{training} images, attacked in the same way on the model and on a reference model"
+    if checked is None:
+        return f"{training} images and no control, so raw rates only"
+    return (
+        f"{training} and {metrics.held_out_images} held-out images, told apart with "
+        f"AUC {checked.auc:.2f} [{checked.low:.2f}, {checked.high:.2f}]"
+    )
+
+
+def measure_table(results: list[Result], *, claims_excess: bool = True) -> str:
+    """Return the table of one measure, with its id as title."""
+    from tabulate import tabulate
+
+    table = measure_rows(results, claims_excess=claims_excess)
+    aligned = ["left", "right", "left", *["right"] * (len(table[0]) - 3)]
+    return f"{results[0].measure}\n" + tabulate(table, headers="keys", tablefmt="simple", colalign=aligned)
+
+
+def by_measure(metrics: Metrics) -> dict[str, list[Result]]:
+    """Return the results grouped by measure, in the run's order."""
+    found: dict[str, list[Result]] = {}
+    for result in metrics.results:
+        found.setdefault(result.measure, []).append(result)
+    return found
+
+
+def measure_rows(results: list[Result], *, claims_excess: bool = True, detailed: bool = False) -> list[dict[str, Any]]:
+    """Return one row per attack, seed and band; measures without bands show their percentile.
+
+    Without a fair control the rates on both sides stand for themselves and no excess is shown. `detailed` adds what
+    a page has room for: duplicate groups, the matched rate where the sides differ in size, and the label-swap test.
+    """
+    matched = any(band.matched_ams is not None for result in results for band in result.bands)
+    table = []
+    for result in results:
+        head = {"attack": result.attack, "seed": result.seed}
+        if not result.bands:
+            for side in ("training", _control_side(result)):
+                value = getattr(result.percentile_95, side)
+                head[f"95th percentile, {_NAMES[side]}"] = "-" if value is None else f"{value:.4f}"
+            table.append({"attack": head.pop("attack"), "seed": head.pop("seed"), "band": "none fixed", **head})
+        for band in result.bands:
+            row = {
+                **head,
+                "band": band.band,
+                "AMS": percent(band.training.ams),
+                "UMS": percent(band.training.ums),
+                "unique": band.training.ums_best.count,
+            }
+            if detailed:
+                row |= {"groups": band.training.groups, "largest group": band.training.largest_group}
+            if detailed and matched:
+                row["matched AMS"] = "-" if band.matched_ams is None else f"{100 * band.matched_ams:.2f}"
+            if control := band.reference or band.held_out:
+                row[f"{_NAMES[_control_side(result)]} AMS"] = percent(control.ams)
+                row["excess"] = percent(band.excess) if claims_excess else "not claimed"
+                if detailed and claims_excess and band.label_swap_p is not None:
+                    row["swap p"] = f"{band.label_swap_p:.2g}"
+            table.append(row)
+    return table
+
+
+_NAMES = {"training": "training", "held_out": "held-out", "reference": "reference model"}
+
+
+def _control_side(result: Result) -> str:
+    """Return the name of the field in which a result's control stands."""
+    has_reference = result.percentile_95.reference is not None or any(band.reference for band in result.bands)
+    return "reference" if has_reference else "held_out"
+
+
+def calibrated_rows(metrics: Metrics) -> list[dict[str, Any]]:
+    """Return one row per attack, seed, measure and rate q that the run supports."""
+    return [
+        {
+            "attack": result.attack,
+            "seed": result.seed,
+            "measure": result.measure,
+            "q": f"{found.q:g}",
+            "threshold": f"{found.tau:.4f} [{found.tau_low:.4f}, {found.tau_high:.4f}]",
+            "AMS": percent(found.training),
+            "held-out AMS": percent(found.held_out),
+            "excess": percent(found.excess),
+        }
+        for result in metrics.results
+        for found in result.calibrated
+        if found.training and found.held_out and found.excess
+    ]
+
+
+def calibrated_table(metrics: Metrics, measures: Sequence[str]) -> str:
+    """Return rates of these measures at calibrated thresholds, and why the other thresholds were refused."""
+    from tabulate import tabulate
+
+    table = [row for row in calibrated_rows(metrics) if row["measure"] in measures]
+    refused = {found.q: found.refused for r in metrics.results for found in r.calibrated if found.refused}
+    parts = ["thresholds calibrated to a held-out hit rate q"]
+    if table:
+        parts.append(tabulate(table, headers="keys", tablefmt="simple", disable_numparse=True))
+    if refused:
+        parts.append(f"refused: {refused[max(refused)]}" + (" (smaller q likewise)" if len(refused) > 1 else ""))
+    return "\n".join(parts)
+
+
+def comparison_rows(metrics: Metrics) -> list[dict[str, Any]]:
+    """Return one row per comparison of two attacks."""
+    return [
+        {
+            "attack": found.first,
+            "against": found.second,
+            "seed": found.seed,
+            f"difference of {'AMS' if metrics.control == 'none' else 'excess'}": percent(found.difference),
+            "ratio": _ratio(found.ratio),
+            "p (Holm)": f"{found.p:.2g}",
+            "verdict": found.verdict,
+            "smallest seen": f"{100 * found.smallest_difference:.2f}",
+        }
+        for found in metrics.comparisons
+    ]
+
+
+def _ratio(found: Difference | None) -> str:
+    return "-" if found is None else f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
+
+
+def cost_rows(costs: Sequence[Cost]) -> list[dict[str, Any]]:
+    """Return one row per attack and seed: denoiser calls, denoiser-equivalents, and hits at equal cost."""
+    return [
+        {
+            "attack": cost.attack,
+            "seed": cost.seed,
+            **{f"NFE {phase}": f"{cost.nfe.get(phase, 0):,}" for phase in ("prepare", "generate")},
+            "denoiser-equivalents": f"{cost.denoiser_equivalents:,.0f}",
+            "hits per 1,000 of them": f"{cost.hits_per_1000_equivalents:.2f}",
+        }
+        for cost in costs
+    ]
+
+
+def effort_rows(efforts: Sequence[Effort]) -> list[dict[str, Any]]:
+    """Return one row per currency, seed, budget and attack: what it finds at equal effort."""
+    return [
+        {
+            "budget": f"{found.budget:,.0f} {found.currency} (all of {found.budget_of})",
+            "seed": found.seed,
+            "attack": found.attack,
+            "candidates": f"{found.candidates:,}",
+            "synthetic images": f"{found.synthetic_images:,}",
+            "hits": _expected(found.hits),
+            "held-out hits": _expected(found.held_out_hits),
+            "different groups": _expected(found.groups),
+            "which is": found.kind if found.groups else "refused",
+        }
+        for found in efforts
+    ]
+
+
+def _expected(found: Expected | None) -> str:
+    return "-" if found is None else f"{found.value:,.0f} [{found.low:,.0f}, {found.high:,.0f}]"
+
+
+def quality_rows(quality: dict[str, Any]) -> list[dict[str, str]]:
+    """Return one row per unit, real training images first; nothing where quality was not assessed."""
+    if "skipped" in quality:
+        return []
+    return [
+        {
+            "images": name,
+            f"Frechet distance to {_part(figures)} (pixels)": _number(figures.get("frechet_distance")),
+            "precision": _number(figures.get("precision")),
+            "recall": _number(figures.get("recall")),
+            "pairwise distance": _number(figures.get("diversity")),
+            f"label accuracy on {_part(figures)}": _number(figures.get("label_accuracy")),
+        }
+        for name, figures in sorted(quality.items(), key=lambda item: (item[0] != "training images", item[0]))
+    ]
+
+
+_PARTS = {"held_out": "held-out", "pool": "pool", "tuning": "tuning part"}
+
+
+def _part(figures: dict[str, Any]) -> str:
+    """Name the real images that quality was measured against; run folders of before this was a choice do not say."""
+    return _PARTS[figures.get("against", "held_out")]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def percent(rate: Rate | Difference | None) -> str:
+    """Return a rate or difference and its interval in percent, "-" without one."""
+    if rate is None:
+        return "-"
+    return f"{100 * rate.value:.2f} [{100 * rate.low:.2f}, {100 * rate.high:.2f}]"
+
+
+def verdicts(metrics: Metrics) -> list[str]:
+    """Say in plain words, for each attack and seed, what the headline measure's closest band shows."""
+    if not metrics.results:
+        return []
+    headline = metrics.results[0].measure
+    lines = []
+    for result in by_measure(metrics)[headline]:
+        if not result.bands:
+            lines.append(f"{result.attack}, seed {result.seed}: {headline} has no fixed bands, so no verdict.")
+            continue
+        band = result.bands[0]
+        said = _excess_verdict(band) if metrics.claims_excess else _raw_verdict(band)
+        lines.append(f"{result.attack}, seed {result.seed}, {result.candidates:,} candidates: {said}.")
+    return lines
+
+
+def _raw_verdict(band: BandResult) -> str:
+    """Say what was hit where no excess is claimed."""
+    hits = f"hits {percent(band.training.ams)} % on training"
+    if band.held_out is None:
+        return f"{hits} images; raw rates, no control: how many are chance hits is not known"
+    held_out = percent(band.held_out.ams)
+    return f"{hits} and {held_out} % on held-out images; the control is a surrogate, so no excess is claimed"
+
+
+def _excess_verdict(band: BandResult) -> str:
+    """Say what the excess and its interval show."""
+    assert band.excess is not None
+    low, high = 100 * band.excess.low, 100 * band.excess.high
+    over = "a reference model" if band.reference else "held-out images"
+    if low > 0:
+        said = f"finds training images: {band.training.groups} different ones; excess {low:.2f} to {high:.2f} %"
+        return said + (f" over {over}" if band.reference else "")
+    if high < 0 and band.reference:
+        return f"hits training images less than {over} does, which no leak explains ({low:.2f} to {high:.2f} %)"
+    if high < 0:
+        return f"is nearer to held-out than to training images, which no leak explains ({low:.2f} to {high:.2f} %)"
+    return f"shows no excess over {over}; at most {high:.2f} % could have gone unseen"

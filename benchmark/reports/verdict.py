@@ -1,0 +1,204 @@
+"""How to read a run: one headline in plain words, and the checks that it rests on."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+from ..results.schema import Difference, Metrics, Result
+from .tables import by_measure
+
+Tone = Literal["leak", "clear", "open"]
+"""Training images were found; none were seen; nothing can be said."""
+
+State = Literal["good", "look", "missing"]
+"""As it should be; read the verdict with care; not checked."""
+
+Claimed = Sequence[tuple[Result, Difference]]
+"""Results with the excess of their closest band."""
+
+
+class Headline(NamedTuple):
+    """What a reader should take away."""
+
+    tone: Tone
+    title: str
+    lead: str
+
+
+class Check(NamedTuple):
+    """One thing that the verdict rests on."""
+
+    what: str
+    finding: str
+    state: State
+
+
+def headline(metrics: Metrics) -> Headline:
+    """Say in a title and two sentences what the closest band of the first measure shows over all attacks."""
+    results = by_measure(metrics)[metrics.results[0].measure] if metrics.results else []
+    banded = [result for result in results if result.bands]
+    if not banded:
+        measure = results[0].measure if results else "the measure"
+        said = f"{measure} has no fixed bands, so no score counts as a hit. The figures show how near images come."
+        return Headline("open", f"{metrics.pair}: no verdict", said)
+    claimed = [(result, excess) for result in banded if (excess := result.bands[0].excess) is not None]
+    if not metrics.claims_excess or not claimed:
+        return Headline("open", f"{metrics.pair}: rates, but no verdict", _unclaimed(metrics))
+    if any(excess.low > 0 for _, excess in claimed):
+        return Headline("leak", f"{metrics.pair} gives training images away", _leak(metrics, claimed))
+    if any(excess.high < 0 for _, excess in claimed):
+        said = (
+            f"Training images are hit less often than {_control_in_words(metrics)}, which no leak explains. Check that "
+            f"the training set of the pair is the one that the model was trained on."
+        )
+        return Headline("open", f"{metrics.pair}: the control does not fit", said)
+    return Headline("clear", f"{metrics.pair}: no leak was seen", _no_leak(metrics, claimed))
+
+
+def checks(metrics: Metrics, audit: dict[str, Any], quality: dict[str, Any], costs: dict[str, Any]) -> list[Check]:
+    """Return what the verdict rests on: control, detector, images, repeatability, replication.
+
+    The last three arguments are audit.json, quality.json and costs.json.
+    """
+    return [
+        _control(metrics),
+        *_detector(metrics, audit),
+        _images(metrics),
+        *_quality(quality),
+        _repeatability(costs),
+        _replication(metrics),
+    ]
+
+
+def _unclaimed(metrics: Metrics) -> str:
+    if metrics.control == "iid":
+        why = "A classifier can tell the training images from the held-out ones"
+    elif metrics.control == "none":
+        why = "There are no held-out images"
+    else:
+        why = f"The control is of the kind {metrics.control}"
+    return f"{why}, so hits alone do not show that images come from training. The rates stand for themselves."
+
+
+def _leak(metrics: Metrics, claimed: Claimed) -> str:
+    """Say how many attacks find training images, and what the one with the largest excess finds."""
+    best = max(claimed, key=lambda pair: pair[1].value)[0]
+    band, found = best.bands[0], [excess for _, excess in claimed if excess.low > 0]
+    who = "The attack hits" if len(claimed) == 1 else f"{len(found)} of {_attacks(claimed)} hit"
+    seed = f" (seed {best.seed})" if _seeds(claimed) > 1 else ""
+    hits, share = f"{band.training.ams.count:,}", f"{100 * band.training.ams.value:.1f} %"
+    if band.reference:
+        chance = f"as are {band.reference.ams.count:,} of the reference model's"
+    else:
+        chance = f"{band.held_out.ams.count if band.held_out else 0:,} of a held-out one"
+    return (
+        f"{who} training images more often than {_control_in_words(metrics)}. The strongest, {best.attack}{seed}: of "
+        f'{best.candidates:,} generated images, {hits} ({share}) are close matches (band "{band.band}") of a training '
+        f"image, {chance}. They show {band.training.groups:,} different training images."
+    )
+
+
+def _no_leak(metrics: Metrics, claimed: Claimed) -> str:
+    who = "The attack hits" if len(claimed) == 1 else f"None of {_attacks(claimed)} hits"
+    rather = "no more often than" if len(claimed) == 1 else "more often than"
+    most = max(excess.high for _, excess in claimed)
+    return (
+        f"{who} training images {rather} {_control_in_words(metrics)}. At {claimed[0][0].candidates:,} candidates "
+        f"each, an excess of up to {100 * most:.2f} % could have gone unseen."
+    )
+
+
+def _control_in_words(metrics: Metrics) -> str:
+    if metrics.control == "reference-model":
+        return "a reference model does, which is said not to have seen them"
+    return "held-out ones, which the model never saw"
+
+
+def _attacks(claimed: Claimed) -> str:
+    return f"{len(claimed)} attack runs" if _seeds(claimed) > 1 else f"{len(claimed)} attacks"
+
+
+def _seeds(claimed: Claimed) -> int:
+    return len({result.seed for result, _ in claimed})
+
+
+def _control(metrics: Metrics) -> Check:
+    """Return what the attack was compared with, and whether it is fit for that."""
+    if metrics.control == "reference-model":
+        said = "the same attack on a reference model; that it was not trained on these images is the pair's word"
+        return Check("Control", said, "look")
+    found = metrics.control_check
+    if found is None:
+        return Check("Control", "none: raw rates, of which chance hits are a part", "missing")
+    sizes = f"{metrics.training_images:,} training and {metrics.held_out_images:,} held-out images"
+    auc = f"AUC {found.auc:.2f} [{found.low:.2f}, {found.high:.2f}]"
+    if found.told_apart:
+        return Check("Control", f"{sizes}, but a classifier tells them apart ({auc}): only a surrogate", "look")
+    said = f"kind {metrics.control}: {sizes}, which a classifier cannot tell apart ({auc}; 0.5 is a guess)"
+    return Check("Control", said, "good" if metrics.claims_excess else "look")
+
+
+def _detector(metrics: Metrics, audit: dict[str, Any]) -> list[Check]:
+    """Return how the detector does in the closest band: copies found, non-copies called copies."""
+    found = audit["measures"][metrics.results[0].measure] if metrics.results else {"bands": []}
+    if not found["bands"]:
+        return []
+    band, place = found["bands"][0]["band"], found["thresholds"].index(found["edges"][0])
+    share = {
+        (copies["kind"], copies["label"]): copies["right"]["count"][place] / copies["n"] for copies in found["copies"]
+    }
+    mildest = {kind: (kind, label) for kind, label in reversed(share) if kind not in ("identical", "flip")}
+    worst = min(mildest.values(), key=lambda change: share[change])
+    said = (
+        f'{100 * share["identical", "identical"]:.0f} % of exact copies of training images are found in band "{band}"; '
+        f"of {len(mildest)} mild changes it misses {worst[0]} {worst[1]} most: {100 * share[worst]:.0f} % are found"
+    )
+    listed = [Check("Detector, copies", said, "good" if share[worst] > 0.9 else "look")]
+    others = found["non_copies"]
+    if others is None:
+        return [*listed, Check("Detector, false alarms", str(audit["non_copies_missing"]), "missing")]
+    count, high = others["any"]["count"][place], others["any"]["high"][place]
+    said = f"{count:,} of {others['n']:,} images of neither side are called copies (at most {100 * high:.1f} %)"
+    return [*listed, Check("Detector, false alarms", said, "good" if others["any"]["low"][place] < 0.01 else "look")]
+
+
+def _images(metrics: Metrics) -> Check:
+    first = {(result.attack, result.seed): result for result in metrics.results}.values()
+    broken = sum(result.nan + result.constant for result in first)
+    said = f"{broken:,} of {sum(result.candidates for result in first):,} generated images are broken or of one colour"
+    return Check("Generated images", said, "look" if broken else "good")
+
+
+def _quality(quality: dict[str, Any]) -> list[Check]:
+    real = quality.get("training images")
+    if "skipped" in quality or not real:
+        return [Check("Sample quality", quality.get("skipped", "was not assessed"), "missing")]
+    made = [found for name, found in quality.items() if name != "training images"]
+    known = [found["label_accuracy"] for found in made if found["label_accuracy"] is not None]
+    if not known or real["label_accuracy"] is None:
+        return []
+    said = (
+        f"a classifier trained on generated images is right on {100 * min(known):.0f} % of real ones, "
+        f"on {100 * real['label_accuracy']:.0f} % when trained on training images"
+    )
+    return [Check("Sample quality", said, "good" if min(known) > 0.8 * real["label_accuracy"] else "look")]
+
+
+def _repeatability(costs: dict[str, Any]) -> Check:
+    probes = [unit["probe"] for unit in costs["units"].values()]
+    off = max((probe["largest"] for probe in probes), default=0)
+    said = f"candidates made again with another batch size differ by at most {off} of 255 levels"
+    wide = [unit["float32"] for unit in costs["units"].values() if unit.get("float32")]
+    otherwise = sum(found.get("decided_otherwise", 0) for found in wide)
+    if wide:
+        said += f"; in float32 {otherwise} of {sum(found['candidates'] for found in wide)} fall into another band"
+    unsure = otherwise or any(found["refused"] for found in wide) or any(probe["above_limit"] for probe in probes)
+    if costs.get("mixed_environment"):
+        return Check("Repeatability", f"{said}; parts were made in different environments", "look")
+    return Check("Repeatability", said, "look" if unsure else "good")
+
+
+def _replication(metrics: Metrics) -> Check:
+    seeds = len({result.seed for result in metrics.results})
+    if seeds > 1:
+        return Check("Replication", f"{seeds} preparations of each attack, on one model", "good")
+    return Check("Replication", "one preparation of each attack, on one model: it says nothing of others", "look")

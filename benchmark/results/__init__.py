@@ -1,0 +1,1 @@
+"""What a run holds, and every rate made from it; no torch."""

@@ -1,0 +1,149 @@
+"""The run folder: atomic files, one lock, states and shards that a killed run finds again.
+
+    manifest.json               everything needed to repeat the run
+    references.parquet          side, number, row in the data set, duplicate group; no image
+    state/<unit>/state.safetensors, checkpoints/ while it is made; state/shared/ for samples that attacks share
+    images/<unit>/00000.safetensors   candidates as uint8, with flags, columns and cost (local only)
+    scores/<unit>.<space>.00000.parquet, .pairs.parquet, .bins.parquet
+    metrics.json, metrics.csv, costs.json, quality.json, copying.json, audit.json, evidence/, label/, report.html
+    tuning/<attack>.json        the curve that its settings come from (`--tuned`)
+    hash.key                    secret that names training images in reports and records (keyed.py)
+    reference/                  the same attacks on the pair's reference model, a run folder like this one
+
+A unit is one attack under one seed, `<attack>.s<seed>`.
+"""
+
+import fcntl
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..contracts import AttackState
+from ..errors import BadInput, RunConflict
+from ..files import read_json, read_state, write_json
+from .checkpoints import FolderCheckpoints
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MANIFEST_SCHEMA = "sidebench-manifest/1"
+
+
+class RunFolder:
+    """One run's folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.manifest_file = path / "manifest.json"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run's lock; a second writer is refused.
+
+        Raises:
+            RunConflict: another process holds the lock.
+            BadInput: the folder cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            handle = (self.path / ".lock").open("w")
+        except OSError as error:
+            raise BadInput(f"cannot write to {self.path}: {error.strerror}; choose another with --out") from None
+        with handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunConflict(f"another process is writing to {self.path}") from None
+            yield
+
+    def clear(self) -> None:
+        """Remove everything but the lock."""
+        for entry in self.path.iterdir():
+            if entry.name == ".lock":
+                continue
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+
+    def manifest(self) -> dict[str, Any] | None:
+        """Return the manifest, or None in a new folder."""
+        return read_json(self.manifest_file) if self.manifest_file.exists() else None
+
+    def write_manifest(self, manifest: Mapping[str, Any]) -> None:
+        """Write the manifest."""
+        write_json(self.manifest_file, manifest)
+
+    def reference(self) -> "RunFolder":
+        """Return the run of the same attacks on the pair's reference model, a run folder inside this one."""
+        return RunFolder(self.path / "reference")
+
+    def state_file(self, unit: str) -> Path:
+        """Return where the attack's state is."""
+        return self.path / "state" / unit / "state.safetensors"
+
+    def attack_state(self, unit: str) -> AttackState:
+        """Return the attack's state as its `prepare` made it, without what it cost."""
+        stored = read_state(self.state_file(unit))
+        return AttackState(stored.tensors, stored.info["state"])
+
+    def kept_file(self, unit: str) -> Path:
+        """Return what says that the state was taken from an earlier run, where it was; see `states`."""
+        return self.path / "state" / unit / "kept.json"
+
+    def checkpoints(self, unit: str) -> "FolderCheckpoints":
+        """Return the places where an attack leaves its progress."""
+        return FolderCheckpoints(self.path / "state" / unit / "checkpoints")
+
+    def shared_samples(self) -> "FolderCheckpoints":
+        """Return where plain samples are kept that several attacks ask for."""
+        return FolderCheckpoints(self.path / "state" / "shared")
+
+    def tuning_file(self, attack: str) -> Path:
+        """Return where the curve is that an attack's settings come from, if they were tuned."""
+        return self.path / "tuning" / f"{attack}.json"
+
+    def probe_file(self, unit: str) -> Path:
+        """Return where the invariance probe's finding is."""
+        return self.path / "state" / unit / "probe.json"
+
+    def float32_file(self, unit: str) -> Path:
+        """Return where the first candidates are as float32 makes them, in a run of lower precision."""
+        return self.path / "state" / unit / "float32.safetensors"
+
+    def images_file(self, unit: str, shard: int) -> Path:
+        """Return where a shard's images are."""
+        return self.path / "images" / unit / f"{shard:05d}.safetensors"
+
+    def scored_units(self, manifest: Mapping[str, Any], space: str) -> list[str]:
+        """Return the units of the manifest, sorted, whose last shard of scores is there."""
+        last = shard_count(manifest["identity"]) - 1
+        return sorted(unit for unit in manifest["units"] if self.scores_file(unit, space, last).exists())
+
+    def candidate_images(self, unit: str, shards: int) -> "Iterator[Tensor]":
+        """Yield a unit's images shard by shard, uint8 N x C x H x W."""
+        return (read_state(self.images_file(unit, shard)).tensors["images"] for shard in range(shards))
+
+    def scores_file(self, unit: str, space: str, shard: int, part: str = "") -> Path:
+        """Return where a shard's scores are; `part` is "pairs", "bins" or nothing for the candidates."""
+        suffix = f".{part}.parquet" if part else ".parquet"
+        return self.path / "scores" / f"{unit}.{space}.{shard:05d}{suffix}"
+
+
+def read_run(path: str | Path) -> RunFolder:
+    """Open a finished or unfinished run for reading.
+
+    Raises:
+        BadInput: this is no run folder.
+    """
+    folder = RunFolder(Path(path))
+    if not folder.manifest_file.is_file():
+        raise BadInput(f"{path} is no run folder: it has no manifest.json")
+    return folder
+
+
+def shard_count(identity: Mapping[str, Any]) -> int:
+    """Return the number of shards of a run, from the identity in its manifest."""
+    return -(-int(identity["candidates"]) // int(identity["protocol"]["shard"]))

@@ -1,0 +1,286 @@
+"""Every key of metrics.json, declared once with a sentence. `rates` makes them from committed scores."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..errors import BadInput, CorruptRun
+from ..files import read_json
+from .run_folder import RunFolder
+
+SCHEMA = "sidebench-metrics/1"
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Rate(_Record):
+    """A count of candidates over N_G, with its interval."""
+
+    count: int = Field(description="candidates in the band")
+    value: float = Field(description="count / N_G")
+    low: float = Field(description="lower end of the 95 % interval")
+    high: float = Field(description="upper end of the 95 % interval")
+
+
+class Difference(_Record):
+    """A difference or ratio of two rates, with its interval."""
+
+    value: float = Field(description="the estimate")
+    low: float = Field(description="lower end of the 95 % interval")
+    high: float = Field(description="upper end of the 95 % interval")
+
+
+class Calibrated(_Record):
+    """Rates at a threshold calibrated so that held-out images are hit at the rate q."""
+
+    q: float = Field(description="held-out hit rate that the threshold was calibrated to")
+    refused: str = Field(description="why the run cannot support q; empty where it can")
+    tau: float | None = Field(description="threshold, from the candidates with even numbers")
+    tau_low: float | None = Field(description="lower end of the threshold's interval")
+    tau_high: float | None = Field(description="upper end of the threshold's interval")
+    candidates: int = Field(description="candidates with odd numbers, on which the rates are taken")
+    training: Rate | None = Field(description="AMS on training images at tau")
+    held_out: Rate | None = Field(description="AMS on held-out images at tau")
+    excess: Difference | None = Field(description="their difference; its interval carries tau's uncertainty on")
+
+
+class Point(_Record):
+    """Distinct images expected from a number of candidates."""
+
+    candidates: int = Field(description="number of candidates")
+    value: float = Field(description="expected number of distinct species")
+    low: float = Field(description="lower end of the 95 % interval")
+    high: float = Field(description="upper end of the 95 % interval")
+    kind: str = Field(description="rarefied, observed, or extrapolated (an estimate)")
+
+
+class Richness(_Record):
+    """How many could be found: curves in the closest band, and lower bounds on all that can be found."""
+
+    groups: list[Point] = Field(description="duplicate groups among best matches (abundance data)")
+    images: list[Point] = Field(description="images that any candidate has in the band (incidence data)")
+    chao1_groups: Point = Field(description="lower bound on the groups that can be found; an estimate")
+    chao2_images: Point = Field(description="lower bound on the images that can be found; an estimate")
+
+
+class SideResult(_Record):
+    """What was hit on one side, in one band."""
+
+    ams: Rate = Field(description="candidates whose best match is in the band (Wilson interval)")
+    ums: Rate = Field(description="distinct references that any candidate has in the band, over N_G")
+    ums_best: Rate = Field(description="distinct best matches in the band, over N_G")
+    groups: int = Field(description="distinct duplicate groups among the best matches in the band")
+    largest_group: int = Field(description="images in the largest duplicate group hit (k of k-eidetic)")
+
+
+class BandResult(_Record):
+    """One band on both sides."""
+
+    band: str = Field(description="name; high+mid is the union of both")
+    low: float = Field(description="lower edge of the score")
+    high: float = Field(description="upper edge of the score")
+    training: SideResult = Field(description="against the training images")
+    held_out: SideResult | None = Field(description="against the held-out images, the control; None without any")
+    reference: SideResult | None = Field(
+        None, description="candidates of the reference model against the training images; None without such a model"
+    )
+    excess: Difference | None = Field(
+        description="AMS on training minus AMS on held-out images (or: minus AMS of the reference model, same images), "
+        "without duplicate groups that lie on both sides; None without control"
+    )
+    label_swap_p: float | None = Field(
+        description="one-sided p of the label-swap test: more hits in X than by chance (reference model: sign-flip "
+        "test by duplicate group); None without control"
+    )
+    matched_ams: float | None = Field(
+        description="AMS on training images matched to the held-out number, without duplicate groups of both sides; "
+        "None where there are no more training than held-out images, or no held-out ones"
+    )
+
+
+class Percentiles(_Record):
+    """The best-match score that 95 % of the candidates stay short of."""
+
+    training: float | None = Field(description="against the training images")
+    held_out: float | None = Field(description="against the held-out images; None without any")
+    reference: float | None = Field(None, description="of the reference model's candidates against the training images")
+
+
+class Result(_Record):
+    """One attack, seed and measure."""
+
+    attack: str = Field(description="name of the attack")
+    seed: int = Field(description="run seed")
+    measure: str = Field(description="id of the measure, with its preprocessing")
+    candidates: int = Field(description="N_G, broken images included")
+    nan: int = Field(description="images with values that are not finite; never a match")
+    constant: int = Field(description="images of one single value; never a match")
+    bands: list[BandResult] = Field(description="fixed bands, closest first, then their unions")
+    calibrated: list[Calibrated] = Field(description="one per calibration rate q")
+    richness: Richness | None = Field(description="of the closest band; None without bands")
+    percentile_95: Percentiles = Field(description="95th percentile of the best-match score")
+
+
+class Compared(_Record):
+    """Two attacks on the same candidates, by the headline measure's closest band."""
+
+    first: str = Field(description="name of the first attack")
+    second: str = Field(description="name of the second attack")
+    seed: int = Field(description="run seed")
+    measure: str = Field(description="id of the measure")
+    band: str = Field(description="name of the band")
+    difference: Difference = Field(
+        description="excess of the first minus excess of the second; of their AMS where there is no control"
+    )
+    ratio: Difference | None = Field(
+        description="excess (without control: AMS) of the first over that of the second; None if refused"
+    )
+    ratio_refused: str = Field(description="why there is no ratio; empty where there is one")
+    p: float = Field(description="two-sided p, Holm-corrected over all comparisons of the run")
+    verdict: str = Field(
+        description="finds more, finds fewer, no difference seen; of raw rates: hits more (raw rate), ..."
+    )
+    smallest_difference: float = Field(description="difference that this run sees with a chance of 80 %")
+
+
+class Cost(_Record):
+    """Logical work of one attack and seed, whatever was resumed or shared."""
+
+    attack: str = Field(description="name of the attack")
+    seed: int = Field(description="run seed")
+    nfe: dict[str, int] = Field(description="denoiser calls (one sample each) by phase")
+    flops: dict[str, float] = Field(description="operations outside the denoiser by phase")
+    denoiser_flops: int = Field(description="operations of one denoiser call on one sample")
+    denoiser_equivalents: float = Field(description="nfe plus flops / denoiser_flops, over all phases")
+    synthetic_images: int = Field(description="plain samples that the attack made for its own use; they may hit too")
+    synthetic_hits: int = Field(description="how many of them hit, by the headline measure's closest band")
+    hits: int = Field(description="candidates that hit, by the same band")
+    hits_per_1000_equivalents: float = Field(
+        description="hits of candidates and synthetic images per 1,000 denoiser-equivalents: equal cost"
+    )
+    skipped_steps: int = Field(description="steps at which guidance was singular and left out")
+
+
+class Expected(_Record):
+    """An expected number, with its interval."""
+
+    value: float = Field(description="the estimate")
+    low: float = Field(description="lower end of the 95 % interval")
+    high: float = Field(description="upper end of the 95 % interval")
+
+
+class Effort(_Record):
+    """What one attack finds for a budget, by the headline measure's closest band: all attacks at equal effort."""
+
+    attack: str = Field(description="name of the attack")
+    seed: int = Field(description="run seed")
+    currency: str = Field(description="denoiser calls, or denoiser-equivalents")
+    budget: float = Field(description="what may be spent, preparation included")
+    budget_of: str = Field(description="the attack whose total cost the budget is, or several")
+    candidates: int = Field(description="candidates that the budget buys after the preparation")
+    synthetic_images: int = Field(
+        description="synthetic images among what the budget buys; they count under denoiser-equivalents alone"
+    )
+    hits: Expected = Field(description="expected hits on training images, without duplicate groups of both sides")
+    held_out_hits: Expected | None = Field(description="the same on held-out images; None without any")
+    groups: Expected | None = Field(description="expected different duplicate groups of the hits; None if refused")
+    kind: str = Field(description="of `groups`: rarefied, observed, or extrapolated (an estimate)")
+    refused: str = Field(description="why `groups` cannot be said; empty where it can")
+
+
+class ControlCheck(_Record):
+    """Is the held-out set a fair control for the training set? Asked of the images that are compared."""
+
+    auc: float = Field(description="two-sample classifier's AUC between X and H, cross-validated; 0.5: no difference")
+    low: float = Field(description="lower end of the 95 % interval")
+    high: float = Field(description="upper end of the 95 % interval")
+    told_apart: bool = Field(description="the interval excludes 0.5: read the control as surrogate")
+    overlapping_groups: int = Field(
+        description="duplicate groups with images on both sides; they leave both sides of every comparison of the two"
+    )
+    overlapping_training: int = Field(0, description="training images in these groups")
+    overlapping_held_out: int = Field(0, description="held-out images in these groups")
+
+
+class Metrics(_Record):
+    """metrics.json: functions of the committed score shards and of logical cost, nothing that varies."""
+
+    schema_: str = Field(SCHEMA, alias="schema", description="name and version of this schema")
+    run_id: str = Field(description="deterministic id of the run")
+    pair: str = Field(description="name of the pair")
+    pair_revision: int = Field(description="revision of the pair")
+    protocol: str = Field(description="protocol version")
+    control: str = Field(description="kind of control: iid, surrogate, reference-model, none")
+    defences: dict[str, dict[str, Any]] = Field({}, description="settings of the defences by name; empty without any")
+    training_images: int = Field(description="|X|")
+    held_out_images: int = Field(description="|H|")
+    training_groups: int = Field(description="duplicate groups in X")
+    held_out_groups: int = Field(description="duplicate groups in H")
+    control_check: ControlCheck | None = Field(description="whether X and H can be told apart; None without H")
+    results: list[Result] = Field(description="one per attack, seed and measure")
+    comparisons: list[Compared] = Field(description="every two attacks under the same seed")
+    costs: list[Cost] = Field(description="one per attack and seed")
+    efforts: list[Effort] = Field(
+        [], description="what each attack finds at the total cost of each attack of the same seed, in both currencies"
+    )
+    reference_costs: list[Cost] = Field(
+        [], description="the same of the reference model's run; no part of an attack's cost"
+    )
+    flags: list[str] = Field(description="what a reader must know before using the numbers")
+
+    @property
+    def claims_excess(self) -> bool:
+        """Whether the control is a fair one, so that the excess means something.
+
+        That a reference model was not trained on X is the pair's word: nothing here can check it.
+        """
+        if self.control == "reference-model":
+            return True
+        return self.control == "iid" and self.control_check is not None and not self.control_check.told_apart
+
+
+_ESTIMATE = {"": "value", "_low": "low", "_high": "high"}
+
+
+def rows(metrics: Metrics) -> list[dict[str, Any]]:
+    """Flatten the results to one row per attack, seed, measure and band, for metrics.csv."""
+    table = []
+    for result in metrics.results:
+        head = result.model_dump(include={"attack", "seed", "measure", "candidates", "nan", "constant"})
+        for band in result.bands:
+            row = {**head, "band": band.band}
+            for side in ("training", "held_out", "reference"):
+                found: SideResult | None = getattr(band, side)
+                for name in ("ams", "ums", "ums_best"):
+                    rate: Rate | None = getattr(found, name, None)
+                    row |= _columns(f"{side}_{name}", rate, {"_count": "count", **_ESTIMATE})
+                row[f"{side}_groups"] = getattr(found, "groups", None)
+            table.append(row | _columns("excess", band.excess, _ESTIMATE))
+    return table
+
+
+def _columns(prefix: str, found: Rate | Difference | None, suffixes: dict[str, str]) -> dict[str, float | None]:
+    """Return a column per suffix, empty where there is no such figure."""
+    return {prefix + suffix: getattr(found, field, None) for suffix, field in suffixes.items()}
+
+
+def load_metrics(folder: RunFolder) -> Metrics:
+    """Read metrics.json.
+
+    Raises:
+        BadInput: the run has no results yet.
+        CorruptRun: the file is of another schema, or was changed by hand.
+    """
+    file = folder.path / "metrics.json"
+    if not file.exists():
+        raise BadInput(f"{folder.path} has no results yet; run the same command again to finish it")
+    content = read_json(file)
+    if content.get("schema") != SCHEMA:
+        raise CorruptRun(f"{folder.path.name}/metrics.json has schema {content.get('schema')!r}, wanted {SCHEMA}")
+    try:
+        return Metrics.model_validate(content)
+    except ValidationError as error:
+        key = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise CorruptRun(f"{folder.path.name}/metrics.json, {key}: {error.errors()[0]['msg']}") from None

@@ -1,0 +1,166 @@
+"""Stored scores: the search result of a shard, written and read back; scores follow from its distances.
+
+NumPy and pyarrow only: what reads a run's scores needs no torch.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ..contracts import Measure, Neighbours, Side
+from ..errors import CorruptRun
+from ..files import read_table, write_table
+from ..measures.shard_scores import SIDES, Pairs, ShardScores, no_neighbours
+from .run_folder import RunFolder
+
+SCORE_PARTS = ("pairs", "bins", "")
+"""The files of a shard's scores; the candidates' one comes last."""
+
+SHARDS_AT_ONCE = 16
+"""Shards that are read before anything is done with them: 0.3 MB each with 50 neighbours a side and few pairs."""
+
+
+def write_scores(
+    folder: RunFolder,
+    unit: str,
+    space: str,
+    shard: int,
+    scores: ShardScores,
+    measures: list[Measure],
+    columns: dict[str, np.ndarray],
+) -> None:
+    """Store a shard's scores; the candidates' file comes last and says that the shard is complete."""
+    pairs = pa.table(
+        {
+            "candidate": np.concatenate([scores.candidates[scores.pairs[side].rows] for side in SIDES]),
+            "row": np.concatenate([scores.pairs[side].rows for side in SIDES]),
+            "held_out": np.concatenate([np.full(len(scores.pairs[s].rows), s == "held_out") for s in SIDES]),
+            "reference": np.concatenate([scores.pairs[side].ids for side in SIDES]),
+            "distance": np.concatenate([scores.pairs[side].distances for side in SIDES]),
+        }
+    )
+    write_table(folder.scores_file(unit, space, shard, "pairs"), pairs)
+    write_table(folder.scores_file(unit, space, shard, "bins"), _bin_table(scores, measures))
+
+    table: dict[str, Any] = {
+        "candidate": scores.candidates,
+        "nan": scores.nan,
+        "constant": scores.constant,
+        **{f"attack_{name}": values for name, values in columns.items()},
+    }
+    for side in scores.sides:
+        for field, values in scores.neighbours[side]._asdict().items():
+            table[f"{side}_{field}"] = pa.FixedSizeListArray.from_arrays(values.ravel(), values.shape[1])
+    write_table(folder.scores_file(unit, space, shard), pa.table(table))
+
+
+def read_scores(folder: RunFolder, unit: str, space: str, shard: int) -> ShardScores:
+    """Read a shard's scores.
+
+    Raises:
+        CorruptRun: a file is missing, truncated, empty or does not hold what it should.
+    """
+    current, pairs_file = folder.scores_file(unit, space, shard), folder.scores_file(unit, space, shard, "pairs")
+    table, pairs = read_table(current), read_table(pairs_file)
+    try:
+        neighbours = {side: _neighbours(table, side) for side in SIDES}
+        numbers, nan, constant = (table[name].to_numpy() for name in ("candidate", "nan", "constant"))
+        current = pairs_file
+        held_out = pairs["held_out"].to_numpy()
+        found: dict[Side, Pairs] = {}
+        for side in SIDES:
+            mine = held_out == (side == "held_out")
+            found[side] = Pairs(*(pairs[name].to_numpy()[mine] for name in ("row", "reference", "distance")))
+    except (KeyError, AttributeError, ValueError) as error:
+        raise CorruptRun(
+            f"scores/{current.name} does not hold scores ({error}); delete it, and the run makes it again"
+        ) from None
+    scores = ShardScores(numbers, nan, constant, neighbours, found)
+    if problem := _problem(scores):
+        name = folder.scores_file(unit, space, shard).name
+        raise CorruptRun(f"scores/{name}: {problem}; delete it and its .pairs and .bins, and the run makes them again")
+    return scores
+
+
+def _problem(scores: ShardScores) -> str | None:
+    """Say what is impossible about a shard's scores, if anything is."""
+    if not len(scores.candidates):
+        return "it holds no candidate"
+    if np.any(np.diff(scores.candidates) != 1):
+        return "the candidates' numbers do not follow one another"
+    for side in SIDES:
+        known, pairs, name = scores.neighbours[side], scores.pairs[side], side.replace("_", "-")
+        if np.isnan(known.distances).any() or np.isnan(known.representatives).any() or np.isnan(pairs.distances).any():
+            return f"{name} distances are NaN"
+        if (known.ids.size and known.ids.min() < 0) or (pairs.ids.size and pairs.ids.min() < 0):
+            return f"it names {name} images by numbers below 0"
+        if pairs.rows.size and not 0 <= pairs.rows.min() <= pairs.rows.max() < len(scores.candidates):
+            return f"it has {name} pairs of candidates that are not there"
+    return None
+
+
+def read_all_scores(folder: RunFolder, unit: str, space: str, shards: int) -> Iterator[ShardScores]:
+    """Yield the scores of a unit in order, `SHARDS_AT_ONCE` shards joined: what is done with each has a fixed price."""
+    for start in range(0, shards, SHARDS_AT_ONCE):
+        yield _joined([read_scores(folder, unit, space, i) for i in range(start, min(start + SHARDS_AT_ONCE, shards))])
+
+
+def _joined(shards: list[ShardScores]) -> ShardScores:
+    """Return shards one after the other as one."""
+    if len(shards) == 1:
+        return shards[0]
+    starts = np.cumsum([0, *(len(shard.candidates) for shard in shards[:-1])])
+    found: dict[Side, Pairs] = {}
+    for side in SIDES:
+        pairs = [shard.pairs[side] for shard in shards]
+        rows = [own.rows + start for own, start in zip(pairs, starts, strict=True)]
+        ids, distances = (np.concatenate([getattr(own, name) for own in pairs]) for name in ("ids", "distances"))
+        found[side] = Pairs(np.concatenate(rows), ids, distances)
+    return ShardScores(
+        candidates=np.concatenate([shard.candidates for shard in shards]),
+        nan=np.concatenate([shard.nan for shard in shards]),
+        constant=np.concatenate([shard.constant for shard in shards]),
+        neighbours={side: _joined_neighbours([shard.neighbours[side] for shard in shards]) for side in SIDES},
+        pairs=found,
+    )
+
+
+def _joined_neighbours(parts: list[Neighbours]) -> Neighbours:
+    if len({part.ids.shape[1] for part in parts}) > 1:
+        raise CorruptRun("the shards of a unit keep different numbers of neighbours; delete its scores")
+    return Neighbours(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+
+def _bin_table(scores: ShardScores, measures: list[Measure]) -> pa.Table:
+    """Count pairs by measure, side, reference and score bin (bin i is (i - 1, i] widths for distances)."""
+    rows: dict[str, list[Any]] = {"measure": [], "held_out": [], "reference": [], "bin": [], "count": []}
+    for measure in measures:
+        for side in scores.sides:
+            _, ids, values = scores.pair_scores(measure, side)
+            # Tolerate the rounding of an edge such as 0.3 / 0.05; the scores are float32.
+            position = values.astype(np.float64) / measure.bin_width
+            bins = np.ceil(position - 1e-6) if measure.distance else np.floor(position + 1e-6)
+            keys, counts = np.unique(np.stack([ids, bins.astype(np.int64)]), axis=1, return_counts=True)
+            rows["measure"] += [measure.id] * len(counts)
+            rows["held_out"] += [side == "held_out"] * len(counts)
+            rows["reference"] += keys[0].tolist()
+            rows["bin"] += keys[1].tolist()
+            rows["count"] += counts.tolist()
+    types = {"measure": pa.string(), "held_out": pa.bool_(), "reference": pa.int32(), "bin": pa.int32()}
+    return pa.table(rows, schema=pa.schema([*types.items(), ("count", pa.int32())]))
+
+
+def _neighbours(table: pa.Table, side: Side) -> Neighbours:
+    """Return a side's neighbours; a pair without held-out images has no column of theirs."""
+    columns = [f"{side}_{field}" for field in Neighbours._fields]
+    if side == "held_out" and not set(columns) & set(table.column_names):
+        return no_neighbours(len(table))
+    return Neighbours(*(_matrix(table[name]) for name in columns))
+
+
+def _matrix(column: Any) -> np.ndarray:
+    chunks = column.combine_chunks()
+    values: np.ndarray = chunks.flatten().to_numpy()
+    return values.reshape(len(column), column.type.list_size)

@@ -1,0 +1,1 @@
+"""Carry out a run, and everything that is made by running attacks."""

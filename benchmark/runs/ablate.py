@@ -1,0 +1,151 @@
+"""`sidebench ablate`: an attack, and the same attack with one thing taken away at a time, in one table.
+
+Each ablation is a unit of one run (`side--random-labels`), so all of them start from the same noise and the same
+synthetic images, and the run's report shows each with its diagnostics.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..data.pair import Pair
+from ..errors import BadSetting
+from ..registry import ABLATED, find
+from .plugins import make_attacks
+
+if TYPE_CHECKING:
+    from ..results.run_folder import RunFolder
+    from ..results.schema import Metrics, Result
+
+
+class Row(NamedTuple):
+    """One attack of the table, its seeds averaged."""
+
+    attack: str
+    ams: float
+    held_out: float | None
+    """Rates in 0 .. 1, of the headline measure's closest band."""
+    excess: float | None
+    groups: float
+    equivalents: float
+    """Denoiser-equivalents."""
+    difference: str
+    """Of its excess (without control: AMS) from the whole attack's, by seed, in percentage points."""
+    verdict: str
+    same_images: bool
+    """Every candidate is carlini-uncond's, image for image."""
+
+
+def ablations_of(pair: Pair, attack: str, settings: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the names to run: what the attack is held against, the attack, and its ablations.
+
+    Left out are those that change nothing under these settings, and those of an oracle where the pair has no labels.
+
+    Raises:
+        BadSetting: the attack names no ablations.
+    """
+    found = find("attack", attack)
+    if not found.ablations:
+        raise BadSetting(f"{attack} names no ablations")
+    labelled = pair.data.source == "scikit-learn-digits" or pair.data.labels is not None
+    whole = make_attacks(pair, [attack], settings)[0].settings
+    names = []
+    for name, change in found.ablations.items():
+        full = f"{attack}{ABLATED}{name}"
+        if make_attacks(pair, [full], settings)[0].settings != whole and (labelled or change.access != "oracle"):
+            names.append(full)
+    return [*found.ablated_against, attack, *names]
+
+
+def ablation_rows(folder: "RunFolder", metrics: "Metrics", attack: str, names: Sequence[str]) -> list[Row]:
+    """Read the rows of these attacks from a finished run, which may hold others too."""
+    headline = metrics.results[0].measure
+    rows = []
+    for name in names:
+        results = [r for r in metrics.results if r.attack == name and r.measure == headline and r.bands]
+        if not results:
+            continue
+        bands = [result.bands[0] for result in results]
+        costs = [cost.denoiser_equivalents for cost in metrics.costs if cost.attack == name]
+        difference, verdict = _against(metrics, name, attack)
+        rows.append(
+            Row(
+                attack=name,
+                ams=_mean([band.training.ams.value for band in bands]) or 0.0,
+                held_out=_mean([band.held_out.ams.value for band in bands if band.held_out]),
+                excess=_mean([band.excess.value for band in bands if band.excess]),
+                groups=_mean([band.training.groups for band in bands]) or 0.0,
+                equivalents=_mean(costs) or 0.0,
+                difference=difference,
+                verdict=verdict,
+                same_images=name != "carlini-uncond" and _same(folder, name, "carlini-uncond", results),
+            )
+        )
+    return rows
+
+
+def as_text(rows: Sequence[Row], metrics: "Metrics") -> str:
+    """Return the table, and what it was measured on."""
+    from tabulate import tabulate
+
+    table = [
+        {
+            "attack": row.attack,
+            "AMS, %": _percent(row.ams),
+            "held-out AMS, %": _percent(row.held_out),
+            "excess, %": _percent(row.excess),
+            "unique groups": f"{row.groups:.4g}",
+            "equivalents": f"{row.equivalents:,.0f}",
+            "difference, points": row.difference,
+            "verdict": row.verdict + ("; carlini-uncond image for image" if row.same_images else ""),
+        }
+        for row in rows
+    ]
+    result = metrics.results[0]
+    band = result.bands[0].band if result.bands else "-"
+    head = f"{metrics.pair}, {result.candidates:,} candidates per seed, {result.measure}, band {band}"
+    return head + "\n" + tabulate(table, headers="keys", tablefmt="simple", disable_numparse=True)
+
+
+def _against(metrics: "Metrics", name: str, attack: str) -> tuple[str, str]:
+    """Return the difference of `name` from the whole attack and what may be said, seed by seed."""
+    differences, verdicts = [], []
+    for found in metrics.comparisons:
+        if {found.first, found.second} != {name, attack}:
+            continue
+        value, low, high = (
+            100 * part for part in (found.difference.value, found.difference.low, found.difference.high)
+        )
+        words = found.verdict
+        if found.first == attack:
+            value, low, high = -value, -high, -low
+            words = words.replace("more", "\0").replace("fewer", "more").replace("\0", "fewer")
+        differences.append(f"{value:+.2f} [{low:.2f}, {high:.2f}]")
+        verdicts.append(words)
+    return "; ".join(differences) or "-", "; ".join(dict.fromkeys(verdicts)) or "-"
+
+
+def _same(folder: "RunFolder", name: str, other: str, results: Sequence["Result"]) -> bool:
+    """Whether two attacks made the same images under every seed."""
+    import torch
+
+    from ..files import read_json
+    from ..results.run_folder import shard_count
+
+    shards = shard_count(read_json(folder.manifest_file)["identity"])
+    for result in results:
+        seed = result.seed
+        pair = [f"{each}.s{seed}" for each in (name, other)]
+        if not all(folder.images_file(unit, shards - 1).exists() for unit in pair):
+            return False
+        both = zip(*(folder.candidate_images(unit, shards) for unit in pair), strict=True)
+        if not all(torch.equal(first, second) for first, second in both):
+            return False
+    return True
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f}"

@@ -1,0 +1,207 @@
+"""`sidebench bench`: speed as ratios within one process, since machines are noisy.
+
+Each figure is the smallest of several interleaved repetitions, the one least disturbed by others.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import environment
+from ..candidates import Candidates
+from ..contracts import Budget, Model, Step
+from ..data import model_files as hub
+from ..data.nearest import REFERENCE_BLOCK, top_k
+from ..data.pair import Pair
+from ..data.pipeline_folder import image_size
+from ..errors import BadInput
+from ..models import load_model
+from ..models.find_model import find_model
+from ..progress import silent
+from ..protocol import SHARD, TOP_K, Protocol, default_measures, make_protocol
+from ..registry import make_attack, make_measure
+from ..results.checkpoints import MemoryCheckpoints
+from ..sampling.call_attack import prepare_attack
+from ..sampling.sampler import sample_latents
+from ..sampling.views import AuditedModel
+
+REPETITIONS = 3
+
+
+def measure(pair: Pair, device: str = "auto", attack: str | None = None) -> dict[str, Any]:
+    """Return the figures for a pair's model on this machine."""
+    spec = find_model(pair, None, Path()).spec.model_copy(update={"device": str(environment.pick_device(device))})
+    model = load_model(spec)
+    height, width, _ = image_size(hub.locate(spec.location))
+    protocol = make_protocol(height * width, {})
+    figures: dict[str, Any] = {"pair": pair.name, "device": spec.device, **_sampling(model, protocol)}
+    if attack is not None:
+        figures |= _guided(pair, model, protocol, attack)
+    figures |= _search(model.device)
+    figures["peak_memory_gb"] = environment.peak_memory() / 1e9
+    return figures
+
+
+def scoring(candidates: int, references: int, device: str = "auto") -> dict[str, Any]:
+    """Return the figures of scoring random images of 32 x 32 x 3 against `references` of them on either side.
+
+    End to end as in a run, shard by shard, by the default measures; the plain matrix product is that of one
+    shard's descriptors with both sides' on as many threads. Peak memory is that of the process.
+    """
+    import numpy as np
+
+    from ..data.references import ImageSet, References
+    from ..measures.scorer import Scorer
+    from ..measures.shard_scores import SIDES
+
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (references, 3, 32, 32), dtype=np.uint8) for _ in SIDES]
+    numbers = np.arange(references)
+    parts = [ImageSet(part, numbers, numbers + i * references) for i, part in enumerate(images)]
+    none = parts[0].take(numbers[:0])
+    measures = [make_measure(name) for name in default_measures(32 * 32)]
+    for chosen in measures:
+        chosen.check(references, references, False)
+    where = environment.pick_device(device)
+    scorer = Scorer(References(parts[0], parts[1], none, none, ""), measures, TOP_K, where)
+    shards = torch.from_numpy(rng.integers(0, 256, (candidates, 3, 32, 32), dtype=np.uint8)).split(SHARD)
+    queries = measures[0].descriptors(shards[0].to(where).float() / 255)
+
+    def score(shard: torch.Tensor) -> None:
+        scorer.score_finite(shard, measures[0].space)
+
+    def product() -> None:
+        for side in SIDES:
+            for block in scorer.reference_descriptors(measures[0], side).split(REFERENCE_BLOCK):
+                torch.mm(queries, block.T)
+
+    alone, whole = _smallest(where, product, lambda: score(shards[0]))
+    began = time.perf_counter()
+    for shard in shards:
+        score(shard)
+    return {
+        "device": str(where),
+        "threads": torch.get_num_threads(),
+        "candidates": candidates,
+        "references_a_side": references,
+        "scoring_seconds": time.perf_counter() - began,
+        "scoring_share_of_matrix_product": alone / whole,
+        "peak_memory_gb": environment.peak_memory() / 1e9,
+    }
+
+
+def as_text(figures: dict[str, Any]) -> str:
+    """Return the figures, a line each."""
+    from tabulate import tabulate
+
+    rows = [
+        (name.replace("_", " "), f"{value:.3g}" if isinstance(value, float) else value)
+        for name, value in figures.items()
+    ]
+    return tabulate(rows, tablefmt="plain", disable_numparse=True)
+
+
+def _sampling(model: Model, protocol: Protocol) -> dict[str, float]:
+    """Time the denoiser alone against the whole loop over one micro-batch."""
+    rows, steps = protocol.micro_batch, protocol.sampler.steps
+    x = torch.randn(rows, *model.sample_shape, device=model.device)
+    times = torch.linspace(model.num_train_timesteps - 1, 0, steps).long().to(model.device)
+
+    @torch.no_grad()
+    def denoiser() -> None:
+        for t in times:
+            model.predict(x, t.expand(rows))
+
+    def loop() -> None:
+        sample_latents(model, Candidates(0, range(rows)), protocol.sampler, rows)
+
+    alone, whole = _smallest(model.device, denoiser, loop)
+    return {
+        "denoiser_seconds": alone,
+        "loop_seconds": whole,
+        "loop_overhead_percent": 100 * (whole - alone) / alone,
+        "candidates_per_second": rows / whole,
+    }
+
+
+def _guided(pair: Pair, model: Model, protocol: Protocol, name: str) -> dict[str, float]:
+    """Time an attack's candidates against plain ones, with a state prepared in small."""
+    defaults = dict(pair.attacks[name].settings) if name in pair.attacks else {}
+    attack = make_attack(name, defaults)
+    small = {"synthetic_images": 256, "clusters": 8, "training_steps": 2}
+    quick = {key: value for key, value in small.items() if key in attack.Settings.model_fields}
+    attack = make_attack(name, {**defaults, **quick})
+    budget = Budget(0, protocol.micro_batch, MemoryCheckpoints(), silent)
+    state, _ = prepare_attack(attack, model, protocol, budget)
+    captured: list[Any] = []
+
+    class Capturing(AuditedModel):
+        def sample(self, candidates: Candidates, **options: Any) -> torch.Tensor:
+            captured.append(options.get("steer"))
+            return super().sample(candidates, **options)
+
+    watched = Capturing(model, protocol.sampler, protocol.micro_batch)
+    batch = Candidates(0, range(protocol.micro_batch))
+    attack.generate(watched, state, batch)
+    steer = captured[-1]
+    if steer is None:
+        raise BadInput(f"{name} does not steer, so it has no guided step to time")
+    rows = torch.arange(protocol.micro_batch)
+    x = torch.randn(protocol.micro_batch, *model.sample_shape, device=model.device)
+    t = torch.tensor(500, device=model.device)
+
+    def parts() -> None:
+        for _ in range(protocol.sampler.steps):
+            with torch.no_grad():
+                prediction = model.predict(x, t.expand(len(x)))
+            steer(Step(x, t, 0.7, 0.7, prediction, rows))
+
+    def whole() -> None:
+        attack.generate(watched, state, batch)
+
+    apart, together = _smallest(model.device, parts, whole)
+    return {
+        "guided_parts_seconds": apart,
+        "guided_loop_seconds": together,
+        "guided_overhead_percent": 100 * (together - apart) / apart,
+        "guided_candidates_per_second": protocol.micro_batch / together,
+    }
+
+
+def _search(device: torch.device) -> dict[str, float]:
+    """Time exact search of 1,024 among 50,000 images of 32 x 32 x 3 against the matrix product inside it."""
+    queries, references = (
+        torch.randn(n, 3072, device=device, generator=torch.Generator(device).manual_seed(n)).div_(200)
+        for n in (1024, 50_000)
+    )
+    product = queries.new_empty(len(queries), REFERENCE_BLOCK)
+
+    def plain() -> None:
+        for part in references.split(REFERENCE_BLOCK):
+            torch.mm(queries, part.T, out=product[:, : len(part)] if len(part) == REFERENCE_BLOCK else None)
+
+    def search() -> None:
+        top_k(queries, references, TOP_K)
+
+    alone, whole = _smallest(device, plain, search)
+    return {
+        "matrix_product_gflops": 2 * len(queries) * references.numel() / alone / 1e9,
+        "search_share_of_matrix_product": alone / whole,
+    }
+
+
+def _smallest(device: torch.device, *actions: Callable[[], None]) -> list[float]:
+    """Return each action's smallest time over interleaved repetitions, after one warm-up."""
+    times: list[list[float]] = [[] for _ in actions]
+    for repetition in range(REPETITIONS + 1):
+        for action, record in zip(actions, times, strict=True):
+            began = time.perf_counter()
+            action()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            if repetition:
+                record.append(time.perf_counter() - began)
+    return [min(record) for record in times]

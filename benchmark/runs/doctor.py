@@ -1,0 +1,108 @@
+"""`sidebench doctor`: what works on this machine, and what to do about the rest."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+from .. import environment, registry
+from ..data.model_files import check_files, locate
+from ..data.pair import load_pair, pair_names
+from ..environment import pick_device
+
+
+class Check(NamedTuple):
+    """One finding."""
+
+    name: str
+    ok: bool
+    found: str
+    mend: str = ""
+
+
+def examine() -> list[Check]:
+    """Look at versions, device, memory, disk, cache, Hub, plug-ins and the embedded weights."""
+    return [*_versions(), _device(), _memory(), _disk(), *_hub(), *_plugins(), *_zoo()]
+
+
+def as_text(checks: list[Check]) -> str:
+    """Return the findings, a line each, with what to do about those that are not well."""
+    lines = [f"{'ok  ' if check.ok else 'look'}  {check.name}: {check.found}" for check in checks]
+    mends = [f"{check.name}: {check.mend}" for check in checks if not check.ok and check.mend]
+    return "\n".join([*lines, "", *mends] if mends else lines)
+
+
+def _versions() -> list[Check]:
+    return [
+        Check(name, version != "missing", version, f"pip install {name}")
+        for name, version in environment.versions().items()
+    ]
+
+
+def _device() -> Check:
+    import torch
+
+    device = pick_device("auto")
+    name = torch.cuda.get_device_name(0) if device.type == "cuda" else environment.processor()
+    return Check("device", True, f"{device} ({name}), {torch.get_num_threads()} threads")
+
+
+def _memory() -> Check:
+    import psutil
+
+    free = psutil.virtual_memory().available / 1e9
+    return Check("memory", free > 2, f"{free:.1f} GB free", "runs on digits need up to 2 GB")
+
+
+def _disk() -> Check:
+    free = shutil.disk_usage(Path.cwd()).free / 1e9
+    return Check("disk", free > 1, f"{free:.1f} GB free here", "choose another folder with --out")
+
+
+def _hub() -> list[Check]:
+    from huggingface_hub import constants
+
+    cache = Path(constants.HF_HUB_CACHE)
+    parent = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    writable = os.access(parent, os.W_OK)
+    offline = bool(constants.HF_HUB_OFFLINE)
+    return [
+        Check(
+            "hub cache",
+            writable,
+            "writable" if writable else "not writable",
+            "set HF_HOME to a folder of yours",
+        ),
+        Check(
+            "hub",
+            True,
+            "offline by HF_HUB_OFFLINE" if offline else "not asked: the embedded pairs need no network",
+        ),
+    ]
+
+
+def _plugins() -> list[Check]:
+    checks = []
+    kinds: tuple[registry.Kind, ...] = ("attack", "defence", "measure")
+    for kind in kinds:
+        for name in registry.names(kind):
+            try:
+                registry.find(kind, name)
+                checks.append(Check(f"{kind} {name}", True, "loads"))
+            except Exception as error:  # a broken plug-in is a finding, not a failure of the doctor
+                checks.append(Check(f"{kind} {name}", False, str(error), "mend or remove its package"))
+    return checks
+
+
+def _zoo() -> list[Check]:
+    checks = []
+    for name in pair_names():
+        pair = load_pair(name)
+        if not pair.model.location.startswith("zoo:"):
+            continue
+        try:
+            check_files(locate(pair.model.location), pair.model.sha256)
+            checks.append(Check(f"pair {name}", True, "weights are the pinned ones"))
+        except Exception as error:  # likewise
+            checks.append(Check(f"pair {name}", False, str(error), "install sidebench again"))
+    return checks

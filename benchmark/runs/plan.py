@@ -1,0 +1,239 @@
+"""A run as a frozen value: everything that it is, checked before any work."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from .. import environment
+from ..contracts import Attack, Defence, Measure, ModelSpec, Progress, Victim
+from ..data.dataset_files import fetch_data
+from ..data.pair import Pair
+from ..data.references import counts
+from ..errors import BadInput, BadSetting, TooFew, UnknownName
+from ..files import short_hash
+from ..models import ModelFiles, inspect_files
+from ..models.find_model import _find, find_model
+from ..progress import silent
+from ..protocol import DEFAULT_TIER, TIERS, TOP_K, Protocol, make_protocol
+from ..registry import check_settings
+from ..results.run_folder import RunFolder
+from ..sampling.defended import check_fit, in_order
+from .plugins import _check_conditioning, _check_configs, _try, check_names, make_attacks, make_defences, make_measures
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One attack under one seed."""
+
+    attack: Attack
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """The unit's name in the run folder."""
+        return f"{self.attack.name}.s{self.seed}"
+
+    def settings(self) -> dict[str, Any]:
+        """Return the attack's settings as plain values."""
+        values: dict[str, Any] = self.attack.settings.model_dump(mode="json")
+        return values
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """Everything that a run is, checked before any work."""
+
+    pair: Pair
+    model: ModelSpec
+    image_size: tuple[int, int, int]
+    """(height, width, channels)."""
+    protocol: Protocol
+    candidates: int
+    units: tuple[Unit, ...]
+    measures: tuple[Measure, ...]
+    defences: tuple[Defence, ...] = ()
+    trained_with: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Settings by name of the defences in the victim's training."""
+    parent: Path = Path("runs")
+    fresh: bool = False
+    reference_model: ModelSpec | None = None
+    """What control `reference-model` attacks in the same way."""
+    inside: RunFolder | None = None
+    """The run that this one is the reference of; None for a run that stands for itself."""
+    left_out: tuple[str, ...] = ()
+    """Components that the pipeline has and that are not loaded, such as a safety checker."""
+    measure_weights: Mapping[str, str] = field(default_factory=dict)
+    """SHA-256 by name of the networks that the measures read."""
+    tuned: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """By attack the stored curve that its settings come from (`tuning.as_stored`)."""
+    sources: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Repository, revision and full commit hash of what came from the Hub."""
+
+    def reference(self) -> "RunPlan | None":
+        """Return the same attacks on the reference model, as a run of its own inside this run's folder."""
+        if self.reference_model is None:
+            return None
+        return replace(
+            self,
+            pair=self.pair.reference(),
+            model=self.reference_model,
+            reference_model=None,
+            inside=self.folder(),
+            fresh=False,
+        )
+
+    def shards(self) -> int:
+        """Return the number of shards."""
+        return -(-self.candidates // self.protocol.shard)
+
+    def numbers(self, shard: int) -> range:
+        """Return the numbers of the candidates in one shard."""
+        start = shard * self.protocol.shard
+        return range(start, min(start + self.protocol.shard, self.candidates))
+
+    def defence_settings(self) -> dict[str, dict[str, Any]]:
+        """Return the settings of every defence by name; their order around the model follows from the names."""
+        around = {defence.name: defence.settings.model_dump(mode="json") for defence in self.defences}
+        return {**{name: dict(values) for name, values in self.trained_with.items()}, **around}
+
+    def optimised_spaces(self) -> dict[str, list[str]]:
+        """Return by defence the descriptor spaces whose measures alone must not judge it."""
+        return {defence.name: sorted(defence.optimises) for defence in self.defences}
+
+    def identity(self) -> dict[str, Any]:
+        """Return what makes this the same run; attacks and seeds may be added to it."""
+        reference = self.reference_model
+        return {
+            **({"reference_model": reference.content()} if reference else {}),
+            "pair": self.pair.name,
+            "pair_revision": self.pair.revision,
+            "pair_identity": self.pair.identity(),
+            "model": self.model.content(),
+            "protocol": self.protocol.model_dump(mode="json"),
+            "candidates": self.candidates,
+            "measures": [measure.id for measure in self.measures],
+            **({"measure_weights": self.measure_weights} if self.measure_weights else {}),
+            "defences": self.defence_settings(),
+            **({"data_commit": self.sources["data"]["commit"]} if "data" in self.sources else {}),
+        }
+
+    def folder(self) -> RunFolder:
+        """Return the run's folder; its name depends on the plan alone."""
+        if self.inside is not None:
+            return self.inside.reference()
+        return RunFolder(self.parent / f"{self.pair.name}-{self.candidates}-{short_hash(self.identity())}")
+
+
+def plan_run(
+    pair: Pair,
+    *,
+    attacks: Sequence[str] = (),
+    defences: Sequence[str] = (),
+    model: str | None = None,
+    tier: str | None = None,
+    candidates: int | None = None,
+    seeds: Sequence[int] = (0,),
+    measures: Sequence[str] = (),
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+    device: str = "auto",
+    dtype: str = "float32",
+    out: str | Path = "runs",
+    fresh: bool = False,
+    allow_pickle: bool = False,
+    progress: Progress = silent,
+) -> RunPlan:
+    """Check everything that can be checked without work and return the plan.
+
+    Without `attacks`, those that the pair names run. `settings` go over the pair's, by attack or defence. `model` takes
+    another model than the pair's: a pipeline folder, a repository (`OWNER/NAME@REVISION`), or a control with known
+    truth (`control:copycat`). What was not fetched from the Hub yet is fetched here, and nothing after this.
+
+    Raises:
+        BadInput: anything that cannot be used, in one line.
+    """
+    number = candidate_count(tier, candidates)
+    if any(seed < 0 for seed in seeds):
+        raise BadSetting(f"a seed must not be negative, was {min(seeds)}")
+    kind = check_settings(Protocol, {"micro_batch": 1, "dtype": dtype}, "run").dtype
+    where = {"device": str(environment.pick_device(device)), "dtype": kind}
+    chosen_attacks = make_attacks(pair, attacks, settings or {})
+    around = in_order(make_defences(defences, settings or {}))
+    check_names([*attacks, *defences], [*chosen_attacks, *around], settings or {})
+    if model is None and pair.model.repo is not None:
+        _check_configs(pair, chosen_attacks, measures, allow_pickle)
+    found = find_model(pair, model, Path(out), allow_pickle)
+    spec, files = _checked(found.spec.model_copy(update=where))
+    reference, sources, size = None, found.source, files.image_size
+    if pair.reference_model is not None:
+        other = _find(pair.reference_model, pair.name, allow_pickle)
+        reference, its_files = _checked(other.spec.model_copy(update=where))
+        sources = {**sources, **{f"reference_{key}": origin for key, origin in other.source.items()}}
+        if its_files.image_size != size:
+            raise BadInput(f"pair {pair.name}: the reference model makes images of another size than the model")
+    _check_conditioning(chosen_attacks, files.conditioning)
+    trained_with = pair.recipe.defences() if pair.recipe and model is None else {}
+    units = tuple(Unit(attack, seed) for attack in chosen_attacks for seed in dict.fromkeys(seeds))
+    for attack in chosen_attacks:
+        attack.check()
+    for unit in units:
+        if number < unit.attack.least_candidates():
+            raise TooFew(
+                f"{number} candidates are too few for {unit.attack.name}: it needs {unit.attack.least_candidates()}"
+            )
+    chosen = make_measures(pair, size, measures)
+    weights = {name: digest for measure in chosen for name, digest in measure.weights().items()}
+    for measure in chosen:
+        _try(measure, size, where["device"])
+    if pair.data.source == "hub":
+        sources = {**sources, "data": fetch_data(pair.data).origin()}
+    training, held_out = counts(pair, progress)
+    protocol = make_protocol(size[0] * size[1], {**pair.protocol.values(), "dtype": dtype})
+    height, width, channels = size
+    shape = (channels, height, width)
+    check_fit(around, Victim(spec.family, files.conditioning, shape, protocol.sampler.name, training))
+    for measure in chosen:
+        measure.check(training, held_out, pair.allow_dense_neighbours)
+        if measure.neighbours > TOP_K:
+            raise BadInput(f"measure {measure.id}: a run keeps {TOP_K} neighbours, it needs {measure.neighbours}")
+    return RunPlan(
+        pair=pair,
+        model=spec,
+        image_size=size,
+        protocol=protocol,
+        candidates=number,
+        units=units,
+        measures=tuple(chosen),
+        defences=around,
+        trained_with=trained_with,
+        parent=Path(out),
+        fresh=fresh,
+        reference_model=reference,
+        left_out=files.left_out,
+        measure_weights=weights,
+        sources=sources,
+    )
+
+
+def _checked(spec: ModelSpec) -> tuple[ModelSpec, ModelFiles]:
+    """Return the specification with the hashes of its files, and what the files say."""
+    files = inspect_files(spec)
+    return spec.model_copy(update={"sha256": files.sha256}), files
+
+
+def candidate_count(tier: str | None, candidates: int | None) -> int:
+    """Return the number of candidates of a tier, or the one that was given.
+
+    Raises:
+        BadSetting: both are given, or the number is not positive.
+        UnknownName: there is no such tier.
+    """
+    if tier is not None and candidates is not None:
+        raise BadSetting("give --tier or --candidates, not both")
+    if candidates is not None:
+        if candidates < 1:
+            raise BadSetting(f"candidates must be at least 1, was {candidates}")
+        return candidates
+    if (tier or DEFAULT_TIER) not in TIERS:
+        raise UnknownName("tier", str(tier), TIERS)
+    return TIERS[tier or DEFAULT_TIER]

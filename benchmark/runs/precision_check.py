@@ -1,0 +1,69 @@
+"""Hold a run in float16 or bfloat16 against float32: its first candidates are made again from the same noise and state.
+
+Rounding moves pixels at each of fifty steps. What counts is whether the same candidates hit.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ..contracts import AttackState, Measure
+from ..files import read_state, write_state
+from ..measures.hits import in_band
+from ..measures.scorer import Scorer
+from ..protocol import FLOAT32_CANDIDATES
+from ..results.run_folder import RunFolder
+from . import replay as replaying
+
+if TYPE_CHECKING:
+    from ..contracts import Model
+    from .plan import RunPlan, Unit
+
+
+def make_again(plan: "RunPlan", folder: RunFolder, unit: "Unit", model: "Model") -> None:
+    """Make a unit's first candidates with `model`, the run's in float32, and store them.
+
+    The state is the run's own, prepared in its precision. Where float32 does not fit into memory the reason is stored.
+    """
+    numbers = range(min(FLOAT32_CANDIDATES, plan.candidates, plan.protocol.shard))
+    try:
+        images, _ = replaying.make_again(folder, plan, unit, model, numbers)
+    except torch.OutOfMemoryError:
+        found = AttackState({"images": torch.empty(0, dtype=torch.uint8)}, {"refused": "it does not fit into memory"})
+    else:
+        found = AttackState({"images": images}, {"refused": ""})
+    write_state(folder.float32_file(unit.name), found)
+
+
+def compare(folder: RunFolder, unit: str, measure: Measure, scorer: Scorer) -> dict[str, Any] | None:
+    """Return how far float32 is off and how many candidates it decides otherwise; None where there was nothing to do.
+
+    `largest` in uint8 levels, `share_off` the share of values that are off by more than one level, `decided_otherwise`
+    the candidates whose best training match lies in another band of the headline measure, or in none.
+    """
+    file = folder.float32_file(unit)
+    if not file.exists():
+        return None
+    stored = read_state(file)
+    again = stored.tensors["images"]
+    if stored.info["refused"]:
+        return {"candidates": 0, "refused": stored.info["refused"]}
+    first = read_state(folder.images_file(unit, 0)).tensors["images"][: len(again)]
+    off = (again.int() - first.int()).abs()
+    ours, theirs = (_bands(images, measure, scorer) for images in (first, again))
+    return {
+        "candidates": len(again),
+        "refused": "",
+        "largest": int(off.max()),
+        "share_off": float((off > 1).float().mean()),
+        "decided_otherwise": int((ours != theirs).any(axis=1).sum()),
+    }
+
+
+def _bands(images: torch.Tensor, measure: Measure, scorer: Scorer) -> np.ndarray:
+    """Return (N, bands) bool: the best training match lies in the band."""
+    scores = scorer.score_finite(images, measure.space)
+    best = scores.best_scores(measure, "training")
+    found = [in_band(best, band, distance=measure.distance) for band in measure.bands]
+    return np.stack(found, axis=1) if found else np.zeros((len(images), 0), dtype=bool)

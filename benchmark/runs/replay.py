@@ -1,0 +1,128 @@
+"""Make candidates of a finished run again from its stored state; `sidebench replay` does it for one."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from ..candidates import Candidates
+from ..contracts import Model
+from ..data.pair import IN_TRAINING, load_pair
+from ..errors import BadInput, BadSetting, UnknownName
+from ..files import difference, read_json, read_state, write_atomic
+from ..results.run_folder import RunFolder
+from ..sampling.call_attack import make_candidates
+from .plan import RunPlan, Unit, plan_run
+from .victim import load_victim
+
+
+class Replayed(NamedTuple):
+    """One candidate made again."""
+
+    attack: str
+    seed: int
+    candidate: int
+    picture: Path
+    compared: bool
+    """Whether the run still holds the candidate's image."""
+    off: int
+    """Largest difference from it in uint8 levels; 0: the same image."""
+
+
+def planned_again(
+    folder: RunFolder, attack: str, seeds: Sequence[int], pair: str | None = None, device: str = "auto"
+) -> RunPlan:
+    """Return the plan of one attack of a stored run, checked to be the run that it was.
+
+    `attack` is a registered name or `file.py:Class`; `pair` a pair file where the pair does not ship.
+
+    Raises:
+        BadInput: the run cannot be made here as it was; the field that differs is named.
+        UnknownName: the run has no such attack and seed.
+    """
+    from ..registry import find
+
+    manifest = read_json(folder.manifest_file)
+    identity, name = manifest["identity"], find("attack", attack).name
+    units = {(unit["attack"], unit["seed"]): unit for unit in manifest["units"].values()}
+    for seed in seeds:
+        if (name, seed) not in units:
+            raise UnknownName("attack and seed of this run", f"{name}, {seed}", [f"{a}, {s}" for a, s in units])
+    around = {k: v for k, v in identity["defences"].items() if not k.startswith(IN_TRAINING)}
+    plan = plan_run(
+        load_pair(pair or identity["pair"]),
+        attacks=(attack,),
+        defences=tuple(around),
+        candidates=identity["candidates"],
+        seeds=tuple(seeds),
+        measures=identity["measures"],
+        settings={name: units[name, seeds[0]]["settings"], **around},
+        device=device,
+        dtype=identity["protocol"]["dtype"],
+    )
+    if changed := difference(identity, plan.identity()):
+        raise BadInput(f"the run cannot be made here as it was: {changed}")
+    return plan
+
+
+def make_again(
+    folder: RunFolder, plan: RunPlan, unit: Unit, model: Model, numbers: Sequence[int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return these candidates as uint8 images, N x C x H x W, and which had values that are not finite, (N,) bool."""
+    state = folder.attack_state(unit.name)
+    images, nan, _, _ = make_candidates(unit.attack, model, state, Candidates(unit.seed, numbers), plan.protocol)
+    return images, nan
+
+
+def replay(
+    folder: RunFolder,
+    attack: str,
+    candidate: int,
+    *,
+    seed: int = 0,
+    pair: str | None = None,
+    device: str = "auto",
+    out: Path | None = None,
+) -> Replayed:
+    """Make one candidate again, write it as PNG (default: replay/ in the run folder) and compare it with the run's.
+
+    Raises:
+        BadSetting: the run has no candidate of this number.
+        BadInput: as `planned_again`.
+    """
+    plan = planned_again(folder, attack, (seed,), pair, device)
+    if not 0 <= candidate < plan.candidates:
+        raise BadSetting(f"{folder.path.name} has candidates 0 to {plan.candidates - 1}, not {candidate}")
+    (unit,) = plan.units
+    image = make_again(folder, plan, unit, load_victim(plan), [candidate])[0][0]
+    target = out or folder.path / "replay" / f"{unit.name}-candidate{candidate}.png"
+    _write(image, target)
+    shard, row = divmod(candidate, plan.protocol.shard)
+    file = folder.images_file(unit.name, shard)
+    if not file.is_file():
+        return Replayed(unit.attack.name, seed, candidate, target, compared=False, off=0)
+    before = read_state(file).tensors["images"][row]
+    off = int((image.int() - before.int()).abs().max())
+    return Replayed(unit.attack.name, seed, candidate, target, compared=True, off=off)
+
+
+def as_text(found: Replayed) -> str:
+    """Say what came out, in a sentence."""
+    same = "the same image" if not found.off else f"another image, by up to {found.off} of 255 levels"
+    if not found.compared:
+        same = "made; the run folder holds no images to compare it with"
+    return f"{found.attack}, seed {found.seed}, candidate {found.candidate}: {same}\n{found.picture}"
+
+
+def as_dict(found: Replayed) -> dict[str, Any]:
+    """Return the finding as plain values."""
+    return {**found._asdict(), "picture": str(found.picture)}
+
+
+def _write(image: torch.Tensor, target: Path) -> None:
+    from PIL import Image
+
+    pixels = image.permute(1, 2, 0).numpy()
+    picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels[..., :3])
+    write_atomic(target, lambda path: picture.save(path, format="PNG"))

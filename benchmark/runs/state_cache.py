@@ -1,0 +1,152 @@
+"""States of attacks, kept between runs by content: taken again when nothing that matters has changed, else made anew.
+
+What matters is spelt out in `kept_state`: the attack's settings that `prepare` reads, its code and the harness's, the
+model's weights, how it is sampled, the defences around it, the seed, the number of candidates, and the versions,
+device and threads that numbers depend on. An entry holds the state with its cost and the plain samples that it was
+made from, which a run scores as well. `SIDEBENCH_STATES=off` keeps and takes nothing.
+"""
+
+import hashlib
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..contracts import Attack, Defence
+from ..data.hub import cache
+from ..environment import versions
+from ..errors import CorruptRun
+from ..files import canonical_json, read_info, read_json, write_json
+from ..results.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from ..contracts import Model
+    from .plan import RunPlan, Unit
+
+FORMAT = 1
+LIMIT = 4 * 2**30
+"""Bytes that are kept; the entries that were taken longest ago go first."""
+
+
+class KeptState:
+    """One unit's place in the cache."""
+
+    def __init__(self, content: Mapping[str, Any]) -> None:
+        self.content = content
+        digest = hashlib.sha256(canonical_json(content).encode()).hexdigest()
+        self.folder = _root() / digest[:32]
+
+    def copy_to(self, run: RunFolder, unit: str) -> bool:
+        """Put the kept state and its samples into the run's folder; False if there is none or it is damaged."""
+        try:
+            if read_json(self.folder / "content.json") != self.content:
+                return False
+            cost = read_info(self.folder / "state.safetensors")["cost"]
+            for key in cost["samples"]:
+                read_info(self.folder / f"{key}.safetensors")
+        except (CorruptRun, KeyError):
+            shutil.rmtree(self.folder, ignore_errors=True)
+            return False
+        for key in cost["samples"]:
+            _copy(self.folder / f"{key}.safetensors", run.shared_samples().file(key))
+        write_json(run.kept_file(unit), {"content": self.folder.name})
+        _copy(self.folder / "state.safetensors", run.state_file(unit))
+        os.utime(self.folder)
+        return True
+
+    def keep(self, run: RunFolder, unit: str) -> None:
+        """Keep the unit's state, unless making it cost nothing; where there is no room, nothing is kept."""
+        cost = read_info(run.state_file(unit))["cost"]
+        if not any(cost["nfe"].values()) and not any(cost["flops"].values()):
+            return
+        try:
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            made = Path(tempfile.mkdtemp(dir=self.folder.parent, prefix=".new-"))
+        except OSError:
+            return
+        try:
+            shutil.copy(run.state_file(unit), made / "state.safetensors")
+            for key in cost["samples"]:
+                shutil.copy(run.shared_samples().file(key), made / f"{key}.safetensors")
+            write_json(made / "content.json", self.content)
+            shutil.rmtree(self.folder, ignore_errors=True)
+            made.rename(self.folder)
+        except OSError:
+            shutil.rmtree(made, ignore_errors=True)
+        _prune()
+
+
+def kept_state(plan: "RunPlan", unit: "Unit", model: "Model") -> KeptState | None:
+    """Return the place of a unit's state; None where nothing is kept, or where its code cannot be read."""
+    if os.environ.get("SIDEBENCH_STATES", "on") == "off":
+        return None
+    code = _code([type(unit.attack), *(type(defence) for defence in plan.defences)])
+    if code is None:
+        return None
+    import torch
+
+    settings = unit.attack.settings.model_dump(mode="json", exclude=set(unit.attack.generation_settings))
+    pair = {"pair": plan.pair.identity()} if plan.defences or unit.attack.access in ("prompts", "oracle") else {}
+    return KeptState(
+        {
+            "format": FORMAT,
+            "attack": unit.attack.name,
+            "settings": settings,
+            "code": code,
+            "seed": unit.seed,
+            "candidates": plan.candidates,
+            "model": {**plan.model.content(), "variant": plan.model.variant, "dtype": plan.model.dtype},
+            "protocol": plan.protocol.model_dump(mode="json"),
+            "defences": {name: dict(values) for name, values in model.defences.items()},
+            # A defence may read the training images, and captions and labels are the pair's.
+            **pair,
+            "device": plan.model.device.partition(":")[0],
+            "accelerator": torch.cuda.get_device_name(0) if plan.model.device.startswith("cuda") else None,
+            "threads": torch.get_num_threads(),
+            "versions": versions(),
+        }
+    )
+
+
+def _root() -> Path:
+    return cache() / "states"
+
+
+def _code(plugins: Sequence[type[Attack | Defence]]) -> str | None:
+    """Return a hash of the harness's code and of every Python file beside the attack's and the defences' own."""
+    sources = sorted(Path(__file__).parent.parent.rglob("*.py"))
+    for plugin in plugins:
+        file = getattr(sys.modules.get(plugin.__module__), "__file__", None)
+        if file is None:
+            return None
+        sources += sorted(Path(file).resolve().parent.glob("*.py"))
+    digest = hashlib.sha256()
+    for source in sources:
+        digest.update(source.name.encode() + b"\0" + source.read_bytes())
+    return digest.hexdigest()
+
+
+def _copy(source: Path, target: Path) -> None:
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.copy")
+        shutil.copy(source, temporary)
+        temporary.replace(target)
+
+
+def _prune() -> None:
+    """Remove the entries that were taken longest ago until what is kept fits the limit."""
+    entries = []
+    for entry in _root().iterdir():
+        if not entry.name.startswith("."):
+            size = sum(file.stat().st_size for file in entry.iterdir())
+            entries.append((entry.stat().st_mtime, size, entry))
+    total = sum(size for _, size, _ in entries)
+    for _, size, entry in sorted(entries):
+        if total <= LIMIT:
+            return
+        shutil.rmtree(entry, ignore_errors=True)
+        total -= size

@@ -1,0 +1,256 @@
+"""`sidebench tune`: choose a setting on a shadow victim, never on the numbers that are reported.
+
+The shadow victim follows the pair's recipe on images of the tuning part, with a held-out part of its
+own; no image of it is in any reported metric. A pair without a recipe sets a block of its images aside
+(`data.tuning_block`): its own model is attacked with candidates that no run draws, and scored against that block,
+which no run scores against. What was used is stored with the curve, and `sidebench run --tuned FILE` refuses a run
+that would report it.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import environment
+from ..candidates import Candidates, stream_seed
+from ..contracts import Attack, Budget, Defence, ModelSpec, Progress
+from ..data import model_files as hub
+from ..data.pair import ModelSource, Pair
+from ..data.pipeline_folder import image_size
+from ..errors import BadInput, BadSetting, RunConflict
+from ..files import canonical_json, difference, read_json, write_json
+from ..protocol import default_measures, make_protocol
+from ..registry import find, make_attack, make_measure
+from ..results.checkpoints import FolderCheckpoints, MemoryCheckpoints
+from ..results.rates import measure_result
+from ..results.schema import BandResult
+from ..results.tuning_curve import SCHEMA, Curve, Point, Used
+from ..results.unit_scores import UnitScores, in_both
+from ..sampling.defended import defend, in_order
+from .plan import RunPlan
+from .plugins import check_names, make_defences
+
+if TYPE_CHECKING:
+    from ..contracts import AttackState, Model
+
+
+def shadow_pair(pair: Pair, folder: Path, seed: int) -> Pair:
+    """Return the pair of a shadow victim: same sizes and recipe, data from the tuning part alone.
+
+    Raises:
+        BadInput: the pair has no recipe, or is itself a shadow.
+    """
+    if pair.recipe is None:
+        raise BadInput(
+            f"pair {pair.name} has no recipe, so no shadow victim can be trained; "
+            f"set images aside with data.tuning_block (seed and share) in the pair file"
+        )
+    if pair.data.within is not None:
+        raise BadInput(f"pair {pair.name} is a shadow itself")
+    own_seed = stream_seed(seed, "shadow", 0, pair.name) % 2**31
+    split = pair.data.rule.model_copy(update={"seed": own_seed, "pool": 0})
+    return pair.model_copy(
+        update={
+            "name": f"{pair.name}-shadow",
+            "control": pair.control if split.held_out else "none",
+            "model": ModelSource(location=str(folder)),
+            "reference_model": None,
+            "data": pair.data.model_copy(update={"split": split, "within": pair.data.rule}),
+            "recipe": pair.recipe.model_copy(update={"seed": own_seed}),
+        }
+    )
+
+
+def tune(
+    pair: Pair,
+    attack: str,
+    grid: Mapping[str, Sequence[Any]],
+    *,
+    candidates: int,
+    out: Path,
+    seed: int = 0,
+    device: str = "auto",
+    defences: Sequence[str] = (),
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+    progress: Progress,
+) -> Curve:
+    """Try every point of the grid on the shadow victim, storing the curve after each; a second call goes on.
+
+    The last key of the grid varies fastest; where it is a setting of the generation alone, the state is
+    prepared once for all its values. With `defences` (their `settings` by name) the victim stands behind them, so
+    the attack is tuned by somebody who knows the defence. A pair with a tuning block is attacked itself.
+
+    Raises:
+        UnknownName: the attack has no such setting.
+        TooFew: the tuning part is too small for a shadow victim of the pair's size.
+        RunConflict: the folder holds another tuning.
+    """
+    grid = grid or find("attack", attack).tuning_grid
+    if not grid or not all(grid.values()):
+        raise BadSetting(f"{attack} names no settings to tune: give values with --try KEY=V1,V2")
+    own = dict(pair.attacks[attack].settings) if attack in pair.attacks else {}
+    points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    variants = [make_attack(attack, {**own, **point}) for point in points]
+    victim = pair if pair.data.tuning_block is not None else shadow_pair(pair, out / "victim", seed)
+    around = in_order(make_defences(defences, settings or {}))
+    check_names([attack, *defences], [variants[0], *around], settings or {})
+    plan = {"pair": pair.identity(), "attack": attack, "settings": own, "seed": seed, "candidates": candidates}
+    if around:
+        plan["defences"] = {defence.name: defence.settings.model_dump(mode="json") for defence in around}
+    file = out / f"{'+'.join([attack, *(defence.name for defence in around)])}.json"
+    tried: list[Point] = []
+    if file.exists():
+        stored = read_json(file)
+        if changed := difference(stored.get("plan"), plan):
+            raise RunConflict(f"{file} is of another tuning: {changed}; choose another --out")
+        tried = Curve.model_validate(stored["curve"]).points
+    bench = _Bench(victim, out, device, candidates, seed, around, progress)
+    done = {canonical_json(point.values): point for point in tried}
+    for variant, values in zip(variants, points, strict=True):
+        if canonical_json(values) not in done:
+            done[canonical_json(values)] = Point(values=values, result=bench.try_out(variant, values))
+        curve = Curve(
+            attack=attack,
+            settings=own,
+            used=bench.used,
+            on="the tuning block" if victim is pair else "a shadow victim",
+            defences=[defence.name for defence in around],
+            measure=bench.measure.id,
+            candidates=candidates,
+            points=list(done.values()),
+        )
+        write_json(file, {"schema": SCHEMA, "plan": plan, "curve": curve.model_dump(mode="json")})
+    return curve
+
+
+def as_text(curve: Curve) -> str:
+    """Return the curve as a table, and the choice in words."""
+    from tabulate import tabulate
+
+    from ..reports.tables import percent
+
+    rows = [
+        {
+            **point.values,
+            "AMS": percent(point.result.training.ams),
+            "held-out AMS": percent(point.result.held_out.ams if point.result.held_out else None),
+            "excess": percent(point.result.excess),
+            "unique groups": point.result.training.groups,
+        }
+        for point in curve.points
+    ]
+    band = curve.points[0].result.band
+    behind = f" behind {' and '.join(curve.defences)}" if curve.defences else ""
+    head = f"{curve.attack} on {curve.on}{behind}, {curve.candidates:,} candidates, {curve.measure}, band {band}"
+    chosen = ", ".join(f"{key} = {value}" for key, value in curve.best().values.items())
+    table = tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True)
+    what = "excess" if curve.best().result.excess else "AMS (no held-out images)"
+    return "\n".join([head, table, f"highest {what} at {chosen}"])
+
+
+class _Bench:
+    """The victim with its references, ready to try attacks on."""
+
+    def __init__(
+        self,
+        pair: Pair,
+        out: Path,
+        device: str,
+        candidates: int,
+        seed: int,
+        defences: Sequence[Defence],
+        progress: Progress,
+    ) -> None:
+        from ..data.references import load_references
+        from ..measures.scorer import Scorer
+        from ..models import load_model
+
+        self.candidates, self.progress = candidates, progress
+        block = pair.data.tuning_block is not None
+        # No run has such a seed by chance, so candidates of the pair's own model are never those of a run.
+        self.seed = stream_seed(seed, "tuning", 0, pair.name) % 2**31 if block else seed
+        self.references = load_references(pair, tuning=block)
+        self.samples = FolderCheckpoints(out / "samples")
+        spec = self._spec(pair, out, device)
+        height, width, _ = image_size(hub.locate(spec.location))
+        self.protocol = make_protocol(height * width, pair.protocol.values())
+        training, held_out = self.references.training, self.references.held_out
+        default = default_measures(height * width, held_out=len(held_out) > 0)
+        self.measure = make_measure((pair.measures or default)[0])
+        if not self.measure.bands:
+            raise BadInput(f"{pair.name}: the first measure has no fixed bands to tune by")
+        self.measure.check(len(training), len(held_out), pair.allow_dense_neighbours)
+        sampler = self.protocol.sampler.name
+        self.model: Model = defend(load_model(spec), defences, sampler, training.floats)
+        self.scorer: Scorer = Scorer(self.references, [self.measure], self.protocol.top_k, self.model.device)
+        rows = sorted(int(row) for part in (training, held_out) for row in part.rows)
+        self.used = Used(model=spec.sha256, seed=self.seed, data=self.references.fingerprint, rows=rows)
+        self._prepared: tuple[dict[str, Any], AttackState] | None = None
+
+    def _spec(self, pair: Pair, out: Path, device: str) -> ModelSpec:
+        """Return the pair's own model, or that of the shadow victim, trained if it is not there yet."""
+        from ..models import inspect_files
+        from ..models.find_model import find_model
+        from ..models.zoo.train import train
+
+        if pair.data.tuning_block is not None:
+            spec = find_model(pair, None, out).spec
+        else:
+            folder = Path(pair.model.location)
+            if not folder.exists():
+                train(pair, folder, device, self.progress)
+            spec = ModelSpec(family=pair.model.family, location=str(folder))
+        hashes = inspect_files(spec).sha256
+        return spec.model_copy(update={"sha256": hashes, "device": str(environment.pick_device(device))})
+
+    def try_out(self, attack: Attack, values: Mapping[str, Any]) -> BandResult:
+        """Return the closest band's result of this attack."""
+        import numpy as np
+
+        from ..sampling.call_attack import make_candidates
+
+        state = self._state(attack)
+        label = ", ".join(f"{key} = {value}" for key, value in values.items())
+        shards = []
+        for batch in Candidates(self.seed, range(self.candidates)).batches(self.protocol.shard):
+            images, nan, _, _ = make_candidates(attack, self.model, state, batch, self.protocol)
+            shards.append(self.scorer.score(images, np.asarray(batch.numbers), nan.numpy(), self.measure.space))
+            self.progress(f"candidates at {label}", max(batch.numbers) + 1, self.candidates)
+        groups = self.references.groups()
+        scores = UnitScores(shards, [self.measure], in_both(groups))
+        return measure_result(attack.name, self.seed, self.measure, scores, groups).bands[0]
+
+    def _state(self, attack: Attack) -> "AttackState":
+        """Prepare the attack, or take the state of one that differs in generation settings only."""
+        from ..sampling.call_attack import prepare_attack
+
+        matters = attack.settings.model_dump(exclude=attack.generation_settings)
+        if self._prepared is None or self._prepared[0] != matters:
+            budget = Budget(self.seed, self.candidates, MemoryCheckpoints(), self.progress)
+            self._prepared = matters, prepare_attack(attack, self.model, self.protocol, budget, self.samples)[0]
+        return self._prepared[1]
+
+
+def refuse_own_numbers(plan: RunPlan, curves: Mapping[str, Curve], progress: Progress) -> None:
+    """Refuse a run with settings that were tuned on its candidates or on its images; `curves` by file name.
+
+    Raises:
+        BadInput: what both have is named.
+    """
+    if not curves:
+        return
+    from ..data.references import load_references
+
+    references = load_references(plan.pair, progress)
+    own = {int(row) for part in (references.training, references.held_out) for row in part.rows}
+    for name, curve in curves.items():
+        used = curve.used
+        assert used is not None
+        if used.data == references.fingerprint and (shared := own & set(used.rows)):
+            raise BadInput(
+                f"{name} was tuned on {len(shared):,} of the {len(own):,} images that this run would report: tune on a "
+                f"shadow victim, or set images aside with data.tuning_block in the pair file"
+            )
+        if used.model == plan.model.sha256 and used.seed in {unit.seed for unit in plan.units}:
+            raise BadInput(f"{name} was tuned on candidates of this model under seed {used.seed}: take another --seed")

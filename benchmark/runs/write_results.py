@@ -1,0 +1,267 @@
+"""The files that a finished run holds beside its shards: metrics, costs, evidence, report."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import environment
+from ..contracts import Measure
+from ..files import read_json, read_state, write_atomic, write_json, write_table
+from ..measures import image_quality as quality
+from ..measures import set_level_copying as copying
+from ..measures.control_check import overlaps, two_sample
+from ..measures.detector_audit import audit
+from ..measures.scorer import Scorer
+from ..results.costs import UnitFinds, costs, unit_finds
+from ..results.rates import attack_hits, compare_attacks, measure_result
+from ..results.run_folder import RunFolder
+from ..results.schema import SCHEMA, Compared, ControlCheck, Cost, Metrics, Result, load_metrics, rows
+from ..results.score_files import read_all_scores
+from ..results.unit_scores import UnitScores, in_both
+from ..stats.comparison import AttackHits
+from . import precision_check as precision
+
+if TYPE_CHECKING:
+    from ..data.pair import Pair
+    from ..data.references import References
+    from .plan import RunPlan
+
+AUDIT_SEED = 0
+"""Draws of the detector's audit and of the two-sample folds; the same in every run of a pair."""
+
+EVIDENCE = 12
+"""Strongest pairs kept as pictures per unit."""
+
+
+def write_references(folder: RunFolder, references: "References") -> None:
+    """Store which data-set row each reference number is, and its duplicate group."""
+    import pyarrow as pa
+
+    parts = {"training": references.training, "held_out": references.held_out}
+    table = pa.table(
+        {
+            "side": np.concatenate([np.full(len(part), side) for side, part in parts.items()]),
+            "reference": np.concatenate([np.arange(len(part)) for part in parts.values()]),
+            "row": np.concatenate([part.rows for part in parts.values()]),
+            "group": np.concatenate([part.groups for part in parts.values()]),
+        }
+    )
+    write_table(folder.path / "references.parquet", table)
+
+
+def write_results(
+    plan: "RunPlan",
+    folder: RunFolder,
+    units: Sequence[tuple[str, str, int]],
+    references: "References",
+    scorer: Scorer,
+) -> Metrics:
+    """Compute the metrics of all finished units from the stored scores and write every artefact."""
+    from ..reports.page import write_report
+
+    metrics, strongest, varying = _compute(plan, folder, units, references)
+    for name, _, _ in units:
+        varying["units"][name]["float32"] = precision.compare(folder, name, plan.measures[0], scorer)
+    _write_numbers(folder, metrics, varying, references.fingerprint)
+    names = [name for name, _, _ in units]
+    write_json(folder.path / "audit.json", audit(references, list(plan.measures), scorer, AUDIT_SEED))
+    write_json(
+        folder.path / "quality.json",
+        quality.assess({name: folder.candidate_images(name, plan.shards()) for name in names}, references),
+    )
+    write_json(folder.path / "copying.json", _copying(plan, folder, names, references))
+    _write_evidence(folder, strongest, references, plan)
+    write_report(folder, folder.path / "report.html")
+    return metrics
+
+
+def _compute(
+    plan: "RunPlan", folder: RunFolder, units: Sequence[tuple[str, str, int]], references: "References"
+) -> tuple[Metrics, dict[str, list[dict[str, Any]]], dict[str, Any]]:
+    """Return the metrics, each unit's strongest pairs, and what varies between runs (times, deviations)."""
+    groups = references.groups()
+    left_out = in_both(groups)
+    reference = folder.reference() if plan.reference_model else None
+    spaces: dict[str, list[Any]] = {}
+    for measure in plan.measures:
+        spaces.setdefault(measure.space, []).append(measure)
+    results, strongest = [], {}
+    finds: dict[str, UnitFinds] = {}
+    compared: list[AttackHits] = []
+    headline = plan.measures[0]
+    for name, attack, seed in units:
+        found: dict[str, Result] = {}
+        for space, measures in spaces.items():
+            scores = UnitScores(read_all_scores(folder, name, space, plan.shards()), measures, left_out)
+            theirs = UnitScores(read_all_scores(reference, name, space, plan.shards()), measures) if reference else None
+            found |= {m.id: measure_result(attack, seed, m, scores, groups, theirs) for m in measures}
+            if space == headline.space:
+                strongest[name] = _strongest(scores, headline)
+                hits = attack_hits(headline, headline.bands[0], scores, groups, theirs) if headline.bands else None
+                finds[name] = unit_finds(folder, name, headline, scores, hits, groups)
+                compared += [hits] if hits is not None else []
+        results += [found[measure.id] for measure in plan.measures]
+    spent, efforts, varying = costs(folder, units, plan.shards(), finds)
+    checked = _control_check(references)
+    metrics = Metrics(
+        schema=SCHEMA,
+        run_id=folder.path.name,
+        pair=plan.pair.name,
+        pair_revision=plan.pair.revision,
+        protocol=plan.protocol.version,
+        control=plan.pair.control,
+        defences=plan.defence_settings(),
+        training_images=len(references.training),
+        held_out_images=len(references.held_out),
+        training_groups=len(np.unique(references.training.groups)),
+        held_out_groups=len(np.unique(references.held_out.groups)),
+        control_check=checked,
+        results=results,
+        comparisons=_comparisons(units, compared, headline),
+        costs=spent,
+        efforts=efforts,
+        reference_costs=_reference_costs(reference, units) if reference else [],
+        flags=_flags(results, checked, plan.pair),
+    )
+    return metrics, strongest, varying
+
+
+def _write_numbers(folder: RunFolder, metrics: Metrics, varying: dict[str, Any], fingerprint: str) -> None:
+    """Write metrics.json and .csv, costs.json, and the data's fingerprint into the manifest."""
+    import pandas as pd
+
+    write_json(folder.path / "metrics.json", metrics.model_dump(by_alias=True, mode="json"))
+    table = pd.DataFrame(rows(metrics)).to_csv(index=False)
+    write_atomic(folder.path / "metrics.csv", lambda file: file.write_text(table, encoding="utf-8"))
+    manifest, here = read_json(folder.manifest_file), environment.describe()
+    folder.write_manifest({**manifest, "data": {"sha256": fingerprint}})
+    environments = {
+        "mixed_environment": here != manifest["environment"],
+        "finished_on": here,
+        "peak_memory_bytes": environment.peak_memory(),
+    }
+    write_json(folder.path / "costs.json", {**varying, **environments})
+
+
+def _copying(plan: "RunPlan", folder: RunFolder, units: list[str], references: "References") -> dict[str, Any]:
+    import torch
+
+    training, held_out, pool = (
+        torch.from_numpy(part.images) for part in (references.training, references.held_out, references.pool)
+    )
+    candidates = {unit: folder.candidate_images(unit, plan.shards()) for unit in units}
+    return copying.assess(candidates, training, held_out, pool, references.training.groups)
+
+
+def _comparisons(
+    units: Sequence[tuple[str, str, int]], compared: list[AttackHits], headline: Measure
+) -> list[Compared]:
+    """Compare the attacks by the headline's closest band; nothing where it has no bands."""
+    if not headline.bands:
+        return []
+    named = [(attack, seed) for _, attack, seed in units]
+    return compare_attacks(named, compared, headline, headline.bands[0])
+
+
+def _reference_costs(reference: RunFolder, units: Sequence[tuple[str, str, int]]) -> list[Cost]:
+    """Return the reference run's costs of these units, in their order."""
+    found = {(cost.attack, cost.seed): cost for cost in load_metrics(reference).costs}
+    return [found[attack, seed] for _, attack, seed in units]
+
+
+def _control_check(references: "References") -> ControlCheck | None:
+    """Look for a difference between the training and held-out images that are compared."""
+    parts = (references.training, references.held_out)
+    if not len(references.held_out):
+        return None
+    shared = overlaps(*parts)
+    compared = [part.take(~np.isin(part.groups, shared.groups)) for part in parts]
+    found = two_sample(compared[0], compared[1], AUDIT_SEED)
+    return ControlCheck(
+        auc=found.auc,
+        low=found.low,
+        high=found.high,
+        told_apart=found.excludes_half,
+        overlapping_groups=len(shared.groups),
+        overlapping_training=len(shared.training),
+        overlapping_held_out=len(shared.held_out),
+    )
+
+
+def _flags(results: Sequence[Any], checked: ControlCheck | None, pair: "Pair") -> list[str]:
+    flags = set()
+    if not pair.verified:
+        flags.add("this pair is not verified: nobody has run it against the real Hub and checked it")
+    if changed := pair.protocol.values():
+        reason = f": {pair.protocol.reason}" if pair.protocol.reason else ", and gives no reason"
+        flags.add(f"the pair changes the protocol's {' and '.join(changed)}{reason}")
+    if pair.control == "reference-model":
+        flags.add(
+            "the excess is over a reference model: it means something only if that model was not trained on these "
+            "training images, which nothing here can check"
+        )
+    if checked is not None and checked.told_apart:
+        interval = f"AUC {checked.auc:.3f} [{checked.low:.3f}, {checked.high:.3f}]"
+        flags.add(f"training and held-out images can be told apart ({interval}): the control is a surrogate")
+    if checked is not None and checked.overlapping_groups:
+        flags.add(
+            f"{checked.overlapping_groups} duplicate groups lie on both sides: their {checked.overlapping_training} "
+            f"training and {checked.overlapping_held_out} held-out images are left out of excess, calibration and "
+            f"comparisons"
+        )
+    for result in results:
+        for kind in ("nan", "constant"):
+            if count := getattr(result, kind):
+                flags.add(f"{result.attack} seed {result.seed}: {count} {kind} images of {result.candidates}")
+    return sorted(flags)
+
+
+def _strongest(scores: UnitScores, measure: Any) -> list[dict[str, Any]]:
+    """Return the closest pairs by the headline measure, at most one per training image, closest first."""
+    best = scores.best_scores[measure.id, "training"]
+    order = np.argsort(best if measure.distance else -best, kind="stable")
+    chosen: dict[int, dict[str, Any]] = {}
+    for position in order[~np.isnan(best[order])]:
+        reference = int(scores.best_ids["training"][position])
+        if reference not in chosen:
+            if len(chosen) == EVIDENCE:
+                break
+            chosen[reference] = {
+                "candidate": int(scores.numbers[position]),
+                "reference": reference,
+                "score": float(best[position]),
+            }
+    return list(chosen.values())
+
+
+def _write_evidence(
+    folder: RunFolder, strongest: dict[str, list[dict[str, Any]]], references: "References", plan: "RunPlan"
+) -> None:
+    """Write the strongest pairs as pictures, generated image left and training image right."""
+    from PIL import Image
+
+    for name, pairs in strongest.items():
+        target = folder.path / "evidence" / name
+        for old in target.glob("*.png"):
+            old.unlink()
+        for rank, pair in enumerate(pairs, start=1):
+            shard, row = divmod(pair["candidate"], plan.protocol.shard)
+            images = read_state(folder.images_file(name, shard)).tensors["images"]
+            both = [images[row].numpy(), references.training.images[pair["reference"]]]
+            picture = Image.fromarray(_side_by_side(both))
+            file = target / f"{rank:02d}-candidate{pair['candidate']}-training{pair['reference']}.png"
+            write_atomic(file, lambda path, picture=picture: picture.save(path, format="PNG"))  # type: ignore[misc]
+        write_json(target / "pairs.json", {"measure": plan.measures[0].id, "pairs": pairs})
+
+
+def _side_by_side(images: list[np.ndarray]) -> np.ndarray:
+    """Join C x H x W images with a gap, enlarged without smoothing to at least 96 pixels a side."""
+    scale = max(1, 96 // images[0].shape[1])
+    tiles = [np.repeat(np.repeat(image, scale, 1), scale, 2) for image in images]
+    gap = np.full((tiles[0].shape[0], tiles[0].shape[1], 8), 255, dtype=np.uint8)
+    joined = np.concatenate([tiles[0], gap, tiles[1]], axis=2)
+    if joined.shape[0] not in (1, 3):
+        joined = joined[:1]
+    picture = joined.transpose(1, 2, 0)
+    return picture[..., 0] if picture.shape[2] == 1 else picture

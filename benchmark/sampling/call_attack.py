@@ -1,0 +1,73 @@
+"""Call an attack, count what it costs, and check what it returned."""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..candidates import Candidates
+from ..contracts import Attack, AttackState, Budget, Checkpoints, Generated
+from ..errors import AttackFailed
+from ..protocol import Protocol
+from .sampler import quantise
+from .views import AuditedModel, view_for
+
+if TYPE_CHECKING:
+    from ..contracts import Model
+
+_SLACK = 1e-3
+"""How far outside [0, 1] an attack's images may lie from rounding."""
+
+
+def prepare_attack(
+    attack: Attack, model: "Model", protocol: Protocol, budget: Budget, kept: Checkpoints | None = None
+) -> tuple[AttackState, dict[str, Any]]:
+    """Call an attack's `prepare` and return its state, its logical cost by phase and the samples it asked for.
+
+    `kept` is where plain samples are shared between attacks and with a resumed run.
+
+    Raises:
+        AttackFailed: the attack returned something that its contract does not allow.
+    """
+    audited = AuditedModel(model, protocol.sampler, protocol.micro_batch, kept=kept, progress=budget.progress)
+    with audited.ledger.during("prepare"):
+        state = attack.prepare(view_for(attack.access, audited, model.prompts, model.labelled), budget)
+    if not isinstance(state, AttackState):
+        raise AttackFailed(f"{attack.name}: prepare returned a {type(state).__name__}, not an AttackState")
+    return state, {**audited.ledger.as_dict(), "samples": audited.kept_keys}
+
+
+def make_candidates(
+    attack: Attack, model: "Model", state: AttackState, candidates: Candidates, protocol: Protocol
+) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor], dict[str, Any]]:
+    """Generate candidates and check what the attack returned.
+
+    Returns uint8 images, a flag per image for values that are not finite, the attack's columns, and cost.
+
+    Raises:
+        AttackFailed: the attack returned something that its contract does not allow.
+    """
+    audited = AuditedModel(model, protocol.sampler, protocol.micro_batch)
+    with audited.ledger.during("generate"):
+        made = attack.generate(view_for(attack.access, audited, model.prompts, model.labelled), state, candidates)
+    _check_generated(attack.name, made, len(candidates), model.image_shape)
+    columns = {name: torch.as_tensor(values) for name, values in made.columns.items()}
+    nan = ~torch.isfinite(made.images.flatten(1)).all(1)
+    images = made.images.cpu().clone()
+    images[nan.cpu()] = 0
+    return quantise(images), nan.cpu(), columns, audited.ledger.as_dict()
+
+
+def _check_generated(name: str, made: Any, count: int, shape: tuple[int, int, int]) -> None:
+    if not isinstance(made, Generated) or not isinstance(made.images, torch.Tensor):
+        raise AttackFailed(f"{name}: generate must return Generated(images, columns)")
+    if tuple(made.images.shape) != (count, *shape) or not made.images.is_floating_point():
+        raise AttackFailed(
+            f"{name}: generate returned {made.images.dtype} of shape {tuple(made.images.shape)}, "
+            f"wanted float of shape {(count, *shape)}"
+        )
+    finite = made.images[torch.isfinite(made.images)]
+    if finite.numel() and (finite.min() < -_SLACK or finite.max() > 1 + _SLACK):
+        raise AttackFailed(f"{name}: images lie in [{finite.min():.3g}, {finite.max():.3g}], wanted [0, 1]")
+    for column, values in made.columns.items():
+        if len(values) != count:
+            raise AttackFailed(f"{name}: column {column!r} has {len(values)} values for {count} images")

@@ -1,0 +1,136 @@
+"""The one sampling loop: denoise, steer, defend, step."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..candidates import Candidates
+from ..contracts import Model, Steer, Step
+from ..protocol import SamplerSettings
+from .ledger import Ledger
+from .prediction_types import as_velocity, score_to_prediction
+
+if TYPE_CHECKING:
+    from diffusers import SchedulerMixin
+
+
+def make_scheduler(model: Model, settings: SamplerSettings) -> SchedulerMixin:
+    """Build the diffusers scheduler of these settings on the model's own noise schedule."""
+    import diffusers
+
+    cls, extra = {
+        "ddim": (diffusers.DDIMScheduler, {}),
+        "ddpm": (diffusers.DDPMScheduler, {}),
+        "euler": (diffusers.EulerDiscreteScheduler, {}),
+        "dpm-solver++": (diffusers.DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++"}),
+    }[settings.name]
+    config = dict(model.scheduler_config)
+    if str(config.get("variance_type", "")).startswith("learned"):
+        del config["variance_type"]  # what the network says of it is no part of what `predict` returns
+    scheduler = cls.from_config(config, **extra)
+    scheduler.set_timesteps(settings.steps, device=model.device)
+    return scheduler
+
+
+@torch.no_grad()
+def sample_latents(
+    model: Model,
+    candidates: Candidates,
+    settings: SamplerSettings,
+    micro_batch: int,
+    *,
+    condition: Tensor | None = None,
+    guidance_scale: float = 1.0,
+    steer: Steer | None = None,
+    ledger: Ledger | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Tensor:
+    """Draw one x_0 per candidate, N x C x H x W in the model's own space, on the model's device."""
+    exact = model.draw(candidates) if condition is None and steer is None else None
+    if exact is not None:
+        return exact
+    outputs = []
+    rows = torch.arange(len(candidates))
+    for batch, real in zip(candidates.batches(micro_batch), rows.split(micro_batch), strict=True):
+        drawn = batch.padded(micro_batch)
+        index = torch.cat([real, real[:1].expand(micro_batch - len(batch))])
+        given = None if condition is None else condition[index].to(model.device)
+        x_0, calls, skipped = _sample_batch(model, drawn, settings, index, given, guidance_scale, steer)
+        if ledger is not None:
+            ledger.nfe[ledger.phase] += calls * len(batch)
+            ledger.skipped_steps += skipped
+            if model.defences:
+                a_sample = model.flops_per_start() + settings.steps * model.flops_per_step()
+                ledger.flops["defence"] += len(batch) * a_sample
+        outputs.append(x_0[: len(batch)])
+        if progress is not None:
+            progress(len(batch))
+    return torch.cat(outputs)
+
+
+def _sample_batch(
+    model: Model,
+    candidates: Candidates,
+    settings: SamplerSettings,
+    index: Tensor,
+    condition: Tensor | None,
+    guidance_scale: float,
+    steer: Steer | None,
+) -> tuple[Tensor, int, int]:
+    scheduler = make_scheduler(model, settings)
+    takes = inspect.signature(scheduler.step).parameters
+    options: dict[str, Any] = {}
+    if "eta" in takes:
+        options["eta"] = model.eta(settings.eta)
+    if "generator" in takes:  # one generator per row, so that a candidate's noise does not depend on its batch
+        options["generator"] = candidates.generators("sampler")
+
+    noise = candidates.normal("noise", model.sample_shape).to(model.device)
+    condition = model.conditioned(condition, candidates)
+    x = model.started(noise, condition, candidates) * scheduler.init_noise_sigma
+    calls = skipped = 0
+    for t in scheduler.timesteps:
+        # Denoise. After scaling, x_t is variance-preserving under every scheduler.
+        x_t = scheduler.scale_model_input(x, t)
+        at = t.expand(len(x))
+        scale = 1.0 if condition is None else model.guidance_scale(t, guidance_scale)
+        prediction = model.predict(x_t, at, None if scale == 0 else condition)
+        calls += 1
+        if scale not in (0, 1):
+            unconditional = model.predict(x_t, at, None)
+            prediction = unconditional + scale * (prediction - unconditional)
+            calls += 1
+
+        # Steer: a correction of the score, in the model's own prediction type.
+        if steer is not None:
+            alpha, sigma = (float(level) for level in model.noise_level(t))
+            with torch.enable_grad():
+                correction = steer(Step(x_t, t, alpha, sigma, prediction, index))
+            correction = model.steering(t) * correction.detach()
+            change = score_to_prediction(model.prediction_type, correction, alpha, sigma)
+            if change is None:
+                skipped += 1
+            else:
+                prediction = prediction + change
+
+        # Defend: the last word, so that no guidance undoes it.
+        if model.defences:
+            alpha, sigma = (float(level) for level in model.noise_level(t))
+            prediction = model.corrected(Step(x_t, t, alpha, sigma, prediction, index), candidates)
+
+        # Step. Schedulers know no straight path: a flow is handed to them as the velocity that it is.
+        if model.prediction_type == "flow_prediction":
+            alpha, sigma = (float(level) for level in model.noise_level(t))
+            prediction = as_velocity("flow_prediction", x_t, prediction, alpha, sigma)
+        x = scheduler.step(prediction, t, x, **options).prev_sample
+    return x, calls, skipped
+
+
+def quantise(images: Tensor) -> Tensor:
+    """Round images in [0, 1] to uint8, the form in which they are stored and scored."""
+    return images.nan_to_num(0.0).clamp(0, 1).mul(255).round().to(torch.uint8)

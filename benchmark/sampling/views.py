@@ -1,0 +1,238 @@
+"""The one sampling loop, and the views of a model that an attack gets.
+
+Every attack draws x_T of candidate i from the same stream, so attacks are paired: with no guidance
+they all make the same images. Rows are padded to a fixed micro-batch, because the arithmetic of a
+convolution may depend on the batch size (measured: 2 of 1,024 uint8 images change between batches of
+7 and 256 in fp32; none when padded).
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from ..candidates import Candidates
+from ..contracts import (
+    AttackState,
+    BlackBoxModel,
+    Checkpoints,
+    Model,
+    OracleModel,
+    Progress,
+    PromptedModel,
+    Steer,
+    WhiteBoxModel,
+)
+from ..models.flops import OperationCount
+from ..protocol import SamplerSettings
+from .ledger import Ledger
+from .sampler import quantise, sample_latents
+
+
+class AuditedModel(WhiteBoxModel):
+    """The white-box view: everything goes through here, so every denoiser call is counted.
+
+    Plain samples made for an attack's own use (purpose other than "candidate") are kept under a
+    content key, so that attacks that ask for the same synthetic images share them, and a killed run
+    goes on where it was; their NFE is counted each time, since each attack alone would have to pay.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        sampler: SamplerSettings,
+        micro_batch: int,
+        *,
+        kept: Checkpoints | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self._model = model
+        self._sampler = sampler
+        self._micro_batch = micro_batch
+        self._kept = kept
+        self._progress = progress
+        self.ledger = Ledger()
+        self.kept_keys: list[str] = []
+        """Content keys of the plain samples made or taken from the store, in order."""
+        self.sample_shape = model.sample_shape
+        self.image_shape = model.image_shape
+        self.conditioning = model.conditioning
+        self.num_train_timesteps = model.num_train_timesteps
+        self.prediction_type = model.prediction_type
+        self.device = model.device
+
+    def sample(
+        self,
+        candidates: Candidates,
+        *,
+        condition: Tensor | None = None,
+        guidance_scale: float = 1.0,
+        steer: Steer | None = None,
+    ) -> Tensor:
+        """Sample images; see `WhiteBoxModel.sample`."""
+        if candidates.purpose != "candidate" and condition is None and steer is None:
+            return self._sample_kept(candidates)
+        return self._sample(candidates, condition, guidance_scale, steer)
+
+    def _sample(
+        self, candidates: Candidates, condition: Tensor | None, guidance_scale: float, steer: Steer | None
+    ) -> Tensor:
+        x_0 = sample_latents(
+            self._model,
+            candidates,
+            self._sampler,
+            self._micro_batch,
+            condition=condition,
+            guidance_scale=guidance_scale,
+            steer=steer,
+            ledger=self.ledger,
+        )
+        with self._charging():
+            return self._model.decode(x_0).float().cpu()
+
+    def sample_prompts(self, candidates: Candidates, prompts: Sequence[str], guidance_scale: float) -> Tensor:
+        """Sample from a prompt each; see `PromptedModel.sample_prompts`."""
+        with self._charging():
+            embedding = self._model.embed(self._model.prompted(prompts, candidates))
+        return self._sample(candidates, embedding, guidance_scale, None)
+
+    @contextmanager
+    def _charging(self) -> Iterator[None]:
+        """Count the operations of an autoencoder or text encoder inside; pixels need none."""
+        with OperationCount() as counter:
+            yield
+        if counter.total:
+            self.charge(counter.total)
+
+    def _sample_kept(self, candidates: Candidates) -> Tensor:
+        """Sample plain images, in uint8 precision so that those from the store are the same."""
+        images, done = [], 0
+        for batch in candidates.batches(self._micro_batch):
+            key = self._content_key(batch)
+            found = self._kept.load(key) if self._kept else None
+            if found is None:
+                phase = self.ledger.phase
+                before, defended = self.ledger.nfe[phase], self.ledger.flops.get("defence", 0.0)
+                charged = self.ledger.flops.get(phase, 0.0)
+                made = quantise(self._sample(batch, None, 1.0, None))
+                if self._kept:
+                    nfe, decoding = self.ledger.nfe[phase] - before, self.ledger.flops.get(phase, 0.0) - charged
+                    defence = self.ledger.flops.get("defence", 0.0) - defended
+                    cost = {"nfe": nfe, "defence": defence, "decoding": decoding}
+                    self._kept.save(key, AttackState({"images": made}, cost))
+            else:
+                made = found.tensors["images"]
+                self.ledger.nfe[self.ledger.phase] += int(found.info["nfe"])
+                if found.info["defence"]:
+                    self.ledger.flops["defence"] += found.info["defence"]
+                if more := found.info.get("decoding"):
+                    self.charge(more)
+            self.kept_keys.append(key)
+            images.append(made)
+            done += len(batch)
+            if self._progress is not None:
+                self._progress(f"{candidates.purpose} images", done, len(candidates))
+        return torch.cat(images).float() / 255
+
+    def _content_key(self, batch: Candidates) -> str:
+        content = {
+            "model": self._model.spec.content()["sha256"],
+            "sampler": self._sampler.model_dump(),
+            "micro_batch": self._micro_batch,
+            "seed": batch.seed,
+            "numbers": list(batch.numbers),
+            "purpose": batch.purpose,
+            **({"defences": dict(self._model.defences)} if self._model.defences else {}),
+        }
+        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+        return f"samples-{digest}"
+
+    def predict(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Call the denoiser in padded micro-batches and count the rows that were asked for."""
+        self.ledger.nfe[self.ledger.phase] += len(x_t)
+        size = self._micro_batch
+        outputs = []
+        for rows in torch.arange(len(x_t)).split(size):
+            padded = torch.cat([rows, rows[:1].expand(size - len(rows))]).to(x_t.device)
+            given = None if condition is None else condition[padded]
+            outputs.append(self._model.predict(x_t[padded], t[padded], given)[: len(rows)])
+        return torch.cat(outputs)
+
+    def noise_level(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (alpha, sigma) at timesteps `t`."""
+        return self._model.noise_level(t)
+
+    def add_noise(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Return alpha x_0 + sigma noise."""
+        return self._model.add_noise(x_0, noise, t)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Map images in [0, 1] to x_0 in the model's own space."""
+        with self._charging():
+            return self._model.encode(images)
+
+    def decode(self, x_0: Tensor) -> Tensor:
+        """Map x_0 to images in [0, 1]."""
+        with self._charging():
+            return self._model.decode(x_0)
+
+    def adapted(self, state: Mapping[str, Tensor]) -> WhiteBoxModel:
+        """Return the view of the adapted model, with the same ledger."""
+        again = copy.copy(self)
+        again._model = self._model.adapted(state)
+        return again
+
+    def charge(self, flops: float) -> None:
+        """Add operations outside the denoiser to the current phase."""
+        self.ledger.flops[self.ledger.phase] += flops
+
+
+class SamplesOnly(BlackBoxModel):
+    """The black-box view of an audited model: samples for candidates, nothing else."""
+
+    def __init__(self, audited: AuditedModel) -> None:
+        self.image_shape = audited.image_shape
+        self.conditioning = audited.conditioning
+        self._sample = audited.sample
+
+    def sample(self, candidates: Candidates, *, condition: Tensor | None = None, guidance_scale: float = 1.0) -> Tensor:
+        """Sample images; see `BlackBoxModel.sample`."""
+        return self._sample(candidates, condition=condition, guidance_scale=guidance_scale)
+
+
+class SamplesAndPrompts(SamplesOnly, PromptedModel):
+    """The black-box view with known captions."""
+
+    def __init__(self, audited: AuditedModel, prompts: Sequence[str]) -> None:
+        super().__init__(audited)
+        self.prompts = prompts
+        self._sample_prompts = audited.sample_prompts
+
+    def sample_prompts(self, candidates: Candidates, prompts: Sequence[str], *, guidance_scale: float = 1.0) -> Tensor:
+        """Sample images; see `PromptedModel.sample_prompts`."""
+        return self._sample_prompts(candidates, prompts, guidance_scale)
+
+
+class AuditedOracle(AuditedModel, OracleModel):
+    """The white-box view with the labelled training images."""
+
+    def __init__(self, audited: AuditedModel, training: Tensor, labels: Tensor) -> None:
+        self.__dict__.update(audited.__dict__)
+        self.training, self.labels = training, labels
+
+
+def view_for(
+    access: str, audited: AuditedModel, prompts: Sequence[str] = (), labelled: tuple[Tensor, Tensor] | None = None
+) -> BlackBoxModel:
+    """Return what an attack with this access level may see."""
+    if access == "oracle" and labelled is not None:
+        return AuditedOracle(audited, *labelled)
+    if access == "prompts":
+        return SamplesAndPrompts(audited, prompts)
+    return SamplesOnly(audited) if access == "samples" else audited

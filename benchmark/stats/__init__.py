@@ -1,0 +1,1 @@
+"""Intervals, thresholds and tests: pure functions of counts, no torch."""

@@ -1,0 +1,180 @@
+"""What a record must fulfil before its numbers are looked at: no secrets, complete parts, a pair that exists.
+
+Each rule yields (field, message) for what it finds.
+"""
+
+import re
+from typing import Any
+
+from ..benchmark.data.pair import Pair, load_pair, pair_names
+from ..benchmark.errors import SidebenchError
+from ..benchmark.measures.hits import cumulative_bands
+from ..benchmark.measures.shard_scores import SIDES
+from ..benchmark.registry import make_measure
+from .check_numbers import Found
+from .record import Record
+from .record import command as command_of
+
+_SECRETS = {
+    "an absolute path": re.compile(r"(?:^|[\s'\"=:,(])(?:/[\w.~-]+){2,}|\b[A-Za-z]:\\|\\\\\w"),
+    "an address": re.compile(r"\w://|\b\w[\w.-]*@[\w-]+\.\w"),
+    "a token": re.compile(r"\b(?:hf|ghp|glpat|sk|xox[bp])[_-]\w{8,}"),
+    "an image": re.compile(r"data:|iVBORw0KGgo|/9j/4"),
+    "a control character": re.compile(r"[\x00-\x1f\x7f\u200b-\u200f\u202a-\u202e\u2066-\u2069\ufeff]"),
+}
+"""What no text of a record may hold."""
+
+
+def texts(record: Record) -> Found:
+    """No text may hold a path, an address, a token or an image."""
+
+    def walk(value: Any, field: str) -> Found:
+        if isinstance(value, dict):
+            for key, entry in value.items():
+                yield from walk(str(key), field)
+                yield from walk(entry, f"{field}.{key}" if field else str(key))
+        elif isinstance(value, list):
+            for position, entry in enumerate(value):
+                yield from walk(entry, f"{field}.{position}")
+        elif isinstance(value, str):
+            for what, pattern in _SECRETS.items():
+                if pattern.search(value):
+                    yield field, f"holds {what}, which no record may"
+
+    content = record.model_dump(mode="json", by_alias=True)
+    for hits in content["hits"]:  # packed bits: any text may occur in base64
+        del hits["training"], hits["control"]
+    yield from walk(content, "")
+
+
+def seeds(record: Record) -> Found:
+    """Every part has one entry per seed, in order, of the claim's attack."""
+    seeds = record.seeds
+    if sorted(set(seeds)) != seeds or seeds[0] < 0:
+        yield "seeds", "must be in order, each once, none negative"
+    stored = {"costs": [cost.seed for cost in record.costs], "hits": [hits.seed for hits in record.hits]}
+    for field, found in stored.items():
+        if found != seeds:
+            yield field, "must have one entry per seed, in order"
+    for field, hashes in (("hashes.scores", record.hashes.scores), ("hashes.state", record.hashes.state)):
+        if set(hashes) != {str(seed) for seed in seeds}:
+            yield field, "must have one hash per seed"
+        if not all(re.fullmatch("[0-9a-f]{64}", value) for value in hashes.values()):
+            yield field, "holds something that is no SHA-256"
+    attacks = {"results": {found.attack for found in record.results}, "costs": {cost.attack for cost in record.costs}}
+    for field, names in attacks.items():
+        if names != {record.claim.attack}:
+            yield field, f"are of {', '.join(sorted(names))}, the claim of {record.claim.attack}"
+
+
+def results(record: Record) -> Found:
+    """Results are complete, in the run's order, by measures and bands that exist."""
+    measures = _measures(record)
+    if record.measure not in measures:
+        yield "measure", "has no result"
+    elif measures[0] != record.measure:
+        yield "measure", f"the first result is of {measures[0]}: the headline measure comes first"
+    wanted = [(seed, measure) for seed in record.seeds for measure in measures]
+    if [(result.seed, result.measure) for result in record.results] != wanted:
+        yield "results", "must have one entry per seed and measure, in the run's order"
+    for number, result in enumerate(record.results):
+        field = f"results.{number}"
+        try:
+            measure = make_measure(result.measure)
+        except SidebenchError as error:
+            yield f"{field}.measure", str(error)
+            continue
+        bands = [*measure.bands, *cumulative_bands(measure.bands, distance=measure.distance)]
+        if [(band.band, band.low, band.high) for band in result.bands] != [tuple(vars(b).values()) for b in bands]:
+            yield f"{field}.bands", f"are not the bands of {measure.id}"
+        if (result.richness is not None) != (result.measure == record.measure):
+            yield f"{field}.richness", "belongs to the headline measure alone"
+        if result.measure == record.measure and (not bands or record.band != bands[0].name):
+            yield "band", f"is not the closest band of {measure.id}"
+
+
+def victim(record: Record) -> Found:
+    """Images, groups, control and hashes fit each other, and the shipped pair of that name."""
+    victim = record.victim
+    for side in SIDES:
+        images, groups = getattr(victim, f"{side}_images"), getattr(victim, f"{side}_groups")
+        if groups > images or (images and not groups):
+            yield f"victim.{side}_groups", f"{groups} groups cannot hold {images} images"
+    if not all(re.fullmatch("[0-9a-f]{64}", value) for value in victim.model_sha256.values()):
+        yield "victim.model_sha256", "holds something that is no SHA-256"
+    if any(name.startswith("/") or ".." in name.split("/") for name in victim.model_sha256):
+        yield "victim.model_sha256", "names a file outside the model's folder"
+    if victim.same_groups != bool(victim.reference_sha256):
+        yield "victim.reference_sha256", "is there exactly where the control is a reference model"
+    if (victim.control in ("none", "reference-model")) != (victim.held_out_images == 0):
+        yield "victim.held_out_images", f"does not fit the control {victim.control}"
+    check = victim.control_check
+    if (check is None) != (victim.held_out_images == 0):
+        yield "victim.control_check", "is there exactly where held-out images are"
+    if check is not None:
+        if not 0 <= check.low <= check.auc <= check.high <= 1:
+            yield "victim.control_check", "the AUC must lie in its interval, and that in [0, 1]"
+        if check.overlapping_groups > min(victim.training_groups, victim.held_out_groups):
+            yield "victim.control_check.overlapping_groups", "cannot be more than a side's groups"
+        if check.told_apart != (not check.low <= 0.5 <= check.high):
+            yield "victim.control_check.told_apart", "does not follow from the AUC's interval"
+    if victim.name in pair_names():
+        yield from _shipped(record, load_pair(victim.name))
+    elif victim.worked_example:
+        yield "victim.worked_example", "is said of a pair that does not ship with sidebench"
+
+
+def _shipped(record: Record, pair: Pair) -> Found:
+    """Compare the victim with the shipped pair of its name, where the revision is the same."""
+    victim = record.victim
+    if victim.revision > pair.revision:
+        yield "victim.revision", f"is {victim.revision}, the shipped pair's {pair.revision}; update sidebench"
+    if victim.revision != pair.revision:
+        return
+    wanted: dict[str, Any] = {
+        "identity": pair.identity(),
+        "control": pair.control,
+        "family": pair.model.family,
+        "worked_example": pair.model.location.startswith("zoo:"),
+    }
+    for part, source in victim.sources.items():
+        own = {"model": pair.model.repo, "data": pair.data.repo}.get(part)
+        if own is not None and source.repo != own:
+            yield f"victim.sources.{part}", f"is {source.repo}, the pair {pair.name} takes {own}"
+    if any(victim.model_sha256.get(name) != digest for name, digest in pair.model.sha256.items()):
+        yield "victim.model_sha256", f"is not that of the pair {pair.name}: attack the pair's own model"
+    if pair.data.split is not None:
+        wanted |= {"training_images": pair.data.split.training, "held_out_images": pair.data.split.held_out}
+    if pair.data.sha256:
+        wanted["data_sha256"] = pair.data.sha256
+    for key, value in wanted.items():
+        if getattr(victim, key) != value:
+            yield f"victim.{key}", f"is not that of the pair {pair.name}, revision {pair.revision}"
+
+
+def command(record: Record) -> Found:
+    """The command is that of the settings."""
+    wanted = command_of(
+        record.victim.name,
+        {record.claim.attack: record.claim.settings},
+        record.claim.defences,
+        record.candidates,
+        record.seeds,
+        _measures(record),
+    )
+    if record.command != wanted:
+        yield "command", "is not the command of these settings"
+
+
+def tuning(record: Record) -> Found:
+    """Every point of a tuning gives values to the same settings, which the attack has."""
+    points = record.tuning.points if record.tuning else []
+    for number, point in enumerate(points):
+        if set(point.values) != set(points[0].values) or not set(point.values) <= set(record.claim.settings):
+            yield f"tuning.points.{number}.values", "must be settings of the attack, the same at every point"
+        if not -1 <= point.excess.low <= point.excess.value <= point.excess.high <= 1:
+            yield f"tuning.points.{number}.excess", "must lie in its interval, and that in [-1, 1]"
+
+
+def _measures(record: Record) -> list[str]:
+    return list(dict.fromkeys(result.measure for result in record.results))

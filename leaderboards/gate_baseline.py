@@ -1,0 +1,74 @@
+"""A leaderboard record as the release gate's baseline."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..benchmark.contracts import Attack, Measure
+from ..benchmark.errors import BadInput
+from ..benchmark.gate.baseline import Baseline, RunBaseline
+from ..benchmark.gate.source import settings_difference
+from .make_records import file_hash
+from .read_records import read_record
+from .record import Record, pooled_hits
+
+
+def read_baseline(path: Path) -> Baseline:
+    """Return the baseline in a run folder, a gate's folder, or a record's file.
+
+    Raises:
+        BadInput: it is none of these.
+    """
+    return RecordBaseline(read_record(path), file_hash(path)[:12]) if path.is_file() else RunBaseline(path)
+
+
+class RecordBaseline(Baseline):
+    """A record: its hits are known by candidate, at the edge of its closest band alone."""
+
+    def __init__(self, record: Record, name: str = "") -> None:
+        self.record, self.name = record, f"record {name or record.id}"
+
+    def facts(self) -> Mapping[str, Any]:
+        """Return the facts that a record holds; the rows of the reference set are not among them."""
+        victim = self.record.victim
+        return {
+            "protocol": self.record.protocol.model_dump(mode="json"),
+            "control": victim.control,
+            "reference set": {
+                "data": victim.data_sha256,
+                "training images": victim.training_images,
+                "held_out images": victim.held_out_images,
+                "training groups": victim.training_groups,
+                "held_out groups": victim.held_out_groups,
+            },
+        }
+
+    def seeds(self, attack: Attack, measure: Measure, tau: float | None) -> list[int]:
+        """Return the record's seeds."""
+        claim, record = self.record.claim, self.record
+        if attack.name != claim.attack:
+            raise BadInput(f"{self.name} is of {claim.attack}, not of {attack.name}")
+        if changed := settings_difference(attack, claim.settings):
+            raise BadInput(f"{self.name}: {changed}")
+        if measure.id != record.measure:
+            raise BadInput(f"{self.name}: measure was {record.measure!r}, now {measure.id!r}")
+        self._check(record.seeds[0], measure, tau)
+        return record.seeds
+
+    def signs(self, attack: Attack, seed: int, measure: Measure, tau: float) -> np.ndarray:
+        """Return z from the record's packed hits."""
+        self._check(seed, measure, tau)
+        hits = pooled_hits([self.record], [seed])[0]
+        return hits.training_hits.astype(np.int8) - hits.control_hits.astype(np.int8)
+
+    def _check(self, seed: int, measure: Measure, tau: float | None) -> None:
+        """Refuse any threshold but the edge at which the record says what was hit."""
+        band = self.record.headline(seed).bands[0]
+        edge = band.high if measure.distance else band.low
+        if tau != edge:
+            asked = "a calibrated threshold" if tau is None else f"{tau:g}"
+            raise BadInput(
+                f"{self.name} says what hit at {edge:g}, not at {asked}: give the policy threshold.fixed: {edge:g}"
+            )

@@ -1,0 +1,246 @@
+"""Make records from a finished run folder: one per attack, over all of its seeds."""
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..benchmark.contracts import Measure
+from ..benchmark.data.pair import load_pair, pair_names
+from ..benchmark.errors import BadInput, BadRecord, CorruptRun, UnknownName
+from ..benchmark.files import read_json, read_table, write_atomic
+from ..benchmark.protocol import CONFIDENCE, Protocol
+from ..benchmark.registry import make_measure
+from ..benchmark.results.keyed_names import held_out_group, keyed_hash, run_key, training_group
+from ..benchmark.results.rates import attack_hits
+from ..benchmark.results.run_folder import RunFolder, shard_count
+from ..benchmark.results.schema import Difference, Metrics, Result, load_metrics
+from ..benchmark.results.score_files import read_all_scores
+from ..benchmark.results.unit_scores import Groups, UnitScores, in_both, stored_groups
+from ..benchmark.stats.comparison import AttackHits, excess_of, pooled
+from .check import check_record, claims_same
+from .read_records import read_record, record_files
+from .record import SCHEMA, Claim, Hashes, Hits, Made, Record, Victim, command, pack
+from .record_tuning import with_tunings
+
+
+def make_records(
+    folder: RunFolder, submitter: str, attacks: Sequence[str] = (), today: date | None = None
+) -> list[Record]:
+    """Return one record per attack of a finished run (or of those named), over all of its seeds.
+
+    Raises:
+        BadInput: the run has no results, no fixed bands, or attacks another model than a pair's.
+        UnknownName: the run has no such attack.
+    """
+    metrics, manifest = load_metrics(folder), read_json(folder.manifest_file)
+    found = list(dict.fromkeys(cost.attack for cost in metrics.costs))
+    for name in attacks:
+        if name not in found:
+            raise UnknownName("attack of this run", name, found)
+    measure = make_measure(metrics.results[0].measure)
+    if not measure.bands:
+        raise BadInput(f"{measure.id} has no fixed bands, so there is nothing to rank: put a measure with bands first")
+    return [
+        _make(folder, metrics, manifest, measure, name, submitter, today or datetime.now(UTC).date())
+        for name in attacks or found
+    ]
+
+
+def add_records(
+    folder: RunFolder, submitter: str, attacks: Sequence[str], records: Path, tunings: Sequence[Path] = ()
+) -> list[Path]:
+    """Make a run's records, check them beside those that are there, write them and return their files.
+
+    Each of `tunings` is a curve of `sidebench tune`, for the record of its attack.
+
+    Raises:
+        BadRecord: a record would be refused; none is written then.
+        BadInput: a curve is of none of these attacks, or of another pair.
+    """
+    made = with_tunings(make_records(folder, submitter, attacks), tunings)
+    for record in made:
+        if found := check_record(record):
+            field, message = found[0]
+            raise BadRecord(f"{record.claim.attack}, {field}: {message}")
+    stored = [(file, read_record(file)) for file in record_files(records)]
+    for record in made:
+        if same := next((file for file, other in stored if claims_same(record, other)), None):
+            raise BadRecord(f"{record.claim.attack}, claim: is claimed in {same.name} already, by the same submitter")
+    return [write_record(record, records) for record in made]
+
+
+def write_record(record: Record, records: Path) -> Path:
+    """Write a record below a folder of records and return its file."""
+    file = record.file(records)
+    text = record.text()
+    write_atomic(file, lambda path: path.write_text(text, encoding="utf-8"))
+    return file
+
+
+def _make(
+    folder: RunFolder,
+    metrics: Metrics,
+    manifest: Mapping[str, Any],
+    measure: Measure,
+    attack: str,
+    submitter: str,
+    today: date,
+) -> Record:
+    identity, key = manifest["identity"], run_key(folder)
+    costs = [cost for cost in metrics.costs if cost.attack == attack]
+    seeds = [cost.seed for cost in costs]
+    units = {seed: f"{attack}.s{seed}" for seed in seeds}
+    groups = stored_groups(folder)
+    hits = {seed: unit_hits(folder, unit, measure, groups) for seed, unit in units.items()}
+    excess = excess_of(pooled(list(hits.values())), CONFIDENCE)
+    unit = manifest["units"][units[seeds[0]]]
+    return Record(
+        schema=SCHEMA,
+        submitter=submitter,
+        submitted=today,
+        claim=Claim(attack=attack, access=unit["access"], settings=unit["settings"], defences=identity["defences"]),
+        victim=_victim(folder, metrics, manifest),
+        protocol=Protocol(**identity["protocol"]),
+        candidates=identity["candidates"],
+        seeds=seeds,
+        measure=measure.id,
+        band=measure.bands[0].name,
+        excess=Difference(value=excess.value, low=excess.interval.low, high=excess.interval.high),
+        results=[_result(found, measure) for found in metrics.results if found.attack == attack],
+        costs=costs,
+        hits=[_hits(seed, found, groups, key) for seed, found in hits.items()],
+        key_id=keyed_hash(key, "name of the key"),
+        hashes=Hashes(
+            manifest=file_hash(folder.manifest_file),
+            metrics=file_hash(folder.path / "metrics.json"),
+            scores={str(seed): scores_hash(folder, unit) for seed, unit in units.items()},
+            state={str(seed): file_hash(folder.state_file(unit)) for seed, unit in units.items()},
+        ),
+        made=_made(folder, manifest, list(units.values())),
+        command=command(
+            metrics.pair,
+            {attack: unit["settings"]},
+            identity["defences"],
+            identity["candidates"],
+            seeds,
+            identity["measures"],
+        ),
+    )
+
+
+def _result(found: Result, measure: Measure) -> Result:
+    """Return a result as it stands in a record: curves of the headline measure only, they are most of the text."""
+    return found if found.measure == measure.id else found.model_copy(update={"richness": None})
+
+
+def _victim(folder: RunFolder, metrics: Metrics, manifest: Mapping[str, Any]) -> Victim:
+    identity = manifest["identity"]
+    shipped = load_pair(metrics.pair) if metrics.pair in pair_names() else None
+    return Victim(
+        name=metrics.pair,
+        revision=metrics.pair_revision,
+        identity=identity["pair_identity"],
+        family=identity["model"]["family"],
+        sources=_sources(manifest),
+        model_sha256=identity["model"]["sha256"],
+        data_sha256=manifest["data"]["sha256"],
+        sides_sha256=_sides_hash(folder),
+        control=manifest["control"],
+        reference_sha256=identity.get("reference_model", {}).get("sha256", {}),
+        control_check=metrics.control_check,
+        training_images=metrics.training_images,
+        held_out_images=metrics.held_out_images,
+        training_groups=metrics.training_groups,
+        held_out_groups=metrics.held_out_groups,
+        worked_example=shipped is not None and shipped.model.location.startswith("zoo:"),
+    )
+
+
+def _sources(manifest: Mapping[str, Any]) -> Any:
+    """Return repository and commit of what came from the Hub; the name of a branch says nothing that lasts."""
+    return {
+        part: {key: found[key] for key in ("repo", "commit")} for part, found in manifest.get("sources", {}).items()
+    }
+
+
+def _sides_hash(folder: RunFolder) -> str:
+    """Return a SHA-256 over side, row in the data set and duplicate group of every reference image."""
+    table = read_table(folder.path / "references.parquet")
+    columns = [table[name].to_pylist() for name in ("side", "row", "group")]
+    return hashlib.sha256("".join(f"{line}\n" for line in zip(*columns, strict=True)).encode()).hexdigest()
+
+
+def unit_hits(folder: RunFolder, unit: str, measure: Measure, groups: Groups) -> AttackHits:
+    """Return what a unit hit in the measure's closest band, from its stored scores.
+
+    Raises:
+        CorruptRun: a score file is missing or broken.
+    """
+    manifest = read_json(folder.manifest_file)
+    places = [(folder, in_both(groups))]
+    if manifest["control"] == "reference-model":
+        places.append((folder.reference(), {}))
+    shards = shard_count(manifest["identity"])
+    found = [UnitScores(read_all_scores(place, unit, measure.space, shards), [measure], out) for place, out in places]
+    return attack_hits(measure, measure.bands[0], found[0], groups, *found[1:])
+
+
+def _hits(seed: int, found: AttackHits, groups: Groups, key: bytes) -> Hits:
+    out = in_both(groups)
+    kept = {side: own[~out[side]] if side in out else own for side, own in groups.items()}
+    own, text = (kept["training"], training_group) if found.same_groups else (kept.get("held_out"), held_out_group)
+    return Hits(
+        seed=seed,
+        training=pack(found.training_hits),
+        control=pack(found.control_hits),
+        training_groups=_named(found.training_credits, kept["training"], key, training_group),
+        control_groups={} if own is None else _named(found.control_credits, own, key, text),
+    )
+
+
+def _named(credits: np.ndarray, groups: np.ndarray, key: bytes, text: Callable[[int], str]) -> dict[str, int]:
+    numbers = np.unique(groups)
+    return {keyed_hash(key, text(int(numbers[i]))): int(credits[i]) for i in np.flatnonzero(credits)}
+
+
+def _made(folder: RunFolder, manifest: Mapping[str, Any], units: Sequence[str]) -> Made:
+    costs, here = read_json(folder.path / "costs.json"), manifest["environment"]
+    spent = [costs["units"][unit] for unit in units]
+    return Made(
+        device=manifest["device"],
+        accelerator=here["accelerator"] if manifest["device"] == "cuda" else None,
+        processor=here["processor"],
+        system=here["system"],
+        cores=here["cores"],
+        threads=here["threads"],
+        versions=here["versions"],
+        mixed=costs["mixed_environment"],
+        prepare_seconds=sum(unit["prepare_seconds"] for unit in spent),
+        generate_seconds=sum(unit["generate_seconds"] for unit in spent),
+        probe_share_off=max(unit["probe"]["share_off"] for unit in spent),
+    )
+
+
+def scores_hash(folder: RunFolder, unit: str) -> str:
+    """Return one SHA-256 over the names and SHA-256 of all score files of a unit."""
+    files = sorted((folder.path / "scores").glob(f"{unit}.*.parquet"))
+    listing = "".join(f"{file_hash(file)}  {re.sub(r'[^ -~]', '?', file.name)}\n" for file in files)
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    """Return the SHA-256 of a file.
+
+    Raises:
+        CorruptRun: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise CorruptRun(f"{path.parent.name}/{path.name} cannot be read: {error.strerror}") from None

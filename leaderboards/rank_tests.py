@@ -1,0 +1,204 @@
+"""Which rows of a board differ: every row tested against every other, and the rank ranges that follow.
+
+The test of two rows is that of `benchmark.comparison.compare`, written for all pairs at once from sums of products,
+so that hundreds of rows take seconds. Where two records do not share what pairs them, the covariance is left out:
+
+- seeds: records are paired candidate by candidate under the seeds that both have. Without a common seed each gives
+  as many seeds as the other has, and their candidates are independent.
+- groups: duplicate groups line up only where the keyed names come under one key. Otherwise the groups count as
+  independent samples. Attacks favour the same groups, so the covariance that is left out is above 0 and the test is
+  conservative: it calls fewer rows different (simulated in tests/test_ties.py).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations_with_replacement
+from typing import NamedTuple
+
+import numpy as np
+
+from ..benchmark.stats.comparison import AttackHits, pooled
+from .record import PARTS, Part, Record, unpack
+
+BLOCK = 512
+"""Rows in one block of tests; bounds the memory of a board of thousands of rows."""
+
+CANDIDATES = 16_384
+"""Candidates in one product of signs, likewise."""
+
+
+class Sample(NamedTuple):
+    """What one row hit by seed; credits line up by duplicate group between rows of the same key."""
+
+    key: str
+    hits: Mapping[int, AttackHits]
+
+
+class Standing(NamedTuple):
+    """Rank ranges `best`, `worst` (rows,), 1 first; `finds_more` (rows, rows) 1, -1 or 0: row against column.
+
+    A row's best rank is one more than the rows that are significantly better, its worst the number of rows less
+    those that are significantly worse. Where no row differs from any other, each has the range 1 to all.
+    """
+
+    best: np.ndarray
+    worst: np.ndarray
+    finds_more: np.ndarray
+
+
+class _Block(NamedTuple):
+    """Rows under the same seeds, as far as the tests need them."""
+
+    keys: np.ndarray
+    signs: np.ndarray
+    credits: tuple[np.ndarray, np.ndarray]
+
+
+def standing(samples: Sequence[Sample], *, highest_first: bool, alpha: float = 0.05) -> Standing:
+    """Return the rank ranges of rows that are comparable, Holm-corrected over all pairs of them.
+
+    Ranges hold together: with a chance of at least 1 - alpha no row is called better than one that it equals.
+    """
+    p, direction = all_pairs(samples)
+    found = np.triu(np.where(p <= _holm_limit(p, alpha), direction, 0), k=1).astype(np.int8)
+    finds_more = found - found.T
+    better = finds_more if highest_first else -finds_more
+    rows = len(samples)
+    return Standing(1 + (better < 0).sum(axis=1), rows - (better > 0).sum(axis=1), finds_more)
+
+
+def all_pairs(samples: Sequence[Sample]) -> tuple[np.ndarray, np.ndarray]:
+    """Return p (rows, rows), two-sided and uncorrected, and the sign of the excess of a row less a column's."""
+    rows = len(samples)
+    p, direction = np.ones((rows, rows)), np.zeros((rows, rows), dtype=np.int8)
+    blocks: dict[tuple[int, tuple[int, ...]], _Block] = {}
+    chunks = list(_chunks(samples))
+    for one, two in combinations_with_replacement(range(len(chunks)), 2):
+        (first, ours), (second, theirs) = chunks[one], chunks[two]
+        common = tuple(sorted(set(ours) & set(theirs)))
+        shared = min(len(ours), len(theirs))
+        pair = []
+        for chunk, chosen in ((one, common or ours[:shared]), (two, common or theirs[:shared])):
+            if (chunk, chosen) not in blocks:
+                blocks[chunk, chosen] = _block([samples[row] for row in chunks[chunk][0]], chosen)
+            pair.append(blocks[chunk, chosen])
+        chances, signs = _test(pair[0], pair[1], paired=bool(common))
+        p[np.ix_(first, second)], p[np.ix_(second, first)] = chances, chances.T
+        direction[np.ix_(first, second)], direction[np.ix_(second, first)] = signs, -signs.T
+    return p, direction
+
+
+def samples_of(records: Sequence[Record]) -> list[Sample]:
+    """Return what the tests need of records of one board.
+
+    Raises:
+        BadRecord: packed bits do not fit the number of candidates.
+    """
+    places: dict[tuple[str, Part], dict[str, int]] = {}
+    for record in records:
+        for hits in record.hits:
+            for part in PARTS:
+                known = places.setdefault((record.key_id, part), {})
+                for name in getattr(hits, f"{part}_groups"):
+                    known.setdefault(name, len(known))
+    found = []
+    for record in records:
+        by_seed, totals = {}, record.victim.compared_groups()
+        for hits in record.hits:
+            by_seed[hits.seed] = AttackHits(
+                unpack(hits.training, record.candidates, "hits.training"),
+                unpack(hits.control, record.candidates, "hits.control"),
+                _credits(hits.training_groups, places[record.key_id, "training"], totals["training"]),
+                _credits(hits.control_groups, places[record.key_id, "control"], totals["control"]),
+            )
+        found.append(Sample(record.key_id, by_seed))
+    return found
+
+
+def _credits(named: Mapping[str, int], places: Mapping[str, int], groups: int) -> np.ndarray:
+    credits = np.zeros(max(groups, len(places)), dtype=np.int64)
+    credits[[places[name] for name in named]] = list(named.values())
+    return credits
+
+
+def _chunks(samples: Sequence[Sample]) -> Iterator[tuple[list[int], tuple[int, ...]]]:
+    """Yield row numbers with their seeds: rows of the same seeds, at most BLOCK at a time."""
+    by_seeds: dict[tuple[int, ...], list[int]] = {}
+    for row, sample in enumerate(samples):
+        by_seeds.setdefault(tuple(sorted(sample.hits)), []).append(row)
+    for seeds, rows in by_seeds.items():
+        for start in range(0, len(rows), BLOCK):
+            yield rows[start : start + BLOCK], seeds
+
+
+def _block(samples: Sequence[Sample], seeds: Sequence[int]) -> _Block:
+    signs, credits = [], []
+    for sample in samples:
+        hits = pooled([sample.hits[seed] for seed in seeds])
+        signs.append(hits.training_hits.astype(np.int8) - hits.control_hits.astype(np.int8))
+        credits.append((hits.training_credits, hits.control_credits))
+    training, control = (_rows([row[part] for row in credits]) for part in (0, 1))
+    return _Block(np.array([sample.key for sample in samples]), np.stack(signs), (training, control))
+
+
+def _rows(credits: Sequence[np.ndarray]) -> np.ndarray:
+    """Return credits as rows of one length, less their means over groups."""
+    table = np.zeros((len(credits), max(map(len, credits))))
+    for row, own in zip(table, credits, strict=True):
+        row[: len(own)] = own - own.mean()
+    return table
+
+
+def _test(first: _Block, second: _Block, *, paired: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return p and the sign of the difference for all rows of one block against all of another."""
+    from scipy.special import ndtr, stdtr
+
+    n = first.signs.shape[1]
+    ours, theirs = (block.signs.sum(axis=1, dtype=np.int64).astype(np.float64) for block in (first, second))
+    squares = [np.abs(block.signs).sum(axis=1, dtype=np.int64) for block in (first, second)]
+    cross = _products(first.signs, second.signs) if paired else np.outer(ours, theirs) / n
+    gaps = ours[:, None] - theirs[None, :]
+    # By candidate, Bonett and Price: one more candidate on either side.
+    centre = gaps / (n + 2)
+    moment = (squares[0][:, None] + squares[1][None, :] - 2 * cross + 2) / (n + 2)
+    p = 2 * ndtr(-np.abs(centre) / np.sqrt((moment - centre**2) / (n + 2)))
+    sizes = [min(side.shape[1] for side in sides) for sides in zip(first.credits, second.credits, strict=True)]
+    if min(sizes) > 1:
+        spread = _group_variance(first, second)
+        error = np.sqrt(np.maximum(spread, 0))
+        away = np.divide(np.abs(gaps), error, out=np.full_like(gaps, np.inf), where=error > 0)
+        by_group = np.where((error == 0) & (gaps == 0), 1.0, 2 * stdtr(min(sizes) - 1, -away))
+        p = np.maximum(p, by_group)
+    return p, np.sign(gaps).astype(np.int8)
+
+
+def _products(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return all products of rows of signs; whole numbers below 2^24 are exact in float32."""
+    total = np.zeros((len(first), len(second)))
+    for start in range(0, first.shape[1], CANDIDATES):
+        part = slice(start, start + CANDIDATES)
+        total += first[:, part].astype(np.float32) @ second[:, part].astype(np.float32).T
+    return total
+
+
+def _group_variance(first: _Block, second: _Block) -> np.ndarray:
+    """Return the variance of the difference of hits with groups as units, (rows, rows)."""
+    same_key = first.keys[:, None] == second.keys[None, :]
+    total = np.zeros((len(first.keys), len(second.keys)))
+    for ours, theirs in zip(first.credits, second.credits, strict=True):
+        groups = min(ours.shape[1], theirs.shape[1])
+        own, other = (ours**2).sum(axis=1), (theirs**2).sum(axis=1)
+        covariance = np.where(same_key, ours[:, :groups] @ theirs[:, :groups].T, 0.0)
+        total += groups / (groups - 1) * (own[:, None] + other[None, :] - 2 * covariance)
+    return total
+
+
+def _holm_limit(p: np.ndarray, alpha: float) -> float:
+    """Return the largest p that Holm's procedure calls significant, or -1 where none is.
+
+    Only the values below alpha are sorted: of the millions that thousands of rows give, most are not.
+    """
+    tests = len(p) * (len(p) - 1) // 2
+    small = np.sort(p[np.triu(p < alpha, k=1)])
+    kept = small * (tests - np.arange(len(small))) < alpha
+    passed = len(small) if kept.all() else int(np.argmin(kept))
+    return float(small[passed - 1]) if passed else -1.0

@@ -1,0 +1,119 @@
+"""Read records from their files, and bring those of an older schema up to the present one."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from ..benchmark.errors import BadRecord
+from ..benchmark.protocol import CONFIDENCE
+from ..benchmark.results.schema import Difference, Result
+from ..benchmark.stats.comparison import AttackHits, excess_of
+from .badge import SUFFIX
+from .record import SCHEMA, Record, pooled_hits
+
+
+def _with_sources(content: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 did not say from where model and images came; whoever needs it asks for the run's manifest."""
+    victim = content.get("victim")
+    if isinstance(victim, dict) and "sources" in victim:
+        raise BadRecord("victim.sources: belongs to sidebench-record/2, the schema is sidebench-record/1")
+    if isinstance(victim, dict):
+        victim = {**victim, "sources": {}}
+    return {**content, "victim": victim, "schema": "sidebench-record/2"}
+
+
+def _with_far_ends(content: dict[str, Any]) -> dict[str, Any]:
+    """Version 2 has the same fields; `parse_record` computes its intervals again, which takes the whole record."""
+    return {**content, "schema": "sidebench-record/3"}
+
+
+UPGRADES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "sidebench-record/1": _with_sources,
+    "sidebench-record/2": _with_far_ends,
+}
+"""From an older schema to the next one, by the older one's name."""
+
+
+def record_files(records: Path) -> list[Path]:
+    """Return every record's file below a folder, sorted."""
+    return sorted(file for file in records.rglob("*.json") if not file.name.endswith(SUFFIX))
+
+
+def read_record(path: Path) -> Record:
+    """Read one record's file; raises `BadRecord` as `parse_record`."""
+    return parse_record(read_content(path), path.name)
+
+
+def read_content(path: Path) -> Any:
+    """Return the JSON value in a record's file, as it stands there; raises `BadRecord` where it holds none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+    except (OSError, ValueError, RecursionError) as error:
+        raise BadRecord(f"{path.name} cannot be read: {error}") from None
+
+
+def _no_number(word: str) -> None:
+    raise ValueError(f"{word} is no number")
+
+
+def parse_record(content: Any, name: str) -> Record:
+    """Return the record of a JSON value; `name` is what an error calls it.
+
+    Up to version 2 both ends of an excess were those of a t interval; since then the end on the long tail is moved out
+    (`statistics.group_reaches`). In the closest band of an older record both ends are computed again from its hits,
+    so that records of every version stand side by side. Its other bands do not say what they hit and keep theirs.
+
+    Raises:
+        BadRecord: a field is missing, unknown or impossible, or the schema is newer than this version's.
+    """
+    if not isinstance(content, dict):
+        raise BadRecord(f"{name} holds no object")
+    first = content.get("schema")
+    while (schema := content.get("schema")) != SCHEMA:
+        if not isinstance(schema, str) or schema not in UPGRADES:
+            raise BadRecord(f"{name}, schema: {schema!r} is not known here, {SCHEMA} is; update sidebench")
+        try:
+            content = UPGRADES[schema](content)
+        except BadRecord as error:
+            raise BadRecord(f"{name}, {error}") from None
+    try:
+        record = Record.model_validate(content)
+    except ValidationError as error:
+        found = error.errors()[0]
+        key = ".".join(str(part) for part in found["loc"])
+        raise BadRecord(f"{name}, {key}: {found['msg']}") from None
+    return record if first == SCHEMA else _with_ends_again(record)
+
+
+def _with_ends_again(record: Record) -> Record:
+    """Return the record with the ends of its excess as its hits have them.
+
+    A record whose parts do not fit together comes back as it is: `check.py` says what is wrong with it.
+    """
+    headlines = {found.seed: found for found in record.results if found.measure == record.measure and found.bands}
+    if not record.seeds == [hits.seed for hits in record.hits] == list(headlines):
+        return record
+    try:
+        together = pooled_hits([record], record.seeds)[0]
+        each = [pooled_hits([record], [seed])[0] for seed in record.seeds]
+    except BadRecord:
+        return record
+    again = {seed: _headline(headlines[seed], hits) for seed, hits in zip(record.seeds, each, strict=True)}
+    results = [again[found.seed] if found is headlines.get(found.seed) else found for found in record.results]
+    return record.model_copy(update={"excess": _ends(record.excess, together), "results": results})
+
+
+def _headline(result: Result, hits: AttackHits) -> Result:
+    closest, *others = result.bands
+    if closest.excess is None:
+        return result
+    closest = closest.model_copy(update={"excess": _ends(closest.excess, hits)})
+    return result.model_copy(update={"bands": [closest, *others]})
+
+
+def _ends(stored: Difference, hits: AttackHits) -> Difference:
+    low, high = excess_of(hits, CONFIDENCE).interval
+    return stored.model_copy(update={"low": low, "high": high})
