@@ -191,15 +191,15 @@ def plan(
 
     loaded, _ = chosen_pairs(pairs or [], model, dataset, split, holdout, allow_pickle)
     print("loading torch ...", file=sys.stderr, flush=True)
-    from .benchmark.runs import forecast as outlook
+    from .benchmark.runs import forecast
     from .benchmark.runs.plan import candidate_count
 
     number = candidate_count(tier, candidates)
-    found = [outlook.examine(pair, number, device, allow_pickle=allow_pickle) for pair in loaded]
+    found = [forecast.examine(pair, number, device, allow_pickle=allow_pickle) for pair in loaded]
     if as_json:
         print(json.dumps([one.model_dump(mode="json") for one in found], indent=1))
     else:
-        print(printable("\n\n".join(outlook.as_text(one) for one in found)))
+        print(printable("\n\n".join(forecast.as_text(one) for one in found)))
 
 
 @app.command()
@@ -228,15 +228,15 @@ def fetch(
         return
     from .benchmark.data.pair_from_names import chosen_pairs
     from .benchmark.progress import reporter_for
-    from .benchmark.runs import forecast as outlook
+    from .benchmark.runs import forecast
 
     loaded, _ = chosen_pairs(pairs or [], model, dataset, split, holdout, allow_pickle)
     with reporter_for(sys.stderr) as progress:
-        found = [part for pair in loaded for part in outlook.fetch(pair, allow_pickle, progress)]
+        found = [part for pair in loaded for part in forecast.fetch(pair, allow_pickle, progress)]
     if as_json:
         print(json.dumps([part.model_dump(mode="json") for part in found], indent=1))
     else:
-        print(printable("\n".join(outlook.parts_as_text(found)) or "nothing to fetch: all of it is here"))
+        print(printable("\n".join(forecast.parts_as_text(found)) or "nothing to fetch: all of it is here"))
 
 
 @app.command("list")
@@ -245,10 +245,10 @@ def list_(
     as_json: AsJson = False,
 ) -> None:
     """List what is there by name."""
-    from .benchmark.reports import catalogue as overview
+    from .benchmark.reports import catalogue
 
-    rows = overview.listing(kind)
-    print(json.dumps(rows, indent=1) if as_json else overview.as_text(rows, kind))
+    rows = catalogue.listing(kind)
+    print(json.dumps(rows, indent=1) if as_json else catalogue.as_text(rows, kind))
 
 
 @app.command()
@@ -257,9 +257,9 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show one pair, attack, defence, measure or run folder."""
-    from .benchmark.reports import catalogue as overview
+    from .benchmark.reports import catalogue
 
-    found = overview.describe(name)
+    found = catalogue.describe(name)
     print(json.dumps(found.data, indent=1) if as_json else found.text)
 
 
@@ -298,9 +298,7 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Compare finished runs: leak before and after a defence, quality and time; or attacks across runs."""
-    from .benchmark.reports.compare import page as compared_page
-    from .benchmark.reports.compare import schema as compared
-    from .benchmark.reports.compare import verdict as compared_reading
+    from .benchmark.reports.compare import page, schema, verdict
     from .benchmark.reports.compare.compare_runs import compare_runs
     from .benchmark.results.run_folder import read_run
 
@@ -311,12 +309,12 @@ def compare(
     if as_json:
         print(found.model_dump_json(by_alias=True, indent=1))
     else:
-        print(compared.as_text(found, compared_reading.sentences(found)))
+        print(schema.as_text(found, verdict.sentences(found)))
     if out is not None:
-        compared_page.write_page(found, folders, out, with_images=with_images)
+        page.write_page(found, folders, out, with_images=with_images)
     if plot is not None:
-        compared_page.write_plot(found, plot)
-    for file in compared_page.write_figures(found, folders, figures) if figures else ():
+        page.write_plot(found, plot)
+    for file in page.write_figures(found, folders, figures) if figures else ():
         print(file, file=sys.stderr)
 
 
@@ -349,17 +347,17 @@ def label(
     as_json: AsJson = False,
 ) -> None:
     """Make a blinded sheet of pairs to label; with answers in the folder, print precision by threshold."""
-    from .benchmark.reports import label_sheet as labelling
+    from .benchmark.reports import label_sheet
     from .benchmark.results.run_folder import read_run
 
     folder = read_run(run_folder)
     if (folder.path / "label" / "answers.json").is_file():
-        found = labelling.precision(folder)
-        print(json.dumps(found, indent=1) if as_json else labelling.as_text(found))
+        found = label_sheet.precision(folder)
+        print(json.dumps(found, indent=1) if as_json else label_sheet.as_text(found))
         return
     print("loading torch ...", file=sys.stderr, flush=True)
     with folder.locked():
-        sheet = labelling.sheet_for(folder, pair, per_set, seed)
+        sheet = label_sheet.sheet_for(folder, pair, per_set, seed)
     print(f"{sheet}\nopen it in a browser, save the answers as {sheet.parent / 'answers.json'}, run this again")
 
 
@@ -391,12 +389,12 @@ def gate(
     loaded = load_policy(policy)
     write_files.check_places([junit, summary, report])
     print("loading torch and diffusers ...", file=sys.stderr, flush=True)
-    from .benchmark.gate import judge as gates
+    from .benchmark.gate import judge
     from .leaderboards.gate_baseline import read_baseline
 
     last = None if baseline is None else read_baseline(baseline)
     with reporter_for(sys.stderr) as progress:
-        decision = gates.judge(
+        decision = judge.judge(
             subject,
             loaded,
             model=model,

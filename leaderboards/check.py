@@ -13,8 +13,7 @@ from typing import NamedTuple
 
 from ..benchmark.errors import BadRecord, SidebenchError
 from ..benchmark.files import canonical_json
-from . import check_fields as rules
-from . import check_numbers as consistency
+from . import check_fields, check_numbers
 from .badge import SUFFIX, TOLERANCE, checked_file, read_checked
 from .check_numbers import Found
 from .read_records import read_content, read_record
@@ -24,14 +23,14 @@ LARGEST = 16_000_000
 """Bytes of the largest record's file that is read."""
 
 FIRST: Sequence[Callable[[Record], Found]] = (
-    rules.texts,
-    rules.seeds,
-    rules.results,
-    rules.victim,
-    rules.command,
-    rules.tuning,
+    check_fields.texts,
+    check_fields.seeds,
+    check_fields.results,
+    check_fields.victim,
+    check_fields.command,
+    check_fields.tuning,
 )
-THEN: Sequence[Callable[[Record], Found]] = (consistency.counts, consistency.hits, consistency.costs)
+THEN: Sequence[Callable[[Record], Found]] = (check_numbers.counts, check_numbers.hits, check_numbers.costs)
 
 
 class Problem(NamedTuple):

@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..benchmark.errors import BadInput
 from ..benchmark.results.schema import Difference, Rate, Result
-from . import board_charts as plotted
-from . import schema, tables
-from . import verdicts as words
+from . import board_charts, schema, tables, verdicts
 from .ranking import PLAIN, Board, Leaderboard, Row, claims_excess, method_of
 from .record import Record
 from .svg import COLOURS, Line, Scale, number, scale
@@ -103,7 +101,7 @@ def index_page(found: Leaderboard) -> str:
         only_examples=all(board.first.victim.worked_example for board in found.boards),
         ranked=len(rows),
         again=sum(row.entry.checked is not None and row.entry.checked.passed for row in rows),
-        notes=words.board_notes(found.boards),
+        notes=verdicts.board_notes(found.boards),
         overall_words=tables.OVERALL_WORDS,
         plain=PLAIN,
     )
@@ -117,7 +115,7 @@ def board_page(board: Board) -> str:
     lines = [
         Line(label, points)
         for label, row in zip(labels, shown, strict=True)
-        if (points := plotted.curve(row.record, row.record.seeds[0]))
+        if (points := board_charts.curve(row.record, row.record.seeds[0]))
     ]
     return _page(
         "board.html.j2",
@@ -125,33 +123,33 @@ def board_page(board: Board) -> str:
         board=board,
         different=different,
         scale=_excess_scale([row.record for row in [*board.ranked, *board.reference]]),
-        chart=plotted.groups_chart(lines),
+        chart=board_charts.groups_chart(lines),
         labels=[line.label for line in lines],
-        costs=plotted.cost_chart(shown, labels),
+        costs=board_charts.cost_chart(shown, labels),
         cost_labels=labels,
-        guided=plotted.guidance_chart(board.ranked),
-        tunings=[(row, plotted.tuning_chart(row.record.tuning)) for row in shown if row.record.tuning],
+        guided=board_charts.guidance_chart(board.ranked),
+        tunings=[(row, board_charts.tuning_chart(row.record.tuning)) for row in shown if row.record.tuning],
     )
 
 
 def record_page(row: Row, board: Board | None) -> str:
     """Return the page of one record; `board` is None for a stale one."""
     record = row.record
-    lines = [Line(f"seed {seed}", points) for seed in record.seeds if (points := plotted.curve(record, seed))]
+    lines = [Line(f"seed {seed}", points) for seed in record.seeds if (points := board_charts.curve(record, seed))]
     return _page(
         "record.html.j2",
         "../",
         row=row,
         board=board,
-        verdict=words.verdict(row, board),
+        verdict=verdicts.verdict(row, board),
         measures=_by_measure(record),
         manifest=_manifest(record, row.entry.schema),
         command=record.command.replace(" --", "\n--").split("\n"),
         schema=schema.file_name(row.entry.schema),
         claimed=claims_excess(record),
-        chart=plotted.groups_chart(lines),
+        chart=board_charts.groups_chart(lines),
         labels=[line.label for line in lines],
-        tuning=plotted.tuning_chart(record.tuning) if record.tuning else None,
+        tuning=board_charts.tuning_chart(record.tuning) if record.tuning else None,
     )
 
 
@@ -182,7 +180,7 @@ def _environment() -> "Environment":
         "method": method_of,
     }
     made.globals |= {
-        "board_verdict": words.board_verdict,
+        "board_verdict": verdicts.board_verdict,
         "count": tables.count,
         "excess_text": tables.excess_text,
         "figures": tables.figures,

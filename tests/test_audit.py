@@ -11,11 +11,10 @@ from sidebench.benchmark import registry
 from sidebench.benchmark.contracts import Band, Measure, Neighbours, Side
 from sidebench.benchmark.data.pair import load_pair
 from sidebench.benchmark.data.references import ImageSet, References, load_references
-from sidebench.benchmark.measures import detector_audit as audit
+from sidebench.benchmark.measures import detector_audit
 from sidebench.benchmark.measures.rms import Rms
 from sidebench.benchmark.measures.scorer import Scorer
-from sidebench.benchmark.reports import figures
-from sidebench.benchmark.reports import plot_style as drawing
+from sidebench.benchmark.reports import figures, plot_style
 from sidebench.benchmark.stats.intervals import wilson
 
 IDS = ["nl2c:n5:a0.5", "rms"]
@@ -58,7 +57,7 @@ def run(
 ) -> Any:
     measures = measures or [registry.make_measure(name) for name in IDS]
     scorer = Scorer(references, measures, k, torch.device("cpu"))
-    return audit.audit(references, measures, scorer, seed, images)
+    return detector_audit.audit(references, measures, scorer, seed, images)
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +144,7 @@ def test_similarities_count_from_above() -> None:
     assert at_edge(found, "nearness", "brightness", 0.05, 0.95)["right"]["count"] == 0
     assert at_edge(found, "nearness", "brightness", 0.05, 0.9)["right"]["count"] == 40
     assert at_edge(found, "nearness", "non-copies", None, 0.9)["any"]["count"] == PLANTED
-    assert "score >= 0.95" in audit.table_rows(found, "nearness")[0]
+    assert "score >= 0.95" in detector_audit.table_rows(found, "nearness")[0]
 
 
 def test_an_empty_pool_is_said_and_nothing_fails() -> None:
@@ -153,7 +152,7 @@ def test_an_empty_pool_is_said_and_nothing_fails() -> None:
     found = run(References(full.training, full.held_out, image_set(full.pool.images[:0], 200), full.tuning, ""))
     assert found["non_copies"] == 0 and "no pool" in found["non_copies_missing"]
     assert found["measures"]["rms"]["non_copies"] is None
-    assert not any(row["images"].startswith("non") for row in audit.table_rows(found, "rms"))
+    assert not any(row["images"].startswith("non") for row in detector_audit.table_rows(found, "rms"))
     assert picture(found, "rms").startswith("<svg")
 
 
@@ -174,7 +173,7 @@ def test_the_same_seed_gives_the_same_audit_and_another_does_not() -> None:
 def test_batches_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     references = make_references()
     first = run(references)
-    monkeypatch.setattr(audit, "_BATCH", 7)
+    monkeypatch.setattr(detector_audit, "_BATCH", 7)
     assert run(references) == first
 
 
@@ -196,7 +195,7 @@ def test_the_detector_of_digits_finds_near_copies_and_few_others() -> None:
 
 
 def changed(kind: str, strength: float, image: torch.Tensor, seed: int = 0) -> torch.Tensor:
-    [change] = [c for c in audit.changes() if (c.kind, c.strength) == (kind, strength)]
+    [change] = [c for c in detector_audit.changes() if (c.kind, c.strength) == (kind, strength)]
     return change.apply(image, torch.Generator().manual_seed(seed))
 
 
@@ -248,13 +247,13 @@ def test_jpeg_is_worse_at_lower_quality_and_keeps_the_colours_in_order(channels:
 
 
 def picture(found: dict[str, Any], measure: str) -> str:
-    with drawing.styled():
-        return drawing.to_svg(figures.audit(found, registry.make_measure(measure)), "detector")
+    with plot_style.styled():
+        return plot_style.to_svg(figures.audit(found, registry.make_measure(measure)), "detector")
 
 
 def test_the_table_shows_every_change_and_the_non_copies(planted: Any) -> None:
-    rows = audit.table_rows(planted, IDS[0])
-    assert len(rows) == len(audit.changes()) + 1
+    rows = detector_audit.table_rows(planted, IDS[0])
+    assert len(rows) == len(detector_audit.changes()) + 1
     assert rows[0]["score <= 0.5"].startswith("100.0 [")
     assert rows[-1]["score <= 1"].startswith(f"{100 * PLANTED / 50:.1f} [")
 

@@ -13,7 +13,7 @@ import pytest
 from sidebench.benchmark.errors import BadInput
 from sidebench.benchmark.files import read_table, write_json, write_table
 from sidebench.benchmark.reports.compare import page as compared_page
-from sidebench.benchmark.reports.compare import schema as compared
+from sidebench.benchmark.reports.compare import schema
 from sidebench.benchmark.reports.compare import verdict as compared_reading
 from sidebench.benchmark.reports.compare.compare_runs import compare_runs
 from sidebench.benchmark.results.run_folder import RunFolder
@@ -193,7 +193,7 @@ def test_other_settings_and_other_seeds_are_marked(finished: Any, changed: Any) 
 
 
 def test_text_names_every_run_and_yardstick(finished: Any, defended: RunFolder) -> None:
-    text = compared.as_text(compare_runs([finished.folder, defended]))
+    text = schema.as_text(compare_runs([finished.folder, defended]))
     for words in ("baseline: no defence", "veil", "nearer in pixels", "leak per quality", "flag: veil optimises"):
         assert words in text
 

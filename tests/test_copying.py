@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sidebench.benchmark.errors import BadInput, TooFew
-from sidebench.benchmark.measures import set_level_copying as copying
+from sidebench.benchmark.measures import set_level_copying
 from sidebench.benchmark.measures.set_level_copying import auth_pct, data_copying, rank_sum_z, sensitivity
 
 
@@ -204,7 +204,7 @@ def test_sensitivity_leaves_the_given_images_alone() -> None:
 
 def test_the_table_shows_sizes_and_shares() -> None:
     rows = sensitivity(three_blobs(200, 24), three_blobs(90, 25), three_blobs(80, 26))
-    lines = copying.as_text(rows).splitlines()
+    lines = set_level_copying.as_text(rows).splitlines()
     assert len(lines) == 5
     assert [line.split("%")[0].strip() for line in lines[1:]] == ["0", "0.1", "1", "10"]
     assert all(" 200 " in line and " 80 " in line for line in lines[1:])

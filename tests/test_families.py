@@ -11,7 +11,7 @@ from hub_repositories import flow_pipeline, latent_pipeline, pixel_pipeline, sco
 
 from sidebench.benchmark.candidates import Candidates
 from sidebench.benchmark.contracts import Budget, ModelSpec
-from sidebench.benchmark.data import pipeline_folder as layout
+from sidebench.benchmark.data import pipeline_folder
 from sidebench.benchmark.errors import BadInput
 from sidebench.benchmark.models import inspect_files, load_model
 from sidebench.benchmark.progress import silent
@@ -48,7 +48,7 @@ def model(request: pytest.FixtureRequest, folders: dict[str, Path]) -> Any:
 
 
 def spec(folder: Path) -> ModelSpec:
-    return ModelSpec(family=layout.read_folder(folder)[0].family, location=str(folder))
+    return ModelSpec(family=pipeline_folder.read_folder(folder)[0].family, location=str(folder))
 
 
 def sample(model: Any, numbers: range, micro_batch: int = 8) -> torch.Tensor:
@@ -135,7 +135,7 @@ def test_dit_has_classes_and_an_unconditional_branch(folders: dict[str, Path]) -
 def test_other_noise_schedules_are_refused_by_name(name: str) -> None:
     index = {"_class_name": "DDPMPipeline", "unet": ["diffusers", "UNet2DModel"], "scheduler": ["diffusers", name]}
     with pytest.raises(BadInput, match=f"someone/else: {name} is not a noise schedule"):
-        layout.read_layout(index, "someone/else")
+        pipeline_folder.read_layout(index, "someone/else")
 
 
 def test_class_conditional_unet_needs_a_class(folders: dict[str, Path]) -> None:

@@ -9,12 +9,11 @@ import pytest
 
 from sidebench.benchmark.contracts import Measure
 from sidebench.benchmark.registry import make_measure
-from sidebench.benchmark.reports import figures
-from sidebench.benchmark.reports import plot_style as drawing
+from sidebench.benchmark.reports import figures, plot_style
 from sidebench.benchmark.reports.page import write_figures
 from sidebench.benchmark.reports.page_data import Contents, read_contents
 
-CSS = Path(drawing.__file__).with_name("report.css").read_text(encoding="utf-8")
+CSS = Path(plot_style.__file__).with_name("report.css").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +27,8 @@ def measure(contents: Contents) -> Measure:
 
 
 def svg(draw: Any, *arguments: Any) -> str:
-    with drawing.styled():
-        return drawing.to_svg(draw(*arguments), "test")
+    with plot_style.styled():
+        return plot_style.to_svg(draw(*arguments), "test")
 
 
 # ---- Curves -----------------------------------------------------------------------------------------
@@ -95,7 +94,7 @@ def test_every_colour_of_a_picture_follows_the_theme(contents: Contents) -> None
     ]
     light, dark = CSS.split("prefers-color-scheme: dark", 1)
     for picture in drawn:
-        page = drawing.inline(picture)
+        page = plot_style.inline(picture)
         assert not re.findall(r"(?:fill|stroke): #[0-9a-f]{6}", page) and "currentColor" in page
         for variable in re.findall(r"var\((--[\w-]+)\)", page):
             assert f"{variable}:" in light and f"{variable}:" in dark
@@ -124,9 +123,9 @@ def test_text_and_lines_stand_out_from_the_paper(theme: int, paper: str) -> None
 
 
 def test_ids_in_a_page_are_those_that_something_refers_to(contents: Contents) -> None:
-    with drawing.styled():
+    with plot_style.styled():
         pages = [
-            drawing.inline(drawing.to_svg(figures.histogram(unit.best, contents.measure), unit.name))
+            plot_style.inline(plot_style.to_svg(figures.histogram(unit.best, contents.measure), unit.name))
             for unit in contents.units
         ]
     ids = [found for page in pages for found in set(re.findall(r' id="([^"]+)"', page))]

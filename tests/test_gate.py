@@ -18,8 +18,7 @@ from sidebench.benchmark.data.pair import FOLDER, Pair, load_pair
 from sidebench.benchmark.data.references import References
 from sidebench.benchmark.errors import BadInput, BadPolicy, UnknownName
 from sidebench.benchmark.gate import decision as gate_decision
-from sidebench.benchmark.gate import judge as gate
-from sidebench.benchmark.gate import source as gate_source
+from sidebench.benchmark.gate import judge, source
 from sidebench.benchmark.gate.baseline import RunBaseline
 from sidebench.benchmark.gate.checks import check_judge
 from sidebench.benchmark.gate.claims import course
@@ -48,7 +47,7 @@ def policy(**changes: Any) -> Policy:
 
 
 def decide(out: Path, model: str | None = CLEAN, pair: Pair | None = None, **changes: Any) -> Decision:
-    return gate.gate_pair(pair or load_pair("digits"), policy(**changes), model=model, out=out, device="cpu")
+    return judge.gate_pair(pair or load_pair("digits"), policy(**changes), model=model, out=out, device="cpu")
 
 
 def failed(decision: Decision) -> list[str]:
@@ -93,9 +92,9 @@ def test_the_threshold_is_frozen_before_the_test(tmp_path: Path) -> None:
     assert decision.verdict == "fail"
     (seen,) = decision.attacks
     assert seen.calibrated_on == 768 and seen.candidates == 256  # whole shards, none of them tested
-    folder = gate_source.GateFolder(decision.folder)
-    measure = gate_source.make_measure("nl2c:n50:a0.5")
-    shards = [gate_source.read_scores(folder, "carlini-uncond.s0", "pixels", shard) for shard in range(3)]
+    folder = source.GateFolder(decision.folder)
+    measure = source.make_measure("nl2c:n50:a0.5")
+    shards = [source.read_scores(folder, "carlini-uncond.s0", "pixels", shard) for shard in range(3)]
     best = np.concatenate([shard.best_scores(measure, "held_out") for shard in shards])
     assert np.mean(best <= seen.threshold) == pytest.approx(0.02, abs=0.002)
 
@@ -254,7 +253,7 @@ def test_a_leak_that_a_change_of_the_images_hides_cannot_pass(tmp_path: Path, mo
 
 
 def test_references_in_another_range_cannot_pass(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    load = gate.load_references
+    load = judge.load_references
 
     def dark(*arguments: Any) -> References:
         references = load(*arguments)
@@ -264,7 +263,7 @@ def test_references_in_another_range_cannot_pass(monkeypatch: pytest.MonkeyPatch
             references, **{side: dataclasses.replace(part, images=part.images // 16) for side, part in parts.items()}
         )
 
-    monkeypatch.setattr(gate, "load_references", dark)  # as where levels 0 to 16 were stored without a scale
+    monkeypatch.setattr(judge, "load_references", dark)  # as where levels 0 to 16 were stored without a scale
     decision = decide(tmp_path)
     assert decision.verdict == "cannot tell" and "sample quality" in failed(decision)
     assert decision.findings[0].p_pass <= 0.05
@@ -297,7 +296,7 @@ def test_without_a_fair_control_no_excess_is_claimed(tmp_path: Path, limits: dic
 
 
 def test_a_measure_that_a_defence_optimises_cannot_pass_it() -> None:
-    measure = gate_source.make_measure("nl2c:n50:a0.5")
+    measure = source.make_measure("nl2c:n50:a0.5")
     (check,) = check_judge(measure, {"hider": ["pixels"], "other": ["sscd"]})
     assert not check.ok and "defence hider optimises the descriptors of nl2c:n50:a0.5" in check.said
     assert check_judge(measure, {"other": []}) == []
@@ -348,10 +347,10 @@ def test_a_killed_gate_gives_the_same_answer(tmp_path: Path, monkeypatch: pytest
             raise KeyboardInterrupt
         made.append(make(*arguments))
 
-    monkeypatch.setattr(gate_source, "make_shard", killed)
+    monkeypatch.setattr(source, "make_shard", killed)
     with pytest.raises(KeyboardInterrupt):
         decide(tmp_path / "parts", limits=limits)
-    monkeypatch.setattr(gate_source, "make_shard", make)
+    monkeypatch.setattr(source, "make_shard", make)
     assert whole.findings[0].candidates == 768
     assert told(decide(tmp_path / "parts", limits=limits)) == told(whole)
 
@@ -385,7 +384,7 @@ def test_a_run_gets_the_same_decision_as_its_model(tmp_path: Path) -> None:
     pair = load_pair("digits")
     options: dict[str, Any] = {"attacks": ["carlini-uncond"], "model": CLEAN, "device": "cpu", "out": tmp_path}
     run = runner.execute(plan_run(pair, candidates=256, measures=["nl2c:n50:a0.5"], **options))
-    from_run, from_model = gate.gate_run(run.folder, pair, policy()), decide(tmp_path)
+    from_run, from_model = judge.gate_run(run.folder, pair, policy()), decide(tmp_path)
     assert from_run.findings == from_model.findings and from_run.attacks == from_model.attacks
     assert from_run.verdict == from_model.verdict == "pass"
     # The control that was attacked is not the pair's model, so its decoding cannot be looked at any more.
@@ -396,23 +395,23 @@ def test_a_run_gets_the_same_decision_as_its_model(tmp_path: Path) -> None:
 def test_the_model_of_a_run_is_checked_where_it_is_at_hand(finished: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     pair = load_pair("digits")
     settings: dict[str, Any] = {"budget": {"candidates": 40}, "limits": {"raw_rate": 0.02}}
-    decision = gate.gate_run(finished.folder, pair, policy(**settings))
+    decision = judge.gate_run(finished.folder, pair, policy(**settings))
     assert any(check.name == "carlini-uncond: model path" and check.ok for check in decision.checks)
     decode_with(monkeypatch, lambda images: images.flip(2))
-    assert "model path" in failed(gate.gate_run(finished.folder, pair, policy(**settings)))
+    assert "model path" in failed(judge.gate_run(finished.folder, pair, policy(**settings)))
 
 
 def test_what_a_run_lacks_is_named(finished: Any) -> None:
     pair, folder = load_pair("digits"), finished.folder
     with pytest.raises(UnknownName, match="measure of this run"):
-        gate.gate_run(folder, pair, policy(measure="nl2c:n20:a0.5"))
+        judge.gate_run(folder, pair, policy(measure="nl2c:n20:a0.5"))
     with pytest.raises(UnknownName, match=r"carlini-uncond\.s7"):
-        gate.gate_run(folder, pair, policy(seed=7))
+        judge.gate_run(folder, pair, policy(seed=7))
     with pytest.raises(BadInput, match=r"side\.batch was 8, now 128"):
-        gate.gate_run(folder, pair, policy(attacks={"side": {}}))
+        judge.gate_run(folder, pair, policy(attacks={"side": {}}))
     with pytest.raises(BadInput, match="give the run's own pair file"):
-        gate.gate_run(folder, load_pair("digits-clean"), policy())
-    decision = gate.gate_run(folder, pair, policy(threshold={"calibrate": {"rate": 0.01, "candidates": 1000}}))
+        judge.gate_run(folder, load_pair("digits-clean"), policy())
+    decision = judge.gate_run(folder, pair, policy(threshold={"calibrate": {"rate": 0.01, "candidates": 1000}}))
     assert decision.verdict == "cannot tell" and "there are 40 candidates, all are used" in decision.reasons[0]
 
 
@@ -439,7 +438,7 @@ def releases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_no_more_than_the_last_release(
     releases: dict[str, Path], tmp_path: Path, last: str, model: str, verdict: str
 ) -> None:
-    decision = gate.gate_pair(
+    decision = judge.gate_pair(
         load_pair("digits"),
         policy(**MARGIN),
         model=model,
@@ -451,7 +450,7 @@ def test_no_more_than_the_last_release(
 
 
 def test_a_baseline_with_too_few_candidates_cannot_tell(releases: dict[str, Path], tmp_path: Path) -> None:
-    decision = gate.gate_pair(
+    decision = judge.gate_pair(
         load_pair("digits"),
         policy(limits={"baseline_margin": 0.001}, budget={"candidates": 2048}),
         model=CLEAN,
@@ -469,7 +468,7 @@ def test_a_baseline_with_too_few_candidates_cannot_tell(releases: dict[str, Path
 
 def test_a_baseline_under_another_seed_is_compared_without_pairs(releases: dict[str, Path], tmp_path: Path) -> None:
     def against(last: str, seed: int) -> Decision:
-        return gate.gate_pair(
+        return judge.gate_pair(
             load_pair("digits"),
             policy(**MARGIN, seed=seed),
             model=LEAKY,
@@ -489,7 +488,7 @@ def test_a_baseline_under_another_seed_is_compared_without_pairs(releases: dict[
 
 def test_a_baseline_without_the_attack_is_refused_before_any_work(releases: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(UnknownName, match=r"unknown attack of baseline gate-digits-.*'side': known: carlini-uncond"):
-        gate.gate_pair(
+        judge.gate_pair(
             load_pair("digits"),
             policy(**MARGIN, attacks={"carlini-uncond": {}, "side": {}}),
             model=CLEAN,
@@ -516,7 +515,7 @@ def test_a_baseline_that_differs_is_refused_by_field(releases: dict[str, Path], 
     baseline.manifest = json.loads(json.dumps(baseline.manifest))
     change(baseline.manifest)
     with pytest.raises(BadInput, match=message):
-        gate.gate_pair(
+        judge.gate_pair(
             load_pair("digits"), policy(**MARGIN), model=CLEAN, out=tmp_path, device="cpu", baseline=baseline
         )
 
@@ -531,7 +530,7 @@ def test_a_record_is_a_baseline_at_its_own_threshold(tmp_path: Path) -> None:
     record = write_record(make_records(run.folder, "somebody")[0], tmp_path / "records")
     baseline = read_baseline(record)
     assert isinstance(baseline, RecordBaseline)
-    measure = gate_source.make_measure("nl2c:n50:a0.5")
+    measure = source.make_measure("nl2c:n50:a0.5")
     attack = plan_run(pair, **options).units[0].attack
     stored = RunBaseline(run.folder.path)
     assert np.array_equal(baseline.signs(attack, 0, measure, 0.5), stored.signs(attack, 0, measure, 0.5))
@@ -539,7 +538,7 @@ def test_a_record_is_a_baseline_at_its_own_threshold(tmp_path: Path) -> None:
         baseline.signs(attack, 0, measure, 0.4)
     with pytest.raises(BadInput, match=r"not at a calibrated threshold: give the policy threshold\.fixed: 0\.5"):
         baseline.seeds(attack, measure, None)
-    decision = gate.gate_run(run.folder, pair, policy(limits={"baseline_margin": 0.1}), baseline=baseline)
+    decision = judge.gate_run(run.folder, pair, policy(limits={"baseline_margin": 0.1}), baseline=baseline)
     assert decision.verdict == "pass" and decision.findings[0].rate == 0
 
 
@@ -599,7 +598,7 @@ def test_policy_and_baseline_go_together(
 ) -> None:
     last = RunBaseline(releases["clean"]) if baseline else None
     with pytest.raises(BadInput, match=message):
-        gate.gate_pair(load_pair("digits"), policy(limits=limits), out=tmp_path, baseline=last)
+        judge.gate_pair(load_pair("digits"), policy(limits=limits), out=tmp_path, baseline=last)
 
 
 def test_the_command_leaves_with_the_answer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -637,12 +636,12 @@ def test_the_command_leaves_with_the_answer(tmp_path: Path, capsys: pytest.Captu
     assert call("--pair", "digits") == 2
     (own, *_) = (found.parent for found in tmp_path.glob("gate-digits-*/gate.json"))
     with pytest.raises(BadInput, match="is a gate's own folder"):
-        gate.judge(str(own), policy())
+        judge.judge(str(own), policy())
     with pytest.raises(BadInput, match=r"is neither a pair nor a finished run: it has no manifest\.json"):
-        gate.judge(str(tmp_path), policy())
+        judge.judge(str(tmp_path), policy())
     (tmp_path / "model_index.json").write_text("{}")
     with pytest.raises(BadInput, match="is a model: name the pair that holds its images"):
-        gate.judge(str(tmp_path), policy())
+        judge.judge(str(tmp_path), policy())
 
 
 def test_the_page_shows_how_each_claim_came_about_and_no_image(tmp_path: Path) -> None:

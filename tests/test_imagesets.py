@@ -12,8 +12,7 @@ from hub_repositories import picture, picture_repository, picture_table
 from PIL import Image
 
 from sidebench.benchmark import files
-from sidebench.benchmark.data import hub as download
-from sidebench.benchmark.data import image_cache as imagesets
+from sidebench.benchmark.data import hub, image_cache
 from sidebench.benchmark.data.decode import decode
 from sidebench.benchmark.data.duplicates import duplicate_groups
 from sidebench.benchmark.data.pair import DataSource, Selection, load_pair
@@ -126,7 +125,7 @@ def test_floating_point_images_are_refused() -> None:
 @pytest.fixture
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Keep the cache in this test's folder."""
-    monkeypatch.setattr(imagesets, "cache", lambda: tmp_path / "cache")
+    monkeypatch.setattr(image_cache, "cache", lambda: tmp_path / "cache")
     return tmp_path / "cache"
 
 
@@ -138,30 +137,30 @@ def folder_of(place: Path, **more: Any) -> DataSource:
 def test_rows_are_decoded_once_and_mapped(kept: Path, tmp_path: Path) -> None:
     place = picture_repository(tmp_path / "noise", train=5, test=3, captions=True)
     data = folder_of(place, captions="text")
-    rows = imagesets.load_rows(data)
+    rows = image_cache.load_rows(data)
     assert isinstance(rows.images, np.memmap) and rows.images.shape == (8, 3, 8, 8)
     assert rows.splits == {"train": range(5), "test": range(5, 8)}
     assert rows.captions is not None and rows.captions[5] == "picture number 10000"
     assert rows.labels is not None and rows.labels.tolist() == [0, 1, 0, 1, 0, 0, 1, 0]
     for number, seed in ((3, 3), (6, 10_001)):
         assert np.array_equal(rows.images[number], np.asarray(Image.open(io.BytesIO(picture(seed)))).transpose(2, 0, 1))
-    assert rows.fingerprint == imagesets.fingerprint(np.array(rows.images))
+    assert rows.fingerprint == image_cache.fingerprint(np.array(rows.images))
     (folder,) = (kept / "images").iterdir()
     before = (folder / "pixels.u8").stat().st_mtime_ns
-    again = imagesets.load_rows(data)
+    again = image_cache.load_rows(data)
     assert again.fingerprint == rows.fingerprint and (folder / "pixels.u8").stat().st_mtime_ns == before
 
 
 def test_key_follows_content_and_decoding_not_names(kept: Path, tmp_path: Path) -> None:
     place = picture_repository(tmp_path / "noise", train=5, test=3)
-    imagesets.load_rows(folder_of(place))
+    image_cache.load_rows(folder_of(place))
     place.rename(tmp_path / "renamed")
     moved = folder_of(tmp_path / "renamed")
-    imagesets.load_rows(moved)
+    image_cache.load_rows(moved)
     assert len(list((kept / "images").iterdir())) == 1
-    imagesets.load_rows(moved.model_copy(update={"channels": 1}))
+    image_cache.load_rows(moved.model_copy(update={"channels": 1}))
     picture_table(tmp_path / "renamed" / "data" / "train-00000-of-00001.parquet", range(1, 6))
-    changed = imagesets.load_rows(moved)
+    changed = image_cache.load_rows(moved)
     assert len(list((kept / "images").iterdir())) == 3
     assert np.array_equal(changed.images[0], np.asarray(Image.open(io.BytesIO(picture(1)))).transpose(2, 0, 1))
 
@@ -202,7 +201,7 @@ def test_damaged_file_is_refused_and_leaves_nothing(kept: Path, tmp_path: Path) 
     content = file.read_bytes()
     file.write_bytes(content[:300] + bytes(200) + content[500:])
     with pytest.raises(BadInput):
-        imagesets.load_rows(folder_of(tmp_path / "data", held_out=None))
+        image_cache.load_rows(folder_of(tmp_path / "data", held_out=None))
     assert not [found for found in kept.rglob("*") if found.is_file()]
 
 
@@ -215,7 +214,7 @@ def test_rows_cannot_name_files_of_this_machine(kept: Path, tmp_path: Path) -> N
     place.mkdir()
     Dataset.from_dict({"img": [{"bytes": None, "path": str(secret)}]}).to_parquet(place / "train.parquet")
     with pytest.raises(BadInput, match="holds no image"):
-        imagesets.load_rows(folder_of(place, held_out=None, labels=None))
+        image_cache.load_rows(folder_of(place, held_out=None, labels=None))
 
 
 def test_seeded_split_of_a_folder_is_not_copied_into_memory(kept: Path, tmp_path: Path) -> None:
@@ -223,13 +222,13 @@ def test_seeded_split_of_a_folder_is_not_copied_into_memory(kept: Path, tmp_path
     rule = load_pair("digits").data.rule.model_copy(update={"training": 8, "held_out": 6, "pool": 2})
     data = folder_of(place, held_out=None, split=rule)
     found = load_references(load_pair("digits").model_copy(update={"data": data}))
-    whole = imagesets.load_rows(data).images
+    whole = image_cache.load_rows(data).images
     for part, size in ((found.training, 8), (found.held_out, 6), (found.tuning, 4)):
         assert len(part) == size and isinstance(part.images, np.memmap)
         assert np.array_equal(part.images, whole[part.rows])
     view = whole[5:15]
-    assert np.array_equal(imagesets.take(view, np.array([0, 2, 9])), whole[[5, 7, 14]])
-    assert np.array_equal(np.concatenate(list(imagesets.blocks(view))), view)
+    assert np.array_equal(image_cache.take(view, np.array([0, 2, 9])), whole[[5, 7, 14]])
+    assert np.array_equal(np.concatenate(list(image_cache.blocks(view))), view)
 
 
 def test_pair_needs_whole_sources() -> None:
@@ -262,13 +261,13 @@ def test_duplicates_are_those_of_all_pairs() -> None:
 
 
 def test_notes_of_what_was_fetched_survive_a_broken_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download, "cache", lambda: tmp_path)
-    found = download.Listing("model", "a/b", "main", "0" * 40, {"x.json": 2}, False, "mit")
+    monkeypatch.setattr(hub, "cache", lambda: tmp_path)
+    found = hub.Listing("model", "a/b", "main", "0" * 40, {"x.json": 2}, False, "mit")
     (tmp_path / "snapshot").mkdir()
     (tmp_path / "snapshot" / "x.json").write_bytes(b"{}")
-    noted = download.remember(found, tmp_path / "snapshot", ["x.json"], {})
+    noted = hub.remember(found, tmp_path / "snapshot", ["x.json"], {})
     assert noted.sha256 == {"x.json": files.sha256(tmp_path / "snapshot" / "x.json")}
-    assert download.recall("model", "a/b", "main", {}) is None  # the file itself is not there
+    assert hub.recall("model", "a/b", "main", {}) is None  # the file itself is not there
     (file,) = (tmp_path / "fetched").iterdir()
     file.write_text("{broken", encoding="utf-8")
-    assert download.recall("model", "a/b", "main", {}) is None
+    assert hub.recall("model", "a/b", "main", {}) is None

@@ -16,11 +16,11 @@ from sidebench.benchmark.data import references
 from sidebench.benchmark.data.pair import FOLDER, Pair, load_pair
 from sidebench.benchmark.errors import BadInput, BadPair, CorruptRun
 from sidebench.benchmark.files import read_json, write_json
-from sidebench.benchmark.measures import image_quality as quality
+from sidebench.benchmark.measures import image_quality
 from sidebench.benchmark.measures.shard_scores import Pairs, ShardScores
 from sidebench.benchmark.protocol import SamplerSettings, default_measures
 from sidebench.benchmark.registry import make_measure
-from sidebench.benchmark.reports import label_sheet as labelling
+from sidebench.benchmark.reports import label_sheet
 from sidebench.benchmark.reports.catalogue import describe
 from sidebench.benchmark.reports.page import write_report
 from sidebench.benchmark.reports.page_data import read_contents
@@ -152,12 +152,12 @@ def test_without_control_every_artefact_is_made(uncontrolled: Any, tmp_path: Pat
     assert all(unit.curves.excess is None and list(unit.curves.ams) == ["training"] for unit in contents.units)
     copy = tmp_path / folder.path.name
     shutil.copytree(folder.path, copy)
-    assert labelling.make_sheet(RunFolder(copy), references.load_references(Pair(**content())), "nl2:n50:a0.5", 5)
+    assert label_sheet.make_sheet(RunFolder(copy), references.load_references(Pair(**content())), "nl2:n50:a0.5", 5)
     key = read_json(copy / "label" / "key.json")
     assert {item["set"] for item in key["items"].values()} == {"training"}
-    answers = {"schema": labelling.ANSWERS_SCHEMA, "sheet": key["sheet"], "answers": {"0001": "copy"}}
+    answers = {"schema": label_sheet.ANSWERS_SCHEMA, "sheet": key["sheet"], "answers": {"0001": "copy"}}
     write_json(copy / "label" / "answers.json", answers)
-    assert set(labelling.precision(RunFolder(copy))["sets"]) == {"training"}
+    assert set(label_sheet.precision(RunFolder(copy))["sets"]) == {"training"}
     again = rescore(folder, make_measure("nl2:n50:a0.5").bands)
     assert again == [result for result in uncontrolled.metrics.results if result.bands]
     assert {row["excess"] for row in rows(uncontrolled.metrics)} == {None}
@@ -167,9 +167,9 @@ def test_without_other_images_quality_is_left_out() -> None:
     found = references.load_references(Pair(**content()))
     none = np.empty(0, dtype=np.int64)
     alone = dataclasses.replace(found, pool=found.pool.take(none), tuning=found.tuning.take(none))
-    assert quality.real_images(found) == "pool" and quality.real_images(alone) is None
-    assert quality.assess({}, alone)["skipped"].startswith("the pair has fewer than 2")
-    assert quality.label_accuracy(found.training.floats(), None, alone) is None
+    assert image_quality.real_images(found) == "pool" and image_quality.real_images(alone) is None
+    assert image_quality.assess({}, alone)["skipped"].startswith("the pair has fewer than 2")
+    assert image_quality.label_accuracy(found.training.floats(), None, alone) is None
 
 
 def test_scores_that_do_not_fit_the_references_are_named(uncontrolled: Any, finished: Any, tmp_path: Path) -> None:
@@ -295,9 +295,9 @@ def test_an_attack_that_fails_on_the_reference_model_is_named_and_goes_on(make_p
 
 
 def test_a_reference_model_of_another_size_is_refused(make_plan: Plan, tmp_path: Path) -> None:
-    from sidebench.benchmark.data import model_files as hub
+    from sidebench.benchmark.data import model_files
 
-    shutil.copytree(hub.locate("zoo:digits"), tmp_path / "other")
+    shutil.copytree(model_files.locate("zoo:digits"), tmp_path / "other")
     config = tmp_path / "other" / "unet" / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "sample_size": 16}), encoding="utf-8")
     pair = Pair(**content(control="reference-model", reference_model={"location": str(tmp_path / "other")}))

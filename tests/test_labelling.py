@@ -21,7 +21,7 @@ from sidebench.benchmark.errors import BadInput, CorruptRun, TooFew
 from sidebench.benchmark.files import read_json, write_json, write_state
 from sidebench.benchmark.measures.scorer import Scorer
 from sidebench.benchmark.measures.shard_scores import SIDES
-from sidebench.benchmark.reports import label_sheet as labelling
+from sidebench.benchmark.reports import label_sheet
 from sidebench.benchmark.results.run_folder import RunFolder
 from sidebench.benchmark.results.score_files import write_scores
 
@@ -73,7 +73,7 @@ def made(tmp_path: Path) -> tuple[RunFolder, References]:
 
 def sheet(made: tuple[RunFolder, References], pairs: int = 30, seed: int = 0) -> tuple[str, dict[str, Any]]:
     folder, references = made
-    page = labelling.make_sheet(folder, references, MEASURE, pairs, seed)
+    page = label_sheet.make_sheet(folder, references, MEASURE, pairs, seed)
     assert page == folder.path / "label" / "sheet.html"
     return page.read_text(encoding="utf-8"), read_json(folder.path / "label" / "key.json")
 
@@ -93,7 +93,7 @@ def decoded(uri: str) -> np.ndarray:
 def answer(folder: RunFolder, key: dict[str, Any], **changes: Any) -> None:
     """Write answers: a copy is what scores at most 0.6."""
     given = {name: "copy" if item["score"] <= 0.6 else "not a copy" for name, item in key["items"].items()}
-    content = {"schema": labelling.ANSWERS_SCHEMA, "sheet": key["sheet"], "answers": given, **changes}
+    content = {"schema": label_sheet.ANSWERS_SCHEMA, "sheet": key["sheet"], "answers": given, **changes}
     write_json(folder.path / "label" / "answers.json", content)
 
 
@@ -186,7 +186,7 @@ def test_other_references_are_refused(made: tuple[RunFolder, References]) -> Non
     folder, own = made
     other = References(own.training, own.held_out, own.pool, own.tuning, "0" * 64)
     with pytest.raises(BadInput, match="other images"):
-        labelling.make_sheet(folder, other, MEASURE)
+        label_sheet.make_sheet(folder, other, MEASURE)
 
 
 def test_no_pairs_are_refused(made: tuple[RunFolder, References]) -> None:
@@ -207,7 +207,7 @@ def test_labelling_everything_gives_the_true_precision(made: tuple[RunFolder, Re
     folder, _ = made
     _, key = sheet(made, pairs=10_000)
     answer(folder, key)
-    found = labelling.precision(folder)
+    found = label_sheet.precision(folder)
     for side in SIDES:
         assert at(found, side, 0.5)["value"] == 1.0
         row = at(found, side, 1.0)
@@ -224,7 +224,7 @@ def test_precision_from_a_part_is_right_on_average_and_within_its_interval(made:
     for seed in range(60):
         _, key = sheet(made, pairs=24, seed=seed)
         answer(folder, key)
-        row = at(labelling.precision(folder), "training", 1.0)
+        row = at(label_sheet.precision(folder), "training", 1.0)
         (folder.path / "label" / "answers.json").unlink()
         values.append(row["value"])
         inside += row["low"] <= truth <= row["high"]
@@ -240,7 +240,7 @@ def test_a_sheet_answered_in_part_still_stands_for_the_run(made: tuple[RunFolder
         name: "copy" if key["items"][name]["score"] <= 0.6 else "not a copy" for name in sorted(key["items"])[:150]
     }
     answer(folder, key, answers=given)
-    found = labelling.precision(folder)
+    found = label_sheet.precision(folder)
     assert found["sets"]["training"]["answered"] + found["sets"]["held_out"]["answered"] == 150
     row = at(found, "training", 1.0)
     inside = sum(item["score"] <= 1 and item["set"] == "training" for item in key["items"].values())
@@ -261,7 +261,7 @@ def test_unsure_pairs_are_left_out_and_bounded(made: tuple[RunFolder, References
     )
     given = dict(zip(close[:6], ["copy", "copy", "copy", "not a copy", "unsure", "unsure"], strict=True))
     answer(folder, key, answers=given)
-    found = labelling.precision(folder)
+    found = label_sheet.precision(folder)
     row = at(found, "training", 1.0)
     assert found["sets"]["training"]["unsure"] == 2 == row["unsure"] and row["decided"] == 4
     assert row["if_unsure_not"] < row["value"] < row["if_unsure_copy"]
@@ -271,16 +271,16 @@ def test_no_answer_within_a_threshold_gives_no_precision(made: tuple[RunFolder, 
     folder, _ = made
     _, key = sheet(made)
     answer(folder, key, answers={})
-    row = at(labelling.precision(folder), "training", 0.5)
+    row = at(label_sheet.precision(folder), "training", 0.5)
     assert row["value"] is row["low"] is row["high"] is row["if_unsure_not"] is None
-    json.dumps(labelling.precision(folder), allow_nan=False)
+    json.dumps(label_sheet.precision(folder), allow_nan=False)
 
 
 @pytest.mark.parametrize(("copies", "n"), [(0, 10), (7, 10), (10, 10), (3, 200)])
 def test_with_equal_weights_the_interval_is_wilsons(copies: int, n: int) -> None:
     from sidebench.benchmark.stats.intervals import wilson
 
-    assert labelling._wilson(copies / n, n) == pytest.approx(wilson(copies, n), abs=1e-9)
+    assert label_sheet._wilson(copies / n, n) == pytest.approx(wilson(copies, n), abs=1e-9)
 
 
 # ---- bad answers ----
@@ -305,7 +305,7 @@ def test_answers_that_do_not_fit_are_refused_by_field(
     _, key = sheet(made)
     answer(made[0], key, **change)
     with pytest.raises(BadInput) as raised:
-        labelling.precision(made[0])
+        label_sheet.precision(made[0])
     assert str(raised.value).startswith(f"label/answers.json, {named}:") and "\n" not in str(raised.value)
 
 
@@ -314,7 +314,7 @@ def test_a_truncated_answer_file_is_named(made: tuple[RunFolder, References], te
     sheet(made)
     (made[0].path / "label" / "answers.json").write_text(text, encoding="utf-8")
     with pytest.raises(BadInput, match=r"label/answers\.json"):
-        labelling.precision(made[0])
+        label_sheet.precision(made[0])
 
 
 @pytest.mark.parametrize(("field", "value"), [("set", "both"), ("weight", 0), ("score", "x"), ("stratum", -1)])
@@ -324,12 +324,12 @@ def test_a_changed_key_is_refused_by_field(made: tuple[RunFolder, References], f
     key["items"]["0003"][field] = value
     write_json(made[0].path / "label" / "key.json", key)
     with pytest.raises(CorruptRun, match=rf"label/key\.json, items\.0003\.{field}"):
-        labelling.precision(made[0])
+        label_sheet.precision(made[0])
 
 
 def test_what_is_missing_is_said(made: tuple[RunFolder, References]) -> None:
     with pytest.raises(BadInput, match="make the sheet first"):
-        labelling.precision(made[0])
+        label_sheet.precision(made[0])
     sheet(made)
     with pytest.raises(BadInput, match="put it beside the sheet"):
-        labelling.precision(made[0])
+        label_sheet.precision(made[0])

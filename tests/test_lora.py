@@ -13,7 +13,7 @@ from torch import Tensor
 from sidebench.benchmark import files
 from sidebench.benchmark.candidates import Candidates
 from sidebench.benchmark.contracts import LoraSpec, ModelSpec
-from sidebench.benchmark.data import pipeline_folder as layout
+from sidebench.benchmark.data import pipeline_folder
 from sidebench.benchmark.data.pair import load_pair
 from sidebench.benchmark.errors import BadInput, UnsafeFile
 from sidebench.benchmark.models import load_model, lora
@@ -177,16 +177,16 @@ def test_what_is_no_lora_of_this_model_is_refused(folder: Path, plain: Any, file
 
 def test_which_file_of_a_repository_is_the_lora() -> None:
     one, two = "pytorch_lora_weights.safetensors", "other/second.safetensors"
-    assert layout.lora_file("x", ["README.md", one, "weights.bin"]) == one
-    assert layout.lora_file("x", [one, two], two) == two
+    assert pipeline_folder.lora_file("x", ["README.md", one, "weights.bin"]) == one
+    assert pipeline_folder.lora_file("x", [one, two], two) == two
     with pytest.raises(BadInput, match=r"say which is the LoRA by model\.lora\.file: other/second"):
-        layout.lora_file("x", [one, two])
+        pipeline_folder.lora_file("x", [one, two])
     with pytest.raises(BadInput, match="x has no LoRA file 'third'"):
-        layout.lora_file("x", [one, two], "third")
+        pipeline_folder.lora_file("x", [one, two], "third")
     with pytest.raises(UnsafeFile, match=r"x: the LoRA is pickled \(weights\.bin\)"):
-        layout.lora_file("x", ["README.md", "weights.bin"])
+        pipeline_folder.lora_file("x", ["README.md", "weights.bin"])
     with pytest.raises(BadInput, match="x holds no LoRA"):
-        layout.lora_file("x", ["README.md"])
+        pipeline_folder.lora_file("x", ["README.md"])
 
 
 def test_a_pair_file_names_a_lora_beside_it(tmp_path: Path, make_pair_file: Any) -> None:

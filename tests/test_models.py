@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sidebench.benchmark.candidates import Candidates
 from sidebench.benchmark.contracts import Model, ModelSpec, PredictionType
-from sidebench.benchmark.data import model_files as hub
+from sidebench.benchmark.data import model_files
 from sidebench.benchmark.data.pair import load_pair
 from sidebench.benchmark.errors import BadInput, UnknownName, UnsafeFile
 from sidebench.benchmark.models import load_model
@@ -33,7 +33,7 @@ def digits() -> Model:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return Path(shutil.copytree(hub.ZOO / "digits", tmp_path / "model"))
+    return Path(shutil.copytree(model_files.ZOO / "digits", tmp_path / "model"))
 
 
 # ---- the digits model ----
@@ -96,7 +96,7 @@ def test_encode_and_decode_are_inverse(digits: Model) -> None:
 
 
 def test_predictions_are_those_of_the_network(digits: Model) -> None:
-    network = diffusers.UNet2DModel.from_pretrained(hub.ZOO / "digits" / "unet", use_safetensors=True)
+    network = diffusers.UNet2DModel.from_pretrained(model_files.ZOO / "digits" / "unet", use_safetensors=True)
     x, t = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(2)), torch.tensor([0, 100, 500, 999])
     with torch.no_grad():
         torch.testing.assert_close(digits.predict(x, t), network(x, t).sample)
@@ -126,7 +126,7 @@ def test_shipped_models_have_their_pinned_hashes() -> None:
 
 @pytest.mark.parametrize("name", [WEIGHTS, "unet/config.json", "scheduler/scheduler_config.json"])
 def test_a_changed_file_is_refused_by_name(folder: Path, name: str) -> None:
-    pinned = hub.hashes(folder)
+    pinned = model_files.hashes(folder)
     assert pixel(folder, sha256=pinned).sample_shape == (1, 8, 8)
     content = bytearray((folder / name).read_bytes())
     content[-1] ^= 1
@@ -136,7 +136,7 @@ def test_a_changed_file_is_refused_by_name(folder: Path, name: str) -> None:
 
 
 def test_a_pinned_file_that_is_missing_is_named(folder: Path) -> None:
-    pinned = hub.hashes(folder)
+    pinned = model_files.hashes(folder)
     (folder / WEIGHTS).unlink()
     with pytest.raises(BadInput, match=r"diffusion_pytorch_model\.safetensors"):
         pixel(folder, sha256=pinned)

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import yaml
 
-from sidebench.benchmark.data import model_files as hub
-from sidebench.benchmark.data import pipeline_folder as layout
+from sidebench.benchmark.data import model_files, pipeline_folder
 from sidebench.benchmark.data.pair import FOLDER, Pair, load_pair, pair_names
 from sidebench.benchmark.data.references import load_references
 from sidebench.benchmark.errors import BadInput, BadPair, TooFew, UnknownName, UnsafeFile
@@ -40,11 +39,11 @@ def test_numbers_of_a_pair_that_nobody_has_run_carry_a_flag() -> None:
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_shipped_pair_is_whole(name: str) -> None:
     pair = load_pair(name)
-    folder = hub.locate(pair.model.location)
-    hub.check_files(folder, pair.model.sha256)
+    folder = model_files.locate(pair.model.location)
+    model_files.check_files(folder, pair.model.sha256)
     assert pair.name == name
     assert {Path(file).name for file in pair.model.sha256} >= {"diffusion_pytorch_model.safetensors", "config.json"}
-    assert not [file for file in folder.rglob("*") if file.suffix in layout.PICKLES]
+    assert not [file for file in folder.rglob("*") if file.suffix in pipeline_folder.PICKLES]
     for measure in pair.measures:
         made = make_measure(measure)
         assert made.id == measure
@@ -119,7 +118,7 @@ def test_identity_ignores_where_files_are() -> None:
 @pytest.fixture
 def own(tmp_path: Path) -> Path:
     """Return a user's pair file with an npz of colourless images and a copy of the model beside it."""
-    shutil.copytree(hub.locate("zoo:digits"), tmp_path / "own" / "victim")
+    shutil.copytree(model_files.locate("zoo:digits"), tmp_path / "own" / "victim")
     images = np.random.default_rng(0).integers(0, 256, (60, 8, 8), dtype=np.uint8)
     np.savez(tmp_path / "own" / "images.npz", pictures=images, kinds=np.arange(60))
     content = {

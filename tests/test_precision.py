@@ -14,8 +14,7 @@ from sidebench.benchmark.reports.page_data import read_contents
 from sidebench.benchmark.reports.tables import probe_flags
 from sidebench.benchmark.reports.verdict import checks
 from sidebench.benchmark.results.run_folder import RunFolder
-from sidebench.benchmark.runs import replay as replaying
-from sidebench.benchmark.runs import runner
+from sidebench.benchmark.runs import replay, runner
 
 Plan = Callable[..., Any]
 
@@ -94,7 +93,7 @@ def test_a_float32_model_too_large_for_the_memory_is_said(
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     RunFolder(again).float32_file("side.s0").unlink()
-    monkeypatch.setattr(replaying, "make_candidates", too_large)
+    monkeypatch.setattr(replay, "make_candidates", too_large)
     result = runner.execute(low_plan(make_plan, again.parent))
     assert result.failures == {}
     assert "side.s0: not held against float32: it does not fit into memory" in probe_flags(result.folder)

@@ -12,7 +12,7 @@ from made_records import as_version_1
 from sidebench.benchmark.errors import BadInput, BadRecord, UnknownName
 from sidebench.benchmark.files import read_json, read_table
 from sidebench.benchmark.stats.comparison import excess_of
-from sidebench.leaderboards import read_records as reading
+from sidebench.leaderboards import read_records
 from sidebench.leaderboards.check import check_record
 from sidebench.leaderboards.make_records import make_records, write_record
 from sidebench.leaderboards.read_records import parse_record, read_record, record_files
@@ -161,7 +161,7 @@ def test_versions_are_brought_up_one_after_another(made: list[Record], monkeypat
         kept = {key: value for key, value in content.items() if key != "who"}
         return {**kept, "submitter": content["who"], "schema": "sidebench-record/1"}
 
-    monkeypatch.setitem(reading.UPGRADES, "sidebench-record/0", upgrade)
+    monkeypatch.setitem(read_records.UPGRADES, "sidebench-record/0", upgrade)
     assert parse_record({**old, "schema": "sidebench-record/0"}, "old.json") == made[0]
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from sidebench.benchmark.errors import BadInput, CorruptRun
 from sidebench.benchmark.files import read_json, write_json
-from sidebench.benchmark.reports import label_sheet as labelling
+from sidebench.benchmark.reports import label_sheet
 from sidebench.benchmark.reports.page import scrubbed, write_report
 from sidebench.benchmark.reports.page_data import read_contents
 from sidebench.benchmark.reports.tables import text_tables, verdicts
@@ -282,10 +282,10 @@ def test_page_shows_effort_groups_and_the_swap_test(finished: Any, pages: dict[s
 
 def test_page_shows_what_a_person_says(copied: Path) -> None:
     folder = RunFolder(copied)
-    labelling.sheet_for(folder, "digits", 6, 0)
+    label_sheet.sheet_for(folder, "digits", 6, 0)
     key = read_json(copied / "label" / "key.json")
     content = {
-        "schema": labelling.ANSWERS_SCHEMA,
+        "schema": label_sheet.ANSWERS_SCHEMA,
         "sheet": key["sheet"],
         "answers": dict.fromkeys(key["items"], "copy"),
     }

@@ -10,7 +10,7 @@ import pytest
 from sidebench.benchmark.data.pair import load_pair
 from sidebench.benchmark.data.references import ImageSet, References, load_references
 from sidebench.benchmark.errors import BadInput, TooFew
-from sidebench.benchmark.measures import control_check as shift
+from sidebench.benchmark.measures import control_check
 from sidebench.benchmark.stats import intervals
 
 
@@ -37,7 +37,7 @@ def test_the_interval_holds_one_half_in_95_of_100_random_splits(digits: Referenc
     pool = np.concatenate([digits.training.images, digits.held_out.images, digits.pool.images, digits.tuning.images])
     rng = np.random.default_rng(11)
     draws = 400
-    found = [shift.two_sample(*random_split(pool, 100, rng), seed) for seed in range(draws)]
+    found = [control_check.two_sample(*random_split(pool, 100, rng), seed) for seed in range(draws)]
     covered = np.mean([not one.excludes_half for one in found])
     assert 0.93 <= covered <= 0.995
     aucs = np.array([one.auc for one in found])
@@ -49,12 +49,12 @@ def test_the_interval_holds_one_half_in_95_of_100_random_splits(digits: Referenc
 def test_the_interval_holds_one_half_where_images_are_duplicates() -> None:
     rng = np.random.default_rng(12)
     pool = rng.normal(120, 30, (600, 1, 3, 4)).clip(0, 255)
-    found = [shift.two_sample(*random_split(pool, 40, rng, repeats=4), seed) for seed in range(400)]
+    found = [control_check.two_sample(*random_split(pool, 40, rng, repeats=4), seed) for seed in range(400)]
     assert np.mean([not one.excludes_half for one in found]) >= 0.93
 
 
 def test_the_splits_of_digits_are_fair(digits: References) -> None:
-    found = shift.two_sample(digits.training, digits.held_out, 0)
+    found = control_check.two_sample(digits.training, digits.held_out, 0)
     assert not found.excludes_half and found.low < 0.5 < found.high
     assert found.images == (256, 256)
 
@@ -65,8 +65,10 @@ def test_a_duplicate_group_is_never_split_between_folds() -> None:
     centres = rng.integers(60, 190, (60, 1, 6, 6))
     images = np.repeat(centres, 10, axis=0) + rng.integers(-2, 3, (600, 1, 6, 6))
     groups = np.repeat(np.arange(60), 10)
-    together = shift.two_sample(image_set(images[:300], groups[:300]), image_set(images[300:], groups[300:]), 0)
-    apart = shift.two_sample(image_set(images[:300], np.arange(300)), image_set(images[300:], np.arange(300, 600)), 0)
+    together = control_check.two_sample(image_set(images[:300], groups[:300]), image_set(images[300:], groups[300:]), 0)
+    apart = control_check.two_sample(
+        image_set(images[:300], np.arange(300)), image_set(images[300:], np.arange(300, 600)), 0
+    )
     assert apart.auc > 0.9
     assert together.auc < 0.7 and not together.excludes_half
 
@@ -78,14 +80,14 @@ def test_a_duplicate_group_is_never_split_between_folds() -> None:
 def test_five_percent_more_brightness_is_seen(digits: References, kind: str) -> None:
     held_out = digits.held_out
     bright = held_out.images + 0.05 * 255 if kind == "added" else held_out.images * 1.05
-    found = shift.two_sample(digits.training, image_set(np.rint(bright.clip(0, 255)), held_out.groups), 0)
+    found = control_check.two_sample(digits.training, image_set(np.rint(bright.clip(0, 255)), held_out.groups), 0)
     assert found.excludes_half and found.low > 0.5
 
 
 def test_sets_that_are_told_apart_without_error_have_an_interval_below_one() -> None:
     rng = np.random.default_rng(7)
     dark, light = rng.integers(0, 60, (30, 1, 4, 4)), rng.integers(190, 250, (30, 1, 4, 4))
-    found = shift.two_sample(image_set(dark, np.arange(30)), image_set(light, np.arange(30, 60)), 0)
+    found = control_check.two_sample(image_set(dark, np.arange(30)), image_set(light, np.arange(30, 60)), 0)
     assert found.auc == found.high == 1 and 0.7 < found.low < 0.95
 
 
@@ -94,30 +96,32 @@ def test_large_images_are_reduced_and_a_shift_is_still_seen(shape: tuple[int, in
     rng = np.random.default_rng(8)
     images = rng.normal(120, 20, (60, *shape)).clip(0, 255)
     images[30:, :, : shape[1] // 2] += 12
-    found = shift.two_sample(image_set(images[:30], np.arange(30)), image_set(images[30:], np.arange(30, 60)), 0)
+    found = control_check.two_sample(
+        image_set(images[:30], np.arange(30)), image_set(images[30:], np.arange(30, 60)), 0
+    )
     assert found.low > 0.5
 
 
 def test_at_most_so_many_images_are_used(digits: References, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shift, "MOST_IMAGES", 50)
-    assert shift.two_sample(digits.training, digits.pool, 0).images == (50, 50)
+    monkeypatch.setattr(control_check, "MOST_IMAGES", 50)
+    assert control_check.two_sample(digits.training, digits.pool, 0).images == (50, 50)
 
 
 def test_the_same_seed_gives_the_same_result_and_another_other_folds(digits: References) -> None:
-    first, again, other = (shift.two_sample(digits.training, digits.held_out, seed) for seed in (1, 1, 2))
+    first, again, other = (control_check.two_sample(digits.training, digits.held_out, seed) for seed in (1, 1, 2))
     assert first == again and first.auc != other.auc
 
 
 def test_images_of_one_value_do_not_break_it() -> None:
     blank = np.full((20, 1, 4, 4), 9)
-    found = shift.two_sample(image_set(blank, np.arange(20)), image_set(blank, np.arange(20, 40)), 0)
+    found = control_check.two_sample(image_set(blank, np.arange(20)), image_set(blank, np.arange(20, 40)), 0)
     assert found.auc == 0.5 and not found.excludes_half
 
 
 @pytest.mark.parametrize("auc", [0.5, 0.62, 0.9, 0.999])
 @pytest.mark.parametrize("n", [20, 300])
 def test_the_interval_ends_where_hanley_and_mcneil_say(auc: float, n: int) -> None:
-    low, high = shift.auc_interval(auc, n, n)
+    low, high = control_check.auc_interval(auc, n, n)
     assert 0 < low < auc < high < 1
     for theta in (low, high):
         q1, q2 = theta / (2 - theta), 2 * theta**2 / (1 + theta)
@@ -130,13 +134,13 @@ def test_too_few_groups_are_refused() -> None:
     images = rng.integers(0, 255, (40, 1, 4, 4))
     few = image_set(images[:20], np.repeat(np.arange(5), 4))
     with pytest.raises(TooFew, match="5 duplicate groups among the held-out images"):
-        shift.two_sample(image_set(images[20:], np.arange(100, 120)), few, 0)
+        control_check.two_sample(image_set(images[20:], np.arange(100, 120)), few, 0)
 
 
 def test_images_of_other_shape_are_refused() -> None:
     sets = [image_set(np.zeros((20, 1, size, 4)), np.arange(20)) for size in (4, 5)]
     with pytest.raises(BadInput, match=r"1x4x4.*1x5x4"):
-        shift.two_sample(sets[0], sets[1], 0)
+        control_check.two_sample(sets[0], sets[1], 0)
 
 
 # ---- overlaps ----
@@ -144,14 +148,16 @@ def test_images_of_other_shape_are_refused() -> None:
 
 def test_overlaps_are_the_groups_on_both_sides() -> None:
     blank = np.zeros((5, 1, 2, 2))
-    found = shift.overlaps(image_set(blank, np.array([4, 1, 2, 1, 9])), image_set(blank, np.array([7, 2, 8, 1, 2])))
+    found = control_check.overlaps(
+        image_set(blank, np.array([4, 1, 2, 1, 9])), image_set(blank, np.array([7, 2, 8, 1, 2]))
+    )
     assert found.groups.tolist() == [1, 2]
     assert found.training.tolist() == [1, 2, 3]
     assert found.held_out.tolist() == [1, 3, 4]
 
 
 def test_a_split_by_group_has_no_overlaps(digits: References) -> None:
-    assert not any(len(part) for part in shift.overlaps(digits.training, digits.held_out))
+    assert not any(len(part) for part in control_check.overlaps(digits.training, digits.held_out))
 
 
 # ---- matched rates ----

@@ -12,9 +12,7 @@ from made_records import changed, entry, vary
 from test_ranking import HUGE, OWN, badge
 
 from sidebench.benchmark.errors import BadInput
-from sidebench.leaderboards import board_charts as plotted
-from sidebench.leaderboards import site
-from sidebench.leaderboards import verdicts as words
+from sidebench.leaderboards import board_charts, site, verdicts
 from sidebench.leaderboards.build import build
 from sidebench.leaderboards.make_records import write_record
 from sidebench.leaderboards.ranking import Board, Leaderboard, Row, rank
@@ -128,7 +126,7 @@ def test_a_record_page_has_verdict_command_hashes_and_badge(found: Leaderboard, 
 def test_the_verdict_follows_the_interval(real_records: list[Record], low: float, high: float, wanted: str) -> None:
     excess = real_records[0].excess.model_copy(update={"low": low, "high": high})
     (board,) = rank([entry(changed(real_records[0], excess=excess))]).boards
-    said = words.verdict(board.ranked[0], board)
+    said = verdicts.verdict(board.ranked[0], board)
     assert wanted in said[0] and said[1] == "It is the only row of its board."
 
 
@@ -175,13 +173,13 @@ def test_a_board_says_what_it_shows(
 ) -> None:
     board = board_of(real_records[0], kind, *excesses)
     ranked = [row._replace(best=1) if place < tied else row for place, row in enumerate(board.ranked)]
-    assert words.board_verdict(board._replace(ranked=ranked)) == said
+    assert verdicts.board_verdict(board._replace(ranked=ranked)) == said
 
 
 def test_a_method_made_again_counts_as_a_row(real_records: list[Record]) -> None:
     board = board_of(real_records[0], "attacks", (0.1, 0.2), (0.1, 0.2), same="side")
-    assert words.board_verdict(board) == "All 2 rows find training images. side finds most."
-    assert words.board_verdict(board._replace(ranked=[], apart=board.ranked)) == "Nothing is ranked here."
+    assert verdicts.board_verdict(board) == "All 2 rows find training images. side finds most."
+    assert verdicts.board_verdict(board._replace(ranked=[], apart=board.ranked)) == "Nothing is ranked here."
 
 
 def test_boards_of_one_name_say_what_tells_them_apart(real_records: list[Record]) -> None:
@@ -192,14 +190,14 @@ def test_boards_of_one_name_say_what_tells_them_apart(real_records: list[Record]
         row = Row(entry(changed(base, settings=settings, defences={"clip": {}})))
         boards.append(Board(f"b{guidance}", [row], [], []))
     other = Board("a", [Row(entry(base))], [], [])
-    notes = words.board_notes([*boards, other])
+    notes = verdicts.board_notes([*boards, other])
     assert notes == {"b0.3": "guidance_scale 0.3", "b1.0": "guidance_scale 1.0", "a": ""}
 
 
 def test_the_first_page_leads_to_every_board(found: Leaderboard, files: dict[str, str]) -> None:
     text = files["index.html"]
     for board in found.boards:
-        assert f'href="boards/{board.name}.html"' in text and words.board_verdict(board).split(". ")[0] in text
+        assert f'href="boards/{board.name}.html"' in text and verdicts.board_verdict(board).split(". ")[0] in text
     assert "Every board so far is a worked example" not in text and "Submit a result" in text
     assert "Every board" not in site.index_page(rank([]))
 
@@ -226,12 +224,12 @@ def test_rows_that_differ_in_guidance_alone_make_a_curve(real_records: list[Reco
 
     rows = [guided(1.0), guided(0.1), guided(0.3), guided(0.3, clusters=9), guided(True), guided(math.inf), side, plain]
     (board,) = rank([entry(record) for record in rows]).boards
-    (line,) = plotted.guidance_lines(board.ranked)
+    (line,) = board_charts.guidance_lines(board.ranked)
     assert line.label == "side, one" and [point.x for point in line.points] == [0.1, 0.3, 1.0]
     text = site.board_page(board)
     assert "Excess by guidance" in text and "side, one" in text
     Links(text)
-    assert not plotted.guidance_lines(board.ranked[:2])
+    assert not board_charts.guidance_lines(board.ranked[:2])
 
 
 def test_records_and_schemas_are_files_of_the_site(real_records: list[Record], tmp_path: Path) -> None:
@@ -314,7 +312,7 @@ def test_a_tuning_is_drawn_and_told(real_records: list[Record]) -> None:
     assert text.count("<circle") == 6 and "6 points as a table" in text
     assert '<li class="s2"><bdi>training_steps 30</bdi></li>' in text and ">guidance_scale</text>" in text
     read = parse_record(json.loads(tuned(real_records[2]).text()), "r.json")  # a file has its keys in order
-    assert plotted.tuning_chart(read.tuning)[1] == ["training_steps 3", "training_steps 30"]
+    assert board_charts.tuning_chart(read.tuning)[1] == ["training_steps 3", "training_steps 30"]
     Links(text)
     assert "How the settings were chosen" not in site.record_page(
         rank([entry(real_records[2])]).boards[0].ranked[0], board

@@ -9,8 +9,7 @@ import pytest
 
 from sidebench.benchmark.files import read_json
 from sidebench.benchmark.registry import find
-from sidebench.benchmark.runs import runner
-from sidebench.benchmark.runs import state_cache as states
+from sidebench.benchmark.runs import runner, state_cache
 from sidebench.methods.side import Side
 
 Made = Callable[..., Any]
@@ -20,7 +19,7 @@ Made = Callable[..., Any]
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Keep states in a folder of this test."""
     monkeypatch.setenv("SIDEBENCH_STATES", "on")
-    monkeypatch.setattr(states, "_root", lambda: tmp_path / "states")
+    monkeypatch.setattr(state_cache, "_root", lambda: tmp_path / "states")
     return tmp_path / "states"
 
 
@@ -99,11 +98,11 @@ def test_what_else_matters(
     if what == "sampler":
         again = other_steps(again)
     elif what == "versions":
-        monkeypatch.setattr(states, "versions", lambda: {"torch": "0.0"})
+        monkeypatch.setattr(state_cache, "versions", lambda: {"torch": "0.0"})
     elif what == "threads":
         monkeypatch.setattr("torch.get_num_threads", lambda: 7)
     else:
-        monkeypatch.setattr(states, "_code", lambda plugins: "other")
+        monkeypatch.setattr(state_cache, "_code", lambda plugins: "other")
     runner.execute(again)
     assert len(prepared) == 2
 
@@ -114,7 +113,7 @@ def test_a_changed_line_of_a_local_attack_matters(make_plan: Made, cache: Path, 
     hashes = set()
     for text in (source, source + "# another line\n", source):
         file.write_text(text, encoding="utf-8")
-        hashes.add(states._code([find("attack", f"{file}:Mine")]))
+        hashes.add(state_cache._code([find("attack", f"{file}:Mine")]))
     assert len(hashes) == 2
 
 
@@ -154,7 +153,7 @@ def test_old_entries_make_room(make_plan: Made, cache: Path, tmp_path: Path, mon
     run(make_plan, tmp_path / "a")
     (first,) = cache.iterdir()
     size = sum(file.stat().st_size for file in first.iterdir())
-    monkeypatch.setattr(states, "LIMIT", int(1.5 * size))
+    monkeypatch.setattr(state_cache, "LIMIT", int(1.5 * size))
     run(make_plan, tmp_path / "b", seeds=(1,))
     assert len(list(cache.iterdir())) == 1 and not first.exists()
 

@@ -11,7 +11,7 @@ from hub_repositories import picture_repository, text_pipeline
 
 from sidebench.benchmark.candidates import Candidates
 from sidebench.benchmark.contracts import ModelSpec, PromptedModel
-from sidebench.benchmark.data import image_cache as imagesets
+from sidebench.benchmark.data import image_cache
 from sidebench.benchmark.data.pair import Pair
 from sidebench.benchmark.errors import BadInput, TooFew
 from sidebench.benchmark.files import read_state
@@ -135,7 +135,7 @@ def test_prompt_replay_conforms(folder: Path) -> None:
 
 
 def test_a_run_with_captions_of_the_users_own(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(imagesets, "cache", lambda: tmp_path / "cache")
+    monkeypatch.setattr(image_cache, "cache", lambda: tmp_path / "cache")
     place = picture_repository(tmp_path / "noise", train=14, test=12, captions=True, size=16)
     pair = Pair(
         name="own",

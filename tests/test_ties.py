@@ -5,7 +5,7 @@ import pytest
 from test_comparison import DRAWS, World, draw
 
 from sidebench.benchmark.stats.comparison import AttackHits, compare, holm
-from sidebench.leaderboards import rank_tests as ties
+from sidebench.leaderboards import rank_tests
 from sidebench.leaderboards.rank_tests import Sample, all_pairs, samples_of, standing
 
 GROUPS = 60
@@ -45,8 +45,8 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(1)
     rows = [sample(rate, rng, key=f"{number % 2}") for number, rate in enumerate(rng.uniform(0.1, 0.3, 11))]
     whole = all_pairs(rows)
-    monkeypatch.setattr(ties, "BLOCK", 3)
-    monkeypatch.setattr(ties, "CANDIDATES", 7)
+    monkeypatch.setattr(rank_tests, "BLOCK", 3)
+    monkeypatch.setattr(rank_tests, "CANDIDATES", 7)
     for one, two in zip(whole, all_pairs(rows), strict=True):
         assert np.allclose(one, two)
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from sidebench.benchmark.reports import tuning_plot as tuned
+from sidebench.benchmark.reports import tuning_plot
 from sidebench.benchmark.reports.plot_style import styled, to_png, to_svg
 from sidebench.benchmark.results.tuning_curve import Curve, Point
 
@@ -21,8 +21,8 @@ def curve_of(finished: Any, grid: list[dict[str, Any]]) -> Curve:
 
 def test_the_setting_of_most_values_goes_across(finished: Any) -> None:
     grid = [{"steps": steps, "scale": scale} for steps in (100, 300) for scale in (0.1, 1.0, 3.0)]
-    assert tuned.varied(curve_of(finished, grid)) == "scale"
-    assert tuned.varied(curve_of(finished, [{"a": a, "b": b} for a in (1, 2) for b in (1, 2)])) == "b"
+    assert tuning_plot.varied(curve_of(finished, grid)) == "scale"
+    assert tuning_plot.varied(curve_of(finished, [{"a": a, "b": b} for a in (1, 2) for b in (1, 2)])) == "b"
 
 
 @pytest.mark.parametrize("keys", [("scale",), ("steps", "scale")])
@@ -30,7 +30,7 @@ def test_lines_marks_and_words(keys: tuple[str, ...], finished: Any) -> None:
     whole = [{"steps": steps, "scale": scale} for steps in (100, 300) for scale in (0.1, 1.0, 3.0)]
     grid = [{key: values[key] for key in keys} for values in (whole if len(keys) == 2 else whole[:3])]
     with styled():
-        figure = tuned.draw(curve_of(finished, grid))
+        figure = tuning_plot.draw(curve_of(finished, grid))
         svg = to_svg(figure, "tuning-side")
         assert to_png(figure).startswith(b"\x89PNG")
     (axes,) = figure.axes

@@ -8,13 +8,12 @@ import pytest
 import torch
 
 from sidebench.benchmark.contracts import ModelSpec
-from sidebench.benchmark.data import model_files as hub
-from sidebench.benchmark.data import pipeline_folder as layout
+from sidebench.benchmark.data import model_files, pipeline_folder
 from sidebench.benchmark.data.pair import DataSource, Pair, Recipe, load_pair
 from sidebench.benchmark.data.references import load_references
 from sidebench.benchmark.errors import BadInput, BadSetting
 from sidebench.benchmark.models import load_model
-from sidebench.benchmark.models.zoo import train as recipe
+from sidebench.benchmark.models.zoo import train
 from sidebench.benchmark.progress import silent
 from sidebench.benchmark.runs.plan import plan_run
 
@@ -26,7 +25,7 @@ def pair() -> Pair:
 
 @pytest.fixture(scope="module")
 def trained(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return recipe.train(pair, tmp_path_factory.mktemp("zoo") / "model", "cpu", silent)
+    return train.train(pair, tmp_path_factory.mktemp("zoo") / "model", "cpu", silent)
 
 
 def test_folder_holds_a_safe_pipeline(trained: Path) -> None:
@@ -37,8 +36,8 @@ def test_folder_holds_a_safe_pipeline(trained: Path) -> None:
         "unet/diffusion_pytorch_model.safetensors",
         "scheduler/scheduler_config.json",
     }
-    assert not [file for file in files if file.endswith(layout.PICKLES)]
-    assert layout.image_size(trained) == (8, 8, 1)
+    assert not [file for file in files if file.endswith(pipeline_folder.PICKLES)]
+    assert pipeline_folder.image_size(trained) == (8, 8, 1)
 
 
 def test_model_can_be_loaded_and_called(trained: Path) -> None:
@@ -51,14 +50,14 @@ def test_model_can_be_loaded_and_called(trained: Path) -> None:
 
 def test_two_trainings_are_the_same(pair: Pair, trained: Path, tmp_path: Path) -> None:
     torch.manual_seed(99)
-    again = recipe.train(pair, tmp_path / "again", "cpu", silent)
-    assert hub.hashes(again) == hub.hashes(trained)
+    again = train.train(pair, tmp_path / "again", "cpu", silent)
+    assert model_files.hashes(again) == model_files.hashes(trained)
 
 
 def test_another_seed_is_another_model(pair: Pair, trained: Path, tmp_path: Path) -> None:
-    other = recipe.train(pair, tmp_path / "other", "cpu", silent, changes={"seed": 2})
+    other = train.train(pair, tmp_path / "other", "cpu", silent, changes={"seed": 2})
     name = "unet/diffusion_pytorch_model.safetensors"
-    assert hub.hashes(other)[name] != hub.hashes(trained)[name]
+    assert model_files.hashes(other)[name] != model_files.hashes(trained)[name]
 
 
 def test_training_sees_training_images_only(
@@ -69,20 +68,20 @@ def test_training_sees_training_images_only(
         name: dataclasses.replace(getattr(found, name), images=getattr(found, name).images * 0)
         for name in ("held_out", "pool", "tuning")
     }
-    monkeypatch.setattr(recipe, "load_references", lambda _: dataclasses.replace(found, **blank))
-    assert hub.hashes(recipe.train(pair, tmp_path / "blind", "cpu", silent)) == hub.hashes(trained)
+    monkeypatch.setattr(train, "load_references", lambda _: dataclasses.replace(found, **blank))
+    assert model_files.hashes(train.train(pair, tmp_path / "blind", "cpu", silent)) == model_files.hashes(trained)
 
 
 def test_progress_ends_at_the_last_step(pair: Pair, tmp_path: Path) -> None:
     seen: list[tuple[str, int, int]] = []
-    recipe.train(pair, tmp_path / "watched", "cpu", lambda *report: seen.append(report))
+    train.train(pair, tmp_path / "watched", "cpu", lambda *report: seen.append(report))
     assert seen[-1][1:] == (4, 4)
 
 
 def test_training_leaves_the_global_generator_alone(pair: Pair, tmp_path: Path) -> None:
     torch.manual_seed(7)
     before = torch.get_rng_state()
-    recipe.train(pair, tmp_path / "quiet", "cpu", silent)
+    train.train(pair, tmp_path / "quiet", "cpu", silent)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -90,18 +89,18 @@ def test_existing_folder_is_refused(pair: Pair, tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("keep me", encoding="utf-8")
     for name in ("", "mine"):
         with pytest.raises(BadInput, match="exists already; choose another with --out"):
-            recipe.train(pair, tmp_path / name, "cpu", silent)
+            train.train(pair, tmp_path / name, "cpu", silent)
     assert (tmp_path / "mine").read_text(encoding="utf-8") == "keep me"
 
 
 def test_pair_without_recipe_is_refused(pair: Pair, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="digits has no recipe"):
-        recipe.train(pair.model_copy(update={"recipe": None}), tmp_path / "none", "cpu", silent)
+        train.train(pair.model_copy(update={"recipe": None}), tmp_path / "none", "cpu", silent)
     assert not (tmp_path / "none").exists()
 
 
 def test_a_new_split_comes_with_its_pair_file(pair: Pair, tmp_path: Path) -> None:
-    again = recipe.train(pair, tmp_path / "second", "cpu", silent, split_seed=5)
+    again = train.train(pair, tmp_path / "second", "cpu", silent, split_seed=5)
     loaded = load_pair(str(again / "pair.yaml"))
     assert loaded.data.rule.seed == 5 and loaded.control == pair.control and loaded.attacks == pair.attacks
     rows = set(load_references(loaded).training.rows)
@@ -124,10 +123,10 @@ CHANGES = {
 def test_a_defended_victim_names_its_defence(name: str, pair: Pair, trained: Path, tmp_path: Path) -> None:
     longer = pair.model_copy(update={"recipe": Recipe(seed=1, steps=40, batch=8, channels=(8, 8))})
     source = longer if name == "loss-skipping" else pair
-    plain = trained if source is pair else recipe.train(source, tmp_path / "plain", "cpu", silent)
-    made = recipe.train(source, tmp_path / "made", "cpu", silent, changes=CHANGES[name])
+    plain = trained if source is pair else train.train(source, tmp_path / "plain", "cpu", silent)
+    made = train.train(source, tmp_path / "made", "cpu", silent, changes=CHANGES[name])
     weights = "unet/diffusion_pytorch_model.safetensors"
-    assert hub.hashes(made)[weights] != hub.hashes(plain)[weights]
+    assert model_files.hashes(made)[weights] != model_files.hashes(plain)[weights]
     victim = load_pair(str(made / "pair.yaml"))
     assert victim.name == f"digits-{name}" and victim.data == pair.data
     plan = plan_run(victim, attacks=["carlini-uncond"], candidates=4, out=tmp_path)
@@ -145,21 +144,21 @@ def test_an_impossible_recipe_is_refused(pair: Pair, tmp_path: Path) -> None:
         ({"duplicate_rms": 0.001}, "no two of the 256 training images are that near"),
     ):
         with pytest.raises(BadSetting, match=message):
-            recipe.train(pair, tmp_path / "none", "cpu", silent, changes=changes)
+            train.train(pair, tmp_path / "none", "cpu", silent, changes=changes)
     assert not (tmp_path / "none").exists()
 
 
 def test_deduplication_keeps_one_of_each_group(pair: Pair) -> None:
     training = load_references(pair).training
     twice = dataclasses.replace(training, images=np.concatenate([training.images[:5], training.images[:5]]))
-    kept = recipe._kept(twice, Recipe(seed=1, steps=1, duplicate_rms=0.0))
+    kept = train._kept(twice, Recipe(seed=1, steps=1, duplicate_rms=0.0))
     assert torch.equal(kept, dataclasses.replace(training, images=training.images[:5]).floats())
-    assert len(recipe._kept(training, Recipe(seed=1, steps=1, duplicate_rms=0.12))) == 238
+    assert len(train._kept(training, Recipe(seed=1, steps=1, duplicate_rms=0.12))) == 238
 
 
 def test_shifts_move_whole_images() -> None:
     image = torch.arange(16.0).view(1, 1, 4, 4)
-    moved = recipe.shifted(image.expand(400, 1, 4, 4), 1, torch.Generator().manual_seed(0))
+    moved = train.shifted(image.expand(400, 1, 4, 4), 1, torch.Generator().manual_seed(0))
     found = {tuple(row.flatten().tolist()) for row in moved}
     wanted = set()
     for dy in (-1, 0, 1):
@@ -172,8 +171,8 @@ def test_shifts_move_whole_images() -> None:
 def test_samples_that_are_learnt_already_are_skipped() -> None:
     usual = torch.full((10,), torch.nan)
     t = torch.tensor([1, 2, 3])
-    assert recipe.worth_learning(torch.tensor([1.0, 1.0, 1.0]), t, usual, 0.5).all()
-    kept = recipe.worth_learning(torch.tensor([0.4, 0.6, 2.0]), t, usual, 0.5)
+    assert train.worth_learning(torch.tensor([1.0, 1.0, 1.0]), t, usual, 0.5).all()
+    kept = train.worth_learning(torch.tensor([0.4, 0.6, 2.0]), t, usual, 0.5)
     assert kept.tolist() == [False, True, True]
     torch.testing.assert_close(usual[1:4], torch.tensor([0.94, 0.96, 1.1]))
     assert usual[0].isnan()
@@ -186,7 +185,7 @@ def test_the_new_pair_file_finds_the_images_of_a_users_pair(pair: Pair, tmp_path
     split = {"seed": 1, "duplicate_rms": 0.0, "training": 8, "held_out": 8, "pool": 0}
     data = DataSource(source="npz", path=str(tmp_path / "mine" / "images.npz"), images="images", split=split)
     mine = pair.model_copy(update={"name": "mine", "data": data})
-    folder = recipe.train(mine, tmp_path / "victims" / "one", "cpu", silent)
+    folder = train.train(mine, tmp_path / "victims" / "one", "cpu", silent)
     assert "../../mine/images.npz" in (folder / "pair.yaml").read_text(encoding="utf-8")
     again = load_references(load_pair(str(folder / "pair.yaml")))
     assert np.array_equal(again.training.images, load_references(mine).training.images)

@@ -18,7 +18,7 @@ from ..contracts import Progress
 from ..errors import BadInput
 from ..files import read_json, write_atomic, write_json
 from ..progress import silent
-from . import decode as decoding
+from . import decode
 from .dataset_files import Source, fetch_data, locate, quiet, used_splits
 from .hub import cache
 from .pair import DataSource
@@ -49,7 +49,7 @@ def load_rows(data: DataSource, progress: Progress = silent) -> Rows:
     """
     source = locate(data)
     columns = {"image": data.images, "label": data.labels, "caption": data.captions}
-    how = {"decoder": decoding.VERSION, "size": data.size, "channels": data.channels, "crop": data.crop}
+    how = {"decoder": decode.VERSION, "size": data.size, "channels": data.channels, "crop": data.crop}
     key = hashlib.sha256(
         json.dumps([used_splits(data), source.content, columns, how], sort_keys=True).encode()
     ).hexdigest()[:32]
@@ -205,7 +205,7 @@ class _Reader:
             # Only files of the data set itself are opened: a row may name any path on this machine.
             raise BadInput(f"{self.owner}, row {number}: column {self.column!r} holds no image")
         try:
-            return decoding.decode(value, self.data.size, self.data.channels, self.data.crop).tobytes()
+            return decode.decode(value, self.data.size, self.data.channels, self.data.crop).tobytes()
         except BadInput as error:
             raise BadInput(f"{self.owner}, row {number}, column {self.column!r}: {error}") from None
 

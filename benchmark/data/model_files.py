@@ -6,7 +6,7 @@ from typing import Any
 
 from ..errors import BadInput, UnsafeFile
 from ..files import sha256
-from . import pipeline_folder as layout
+from . import pipeline_folder
 from .hub import Fetched, Listing, download, look_up, recall, remember
 from .pair import LoraSource, ModelSource
 
@@ -16,8 +16,8 @@ ZOO = Path(__file__).parent.parent / "models" / "zoo"
 def locate(location: str) -> Path:
     """Return the folder of a model: `zoo:NAME` for an embedded one, otherwise a local folder."""
     folder = ZOO / location.removeprefix("zoo:") if location.startswith("zoo:") else Path(location)
-    if not (folder / layout.INDEX).is_file():
-        raise BadInput(f"no diffusers pipeline at {location}: {layout.INDEX} is missing")
+    if not (folder / pipeline_folder.INDEX).is_file():
+        raise BadInput(f"no diffusers pipeline at {location}: {pipeline_folder.INDEX} is missing")
     return folder
 
 
@@ -38,12 +38,12 @@ def check_files(
         UnsafeFile: weights are pickled only, a file asks for code of its own or is not the pinned one.
         BadInput: the folder is no pipeline that sidebench knows, or a file is missing.
     """
-    parts, files = layout.read_folder(folder, owner_of(folder))
-    names = layout.needed_files(parts, files, variant, allow_pickle)
+    parts, files = pipeline_folder.read_folder(folder, owner_of(folder))
+    names = pipeline_folder.needed_files(parts, files, variant, allow_pickle)
     for name, expected in pinned.items():
         check_pinned(folder / name, expected, f"{parts.owner}/{name}")
     for name in names:
-        if name.endswith("config.json") and "auto_map" in layout.read_json(folder / name):
+        if name.endswith("config.json") and "auto_map" in pipeline_folder.read_json(folder / name):
             raise UnsafeFile(f"{parts.owner}/{name} asks for Python code of its own, which sidebench does not run")
     return {name: sha256(folder / name) for name in names}
 
@@ -70,12 +70,12 @@ def model_files(
         BadInput: no pipeline, or of a class that sidebench does not know.
     """
     place = f"{subfolder.strip('/')}/" if subfolder else ""
-    if place + layout.INDEX not in found.sizes:
-        raise BadInput(f"{found.repo}: no {place}{layout.INDEX}, so this is no diffusers pipeline")
-    folder = download(found, [place + layout.INDEX])
-    parts = layout.read_layout(layout.read_json(folder / place / layout.INDEX), found.repo)
+    if place + pipeline_folder.INDEX not in found.sizes:
+        raise BadInput(f"{found.repo}: no {place}{pipeline_folder.INDEX}, so this is no diffusers pipeline")
+    folder = download(found, [place + pipeline_folder.INDEX])
+    parts = pipeline_folder.read_layout(pipeline_folder.read_json(folder / place / pipeline_folder.INDEX), found.repo)
     inside = [name.removeprefix(place) for name in found.sizes if name.startswith(place)]
-    return [place + name for name in layout.needed_files(parts, inside, variant, allow_pickle)]
+    return [place + name for name in pipeline_folder.needed_files(parts, inside, variant, allow_pickle)]
 
 
 def fetch_model(source: ModelSource, allow_pickle: bool = False, again: bool = False) -> Fetched:
@@ -103,7 +103,7 @@ def find_lora_file(source: LoraSource) -> tuple[Listing, str]:
     """Return a repository's listing and the file of it that is the LoRA; asks the Hub."""
     assert source.repo is not None
     found = look_up("model", source.repo, source.revision)
-    return found, layout.lora_file(source.repo, list(found.sizes), source.file)
+    return found, pipeline_folder.lora_file(source.repo, list(found.sizes), source.file)
 
 
 def lora_key(source: LoraSource) -> dict[str, Any]:

@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BadInput
-from . import model_files as hub
-from . import pipeline_folder as layout
+from . import model_files, pipeline_folder
 from .dataset_files import describe_source
 from .model_files import model_configs
 from .pair import AttackDefaults, DataSource, ModelSource, Pair, Selection, load_pair, named_model, repository
@@ -54,8 +53,8 @@ def pair_of(
         raise BadInput("--dataset needs --split, the split that the model was trained on (and --holdout, another)")
     victim = named_model(model)
     folder, licence = model_configs(victim, allow_pickle)
-    found = layout.read_folder(folder, hub.owner_of(folder))[0]
-    height, width, channels = layout.image_size(folder)
+    found = pipeline_folder.read_folder(folder, model_files.owner_of(folder))[0]
+    height, width, channels = pipeline_folder.image_size(folder)
     if height != width or channels not in (1, 3):
         raise BadInput(f"{found.owner} makes images of {height}x{width}x{channels}; square grey or RGB ones can be run")
     data, data_licence = _data(dataset, split, holdout, {"size": height, "channels": channels})
@@ -67,7 +66,9 @@ def pair_of(
         control="none" if holdout is None else "surrogate",
         model=ModelSource(**{**victim.model_dump(), "family": found.family}),
         data=data,
-        attacks={FIRST_ATTACK[layout.conditioning(folder)]: AttackDefaults(origin="defaults of the attack, untuned")},
+        attacks={
+            FIRST_ATTACK[pipeline_folder.conditioning(folder)]: AttackDefaults(origin="defaults of the attack, untuned")
+        },
         licence=f"model: {licence}; data: {data_licence}, as their cards say",
     )
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from ..data import pipeline_folder as layout
+from ..data import pipeline_folder
 from . import networks
 from .embedding import Embedding
 
@@ -37,7 +37,7 @@ class Clip(Embedding):
     def load(self, place: Path, digest: str, device: str) -> Callable[[Tensor], Tensor]:
         """Return what maps normalised images to projected embeddings."""
         # A whole CLIP network states the projection's width beside its parts, not in the image part.
-        stated = layout.read_json(place / networks.CONFIG).get("projection_dim")
+        stated = pipeline_folder.read_json(place / networks.CONFIG).get("projection_dim")
         width = {"projection_dim": stated} if isinstance(stated, int) else {}
         network = networks.load(place, digest, "CLIPVisionModelWithProjection", KINDS, device, **width)
         return lambda images: network(images, interpolate_pos_encoding=True).image_embeds

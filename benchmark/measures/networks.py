@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import files
-from ..data import pipeline_folder as layout
+from ..data import pipeline_folder
 from ..data.hub import download, look_up
 from ..errors import BadInput, UnsafeFile
 from ..files import canonical_json
@@ -50,7 +50,7 @@ def bring_in(name: str, source: str) -> str:
         place = download(found, names)
         origin = {"repo": repo, "revision": found.revision, "commit": found.commit, "licence": found.licence}
         origin["sizes"] = {chosen: found.sizes[chosen] for chosen in names}
-    if "auto_map" in layout.read_json(place / CONFIG):
+    if "auto_map" in pipeline_folder.read_json(place / CONFIG):
         raise UnsafeFile(f"{name}: {CONFIG} asks for Python code of its own, which sidebench does not run")
     target = weights.folder() / name
     _put(place, names, target)
@@ -72,7 +72,7 @@ def needed_files(owner: str, names: Sequence[str]) -> list[str]:
     if CONFIG not in names:
         raise BadInput(f"{owner}: no {CONFIG}, so this is no network of transformers")
     if not chosen:
-        pickled = next((name for name in sorted(names) if name.endswith(layout.PICKLES)), None)
+        pickled = next((name for name in sorted(names) if name.endswith(pipeline_folder.PICKLES)), None)
         if pickled:
             raise UnsafeFile(f"{owner}: only pickled weights ({pickled}); convert them to safetensors")
         raise BadInput(f"{owner}: no weights: model.safetensors is missing")
@@ -105,7 +105,7 @@ def load(place: Path, digest: str, architecture: str, kinds: frozenset[str], dev
     Raises:
         BadInput: transformers is not installed, or the files are of another kind of network or damaged.
     """
-    kind = layout.read_json(place / CONFIG).get("model_type")
+    kind = pipeline_folder.read_json(place / CONFIG).get("model_type")
     if kind not in kinds:
         raise BadInput(f"{place.name}: {CONFIG} is of a {kind}, wanted {' or '.join(sorted(kinds))}")
     return _load(place, digest, architecture, device, tuple(sorted(options.items())))

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from .. import files
 from ..contracts import Conditioning, Model, ModelSpec
-from ..data import model_files as hub
-from ..data import pipeline_folder as layout
+from ..data import model_files, pipeline_folder
 from ..errors import UnknownName
 
 if TYPE_CHECKING:
@@ -40,10 +39,13 @@ def inspect_files(spec: ModelSpec) -> ModelFiles:
         with safe_open(path, framework="np") as file:
             channels, height, width = file.get_slice("means").get_shape()[1:]
         return ModelFiles({path.name: files.sha256(path)}, (height, width, channels), "none")
-    folder = hub.locate(spec.location)
-    found = hub.check_files(folder, spec.sha256, spec.variant, spec.allow_pickle)
+    folder = model_files.locate(spec.location)
+    found = model_files.check_files(folder, spec.sha256, spec.variant, spec.allow_pickle)
     return ModelFiles(
-        found, layout.image_size(folder), layout.conditioning(folder), layout.read_folder(folder)[0].left_out
+        found,
+        pipeline_folder.image_size(folder),
+        pipeline_folder.conditioning(folder),
+        pipeline_folder.read_folder(folder)[0].left_out,
     )
 
 
@@ -69,7 +71,7 @@ def _pipeline_class(spec: ModelSpec) -> "type[PipelineModel]":
     if spec.family == "pixel":
         from .pixel import PixelModel, ScoreSdeModel
 
-        pipeline = layout.read_folder(hub.locate(spec.location))[0].pipeline
+        pipeline = pipeline_folder.read_folder(model_files.locate(spec.location))[0].pipeline
         return ScoreSdeModel if pipeline == "ScoreSdeVePipeline" else PixelModel
     if spec.family == "latent":
         from .latent import LatentModel

@@ -5,8 +5,7 @@ from typing import NamedTuple
 
 from .. import files
 from ..contracts import LoraSpec, ModelSpec
-from ..data import model_files as hub
-from ..data import pipeline_folder as layout
+from ..data import model_files, pipeline_folder
 from ..data.model_files import fetch_lora, fetch_model
 from ..data.pair import LoraSource, ModelSource, Pair, named_model
 from ..errors import BadInput
@@ -36,7 +35,7 @@ def _find(own: ModelSource, pair: str | None, allow_pickle: bool) -> FoundModel:
     if own.repo is not None:
         fetched = fetch_model(own, allow_pickle)
         folder, source = str(fetched.unchanged() / own.subfolder), {"model": fetched.origin()}
-    family = layout.read_folder(hub.locate(folder))[0].family
+    family = pipeline_folder.read_folder(model_files.locate(folder))[0].family
     if pair is not None and family != own.family:
         raise BadInput(f"pair {pair}: the model is of family {family}, the pair says {own.family}")
     lora = None
@@ -64,10 +63,10 @@ def _find_lora(own: LoraSource) -> tuple[LoraSpec, dict[str, dict[str, str]]]:
     else:
         file = place = Path(own.location)
         if place.is_dir():
-            file = place / layout.lora_file(place.name, [found.name for found in place.iterdir()], own.file)
+            file = place / pipeline_folder.lora_file(place.name, [found.name for found in place.iterdir()], own.file)
         if file.suffix != ".safetensors" or not file.is_file():
             raise BadInput(f"no LoRA at {place.name}: give a safetensors file, or a folder with one")
     digest = files.sha256(file)
     if own.sha256 is not None:
-        hub.check_pinned(file, own.sha256, f"LoRA {own.repo or file.name}")
+        model_files.check_pinned(file, own.sha256, f"LoRA {own.repo or file.name}")
     return LoraSpec(location=str(file), sha256=digest, scale=own.scale), origin

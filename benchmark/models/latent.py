@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..contracts import Conditioning, ModelSpec
-from ..data import pipeline_folder as layout
+from ..data import pipeline_folder
 from .pipeline import PipelineModel, square
 
 DECODER_BATCH = 8
@@ -25,7 +25,7 @@ class LatentModel(PipelineModel):
         import diffusers
 
         super().__init__(spec)
-        parts = layout.read_folder(self.folder, self.owner)[0].components
+        parts = pipeline_folder.read_folder(self.folder, self.owner)[0].components
         name = "vae" if "vae" in parts else "vqvae"
         decoder = diffusers.AutoencoderKL if name == "vae" else diffusers.VQModel
         self.autoencoder = self.network(decoder, name, torch.float32)
@@ -34,7 +34,7 @@ class LatentModel(PipelineModel):
         self.adaptable = {"transformer" if self.is_dit else "unet": "denoiser"}
         config: Any = self.denoiser.config
         self.sample_shape = (int(config.in_channels), *square(config.sample_size))
-        height, width, channels = layout.image_size(self.folder)
+        height, width, channels = pipeline_folder.image_size(self.folder)
         self.image_shape = (channels, height, width)
         self.num_classes = int(config.get("num_embeds_ada_norm" if self.is_dit else "num_class_embeds") or 0)
         self.conditioning: Conditioning = "class" if self.num_classes else "none"

@@ -12,8 +12,7 @@ from torch import Tensor
 from .. import environment
 from ..candidates import Candidates
 from ..contracts import LoraSpec, Model, ModelSpec, PredictionType
-from ..data import model_files as hub
-from ..data import pipeline_folder as layout
+from ..data import model_files, pipeline_folder
 from ..errors import BadInput
 from . import lora
 from .flops import OperationCount
@@ -30,13 +29,15 @@ class PipelineModel(Model):
     """Networks that a LoRA may change: their attributes by component name, the denoiser first."""
 
     def __init__(self, spec: ModelSpec) -> None:
-        self.folder = hub.locate(spec.location)
-        hub.check_files(self.folder, spec.sha256, spec.variant, spec.allow_pickle)
-        self.owner = hub.owner_of(self.folder)
+        self.folder = model_files.locate(spec.location)
+        model_files.check_files(self.folder, spec.sha256, spec.variant, spec.allow_pickle)
+        self.owner = model_files.owner_of(self.folder)
         self.spec = spec
         self.device = environment.pick_device(spec.device)
         self.dtype: torch.dtype = getattr(torch, spec.dtype)
-        config = layout.read_json(layout.component(self.folder, "scheduler") / "scheduler_config.json")
+        config = pipeline_folder.read_json(
+            pipeline_folder.component(self.folder, "scheduler") / "scheduler_config.json"
+        )
         self.prediction_type = prediction_type(config, self.owner)
         self.schedule: DiscreteSchedule
         self.scheduler_config: Mapping[str, Any]
@@ -75,8 +76,8 @@ class PipelineModel(Model):
         Raises:
             BadInput: the files cannot be loaded.
         """
-        place = layout.component(self.folder, name)
-        layout.read_json(place / "config.json")
+        place = pipeline_folder.component(self.folder, name)
+        pipeline_folder.read_json(place / "config.json")
         loaded = load_whole(
             cls,
             place,
@@ -98,7 +99,7 @@ class PipelineModel(Model):
         assert self.spec.lora is not None
         file = Path(self.spec.lora.location)
         owner = f"LoRA {file.name}"
-        hub.check_pinned(file, self.spec.lora.sha256, owner)
+        model_files.check_pinned(file, self.spec.lora.sha256, owner)
         lora.put_on(self._networks(), lora.read_state(file, owner), self.spec.lora.scale, owner)
 
     def adapted(self, state: Mapping[str, Tensor]) -> Model:

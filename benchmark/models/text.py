@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..contracts import Conditioning, ModelSpec
-from ..data import pipeline_folder as layout
+from ..data import pipeline_folder
 from ..errors import BadInput
 from .latent import LatentModel
 from .load_network import from_transformers, import_transformers
@@ -58,7 +58,7 @@ class TextModel(LatentModel):
 
     def _load_text(self) -> tuple[Any, Any]:
         tokenizers = import_transformers(self.owner)
-        place, owner = layout.component(self.folder, "text_encoder"), f"{self.owner}/text_encoder"
+        place, owner = pipeline_folder.component(self.folder, "text_encoder"), f"{self.owner}/text_encoder"
         encoder = from_transformers("CLIPTextModel", place, owner, self.dtype, self.spec.allow_pickle)
         try:
             tokenizer = tokenizers.CLIPTokenizer.from_pretrained(self.folder / "tokenizer", local_files_only=True)

@@ -7,13 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..files import write_atomic
-from ..measures import detector_audit as audit
+from ..measures import detector_audit
 from ..results.run_folder import RunFolder
-from . import attack_diagnostics as diagnostics
-from . import figures, tables
-from . import label_sheet as labelling
-from . import tuning_plot as tuned
-from . import verdict as reading
+from . import attack_diagnostics, figures, label_sheet, tables, tuning_plot, verdict
 from .page_data import Contents, read_contents
 from .plot_style import inline, styled, to_png, to_svg
 
@@ -105,7 +101,7 @@ def _pictures(contents: Contents) -> dict[str, Picture]:
     for curve in contents.tunings:
         found[f"tuning-{curve.attack}"] = Picture(
             f"Hit rate on training and held-out images by the settings that were tried on {curve.on}: {curve.attack}",
-            partial(tuned.draw, curve),
+            partial(tuning_plot.draw, curve),
         )
     for unit in contents.units:
         label = f"{unit.result.attack}, seed {unit.result.seed}"
@@ -136,9 +132,9 @@ def _page(contents: Contents) -> dict[str, Any]:
         "measure": contents.measure,
         "units": contents.units,
         "tunings": contents.tunings,
-        "headline": reading.headline(metrics),
+        "headline": verdict.headline(metrics),
         "verdicts": tables.verdicts(metrics),
-        "checks": reading.checks(metrics, contents.audit, contents.quality, costs),
+        "checks": verdict.checks(metrics, contents.audit, contents.quality, costs),
         "pictures": {name: inlined(name, picture) for name, picture in _pictures(contents).items()},
         "rates": {
             name: _grouped(tables.measure_rows(found, claims_excess=claims, detailed=True))
@@ -147,14 +143,14 @@ def _page(contents: Contents) -> dict[str, Any]:
         "calibrated": _grouped(tables.calibrated_rows(metrics)) if claims else [],
         "refusals": sorted({found.refused for r in metrics.results for found in r.calibrated if found.refused}),
         "comparisons": tables.comparison_rows(metrics),
-        "audit_rows": audit.table_rows(contents.audit, contents.measure.id),
+        "audit_rows": detector_audit.table_rows(contents.audit, contents.measure.id),
         "audit": contents.audit,
-        "diagnostics": diagnostics.table_rows(
+        "diagnostics": attack_diagnostics.table_rows(
             {f"{unit.result.attack}, seed {unit.result.seed}": unit.info for unit in contents.units}
         ),
         "quality": tables.quality_rows(contents.quality),
         "copying": contents.copying,
-        "labels": [] if contents.labels is None else labelling.precision_rows(contents.labels),
+        "labels": [] if contents.labels is None else label_sheet.precision_rows(contents.labels),
         "costs": costs,
         "cost_rows": _cost_rows(contents),
         "efforts": _grouped(tables.effort_rows(metrics.efforts), "budget"),

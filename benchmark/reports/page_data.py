@@ -17,8 +17,7 @@ from ..results.schema import Metrics, Result, load_metrics
 from ..results.score_files import read_all_scores
 from ..results.tuning_curve import Curve
 from ..results.unit_scores import UnitScores, in_both, stored_groups
-from . import attack_diagnostics as diagnostics
-from . import label_sheet as labelling
+from . import attack_diagnostics, label_sheet
 from .rates_by_threshold import Curves, by_threshold
 from .strongest_pairs import Pair, strongest_pairs
 from .tables import by_measure, probe_flags
@@ -86,7 +85,7 @@ def read_contents(folder: RunFolder, *, with_images: bool = False) -> Contents:
         quality=read_json(folder.path / "quality.json"),
         copying=read_json(folder.path / "copying.json"),
         costs=read_json(folder.path / "costs.json"),
-        labels=labelling.precision(folder) if (folder.path / "label" / "answers.json").exists() else None,
+        labels=label_sheet.precision(folder) if (folder.path / "label" / "answers.json").exists() else None,
         measure=measure,
         units=[_unit(folder, manifest, measure, result, with_images) for result in by_measure(metrics)[measure.id]],
         flags=[*metrics.flags, *probe_flags(folder)],
@@ -122,7 +121,7 @@ def _unit(
         pairs=strongest_pairs(
             folder, name, measure, scores, groups["training"], run_key(folder), with_images=with_images
         ),
-        info=diagnostics.read(folder, name),
+        info=attack_diagnostics.read(folder, name),
         cohesion=cohesion if isinstance(cohesion, float) else None,
     )
 

@@ -9,8 +9,7 @@ import numpy as np
 from ..contracts import Measure
 from ..errors import CorruptRun
 from ..files import read_json
-from ..measures import ams_ums as tally
-from ..measures import hits
+from ..measures import ams_ums, hits
 from ..results.keyed_names import keyed_hash, training_group
 from ..results.run_folder import RunFolder
 from ..results.unit_scores import UnitScores
@@ -53,7 +52,7 @@ def strongest_pairs(
     stored = read_json(source / "pairs.json")
     frequencies = _found(measure, scores, len(groups))
     _, position, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-    by_group = tally.by_group(frequencies, groups)
+    by_group = ams_ums.by_group(frequencies, groups)
     pairs = []
     for rank, (candidate, reference, score) in enumerate(_checked(stored, len(groups), unit), start=1):
         file = source / f"{rank:02d}-candidate{candidate}-training{reference}.png"
@@ -77,7 +76,7 @@ def _found(measure: Measure, scores: UnitScores, references: int) -> np.ndarray:
     if not measure.bands:
         return np.zeros(references, dtype=np.int64)
     best = scores.best_scores[measure.id, "training"]
-    return tally.best_frequencies(
+    return ams_ums.best_frequencies(
         scores.best_ids["training"], best, measure.bands[0], references, distance=measure.distance
     )
 

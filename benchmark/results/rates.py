@@ -6,8 +6,7 @@ import numpy as np
 
 from ..contracts import Band, Measure, Side
 from ..errors import CorruptRun, TooFew
-from ..measures import ams_ums as tally
-from ..measures import hits
+from ..measures import ams_ums, hits
 from ..protocol import CALIBRATION_RATES, CONFIDENCE
 from ..stats.comparison import AttackHits, Ratio, compare, excess_of, label_swap, sign_flip, verdicts
 from ..stats.intervals import Excess, matched_rate, unique_count, wilson
@@ -128,8 +127,8 @@ def side_result(measure: Measure, band: Band, scores: UnitScores, groups: Groups
     """Count what was hit on one side, in one band, with every reference a match."""
     own = groups[side]
     frequencies = _best_frequencies(measure, band, scores, side, len(own))
-    credits = tally.by_group(frequencies, own)
-    sizes = tally.by_group(np.ones(len(own), dtype=np.int64), own)
+    credits = ams_ums.by_group(frequencies, own)
+    sizes = ams_ums.by_group(np.ones(len(own), dtype=np.int64), own)
     return SideResult(
         ams=_rate(int(frequencies.sum()), scores.candidates),
         ums=_unique(*_pair_frequencies(measure, band, scores, side, len(own)), scores.candidates),
@@ -145,9 +144,9 @@ def _hits(
     """Return which candidates hit a reference that takes part, and how often each of its groups was hit."""
     best, own = scores.matched_scores[measure.id, side], groups[side]
     ids = scores.matched_ids[side]
-    frequencies = tally.best_frequencies(ids, best, band, len(own), distance=measure.distance)
+    frequencies = ams_ums.best_frequencies(ids, best, band, len(own), distance=measure.distance)
     kept = _kept(scores, own, side)
-    return hits.in_band(best, band, distance=measure.distance), tally.by_group(frequencies[kept], own[kept])
+    return hits.in_band(best, band, distance=measure.distance), ams_ums.by_group(frequencies[kept], own[kept])
 
 
 def _kept(scores: UnitScores, own: np.ndarray, side: Side) -> np.ndarray:
@@ -165,7 +164,7 @@ def swap_p(hits: AttackHits) -> float:
 
 def _best_frequencies(measure: Measure, band: Band, scores: UnitScores, side: Side, references: int) -> np.ndarray:
     best = scores.best_scores[measure.id, side]
-    return tally.best_frequencies(scores.best_ids[side], best, band, references, distance=measure.distance)
+    return ams_ums.best_frequencies(scores.best_ids[side], best, band, references, distance=measure.distance)
 
 
 def _pair_frequencies(
@@ -173,17 +172,17 @@ def _pair_frequencies(
 ) -> tuple[np.ndarray, float]:
     """Return how many candidates have each reference in the band, and how many a candidate has at once."""
     key = measure.id, side
-    frequencies = tally.ums_frequencies(
+    frequencies = ams_ums.ums_frequencies(
         scores.pair_ids[key], scores.pair_scores[key], band, references, distance=measure.distance
     )
     inside = hits.in_band(scores.pair_scores[key], band, distance=measure.distance)
-    return frequencies, tally.found_at_once(scores.pair_rows[key][inside])
+    return frequencies, ams_ums.found_at_once(scores.pair_rows[key][inside])
 
 
 def _percentile(measure: Measure, scores: UnitScores, side: Side) -> float | None:
     if side not in scores.sides:
         return None
-    return tally.percentile_of_best(scores.best_scores[measure.id, side], distance=measure.distance)
+    return ams_ums.percentile_of_best(scores.best_scores[measure.id, side], distance=measure.distance)
 
 
 def _matched_ams(measure: Measure, band: Band, scores: UnitScores, groups: Groups) -> float | None:
@@ -235,7 +234,7 @@ def _matches(measure: Measure, scores: UnitScores, own: np.ndarray, side: Side) 
 
 def _richness(measure: Measure, band: Band, scores: UnitScores, groups: np.ndarray) -> Richness:
     n = scores.candidates
-    by_group = tally.by_group(_best_frequencies(measure, band, scores, "training", len(groups)), groups)
+    by_group = ams_ums.by_group(_best_frequencies(measure, band, scores, "training", len(groups)), groups)
     pairs, at_once = _pair_frequencies(measure, band, scores, "training", len(groups))
     bounds = [
         Point(candidates=n, value=found.value, low=found.interval.low, high=found.interval.high, kind="estimate")

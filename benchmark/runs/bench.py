@@ -13,7 +13,7 @@ import torch
 from .. import environment
 from ..candidates import Candidates
 from ..contracts import Budget, Model, Step
-from ..data import model_files as hub
+from ..data import model_files
 from ..data.nearest import REFERENCE_BLOCK, top_k
 from ..data.pair import Pair
 from ..data.pipeline_folder import image_size
@@ -35,7 +35,7 @@ def measure(pair: Pair, device: str = "auto", attack: str | None = None) -> dict
     """Return the figures for a pair's model on this machine."""
     spec = find_model(pair, None, Path()).spec.model_copy(update={"device": str(environment.pick_device(device))})
     model = load_model(spec)
-    height, width, _ = image_size(hub.locate(spec.location))
+    height, width, _ = image_size(model_files.locate(spec.location))
     protocol = make_protocol(height * width, {})
     figures: dict[str, Any] = {"pair": pair.name, "device": spec.device, **_sampling(model, protocol)}
     if attack is not None:

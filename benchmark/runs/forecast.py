@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..contracts import Measure, Progress, Settings
-from ..data import pipeline_folder as layout
+from ..data import pipeline_folder
 from ..data.dataset_files import fetch_data, find_data_files, recall_data
 from ..data.hub import Listing, recall
 from ..data.image_cache import load_rows
@@ -80,7 +80,7 @@ def examine(
     if pair.data.source == "hub":
         part, rows = _data_part(pair)
         parts.append(part)
-    height, width, channels = layout.image_size(model_configs(pair.model, allow_pickle)[0])
+    height, width, channels = pipeline_folder.image_size(model_configs(pair.model, allow_pickle)[0])
     ready = all(part.here for part in parts if part.what in ("model", "LoRA"))
     target = str(pick_device(device))
     tried = rehearse(pair, candidates, target, out, allow_pickle) if ready else None
@@ -175,7 +175,7 @@ def _access(found: Listing) -> str:
 
 
 def _measures(pair: Pair, allow_pickle: bool) -> list[Measure]:
-    return make_measures(pair, layout.image_size(model_configs(pair.model, allow_pickle)[0]))
+    return make_measures(pair, pipeline_folder.image_size(model_configs(pair.model, allow_pickle)[0]))
 
 
 def _fetch_networks(pair: Pair, allow_pickle: bool) -> list[Part]:

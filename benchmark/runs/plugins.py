@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..contracts import Attack, Defence, Measure
-from ..data import pipeline_folder as layout
+from ..data import pipeline_folder
 from ..data.model_files import model_configs
 from ..data.pair import IN_TRAINING, TRAINING_DEFENCES, Pair
 from ..errors import BadInput, BadSetting, MeasureFailed
@@ -25,8 +25,8 @@ def _check_configs(pair: Pair, attacks: Sequence[Attack], measures: Sequence[str
         BadInput: an attack does not fit the model, or a measure lacks its network.
     """
     folder = model_configs(pair.model, allow_pickle)[0]
-    _check_conditioning(attacks, layout.conditioning(folder))
-    for measure in make_measures(pair, layout.image_size(folder), measures):
+    _check_conditioning(attacks, pipeline_folder.conditioning(folder))
+    for measure in make_measures(pair, pipeline_folder.image_size(folder), measures):
         measure.weights()
 
 

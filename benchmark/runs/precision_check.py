@@ -14,7 +14,7 @@ from ..measures.hits import in_band
 from ..measures.scorer import Scorer
 from ..protocol import FLOAT32_CANDIDATES
 from ..results.run_folder import RunFolder
-from . import replay as replaying
+from . import replay
 
 if TYPE_CHECKING:
     from ..contracts import Model
@@ -28,7 +28,7 @@ def make_again(plan: "RunPlan", folder: RunFolder, unit: "Unit", model: "Model")
     """
     numbers = range(min(FLOAT32_CANDIDATES, plan.candidates, plan.protocol.shard))
     try:
-        images, _ = replaying.make_again(folder, plan, unit, model, numbers)
+        images, _ = replay.make_again(folder, plan, unit, model, numbers)
     except torch.OutOfMemoryError:
         found = AttackState({"images": torch.empty(0, dtype=torch.uint8)}, {"refused": "it does not fit into memory"})
     else:

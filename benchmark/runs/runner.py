@@ -145,7 +145,7 @@ def _generate_all(plan: RunPlan, folder: RunFolder, progress: Progress) -> dict[
 
 def _make_again_in_float32(plan: RunPlan, folder: RunFolder, units: Sequence[Unit]) -> None:
     """Make some candidates of each unit in float32, for `precision.compare`."""
-    from . import precision_check as precision
+    from . import precision_check
 
     todo = [unit for unit in units if not folder.float32_file(unit.name).exists()]
     if not todo:
@@ -153,7 +153,7 @@ def _make_again_in_float32(plan: RunPlan, folder: RunFolder, units: Sequence[Uni
     model = load_victim(replace(plan, model=plan.model.model_copy(update={"dtype": "float32"})))
     for unit in todo:
         with named_failures(unit):
-            precision.make_again(plan, folder, unit, model)
+            precision_check.make_again(plan, folder, unit, model)
 
 
 class _Clock:
@@ -286,18 +286,18 @@ def _score_all(
 ) -> "Metrics | None":
     from ..data.references import load_references
     from ..measures.scorer import Scorer
-    from . import write_results as artefacts
+    from . import write_results
 
     units = _finished_units(plan, folder, failures)
     if not units:
         return None
     references = load_references(plan.pair, progress)
     check_references(plan, references)
-    artefacts.write_references(folder, references)
+    write_results.write_references(folder, references)
     scorer = Scorer(references, list(plan.measures), plan.protocol.top_k, environment.pick_device(plan.model.device))
     for unit in units:
         _score(plan, folder, unit, scorer, progress)
-    return artefacts.write_results(plan, folder, units, references, scorer)
+    return write_results.write_results(plan, folder, units, references, scorer)
 
 
 def _finished_units(

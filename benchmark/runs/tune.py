@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from .. import environment
 from ..candidates import Candidates, stream_seed
 from ..contracts import Attack, Budget, Defence, ModelSpec, Progress
-from ..data import model_files as hub
+from ..data import model_files
 from ..data.pair import ModelSource, Pair
 from ..data.pipeline_folder import image_size
 from ..errors import BadInput, BadSetting, RunConflict
@@ -173,7 +173,7 @@ class _Bench:
         self.references = load_references(pair, tuning=block)
         self.samples = FolderCheckpoints(out / "samples")
         spec = self._spec(pair, out, device)
-        height, width, _ = image_size(hub.locate(spec.location))
+        height, width, _ = image_size(model_files.locate(spec.location))
         self.protocol = make_protocol(height * width, pair.protocol.values())
         training, held_out = self.references.training, self.references.held_out
         default = default_measures(height * width, held_out=len(held_out) > 0)

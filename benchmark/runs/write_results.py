@@ -8,8 +8,7 @@ import numpy as np
 from .. import environment
 from ..contracts import Measure
 from ..files import read_json, read_state, write_atomic, write_json, write_table
-from ..measures import image_quality as quality
-from ..measures import set_level_copying as copying
+from ..measures import image_quality, set_level_copying
 from ..measures.control_check import overlaps, two_sample
 from ..measures.detector_audit import audit
 from ..measures.scorer import Scorer
@@ -20,7 +19,7 @@ from ..results.schema import SCHEMA, Compared, ControlCheck, Cost, Metrics, Resu
 from ..results.score_files import read_all_scores
 from ..results.unit_scores import UnitScores, in_both
 from ..stats.comparison import AttackHits
-from . import precision_check as precision
+from . import precision_check
 
 if TYPE_CHECKING:
     from ..data.pair import Pair
@@ -62,13 +61,13 @@ def write_results(
 
     metrics, strongest, varying = _compute(plan, folder, units, references)
     for name, _, _ in units:
-        varying["units"][name]["float32"] = precision.compare(folder, name, plan.measures[0], scorer)
+        varying["units"][name]["float32"] = precision_check.compare(folder, name, plan.measures[0], scorer)
     _write_numbers(folder, metrics, varying, references.fingerprint)
     names = [name for name, _, _ in units]
     write_json(folder.path / "audit.json", audit(references, list(plan.measures), scorer, AUDIT_SEED))
     write_json(
         folder.path / "quality.json",
-        quality.assess({name: folder.candidate_images(name, plan.shards()) for name in names}, references),
+        image_quality.assess({name: folder.candidate_images(name, plan.shards()) for name in names}, references),
     )
     write_json(folder.path / "copying.json", _copying(plan, folder, names, references))
     _write_evidence(folder, strongest, references, plan)
@@ -151,7 +150,7 @@ def _copying(plan: "RunPlan", folder: RunFolder, units: list[str], references: "
         torch.from_numpy(part.images) for part in (references.training, references.held_out, references.pool)
     )
     candidates = {unit: folder.candidate_images(unit, plan.shards()) for unit in units}
-    return copying.assess(candidates, training, held_out, pool, references.training.groups)
+    return set_level_copying.assess(candidates, training, held_out, pool, references.training.groups)
 
 
 def _comparisons(

@@ -15,8 +15,7 @@ import numpy as np
 from ...contracts import Band, Measure, Side
 from ...errors import BadInput
 from ...files import difference, read_json, read_table
-from ...measures import ams_ums as tally
-from ...measures import hits
+from ...measures import ams_ums, hits
 from ...measures.shard_scores import SIDES
 from ...protocol import CONFIDENCE
 from ...registry import make_measure
@@ -263,7 +262,7 @@ def _hits(run: _Run, units: Sequence[str], yardstick: Yardstick, count: int) -> 
             hits[side] = _counted(best[side], best[other], yardstick)
             chosen = scores.matched_ids[side][:count][hits[side]]
             frequencies, kept = np.bincount(chosen, minlength=len(groups[side])), ~shared[side]
-            credits[side] = tally.by_group(frequencies[kept], groups[side][kept])
+            credits[side] = ams_ums.by_group(frequencies[kept], groups[side][kept])
         found.append(AttackHits(hits["training"], hits["held_out"], credits["training"], credits["held_out"]))
     return pooled(found)
 

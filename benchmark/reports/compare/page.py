@@ -9,12 +9,12 @@ from ...errors import BadInput
 from ...files import write_atomic
 from ...results.run_folder import RunFolder
 from .. import figures, tables
-from .. import verdict as reading
 from ..page import Picture, environment, inlined, scrubbed, written
 from ..page_data import Contents, UnitContents, read_contents
 from ..plot_style import styled, to_png, to_svg
+from ..verdict import checks
 from . import figures as compared_figures
-from . import verdict as compared_reading
+from . import verdict
 from .compare_runs import baseline_first
 from .schema import Comparing, leak_per_quality_rows, leak_rows, price_rows
 
@@ -137,9 +137,9 @@ def _page(found: Comparing, runs: dict[str, Contents]) -> dict[str, Any]:
     groups = _groups(found, runs)
     return {
         "found": found,
-        "headline": compared_reading.headline(found),
-        "badge": compared_reading.badge(found),
-        "sentences": compared_reading.sentences(found),
+        "headline": verdict.headline(found),
+        "badge": verdict.badge(found),
+        "sentences": verdict.sentences(found),
         "pictures": {name: inlined(name, picture) for name, picture in _pictures(found, groups).items()},
         "groups": groups,
         "runs": runs,
@@ -149,7 +149,7 @@ def _page(found: Comparing, runs: dict[str, Contents]) -> dict[str, Any]:
         "prices": price_rows(found),
         "costs": {label: tables.cost_rows(contents.metrics.costs) for label, contents in runs.items()},
         "checks": {
-            label: reading.checks(contents.metrics, contents.audit, contents.quality, contents.costs)
+            label: checks(contents.metrics, contents.audit, contents.quality, contents.costs)
             for label, contents in runs.items()
         },
         "manifests": {label: scrubbed(contents.manifest) for label, contents in runs.items()},
