@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 MODULES = [p for top in ("benchmark", "methods", "leaderboards") for p in (ROOT / top).rglob("*.py")]
 
 

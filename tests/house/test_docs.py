@@ -15,7 +15,7 @@ from sidebench.benchmark.data.pair import Pair
 from sidebench.benchmark.runs.check_attack import check_attack
 from sidebench.cli import app
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def code_blocks(name: str) -> list[str]:

@@ -147,7 +147,7 @@ def _repository(name: str) -> str:
 
 
 def test_the_page_takes_a_newcomer_from_a_name_to_a_table(hub: LocalHub, place: Path) -> None:
-    page = (Path(__file__).parent.parent / "docs" / "pairs.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "pairs.md").read_text(encoding="utf-8")
     section = page.partition("## By name")[2].partition("##")[0]
     commands = [shlex.split(line)[1:] for line in section.splitlines() if line.startswith("    sidebench ")]
     assert [command[0] for command in commands] == ["plan", "fetch", "run"]

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from test_comparison import DRAWS, World, draw
+from simulated_attacks import DRAWS, World, draw
 
 from sidebench.benchmark.stats.comparison import AttackHits, compare, holm
 from sidebench.leaderboards import rank_tests

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,12 @@ import numpy as np
 from sidebench.benchmark.results.schema import Difference
 from sidebench.benchmark.stats.comparison import AttackHits, excess_of
 from sidebench.benchmark.stats.intervals import wilson
+from sidebench.leaderboards.badge import Checked
 from sidebench.leaderboards.ranking import Entry
 from sidebench.leaderboards.record import Hits, Record, pack
+
+OWN = {"name": "faces", "worked_example": False}
+HUGE = "<b>&amp; | *very* _long_ [name](http://x.example) \u202e\n" + "n" * 200
 
 
 def vary(
@@ -115,3 +120,9 @@ def _result(base: Record, seed: int, hits: AttackHits) -> Any:
         sides[name] = first.training.model_copy(update={"ams": rate, "groups": int((credits > 0).sum())})
     bands = [first.model_copy(update=sides), *result.bands[1:]]
     return result.model_copy(update={"seed": seed, "candidates": n, "bands": bands})
+
+
+def badge(entry_: Any, **changes: Any) -> Checked:
+    known = {"record": entry_.sha256, "checked": 32, "agreed": 32, "of": 40, "tolerance": 0.01}
+    known |= {"schema": "sidebench-challenge/1", "draw": "0" * 32, "largest": 0.0, "device": "cpu"}
+    return Checked(**{**known, "day": date(2026, 2, 1), **changes})

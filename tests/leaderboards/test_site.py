@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_records import changed, entry, vary
-from test_ranking import HUGE, OWN, badge
+from made_records import HUGE, OWN, badge, changed, entry, vary
 
 from sidebench.benchmark.errors import BadInput
 from sidebench.leaderboards import board_charts, site, verdicts

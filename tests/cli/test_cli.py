@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from sidebench import __version__
+from sidebench.benchmark.data.pair import FOLDER
 from sidebench.benchmark.runs import runner
 
 Call = Callable[..., tuple[int, str, str]]
@@ -138,7 +139,7 @@ def test_no_arguments_print_the_help(call: Call) -> None:
     assert "sidebench: Usage" not in err
 
 
-BASE = Path(runner.__file__).parent / "pairs" / "digits.yaml"
+BASE = FOLDER / "digits.yaml"
 CORRUPT: dict[str, tuple[Callable[[str], bytes], list[str]]] = {
     "not YAML": (lambda text: b"name: [x\n - {", ["not YAML", "line 2"]),
     "unknown key": (lambda text: (text + "colour: red\n").encode(), ["colour"]),

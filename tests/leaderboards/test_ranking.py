@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_records import changed, entry, vary
+from made_records import HUGE, OWN, badge, changed, entry, vary
 
 from sidebench.benchmark.errors import BadInput
 from sidebench.benchmark.protocol import SamplerSettings
 from sidebench.leaderboards import ranking, tables
-from sidebench.leaderboards.badge import Checked, checked_file
+from sidebench.leaderboards.badge import checked_file
 from sidebench.leaderboards.build import build
 from sidebench.leaderboards.make_records import write_record
 from sidebench.leaderboards.ranking import Board, Leaderboard, rank, read_leaderboard
@@ -22,8 +22,6 @@ from sidebench.leaderboards.record import Record
 
 EMPTY_POINT = {"values": {}, "excess": {"value": 0.0, "low": 0.0, "high": 0.0}}
 TUNING = {"measure": "rms", "candidates": 4, "points": [{**EMPTY_POINT, "values": {"x": 1}}]}
-OWN = {"name": "faces", "worked_example": False}
-HUGE = "<b>&amp; | *very* _long_ [name](http://x.example) \u202e\n" + "n" * 200
 
 
 @pytest.fixture(scope="module")
@@ -238,12 +236,6 @@ def test_records_that_cannot_be_used_are_listed(base: Record, tmp_path: Path) ->
     assert "tuning: every point" in errors["tuning.json"]
 
 
-def badge(entry_: Any, **changes: Any) -> Checked:
-    known = {"record": entry_.sha256, "checked": 32, "agreed": 32, "of": 40, "tolerance": 0.01}
-    known |= {"schema": "sidebench-challenge/1", "draw": "0" * 32, "largest": 0.0, "device": "cpu"}
-    return Checked(**{**known, "day": date(2026, 2, 1), **changes})
-
-
 def test_a_badge_counts_for_the_same_bytes_only(base: Record, tmp_path: Path) -> None:
     file = write_record(base, tmp_path)
     good = badge(entry(base))
@@ -344,6 +336,6 @@ def test_a_readme_names_how_many_boards_it_leaves_out(base: Record) -> None:
 
 
 def test_the_tables_of_this_readme_are_up_to_date(tmp_path: Path) -> None:
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     records = root / "leaderboards" / "records"
     build(records if records.is_dir() else tmp_path, None, root / "README.md", check=True)

@@ -10,7 +10,7 @@ from sidebench.leaderboards import schema
 from sidebench.leaderboards.read_records import UPGRADES, record_files
 from sidebench.leaderboards.record import SCHEMA
 
-RECORDS = Path(__file__).resolve().parent.parent / "leaderboards" / "records"
+RECORDS = Path(__file__).resolve().parents[2] / "leaderboards" / "records"
 
 
 def published(version: str) -> dict[str, Any]:

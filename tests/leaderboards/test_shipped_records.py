@@ -7,7 +7,7 @@ from sidebench.leaderboards.check import check_files
 from sidebench.leaderboards.ranking import read_leaderboard
 from sidebench.leaderboards.read_records import record_files
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 RECORDS = ROOT / "leaderboards" / "records"
 
 

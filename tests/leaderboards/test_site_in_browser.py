@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_records import changed, entry, vary
+from made_records import OWN, badge, changed, entry, vary
 from playwright.sync_api import Browser, Page, expect, sync_playwright
-from test_ranking import OWN, badge
 
 from sidebench.leaderboards import site
 from sidebench.leaderboards.ranking import Leaderboard, Row, rank, read_leaderboard
 from sidebench.leaderboards.record import Record
 
-RECORDS = Path(__file__).resolve().parent.parent / "leaderboards" / "records"
+RECORDS = Path(__file__).resolve().parents[2] / "leaderboards" / "records"
 
 MARKUP = "<img src=x onerror=alert(1)><script>alert(2)</script>"
 CONTRAST = 4.5

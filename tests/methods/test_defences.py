@@ -65,7 +65,7 @@ def test_built_in_defences_conform(cls: type, tmp_path: Path) -> None:
 
 
 def test_built_in_defences_are_registered() -> None:
-    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     wanted = {cls.name: f"{cls.__module__}:{cls.__name__}" for cls in BUILT_IN}
     assert project["entry-points"]["sidebench.defences"] == wanted
 

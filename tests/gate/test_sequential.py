@@ -136,7 +136,7 @@ def test_values_out_of_range_are_refused(values: list[float]) -> None:
 @pytest.fixture(scope="module")
 def errors() -> Any:
     """Return docs/gate_errors.py, with fewer releases."""
-    file = Path(__file__).parent.parent / "docs" / "gate_errors.py"
+    file = Path(__file__).parents[2] / "docs" / "gate_errors.py"
     spec = importlib.util.spec_from_file_location("gate_errors", file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
