@@ -5,9 +5,9 @@ import math
 from collections.abc import Sequence
 
 from . import tables
-from .ranking import Row, method_of
+from .ranking import BoardRow, method_of
 from .record import Record, Tuning
-from .svg import COLOURS, ChartPoint, Line, line_chart, point_chart
+from .svg import COLOURS, ChartLine, ChartPoint, line_chart, point_chart
 
 GUIDANCE = "guidance_scale"
 """The setting of guided attacks that the paper calls lambda."""
@@ -23,7 +23,7 @@ def curve(record: Record, seed: int) -> list[ChartPoint]:
     return [ChartPoint(p.candidates, p.value, p.low, p.high, p.kind == "extrapolated") for p in points]
 
 
-def groups_chart(lines: Sequence[Line]) -> str:
+def groups_chart(lines: Sequence[ChartLine]) -> str:
     """Return a chart of such curves, which says its ends to a screen reader; nothing without any."""
     if not lines:
         return ""
@@ -34,7 +34,7 @@ def groups_chart(lines: Sequence[Line]) -> str:
     return line_chart(lines, "candidates", "groups found", description)
 
 
-def cost_chart(rows: Sequence[Row], labels: Sequence[str]) -> str:
+def cost_chart(rows: Sequence[BoardRow], labels: Sequence[str]) -> str:
     """Return a chart of excess over cost, a point per row; nothing where all cost the same."""
     spent = [tables.figures(row.record).equivalents for row in rows]
     if len(rows) < 2 or max(spent) < MOST_ALIKE * min(spent):
@@ -47,9 +47,9 @@ def cost_chart(rows: Sequence[Row], labels: Sequence[str]) -> str:
     return point_chart(points, "cost, denoiser-equivalents", "excess, %", text)
 
 
-def guidance_lines(rows: Sequence[Row]) -> list[Line]:
+def guidance_lines(rows: Sequence[BoardRow]) -> list[ChartLine]:
     """Return excess in percent by guidance scale (lambda), of three or more rows that differ in nothing else."""
-    alike: dict[tuple[str, str, str], dict[float, Row]] = {}
+    alike: dict[tuple[str, str, str], dict[float, BoardRow]] = {}
     for row in rows:
         claim = row.record.claim
         guidance = claim.settings.get(GUIDANCE)
@@ -62,11 +62,11 @@ def guidance_lines(rows: Sequence[Row]) -> list[Line]:
     for (method, submitter, _), found in alike.items():
         if len(found) > 2:
             points = [ChartPoint(at, *_excess_percent(row.record)) for at, row in sorted(found.items())]
-            lines.append(Line(f"{method}, {submitter}", points))
+            lines.append(ChartLine(f"{method}, {submitter}", points))
     return lines[:COLOURS]
 
 
-def guidance_chart(rows: Sequence[Row]) -> tuple[str, list[str]]:
+def guidance_chart(rows: Sequence[BoardRow]) -> tuple[str, list[str]]:
     """Return a chart of these curves and their labels; nothing without any."""
     lines = guidance_lines(rows)
     if not lines:
@@ -85,7 +85,7 @@ def tuning_chart(tuning: Tuning) -> tuple[str, list[str]]:
         others = ", ".join(f"{key} {values[key]}" for key in keys[:-1])
         value, low, high = (100 * end for end in (point.excess.value, point.excess.low, point.excess.high))
         lines.setdefault(others, []).append(ChartPoint(names.index(values[keys[-1]]), value, low, high))
-    made = [Line(label, sorted(points)) for label, points in list(lines.items())[:COLOURS]]
+    made = [ChartLine(label, sorted(points)) for label, points in list(lines.items())[:COLOURS]]
     text = f"Excess in percent on a shadow victim by {keys[-1]}; the table below has the figures"
     return line_chart(made, tables.clean(keys[-1]), "excess, %", text, names), [line.label for line in made]
 

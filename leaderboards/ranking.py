@@ -18,8 +18,7 @@ from ..benchmark.protocol import VERSION
 from .badge import Checked, read_checked
 from .rank_tests import samples_of, standing
 from .read_records import parse_record, read_content, record_files
-from .record import SCHEMA, Record
-from .record import Board as Kind
+from .record import SCHEMA, BoardKind, Record
 
 PLAIN = "carlini-uncond"
 """The attack that is plain sampling: what another one must beat to be worth its cost."""
@@ -46,7 +45,7 @@ class Entry(NamedTuple):
         return self.sha256[:12]
 
 
-class Row(NamedTuple):
+class BoardRow(NamedTuple):
     """An entry on a board. Without a rank, `why` says in a sentence why it has none.
 
     `best` and `worst` are the ends of its rank range; `against_plain` is what the test against plain sampling on the
@@ -69,9 +68,9 @@ class Board(NamedTuple):
     """Comparable records: `ranked` in order, `reference` the attack without a defence, `apart` never ranked."""
 
     name: str
-    ranked: list[Row]
-    reference: list[Row]
-    apart: list[Row]
+    ranked: list[BoardRow]
+    reference: list[BoardRow]
+    apart: list[BoardRow]
 
     @property
     def first(self) -> Record:
@@ -79,7 +78,7 @@ class Board(NamedTuple):
         return (self.reference or self.ranked or self.apart)[0].record
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> BoardKind:
         """Attacks or defences."""
         return (self.ranked or self.apart)[0].record.board
 
@@ -87,7 +86,7 @@ class Board(NamedTuple):
 class Overall(NamedTuple):
     """Methods over boards of one kind, protocol version and number of candidates."""
 
-    kind: Kind
+    kind: BoardKind
     protocol: str
     candidates: int
     rows: list["OverallRow"]
@@ -112,7 +111,7 @@ class Leaderboard(NamedTuple):
 
     boards: list[Board]
     overall: list[Overall]
-    stale: list[Row]
+    stale: list[BoardRow]
     unusable: list[tuple[str, str]]
 
 
@@ -165,13 +164,16 @@ def rank(entries: Sequence[Entry]) -> Leaderboard:
     boards = [_board(key, group, current) for key, group in groups.items()]
     boards.sort(key=lambda board: (board.kind, board.first.victim.worked_example, board.name))
     return Leaderboard(
-        boards, overall(boards), [Row(entry, why=stale[entry.file]) for entry in entries if entry.file in stale], []
+        boards,
+        overall(boards),
+        [BoardRow(entry, why=stale[entry.file]) for entry in entries if entry.file in stale],
+        [],
     )
 
 
 def overall(boards: Iterable[Board]) -> list[Overall]:
     """Return one table per kind, protocol version and number of candidates; these are never mixed."""
-    found: dict[tuple[Kind, str, int], list[Board]] = {}
+    found: dict[tuple[BoardKind, str, int], list[Board]] = {}
     for board in boards:
         if len({method_of(row.record) for row in board.ranked}) > 1:
             key = board.kind, board.first.protocol.version, board.first.candidates
@@ -289,13 +291,13 @@ def _why_apart(record: Record) -> str:
 
 
 def _board(key: str, entries: Sequence[Entry], current: Iterable[Entry]) -> Board:
-    apart = [Row(entry, why=why) for entry in entries if (why := _why_apart(entry.record))]
+    apart = [BoardRow(entry, why=why) for entry in entries if (why := _why_apart(entry.record))]
     record = entries[0].record
     ranked = _ranked([entry for entry in entries if not _why_apart(entry.record)], record.board)
     reference = []
     if record.claim.defences:
         reference = [
-            Row(entry, why="the same attack without a defence")
+            BoardRow(entry, why="the same attack without a defence")
             for entry in current
             if not entry.record.claim.defences and _attack_key(entry.record) == key and not _why_apart(entry.record)
         ]
@@ -304,7 +306,7 @@ def _board(key: str, entries: Sequence[Entry], current: Iterable[Entry]) -> Boar
     return board._replace(name=f"{board.first.victim.name}-{board.kind}-{digest}")
 
 
-def _ranked(entries: Sequence[Entry], kind: Kind) -> list[Row]:
+def _ranked(entries: Sequence[Entry], kind: BoardKind) -> list[BoardRow]:
     attacks = kind == "attacks"
     sign = -1 if attacks else 1
     entries = sorted(entries, key=lambda entry: (sign * entry.record.excess.value, entry.id))
@@ -312,7 +314,7 @@ def _ranked(entries: Sequence[Entry], kind: Kind) -> list[Row]:
     names = [entry.record.claim.attack for entry in entries]
     plain = names.index(PLAIN) if attacks and PLAIN in names else None
     return [
-        Row(
+        BoardRow(
             entry,
             best=int(found.best[row]),
             worst=int(found.worst[row]),

@@ -31,7 +31,7 @@ SCHEMA = "sidebench-record/3"
 """Written by this version, published in schemas/; `reading.py` brings older ones up to it."""
 
 
-Board = Literal["attacks", "defences"]
+BoardKind = Literal["attacks", "defences"]
 Part = Literal["training", "control"]
 PARTS: tuple[Part, Part] = ("training", "control")
 
@@ -176,7 +176,7 @@ class Record(_Part):
         return hashlib.sha256(self.text().encode()).hexdigest()[:12]
 
     @property
-    def board(self) -> Board:
+    def board(self) -> BoardKind:
         """The board on which it stands."""
         return "defences" if self.claim.defences else "attacks"
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from ..benchmark.errors import BadInput
 from ..benchmark.results.schema import Difference, Rate, Result
 from . import board_charts, schema, tables, verdicts
-from .ranking import PLAIN, Board, Leaderboard, Row, claims_excess, method_of
+from .ranking import PLAIN, Board, BoardRow, Leaderboard, claims_excess, method_of
 from .record import Record
-from .svg import COLOURS, Line, Scale, number, scale
+from .svg import COLOURS, ChartLine, Scale, number, scale
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -84,7 +84,7 @@ def site_files(found: Leaderboard) -> Iterator[tuple[str, str]]:
         yield from _record_files(row, None)
 
 
-def _record_files(row: Row, board: Board | None) -> Iterator[tuple[str, str]]:
+def _record_files(row: BoardRow, board: Board | None) -> Iterator[tuple[str, str]]:
     """Yield a record's page, and its own file, byte for byte, where there is one."""
     yield f"records/{row.entry.id}.html", record_page(row, board)
     if row.entry.path is not None:
@@ -113,7 +113,7 @@ def board_page(board: Board) -> str:
     different = tables.varying([*board.reference, *board.ranked, *board.apart])
     labels = [_label(row, different) for row in shown]
     lines = [
-        Line(label, points)
+        ChartLine(label, points)
         for label, row in zip(labels, shown, strict=True)
         if (points := board_charts.curve(row.record, row.record.seeds[0]))
     ]
@@ -132,10 +132,10 @@ def board_page(board: Board) -> str:
     )
 
 
-def record_page(row: Row, board: Board | None) -> str:
+def record_page(row: BoardRow, board: Board | None) -> str:
     """Return the page of one record; `board` is None for a stale one."""
     record = row.record
-    lines = [Line(f"seed {seed}", points) for seed in record.seeds if (points := board_charts.curve(record, seed))]
+    lines = [ChartLine(f"seed {seed}", points) for seed in record.seeds if (points := board_charts.curve(record, seed))]
     return _page(
         "record.html.j2",
         "../",
@@ -218,15 +218,15 @@ def _excess_scale(records: Sequence[Record]) -> Scale:
     return scale(min([0.0, *ends]), max([0.0, *ends]), 4)
 
 
-def _distinct(rows: Sequence[Row], wanted: int) -> list[Row]:
+def _distinct(rows: Sequence[BoardRow], wanted: int) -> list[BoardRow]:
     """Return the first row of each method, as many as wanted."""
-    first: dict[str, Row] = {}
+    first: dict[str, BoardRow] = {}
     for row in rows:
         first.setdefault(method_of(row.record), row)
     return list(first.values())[:wanted]
 
 
-def _label(row: Row, different: dict[str, str]) -> str:
+def _label(row: BoardRow, different: dict[str, str]) -> str:
     settings = different.get(row.entry.id)
     return method_of(row.record) + (f" ({settings})" if settings else "") + f", {row.record.submitter}"
 

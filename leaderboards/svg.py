@@ -26,7 +26,7 @@ class ChartPoint(NamedTuple):
     estimate: bool = False
 
 
-class Line(NamedTuple):
+class ChartLine(NamedTuple):
     """One line of a chart, its points in the order of x."""
 
     label: str
@@ -62,7 +62,7 @@ def number(value: float) -> str:
 
 
 def line_chart(
-    lines: Sequence[Line],
+    lines: Sequence[ChartLine],
     x_label: str,
     y_label: str,
     description: str,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from ..benchmark.errors import BadInput
-from .ranking import Board, Leaderboard, Overall, Row, claims_excess, method_of
+from .ranking import Board, BoardRow, Leaderboard, Overall, claims_excess, method_of
 from .record import Record
 
 Format = Literal["md", "txt", "tex", "csv"]
@@ -61,7 +61,7 @@ def hardware(record: Record) -> str:
     return made.accelerator or f"{made.processor}, {made.cores} cores"
 
 
-def rank_range(row: Row) -> str:
+def rank_range(row: BoardRow) -> str:
     """Return a rank range, "2" or "1-3", and a dash where the row is not ranked."""
     if row.best is None:
         return "-"
@@ -84,7 +84,7 @@ def excess_text(record: Record) -> str:
     return "-" if not claims_excess(record) else f"{percent(found.value)} [{percent(found.low)}, {percent(found.high)}]"
 
 
-def made_again(row: Row) -> str:
+def made_again(row: BoardRow) -> str:
     """Return the badge, a dash where there is none."""
     return row.entry.checked.brief if row.entry.checked else "-"
 
@@ -108,9 +108,9 @@ def conditions(board: Board) -> str:
     )
 
 
-def varying(rows: Sequence[Row]) -> dict[str, str]:
+def varying(rows: Sequence[BoardRow]) -> dict[str, str]:
     """Return by entry id the settings in which a method's rows differ from each other, e.g. "clusters 32"."""
-    by_method: dict[str, list[Row]] = {}
+    by_method: dict[str, list[BoardRow]] = {}
     for row in rows:
         by_method.setdefault(method_of(row.record), []).append(row)
     found = {}
@@ -161,7 +161,7 @@ def overall_table(found: Overall, form: Format) -> str:
     return _csv(rows) if form == "csv" else _tabulate(rows, form) + "\n"
 
 
-def _table(rows: Sequence[Row], board: Board, form: Format, *, why: bool = False, brief: bool = False) -> str:
+def _table(rows: Sequence[BoardRow], board: Board, form: Format, *, why: bool = False, brief: bool = False) -> str:
     different, text = varying([*board.ranked, *board.apart]), _escape(form)
     table = []
     for row in rows:
@@ -227,7 +227,7 @@ def _cell(value: Any) -> Any:
     return f"'{clean(value)}" if value.startswith(("=", "+", "-", "@", "\t", "\r")) else clean(value)
 
 
-def _raw(row: Row) -> dict[str, Any]:
+def _raw(row: BoardRow) -> dict[str, Any]:
     record, found, checked = row.record, figures(row.record), row.entry.checked
     ends = {"": record.excess.value, "_low": record.excess.low, "_high": record.excess.high}
     return {

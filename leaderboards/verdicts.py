@@ -4,11 +4,11 @@ import json
 from collections.abc import Sequence
 
 from . import tables
-from .ranking import PLAIN, WORDS, Board, Row, claims_excess, method_of
+from .ranking import PLAIN, WORDS, Board, BoardRow, claims_excess, method_of
 from .record import Record
 
 
-def verdict(row: Row, board: Board | None) -> list[str]:
+def verdict(row: BoardRow, board: Board | None) -> list[str]:
     """Say in plain words what a record shows, where it stands, and how it compares with plain sampling."""
     lines = [_finding(row.record)]
     if row.best is not None and board is not None:
@@ -39,7 +39,7 @@ def _finding(record: Record) -> str:
     return f"{who} {said}, {under}."
 
 
-def _rank_sentence(row: Row, rows: int) -> str:
+def _rank_sentence(row: BoardRow, rows: int) -> str:
     if rows == 1:
         return "It is the only row of its board."
     if row.best == row.worst:

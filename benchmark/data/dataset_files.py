@@ -13,7 +13,7 @@ from .pair import DataSource
 
 
 @dataclass(frozen=True)
-class Source:
+class ImageFiles:
     """Local files by split, and how `datasets` reads them."""
 
     builder: str
@@ -130,14 +130,14 @@ def quiet() -> Iterator[Any]:
             datasets.enable_progress_bars()
 
 
-def locate(data: DataSource) -> Source:
+def locate(data: DataSource) -> ImageFiles:
     """Return the local files of a pair's data; a repository that was not fetched yet is fetched now."""
     if data.source == "hub":
         fetched = fetch_data(data)
         folder, how = fetched.folder(), fetched.details
         files = {split: [folder / name for name in names] for split, names in how["files"].items()}
         content = {"repo": fetched.repo, "commit": fetched.commit, "files": how["files"]}
-        return Source(how["builder"], files, how["features"], how["rows"], content)
+        return ImageFiles(how["builder"], files, how["features"], how["rows"], content)
     assert data.path is not None
     if not Path(data.path).is_dir():
         raise BadInput(f"no such folder of images: {Path(data.path).name}")
@@ -148,4 +148,4 @@ def locate(data: DataSource) -> Source:
             raise BadInput(f"{Path(data.path).name} has no split {split!r}: it has {', '.join(files)}")
     used = {split: files[split] for split in used_splits(data)}
     content = {"files": {split: [[f.name, sha256(f)] for f in listed] for split, listed in used.items()}}
-    return Source(how["builder"], used, how["features"], how["rows"], content)
+    return ImageFiles(how["builder"], used, how["features"], how["rows"], content)

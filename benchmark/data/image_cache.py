@@ -19,7 +19,7 @@ from ..errors import BadInput
 from ..files import read_json, write_atomic, write_json
 from ..progress import silent
 from . import decode
-from .dataset_files import Source, fetch_data, locate, quiet, used_splits
+from .dataset_files import ImageFiles, fetch_data, locate, quiet, used_splits
 from .hub import cache
 from .pair import DataSource
 
@@ -137,7 +137,7 @@ class _Texts:
     captions: list[str] = field(default_factory=list)
 
 
-def _decode_all(data: DataSource, source: Source, folder: Path, progress: Progress) -> None:
+def _decode_all(data: DataSource, source: ImageFiles, folder: Path, progress: Progress) -> None:
     """Write pixels, labels and captions; rows.json comes last and says that all is there."""
     assert data.size is not None
     texts = _Texts()
@@ -149,7 +149,7 @@ def _decode_all(data: DataSource, source: Source, folder: Path, progress: Progre
     write_json(folder / "rows.json", found)
 
 
-def _decode(data: DataSource, source: Source, file: Path, texts: _Texts, progress: Progress) -> None:
+def _decode(data: DataSource, source: ImageFiles, file: Path, texts: _Texts, progress: Progress) -> None:
     with file.open("wb") as out:
         for split in used_splits(data):
             files = source.files[split]
@@ -167,7 +167,7 @@ def _decode(data: DataSource, source: Source, file: Path, texts: _Texts, progres
             texts.counts[split] = done
 
 
-def _stream(source: Source, files: list[Path], owner: str) -> Iterator[dict[str, Any]]:
+def _stream(source: ImageFiles, files: list[Path], owner: str) -> Iterator[dict[str, Any]]:
     """Yield rows with undecoded image columns.
 
     Raises:

@@ -15,20 +15,20 @@ from ..data.references import References
 from ..errors import AttackFailed, TooFew
 from ..stats.thresholds import calibrate
 from . import checks as gate_checks
-from .baseline import Yardstick
-from .checks import Check
-from .claims import Claim, Matched, Tested, claims_of, joined, matched, settled, tested
+from .baseline import BaselineAttack
+from .checks import GateCheck
+from .claims import GateClaim, Matched, Tested, claims_of, joined, matched, settled, tested
 from .policy import Limits, Policy
-from .source import Source
+from .source import ScoreSource
 
 MOST_IMAGES = 2048
 """Candidates per attack that the checks look at, the first ones."""
 
 
-class Line:
+class AttackProgress:
     """One attack: its threshold and its shards so far."""
 
-    def __init__(self, attack: Attack, yardstick: Yardstick | None) -> None:
+    def __init__(self, attack: Attack, yardstick: BaselineAttack | None) -> None:
         self.attack = attack
         self.yardstick = yardstick
         self.shards: list[Matched] = []
@@ -36,7 +36,7 @@ class Line:
         self.frozen = False
         self.calibrated_on = 0
         """Candidates of the calibration, whole shards."""
-        self.claims: list[Claim] = []
+        self.claims: list[GateClaim] = []
         self.found: Tested | None = None
         self.stopped = ""
         """Why no more candidates are taken, before the answer is certain."""
@@ -60,7 +60,7 @@ class Stopped(Exception):
 class Stages:
     """Takes attacks through calibration and test."""
 
-    source: Source
+    source: ScoreSource
     policy: Policy
     references: References
     limits: Limits
@@ -68,7 +68,7 @@ class Stages:
     positions: tuple[np.ndarray, np.ndarray]
     """Each training and each held-out image's duplicate group, 0 up."""
 
-    def freeze(self, line: Line) -> None:
+    def freeze(self, line: AttackProgress) -> None:
         """Set the attack's threshold, from its first candidates or from the policy.
 
         Whether the calibration goes on depends on its own candidates alone, which are never tested.
@@ -96,7 +96,7 @@ class Stages:
                 if line.made >= rule.most:
                     raise
 
-    def advance(self, line: Line) -> None:
+    def advance(self, line: AttackProgress) -> None:
         """Test the attack's next shard; where there is none, `line.stopped` says why."""
         budget = self.policy.budget
         try:
@@ -109,7 +109,7 @@ class Stages:
         if line.tested:
             self._weigh(line)
 
-    def checks(self, line: Line, model: Model | None) -> list[Check]:
+    def checks(self, line: AttackProgress, model: Model | None) -> list[GateCheck]:
         """Look at the first candidates, and at what the judge makes of known images at the threshold.
 
         `model` is the one under audit, if it is at hand.
@@ -131,7 +131,7 @@ class Stages:
                 found.append(gate_checks.check_model_path(model, *known))
         return [check._replace(name=f"{line.attack.name}: {check.name}") for check in found]
 
-    def _take(self, line: Line, stage: str, expected: int) -> None:
+    def _take(self, line: AttackProgress, stage: str, expected: int) -> None:
         """Add the attack's next shard, of a stage that is expected to take so many candidates.
 
         Raises:
@@ -152,7 +152,7 @@ class Stages:
         done = line.made - line.calibrated_on
         self.source.progress(f"{line.attack.name}: {stage}", done, max(expected, done))
 
-    def _check_yardstick(self, line: Line) -> None:
+    def _check_yardstick(self, line: AttackProgress) -> None:
         """Stop where all that is open is the margin over a baseline that has no more candidates."""
         open_ = [claim for claim in line.claims if not settled([claim], self.policy.beta)]
         if line.yardstick is None or not open_ or any(claim.limit_name != "baseline_margin" for claim in open_):
@@ -166,7 +166,7 @@ class Stages:
         found = joined(shards)
         return calibrate(found.held_out, found.held_out_groups, rate, distance=self.source.measure.distance).tau
 
-    def _weigh(self, line: Line) -> None:
+    def _weigh(self, line: AttackProgress) -> None:
         """Bring the attack's claims up to its last shard."""
         found = joined([shard for shard in line.shards if shard.numbers[0] >= line.calibrated_on])
         sizes = (len(np.unique(self.positions[0])), len(np.unique(self.positions[1])))
@@ -177,7 +177,7 @@ class Stages:
         line.claims = claims_of(line.attack.name, line.found, self.limits, baseline, background)
 
 
-def named(line: Line, error: Exception) -> str:
+def named(line: AttackProgress, error: Exception) -> str:
     """Return what kept an attack from an answer, with its name."""
     said = str(error)
     return said if line.attack.name in said or isinstance(error, Stopped) else f"{line.attack.name}: {said}"

@@ -43,7 +43,7 @@ class Baseline(ABC):
         """
 
 
-class Yardstick:
+class BaselineAttack:
     """One attack's candidates in the last release, for the same attack's in this one."""
 
     def __init__(self, baseline: Baseline, attack: Attack, seed: int, measure: Measure, tau: float | None) -> None:

@@ -66,7 +66,7 @@ _CHANGES: dict[str, Callable[[Tensor], Tensor]] = {
 """What a mismatch of preprocessing looks like from the side of the candidates."""
 
 
-class Check(NamedTuple):
+class GateCheck(NamedTuple):
     """One check: what was looked at, whether a pass may rest on it, and the figures in a sentence."""
 
     name: str
@@ -74,39 +74,39 @@ class Check(NamedTuple):
     said: str
 
 
-def check_control(references: References, control: str) -> Check:
+def check_control(references: References, control: str) -> GateCheck:
     """Is the held-out set a fair control, so that an excess means a leak?"""
     if control != "iid":
         said = f"the pair's control is {control}: no excess can be claimed, only a raw_rate or group_rate"
-        return Check("control", False, said)
+        return GateCheck("control", False, said)
     shared = len(overlaps(references.training, references.held_out).training)
     if shared > OVERLAP * len(references.training):
         said = f"{shared} training images have a duplicate among the held-out ones, and the excess cannot see them"
-        return Check("control", False, said)
+        return GateCheck("control", False, said)
     found = two_sample(references.training, references.held_out, SEED)
     interval = f"AUC {found.auc:.2f} [{found.low:.2f}, {found.high:.2f}]"
     if found.excludes_half:
-        return Check("control", False, f"training and held-out images can be told apart ({interval})")
-    return Check("control", True, f"training and held-out images cannot be told apart ({interval})")
+        return GateCheck("control", False, f"training and held-out images can be told apart ({interval})")
+    return GateCheck("control", True, f"training and held-out images cannot be told apart ({interval})")
 
 
-def check_judge(measure: Measure, optimised: Mapping[str, Sequence[str]]) -> list[Check]:
+def check_judge(measure: Measure, optimised: Mapping[str, Sequence[str]]) -> list[GateCheck]:
     """Has a defence of this run been built to look well under this very measure? Empty where there is no such one."""
     said = f"optimises the descriptors of {measure.id}, so that measure alone must not judge it"
     return [
-        Check("judge", False, f"defence {name} {said}")
+        GateCheck("judge", False, f"defence {name} {said}")
         for name in sorted(optimised)
         if measure.space in optimised[name]
     ]
 
 
-def check_images(images: Tensor, broken: np.ndarray, references: References) -> list[Check]:
+def check_images(images: Tensor, broken: np.ndarray, references: References) -> list[GateCheck]:
     """Are the candidates images of the right kind, and prepared as the references are?
 
     `images` uint8 N x C x H x W; `broken` (N,) bool marks NaN and constant images.
     """
     share = float(broken.mean())
-    checks = [Check("broken images", share <= BROKEN, f"{share:.1%} of the candidates are NaN or constant")]
+    checks = [GateCheck("broken images", share <= BROKEN, f"{share:.1%} of the candidates are NaN or constant")]
     usable = images[torch.from_numpy(~broken)]
     if len(usable) < 2:
         return checks
@@ -116,31 +116,31 @@ def check_images(images: Tensor, broken: np.ndarray, references: References) -> 
         f"Frechet distance to {against.replace('_', '-')} images {likeness[AS_THEY_ARE]:.2f} of their variance "
         f"(at most {UNLIKE})"
     )
-    checks.append(Check("sample quality", likeness[AS_THEY_ARE] <= UNLIKE, said))
+    checks.append(GateCheck("sample quality", likeness[AS_THEY_ARE] <= UNLIKE, said))
     best = min(likeness, key=lambda name: likeness[name])
     mismatch = likeness[best] < BETTER * likeness[AS_THEY_ARE]
     said = f"the candidates fit the references best {best}"
     if mismatch:
         said += f" ({likeness[best]:.2f} against {likeness[AS_THEY_ARE]:.2f}): is one side prepared in another way?"
-    return [*checks, Check("preprocessing", not mismatch, said if mismatch else f"{said} or nearly so")]
+    return [*checks, GateCheck("preprocessing", not mismatch, said if mismatch else f"{said} or nearly so")]
 
 
-def check_detector(references: References, measure: Measure, scorer: "Scorer", tau: float) -> Check:
+def check_detector(references: References, measure: Measure, scorer: "Scorer", tau: float) -> GateCheck:
     """Does the judge find known copies at this threshold: training images unchanged and with 2 % noise?"""
     judged = audit(references, [measure], scorer, SEED, COPIES, kinds=("identical", "noise"))
     found = judged["measures"][measure.id]
     thresholds = np.asarray(found["thresholds"])
     within = np.flatnonzero(thresholds <= tau if measure.distance else thresholds >= tau)
     if not len(within):
-        return Check("detector", False, f"the threshold {tau:.4g} is stricter than any that the audit looks at")
+        return GateCheck("detector", False, f"the threshold {tau:.4g} is stricter than any that the audit looks at")
     place = within[-1]  # the grid is sorted strictest first
     shares = {change["label"]: change["right"]["count"][place] / change["n"] for change in found["copies"]}
     shown = {label: shares[label] for label in ("identical", "2 %")}
     said = f"known copies found: identical {shown['identical']:.0%}, with 2 % noise {shown['2 %']:.0%}"
-    return Check("detector", min(shown.values()) >= FOUND, said)
+    return GateCheck("detector", min(shown.values()) >= FOUND, said)
 
 
-def check_model_path(model: Model, references: References, measure: Measure, scorer: "Scorer", tau: float) -> Check:
+def check_model_path(model: Model, references: References, measure: Measure, scorer: "Scorer", tau: float) -> GateCheck:
     """Are training images found that went through the model's own encoding, decoding and quantisation?"""
     rows = np.linspace(0, len(references.training) - 1, min(COPIES, len(references.training))).astype(int)
     images = torch.from_numpy(references.training.images[rows]).float() / 255
@@ -152,12 +152,12 @@ def check_model_path(model: Model, references: References, measure: Measure, sco
     groups = references.training.groups
     share = float((hits & (groups[scores.best_ids("training")] == groups[rows])).mean())
     said = f"{share:.0%} of known training images are found after the model's own decoding"
-    return Check("model path", share >= FOUND, said)
+    return GateCheck("model path", share >= FOUND, said)
 
 
 def check_hidden(
     images: Tensor, references: References, measure: Measure, scorer: "Scorer", tau: float, limit: float, level: float
-) -> Check:
+) -> GateCheck:
     """Would the candidates show a leak if they were changed as a mismatch of preprocessing changes images?
 
     Swapped channels hardly move the statistics of natural photographs, and mirroring does not at all, yet a pixel
@@ -170,13 +170,13 @@ def check_hidden(
     p_values = {name: float(p_above(count(z), limit)[-1]) for name, z in scored.items() if name != AS_THEY_ARE}
     worst = min(p_values, key=lambda name: p_values[name], default=AS_THEY_ARE)
     if not p_values or p_values[worst] > level / len(p_values):
-        return Check("hidden leak", True, f"changed in {len(p_values)} ways, mirrored among them, they hit no more")
+        return GateCheck("hidden leak", True, f"changed in {len(p_values)} ways, mirrored among them, they hit no more")
     said = (
         f"{worst}, the candidates hit {scored[worst].mean():.1%} more training than held-out images, and "
         f"{scored[AS_THEY_ARE].mean():.1%} as they are: is one side prepared in another way, or was the model trained "
         f"on changed images?"
     )
-    return Check("hidden leak", False, said)
+    return GateCheck("hidden leak", False, said)
 
 
 def _signs(images: Tensor, references: References, measure: Measure, scorer: "Scorer", tau: float) -> np.ndarray:

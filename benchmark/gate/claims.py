@@ -77,7 +77,7 @@ class Tested(NamedTuple):
         return excess_of(AttackHits(self.training, self.held_out, training, held_out), confidence).interval
 
 
-class Claim(NamedTuple):
+class GateClaim(NamedTuple):
     """A rate and its limit, as a mean of values in [-1, 1]: value = scale * rate."""
 
     attack: str
@@ -172,7 +172,7 @@ def tested(found: Matched, tau: float, sizes: tuple[int, int], *, distance: bool
 
 def claims_of(
     attack: str, found: Tested, limits: Limits, baseline: np.ndarray | None, background: float | None
-) -> list[Claim]:
+) -> list[GateClaim]:
     """Return the claims of one attack, one per limit; `baseline` is z by candidate number from 0.
 
     Candidates that the baseline does not have say nothing about the margin and are left out of it. `background` is
@@ -181,20 +181,20 @@ def claims_of(
     claims = []
     if limits.excess is not None:
         weights = WEIGHTS if background is None else informed_weights(limits.excess, background)
-        claims.append(Claim(attack, "excess", limits.excess, count(found.signs), weights=weights))
+        claims.append(GateClaim(attack, "excess", limits.excess, count(found.signs), weights=weights))
     if limits.raw_rate is not None:
-        claims.append(Claim(attack, "raw_rate", limits.raw_rate, count(found.training), least=0.0))
+        claims.append(GateClaim(attack, "raw_rate", limits.raw_rate, count(found.training), least=0.0))
     if limits.group_rate is not None:
         counts = _most_hit(found)
-        claims.append(Claim(attack, "group_rate", limits.group_rate, counts, least=0.0, hypotheses=found.sizes[0]))
+        claims.append(GateClaim(attack, "group_rate", limits.group_rate, counts, least=0.0, hypotheses=found.sizes[0]))
     if limits.baseline_margin is not None and baseline is not None:
         both = found.numbers < len(baseline)
         gaps = (found.signs[both] - baseline[found.numbers[both]]) / 2
-        claims.append(Claim(attack, "baseline_margin", limits.baseline_margin, count(gaps), 0.5, -2.0))
+        claims.append(GateClaim(attack, "baseline_margin", limits.baseline_margin, count(gaps), 0.5, -2.0))
     return claims
 
 
-def decide(claims: Sequence[Claim], alpha: float, beta: float, hypotheses: int) -> Answer:
+def decide(claims: Sequence[GateClaim], alpha: float, beta: float, hypotheses: int) -> Answer:
     """Hold every claim against its limit; any rejection by Holm's method begins with that of the smallest p.
 
     `hypotheses` counts the claims that were not tested, too, so that it does not matter which were.
@@ -205,19 +205,19 @@ def decide(claims: Sequence[Claim], alpha: float, beta: float, hypotheses: int) 
     return Answer(fails, settled(claims, beta))
 
 
-def settled(claims: Sequence[Claim], beta: float) -> bool:
+def settled(claims: Sequence[GateClaim], beta: float) -> bool:
     """Return whether every one of these claims is shown, so that more candidates would add nothing."""
     return all(claim.p_pass() <= beta for claim in claims)
 
 
-def findings(claims: Sequence[Claim], alpha: float, beta: float, hypotheses: int) -> list[Finding]:
+def findings(claims: Sequence[GateClaim], alpha: float, beta: float, hypotheses: int) -> list[Finding]:
     """Return estimate, bounds and what would settle it, by claim."""
     untested = [1.0] * (hypotheses - len(claims))
     adjusted = holm([*(claim.p_fail() for claim in claims), *untested])[: len(claims)]
     return [_finding(claim, p, alpha / hypotheses, beta) for claim, p in zip(claims, adjusted, strict=True)]
 
 
-def course(claim: Claim, alpha: float, beta: float, hypotheses: int, points: int = 60) -> Course:
+def course(claim: GateClaim, alpha: float, beta: float, hypotheses: int, points: int = 60) -> Course:
     """Return estimate and bounds after each of at most `points` numbers of candidates; there must be candidates."""
     own = alpha / hypotheses / claim.hypotheses
     numbers = np.unique(np.geomspace(1, claim.counts.total, points).round().astype(int))
@@ -231,7 +231,7 @@ def course(claim: Claim, alpha: float, beta: float, hypotheses: int, points: int
     )
 
 
-def _finding(claim: Claim, p_fail: float, alpha: float, beta: float) -> Finding:
+def _finding(claim: GateClaim, p_fail: float, alpha: float, beta: float) -> Finding:
     """Return what is known; `alpha` is that of Holm's strictest step.
 
     Bounds are those after the last candidate at which the claim was answered: evidence may fade again, an answer

@@ -21,12 +21,12 @@ from ..files import read_json
 from ..protocol import CONFIDENCE
 from ..stats.intervals import Interval
 from . import checks as gate_checks
-from .attack_stages import Line, Stages, Stopped, named
-from .baseline import Baseline, Yardstick, check_comparable, stored_facts
-from .checks import Check
-from .claims import Answer, Claim, Finding, Tested, decide, findings, settled
+from .attack_stages import AttackProgress, Stages, Stopped, named
+from .baseline import Baseline, BaselineAttack, check_comparable, stored_facts
+from .checks import GateCheck
+from .claims import Answer, Finding, GateClaim, Tested, decide, findings, settled
 from .policy import Limits, Policy
-from .source import NOTHING, Source, Spent
+from .source import NOTHING, ScoreSource, Spent
 
 Verdict = Literal["pass", "fail", "cannot tell"]
 EXIT_CODES: Mapping[Verdict, int] = {"pass": 0, "fail": 1, "cannot tell": 4}
@@ -62,7 +62,7 @@ class Decision:
     verdict: Verdict
     subject: str
     policy: Policy
-    checks: list[Check]
+    checks: list[GateCheck]
     reasons: list[str] = field(default_factory=list)
     """What kept the gate from an answer: a budget, a refused calibration, an attack that failed."""
     attacks: list[AttackNumbers] = field(default_factory=list)
@@ -73,7 +73,7 @@ class Decision:
     """Attacks that were not begun, because a leak was certain before."""
     unchecked: list[str] = field(default_factory=list)
     """What could not be looked at, and why; it does not take a pass away."""
-    claims: list[Claim] = field(default_factory=list)
+    claims: list[GateClaim] = field(default_factory=list)
     """What the findings were taken from, candidate by candidate."""
     spent: Spent = NOTHING
     folder: Path | None = None
@@ -88,7 +88,7 @@ class Decision:
 
 
 def decide_on(
-    source: Source,
+    source: ScoreSource,
     pair: Pair,
     policy: Policy,
     attacks: Mapping[str, Attack],
@@ -103,14 +103,14 @@ def decide_on(
     limits, checks = _claimable(policy.limits, references, pair.control)
     manifest = read_json(source.folder.manifest_file)
     checks += gate_checks.check_judge(source.measure, manifest.get("optimised_spaces", {}))
-    lines = [Line(attack, None) for attack in attacks.values()]
+    lines = [AttackProgress(attack, None) for attack in attacks.values()]
     if baseline is None:
         limits = limits.model_copy(update={"baseline_margin": None})
     elif limits.baseline_margin is not None:
         check_comparable(baseline, stored_facts(source.folder, manifest))
         fixed = policy.threshold.fixed
         for line in lines:
-            line.yardstick = Yardstick(baseline, line.attack, policy.seed, source.measure, fixed)
+            line.yardstick = BaselineAttack(baseline, line.attack, policy.seed, source.measure, fixed)
     sides = (references.training, references.held_out)
     positions = tuple(np.unique(side.groups, return_inverse=True)[1] for side in sides)
     stages = Stages(source, policy, references, limits, (positions[0], positions[1]))
@@ -129,12 +129,12 @@ def decide_on(
 class _Judged:
     """The attacks of a decision, those included that were not begun or did not get as far as a test."""
 
-    lines: Sequence[Line]
+    lines: Sequence[AttackProgress]
     policy: Policy
     hypotheses: int
     """Claims of all attacks together: what a fail is corrected for, whichever of them were tested in the end."""
 
-    def claims(self) -> list[Claim]:
+    def claims(self) -> list[GateClaim]:
         """Return the claims of every attack so far."""
         return [claim for line in self.lines for claim in line.claims]
 
@@ -166,7 +166,7 @@ def _go_on(stages: Stages, judged: _Judged) -> None:
             stages.advance(line)
 
 
-def _claimable(limits: Limits, references: References, control: str) -> tuple[Limits, list[Check]]:
+def _claimable(limits: Limits, references: References, control: str) -> tuple[Limits, list[GateCheck]]:
     """Return the limits that can be claimed on this control, and the check of it where a limit needs one."""
     named = limits.model_dump(exclude_none=True)
     if not named.keys() - set(UNCONTROLLED):
@@ -177,7 +177,7 @@ def _claimable(limits: Limits, references: References, control: str) -> tuple[Li
     return limits.model_copy(update=dict.fromkeys(named.keys() - set(UNCONTROLLED))), [check]
 
 
-def _decision(judged: _Judged, pair: Pair, checks: list[Check], unchecked: list[str], spent: Spent) -> Decision:
+def _decision(judged: _Judged, pair: Pair, checks: list[GateCheck], unchecked: list[str], spent: Spent) -> Decision:
     policy, claims, answer = judged.policy, judged.claims(), judged.answer()
     reasons = list(dict.fromkeys(line.stopped for line in judged.lines if line.stopped))
     verdict: Verdict = "cannot tell"
@@ -201,7 +201,7 @@ def _decision(judged: _Judged, pair: Pair, checks: list[Check], unchecked: list[
     )
 
 
-def _numbers(line: Line, found: Tested) -> AttackNumbers:
+def _numbers(line: AttackProgress, found: Tested) -> AttackNumbers:
     yardstick = line.yardstick
     return AttackNumbers(
         attack=line.attack.name,

@@ -17,7 +17,7 @@ from ..runs.plan import plan_run
 from ..runs.plugins import make_attacks
 from ..runs.score import check_references
 from .baseline import Baseline
-from .checks import Check
+from .checks import GateCheck
 from .decision import Decision, decide_on
 from .policy import Policy, check_baseline_rule
 from .source import GATE_MANIFEST, FinishedRun, MadeOnDemand
@@ -92,7 +92,7 @@ def gate_pair(
         check_references(plan, references)
         source = MadeOnDemand(plan, references, progress)
     except BadInput as error:
-        return Decision("cannot tell", pair.name, policy, [Check("references", False, str(error))])
+        return Decision("cannot tell", pair.name, policy, [GateCheck("references", False, str(error))])
     with source.folder.locked():
         source.open()
         attacks = {unit.attack.name: unit.attack for unit in plan.units}
@@ -111,7 +111,7 @@ def gate_run(folder: RunFolder, pair: Pair, policy: Policy, *, baseline: Baselin
     try:
         references = load_references(pair)
     except BadInput as error:
-        return Decision("cannot tell", folder.path.name, policy, [Check("references", False, str(error))])
+        return Decision("cannot tell", folder.path.name, policy, [GateCheck("references", False, str(error))])
     source = FinishedRun(folder, pair, references, attacks, policy.measure, policy.seed)
     return decide_on(source, pair, policy, attacks, references, baseline)
 

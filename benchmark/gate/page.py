@@ -11,7 +11,7 @@ import yaml
 from ..files import write_atomic
 from ..reports.page import scrubbed
 from ..reports.plot_style import ALARM, INK, SOFT, TRAINING, canvas, inline, styled, to_svg
-from .claims import MEANINGS, Claim, Course, course
+from .claims import MEANINGS, Course, GateClaim, course
 from .text import explanations, headline, rows
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def panels(decision: "Decision") -> list[Panel]:
     return found
 
 
-def _drawn(claim: Claim, own: Course) -> "Figure":
+def _drawn(claim: GateClaim, own: Course) -> "Figure":
     """Draw the rate and its bounds over the tested candidates, and the limit that they must leave."""
     figure, axes = canvas(height=2.5)
     low, high, limit = 100 * own.low, 100 * own.high, 100 * claim.limit

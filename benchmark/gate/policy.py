@@ -80,7 +80,7 @@ class Limits(Settings):
         return min(named, default=self.group_rate or 0.0)
 
 
-class Spending(Settings):
+class GateBudget(Settings):
     """Where the gate gives up."""
 
     candidates: Annotated[int, Field(ge=1)]
@@ -104,7 +104,7 @@ class Policy(Settings):
     """Chance that a model within every limit fails."""
     beta: Annotated[float, Field(gt=0, le=0.5)] = 0.05
     """Chance that a model beyond a limit passes."""
-    budget: Spending
+    budget: GateBudget
     cannot_tell: Literal["stop", "fail"] = "stop"
     """Exit code 4, or 1: a no."""
     seed: Annotated[int, Field(ge=0)] = 0

@@ -46,7 +46,7 @@ class Spent(NamedTuple):
 NOTHING = Spent(0.0, 0.0, 0.0)
 
 
-class Source(ABC):
+class ScoreSource(ABC):
     """Shards of scored candidates by attack."""
 
     folder: RunFolder
@@ -92,7 +92,7 @@ class GateFolder(RunFolder):
         self.write_manifest({**manifest, "units": kept})
 
 
-class MadeOnDemand(Source):
+class MadeOnDemand(ScoreSource):
     """Attacks a model, a shard at a time. What is in the folder already is used again, states and shards alike.
 
     The folder's name and manifest leave the budget out, so a larger budget or another limit goes on with it, and
@@ -163,7 +163,7 @@ class MadeOnDemand(Source):
         return read_state(self.folder.images_file(self._units[attack].name, shard)).tensors["images"]
 
 
-class FinishedRun(Source):
+class FinishedRun(ScoreSource):
     """Reads a finished run. Nothing is made, so nothing is spent."""
 
     def __init__(

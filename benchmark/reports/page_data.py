@@ -19,7 +19,7 @@ from ..results.tuning_curve import Curve
 from ..results.unit_scores import UnitScores, in_both, stored_groups
 from . import attack_diagnostics, label_sheet
 from .rates_by_threshold import Curves, by_threshold
-from .strongest_pairs import Pair, strongest_pairs
+from .strongest_pairs import ShownPair, strongest_pairs
 from .tables import by_measure, probe_flags
 
 _UNIT = re.compile(r"[a-z0-9][a-z0-9-]*\.s\d+")
@@ -34,7 +34,7 @@ class UnitContents:
     best: dict[str, np.ndarray]
     """Best-match score of every candidate by side; under "reference" those of the reference model's candidates."""
     curves: Curves
-    pairs: list[Pair]
+    pairs: list[ShownPair]
     info: dict[str, Any]
     """What the attack's state says of its preparation; see `diagnostics`."""
     cohesion: float | None

@@ -15,7 +15,7 @@ from ..results.run_folder import RunFolder
 from ..results.unit_scores import UnitScores
 
 
-class Pair(NamedTuple):
+class ShownPair(NamedTuple):
     """A generated image and the training image nearest to it."""
 
     candidate: int
@@ -42,7 +42,7 @@ def strongest_pairs(
     key: bytes,
     *,
     with_images: bool,
-) -> list[Pair]:
+) -> list[ShownPair]:
     """Return a unit's strongest pairs, closest first; `groups` has each training image's duplicate group.
 
     Raises:
@@ -57,7 +57,7 @@ def strongest_pairs(
     for rank, (candidate, reference, score) in enumerate(_checked(stored, len(groups), unit), start=1):
         file = source / f"{rank:02d}-candidate{candidate}-training{reference}.png"
         pairs.append(
-            Pair(
+            ShownPair(
                 candidate=candidate,
                 score=score,
                 band=_band(measure, score),

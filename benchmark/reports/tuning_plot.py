@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..results.tuning_curve import Curve, Point
+from ..results.tuning_curve import Curve, TriedPoint
 from .plot_style import HELD_OUT, SERIES, SOFT, canvas
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ def draw(curve: Curve) -> "Figure":
     """
     across = varied(curve)
     values = list(dict.fromkeys(str(point.values[across]) for point in curve.points))
-    lines: dict[str, list[Point]] = {}
+    lines: dict[str, list[TriedPoint]] = {}
     for point in curve.points:
         lines.setdefault(_others(point.values, across), []).append(point)
     rows = -(-(len(lines) + 1) // 2)

@@ -24,7 +24,7 @@ class Headline(NamedTuple):
     lead: str
 
 
-class Check(NamedTuple):
+class VerdictCheck(NamedTuple):
     """One thing that the verdict rests on."""
 
     what: str
@@ -54,7 +54,9 @@ def headline(metrics: Metrics) -> Headline:
     return Headline("clear", f"{metrics.pair}: no leak was seen", _no_leak(metrics, claimed))
 
 
-def checks(metrics: Metrics, audit: dict[str, Any], quality: dict[str, Any], costs: dict[str, Any]) -> list[Check]:
+def checks(
+    metrics: Metrics, audit: dict[str, Any], quality: dict[str, Any], costs: dict[str, Any]
+) -> list[VerdictCheck]:
     """Return what the verdict rests on: control, detector, images, repeatability, replication.
 
     The last three arguments are audit.json, quality.json and costs.json.
@@ -121,23 +123,23 @@ def _seeds(claimed: Claimed) -> int:
     return len({result.seed for result, _ in claimed})
 
 
-def _control(metrics: Metrics) -> Check:
+def _control(metrics: Metrics) -> VerdictCheck:
     """Return what the attack was compared with, and whether it is fit for that."""
     if metrics.control == "reference-model":
         said = "the same attack on a reference model; that it was not trained on these images is the pair's word"
-        return Check("Control", said, "look")
+        return VerdictCheck("Control", said, "look")
     found = metrics.control_check
     if found is None:
-        return Check("Control", "none: raw rates, of which chance hits are a part", "missing")
+        return VerdictCheck("Control", "none: raw rates, of which chance hits are a part", "missing")
     sizes = f"{metrics.training_images:,} training and {metrics.held_out_images:,} held-out images"
     auc = f"AUC {found.auc:.2f} [{found.low:.2f}, {found.high:.2f}]"
     if found.told_apart:
-        return Check("Control", f"{sizes}, but a classifier tells them apart ({auc}): only a surrogate", "look")
+        return VerdictCheck("Control", f"{sizes}, but a classifier tells them apart ({auc}): only a surrogate", "look")
     said = f"kind {metrics.control}: {sizes}, which a classifier cannot tell apart ({auc}; 0.5 is a guess)"
-    return Check("Control", said, "good" if metrics.claims_excess else "look")
+    return VerdictCheck("Control", said, "good" if metrics.claims_excess else "look")
 
 
-def _detector(metrics: Metrics, audit: dict[str, Any]) -> list[Check]:
+def _detector(metrics: Metrics, audit: dict[str, Any]) -> list[VerdictCheck]:
     """Return how the detector does in the closest band: copies found, non-copies called copies."""
     found = audit["measures"][metrics.results[0].measure] if metrics.results else {"bands": []}
     if not found["bands"]:
@@ -152,26 +154,29 @@ def _detector(metrics: Metrics, audit: dict[str, Any]) -> list[Check]:
         f'{100 * share["identical", "identical"]:.0f} % of exact copies of training images are found in band "{band}"; '
         f"of {len(mildest)} mild changes it misses {worst[0]} {worst[1]} most: {100 * share[worst]:.0f} % are found"
     )
-    listed = [Check("Detector, copies", said, "good" if share[worst] > 0.9 else "look")]
+    listed = [VerdictCheck("Detector, copies", said, "good" if share[worst] > 0.9 else "look")]
     others = found["non_copies"]
     if others is None:
-        return [*listed, Check("Detector, false alarms", str(audit["non_copies_missing"]), "missing")]
+        return [*listed, VerdictCheck("Detector, false alarms", str(audit["non_copies_missing"]), "missing")]
     count, high = others["any"]["count"][place], others["any"]["high"][place]
     said = f"{count:,} of {others['n']:,} images of neither side are called copies (at most {100 * high:.1f} %)"
-    return [*listed, Check("Detector, false alarms", said, "good" if others["any"]["low"][place] < 0.01 else "look")]
+    return [
+        *listed,
+        VerdictCheck("Detector, false alarms", said, "good" if others["any"]["low"][place] < 0.01 else "look"),
+    ]
 
 
-def _images(metrics: Metrics) -> Check:
+def _images(metrics: Metrics) -> VerdictCheck:
     first = {(result.attack, result.seed): result for result in metrics.results}.values()
     broken = sum(result.nan + result.constant for result in first)
     said = f"{broken:,} of {sum(result.candidates for result in first):,} generated images are broken or of one colour"
-    return Check("Generated images", said, "look" if broken else "good")
+    return VerdictCheck("Generated images", said, "look" if broken else "good")
 
 
-def _quality(quality: dict[str, Any]) -> list[Check]:
+def _quality(quality: dict[str, Any]) -> list[VerdictCheck]:
     real = quality.get("training images")
     if "skipped" in quality or not real:
-        return [Check("Sample quality", quality.get("skipped", "was not assessed"), "missing")]
+        return [VerdictCheck("Sample quality", quality.get("skipped", "was not assessed"), "missing")]
     made = [found for name, found in quality.items() if name != "training images"]
     known = [found["label_accuracy"] for found in made if found["label_accuracy"] is not None]
     if not known or real["label_accuracy"] is None:
@@ -180,10 +185,10 @@ def _quality(quality: dict[str, Any]) -> list[Check]:
         f"a classifier trained on generated images is right on {100 * min(known):.0f} % of real ones, "
         f"on {100 * real['label_accuracy']:.0f} % when trained on training images"
     )
-    return [Check("Sample quality", said, "good" if min(known) > 0.8 * real["label_accuracy"] else "look")]
+    return [VerdictCheck("Sample quality", said, "good" if min(known) > 0.8 * real["label_accuracy"] else "look")]
 
 
-def _repeatability(costs: dict[str, Any]) -> Check:
+def _repeatability(costs: dict[str, Any]) -> VerdictCheck:
     probes = [unit["probe"] for unit in costs["units"].values()]
     off = max((probe["largest"] for probe in probes), default=0)
     said = f"candidates made again with another batch size differ by at most {off} of 255 levels"
@@ -193,12 +198,14 @@ def _repeatability(costs: dict[str, Any]) -> Check:
         said += f"; in float32 {otherwise} of {sum(found['candidates'] for found in wide)} fall into another band"
     unsure = otherwise or any(found["refused"] for found in wide) or any(probe["above_limit"] for probe in probes)
     if costs.get("mixed_environment"):
-        return Check("Repeatability", f"{said}; parts were made in different environments", "look")
-    return Check("Repeatability", said, "look" if unsure else "good")
+        return VerdictCheck("Repeatability", f"{said}; parts were made in different environments", "look")
+    return VerdictCheck("Repeatability", said, "look" if unsure else "good")
 
 
-def _replication(metrics: Metrics) -> Check:
+def _replication(metrics: Metrics) -> VerdictCheck:
     seeds = len({result.seed for result in metrics.results})
     if seeds > 1:
-        return Check("Replication", f"{seeds} preparations of each attack, on one model", "good")
-    return Check("Replication", "one preparation of each attack, on one model: it says nothing of others", "look")
+        return VerdictCheck("Replication", f"{seeds} preparations of each attack, on one model", "good")
+    return VerdictCheck(
+        "Replication", "one preparation of each attack, on one model: it says nothing of others", "look"
+    )

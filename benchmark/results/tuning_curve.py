@@ -13,7 +13,7 @@ from .schema import BandResult
 SCHEMA = "sidebench-tuning/1"
 
 
-class Point(BaseModel):
+class TriedPoint(BaseModel):
     """Values of the settings and what they found on the shadow victim."""
 
     values: dict[str, Any]
@@ -45,9 +45,9 @@ class Curve(BaseModel):
     defences: list[str] = []
     measure: str
     candidates: int
-    points: list[Point] = Field(min_length=1)
+    points: list[TriedPoint] = Field(min_length=1)
 
-    def best(self) -> Point:
+    def best(self) -> TriedPoint:
         """Return the point with the highest excess AMS in the closest band, the earlier one on a tie.
 
         A pair without held-out images has no excess; its highest AMS is taken.

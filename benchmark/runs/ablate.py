@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..results.schema import Metrics, Result
 
 
-class Row(NamedTuple):
+class AblationRow(NamedTuple):
     """One attack of the table, its seeds averaged."""
 
     attack: str
@@ -56,7 +56,7 @@ def ablations_of(pair: Pair, attack: str, settings: Mapping[str, Mapping[str, An
     return [*found.ablated_against, attack, *names]
 
 
-def ablation_rows(folder: "RunFolder", metrics: "Metrics", attack: str, names: Sequence[str]) -> list[Row]:
+def ablation_rows(folder: "RunFolder", metrics: "Metrics", attack: str, names: Sequence[str]) -> list[AblationRow]:
     """Read the rows of these attacks from a finished run, which may hold others too."""
     headline = metrics.results[0].measure
     rows = []
@@ -68,7 +68,7 @@ def ablation_rows(folder: "RunFolder", metrics: "Metrics", attack: str, names: S
         costs = [cost.denoiser_equivalents for cost in metrics.costs if cost.attack == name]
         difference, verdict = _against(metrics, name, attack)
         rows.append(
-            Row(
+            AblationRow(
                 attack=name,
                 ams=_mean([band.training.ams.value for band in bands]) or 0.0,
                 held_out=_mean([band.held_out.ams.value for band in bands if band.held_out]),
@@ -83,7 +83,7 @@ def ablation_rows(folder: "RunFolder", metrics: "Metrics", attack: str, names: S
     return rows
 
 
-def as_text(rows: Sequence[Row], metrics: "Metrics") -> str:
+def as_text(rows: Sequence[AblationRow], metrics: "Metrics") -> str:
     """Return the table, and what it was measured on."""
     from tabulate import tabulate
 

@@ -11,7 +11,7 @@ from ..data.pair import load_pair, pair_names
 from ..environment import pick_device
 
 
-class Check(NamedTuple):
+class DoctorCheck(NamedTuple):
     """One finding."""
 
     name: str
@@ -20,46 +20,46 @@ class Check(NamedTuple):
     mend: str = ""
 
 
-def examine() -> list[Check]:
+def examine() -> list[DoctorCheck]:
     """Look at versions, device, memory, disk, cache, Hub, plug-ins and the embedded weights."""
     return [*_versions(), _device(), _memory(), _disk(), *_hub(), *_plugins(), *_zoo()]
 
 
-def as_text(checks: list[Check]) -> str:
+def as_text(checks: list[DoctorCheck]) -> str:
     """Return the findings, a line each, with what to do about those that are not well."""
     lines = [f"{'ok  ' if check.ok else 'look'}  {check.name}: {check.found}" for check in checks]
     mends = [f"{check.name}: {check.mend}" for check in checks if not check.ok and check.mend]
     return "\n".join([*lines, "", *mends] if mends else lines)
 
 
-def _versions() -> list[Check]:
+def _versions() -> list[DoctorCheck]:
     return [
-        Check(name, version != "missing", version, f"pip install {name}")
+        DoctorCheck(name, version != "missing", version, f"pip install {name}")
         for name, version in environment.versions().items()
     ]
 
 
-def _device() -> Check:
+def _device() -> DoctorCheck:
     import torch
 
     device = pick_device("auto")
     name = torch.cuda.get_device_name(0) if device.type == "cuda" else environment.processor()
-    return Check("device", True, f"{device} ({name}), {torch.get_num_threads()} threads")
+    return DoctorCheck("device", True, f"{device} ({name}), {torch.get_num_threads()} threads")
 
 
-def _memory() -> Check:
+def _memory() -> DoctorCheck:
     import psutil
 
     free = psutil.virtual_memory().available / 1e9
-    return Check("memory", free > 2, f"{free:.1f} GB free", "runs on digits need up to 2 GB")
+    return DoctorCheck("memory", free > 2, f"{free:.1f} GB free", "runs on digits need up to 2 GB")
 
 
-def _disk() -> Check:
+def _disk() -> DoctorCheck:
     free = shutil.disk_usage(Path.cwd()).free / 1e9
-    return Check("disk", free > 1, f"{free:.1f} GB free here", "choose another folder with --out")
+    return DoctorCheck("disk", free > 1, f"{free:.1f} GB free here", "choose another folder with --out")
 
 
-def _hub() -> list[Check]:
+def _hub() -> list[DoctorCheck]:
     from huggingface_hub import constants
 
     cache = Path(constants.HF_HUB_CACHE)
@@ -67,13 +67,13 @@ def _hub() -> list[Check]:
     writable = os.access(parent, os.W_OK)
     offline = bool(constants.HF_HUB_OFFLINE)
     return [
-        Check(
+        DoctorCheck(
             "hub cache",
             writable,
             "writable" if writable else "not writable",
             "set HF_HOME to a folder of yours",
         ),
-        Check(
+        DoctorCheck(
             "hub",
             True,
             "offline by HF_HUB_OFFLINE" if offline else "not asked: the embedded pairs need no network",
@@ -81,20 +81,20 @@ def _hub() -> list[Check]:
     ]
 
 
-def _plugins() -> list[Check]:
+def _plugins() -> list[DoctorCheck]:
     checks = []
     kinds: tuple[registry.Kind, ...] = ("attack", "defence", "measure")
     for kind in kinds:
         for name in registry.names(kind):
             try:
                 registry.find(kind, name)
-                checks.append(Check(f"{kind} {name}", True, "loads"))
+                checks.append(DoctorCheck(f"{kind} {name}", True, "loads"))
             except Exception as error:  # a broken plug-in is a finding, not a failure of the doctor
-                checks.append(Check(f"{kind} {name}", False, str(error), "mend or remove its package"))
+                checks.append(DoctorCheck(f"{kind} {name}", False, str(error), "mend or remove its package"))
     return checks
 
 
-def _zoo() -> list[Check]:
+def _zoo() -> list[DoctorCheck]:
     checks = []
     for name in pair_names():
         pair = load_pair(name)
@@ -102,7 +102,7 @@ def _zoo() -> list[Check]:
             continue
         try:
             check_files(locate(pair.model.location), pair.model.sha256)
-            checks.append(Check(f"pair {name}", True, "weights are the pinned ones"))
+            checks.append(DoctorCheck(f"pair {name}", True, "weights are the pinned ones"))
         except Exception as error:  # likewise
-            checks.append(Check(f"pair {name}", False, str(error), "install sidebench again"))
+            checks.append(DoctorCheck(f"pair {name}", False, str(error), "install sidebench again"))
     return checks

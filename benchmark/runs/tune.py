@@ -25,7 +25,7 @@ from ..registry import find, make_attack, make_measure
 from ..results.checkpoints import FolderCheckpoints, MemoryCheckpoints
 from ..results.rates import measure_result
 from ..results.schema import BandResult
-from ..results.tuning_curve import SCHEMA, Curve, Point, Used
+from ..results.tuning_curve import SCHEMA, Curve, TriedPoint, Used
 from ..results.unit_scores import UnitScores, in_both
 from ..sampling.defended import defend, in_order
 from .plan import RunPlan
@@ -99,7 +99,7 @@ def tune(
     if around:
         plan["defences"] = {defence.name: defence.settings.model_dump(mode="json") for defence in around}
     file = out / f"{'+'.join([attack, *(defence.name for defence in around)])}.json"
-    tried: list[Point] = []
+    tried: list[TriedPoint] = []
     if file.exists():
         stored = read_json(file)
         if changed := difference(stored.get("plan"), plan):
@@ -109,7 +109,7 @@ def tune(
     done = {canonical_json(point.values): point for point in tried}
     for variant, values in zip(variants, points, strict=True):
         if canonical_json(values) not in done:
-            done[canonical_json(values)] = Point(values=values, result=bench.try_out(variant, values))
+            done[canonical_json(values)] = TriedPoint(values=values, result=bench.try_out(variant, values))
         curve = Curve(
             attack=attack,
             settings=own,

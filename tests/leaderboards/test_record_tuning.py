@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sidebench.benchmark.errors import BadInput
-from sidebench.benchmark.results.tuning_curve import SCHEMA, Curve, Point
+from sidebench.benchmark.results.tuning_curve import SCHEMA, Curve, TriedPoint
 from sidebench.leaderboards.check import check_record
 from sidebench.leaderboards.read_records import parse_record
 from sidebench.leaderboards.record import Record
@@ -20,7 +20,7 @@ def stored(real_records: list[Record], tmp_path: Path) -> dict[str, Any]:
     side = real_records[2]
     band = side.headline(0).bands[0]
     points = [
-        Point(values={"training_steps": steps, "guidance_scale": scale}, result=band)
+        TriedPoint(values={"training_steps": steps, "guidance_scale": scale}, result=band)
         for steps in (3, 30)
         for scale in (0.1, 0.3, 1.0)
     ]

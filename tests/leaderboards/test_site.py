@@ -14,10 +14,10 @@ from sidebench.benchmark.errors import BadInput
 from sidebench.leaderboards import board_charts, site, verdicts
 from sidebench.leaderboards.build import build
 from sidebench.leaderboards.make_records import write_record
-from sidebench.leaderboards.ranking import Board, Leaderboard, Row, rank
+from sidebench.leaderboards.ranking import Board, BoardRow, Leaderboard, rank
 from sidebench.leaderboards.read_records import parse_record
 from sidebench.leaderboards.record import Record, Tuning, TuningPoint
-from sidebench.leaderboards.svg import ChartPoint, Line, line_chart, scale
+from sidebench.leaderboards.svg import ChartLine, ChartPoint, line_chart, scale
 
 
 class Links(HTMLParser):
@@ -137,7 +137,7 @@ def board_of(base: Record, kind: str, *excesses: tuple[float, float], same: str 
         name = same or f"m{place}"
         own = {"attack": name} if kind == "attacks" else {"defences": {name: {}}}
         record = changed(base, excess=excess, submitter=f"team {place}", **own)
-        rows.append(Row(entry(record), best=1 + place, worst=1 + place))
+        rows.append(BoardRow(entry(record), best=1 + place, worst=1 + place))
     return Board("x", rows, [], [])
 
 
@@ -186,9 +186,9 @@ def test_boards_of_one_name_say_what_tells_them_apart(real_records: list[Record]
     boards = []
     for guidance in (0.3, 1.0):
         settings = {**base.claim.settings, "guidance_scale": guidance}
-        row = Row(entry(changed(base, settings=settings, defences={"clip": {}})))
+        row = BoardRow(entry(changed(base, settings=settings, defences={"clip": {}})))
         boards.append(Board(f"b{guidance}", [row], [], []))
-    other = Board("a", [Row(entry(base))], [], [])
+    other = Board("a", [BoardRow(entry(base))], [], [])
     notes = verdicts.board_notes([*boards, other])
     assert notes == {"b0.3": "guidance_scale 0.3", "b1.0": "guidance_scale 1.0", "a": ""}
 
@@ -289,7 +289,7 @@ def test_scales_have_round_ticks_and_hold_both_ends(low: float, high: float, tic
 
 def test_a_chart_escapes_and_dots_what_is_an_estimate() -> None:
     points = [ChartPoint(10, 5, 4, 6), ChartPoint(20, 8, 6, 10), ChartPoint(40, 11, 7, 15, estimate=True)]
-    text = str(line_chart([Line("<b>", points)], "<x>", "y", 'says "<z>"'))
+    text = str(line_chart([ChartLine("<b>", points)], "<x>", "y", 'says "<z>"'))
     assert "<x>" not in text and "<z>" not in text and text.count('class="line') == 2
     assert 'class="line estimate s1" d="M' in text
     Links(text)

@@ -11,7 +11,7 @@ from made_records import OWN, badge, changed, entry, vary
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from sidebench.leaderboards import site
-from sidebench.leaderboards.ranking import Leaderboard, Row, rank, read_leaderboard
+from sidebench.leaderboards.ranking import BoardRow, Leaderboard, rank, read_leaderboard
 from sidebench.leaderboards.record import Record
 
 RECORDS = Path(__file__).resolve().parents[2] / "leaderboards" / "records"
@@ -288,7 +288,7 @@ SLOWEST = """async ([text, rows]) => {
 def test_five_thousand_rows_are_laid_out_in_part(page: Page, found: Leaderboard, tmp_path: Path) -> None:
     board = next(board for board in found.boards if board.first.victim.name == "faces")
     one = board.ranked[0]
-    rows: list[Row] = []
+    rows: list[BoardRow] = []
     for number in range(5000):
         record = one.record.model_copy(update={"submitter": f"team {number}"})
         rows.append(one._replace(entry=one.entry._replace(record=record), best=number + 1, worst=number + 1))

@@ -6,7 +6,7 @@ import pytest
 
 from sidebench.benchmark.reports import tuning_plot
 from sidebench.benchmark.reports.plot_style import styled, to_png, to_svg
-from sidebench.benchmark.results.tuning_curve import Curve, Point
+from sidebench.benchmark.results.tuning_curve import Curve, TriedPoint
 
 
 def curve_of(finished: Any, grid: list[dict[str, Any]]) -> Curve:
@@ -15,7 +15,7 @@ def curve_of(finished: Any, grid: list[dict[str, Any]]) -> Curve:
     points = []
     for number, values in enumerate(grid):
         excess = result.excess.model_copy(update={"value": number / 100})
-        points.append(Point(values=values, result=result.model_copy(update={"excess": excess})))
+        points.append(TriedPoint(values=values, result=result.model_copy(update={"excess": excess})))
     return Curve(attack="side", measure="nl2c:n50:a0.5", candidates=40, points=points)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from sidebench.benchmark.reports.page_data import Contents, read_contents
-from sidebench.benchmark.reports.verdict import Check, checks, headline
+from sidebench.benchmark.reports.verdict import VerdictCheck, checks, headline
 from sidebench.benchmark.results.schema import Difference, Metrics
 
 
@@ -64,7 +64,7 @@ def test_no_verdict_without_a_fair_control_or_bands(contents: Contents, change: 
     assert found.tone == "open" and words in found.lead and "gives" not in found.title
 
 
-def by_name(contents: Contents, **changes: Any) -> dict[str, Check]:
+def by_name(contents: Contents, **changes: Any) -> dict[str, VerdictCheck]:
     metrics = contents.metrics.model_copy(update=changes.pop("metrics", {}))
     files = {"audit": contents.audit, "quality": contents.quality, "costs": contents.costs, **changes}
     return {check.what: check for check in checks(metrics, **files)}

@@ -54,7 +54,7 @@ def test_doctor_names_a_missing_package(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_text_of_a_well_machine_has_no_advice() -> None:
-    assert doctor.as_text([doctor.Check("a", True, "fine", "never shown")]) == "ok    a: fine"
+    assert doctor.as_text([doctor.DoctorCheck("a", True, "fine", "never shown")]) == "ok    a: fine"
 
 
 @pytest.fixture

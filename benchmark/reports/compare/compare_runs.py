@@ -29,7 +29,7 @@ from .schema import QUALITY, SCHEMA, ComparedRun, Comparing, Leak, Price
 from .tried_settings import other_settings
 
 
-class Yardstick(NamedTuple):
+class HitRule(NamedTuple):
     """One way to count hits. Without a band a hit is a candidate that is nearer to one side than to the other."""
 
     name: str
@@ -173,7 +173,7 @@ def _described(run: _Run, baseline: _Run) -> ComparedRun:
 # ---- Leaks ------------------------------------------------------------------------------------------
 
 
-def _yardsticks(runs: Sequence[_Run]) -> list[Yardstick]:
+def _yardsticks(runs: Sequence[_Run]) -> list[HitRule]:
     """Return the closest band of the first common measure that has bands, and `nearer` in each common space."""
     common = [name for name in runs[0].identity["measures"] if all(name in r.identity["measures"] for r in runs)]
     if not common:
@@ -182,18 +182,18 @@ def _yardsticks(runs: Sequence[_Run]) -> list[Yardstick]:
             + "; ".join(f"{run.label} has {', '.join(run.identity['measures'])}" for run in runs)
         )
     measures = [make_measure(name) for name in common]
-    found = [Yardstick(f"{m.id}, {m.bands[0].name}", m, m.bands[0]) for m in measures if m.bands][:1]
+    found = [HitRule(f"{m.id}, {m.bands[0].name}", m, m.bands[0]) for m in measures if m.bands][:1]
     spaces = {measure.space: measure for measure in reversed(measures)}
     for space in dict.fromkeys(measure.space for measure in measures):
-        found.append(Yardstick(f"nearer in {space}", spaces[space], None))
+        found.append(HitRule(f"nearer in {space}", spaces[space], None))
     return found
 
 
-def _leaks(baseline: _Run, others: Sequence[_Run], yardsticks: Sequence[Yardstick]) -> list[Leak]:
+def _leaks(baseline: _Run, others: Sequence[_Run], yardsticks: Sequence[HitRule]) -> list[Leak]:
     """Compare every run's attacks with the baseline's, Holm-corrected over everything that was compared."""
     kept: dict[tuple[str, str, str], AttackHits] = {}
 
-    def hits(run: _Run, attack: str, yardstick: Yardstick, seeds: int, count: int) -> AttackHits:
+    def hits(run: _Run, attack: str, yardstick: HitRule, seeds: int, count: int) -> AttackHits:
         key = (run.label, attack, f"{yardstick.name} {seeds} {count}")
         if key not in kept:
             kept[key] = _hits(run, [name for _, name in run.units()[attack]][:seeds], yardstick, count)
@@ -245,7 +245,7 @@ def _counterparts(baseline: _Run, others: Sequence[_Run]) -> list[tuple[_Run, st
     ]
 
 
-def _hits(run: _Run, units: Sequence[str], yardstick: Yardstick, count: int) -> AttackHits:
+def _hits(run: _Run, units: Sequence[str], yardstick: HitRule, count: int) -> AttackHits:
     """Return the hits of the first `count` candidates of each unit, the units one after another.
 
     Duplicate groups of both sides take no part.
@@ -267,7 +267,7 @@ def _hits(run: _Run, units: Sequence[str], yardstick: Yardstick, count: int) -> 
     return pooled(found)
 
 
-def _counted(own: np.ndarray, other: np.ndarray, yardstick: Yardstick) -> np.ndarray:
+def _counted(own: np.ndarray, other: np.ndarray, yardstick: HitRule) -> np.ndarray:
     if yardstick.band is not None:
         return hits.in_band(own, yardstick.band, distance=yardstick.measure.distance)
     nearer: np.ndarray = own < other if yardstick.measure.distance else own > other
@@ -321,7 +321,7 @@ def _spent(run: _Run, attack: str) -> _Spent:
     return _Spent(seconds / candidates, processor / candidates, work / candidates)
 
 
-def _flags(baseline: _Run, others: Sequence[_Run], yardsticks: Sequence[Yardstick], leaks: Sequence[Leak]) -> list[str]:
+def _flags(baseline: _Run, others: Sequence[_Run], yardsticks: Sequence[HitRule], leaks: Sequence[Leak]) -> list[str]:
     flags = []
     spaces = {yardstick.measure.space for yardstick in yardsticks}
     if baseline.identity["defences"]:
