@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidebench.benchmark.contracts import Band
+from sidebench.benchmark.errors import BadInput
 from sidebench.benchmark.measures.ams_ums import (
     ams_count,
     best_frequencies,
@@ -218,3 +219,33 @@ def test_calling_a_metric_returns_the_batch_and_keeps_the_total() -> None:
     assert float(unique(torch.tensor([1, 1]), torch.tensor([0.1, 0.2]))) == 0.5
     assert float(unique(torch.tensor([1, 3]), torch.tensor([0.1, 0.2]))) == 1.0
     assert float(unique.compute()) == 0.5
+
+
+def test_metrics_refuse_matches_that_cannot_be() -> None:
+    unique = UniqueBestMatchScore(DISTANCE[0], 3, distance=True)
+    near = torch.tensor([0.1, 0.2])
+    for ids, scores in (
+        (torch.tensor([0, 3]), near),
+        (torch.tensor([-1, 0]), near),
+        (torch.tensor([0.0, 1.0]), near),
+        (torch.tensor([0]), near),
+        (torch.tensor([[0, 1]]), near),
+    ):
+        with pytest.raises(BadInput):
+            unique.update(ids, scores)
+        with pytest.raises(BadInput):
+            UniqueMemorizationScore(DISTANCE[0], 3, distance=True).update(ids, scores, 2)
+    with pytest.raises(BadInput, match="shape"):
+        AverageMemorizationScore(DISTANCE[0], distance=True).update(near[None])
+    with pytest.raises(BadInput, match="there are 0"):
+        UniqueBestMatchScore(DISTANCE[0], 0, distance=True)
+
+
+def test_a_candidate_without_a_match_needs_no_image_number() -> None:
+    unique = UniqueBestMatchScore(DISTANCE[0], 3, distance=True)
+    assert float(unique(torch.tensor([-1, 2]), torch.tensor([math.nan, 0.1]))) == 0.5
+
+
+def test_scores_with_a_gradient_are_taken() -> None:
+    ams = AverageMemorizationScore(DISTANCE[0], distance=True)
+    assert float(ams(torch.tensor([0.1, 0.9], requires_grad=True))) == 0.5
