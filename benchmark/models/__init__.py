@@ -1,4 +1,14 @@
-"""diffusers pipelines and closed-form models behind the one `Model` contract."""
+"""The model under audit: diffusers pipelines and closed-form controls behind the one `Model` contract.
+
+`pixel`, `latent`, `text` are the families of pipelines, `analytic` and `controls` models with known truth, `lora` and
+`schedule` what they are made with, `find_model` goes from a name to files, `zoo/` holds the embedded models. May import
+words, stats and data.
+
+    from sidebench import ModelSpec, load_model
+
+    model = load_model(ModelSpec(family="pixel", location="zoo:digits"))
+    print(model.sample_shape, model.prediction_type)
+"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple

@@ -6,11 +6,21 @@ import importlib
 import pytest
 
 WITH_EXAMPLES = [
-    "measures.metrics",
+    "benchmark",
+    "benchmark.data",
+    "benchmark.gate",
+    "benchmark.measures",
+    "benchmark.measures.metrics",
+    "benchmark.results",
+    "benchmark.sampling",
+    "benchmark.stats",
+    "leaderboards",
+    "methods",
+    "methods.defences",
 ]
 
 
 @pytest.mark.parametrize("name", WITH_EXAMPLES)
 def test_examples_print_what_they_say(name: str) -> None:
-    done = doctest.testmod(importlib.import_module(f"sidebench.benchmark.{name}"))
+    done = doctest.testmod(importlib.import_module(f"sidebench.{name}"))
     assert done.attempted and not done.failed, done

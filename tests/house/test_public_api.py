@@ -118,3 +118,11 @@ def test_mypy_knows_the_types_and_refuses_wrong_plugins(tmp_path: Path) -> None:
         "sidebench.Attak",
         "def generate(self, model: WhiteBoxModel, state: AttackState, candidates: Candidates) -> list[int]:",
     }, done
+
+
+def test_importing_the_rooms_imports_nothing_heavy() -> None:
+    rooms = ("stats", "data", "models", "sampling", "measures", "results", "reports", "runs", "gate")
+    code = "import sys\n" + "".join(f"import sidebench.benchmark.{room}\n" for room in rooms)
+    code += "heavy = {'torch', 'torchmetrics', 'diffusers', 'scipy', 'statsmodels', 'pandas', 'sklearn', 'pyarrow'}\n"
+    code += "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=HERE.parent)

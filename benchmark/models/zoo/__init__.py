@@ -1,1 +1,1 @@
-"""The embedded pairs' weights (one diffusers folder each) and `recipe`, which makes them."""
+"""The embedded pairs' weights (one diffusers folder each) and `train`, which made them."""
