@@ -7,7 +7,7 @@ so that hundreds of rows take seconds. Where two records do not share what pairs
   as many seeds as the other has, and their candidates are independent.
 - groups: duplicate groups line up only where the keyed names come under one key. Otherwise the groups count as
   independent samples. Attacks favour the same groups, so the covariance that is left out is above 0 and the test is
-  conservative: it calls fewer rows different (simulated in tests/test_ties.py).
+  conservative: it calls fewer rows different (simulated in tests/leaderboards/test_rank_tests.py).
 """
 
 from collections.abc import Iterator, Mapping, Sequence

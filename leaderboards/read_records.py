@@ -63,7 +63,7 @@ def parse_record(content: Any, name: str) -> Record:
     """Return the record of a JSON value; `name` is what an error calls it.
 
     Up to version 2 both ends of an excess were those of a t interval; since then the end on the long tail is moved out
-    (`statistics.group_reaches`). In the closest band of an older record both ends are computed again from its hits,
+    (`intervals.group_reaches`). In the closest band of an older record both ends are computed again from its hits,
     so that records of every version stand side by side. Its other bands do not say what they hit and keep theirs.
 
     Raises:

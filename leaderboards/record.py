@@ -28,7 +28,7 @@ from ..benchmark.results.schema import ControlCheck, Cost, Difference, Result
 from ..benchmark.stats.comparison import AttackHits, pooled
 
 SCHEMA = "sidebench-record/3"
-"""Written by this version, published in schemas/; `reading.py` brings older ones up to it."""
+"""Written by this version, published in schemas/; `read_records.py` brings older ones up to it."""
 
 
 BoardKind = Literal["attacks", "defences"]

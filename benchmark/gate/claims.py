@@ -71,7 +71,7 @@ class Tested(NamedTuple):
         return self.training.astype(np.int8) - self.held_out.astype(np.int8)
 
     def over_images(self, confidence: float) -> Interval:
-        """Return the interval of the excess with images as a sample too; see `statistics.excess`."""
+        """Return the interval of the excess with images as a sample too; see `intervals.excess`."""
         training = np.bincount(self.groups[self.training], minlength=self.sizes[0])
         held_out = np.bincount(self.held_out_groups[self.held_out], minlength=self.sizes[1])
         return excess_of(AttackHits(self.training, self.held_out, training, held_out), confidence).interval

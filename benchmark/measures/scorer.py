@@ -1,7 +1,7 @@
 """Score a shard: nearest references on both sides, pairs above the floor, counts by score bin.
 
 Measures that share a descriptor space share one search. What is stored are distances; scores follow
-from them without the model (`scores.py`).
+from them without the model (`shard_scores.py`).
 """
 
 import itertools

@@ -61,8 +61,8 @@ class StraightPath(DiscreteSchedule):
     def scheduler_config(self) -> dict[str, Any]:
         """Return the same levels as diffusers' variance-preserving schedulers take them.
 
-        They are given velocities (`prediction.as_velocity`), begin at pure noise, and clip nothing, as schedulers for
-        flows do not.
+        They are given velocities (`prediction_types.as_velocity`), begin at pure noise, and clip nothing, as
+        schedulers for flows do not.
         """
         alpha_bar = (1 - self.s) ** 2 / ((1 - self.s) ** 2 + self.s**2)
         before = torch.cat([torch.ones(1, dtype=torch.float64), alpha_bar[:-1]])

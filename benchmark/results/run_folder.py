@@ -7,7 +7,7 @@
     scores/<unit>.<space>.00000.parquet, .pairs.parquet, .bins.parquet
     metrics.json, metrics.csv, costs.json, quality.json, copying.json, audit.json, evidence/, label/, report.html
     tuning/<attack>.json        the curve that its settings come from (`--tuned`)
-    hash.key                    secret that names training images in reports and records (keyed.py)
+    hash.key                    secret that names training images in reports and records (keyed_names.py)
     reference/                  the same attacks on the pair's reference model, a run folder like this one
 
 A unit is one attack under one seed, `<attack>.s<seed>`.

@@ -144,7 +144,7 @@ def _generate_all(plan: RunPlan, folder: RunFolder, progress: Progress) -> dict[
 
 
 def _make_again_in_float32(plan: RunPlan, folder: RunFolder, units: Sequence[Unit]) -> None:
-    """Make some candidates of each unit in float32, for `precision.compare`."""
+    """Make some candidates of each unit in float32, for `precision_check.compare`."""
     from . import precision_check
 
     todo = [unit for unit in units if not folder.float32_file(unit.name).exists()]

@@ -41,7 +41,7 @@ class AttackHits(NamedTuple):
         return len(self.control_credits) > 0
 
     def terms(self) -> list[np.ndarray]:
-        """Return the independent sums over groups; see `statistics.group_terms`."""
+        """Return the independent sums over groups; see `intervals.group_terms`."""
         return group_terms(self.training_credits, self.control_credits, same_groups=self.same_groups)
 
 
@@ -110,7 +110,7 @@ def pooled(found: Sequence[AttackHits]) -> AttackHits:
 
 
 def excess_of(attack: AttackHits, confidence: float = 0.95) -> Excess:
-    """Return the excess AMS of one attack; see `statistics.excess`."""
+    """Return the excess AMS of one attack; see `intervals.excess`."""
     ours, theirs = attack.training_hits.astype(bool), attack.control_hits.astype(bool)
     return excess(
         attack.training_credits,
@@ -128,13 +128,13 @@ def compare(first: AttackHits, second: AttackHits, confidence: float = 0.95) -> 
 
     Where the attacks have no control, of their AMS.
 
-    As in `statistics.excess`, each kind of unit gives an interval and the result is their envelope: by groups a
+    As in `intervals.excess`, each kind of unit gives an interval and the result is their envelope: by groups a
     t interval of per-group differences; by candidates the adjusted Wald interval of Bonett and Price (2012,
     J. Educ. Behav. Stat. 37:479), which adds one candidate on either side. `p` is the larger of both p-values,
     so it is below alpha exactly where the envelope excludes 0. The ratio's intervals are Fieller's (1954,
     J. R. Stat. Soc. B 16:175). Where a few groups make most of the difference, its end away from 0 is moved out
-    (`statistics.group_reaches`), which moves no p. The envelope and the extension of Bonett and Price to differences of
-    differences are ours and rest on the simulation in tests/test_comparison.py.
+    (`intervals.group_reaches`), which moves no p. The envelope and the extension of Bonett and Price to differences of
+    differences are ours and rest on the simulation in tests/stats/test_comparison.py.
 
     The ratio is refused where the lower bound of the second attack's excess reaches 0. Raises BadInput where
     the attacks have different candidates or groups, or credits that do not add up to the hits.

@@ -120,9 +120,9 @@ def distinct(candidates: Finds, bought: int, synthetic: Finds) -> Distinct:
 
     The value is the number of groups that the synthetic images found and, among the others, the rarefied or
     extrapolated number of the candidates: exact given the frequencies where rarefied. There the variance is that of
-    `extrapolation.rarefaction` with the chance 1 for a group that the synthetic images found; where extrapolated, and
+    `richness.rarefaction` with the chance 1 for a group that the synthetic images found; where extrapolated, and
     below `MIN_SEEN` groups, the interval has the reach that as many images of both kinds pooled have. The intervals
-    are ours and rest on the simulation in tests/test_effort.py.
+    are ours and rest on the simulation in tests/stats/test_equal_cost.py.
 
     Raises:
         TooFew: the finds do not allow an extrapolation so far.

@@ -61,7 +61,7 @@ def unique_count(frequencies: np.ndarray, total: int, confidence: float = 0.95, 
     analytic variance S (1 - S / S_est) with Chao2 (Colwell et al. 2012) was tried first: it covered 32 % where
     common and very rare species mix. A plain bootstrap is biased downwards.
 
-    `at_once` is how many species a find brings (`tally.found_at_once`): near-copies are found together, so S
+    `at_once` is how many species a find brings (`ams_ums.found_at_once`): near-copies are found together, so S
     varies as if there were S / at_once species of that weight. Both terms and the exact interval are scaled so; the
     cluster's joint rate is that of its members, hence the same f. The first-order jackknife with candidates as units,
     sum u_j^2 - (sum u_j)^2 / n over the species u_j that candidate j alone found (Heltshe and Forrester 1983,

@@ -8,7 +8,7 @@ formulas are the same.
 
 The intervals take species as found independently of one another, or `at_once` of them together: candidates that
 find many species at once make intervals too narrow (three at a time: 76 % instead of 95 % in a trial), which
-frequencies alone cannot show; counted together they cover 94 to 97 %. See `statistics.unique_count`. Chao's intervals
+frequencies alone cannot show; counted together they cover 94 to 97 %. See `intervals.unique_count`. Chao's intervals
 take no account of it.
 """
 
@@ -50,11 +50,11 @@ def rarefaction(
     The value is exact given the frequencies: a species found by f of N candidates is among n of them with
     1 - C(N - f, n) / C(N, n) (Hurlbert 1971, Ecology 52:577; Colwell et al. 2012, J. Plant Ecol. 5:3, equations 4
     and 17). The interval is for the expected number under new candidates. At n = N it is that of
-    `statistics.unique_count`. Below, a species is found within n with chance a(n), so the variance is the sum of
+    `intervals.unique_count`. Below, a species is found within n with chance a(n), so the variance is the sum of
     E[phi(n)^2] - a(n)^2 with phi the value above, and a(n)^2 = 2 a(n) - a(2n): all rarefied values while 2n <= N;
     beyond, a(2n) adds new species at the mean rate of those found once, as in `unique_count`. (n / N)^2 is added
     for the error where few are found once, and below `MIN_SEEN` independent species the exact interval at N is
-    scaled. The interval is ours and rests on the simulation in tests/test_extrapolation.py.
+    scaled. The interval is ours and rests on the simulation in tests/stats/test_richness.py.
 
     Raises BadInput for impossible frequencies or n outside the range.
     """
@@ -118,7 +118,7 @@ def good_toulmin(
     The interval is for the expected number, normal, with the variance of `rarefaction` and the weights in place
     of phi, (1 + t)^2 added; it leaves out the bias of the weights, so it is an estimate beyond t = 1. It may begin
     below the number seen. The bound on k and the variance are ours and rest on the simulation in
-    tests/test_extrapolation.py.
+    tests/stats/test_richness.py.
 
     Raises TooFew without a find or for t beyond the range, BadInput for t that is not a positive number.
     """
@@ -198,7 +198,7 @@ def found_within(values: np.ndarray, candidates: int, n: int) -> np.ndarray:
 def at_rate(values: np.ndarray, species: np.ndarray, times: float) -> float:
     """Return the expected number of species at `times` >= 1 times the candidates.
 
-    New ones come at the mean rate of those found once, 2 Q2 / Q1 (Good 1953), as in `statistics.unique_count`.
+    New ones come at the mean rate of those found once, 2 Q2 / Q1 (Good 1953), as in `intervals.unique_count`.
     """
     once, rate = _found_once(values, species)
     return float(species.sum() + once * (-np.expm1(-rate * (times - 1)) / rate if rate else times - 1))
