@@ -25,7 +25,7 @@ from ..protocol import CONFIDENCE
 from ..registry import make_measure
 from ..results.run_folder import RunFolder, shard_count
 from ..results.score_files import read_scores
-from ..stats.intervals import Interval
+from ..stats.intervals import wilson
 
 if TYPE_CHECKING:
     from ..data.references import References
@@ -424,16 +424,5 @@ def _precision_within(
     value = total["copy"] / (total["copy"] + total["not a copy"])
     own = np.array([weights[name] for name in decided])
     effective = float(own.sum() ** 2 / (own**2).sum())
-    interval = _wilson(value, effective)
+    interval = wilson(value * effective, effective, CONFIDENCE)
     return found | {"value": value, "low": interval.low, "high": interval.high, "effective": effective}
-
-
-def _wilson(value: float, n: float) -> Interval:
-    """Return the Wilson interval of a rate for a sample size that need not be whole (Wilson 1927)."""
-    from scipy.stats import norm
-
-    z2 = norm.ppf((1 + CONFIDENCE) / 2) ** 2
-    middle = value + z2 / (2 * n)
-    reach = (z2 * (value * (1 - value) / n + z2 / (4 * n**2))) ** 0.5
-    low, high = (middle - reach) / (1 + z2 / n), (middle + reach) / (1 + z2 / n)
-    return Interval(float(max(0.0, min(low, value))), float(min(1.0, max(high, value))))

@@ -31,21 +31,39 @@ class Excess(NamedTuple):
     interval: Interval
 
 
-def wilson(count: int, n: int, confidence: float = 0.95) -> Interval:
-    """Return the Wilson score interval of a rate of `count` out of `n` (Wilson 1927, JASA 22:209)."""
-    from scipy.stats import binomtest
+def wilson(count: float, n: float, confidence: float = 0.95) -> Interval:
+    """Return the Wilson score interval of a rate of `count` out of `n` (Wilson 1927, JASA 22:209).
 
-    interval = binomtest(count, n).proportion_ci(confidence, method="wilson")
-    return Interval(float(interval.low), float(interval.high))
+    Args:
+        count: Successes, 0 .. n.
+        n: Trials, above 0. An effective sample size need not be whole.
+        confidence: Coverage of the two-sided interval, between 0 and 1.
+
+    Returns:
+        Both ends, within 0 .. 1; the rate itself lies between them.
+    """
+    # Stubs exist for neither statsmodels nor all settings of the type checker.
+    from statsmodels.stats.proportion import proportion_confint  # type: ignore[import-untyped,unused-ignore]
+
+    low, high = proportion_confint(count, n, alpha=1 - confidence, method="wilson")
+    # Its ends at 0 and at n are a rounding error off: 3e-17 for 0 of 9.
+    return Interval(
+        0.0 if count <= 0 else min(float(low), count / n),
+        1.0 if count >= n else max(float(high), count / n),
+    )
 
 
 def poisson_exact(count: float, confidence: float = 0.95) -> Interval:
-    """Return the exact interval of a Poisson mean (Garwood 1936, Biometrika 28:437); `count` may be an average."""
-    from scipy.stats import chi2
+    """Return the exact interval of a Poisson mean (Garwood 1936, Biometrika 28:437).
 
-    tail = (1 - confidence) / 2
-    low = chi2.ppf(tail, 2 * count) / 2 if count else 0.0
-    return Interval(float(low), float(chi2.ppf(1 - tail, 2 * count + 2) / 2))
+    Args:
+        count: Events seen, 0 or more; may be an average.
+        confidence: Coverage of the two-sided interval, between 0 and 1.
+    """
+    from statsmodels.stats.rates import confint_poisson  # type: ignore[import-untyped,unused-ignore]
+
+    low, high = confint_poisson(count, 1, method="exact-c", alpha=1 - confidence)
+    return Interval(float(low), float(high))
 
 
 def unique_count(frequencies: np.ndarray, total: int, confidence: float = 0.95, *, at_once: float = 1.0) -> Interval:

@@ -280,7 +280,13 @@ def test_no_answer_within_a_threshold_gives_no_precision(made: tuple[RunFolder, 
 def test_with_equal_weights_the_interval_is_wilsons(copies: int, n: int) -> None:
     from sidebench.benchmark.stats.intervals import wilson
 
-    assert label_sheet._wilson(copies / n, n) == pytest.approx(wilson(copies, n), abs=1e-9)
+    items = {
+        f"{i}": label_sheet.Item(set="training", unit="a.s0", candidate=i, reference=0, score=0.1, stratum=0, weight=1)
+        for i in range(n)
+    }
+    given = {name: "copy" if int(name) < copies else "not a copy" for name in items}
+    found = label_sheet._precision_within(items, given, dict.fromkeys(items, 2.5), 0.2, True)
+    assert (found["low"], found["high"]) == pytest.approx(wilson(copies, n), abs=1e-9)
 
 
 # ---- bad answers ----

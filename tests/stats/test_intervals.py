@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
-from scipy.stats import kstat, multinomial, norm, poisson, t
+from scipy.stats import binomtest, chi2, kstat, multinomial, norm, poisson, t
 
 from sidebench.benchmark.measures.ams_ums import found_at_once
 from sidebench.benchmark.stats.intervals import (
@@ -61,6 +61,32 @@ def test_poisson_ends_leave_the_tails(count: int) -> None:
 def test_poisson_has_the_known_values() -> None:
     assert poisson_exact(0) == pytest.approx((0, 3.6889), abs=1e-4)
     assert poisson_exact(10) == pytest.approx((4.7954, 18.3904), abs=1e-4)
+
+
+def test_library_gives_the_written_out_formulas() -> None:
+    # scipy's Wilson interval of whole counts, Wilson's formula for any n, Garwood's quantiles of chi-squared.
+    rng = np.random.default_rng(4)
+    pairs = []
+    for _ in range(500):
+        n, confidence = int(rng.integers(1, 10 ** rng.integers(1, 7))), float(rng.uniform(0.5, 0.999))
+        count, tail = int(rng.integers(0, n + 1)), (1 - confidence) / 2
+        old = binomtest(count, n).proportion_ci(confidence, method="wilson")
+        pairs.append((wilson(count, n, confidence), (old.low, old.high)))
+        rate, size, z2 = rng.uniform(), float(rng.uniform(1, 1000)), norm.ppf(1 - tail) ** 2
+        reach = (z2 * (rate * (1 - rate) / size + z2 / (4 * size**2))) ** 0.5
+        ends = [(rate + z2 / (2 * size) + sign * reach) / (1 + z2 / size) for sign in (-1, 1)]
+        pairs.append((wilson(rate * size, size, confidence), ends))
+        mean = float(rng.uniform(0, 10 ** rng.integers(0, 6)))
+        ends = [chi2.ppf(tail, 2 * mean) / 2, chi2.ppf(1 - tail, 2 * mean + 2) / 2]
+        pairs.append((poisson_exact(mean, confidence), ends))
+    ours, theirs = (np.array(column) for column in zip(*pairs, strict=True))
+    largest = (np.abs(ours - theirs) / np.maximum(theirs, 1e-300)).max()
+    assert largest <= 1e-12, largest
+
+
+def test_wilson_ends_hold_the_rate_exactly() -> None:
+    for n in range(1, 1000):
+        assert wilson(0, n).low == 0 and wilson(n, n).high == 1
 
 
 # ---- unique counts ----
