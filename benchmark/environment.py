@@ -67,10 +67,19 @@ def processor() -> str:
 
 
 def peak_memory() -> int:
-    """Return the largest resident size of this process so far, in bytes."""
-    import resource
+    """Return the largest resident size of this process so far, in bytes.
+
+    psutil knows the peak on Windows alone, `resource` everywhere else; where neither tells it, the size now is given.
+    """
     import sys
 
+    try:
+        import resource
+    except ImportError:
+        import psutil
+
+        memory = psutil.Process().memory_info()
+        return int(getattr(memory, "peak_wset", memory.rss))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

@@ -59,7 +59,7 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
         os.close(handle)
         temporary = Path(name)
         write(temporary)
-        with temporary.open("rb") as stream:
+        with temporary.open("r+b") as stream:  # Windows flushes only what is open for writing
             os.fsync(stream.fileno())
         temporary.chmod(0o644)
         temporary.replace(path)
@@ -77,10 +77,14 @@ def canonical_json(content: Any) -> str:
     return json.dumps(content, sort_keys=True, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write text atomically, as UTF-8 with the same line ends, and so the same bytes, on every system."""
+    write_atomic(path, lambda file: file.write_text(text, encoding="utf-8", newline="\n"))
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write canonical JSON atomically."""
-    text = canonical_json(content)
-    write_atomic(path, lambda file: file.write_text(text, encoding="utf-8"))
+    write_text(path, canonical_json(content))
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -120,7 +124,8 @@ def _read_safetensors(path: Path, *, tensors: bool) -> AttackState:
         with safe_open(path, framework="pt" if tensors else "numpy") as file:
             info = json.loads((file.metadata() or {}).get("info", "{}"))
             names = file.keys() if tensors else []
-            return AttackState({name: file.get_tensor(name) for name in names}, info)
+            # A copy: a tensor that maps the file would keep Windows from replacing or deleting it.
+            return AttackState({name: file.get_tensor(name).clone() for name in names}, info)
     except (SafetensorError, OSError, ValueError) as error:
         raise _unreadable(path, error) from None
 

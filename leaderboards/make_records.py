@@ -12,7 +12,7 @@ import numpy as np
 from ..benchmark.contracts import Measure
 from ..benchmark.data.pair import load_pair, pair_names
 from ..benchmark.errors import BadInput, BadRecord, CorruptRun, UnknownName
-from ..benchmark.files import read_json, read_table, write_atomic
+from ..benchmark.files import read_json, read_table, write_text
 from ..benchmark.protocol import CONFIDENCE, Protocol
 from ..benchmark.registry import make_measure
 from ..benchmark.results.keyed_names import held_out_group, keyed_hash, run_key, training_group
@@ -78,7 +78,7 @@ def write_record(record: Record, records: Path) -> Path:
     """Write a record below a folder of records and return its file."""
     file = record.file(records)
     text = record.text()
-    write_atomic(file, lambda path: path.write_text(text, encoding="utf-8"))
+    write_text(file, text)
     return file
 
 

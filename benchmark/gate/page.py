@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
-from ..files import write_atomic
+from ..files import write_text
 from ..reports.page import scrubbed
 from ..reports.plot_style import ALARM, INK, SOFT, TRAINING, canvas, inline, styled, to_svg
 from .claims import MEANINGS, Course, GateClaim, course
@@ -40,7 +40,7 @@ def write_page(decision: "Decision", target: Path) -> None:
         loader=FileSystemLoader([Path(__file__).parent, report]), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     page = environment.get_template("gate.html.j2").render(_page(decision))
-    write_atomic(target, lambda file: file.write_text(page, encoding="utf-8"))
+    write_text(target, page)
 
 
 def _page(decision: "Decision") -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import BadInput
-from ..files import write_atomic, write_json
+from ..files import write_atomic, write_json, write_text
 from .text import as_dict, as_markdown, junit
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def write_files(
         write_atomic(junit_file, lambda file: tree.write(file, encoding="utf-8", xml_declaration=True))
     if summary is not None:
         text = as_markdown(decision)
-        write_atomic(summary, lambda file: file.write_text(text, encoding="utf-8"))
+        write_text(summary, text)
     if report is not None:
         from .page import write_page
 

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ..candidates import generator
 from ..contracts import Measure, Side
 from ..errors import BadInput, CorruptRun, TooFew
-from ..files import read_json, read_state, write_atomic, write_json
+from ..files import read_json, read_state, write_json, write_text
 from ..measures.shard_scores import SIDES
 from ..protocol import CONFIDENCE
 from ..registry import make_measure
@@ -133,7 +133,7 @@ def make_sheet(
     write_json(folder.path / "label" / "key.json", key.model_dump(by_alias=True, mode="json"))
     target = folder.path / "label" / "sheet.html"
     page = _page(shown, sheet, pixelated=references.training.images.shape[-1] <= 64)
-    write_atomic(target, lambda file: file.write_text(page, encoding="utf-8"))
+    write_text(target, page)
     return target
 
 

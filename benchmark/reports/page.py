@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..files import write_atomic
+from ..files import write_atomic, write_text
 from ..measures import detector_audit
 from ..results.run_folder import RunFolder
 from . import attack_diagnostics, figures, label_sheet, tables, tuning_plot, verdict
@@ -36,7 +36,7 @@ def write_report(folder: RunFolder, target: Path, *, with_images: bool = False) 
     """
     contents = read_contents(folder, with_images=with_images)
     page = environment().get_template("report.html.j2").render(_page(contents), with_images=with_images)
-    write_atomic(target, lambda file: file.write_text(page, encoding="utf-8"))
+    write_text(target, page)
 
 
 def write_figures(folder: RunFolder, target: Path) -> list[Path]:

@@ -12,10 +12,10 @@ the key alone, so a text that could be guessed loses nothing. Another run has an
 cannot be matched.
 """
 
-import fcntl
 import hmac
 import os
 import secrets
+from contextlib import suppress
 from pathlib import Path
 
 from ..errors import BadInput, CorruptRun
@@ -63,12 +63,24 @@ def held_out_group(group: int) -> str:
 
 def _make(file: Path) -> bytes:
     """Write a random key into a new or empty file, or return the one that another process wrote first."""
-    with os.fdopen(os.open(file, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        key = stream.read()
-        if not key:
-            key = secrets.token_bytes(KEY_BYTES)
-            stream.write(key)
-            stream.flush()
-            os.fsync(stream.fileno())
-        return key
+    from filelock import FileLock
+
+    beside = file.with_name(f".{file.name}.lock")
+    if beside.is_symlink():
+        raise BadInput(f"cannot make {file}: {beside.name} beside it is a link; remove it")
+    try:
+        with (
+            os.fdopen(os.open(file, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as stream,
+            FileLock(beside).acquire(poll_interval=0.01),
+        ):
+            key = stream.read()
+            if not key:
+                key = secrets.token_bytes(KEY_BYTES)
+                stream.write(key)
+                stream.flush()
+                os.fsync(stream.fileno())
+            return key
+    finally:
+        # Whoever takes the lock from now on finds the key. Windows leaves the file to the last who has it open.
+        with suppress(OSError):
+            beside.unlink()

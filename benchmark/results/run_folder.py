@@ -13,7 +13,6 @@
 A unit is one attack under one seed, `<attack>.s<seed>`.
 """
 
-import fcntl
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MANIFEST_SCHEMA = "sidebench-manifest/1"
+LOCK_FILE = ".lock"
 
 
 class RunFolder:
@@ -40,28 +40,34 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run's lock; a second writer is refused.
+        """Hold the run's lock; a second writer is refused. It ends with the process, however that ends.
 
         Raises:
             RunConflict: another process holds the lock.
             BadInput: the folder cannot be written.
         """
+        from filelock import FileLock, Timeout
+
+        file = self.path / LOCK_FILE
+        if file.is_symlink():
+            raise BadInput(f"cannot write to {self.path}: {LOCK_FILE} in it is a link; remove it")
+        lock = FileLock(file)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            handle = (self.path / ".lock").open("w")
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise RunConflict(f"another process is writing to {self.path}") from None
         except OSError as error:
             raise BadInput(f"cannot write to {self.path}: {error.strerror}; choose another with --out") from None
-        with handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RunConflict(f"another process is writing to {self.path}") from None
+        try:
             yield
+        finally:
+            lock.release()
 
     def clear(self) -> None:
         """Remove everything but the lock."""
         for entry in self.path.iterdir():
-            if entry.name == ".lock":
+            if entry.name == LOCK_FILE:
                 continue
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)

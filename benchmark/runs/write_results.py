@@ -7,7 +7,7 @@ import numpy as np
 
 from .. import environment
 from ..contracts import Measure
-from ..files import read_json, read_state, write_atomic, write_json, write_table
+from ..files import read_json, read_state, write_atomic, write_json, write_table, write_text
 from ..measures import image_quality, set_level_copying
 from ..measures.control_check import overlaps, two_sample
 from ..measures.detector_audit import audit
@@ -131,8 +131,8 @@ def _write_numbers(folder: RunFolder, metrics: Metrics, varying: dict[str, Any],
     import pandas as pd
 
     write_json(folder.path / "metrics.json", metrics.model_dump(by_alias=True, mode="json"))
-    table = pd.DataFrame(rows(metrics)).to_csv(index=False)
-    write_atomic(folder.path / "metrics.csv", lambda file: file.write_text(table, encoding="utf-8"))
+    table = pd.DataFrame(rows(metrics)).to_csv(index=False, lineterminator="\n")
+    write_text(folder.path / "metrics.csv", table)
     manifest, here = read_json(folder.manifest_file), environment.describe()
     folder.write_manifest({**manifest, "data": {"sha256": fingerprint}})
     environments = {

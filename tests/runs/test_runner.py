@@ -1,6 +1,5 @@
 """Runs: what they leave behind, how they resume, and what they do with broken attacks and broken files."""
 
-import fcntl
 import json
 import os
 import signal
@@ -17,6 +16,7 @@ import torch
 from sidebench.benchmark.data import references
 from sidebench.benchmark.errors import AttackFailed, BadInput, CorruptRun, RunConflict
 from sidebench.benchmark.files import read_state
+from sidebench.benchmark.results.run_folder import RunFolder
 from sidebench.benchmark.results.schema import Metrics
 from sidebench.benchmark.runs import runner
 
@@ -218,8 +218,7 @@ def test_fresh_takes_changed_settings(copied: Path, make_plan: Plan) -> None:
 
 def test_second_writer_is_refused(copied: Path, make_plan: Plan) -> None:
     before = stamps(copied)
-    with (copied / ".lock").open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    with RunFolder(copied).locked():
         with pytest.raises(RunConflict, match="another process"):
             runner.execute(make_plan(copied.parent))
         with pytest.raises(RunConflict, match="another process"):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...errors import BadInput
-from ...files import write_atomic
+from ...files import write_atomic, write_text
 from ...results.run_folder import RunFolder
 from .. import figures, tables
 from ..page import Picture, environment, inlined, scrubbed, written
@@ -38,7 +38,7 @@ def write_page(found: Comparing, folders: Sequence[RunFolder], target: Path, *, 
     """
     runs = _read(found, folders, with_images=with_images)
     page = environment().get_template("compare.html.j2").render(_page(found, runs), with_images=with_images)
-    write_atomic(target, lambda file: file.write_text(page, encoding="utf-8"))
+    write_text(target, page)
 
 
 def write_figures(found: Comparing, folders: Sequence[RunFolder], target: Path) -> list[Path]:

@@ -1,0 +1,98 @@
+"""The lock of a run folder: one writer, no lock left by a killed one, and no file that it empties."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sidebench.benchmark import environment
+from sidebench.benchmark.errors import BadInput, RunConflict
+from sidebench.benchmark.results.run_folder import RunFolder
+
+HOLDER = """
+import os, sys, time
+from pathlib import Path
+from sidebench.benchmark.results.run_folder import RunFolder
+with RunFolder(Path(sys.argv[1])).locked():
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_writer_keeps_another_process_out_until_it_is_killed(tmp_path: Path) -> None:
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+        with (
+            pytest.raises(RunConflict, match=f"^another process is writing to {tmp_path}$"),
+            RunFolder(tmp_path).locked(),
+        ):
+            pass
+    finally:
+        holder.kill()
+        holder.communicate()
+    with RunFolder(tmp_path).locked():
+        pass
+
+
+def test_the_same_process_holds_it_once(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "new" / "run")
+    with folder.locked():
+        with pytest.raises(RunConflict), RunFolder(folder.path).locked():
+            pass
+        folder.clear()
+        with pytest.raises(RunConflict), folder.locked():
+            pass
+    with folder.locked():
+        pass
+
+
+def test_an_error_of_the_work_is_not_the_locks(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="of the work"), RunFolder(tmp_path).locked():
+        raise OSError("of the work")
+    with RunFolder(tmp_path).locked():
+        pass
+
+
+def test_a_lock_that_is_a_link_is_refused_and_its_target_kept(tmp_path: Path) -> None:
+    target = tmp_path / "thesis.tex"
+    target.write_text("four years", encoding="utf-8")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / ".lock").symlink_to(target)
+    refused = pytest.raises(BadInput, match=r"cannot write to .*run: \.lock in it is a link; remove it")
+    with refused, RunFolder(folder).locked():
+        pass
+    assert target.read_text(encoding="utf-8") == "four years"
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "run" / ".lock").mkdir(parents=True)
+    for path in (tmp_path / "file", tmp_path / "file" / "run", tmp_path / "run"):
+        with (
+            pytest.raises(BadInput, match=r"^cannot write to .*; choose another with --out$"),
+            RunFolder(path).locked(),
+        ):
+            pass
+
+    fresh = RunFolder(tmp_path / "fresh")
+
+    def refused(*arguments: object, **options: object) -> int:
+        raise OSError(kind, os.strerror(kind))
+
+    for kind in (28, 30):  # the disk is full; the file system is read-only
+        monkeypatch.setattr(os, "open", refused)
+        with pytest.raises(BadInput, match=f"^cannot write to .*: {os.strerror(kind)}; choose"), fresh.locked():
+            pass
+        monkeypatch.undo()
+
+
+def test_peak_memory_is_known_without_the_module_resource(monkeypatch: pytest.MonkeyPatch) -> None:
+    import psutil  # noqa: F401  its part for Linux reads `resource`, its part for Windows does not
+
+    whole = environment.peak_memory()
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert 10e6 < environment.peak_memory() <= whole * 1.05
