@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .contracts import AttackState
-from .errors import BadInput, CannotWrite, CorruptRun
+from .errors import BadInput, CannotWrite, CorruptRun, SidebenchError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -64,12 +64,16 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
         temporary.chmod(0o644)
         temporary.replace(path)
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
-        kind = CannotWrite if full else BadInput
-        raise kind(f"cannot write {path}: {error.strerror or error}") from None
+        raise cannot_write(path, error) from None
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def cannot_write(path: Path, error: OSError) -> SidebenchError:
+    """Return what to raise where writing failed: `CannotWrite` if the disk is full or failing, else `BadInput`."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+    return (CannotWrite if full else BadInput)(f"cannot write {path}: {error.strerror or error}")
 
 
 def canonical_json(content: Any) -> str:

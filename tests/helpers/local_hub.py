@@ -188,6 +188,10 @@ class _Handler(BaseHTTPRequestHandler):
         if cut:
             self.local.interruptions[Path(name).name] -= 1
         start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").split("-")[0])
+        if self.headers.get("If-Range", headers["ETag"]) != headers["ETag"]:
+            start = 0
+        if start and start >= len(content):
+            raise _Refused(416, None, "Range Not Satisfiable")
         if start and not cut:
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
             self._send(206, content[start:], headers)
