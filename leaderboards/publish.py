@@ -6,12 +6,11 @@ has moved. A record that is there already is never changed. Authentication is th
 """
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from ..benchmark.errors import BadInput, CannotReach, RunConflict
+from ..benchmark.data.hub import explained
+from ..benchmark.errors import BadInput
 from .badge import SUFFIX, checked_file
 from .check import check_files
 from .read_records import record_files
@@ -46,7 +45,7 @@ def prepare(repo: str, records: Path) -> Publication:
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
 
-    with _explained(repo):
+    with explained("dataset", repo, sending=True):
         api = HfApi()
         parent = api.dataset_info(repo).sha
         tree = api.list_repo_tree(repo, recursive=True, revision=parent, repo_type="dataset")
@@ -72,7 +71,7 @@ def send(publication: Publication, *, create_pr: bool = False) -> str:
 
     operations = [CommitOperationAdd(path, file) for path, file in sorted(publication.new.items())]
     count = len([path for path in publication.new if not path.endswith(SUFFIX)])
-    with _explained(publication.repo):
+    with explained("dataset", publication.repo, sending=True):
         made = HfApi().create_commit(
             publication.repo,
             operations,
@@ -90,37 +89,6 @@ def as_text(publication: Publication) -> str:
     lines = [f"{path} ({file.stat().st_size:,} bytes)" for path, file in sorted(publication.new.items())]
     total = f"{len(lines):,} files, {size:,} bytes, for {publication.repo} on top of {publication.parent[:12]}; "
     return "\n".join([*lines, f"{total}{publication.present:,} are there already"])
-
-
-@contextmanager
-def _explained(repo: str) -> Iterator[None]:
-    """Turn what the Hub answers into one line; its own messages are left out, they may hold request headers."""
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
-
-    try:
-        yield
-    except HFValidationError:
-        raise BadInput(f"{repo!r} is no repository name: write it as OWNER/NAME") from None
-    except GatedRepoError:
-        raise BadInput(f"access to the dataset {repo} is restricted: ask for it on its page, then log in") from None
-    except RepositoryNotFoundError:
-        raise BadInput(
-            f"there is no dataset repository {repo}, or you may not see it; `hf auth login` logs in, "
-            f"`hf repos create {repo} --type dataset` makes one"
-        ) from None
-    except HfHubHTTPError as error:
-        status = error.response.status_code if error.response is not None else 0
-        if status in (409, 412):
-            raise RunConflict(f"somebody else published to {repo} in between; run the same command again") from None
-        if status in (401, 403):
-            raise BadInput(f"you may not write to {repo}: log in with `hf auth login`, or send --create-pr") from None
-        raise CannotReach(f"the Hub answers {status or 'nothing'} for {repo}; try again later") from None
-    except Exception as error:
-        # The client's transport has changed with its versions, and so have its errors.
-        packages = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
-        if isinstance(error, OSError) or packages & {"httpx2", "httpx", "requests"}:
-            raise CannotReach(f"the Hub cannot be reached ({type(error).__name__}); try again later") from None
-        raise
 
 
 def _blob(file: Path) -> str:

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 from .. import files
 from ..contracts import Settings
-from ..errors import BadInput, CannotReach, CannotWrite, CorruptRun, UnsafeFile
+from ..errors import BadInput, CannotReach, CannotWrite, CorruptRun, RunConflict, SidebenchError, UnsafeFile
 from ..files import read_json, short_hash, write_json
 
 Kind = Literal["model", "dataset"]
@@ -201,55 +201,75 @@ def _free(folder: Path) -> int:
 
 
 @contextmanager
-def explained(kind: Kind, repo: str, revision: str) -> Iterator[None]:
-    """Turn what huggingface_hub raises into one line that names the thing and the mend."""
+def explained(kind: Kind, repo: str, revision: str = "main", *, sending: bool = False) -> Iterator[None]:
+    """Turn what huggingface_hub raises into one line that names the thing and the way out.
+
+    Args:
+        kind: Kind of the repository.
+        repo: Its name, as the user gave it.
+        revision: Branch, tag or commit that is asked for.
+        sending: The repository is one to publish to, and nothing of it is kept in the cache.
+    """
     from huggingface_hub import constants, errors
 
-    what = f"{kind} {repo}"
+    what = f"{kind} repository {repo}" if sending else f"{kind} {repo}"
     try:
         yield
     except errors.GatedRepoError:
         page = f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{repo}"
         raise BadInput(f"{what} is gated: ask for access on {page}, then log in with `hf auth login`") from None
     except errors.RepositoryNotFoundError:
+        new = f"; `hf repos create {repo} --type {kind}` makes a new one" if sending else ""
         raise BadInput(
-            f"no {what} on the Hub, or it is private: check the name; for a private one log in with `hf auth login`"
+            f"no {what} on the Hub, or it is private: check the name; "
+            f"for a private one log in with `hf auth login`{new}"
         ) from None
     except errors.RevisionNotFoundError:
         raise BadInput(f"{what} has no revision {revision!r}: give a branch, a tag or a full commit hash") from None
     except errors.HFValidationError:
-        raise BadInput(f"{repo!r} is no name of a {kind} repository: write it as OWNER/NAME") from None
-    except errors.EntryNotFoundError as error:
-        if isinstance(error, errors.LocalEntryNotFoundError):
-            raise _unreachable(what, revision) from None
+        raise BadInput(f"{repo!r} is no repository name: write it as OWNER/NAME") from None
+    except errors.LocalEntryNotFoundError:
+        raise _unreachable(what, revision, sending=sending) from None
+    except errors.EntryNotFoundError:
         raise CannotReach(f"{what}: a file of the listing is not there; try again") from None
     except errors.HfHubHTTPError as error:
-        status = error.response.status_code
-        if status in (401, 403):
-            raise BadInput(f"{what}: the Hub refused this login ({status}); log in with `hf auth login`") from None
-        raise CannotReach(f"{what}: the Hub answered {status}; try again later, what is there is kept") from None
+        raise _answered(what, repo, error.response.status_code if error.response is not None else 0, sending) from None
     except (errors.OfflineModeIsEnabled, ConnectionError):
-        raise _unreachable(what, revision) from None
+        raise _unreachable(what, revision, sending=sending) from None
     except OSError as error:
         if error.errno in _FULL:
             raise CannotWrite(
                 f"{what}: the disk is full; make room or set HF_HOME, then the same command goes on"
             ) from None
-        raise CannotReach(
-            f"{what}: the download broke off ({type(error).__name__}); the same command goes on"
-        ) from None
+        raise _broken(what, error) from None
     except Exception as error:
         # The HTTP library's own errors: which one it is depends on huggingface_hub's version (requests, httpx).
         if type(error).__name__ in ("ConnectError", "ConnectTimeout", "ProxyError"):
-            raise _unreachable(what, revision) from None
-        if type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2", "requests"):
-            raise CannotReach(
-                f"{what}: the download broke off ({type(error).__name__}); the same command goes on"
-            ) from None
+            raise _unreachable(what, revision, sending=sending) from None
+        packages = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
+        if packages & {"httpx", "httpx2", "httpcore", "httpcore2", "requests"}:
+            raise _broken(what, error) from None
         raise
 
 
-def _unreachable(what: str, revision: str) -> CannotReach:
+def _answered(what: str, repo: str, status: int, sending: bool) -> SidebenchError:
+    """Return the error for an HTTP status that has no class of its own."""
+    if sending and status in (409, 412):
+        return RunConflict(f"somebody else published to {repo} in between; run the same command again")
+    if status in (401, 403):
+        if sending:
+            return BadInput(f"you may not write to {repo}: log in with `hf auth login`, or send --create-pr")
+        return BadInput(f"{what}: the Hub refused this login ({status}); log in with `hf auth login`")
+    return CannotReach(f"{what}: the Hub answered {status or 'nothing'}; try again later, what is there is kept")
+
+
+def _broken(what: str, error: Exception) -> CannotReach:
+    return CannotReach(f"{what}: the connection broke off ({type(error).__name__}); the same command goes on")
+
+
+def _unreachable(what: str, revision: str, *, sending: bool) -> CannotReach:
+    if sending:
+        return CannotReach(f"{what}: the Hub cannot be reached; try again later")
     return CannotReach(
         f"{what} at {revision} is not in the cache and the Hub cannot be reached; "
         "run `sidebench fetch` where there is a network, or unset HF_HUB_OFFLINE"
