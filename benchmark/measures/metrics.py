@@ -37,7 +37,7 @@ class AverageMemorizationScore(Metric):
     `update(best_scores)` takes (N,) best-match scores, one per candidate, of any range. NaN, a candidate without a
     match, is no hit and stays in N_G. `compute()` returns a scalar, NaN before the first candidate.
 
-    Example:
+    Examples:
         >>> from torch import nan, tensor
         >>> from sidebench import AverageMemorizationScore, Band
         >>> ams = AverageMemorizationScore(Band("high", 0.0, 0.5), distance=True)
@@ -130,7 +130,7 @@ class UniqueMemorizationScore(_UniqueScore):
     `update(pair_ids, pair_scores, candidates)` takes (P,) integers and (P,) scores of all pairs near the band, and
     how many candidates they belong to, those without a pair included. `compute()` returns a scalar.
 
-    Example:
+    Examples:
         Two candidates; the first has the images 0 and 2 in the band, the second the image 2.
 
         >>> from torch import tensor
@@ -162,7 +162,7 @@ class UniqueBestMatchScore(_UniqueScore):
     `update(best_ids, best_scores)` takes (N,) integers and (N,) scores, one best match per candidate. `compute()`
     returns a scalar.
 
-    Example:
+    Examples:
         Four candidates, of which three hit, two of them the same image.
 
         >>> from torch import tensor

@@ -99,7 +99,18 @@ class _Spread(NamedTuple):
 
 
 def pooled(found: Sequence[AttackHits]) -> AttackHits:
-    """Return the hits of several runs of one attack together: candidates one after the other, credits added up."""
+    """Return the hits of several runs of one attack together: candidates one after the other, credits added up.
+
+    Args:
+        found: One entry per run (seed), at least one, all with the same groups and the same kind of control.
+
+    Examples:
+        >>> import numpy as np
+        >>> run = AttackHits(np.array([True, False]), np.array([False, False]), np.array([1, 0]), np.array([0, 0]))
+        >>> both = pooled([run, run])
+        >>> both.training_hits, both.training_credits
+        (array([ True, False,  True, False]), array([2, 0]))
+    """
     return AttackHits(
         np.concatenate([hits.training_hits for hits in found]),
         np.concatenate([hits.control_hits for hits in found]),
@@ -110,7 +121,21 @@ def pooled(found: Sequence[AttackHits]) -> AttackHits:
 
 
 def excess_of(attack: AttackHits, confidence: float = 0.95) -> Excess:
-    """Return the excess AMS of one attack; see `intervals.excess`."""
+    """Return the excess AMS of one attack; see `intervals.excess`.
+
+    Args:
+        attack: Hits and credits of the attack and of its control.
+        confidence: Coverage of the two-sided interval, between 0 and 1.
+
+    Examples:
+        60 of 400 candidates hit, six in each of ten groups, and none hits the control.
+
+        >>> import numpy as np
+        >>> hits, none = np.arange(400) < 60, np.zeros(400, dtype=bool)
+        >>> found = excess_of(AttackHits(hits, none, np.full(10, 6), np.zeros(10, dtype=int)))
+        >>> f"{found.value:.2f} [{found.interval.low:.3f}, {found.interval.high:.3f}]"
+        '0.15 [0.118, 0.188]'
+    """
     ours, theirs = attack.training_hits.astype(bool), attack.control_hits.astype(bool)
     return excess(
         attack.training_credits,
@@ -136,8 +161,26 @@ def compare(first: AttackHits, second: AttackHits, confidence: float = 0.95) -> 
     (`intervals.group_reaches`), which moves no p. The envelope and the extension of Bonett and Price to differences of
     differences are ours and rest on the simulation in tests/stats/test_comparison.py.
 
-    The ratio is refused where the lower bound of the second attack's excess reaches 0. Raises BadInput where
-    the attacks have different candidates or groups, or credits that do not add up to the hits.
+    The ratio is refused where the lower bound of the second attack's excess reaches 0.
+
+    Args:
+        first: What the first attack and its control hit.
+        second: The same of the second attack, on the same candidates and groups, in the same order.
+        confidence: Coverage of the two-sided intervals, between 0 and 1.
+
+    Raises:
+        BadInput: the attacks have different candidates or groups, or credits that do not add up to the hits.
+
+    Examples:
+        >>> import numpy as np
+        >>> none, nowhere = np.zeros(400, dtype=bool), np.zeros(10, dtype=int)
+        >>> more = AttackHits(np.arange(400) < 60, none, np.full(10, 6), nowhere)
+        >>> fewer = AttackHits(np.arange(400) < 20, none, np.full(10, 2), nowhere)
+        >>> found = compare(more, fewer)
+        >>> f"{found.difference.value:.2f} [{found.difference.interval.low:.3f}, {found.difference.interval.high:.3f}]"
+        '0.10 [0.069, 0.130]'
+        >>> round(found.ratio.value, 2)
+        3.0
     """
     _check(first, second)
     n = len(first.training_hits)
@@ -175,7 +218,17 @@ def compare(first: AttackHits, second: AttackHits, confidence: float = 0.95) -> 
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return Holm's adjusted p-values, in the same order (Holm 1979, Scand. J. Stat. 6:65)."""
+    """Return Holm's adjusted p-values, in the same order (Holm 1979, Scand. J. Stat. 6:65).
+
+    Args:
+        p_values: Any number of p-values, in [0, 1]; none gives none.
+
+    Examples:
+        The smallest times 3, the next times 2; the last may not be smaller than the one before.
+
+        >>> [round(p, 2) for p in holm([0.01, 0.04, 0.03])]
+        [0.03, 0.06, 0.06]
+    """
     # Stubs exist for neither statsmodels nor all settings of the type checker.
     from statsmodels.stats.multitest import multipletests  # type: ignore[import-untyped,unused-ignore]
 
@@ -188,6 +241,18 @@ def verdicts(comparisons: Sequence[Comparison], confidence: float = 0.95) -> lis
     """Return the verdict of each comparison, Holm-corrected over all of them.
 
     `smallest` takes the level alpha / m of Holm's first step, which no comparison can fall below.
+
+    Args:
+        comparisons: Those that are reported together, all with the confidence that is given here.
+        confidence: 1 - alpha; a difference is claimed where Holm's adjusted p lies below alpha.
+
+    Examples:
+        >>> import numpy as np
+        >>> none, nowhere = np.zeros(400, dtype=bool), np.zeros(10, dtype=int)
+        >>> more = AttackHits(np.arange(400) < 60, none, np.full(10, 6), nowhere)
+        >>> fewer = AttackHits(np.arange(400) < 20, none, np.full(10, 2), nowhere)
+        >>> [found.words for found in verdicts([compare(more, fewer), compare(more, more)])]
+        ['finds more', 'no difference seen']
     """
     from scipy.stats import t
 
@@ -213,8 +278,22 @@ def label_swap(training_credits: np.ndarray, held_out_credits: np.ndarray, seed:
     costs as many draws as there are different credits, however many groups there are. The statistic is the sum of
     training hits, which orders swaps as the excess does; the two-sided p compares distances from its mean.
 
-    `*_credits` (groups,) whole numbers of at least 0. The same seed gives the same p. Raises BadInput for
-    negative or fractional credits, or where a side has no group.
+    Args:
+        training_credits: (groups,) hits by near-duplicate group of X, whole numbers of at least 0, zeros too.
+        held_out_credits: (groups,) the same of H.
+        seed: The same seed gives the same p.
+        swaps: Random swaps; no p is smaller than 1 / (swaps + 1).
+
+    Raises:
+        BadInput: credits are negative or fractional, or a side has no group.
+
+    Examples:
+        Three groups of X were hit, none of H. Of the 70 ways to call 4 of 8 groups "training", 5 have as many hits.
+
+        >>> import numpy as np
+        >>> found = label_swap(np.array([2, 1, 1, 0]), np.array([0, 0, 0, 0]), seed=0)
+        >>> round(found.one_sided, 2)  # 5 / 70
+        0.07
     """
     sides = [_whole(side) for side in (training_credits, held_out_credits)]
     every = np.concatenate(sides)
@@ -243,12 +322,25 @@ def label_swap(training_credits: np.ndarray, held_out_credits: np.ndarray, seed:
 def sign_flip(differences: np.ndarray, seed: int, swaps: int = SWAPS) -> LabelSwap:
     """Test whether the first of two models hits duplicate groups more often than the second.
 
-    `differences` (groups,) are the first model's credits minus the second's, whole numbers. If the groups mean
-    nothing to either model, the labels "victim" and "reference" may be swapped in each group, so its difference
-    has a random sign (Fisher's randomisation test for pairs; the +1 as in `label_swap`). Groups of the same
-    absolute difference are alike: how many of them are positive is binomial. The same seed gives the same p.
+    If the groups mean nothing to either model, the labels "victim" and "reference" may be swapped in each group, so its
+    difference has a random sign (Fisher's randomisation test for pairs; the +1 as in `label_swap`). Groups of the same
+    absolute difference are alike: how many of them are positive is binomial.
 
-    Raises BadInput for fractional differences, or without a group.
+    Args:
+        differences: (groups,) the first model's credits minus the second's, whole numbers, zeros too.
+        seed: The same seed gives the same p.
+        swaps: Random swaps; no p is smaller than 1 / (swaps + 1).
+
+    Raises:
+        BadInput: a difference is fractional, or there is no group.
+
+    Examples:
+        Three groups in favour of the first model: 1 of 8 ways to turn the signs has as many.
+
+        >>> import numpy as np
+        >>> found = sign_flip(np.array([1, 1, 1, 0]), seed=0)
+        >>> round(found.one_sided, 1), round(found.two_sided, 1)  # 1 / 8, 2 / 8
+        (0.1, 0.2)
     """
     gaps = np.asarray(differences)
     if gaps.ndim != 1 or not len(gaps) or not np.all(gaps == np.floor(gaps)):

@@ -80,6 +80,22 @@ def at_budget(attack: Spending, budget: float) -> AtBudget:
     A budget below the cost of `prepare` buys synthetic images alone, as far as they count. Expected hits are the
     images bought times the hit rate of their kind; the intervals of both kinds are added in quadrature, each side
     apart (MOVER, Zou and Donner 2008, Stat. Med. 27:1693).
+
+    Args:
+        attack: What its candidates and synthetic images found, and what they cost.
+        budget: What may be spent, `prepare` included, in the currency of the attack's prices.
+
+    Examples:
+        100 candidates cost 5,000 denoiser calls after a preparation of 1,000; 3,500 calls buy 50 of them, and half of
+        the 12 hits.
+
+        >>> import numpy as np
+        >>> candidates = Finds(images=100, training=12, held_out=1, groups=np.array([5, 4, 2, 1, 0, 0]))
+        >>> nothing = Finds(images=0, training=0, held_out=0, groups=np.zeros(6, dtype=int))
+        >>> attack = Spending(candidates, nothing, 1000, 5000, a_synthetic=0, counts_synthetic=False)
+        >>> found = at_budget(attack, 3500)
+        >>> found.candidates, found.training.value, round(found.groups.value, 2), found.kind
+        (50, 6.0, 3.17, 'rarefied')
     """
     made = attack.candidates.images
     price = attack.generate / made
@@ -124,8 +140,22 @@ def distinct(candidates: Finds, bought: int, synthetic: Finds) -> Distinct:
     below `MIN_SEEN` groups, the interval has the reach that as many images of both kinds pooled have. The intervals
     are ours and rest on the simulation in tests/stats/test_equal_cost.py.
 
+    Args:
+        candidates: What all candidates of the run found.
+        bought: How many candidates are counted, at least 1; more than there are is extrapolated.
+        synthetic: What the attack's synthetic images found, on the same groups.
+
     Raises:
         TooFew: the finds do not allow an extrapolation so far.
+
+    Examples:
+        The synthetic images found the first group; half of the candidates find 2.19 of the others.
+
+        >>> import numpy as np
+        >>> candidates = Finds(images=100, training=12, held_out=1, groups=np.array([5, 4, 2, 1, 0, 0]))
+        >>> synthetic = Finds(images=20, training=3, held_out=0, groups=np.array([3, 0, 0, 0, 0, 0]))
+        >>> round(distinct(candidates, 50, synthetic).value, 2)
+        3.19
     """
     if not synthetic.images:
         return _at(candidates.groups, candidates.images, bought)

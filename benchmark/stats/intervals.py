@@ -18,14 +18,14 @@ LEAST_GROUPS_HIT = 10
 
 
 class Interval(NamedTuple):
-    """A two-sided confidence interval."""
+    """A two-sided confidence interval, in the units of what it is for: a rate, a difference of rates, a count."""
 
     low: float
     high: float
 
 
 class Excess(NamedTuple):
-    """A difference of two hit rates on the same candidates."""
+    """A difference of two hit rates on the same candidates, in [-1, 1]."""
 
     value: float
     interval: Interval
@@ -69,15 +69,14 @@ def poisson_exact(count: float, confidence: float = 0.95) -> Interval:
 def unique_count(frequencies: np.ndarray, total: int, confidence: float = 0.95, *, at_once: float = 1.0) -> Interval:
     """Return an interval for the expected number of distinct species, from how often each was found.
 
-    `frequencies` holds for each species the number of sampling units in which it was found; there are
-    `total` species. With q the chance that a species is missed, Var(S) = sum q (1 - q). For a species
-    found lambda times on average that term is exp(-lambda) (1 - exp(-lambda)), which is the chance to be
-    found exactly once times (1 - exp(-lambda)) / lambda. The mean lambda of the species found once is
-    2 Q2 / Q1 (Good 1953, Biometrika 40:237), so Var(S) is estimated by Q1 f(2 Q2 / Q1) + 1 with f the ratio
-    and 1 for the error of Q1 itself where it is small. Species found independently make S less variable
-    than a Poisson count, so below ten species the exact Poisson interval is used, a conservative one. The
-    analytic variance S (1 - S / S_est) with Chao2 (Colwell et al. 2012) was tried first: it covered 32 % where
-    common and very rare species mix. A plain bootstrap is biased downwards.
+    A species is a training image or a near-duplicate group, a sampling unit a candidate. With q the chance that a
+    species is missed, Var(S) = sum q (1 - q). For a species found lambda times on average that term is
+    exp(-lambda) (1 - exp(-lambda)), which is the chance to be found exactly once times (1 - exp(-lambda)) / lambda.
+    The mean lambda of the species found once is 2 Q2 / Q1 (Good 1953, Biometrika 40:237), so Var(S) is estimated by
+    Q1 f(2 Q2 / Q1) + 1 with f the ratio and 1 for the error of Q1 itself where it is small. Species found
+    independently make S less variable than a Poisson count, so below ten species the exact Poisson interval is used,
+    a conservative one. The analytic variance S (1 - S / S_est) with Chao2 (Colwell et al. 2012) was tried first: it
+    covered 32 % where common and very rare species mix. A plain bootstrap is biased downwards.
 
     `at_once` is how many species a find brings (`ams_ums.found_at_once`): near-copies are found together, so S
     varies as if there were S / at_once species of that weight. Both terms and the exact interval are scaled so; the
@@ -85,6 +84,23 @@ def unique_count(frequencies: np.ndarray, total: int, confidence: float = 0.95, 
     sum u_j^2 - (sum u_j)^2 / n over the species u_j that candidate j alone found (Heltshe and Forrester 1983,
     Biometrics 39:1), has no term for what was never found: it covered 69 to 98 % where this covers 93 to 100 %
     (docs/coverage.py). Neither sees a large cluster that no candidate has found.
+
+    Args:
+        frequencies: (species,) for each species the number of candidates that found it; zeros may be left out.
+        total: How many species there are; no interval goes beyond it.
+        confidence: Coverage of the two-sided interval, between 0 and 1.
+        at_once: Species that a find brings, at least 1; 1 where they are found independently.
+
+    Returns:
+        Both ends, numbers of species in 0 .. total.
+
+    Examples:
+        Twelve images found, six of them once and three twice: 12 -+ 1.96 sqrt(6 (1 - exp(-1)) + 1).
+
+        >>> import numpy as np
+        >>> low, high = unique_count(np.array([5, 4, 3, 2, 2, 2, 1, 1, 1, 1, 1, 1]), total=100)
+        >>> f"{low:.2f} {high:.2f}"
+        '7.71 16.29'
     """
     from scipy.special import ndtri
 
@@ -102,7 +118,19 @@ def unique_count(frequencies: np.ndarray, total: int, confidence: float = 0.95, 
 def paired_difference(only_first: int, only_second: int, n: int, confidence: float = 0.95) -> Interval:
     """Return the score interval of p1 - p2 for paired binary outcomes (Tango 1998, Stat. Med. 17:891).
 
-    `only_first` and `only_second` count the pairs in which just one of the two happened.
+    Args:
+        only_first: Pairs in which the first alone happened, such as candidates that hit a training image only.
+        only_second: Pairs in which the second alone happened.
+        n: All pairs, those in which both or neither happened included; above 0.
+        confidence: Coverage of the two-sided interval, between 0 and 1.
+
+    Returns:
+        Both ends of the difference of rates, within [-1, 1].
+
+    Examples:
+        >>> low, high = paired_difference(12, 2, 50)
+        >>> f"{low:.4f} {high:.4f}"
+        '0.0611 0.3447'
     """
     from scipy.optimize import brentq
     from scipy.special import ndtri
@@ -131,6 +159,19 @@ def group_terms(training_credits: np.ndarray, control_credits: np.ndarray, *, sa
 
     Two sums for two sets of groups, the control's with a minus, one of differences where both sides count hits of the
     same groups, and the training one alone where there is no control (`control_credits` empty).
+
+    Args:
+        training_credits: (groups,) hits by near-duplicate group of the training images, zeros too.
+        control_credits: (groups,) the same of the control; with `same_groups` in the same order.
+        same_groups: Whether both sides count hits of the same groups, as with a reference model.
+
+    Examples:
+        >>> import numpy as np
+        >>> training, control = np.array([4, 0, 2]), np.array([1, 0, 0])
+        >>> group_terms(training, control, same_groups=False)
+        [array([4, 0, 2]), array([-1,  0,  0])]
+        >>> group_terms(training, control, same_groups=True)
+        [array([3, 0, 2])]
     """
     if same_groups:
         return [training_credits - control_credits]
@@ -140,13 +181,28 @@ def group_terms(training_credits: np.ndarray, control_credits: np.ndarray, *, sa
 def group_reaches(terms: Sequence[np.ndarray], confidence: float = 0.95) -> tuple[float, float]:
     """Return how far below and above a sum over groups the ends of its interval lie.
 
-    `terms` hold one array per independent sum, at least two groups each (`group_terms`). Both reaches are those of a t
+    Both reaches are those of a t
     interval, except where a few groups draw most of the hits. The sum is then skewed, and the truth lay beyond the end
     on its long tail in 11 % of the draws instead of 2.5 (100 groups, log-normal weights with sigma 1.5). There the
     end away from 0 gets the quantile of the studentised sum, t + k (2 t^2 + 1) / 6, with k the skewness of the sum
     (Hall 1992, The Bootstrap and Edgeworth Expansion, section 2.6), and t for the freedom 2 V^2 / Var(V) that the
     estimated variance V has (Satterthwaite 1946, Biometrics Bull. 2:110). The end near 0 stays, and with it every
     p-value. Below `LEAST_GROUPS_HIT` groups with a hit, and up to `MOST_SKEW`, both ends stay.
+
+    Args:
+        terms: One array per independent sum, at least two groups each, from `group_terms`.
+        confidence: Coverage of the two-sided interval, between 0 and 1.
+
+    Returns:
+        Two distances of at least 0, in hits; divided by the number of candidates they are rates.
+
+    Examples:
+        Few groups: the plain t interval on either side, t(3) = 3.182 times the standard error 3.830.
+
+        >>> import numpy as np
+        >>> below, above = group_reaches([np.array([4, 0, 2, 0])])
+        >>> f"{below:.3f} {above:.3f}"
+        '12.188 12.188'
     """
     from scipy.special import stdtrit
 
@@ -181,8 +237,7 @@ def excess(
 ) -> Excess:
     """Return the training hit rate minus the control's, with both kinds of sampling unit.
 
-    `*_credits` hold one count per duplicate group (zeros too): the candidates whose best match lies in
-    it. The control's groups are those of the held-out images; with `same_groups` its hits are another model's, on
+    The control's groups are those of the held-out images; with `same_groups` its hits are another model's, on
     the same groups in the same order, so that groups are paired. Without control (`control_credits` empty) the
     value is the training hit rate itself.
 
@@ -191,8 +246,28 @@ def excess(
     interval is the wider one unless hits are few; the result is the envelope of it and of the candidates' score
     interval (Wilson's without control). For the excess on these very images it covers more than it says; as a
     statement on other images of the same kind it falls short where few groups draw most hits (docs/validity.md).
-    """
 
+    Args:
+        training_credits: (groups,) candidates whose best match lies in each near-duplicate group, zeros too.
+        control_credits: (groups,) the same of the control; empty without one.
+        only_training: Candidates that hit on the training side alone.
+        only_control: Candidates that hit on the control's side alone.
+        candidates: All candidates, N_G, those without a hit included.
+        confidence: Coverage of the two-sided interval, between 0 and 1.
+        same_groups: Whether both credits count the same groups in the same order.
+
+    Returns:
+        The difference of rates and its interval, both within [-1, 1].
+
+    Examples:
+        15 of 100 candidates hit a training image, one a held-out one.
+
+        >>> import numpy as np
+        >>> training, held_out = np.array([2, 1, 3, 2, 1, 2, 0, 1, 2, 1]), np.array([0, 0, 1, 0, 0])
+        >>> found = excess(training, held_out, only_training=15, only_control=1, candidates=100)
+        >>> f"{found.value:.2f} [{found.interval.low:.3f}, {found.interval.high:.3f}]"
+        '0.14 [0.060, 0.225]'
+    """
     value = (training_credits.sum() - control_credits.sum()) / candidates
     if len(control_credits):
         by_candidate = paired_difference(only_training, only_control, candidates, confidence)
@@ -210,14 +285,29 @@ def excess(
 def matched_rate(hits_per_candidate: np.ndarray, training: int, held_out: int) -> float:
     """Return the hit rate expected if the training set were a random part of it, of the held-out set's size.
 
-    The mean over candidates of 1 - C(|X| - m, |H|) / C(|X|, |H|), where m of the |X| training images are
-    in band (`hits_per_candidate`, integers of 0 .. |X|). The ratio is a product over j < m of
-    1 - |H| / (|X| - j), summed in logarithms: exact to rounding even where the chance is tiny, which
-    differences of log-gamma values are not.
+    More images lie nearer to anything, so rates on sets of different size do not compare. The mean over candidates of 1
+    - C(|X| - m, |H|) / C(|X|, |H|), where m of the |X| training images are in band (`hits_per_candidate`, integers of 0
+    .. |X|). The ratio is a product over j < m of 1 - |H| / (|X| - j), summed in logarithms: exact to rounding even
+    where the chance is tiny, which differences of log-gamma values are not.
+
+    Args:
+        hits_per_candidate: (N,) whole numbers, how many training images each candidate has in the band.
+        training: Training images, |X|.
+        held_out: Held-out images, |H|, at most |X|.
+
+    Returns:
+        A rate in [0, 1].
 
     Raises:
         BadInput: |H| is above |X| (then cut the held-out set instead), or a count is impossible.
         TooFew: there are no candidates, or a set is empty.
+
+    Examples:
+        Four images, of which two are drawn: one image in band is drawn with chance 1/2, one of two with 5/6.
+
+        >>> import numpy as np
+        >>> round(matched_rate(np.array([1, 0, 2, 0]), training=4, held_out=2), 4)  # (1/2 + 5/6) / 4
+        0.3333
     """
     hits = np.asarray(hits_per_candidate)
     if min(training, held_out) < 1 or not hits.size:

@@ -56,7 +56,23 @@ def rarefaction(
     for the error where few are found once, and below `MIN_SEEN` independent species the exact interval at N is
     scaled. The interval is ours and rests on the simulation in tests/stats/test_richness.py.
 
-    Raises BadInput for impossible frequencies or n outside the range.
+    Args:
+        frequencies: (species,) for each species the number of candidates that found it; zeros may be left out.
+        candidates: All candidates, those that found nothing included; at least 1.
+        total: How many species there are; nothing goes beyond it.
+        n: Candidates to come down to, 1 .. candidates.
+        confidence: Coverage of the two-sided interval, between 0 and 1.
+        at_once: Species that a find brings, at least 1; 1 where they are found independently.
+
+    Raises:
+        BadInput: the frequencies are impossible, or n lies outside the range.
+
+    Examples:
+        >>> import numpy as np
+        >>> frequencies = np.array([5, 4, 3, 2, 2, 2, 1, 1, 1, 1, 1, 1])
+        >>> found = rarefaction(frequencies, candidates=50, total=100, n=25)
+        >>> f"{found.value:.2f} [{found.interval.low:.2f}, {found.interval.high:.2f}]"
+        '8.07 [5.33, 10.80]'
     """
     counts = _check(frequencies, candidates, total)
     if not 1 <= n <= candidates:
@@ -85,7 +101,24 @@ def chao1(frequencies: np.ndarray, candidates: int, total: int, confidence: floa
 
     Chao (1984, Scand. J. Stat. 11:265), with all candidates as the sample, and the log-normal interval of Chao
     (1987, Biometrics 43:783): from the number seen upwards, capped at `total`. An estimate: a lower bound
-    in expectation only. Raises BadInput for frequencies that add up to more than the candidates.
+    in expectation only.
+
+    Args:
+        frequencies: (species,) for each species the number of candidates that found it; zeros may be left out.
+        candidates: All candidates, those that found nothing included; at least 1.
+        total: How many species there are; nothing goes beyond it.
+        confidence: Coverage of the two-sided interval, between 0 and 1.
+
+    Raises:
+        BadInput: the frequencies are impossible, or add up to more than the candidates.
+
+    Examples:
+        12 seen, 6 of them once, 3 twice: 12 + (49 / 50) 6^2 / (2 * 3).
+
+        >>> import numpy as np
+        >>> found = chao1(np.array([5, 4, 3, 2, 2, 2, 1, 1, 1, 1, 1, 1]), candidates=50, total=100)
+        >>> f"{found.value:.2f} [{found.interval.low:.2f}, {found.interval.high:.2f}]"
+        '17.88 [13.05, 45.01]'
     """
     counts = _check(frequencies, candidates, total)
     if counts.sum() > candidates:
@@ -99,7 +132,24 @@ def chao1(frequencies: np.ndarray, candidates: int, total: int, confidence: floa
 def chao2(frequencies: np.ndarray, candidates: int, total: int, confidence: float = 0.95) -> Distinct:
     """Return a lower bound on the number of species that can be found, from incidence data (Chao 1987).
 
-    As `chao1`, but a candidate may find several species. Raises BadInput for impossible frequencies.
+    As `chao1`, but a candidate may find several species.
+
+    Args:
+        frequencies: (species,) for each species the number of candidates that found it; zeros may be left out.
+        candidates: All candidates, those that found nothing included; at least 1.
+        total: How many species there are; nothing goes beyond it.
+        confidence: Coverage of the two-sided interval, between 0 and 1.
+
+    Raises:
+        BadInput: the frequencies are impossible.
+
+    Examples:
+        The finds are more than the candidates here, which `chao1` refuses: 12 + (19 / 20) 6^2 / (2 * 3).
+
+        >>> import numpy as np
+        >>> found = chao2(np.array([5, 4, 3, 2, 2, 2, 1, 1, 1, 1, 1, 1]), candidates=20, total=100)
+        >>> round(found.value, 2)
+        17.7
     """
     return _chao(_check(frequencies, candidates, total), candidates, total, confidence)
 
@@ -120,7 +170,26 @@ def good_toulmin(
     below the number seen. The bound on k and the variance are ours and rest on the simulation in
     tests/stats/test_richness.py.
 
-    Raises TooFew without a find or for t beyond the range, BadInput for t that is not a positive number.
+    Args:
+        frequencies: (species,) for each species the number of candidates that found it; zeros may be left out.
+        candidates: All candidates, those that found nothing included; at least 1.
+        total: How many species there are; nothing goes beyond it.
+        t: Candidates added, as a multiple of `candidates`; above 0 and at most `extrapolates_to(frequencies)`.
+        confidence: Coverage of the two-sided interval, between 0 and 1.
+        at_once: Species that a find brings, at least 1; 1 where they are found independently.
+
+    Raises:
+        TooFew: there is no find, or t lies beyond the range.
+        BadInput: t is not a positive number, or the frequencies are impossible.
+
+    Examples:
+        Twice the candidates, k = 3: 12 + 6 (26 / 27) - 3 (20 / 27) + 1 (8 / 27).
+
+        >>> import numpy as np
+        >>> frequencies = np.array([5, 4, 3, 2, 2, 2, 1, 1, 1, 1, 1, 1])
+        >>> found = good_toulmin(frequencies, candidates=50, total=100, t=1.0)
+        >>> f"{found.value:.2f} [{found.interval.low:.2f}, {found.interval.high:.2f}]"
+        '15.85 [7.42, 24.28]'
     """
     counts = _check(frequencies, candidates, total)
     if not 0 < t < np.inf:
@@ -143,7 +212,13 @@ def good_toulmin(
 
 
 def extrapolates_to(frequencies: np.ndarray) -> float:
-    """Return the largest t at which `good_toulmin` answers: max(1, ln finds), 0 without a find."""
+    """Return the largest t at which `good_toulmin` answers: max(1, ln finds), 0 without a find.
+
+    Examples:
+        >>> import numpy as np
+        >>> round(extrapolates_to(np.array([5, 4, 3, 2, 2, 2, 1, 1, 1, 1, 1, 1])), 3)  # ln 24
+        3.178
+    """
     finds = int(np.asarray(frequencies).sum())
     return max(1.0, float(np.log(finds))) if finds else 0.0
 
@@ -162,7 +237,29 @@ def curve(
 
     Rows up to N are rarefied, N itself is observed, rows beyond up to (1 + `reach`) N are extrapolated, as far
     as `good_toulmin` goes, and no farther than where its alternating series would make the number fall, which no
-    expected number of distinct species can. Raises BadInput for impossible frequencies or fewer than one point.
+    expected number of distinct species can.
+
+    Args:
+        frequencies: (species,) for each species the number of candidates that found it; zeros may be left out.
+        candidates: All candidates, those that found nothing included; at least 1.
+        total: How many species there are; nothing goes beyond it.
+        points: Steps up to all candidates, at least 1; the extrapolation goes on in the same steps.
+        reach: How far to extrapolate, as a multiple of `candidates`; 1 goes to twice as many.
+        confidence: Coverage of the two-sided interval, between 0 and 1.
+        at_once: Species that a find brings, at least 1; 1 where they are found independently.
+
+    Raises:
+        BadInput: the frequencies are impossible, or there is no point.
+
+    Examples:
+        >>> import numpy as np
+        >>> frequencies = np.array([5, 4, 3, 2, 2, 2, 1, 1, 1, 1, 1, 1])
+        >>> for row in curve(frequencies, candidates=50, total=100, points=2):
+        ...     print(row.candidates, round(row.value, 1), row.kind)
+        25 8.1 rarefied
+        50 12.0 observed
+        75 14.4 extrapolated
+        100 15.9 extrapolated
     """
     if points < 1:
         raise BadInput(f"a curve has at least 1 point, not {points}")
@@ -186,6 +283,19 @@ def found_within(values: np.ndarray, candidates: int, n: int) -> np.ndarray:
     """Return the chance that n of the candidates hold a species, 1 - C(N - f, n) / C(N, n), for frequencies f >= 1.
 
     A product of f factors, so small n keep their digits.
+
+    Args:
+        values: (species,) frequencies f, whole numbers in 1 .. candidates.
+        candidates: All candidates, N.
+        n: How many of them are taken, 1 .. N.
+
+    Returns:
+        (species,) chances in [0, 1].
+
+    Examples:
+        >>> import numpy as np
+        >>> found_within(np.array([1, 2]), candidates=4, n=2).round(4)  # 1 / 2, 5 / 6
+        array([0.5   , 0.8333])
     """
     chance = np.ones(len(values))
     few = values <= candidates - n
@@ -199,6 +309,18 @@ def at_rate(values: np.ndarray, species: np.ndarray, times: float) -> float:
     """Return the expected number of species at `times` >= 1 times the candidates.
 
     New ones come at the mean rate of those found once, 2 Q2 / Q1 (Good 1953), as in `intervals.unique_count`.
+
+    Args:
+        values: Different frequencies, at least 1 each.
+        species: How many species have each of them.
+        times: How many times as many candidates, at least 1.
+
+    Examples:
+        Six found once, three twice: 9 + 6 (1 - exp(-1)) at twice the candidates.
+
+        >>> import numpy as np
+        >>> round(at_rate(np.array([1, 2]), np.array([6, 3]), times=2.0), 4)
+        12.7927
     """
     once, rate = _found_once(values, species)
     return float(species.sum() + once * (-np.expm1(-rate * (times - 1)) / rate if rate else times - 1))
