@@ -41,6 +41,11 @@ def wilson(count: float, n: float, confidence: float = 0.95) -> Interval:
 
     Returns:
         Both ends, within 0 .. 1; the rate itself lies between them.
+
+    Examples:
+        >>> low, high = wilson(3, 1000)
+        >>> f"{low:.4f} {high:.4f}"
+        '0.0010 0.0088'
     """
     # Stubs exist for neither statsmodels nor all settings of the type checker.
     from statsmodels.stats.proportion import proportion_confint  # type: ignore[import-untyped,unused-ignore]
@@ -59,6 +64,14 @@ def poisson_exact(count: float, confidence: float = 0.95) -> Interval:
     Args:
         count: Events seen, 0 or more; may be an average.
         confidence: Coverage of the two-sided interval, between 0 and 1.
+
+    Returns:
+        Both ends of the mean, in events; the lower one of 0 events is 0.
+
+    Examples:
+        >>> low, high = poisson_exact(3)
+        >>> f"{low:.3f} {high:.2f}"
+        '0.619 8.77'
     """
     from statsmodels.stats.rates import confint_poisson  # type: ignore[import-untyped,unused-ignore]
 
