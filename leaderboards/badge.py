@@ -1,4 +1,4 @@
-"""The badge of a record: how many of its candidates were made again, and how many agreed.
+"""The badge of a record: how many of its candidates were reproduced, and how many agreed.
 
 It stands in a file of its own beside the record, `<name>.checked.json` beside `<name>.json`, and names the record's
 bytes: a record that was changed afterwards has no badge.
@@ -43,7 +43,7 @@ class Checked(BaseModel):
 
     @property
     def passed(self) -> bool:
-        """Whether every candidate that was made again agreed."""
+        """Whether every reproduced candidate agreed."""
         return self.agreed == self.checked
 
     @property

@@ -17,7 +17,7 @@ MOST_ALIKE = 1.1
 
 
 def curve(record: Record, seed: int) -> list[ChartPoint]:
-    """Return different groups by number of candidates under one seed; empty where the measure has no bands."""
+    """Return unique groups by number of candidates under one seed; empty where the measure has no bands."""
     richness = record.headline(seed).richness
     points = richness.groups if richness else []
     return [ChartPoint(p.candidates, p.value, p.low, p.high, p.kind == "extrapolated") for p in points]

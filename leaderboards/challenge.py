@@ -1,4 +1,4 @@
-"""Verification by challenge: candidates drawn after submission are made again from the submitted state.
+"""Verification by challenge: candidates drawn after submission are reproduced from the submitted state.
 
 A record commits to the hashes of its scores and states. Whoever checks it gets the run's folder (without images),
 compares it with those hashes, draws candidates that nobody could know before, makes and scores them again, and compares

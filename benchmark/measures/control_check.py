@@ -1,6 +1,6 @@
 """Are the held-out images a fair control for the training images?
 
-Three answers: a two-sample classifier that tries to tell the sets apart, the duplicate groups that lie on
+Three answers: a two-sample classifier that finds the sets distinguishable or not, the duplicate groups that lie on
 both sides, and the rate on a training set cut down to the size of the held-out set.
 """
 
@@ -43,7 +43,7 @@ METHOD = (
 
 
 class TwoSample(NamedTuple):
-    """How well a classifier tells training from held-out images: AUC 0.5 is not at all, 1 is perfectly."""
+    """How distinguishable training and held-out images are: AUC 0.5 is not at all, 1 is perfectly."""
 
     auc: float
     low: float

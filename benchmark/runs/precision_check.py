@@ -1,4 +1,4 @@
-"""Hold a run in float16 or bfloat16 against float32: its first candidates are made again from the same noise and state.
+"""Hold a run in float16 or bfloat16 against float32: its first candidates are reproduced from the same noise and state.
 
 Rounding moves pixels at each of fifty steps. What counts is whether the same candidates hit.
 """

@@ -18,7 +18,7 @@ from .victim import load_victim
 
 
 class Replayed(NamedTuple):
-    """One candidate made again."""
+    """One candidate, reproduced."""
 
     attack: str
     seed: int
