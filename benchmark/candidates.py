@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 def stream_seed(seed: int, purpose: str, number: int, stream: str) -> int:
     """Return the 63-bit seed of one named stream (BLAKE2b of its name)."""
+    # A hash of the name, and not `hash()`, which differs from process to process. 63 bits fit every signed integer that
+    # a generator takes.
     name = f"{seed}/{purpose}/{number}/{stream}".encode()
     return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "big") >> 1
 
@@ -23,6 +25,7 @@ def generator(seed: int, purpose: str, number: int, stream: str) -> "torch.Gener
     """Return a fresh CPU generator for one named stream."""
     import torch
 
+    # On the CPU whatever the model's device: a GPU's generator draws other numbers from the same seed.
     return torch.Generator().manual_seed(stream_seed(seed, purpose, number, stream))
 
 
@@ -60,6 +63,7 @@ class Candidates:
         """Draw standard normal numbers, `(len(self), *shape)` float32 on the CPU."""
         import torch
 
+        # A generator each. With one for the batch, image i would depend on the images before it (docs/traps.md).
         return torch.stack([torch.randn(shape, generator=g) for g in self.generators(stream)])
 
     def integers(self, stream: str, high: int) -> "torch.Tensor":

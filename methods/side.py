@@ -59,38 +59,45 @@ class Side(Attack):
 
     def prepare(self, model: WhiteBoxModel, budget: Budget) -> AttackState:
         """Steps 1 to 5: synthetic set, clusters, cohesion, labels, time-dependent classifier."""
-        # 1. Draw N_syn images from the target without condition.
+        # 1. Draw N_syn images from the target without condition: the attack has no image of the training set.
         images = surrogate.synthetic_images(model, self.settings, budget)
 
         # 2 - 4. Cluster them, drop loose clusters, label every image by its nearest surviving centroid.
         labels = surrogate.pseudo_label(model, images, self.settings, budget.seed)
 
-        # 5. Train p(y | x_t, t) on forward-noised synthetic images.
+        # 5. Train p(y | x_t, t) on forward-noised synthetic images: what it will be asked about is noisy. An ordinary
+        # classifier in its place is carlini-cond.
         teacher = None
         if self.settings.objective == "distillation":
             teacher = surrogate.make_classifier(model, len(labels.sizes), self.settings, time_conditioned=False)
             surrogate.train(teacher, model, images, labels.labels, self.settings, budget, name="teacher")
         network = surrogate.make_classifier(model, len(labels.sizes), self.settings, time_conditioned=True)
         info = surrogate.train(network, model, images, labels.labels, self.settings, budget, teacher=teacher)
+        # For the report: at which noise levels the classifier knows anything. No denoiser call.
         checked = surrogate.by_timestep(network, model, images, labels.labels, budget.seed)
         return surrogate.save_classifier(network, labels, info, checked)
 
     def generate(self, model: WhiteBoxModel, state: AttackState, candidates: Candidates) -> Generated:
         """Step 6: draw c uniformly, add lambda grad log p(c | x_t, t) to the score at every step."""
         network = surrogate.load_classifier(model, state, self.settings, time_conditioned=True)
+        # c ~ U{1 .. K'}, one per candidate from its own stream: the same cluster in whatever batch it is made.
         clusters = candidates.integers("cluster", int(state.info["classes"]))
         target = clusters.to(model.device)
         work = gradient_flops(network, model.sample_shape, of="inputs")
 
         def steer(step: Step) -> Tensor:
+            # Outside the interval nothing is computed, and nothing is charged.
             if not surrogate.guides(self.settings, step.t, model.num_train_timesteps):
                 return torch.zeros_like(step.x_t)
             x_t = step.x_t.detach().requires_grad_()
             log_p = (network(x_t, step.t.expand(len(x_t))) / self.settings.temperature).log_softmax(1)
             chosen = log_p.gather(1, target[step.rows.to(target.device), None])
+            # In evaluation mode no row sees another one, so the gradient of the sum is each row's own.
             (gradient,) = torch.autograd.grad(chosen.sum(), x_t)
+            # Rows that fill up the batch repeat a candidate and are not charged.
             model.charge(work * len(set(step.rows.tolist())))
             return surrogate.weighted(self.settings, gradient, step, model.prediction_type)
 
+        # lambda = 0 takes the very path of carlini-uncond, not one that adds a correction of zero.
         images = model.sample(candidates, steer=steer if self.settings.guidance_scale else None)
         return Generated(images, {"cluster": clusters.numpy()})

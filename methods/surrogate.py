@@ -119,6 +119,7 @@ def synthetic_images(model: WhiteBoxModel, settings: SurrogateSettings, budget: 
     """
     if settings.labels == "true" and not isinstance(model, OracleModel):
         raise BadInput("true labels need an oracle (`--attack side--true-labels`) and a pair that has labels")
+    # A purpose of their own: no synthetic image is one of the candidates that are scored.
     return model.sample(Candidates(budget.seed, range(settings.synthetic_images), "synthetic"))
 
 
@@ -145,6 +146,7 @@ def pseudo_label(model: WhiteBoxModel, images: Tensor, settings: SurrogateSettin
     sizes = np.bincount(members, minlength=settings.clusters)
     cohesions = np.bincount(members, weights=cosines, minlength=settings.clusters) / np.maximum(sizes, 1)
 
+    # An empty cluster has cohesion 0, which a threshold below 0 (the ablation without a filter) would let pass.
     kept = np.flatnonzero((cohesions >= settings.cohesion) & (sizes > 0))
     if len(kept) < 2:
         best = ", ".join(f"{value:.2f}" for value in np.sort(cohesions)[::-1][:5])
@@ -152,6 +154,8 @@ def pseudo_label(model: WhiteBoxModel, images: Tensor, settings: SurrogateSettin
             f"{len(kept)} of {settings.clusters} clusters reach cohesion = {settings.cohesion}, two are needed: "
             f"the best are {best}; lower the setting cohesion, or change clusters"
         )
+    # Every image is labelled by its nearest surviving centroid, those of dropped clusters too: Algorithm 1 drops
+    # clusters, not images. The paper does not say which distance; it is a setting.
     survivors = centroids[kept]
     if settings.distance == "cosine":
         survivors = _normalised(survivors)
@@ -220,10 +224,12 @@ def train(
     x_0 = model.encode(images)
     network.train()
     for step in range(start, settings.training_steps):
+        # A stream per step, not one for the training: resumed at step n, it goes on with the batches it would have had.
         draw = generator(budget.seed, name, step, "batch")
         index = torch.randint(len(images), (settings.batch,), generator=draw)
         clean, wanted = x_0[index.to(x_0.device)], labels[index].to(x_0.device)
         if network.time_conditioned:
+            # t uniform over all timesteps, as the guidance asks at all of them by default.
             t = torch.randint(network.num_train_timesteps, (settings.batch,), generator=draw)
             noise = torch.randn(clean.shape, generator=draw).to(clean.device)
             t = t.to(clean.device)
@@ -236,6 +242,7 @@ def train(
         optimiser.step()
         _average(averaged, network, settings.ema)
         accuracy = float((logits.argmax(1) == wanted).float().mean())
+        # The last hundred steps: one step's loss of a small batch says little.
         history = [*history, [float(loss.detach()), accuracy]][-100:]
         if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == settings.training_steps:
             _save(network, optimiser, averaged, budget, name, step + 1, history)
@@ -243,6 +250,7 @@ def train(
     network.load_state_dict(averaged)
     network.eval().requires_grad_(False)
     samples = settings.training_steps * settings.batch
+    # The backward pass is counted with respect to what requires a gradient; the guidance needs the weights frozen.
     network.requires_grad_(True)
     model.charge(samples * gradient_flops(network, model.sample_shape, of="parameters"))
     network.requires_grad_(False)
@@ -320,6 +328,7 @@ def guides(settings: SurrogateSettings, t: Tensor, num_train_timesteps: int) -> 
 def weighted(settings: SurrogateSettings, gradient: Tensor, step: Step, prediction_type: PredictionType) -> Tensor:
     """Return lambda times the gradient (B x C x H x W), or its direction with lambda times the score's norm."""
     if settings.normalised:
+        # The model's own score, from its estimate of x_0 (Tweedie): (alpha x_0 - x_t) / sigma^2.
         x_0 = clean_estimate(prediction_type, step.x_t, step.prediction, step.alpha, step.sigma)
         score = (step.alpha * x_0 - step.x_t) / step.sigma**2
         lengths = [value.flatten(1).norm(dim=1).view(-1, 1, 1, 1) for value in (score, gradient)]
@@ -337,6 +346,8 @@ def _features(model: WhiteBoxModel, images: Tensor, settings: SurrogateSettings,
         steps=settings.feature_steps,
         seed=seed,
     )
+    # Of unit vectors the squared Euclidean distance is 2 - 2 cos: k-means then clusters by the cosine that cohesion
+    # measures.
     return _normalised(features) if settings.distance == "cosine" else features
 
 
@@ -348,6 +359,7 @@ def _normalised(vectors: np.ndarray) -> np.ndarray:
 
 def _initialise(network: SurrogateClassifier, seed: int, name: str) -> None:
     """Draw the weights from a named stream: He normal for convolutions, small normal for the head."""
+    # The library's initialisers draw from the global generator, which anything may have moved before.
     draw = generator(seed, name, 0, "weights")
     with torch.no_grad():
         for module in network.modules():
@@ -412,5 +424,6 @@ def _resume(
     for key, value in groups["optimiser"].items():
         number, _, slot = key.partition(".")
         slots.setdefault(int(number), {})[slot] = value
+    # Moments alone are stored: learning rate and decay come from the settings, which name the run.
     optimiser.load_state_dict({**optimiser.state_dict(), "state": slots})
     return int(saved.info["step"]), [list(entry) for entry in saved.info["history"]]

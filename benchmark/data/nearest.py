@@ -14,6 +14,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+# Exact, because a rate counts the scores just inside an edge, and groups of copies tie: an index that searches
+# approximately, and `topk` among equal values, do not promise which of them comes back, nor the same one elsewhere.
+#
+# One block of products is 1,024 x 16,384 float32 values, 67 MB, however many images there are on either side.
 QUERY_BLOCK = 1024
 REFERENCE_BLOCK = 16_384
 SLACK = 16
@@ -77,6 +81,8 @@ def top_k_and_chosen(
 
 
 def _top_k_block(queries: Tensor, references: Tensor, norms: Tensor, k: int, reference_block: int, parts: int) -> TopK:
+    # Some more than k: the farther the selection's edge lies from the k-th distance, the fewer rows need a second
+    # product.
     take = min(k + SLACK, len(references))
     ids, edge = _select(queries, references, take, reference_block, parts, norms)
     ranked = _order(_direct(queries, references, ids, parts), ids, k)
@@ -153,6 +159,7 @@ def within(
     norms = _squared_norms(references, parts)
     found: list[tuple[Tensor, Tensor]] = []
     for first, block in zip(range(0, len(queries), QUERY_BLOCK), queries.split(QUERY_BLOCK), strict=True):
+        # The products only cast the net, wider by their own error; what it catches is measured directly below.
         slack = _error_bound(block.square().sum(1), norms, block.shape[1])
         limit = (radius[first : first + len(block)].square() - _left_out(block, norms) + slack)[:, None]
         for start in range(0, len(references), reference_block):
@@ -162,6 +169,7 @@ def within(
             found.append((row + first, column + start))
     rows = torch.cat([row for row, _ in found])
     ids = torch.cat([column for _, column in found])
+    # In pieces: gathered at once, every pair would hold a copy of two descriptors.
     distances = torch.cat(
         [
             _pair_distance(queries[r], references[i], parts)
@@ -169,6 +177,7 @@ def within(
         ]
         or [queries.new_empty(0)]
     )
+    # A pair at the radius belongs to the answer by its exact distance, not by that of the product.
     keep = distances <= radius[rows]
     rows, ids, distances = rows[keep], ids[keep], distances[keep]
     order = torch.argsort(rows * len(references) + ids)
@@ -198,6 +207,7 @@ def _by_part(values: Tensor, parts: int) -> Tensor:
 
 def _direct(queries: Tensor, references: Tensor, ids: Tensor, parts: int) -> Tensor:
     """Return exact distances of each query to its own list of references, N x m."""
+    # A million values a piece: the gathered references of a whole block would be k + 16 times as large as the block.
     step = max(1, 1_048_576 // max(1, ids.shape[1] * queries.shape[1]))
     distances = queries.new_empty(ids.shape)
     for query, chosen, place in zip(queries.split(step), ids.split(step), distances.split(step), strict=True):
@@ -214,6 +224,7 @@ def _pair_distance(a: Tensor, b: Tensor, parts: int) -> Tensor:
 
 
 def _order(distances: Tensor, ids: Tensor, k: int) -> TopK:
+    # By number first, then stably by distance: ties go to the smaller number on every device.
     by_id = ids.argsort(dim=1)
     ids, distances = ids.gather(1, by_id), distances.gather(1, by_id)
     order = distances.argsort(dim=1, stable=True)[:, :k]

@@ -79,6 +79,8 @@ def count(values: np.ndarray) -> Counts:
     values = np.asarray(values, dtype=np.float64)
     if not np.all(np.abs(values) <= 1):
         raise BadInput("a sequential test takes values between -1 and 1")
+    # Counts per value, not the values: a mean of hits has three levels, so every mean is tested on three rows of
+    # numbers.
     levels = np.unique(values)
     return Counts(levels, np.cumsum(values == levels[:, None], axis=1))
 
@@ -90,6 +92,7 @@ def informed_weights(limit: float, background: float) -> np.ndarray:
     The bet is the one whose capital grows fastest against "the mean is at least `limit`" (0 < limit < 1).
     """
     z, chance = np.array([1.0, 0.0, -1.0]), np.array([background, 1 - 2 * background, background])
+    # Growth per candidate, E[log gain]: the bet of the fastest growth ends a test soonest (Kelly).
     best = int(np.argmax(_gains(-z, -limit) @ chance))
     weights: np.ndarray = INFORMED * (np.arange(len(WEIGHTS)) == best) + (1 - INFORMED) * WEIGHTS
     return weights
@@ -101,6 +104,7 @@ def log_capital(counts: Counts, mean: float, weights: np.ndarray = WEIGHTS) -> n
     Part j multiplies by 1 + c_j (z - m) / (1 + m), which is 0 at worst: z = -1 with c = 1. -1 < `mean`.
     """
     parts = _gains(counts.levels, mean) @ counts.seen + np.log(weights)[:, None]
+    # log sum exp with the largest part taken out: capitals reach beyond what a float holds.
     largest = parts.max(axis=0, initial=_RUINED)
     capital: np.ndarray = largest + np.log(np.exp(parts - largest).sum(axis=0))
     return capital
@@ -108,6 +112,7 @@ def log_capital(counts: Counts, mean: float, weights: np.ndarray = WEIGHTS) -> n
 
 def p_above(counts: Counts, limit: float, weights: np.ndarray = WEIGHTS) -> np.ndarray:
     """Return (N,) p-values of "the mean is at most `limit`", valid at every time; they never rise."""
+    # Ville bounds the chance that the capital EVER reaches 1 / p, so a height once reached counts for good.
     best = np.maximum.accumulate(log_capital(counts, limit, weights))
     p: np.ndarray = np.exp(-np.maximum(best, 0.0))
     return p
@@ -146,6 +151,7 @@ def needed(counts: Counts, limit: float, level: float, weights: np.ndarray = WEI
     """
     if not counts.total or counts.mean <= limit:
         return None
+    # More candidates with the shares seen so far; the grid's steps are coarse, as is such a guess.
     for factor in np.geomspace(1, most, 200):
         grown = Counts(counts.levels, counts.seen[:, -1:] * factor)
         if log_capital(grown, limit, weights)[0] >= -np.log(level):
@@ -155,6 +161,7 @@ def needed(counts: Counts, limit: float, level: float, weights: np.ndarray = WEI
 
 def _gains(levels: np.ndarray, mean: float) -> np.ndarray:
     """Return (parts, L) the logarithm by which each value multiplies each part of the capital."""
+    # The largest admissible bet is 1 / (1 + m): a loss of everything at z = -1, and never a debt.
     factors = 1 + SHARES[:, None] * (levels - mean) / (1 + mean)
     return np.where(factors > 0, np.log(np.maximum(factors, 1e-300)), _RUINED)
 

@@ -85,6 +85,7 @@ def two_sample(training: "ImageSet", held_out: "ImageSet", seed: int) -> TwoSamp
     chosen = [_sample(part, seed, side) for part, side in ((training, "training"), (held_out, "held_out"))]
     parts = [part.images[rows] for part, rows in zip((training, held_out), chosen, strict=True)]
     groups = np.concatenate([training.groups[chosen[0]], held_out.groups[chosen[1]]])
+    # 1 is a training image. Each side is cut to the same number at most; AUC needs no equal sides.
     labels = np.repeat([1, 0], [len(part) for part in parts])
     for side, label in (("training", 1), ("held-out", 0)):
         if (found := len(np.unique(groups[labels == label]))) < LEAST_GROUPS:
@@ -152,6 +153,8 @@ def _folds(groups: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
     kind = np.where(share == 1, 0, np.where(share == 0, 1, 2))
     tie = torch.randperm(len(sizes), generator=generator(seed, "shift", 0, "folds")).numpy()
     fold = np.empty(len(sizes), dtype=np.int64)
+    # Largest groups first, dealt out in turn, so that folds come out nearly equal; `tie` orders equal ones by the seed,
+    # not by the numbers that groups happen to have.
     fold[np.lexsort((tie, -sizes, kind))] = np.arange(len(sizes)) % FOLDS
     found: np.ndarray = fold[own]
     return found

@@ -56,6 +56,7 @@ def execute(plan: RunPlan, progress: Progress = silent) -> RunResult:
         open_folder(plan, folder, plan.identity())
         for attack, curve in plan.tuned.items():
             write_json(folder.tuning_file(attack), curve)
+        # All images first, then the references, which scoring alone needs.
         failures = _generate_all(plan, folder, progress)
         failures = _attack_reference(plan, progress) | failures
         metrics = _score_all(plan, folder, failures, progress)
@@ -105,6 +106,7 @@ def open_folder(plan: RunPlan, folder: RunFolder, identity: Mapping[str, Any]) -
         raise RunConflict(
             f"{folder.path} was made by other settings: {changed}; start over with --fresh, or choose another --out"
         )
+    # Another attack or seed changes nothing of the units that are there, so a run may grow.
     if not units.keys() <= stored["units"].keys():
         folder.write_manifest({**stored, "units": {**stored["units"], **units}})
 
@@ -137,6 +139,7 @@ def _generate_all(plan: RunPlan, folder: RunFolder, progress: Progress) -> dict[
                     _probe(plan, folder, unit, model, state)
             except SidebenchError as error:
                 failures[unit.name] = error
+        # Its memory is needed for the search, or for the same model in float32.
         del model
     if plan.model.dtype != "float32":
         _make_again_in_float32(plan, folder, [unit for unit in plan.units if unit.name not in failures])
@@ -195,6 +198,7 @@ def _unit_files(plan: RunPlan, folder: RunFolder, unit: str) -> list[Path]:
 def prepare(plan: RunPlan, folder: RunFolder, unit: Unit, model: "Model", progress: Progress) -> AttackState:
     """Return the attack's state: the run's own, one kept from an earlier run, or a new one with its cost."""
     file = folder.state_file(unit.name)
+    # The run's own state comes first: what a finished piece was made with is never replaced.
     kept = None if file.exists() else kept_state(plan, unit, model)
     if kept and not plan.fresh:
         kept.copy_to(folder, unit.name)
@@ -210,6 +214,7 @@ def prepare(plan: RunPlan, folder: RunFolder, unit: Unit, model: "Model", progre
     state, spent = prepare_attack(unit.attack, model, plan.protocol, budget, folder.shared_samples())
     cost = {**spent, **began.spent(), "denoiser_flops": model.flops_per_sample()}
     write_state(file, AttackState(state.tensors, {"state": dict(state.info), "cost": cost}))
+    # Only once the state is on the disk: killed in between, the next call finds one or the other.
     checkpoints.clear()
     if kept:
         kept.keep(folder, unit.name)
@@ -247,6 +252,7 @@ def _probe(plan: RunPlan, folder: RunFolder, unit: Unit, model: "Model", state: 
     if file.exists():
         return
     count = min(PROBES, plan.candidates, plan.protocol.shard)
+    # Another micro-batch is what moves rounding: an attack whose candidates depend on their neighbours shows here.
     other = plan.protocol.model_copy(update={"micro_batch": max(1, plan.protocol.micro_batch // 2 + 1)})
     again = make_candidates(unit.attack, model, state, Candidates(unit.seed, range(count)), other)[0]
     first = read_state(folder.images_file(unit.name, 0)).tensors["images"][:count]
@@ -257,6 +263,7 @@ def _probe(plan: RunPlan, folder: RunFolder, unit: Unit, model: "Model", state: 
             "candidates": count,
             "micro_batch": other.micro_batch,
             "largest": int(off.max()),
+            # One level of 255 is rounding; what counts is how many values are off by more.
             "share_off": float((off > 1).float().mean()),
         },
     )
@@ -311,6 +318,7 @@ def _finished_units(
     places = [folder] if reference is None else [folder, reference.folder()]
     manifest = folder.manifest()
     assert manifest is not None
+    # The pair's order, whatever order units were added in: metrics.json has the same bytes either way.
     rank = {attack: position for position, attack in enumerate(plan.pair.attacks)}
     ordered = sorted(
         manifest["units"].items(),

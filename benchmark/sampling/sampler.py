@@ -51,17 +51,21 @@ def sample_latents(
     progress: Callable[[int], None] | None = None,
 ) -> Tensor:
     """Draw one x_0 per candidate, N x C x H x W in the model's own space, on the model's device."""
+    # Closed-form controls draw exactly where nothing steers, so that their truth is known.
     exact = model.draw(candidates) if condition is None and steer is None else None
     if exact is not None:
         return exact
     outputs = []
     rows = torch.arange(len(candidates))
     for batch, real in zip(candidates.batches(micro_batch), rows.split(micro_batch), strict=True):
+        # Every call of the denoiser has the same batch size, since a convolution rounds differently in another: batches
+        # of 7 in place of 256 changed 2 of 1,024 images, padded to one size they changed none (docs/traps.md).
         drawn = batch.padded(micro_batch)
         index = torch.cat([real, real[:1].expand(micro_batch - len(batch))])
         given = None if condition is None else condition[index].to(model.device)
         x_0, calls, skipped = _sample_batch(model, drawn, settings, index, given, guidance_scale, steer)
         if ledger is not None:
+            # Rows that only fill the batch up are nobody's cost: NFE must not depend on the micro-batch.
             ledger.nfe[ledger.phase] += calls * len(batch)
             ledger.skipped_steps += skipped
             if model.defences:
@@ -82,6 +86,7 @@ def _sample_batch(
     guidance_scale: float,
     steer: Steer | None,
 ) -> tuple[Tensor, int, int]:
+    # A scheduler remembers earlier steps (multistep solvers need them), so each batch has its own.
     scheduler = make_scheduler(model, settings)
     takes = inspect.signature(scheduler.step).parameters
     options: dict[str, Any] = {}
@@ -90,14 +95,18 @@ def _sample_batch(
     if "generator" in takes:  # one generator per row, so that a candidate's noise does not depend on its batch
         options["generator"] = candidates.generators("sampler")
 
+    # x_T ~ N(0, I). Candidate i has the same noise under every attack: attacks are compared candidate by candidate, and
+    # a guided attack without guidance is plain sampling, image for image.
     noise = candidates.normal("noise", model.sample_shape).to(model.device)
     condition = model.conditioned(condition, candidates)
     x = model.started(noise, condition, candidates) * scheduler.init_noise_sigma
     calls = skipped = 0
+    # For t = T .. 1, as in Algorithm 1 of SIDE (arXiv 2410.02467), part 2.
     for t in scheduler.timesteps:
-        # Denoise. After scaling, x_t is variance-preserving under every scheduler.
+        # Denoise: s_theta(x_t, t). After scaling, x_t is variance-preserving under every scheduler.
         x_t = scheduler.scale_model_input(x, t)
         at = t.expand(len(x))
+        # Classifier-free guidance costs a second call, except at 0 (unconditional alone) and 1 (conditional alone).
         scale = 1.0 if condition is None else model.guidance_scale(t, guidance_scale)
         prediction = model.predict(x_t, at, None if scale == 0 else condition)
         calls += 1
@@ -106,7 +115,8 @@ def _sample_batch(
             prediction = unconditional + scale * (prediction - unconditional)
             calls += 1
 
-        # Steer: a correction of the score, in the model's own prediction type.
+        # Steer: s_guided = s_theta(x_t, t) + lambda grad log p(c | x_t), in the model's own prediction type. Sampling
+        # runs without gradients; the attack's classifier needs them.
         if steer is not None:
             alpha, sigma = (float(level) for level in model.noise_level(t))
             with torch.enable_grad():
@@ -114,6 +124,8 @@ def _sample_batch(
             correction = model.steering(t) * correction.detach()
             change = score_to_prediction(model.prediction_type, correction, alpha, sigma)
             if change is None:
+                # In pure noise (alpha = 0) no x_0 or velocity expresses it: left out, and counted so that a run can say
+                # so.
                 skipped += 1
             else:
                 prediction = prediction + change
@@ -123,7 +135,8 @@ def _sample_batch(
             alpha, sigma = (float(level) for level in model.noise_level(t))
             prediction = model.corrected(Step(x_t, t, alpha, sigma, prediction, index), candidates)
 
-        # Step. Schedulers know no straight path: a flow is handed to them as the velocity that it is.
+        # Step: x_{t-1} = DS(x_t, t, s_guided). Schedulers know no straight path: a flow is handed to them as the
+        # velocity that it is.
         if model.prediction_type == "flow_prediction":
             alpha, sigma = (float(level) for level in model.noise_level(t))
             prediction = as_velocity("flow_prediction", x_t, prediction, alpha, sigma)
@@ -133,4 +146,5 @@ def _sample_batch(
 
 def quantise(images: Tensor) -> Tensor:
     """Round images in [0, 1] to uint8, the form in which they are stored and scored."""
+    # What is scored is what is stored: float images would score differently once they are read from the disk.
     return images.nan_to_num(0.0).clamp(0, 1).mul(255).round().to(torch.uint8)

@@ -117,12 +117,14 @@ def unique_count(frequencies: np.ndarray, total: int, confidence: float = 0.95, 
     """
     from scipy.special import ndtri
 
+    # Below ten finds Q1 and Q2 are too small to say anything of each other.
     seen = int((frequencies > 0).sum())
     if seen < 10 * at_once:
         exact = poisson_exact(seen / at_once, confidence)
         return Interval(exact.low * at_once, min(exact.high * at_once, total))
     once, twice = int((frequencies == 1).sum()), int((frequencies == 2).sum())
     rate = 2 * twice / once if once else 0.0
+    # f(lambda) = (1 - exp(-lambda)) / lambda tends to 1 where none was found twice.
     ratio = -np.expm1(-rate) / rate if rate else 1.0
     reach = ndtri((1 + confidence) / 2) * (at_once * once * ratio + at_once**2) ** 0.5
     return Interval(float(max(0.0, seen - reach)), float(min(seen + reach, total)))
@@ -161,6 +163,8 @@ def paired_difference(only_first: int, only_second: int, n: int, confidence: flo
         gap = b - c - n * delta
         return float(gap / max(variance, 1e-300) ** 0.5)
 
+    # At a difference of -1 or 1 the variance is 0: the statistic is taken just inside. Where every pair is discordant
+    # one way, the end is that edge itself and there is no root to look for.
     estimate, edge = (b - c) / n, 1 - 1e-12
     low = brentq(lambda d: statistic(d) - z, -edge, estimate) if statistic(-edge) > z and b - c > -n else -1.0
     high = brentq(lambda d: statistic(d) + z, estimate, edge) if statistic(edge) < -z and b - c < n else 1.0
@@ -223,6 +227,7 @@ def group_reaches(terms: Sequence[np.ndarray], confidence: float = 0.95) -> tupl
     variance = sum(len(term) * term.var(ddof=1) for term in terms)
     reach = float(stdtrit(fewest - 1, (1 + confidence) / 2) * variance**0.5)
     value = float(sum(term.sum() for term in terms))
+    # No spread, no direction, or too few groups to know how uneven they are: the t interval as it is.
     if not variance or not value or sum(int((term != 0).sum()) for term in terms) < LEAST_GROUPS_HIT or fewest < 3:
         return reach, reach
     deviations = [term - term.mean() for term in terms]
@@ -287,6 +292,7 @@ def excess(
     else:
         by_candidate = wilson(only_training, candidates, confidence)
     terms = group_terms(training_credits, control_credits, same_groups=same_groups)
+    # One group has no variance between groups: the candidates alone speak.
     if min(len(term) for term in terms) < 2:
         return Excess(float(value), by_candidate)
     below, above = (reach / candidates for reach in group_reaches(terms, confidence))

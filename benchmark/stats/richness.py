@@ -84,9 +84,11 @@ def rarefaction(
     values, species = np.unique(counts, return_counts=True)
     found = found_within(values, candidates, n)
     value = float(species @ found)
+    # Too few finds for a variance: the exact interval of all of them, scaled to the value at n.
     if seen < MIN_SEEN * at_once:
         scale = value / seen if seen else n / candidates
         return Distinct(value, Interval(whole.low * scale, min(whole.high * scale, float(total))))
+    # a(2n) is known from the candidates themselves up to 2n = N, and estimated beyond.
     if 2 * n <= candidates:
         double = float(species @ found_within(values, candidates, 2 * n))
     else:
@@ -206,6 +208,7 @@ def good_toulmin(
     double = _at_rates(values, species, 2 * (1 + t))
     variance = at_once * _variance(species, weights, double) + (at_once * (1 + t)) ** 2
     reach = _normal(confidence) * variance**0.5
+    # What was seen stays seen: the series may fall below it, its expectation cannot.
     value = min(max(plain, float(seen)), float(total))
     low = min(max(plain - reach, 0.0), value)
     return Distinct(value, Interval(low, max(min(plain + reach, float(total)), value)))
@@ -373,11 +376,14 @@ def _series(values: np.ndarray, t: float, finds: int) -> np.ndarray:
     """Return what a species found i times adds to the smoothed series of new species, for each i in `values`."""
     from scipy.stats import binom
 
+    # Good and Toulmin's series has terms t^i, which explode beyond t = 1; weights that fall off at `steps` hold them.
+    # The bound log3 m also below t = 1: there the plain series lets the parity of common species decide.
     steps = int(np.ceil(np.log(finds) / np.log(3)))
     if t > 1:
         steps = min(steps, int(np.ceil(np.log(finds * t**2 / (t - 1)) / np.log(3) / 2)))
     steps = max(steps, 1)
     weights = np.zeros(len(values))
+    # P(Binomial(steps, .) >= i) is 0 beyond i = steps; t^i would overflow there.
     few = values <= steps
     signs = np.where(values[few] % 2, 1.0, -1.0)
     weights[few] = signs * t ** values[few] * binom.sf(values[few] - 1, steps, 2 / (2 + t))
@@ -387,6 +393,7 @@ def _series(values: np.ndarray, t: float, finds: int) -> np.ndarray:
 def _chao(counts: np.ndarray, candidates: int, total: int, confidence: float) -> Distinct:
     seen = len(counts)
     once, twice = int((counts == 1).sum()), int((counts == 2).sum())
+    # Q1^2 / (2 Q2), or without doubletons the bias-corrected form, which does not divide by Q2.
     k = (candidates - 1) / candidates
     unseen = k * (once**2 / (2 * twice) if twice else once * (once - 1) / 2)
     if not unseen:
@@ -396,6 +403,7 @@ def _chao(counts: np.ndarray, candidates: int, total: int, confidence: float) ->
         variance = twice * (k / 2 * ratio**2 + k**2 * ratio**3 + k**2 / 4 * ratio**4)
     else:
         variance = unseen + k**2 * once * (2 * once - 1) ** 2 / 4 - k**2 * once**4 / (4 * (seen + unseen))
+    # Log-normal in the unseen number, so that the interval cannot begin below what was seen.
     stretch = float(np.exp(_normal(confidence) * np.log1p(max(variance, 0.0) / unseen**2) ** 0.5))
     ends = (min(seen + each, float(total)) for each in (unseen / stretch, unseen, unseen * stretch))
     low, value, high = ends
