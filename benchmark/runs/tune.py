@@ -9,6 +9,7 @@ that would report it.
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ from ..registry import find, make_attack, make_measure
 from ..results.checkpoints import FolderCheckpoints, MemoryCheckpoints
 from ..results.rates import measure_result
 from ..results.schema import BandResult
-from ..results.tuning_curve import SCHEMA, Curve, TriedPoint, Used
+from ..results.tuning_curve import SCHEMA, Curve, TriedPoint, Used, as_stored
 from ..results.unit_scores import UnitScores, in_both
 from ..sampling.defended import defend, in_order
 from .plan import RunPlan
@@ -230,6 +231,16 @@ class _Bench:
             budget = Budget(self.seed, self.candidates, MemoryCheckpoints(), self.progress)
             self._prepared = matters, prepare_attack(attack, self.model, self.protocol, budget, self.samples)[0]
         return self._prepared[1]
+
+
+def with_curves(plan: RunPlan, curves: Mapping[str, Curve], progress: Progress) -> RunPlan:
+    """Return the plan with the curves that its settings come from, to be kept in its run folder; `curves` by file name.
+
+    Raises:
+        BadInput: the run would report what a curve was tuned on.
+    """
+    refuse_own_numbers(plan, curves, progress)
+    return replace(plan, tuned=as_stored(curves))
 
 
 def refuse_own_numbers(plan: RunPlan, curves: Mapping[str, Curve], progress: Progress) -> None:

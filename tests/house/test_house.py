@@ -47,13 +47,13 @@ def test_wheel_holds_what_git_tracks(tmp_path: Path) -> None:
     )
     (wheel,) = (tmp_path / "wheel").glob("*.whl")
     inside = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("sidebench/")}
-    kept = ("benchmark/", "methods/", "leaderboards/")
+    kept = ("benchmark/", "cli/", "methods/", "leaderboards/")
     outside = ("leaderboards/records/",)
     wanted = {
         f"sidebench/{name}"
         for name in tracked.stdout.splitlines()
         if (ROOT / name).is_file()
-        and (name.startswith(kept) or name in ("__init__.py", "__main__.py", "cli.py", "py.typed"))
+        and (name.startswith(kept) or name in ("__init__.py", "__main__.py", "py.typed"))
         and not name.startswith(outside)
     }
     assert inside == wanted

@@ -1,0 +1,110 @@
+"""The `sidebench` command. Each module beside this one declares options, calls a room and prints.
+
+No logic is here, and nothing heavy is imported before a command needs it: `sidebench --help` answers at once.
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from .. import __version__
+from ..benchmark.errors import BadInput, SidebenchError, printable
+from . import attacks, gate, leaderboard, look, machine, run
+from .output import complain
+
+INTERRUPTED, UNEXPECTED, WRONG_USAGE = 130, 70, BadInput.exit_code
+
+Commands = dict[str, Callable[..., int | None]]
+
+COMMANDS: Commands = {
+    "run": run.run,
+    "plan": run.plan,
+    "fetch": run.fetch,
+    "list": look.list_,
+    "show": look.show_,
+    "report": look.report,
+    "compare": look.compare,
+    "score": look.score,
+    "label": look.label,
+    "gate": gate.gate,
+    "replay": attacks.replay,
+    "train": attacks.train,
+    "new": attacks.new,
+    "tune": attacks.tune,
+    "ablate": attacks.ablate,
+    "bench": machine.bench,
+    "theory": machine.theory,
+    "doctor": machine.doctor,
+}
+"""Every command, in the order of `sidebench --help`."""
+
+LEADERBOARD: Commands = {
+    "add": leaderboard.add,
+    "check": leaderboard.check,
+    "publish": leaderboard.publish,
+    "build": leaderboard.build,
+}
+"""The commands below `sidebench leaderboard`."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command and leave with its exit code (0 to 4, 70 or 130)."""
+    try:
+        code = app(args=arguments, standalone_mode=False)
+        if code == INTERRUPTED:  # what typer makes of Ctrl-C
+            complain("interrupted; the same command goes on where this one stopped")
+    except SidebenchError as error:
+        complain(str(error))
+        code = error.exit_code
+    except typer.TyperException as error:
+        complain(error.format_message() if hasattr(error, "format_message") else str(error))
+        code = WRONG_USAGE
+    except BrokenPipeError:
+        # The reader of stdout has gone (`sidebench list pairs | head`); keep Python from complaining at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except Exception as error:  # the last resort: a bug, shown whole
+        print(printable(traceback.format_exc()), file=sys.stderr)
+        complain(f"unexpected {type(error).__name__}: {error}; this is a bug in sidebench")
+        code = UNEXPECTED
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)] = False,
+) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+    _help_alone(context)
+
+
+def _help_alone(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+def _group(callback: Callable[..., None], commands: Commands, **options: Any) -> typer.Typer:
+    group = typer.Typer(callback=callback, invoke_without_command=True, rich_markup_mode=None, **options)
+    for name, command in commands.items():
+        group.command(name)(command)
+    return group
+
+
+app = _group(
+    _root,
+    COMMANDS,
+    name="sidebench",
+    help="Privacy evaluation of diffusion models: extraction attacks under one protocol.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(
+    _group(_help_alone, LEADERBOARD, help="Records of results, and the tables and pages made of them."),
+    name="leaderboard",
+)

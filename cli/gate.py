@@ -1,0 +1,57 @@
+"""`sidebench gate`: may this model be released?"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import AsJson, Device
+from .output import loading, show
+
+
+def gate(
+    subject: Annotated[str, typer.Argument(metavar="PAIR|RUN", help="A pair to attack, or a finished run's folder.")],
+    policy: Annotated[
+        Path, typer.Option(metavar="FILE", help="Policy file, or `example` (benchmark/gate/policies/example.yaml).")
+    ],
+    baseline: Annotated[
+        Path | None, typer.Option(metavar="RUN|RECORD", help="The last release: a run, a gate's folder, or a record.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="The candidate model, instead of the pair's.")] = None,
+    pair: Annotated[str | None, typer.Option(help="With RUN: its pair file, if it is not a shipped pair.")] = None,
+    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write JUnit XML.")] = None,
+    summary: Annotated[Path | None, typer.Option(metavar="FILE.md", help="Write a Markdown summary.")] = None,
+    report: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write a page; it holds no image.")] = None,
+    device: Device = "auto",
+    out: Annotated[Path, typer.Option(help="Folder in which the gate's folder is made.")] = Path("runs"),
+    fresh: Annotated[bool, typer.Option("--fresh", help="Use nothing of an earlier gate.")] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Does the model leak more than a policy allows? Exit codes: 0 no, 1 yes, 4 the gate cannot tell."""
+    from ..benchmark.gate import text, write_files
+    from ..benchmark.gate.policy import load_policy
+    from ..benchmark.progress import reporter_for
+
+    loaded = load_policy(policy)
+    write_files.check_places([junit, summary, report])
+    loading("torch and diffusers")
+    from ..benchmark.gate.judge import judge
+    from ..leaderboards.gate_baseline import read_baseline
+
+    last = None if baseline is None else read_baseline(baseline)
+    with reporter_for(sys.stderr) as progress:
+        decision = judge(
+            subject,
+            loaded,
+            model=model,
+            pair=pair,
+            baseline=last,
+            device=device,
+            out=out,
+            fresh=fresh,
+            progress=progress,
+        )
+    write_files.write_files(decision, junit_file=junit, summary=summary, report=report)
+    show(text.as_dict(decision), text.as_text(decision), as_json)
+    return decision.exit_code

@@ -1,0 +1,105 @@
+"""`sidebench leaderboard`: records of results, and the tables and pages made of them."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..benchmark.errors import BadInput, BadSetting
+from .options import RECORDS, AsJson, Device, FinishedRun, Records
+from .output import complain, loading, show
+
+
+def add(
+    run_folder: FinishedRun,
+    submitter: Annotated[str, typer.Option("--as", metavar="NAME", help="Who claims it: a name of your choice.")],
+    attack: Annotated[list[str] | None, typer.Option(help="Attack to record; default: every one of the run.")] = None,
+    tuning: Annotated[
+        list[Path] | None, typer.Option(metavar="CURVE", help="Curve of `sidebench tune` to show with the record.")
+    ] = None,
+    records: Records = RECORDS,
+) -> None:
+    """Write a record for each attack of a run, over all of its seeds."""
+    from ..benchmark.results.run_folder import read_run
+    from ..leaderboards.make_records import add_records
+
+    for file in add_records(read_run(run_folder), submitter, attack or (), records, tuning or ()):
+        print(file)
+
+
+def check(
+    files: Annotated[list[Path] | None, typer.Argument(metavar="[RECORD...]", help="Default: every record.")] = None,
+    records: Records = RECORDS,
+    run_folder: Annotated[
+        Path | None, typer.Option("--run", help="Submitted run folder of the one RECORD named, to challenge it.")
+    ] = None,
+    challenge: Annotated[int, typer.Option(min=1, help="Candidates to make again from RUN's state.")] = 32,
+    pair: Annotated[str | None, typer.Option(help="The record's pair file, if it is not a shipped pair.")] = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> int:
+    """Check records: schema, hashes, impossible counts, duplicates; with --run, make drawn candidates again."""
+    from ..leaderboards.check import check_files
+    from ..leaderboards.read_records import record_files
+
+    chosen = files or record_files(records)
+    problems = check_files(chosen, None if files else records)
+    for problem in problems:
+        complain(str(problem))
+    if problems or run_folder is None:
+        print(f"{len(chosen):,} records, {len(problems):,} problems", file=sys.stderr)
+        if as_json:
+            show([problem._asdict() for problem in problems], "", as_json)
+        return BadInput.exit_code if problems else 0
+    if len(chosen) != 1:
+        raise BadSetting(f"--run challenges one record: name its file, there are {len(chosen)}")
+    loading("torch and diffusers")
+    from ..benchmark.progress import reporter_for
+    from ..benchmark.results.run_folder import read_run
+    from ..leaderboards import challenge as challenges
+
+    with reporter_for(sys.stderr) as progress:
+        found = challenges.challenge(
+            chosen[0], read_run(run_folder), challenge, pair=pair, device=device, progress=progress
+        )
+    show(found, challenges.as_text(found), as_json)
+    return 0 if found.agreed == found.checked else BadInput.exit_code
+
+
+def publish(
+    repo: Annotated[str, typer.Option(metavar="OWNER/NAME", help="Dataset repository on the Hub.")],
+    records: Records = RECORDS,
+    send: Annotated[bool, typer.Option("--send", help="Send it; without this, only show what would be sent.")] = False,
+    create_pr: Annotated[
+        bool, typer.Option("--create-pr", help="As a pull request, for a repository of others.")
+    ] = False,
+) -> None:
+    """Show, or send, the records that a dataset repository on the Hub lacks."""
+    from ..leaderboards import publish as publishing
+
+    found = publishing.prepare(repo, records)
+    print(publishing.as_text(found))
+    if not send:
+        print("nothing was sent: add --send", file=sys.stderr)
+    elif found.new:
+        print(publishing.send(found, create_pr=create_pr))
+
+
+def build(
+    records: Records = RECORDS,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the site; default: ./leaderboard-site, or none with --readme.")
+    ] = None,
+    readme: Annotated[
+        Path | None, typer.Option(help="Markdown file whose tables between the markers are made again.")
+    ] = None,
+    check: Annotated[bool, typer.Option("--check", help="Do not write: fail if the README is out of date.")] = False,
+) -> None:
+    """Rank records and write the static site with its tables (CSV, Markdown, text, LaTeX), from records alone."""
+    from ..leaderboards import build as building
+
+    built = building.build(records, out, readme, check=check)
+    for warning in built.warnings:
+        complain(warning)
+    print(built.text)

@@ -1,0 +1,120 @@
+"""`sidebench list`, `show`, `report`, `compare`, `score` and `label`: what is there, and what finished runs say."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..benchmark.errors import BadSetting
+from .options import AsJson, FinishedRun, PairOfRun, Run
+from .output import loading, show
+
+
+def list_(
+    kind: Annotated[str, typer.Argument(metavar="pairs|attacks|defences|measures")],
+    as_json: AsJson = False,
+) -> None:
+    """List what is there by name."""
+    from ..benchmark.reports import catalogue
+
+    rows = catalogue.listing(kind)
+    show(rows, catalogue.as_text(rows, kind), as_json)
+
+
+def show_(
+    name: Annotated[str, typer.Argument(metavar="PAIR|ATTACK|DEFENCE|MEASURE|RUN")],
+    as_json: AsJson = False,
+) -> None:
+    """Show one pair, attack, defence, measure or run folder."""
+    from ..benchmark.reports.catalogue import describe
+
+    found = describe(name)
+    show(found.data, found.text, as_json)
+
+
+def report(
+    run_folder: Run,
+    out: Annotated[Path | None, typer.Option(help="File to write; default: report.html in the run folder.")] = None,
+    with_images: Annotated[bool, typer.Option("--with-images", help="Put the strongest pairs' pictures in.")] = False,
+    figures: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write each plot as SVG and PNG into this folder too.")
+    ] = None,
+) -> None:
+    """Write the HTML report of a run, one file that works without a network."""
+    from ..benchmark.reports.page import write_figures, write_report
+    from ..benchmark.results.run_folder import read_run
+
+    folder = read_run(run_folder)
+    target = out or folder.path / "report.html"
+    write_report(folder, target, with_images=with_images)
+    print(target)
+    for file in write_figures(folder, figures) if figures else ():
+        print(file)
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Finished run folders of one pair.")],
+    out: Annotated[Path | None, typer.Option(help="HTML page to write.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Plot of leak against quality to write: .svg or .png.")] = None,
+    with_images: Annotated[
+        bool, typer.Option("--with-images", help="With --out: the strongest pairs' pictures.")
+    ] = False,
+    figures: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write each plot of the page as SVG and PNG into this folder.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare finished runs: leak before and after a defence, quality and time; or attacks across runs."""
+    from ..benchmark.reports.compare import page, schema, verdict
+    from ..benchmark.reports.compare.compare_runs import compare_runs
+    from ..benchmark.results.run_folder import read_run
+
+    if with_images and out is None:
+        raise BadSetting("--with-images puts pictures into a page: give it --out FILE.html")
+    folders = [read_run(path) for path in runs]
+    found = compare_runs(folders)
+    show(found, schema.as_text(found, verdict.sentences(found)), as_json)
+    if out is not None:
+        page.write_page(found, folders, out, with_images=with_images)
+    if plot is not None:
+        page.write_plot(found, plot)
+    for file in page.write_figures(found, folders, figures) if figures else ():
+        print(file, file=sys.stderr)
+
+
+def score(
+    run_folder: Run,
+    bands: Annotated[str, typer.Option(metavar="NAME=LOW:HIGH,...", help="Bands, closest first.")],
+    measure: Annotated[str | None, typer.Option(help="A measure of the run; default: its headline.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compute rates for other bands from a run's stored scores, without the model."""
+    from ..benchmark.reports.tables import measure_table
+    from ..benchmark.results.rescore import parse_bands, rescore
+    from ..benchmark.results.run_folder import read_run
+
+    results = rescore(read_run(run_folder), parse_bands(bands), measure)
+    show(results, measure_table(results), as_json, sort_keys=True)
+
+
+def label(
+    run_folder: FinishedRun,
+    pair: PairOfRun = None,
+    per_set: Annotated[int, typer.Option(min=1, help="Pairs per set, training and held-out.")] = 200,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the draw and of the order.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Make a blinded sheet of pairs to label; with answers in the folder, print precision by threshold."""
+    from ..benchmark.reports import label_sheet
+    from ..benchmark.results.run_folder import read_run
+
+    folder = read_run(run_folder)
+    if (folder.path / "label" / "answers.json").is_file():
+        found = label_sheet.precision(folder)
+        show(found, label_sheet.as_text(found), as_json)
+        return
+    loading("torch")
+    with folder.locked():
+        sheet = label_sheet.sheet_for(folder, pair, per_set, seed)
+    print(f"{sheet}\nopen it in a browser, save the answers as {sheet.parent / 'answers.json'}, run this again")

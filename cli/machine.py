@@ -1,0 +1,60 @@
+"""`sidebench bench`, `theory` and `doctor`: speed here, the estimator against closed forms, what works here."""
+
+from typing import Annotated
+
+import typer
+
+from .options import AsJson, Device
+from .output import loading, show
+
+
+def bench(
+    pair: Annotated[str, typer.Argument(metavar="PAIR")] = "digits",
+    attack: Annotated[str | None, typer.Option(help="Time this attack's guided step too.")] = None,
+    scoring: Annotated[bool, typer.Option("--scoring", help="Time the scoring of random images instead.")] = False,
+    candidates: Annotated[int, typer.Option(min=1, help="With --scoring: candidates.")] = 1024,
+    references: Annotated[int, typer.Option(min=1, help="With --scoring: images on either side.")] = 5000,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Measure speed on this machine: sampling loop against denoiser, search against matrix product."""
+    from ..benchmark.data.pair import load_pair
+
+    loaded = load_pair(pair)
+    loading("torch and diffusers")
+    from ..benchmark.runs import bench as benches
+
+    figures = benches.scoring(candidates, references, device) if scoring else benches.measure(loaded, device, attack)
+    show(figures, benches.as_text(figures), as_json)
+
+
+def theory(
+    pair: Annotated[str | None, typer.Argument(metavar="[PAIR]", help="Measure this pair's model too.")] = None,
+    epsilon: Annotated[float, typer.Option(min=1e-3, help="Width of the normals around the images.")] = 0.1,
+    draws: Annotated[int, typer.Option(min=2, help="Monte Carlo draws on the pair's model.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of every draw.")] = 0,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Measure the memorization divergence: against closed forms, or of a pair's model on X and H."""
+    from ..benchmark.data.pair import load_pair
+
+    loaded = None if pair is None else load_pair(pair)
+    loading("torch")
+    from ..benchmark.measures import theory as checks
+
+    if loaded is None:
+        found = checks.demonstration(seed)
+        show(found, checks.as_text(found), as_json)
+    else:
+        measured = checks.divergence_of_pair(loaded, epsilon, draws=draws, seed=seed, device=device)
+        show(measured, checks.pair_as_text(measured), as_json)
+
+
+def doctor(as_json: AsJson = False) -> None:
+    """Say what works on this machine, and what to do about the rest."""
+    loading("torch")
+    from ..benchmark.runs import doctor as checks
+
+    found = checks.examine()
+    show([check._asdict() for check in found], checks.as_text(found), as_json)

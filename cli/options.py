@@ -1,0 +1,45 @@
+"""Options that several commands have, each with its help, declared once."""
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+# ---- What to work on --------------------------------------------------------------------------------
+
+Pairs = Annotated[list[str] | None, Argument(metavar="PAIR...", help="Names of pairs, or pair files (.yaml).")]
+PairWithRecipe = Annotated[str, Argument(metavar="PAIR", help="A pair with a recipe.")]
+Model = Annotated[
+    str | None,
+    Option(
+        metavar="REPO[@REV]",
+        help="Another model than the pair's: a repository, a folder, or control:copycat|heldout|mixture:P.",
+    ),
+]
+Dataset = Annotated[
+    str | None, Option(metavar="REPO[@REV]", help="Instead of a pair: the data of --model, or a folder of them.")
+]
+Split = Annotated[str | None, Option(help="With --dataset: the split that the model was trained on.")]
+Holdout = Annotated[str | None, Option(help="With --dataset: a split that it was not trained on.")]
+AllowPickle = Annotated[bool, Option("--allow-pickle", help="Load pickled weights where there are no safetensors.")]
+
+# ---- How much ---------------------------------------------------------------------------------------
+
+Tier = Annotated[str | None, Option(help="smoke, quick (default), standard, paper or full.")]
+Candidates = Annotated[int | None, Option(help="Number of candidates, instead of a tier.")]
+Seeds = Annotated[list[int] | None, Option(help="Run seed; may be given several times.")]
+Device = Annotated[str, Option(help="auto, cpu, cuda, cuda:N or mps.")]
+
+# ---- What earlier commands wrote --------------------------------------------------------------------
+
+Run = Annotated[Path, Argument(metavar="RUN", help="A run folder.")]
+FinishedRun = Annotated[Path, Argument(metavar="RUN", help="A finished run folder.")]
+PairOfRun = Annotated[str | None, Option(help="The run's pair file, if it is not a shipped pair.")]
+Records = Annotated[Path, Option(help="Folder of records.")]
+RECORDS = Path("leaderboards/records")
+"""Where records are unless `--records` says otherwise: a checkout of sidebench's repository."""
+
+# ---- What to write ----------------------------------------------------------------------------------
+
+OutOfRun = Annotated[Path, Option(help="Folder in which the run folder is made.")]
+AsJson = Annotated[bool, Option("--json", help="Print JSON on stdout; everything else goes to stderr.")]

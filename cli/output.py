@@ -1,0 +1,30 @@
+"""What a command says: its result on stdout, everything else on stderr."""
+
+import json
+import sys
+from typing import Any
+
+from ..benchmark.errors import printable
+
+
+def show(found: Any, text: str, as_json: bool, *, sort_keys: bool = False) -> None:
+    """Print what was found: plain data and pydantic models as JSON, or else its text."""
+    print(_as_json(found, sort_keys) if as_json else printable(text))
+
+
+def complain(message: str) -> None:
+    """Say in one line what went wrong."""
+    print("sidebench: " + printable(" ".join(message.split())), file=sys.stderr)
+
+
+def loading(what: str) -> None:
+    """Ask for patience before a slow import."""
+    print(f"loading {what} ...", file=sys.stderr, flush=True)
+
+
+def _as_json(found: Any, sort_keys: bool) -> str:
+    from pydantic import BaseModel
+
+    if isinstance(found, BaseModel):
+        return found.model_dump_json(by_alias=True, indent=1)
+    return json.dumps(found, indent=1, sort_keys=sort_keys, default=lambda model: model.model_dump(mode="json"))

@@ -1,0 +1,181 @@
+"""`sidebench run`, and what comes before it: `plan` and `fetch`."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import values
+from .options import (
+    AllowPickle,
+    AsJson,
+    Candidates,
+    Dataset,
+    Device,
+    Holdout,
+    Model,
+    OutOfRun,
+    Pairs,
+    Seeds,
+    Split,
+    Tier,
+)
+from .output import complain, loading, show
+
+if TYPE_CHECKING:
+    from ..benchmark.results.run_folder import RunFolder
+    from ..benchmark.results.schema import Metrics
+
+
+def run(
+    pairs: Pairs = None,
+    attack: Annotated[list[str] | None, typer.Option(help="Attack to run; default: those that the pair names.")] = None,
+    model: Model = None,
+    dataset: Dataset = None,
+    split: Split = None,
+    holdout: Holdout = None,
+    defence: Annotated[
+        list[str] | None, typer.Option("--defence", "--defense", help="Defence around the model.")
+    ] = None,
+    tier: Tier = None,
+    candidates: Candidates = None,
+    seed: Seeds = None,
+    measure: Annotated[list[str] | None, typer.Option(help="Measure id, headline first.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="ATTACK.KEY=VALUE", help="Change a setting.")
+    ] = None,
+    tuned: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="CURVE", help="Take an attack's settings from `sidebench tune`'s curve."),
+    ] = None,
+    device: Device = "auto",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16 for the denoiser.")] = "float32",
+    out: OutOfRun = Path("runs"),
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over instead of going on with an earlier run.")] = False,
+    allow_pickle: AllowPickle = False,
+    as_json: AsJson = False,
+) -> int:
+    """Attack one or more pairs and print the tables. The same command resumes an interrupted run."""
+    from ..benchmark.data.pair_from_names import chosen_pairs
+    from ..benchmark.progress import reporter_for
+
+    settings = values.settings(set_)
+    loaded, model = chosen_pairs(pairs or [], model, dataset, split, holdout, allow_pickle)
+    loading("torch and diffusers")
+    from ..benchmark.results import tuning_curve
+    from ..benchmark.runs.plan import plan_run
+    from ..benchmark.runs.runner import execute
+    from ..benchmark.runs.tune import with_curves
+
+    curves = tuning_curve.read_curves(tuned or [])
+    with reporter_for(sys.stderr) as progress:
+        plans = [
+            plan_run(
+                pair,
+                attacks=attack or (),
+                defences=defence or (),
+                model=model,
+                tier=tier,
+                candidates=candidates,
+                seeds=seed or (0,),
+                measures=measure or (),
+                settings=tuning_curve.with_tuned(settings, curves),
+                device=device,
+                dtype=dtype,
+                out=out,
+                fresh=fresh,
+                allow_pickle=allow_pickle,
+                progress=progress,
+            )
+            for pair in loaded
+        ]
+        plans = [with_curves(plan, curves, progress) for plan in plans]
+    found, code = [], 0
+    for plan in plans:
+        with reporter_for(sys.stderr) as progress:
+            result = execute(plan, progress)
+        for error in result.failures.values():
+            complain(str(error))
+            code = max(code, error.exit_code)
+        if result.metrics is None:
+            continue
+        if as_json:
+            found.append(_as_dict(result.folder, result.metrics))
+        else:
+            print(_as_text(result.folder, result.metrics))
+    if as_json:
+        show(found, "", as_json, sort_keys=True)
+    return code
+
+
+def _as_text(folder: "RunFolder", metrics: "Metrics") -> str:
+    from ..benchmark.reports.tables import probe_flags, text_tables, verdicts
+
+    where = f"run folder: {folder.path} (report.html, metrics.csv, evidence/)"
+    return "\n\n".join([text_tables(metrics, probe_flags(folder)), "\n".join(verdicts(metrics)), where]) + "\n"
+
+
+def _as_dict(folder: "RunFolder", metrics: "Metrics") -> dict[str, Any]:
+    from ..benchmark.reports.tables import probe_flags
+
+    flags = [*metrics.flags, *probe_flags(folder)]
+    return {"folder": str(folder.path), **metrics.model_dump(by_alias=True), "flags": flags}
+
+
+def plan(
+    pairs: Pairs = None,
+    model: Model = None,
+    dataset: Dataset = None,
+    split: Split = None,
+    holdout: Holdout = None,
+    tier: Tier = None,
+    candidates: Candidates = None,
+    device: Device = "auto",
+    allow_pickle: AllowPickle = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a run needs: files, access, licences, disk, memory, time. Downloads no weights and no images."""
+    from ..benchmark.data.pair_from_names import chosen_pairs
+
+    loaded, _ = chosen_pairs(pairs or [], model, dataset, split, holdout, allow_pickle)
+    loading("torch")
+    from ..benchmark.runs import forecast
+    from ..benchmark.runs.plan import candidate_count
+
+    number = candidate_count(tier, candidates)
+    found = [forecast.examine(pair, number, device, allow_pickle=allow_pickle) for pair in loaded]
+    show(found, "\n\n".join(forecast.as_text(one) for one in found), as_json)
+
+
+def fetch(
+    pairs: Pairs = None,
+    model: Model = None,
+    dataset: Dataset = None,
+    split: Split = None,
+    holdout: Holdout = None,
+    weights: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=PATH-OR-ADDRESS",
+            help="Bring in a network that a measure needs: a file, folder, address or OWNER/NAME; its hash is kept.",
+        ),
+    ] = None,
+    allow_pickle: AllowPickle = False,
+    as_json: AsJson = False,
+) -> None:
+    """Fetch model and data at what their revisions are now, and decode the images; runs then need no network."""
+    from ..benchmark.measures.fetch_weights import bring_in
+
+    for assignment in weights or []:
+        print(f"{assignment.partition('=')[0]}: SHA-256 {bring_in(assignment)}", file=sys.stderr)
+    if weights and not (pairs or model):
+        return
+    from ..benchmark.data.pair_from_names import chosen_pairs
+    from ..benchmark.progress import reporter_for
+    from ..benchmark.runs import forecast
+
+    loaded, _ = chosen_pairs(pairs or [], model, dataset, split, holdout, allow_pickle)
+    with reporter_for(sys.stderr) as progress:
+        found = [part for pair in loaded for part in forecast.fetch(pair, allow_pickle, progress)]
+    show(found, "\n".join(forecast.parts_as_text(found)) or "nothing to fetch: all of it is here", as_json)
