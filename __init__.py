@@ -52,6 +52,7 @@ _HOME = {
     "Metrics": "results.schema",
     "load_metrics": "results.schema",
     "rescore": "results.rescore",
+    "write_report": "reports.page",
     "compare_runs": "reports.compare.compare_runs",
     # Checks: does a plug-in keep its contract?
     "check_attack": "runs.check_attack",
@@ -107,6 +108,7 @@ if TYPE_CHECKING:
     from .benchmark.measures.metrics import UniqueMemorizationScore as UniqueMemorizationScore
     from .benchmark.models import load_model as load_model
     from .benchmark.reports.compare.compare_runs import compare_runs as compare_runs
+    from .benchmark.reports.page import write_report as write_report
     from .benchmark.results.rescore import rescore as rescore
     from .benchmark.results.run_folder import RunFolder as RunFolder
     from .benchmark.results.run_folder import read_run as read_run

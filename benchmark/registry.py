@@ -18,6 +18,8 @@ from .contracts import Attack, Defence, Measure
 from .errors import BadInput, BadSetting, UnknownName
 
 Kind = Literal["attack", "defence", "measure"]
+KINDS: dict[str, Kind] = {"attacks": "attack", "defences": "defence", "measures": "measure"}
+"""Every kind by its plural."""
 ABLATED = "--"
 """Between the name of an attack and that of an ablation."""
 _BASE: dict[Kind, type] = {"attack": Attack, "defence": Defence, "measure": Measure}

@@ -106,6 +106,7 @@ def tune(
     loaded = load_pair(pair)
     grid, settings = values.grid(try_), values.settings(set_)
     loading("torch and diffusers")
+    from ..benchmark.reports.tables import tuning_table
     from ..benchmark.runs import tune as tuning
 
     with reporter_for(sys.stderr) as progress:
@@ -121,7 +122,7 @@ def tune(
             settings=settings,
             progress=progress,
         )
-    show(curve, tuning.as_text(curve), as_json)
+    show(curve, tuning_table(curve), as_json)
 
 
 def ablate(
@@ -143,6 +144,7 @@ def ablate(
 
     loaded, settings = load_pair(pair), values.settings(set_)
     loading("torch and diffusers")
+    from ..benchmark.reports.page import write_report
     from ..benchmark.runs import ablate as ablating
     from ..benchmark.runs.plan import plan_run
     from ..benchmark.runs.runner import execute
@@ -164,6 +166,7 @@ def ablate(
     for error in result.failures.values():
         complain(str(error))
     if result.metrics is not None:
+        write_report(result.folder)
         rows = ablating.ablation_rows(result.folder, result.metrics, attack, names)
         table = ablating.as_text(rows, result.metrics)
         where = f"run folder: {result.folder.path} (report.html)"

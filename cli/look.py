@@ -46,7 +46,7 @@ def report(
     from ..benchmark.results.run_folder import read_run
 
     folder = read_run(run_folder)
-    target = out or folder.path / "report.html"
+    target = out or folder.report_file
     write_report(folder, target, with_images=with_images)
     print(target)
     for file in write_figures(folder, figures) if figures else ():

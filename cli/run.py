@@ -63,6 +63,7 @@ def run(
     settings = values.settings(set_)
     loaded, model = chosen_pairs(pairs or [], model, dataset, split, holdout, allow_pickle)
     loading("torch and diffusers")
+    from ..benchmark.reports.page import write_report
     from ..benchmark.results import tuning_curve
     from ..benchmark.runs.plan import plan_run
     from ..benchmark.runs.runner import execute
@@ -100,6 +101,7 @@ def run(
             code = max(code, error.exit_code)
         if result.metrics is None:
             continue
+        write_report(result.folder)
         if as_json:
             found.append(_as_dict(result.folder, result.metrics))
         else:

@@ -13,6 +13,7 @@ import yaml
 
 from sidebench.benchmark.data.pair import FOLDER, Pair, load_pair
 from sidebench.benchmark.protocol import SamplerSettings
+from sidebench.benchmark.reports.page import write_report
 from sidebench.benchmark.runs import runner
 from sidebench.benchmark.runs.plan import plan_run
 
@@ -68,6 +69,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Return the result of one finished run of all three attacks; nobody may change its folder."""
     result = runner.execute(_plan(tmp_path_factory.mktemp("finished")))
     assert result.metrics is not None and not result.failures
+    write_report(result.folder)
     return result
 
 

@@ -4,9 +4,7 @@
 `plot_style`, `compare/` holds runs against each other, `label_sheet` asks a person. Reads run folders only; it may
 import every room to its left, and nothing that makes a run imports it.
 
-    from pathlib import Path
-    from sidebench import read_run
-    from sidebench.benchmark.reports.page import write_report
+    from sidebench import read_run, write_report
 
-    write_report(read_run("runs/digits-1024-4bef4f58"), Path("report.html"))
+    write_report(read_run("runs/digits-1024-4bef4f58"))
 """

@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 from .. import registry
 from ..data.pair import IN_TRAINING, TRAINING_DEFENCES, Recipe, load_pair, pair_names, recipe_field
 from ..errors import UnknownName
-
-KINDS: dict[str, registry.Kind] = {"attacks": "attack", "defences": "defence", "measures": "measure"}
+from ..registry import KINDS
 
 
 class Description(NamedTuple):

@@ -28,15 +28,25 @@ class Picture(NamedTuple):
     draw: "Callable[[], Figure]"
 
 
-def write_report(folder: RunFolder, target: Path, *, with_images: bool = False) -> None:
-    """Write the HTML report, one file without any outside reference.
+def write_report(folder: RunFolder, target: Path | None = None, *, with_images: bool = False) -> None:
+    """Write the HTML report of a finished run, one file without any outside reference.
 
-    Without `with_images` it holds numbers only, and training images by keyed hash: extracted images are
-    somebody's data.
+    Args:
+        folder: the run, as `execute` hands it back or `read_run` opens it.
+        target: the file to write. By default report.html in the run folder; the run of a reference model, a run
+            folder inside this one, then gets its own report as well.
+        with_images: put the pictures of the strongest pairs in. Without them the page holds numbers only, and
+            training images by keyed hash: extracted images are somebody's data.
+
+    Raises:
+        BadInput: the run has no results yet, or the file cannot be written.
+        CorruptRun: a file of the run is missing, or contradicts the rest of the folder.
     """
     contents = read_contents(folder, with_images=with_images)
     page = environment().get_template("report.html.j2").render(_page(contents), with_images=with_images)
-    write_text(target, page)
+    write_text(target or folder.report_file, page)
+    if target is None and contents.metrics.control == "reference-model":
+        write_report(folder.reference(), with_images=with_images)
 
 
 def write_figures(folder: RunFolder, target: Path) -> list[Path]:

@@ -6,6 +6,7 @@ from typing import Any
 from ..files import read_json
 from ..results.run_folder import RunFolder
 from ..results.schema import BandResult, Cost, Difference, Effort, Expected, Metrics, Rate, Result
+from ..results.tuning_curve import Curve
 
 
 def text_tables(metrics: Metrics, flags: Sequence[str] = (), *, every_measure: bool = False) -> str:
@@ -273,6 +274,29 @@ def _part(figures: dict[str, Any]) -> str:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
+
+
+def tuning_table(curve: Curve) -> str:
+    """Return a tuning curve as a table, and the choice in words."""
+    from tabulate import tabulate
+
+    rows = [
+        {
+            **point.values,
+            "AMS": percent(point.result.training.ams),
+            "held-out AMS": percent(point.result.held_out.ams if point.result.held_out else None),
+            "excess": percent(point.result.excess),
+            "unique groups": point.result.training.groups,
+        }
+        for point in curve.points
+    ]
+    band = curve.points[0].result.band
+    behind = f" behind {' and '.join(curve.defences)}" if curve.defences else ""
+    head = f"{curve.attack} on {curve.on}{behind}, {curve.candidates:,} candidates, {curve.measure}, band {band}"
+    chosen = ", ".join(f"{key} = {value}" for key, value in curve.best().values.items())
+    table = tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True)
+    what = "excess" if curve.best().result.excess else "AMS (no held-out images)"
+    return "\n".join([head, table, f"highest {what} at {chosen}"])
 
 
 def percent(rate: Rate | Difference | None) -> str:

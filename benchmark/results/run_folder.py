@@ -5,7 +5,8 @@
     state/<unit>/state.safetensors, checkpoints/ while it is made; state/shared/ for samples that attacks share
     images/<unit>/00000.safetensors   candidates as uint8, with flags, columns and cost (local only)
     scores/<unit>.<space>.00000.parquet, .pairs.parquet, .bins.parquet
-    metrics.json, metrics.csv, costs.json, quality.json, copying.json, audit.json, evidence/, label/, report.html
+    metrics.json, metrics.csv, costs.json, quality.json, copying.json, audit.json, evidence/, label/
+    report.html                 the page, written by whoever asked for the run; not there where nobody asked for it
     tuning/<attack>.json        the curve that its settings come from (`--tuned`)
     hash.key                    secret that names training images in reports and records (keyed_names.py)
     reference/                  the same attacks on the pair's reference model, a run folder like this one
@@ -37,6 +38,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.manifest_file = path / "manifest.json"
+        self.report_file = path / "report.html"
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -7,8 +7,7 @@ import sys
 from pathlib import Path
 
 from ..errors import BadInput, UnknownName
-from ..registry import names
-from ..reports.catalogue import KINDS
+from ..registry import KINDS, names
 
 FOLDER = Path(__file__).parent / "skeletons"
 

@@ -125,31 +125,6 @@ def tune(
     return curve
 
 
-def as_text(curve: Curve) -> str:
-    """Return the curve as a table, and the choice in words."""
-    from tabulate import tabulate
-
-    from ..reports.tables import percent
-
-    rows = [
-        {
-            **point.values,
-            "AMS": percent(point.result.training.ams),
-            "held-out AMS": percent(point.result.held_out.ams if point.result.held_out else None),
-            "excess": percent(point.result.excess),
-            "unique groups": point.result.training.groups,
-        }
-        for point in curve.points
-    ]
-    band = curve.points[0].result.band
-    behind = f" behind {' and '.join(curve.defences)}" if curve.defences else ""
-    head = f"{curve.attack} on {curve.on}{behind}, {curve.candidates:,} candidates, {curve.measure}, band {band}"
-    chosen = ", ".join(f"{key} = {value}" for key, value in curve.best().values.items())
-    table = tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True)
-    what = "excess" if curve.best().result.excess else "AMS (no held-out images)"
-    return "\n".join([head, table, f"highest {what} at {chosen}"])
-
-
 class _Bench:
     """The victim with its references, ready to try attacks on."""
 

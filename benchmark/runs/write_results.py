@@ -1,4 +1,7 @@
-"""The files that a finished run holds beside its shards: metrics, costs, evidence, report."""
+"""The files that a finished run holds beside its shards: metrics, costs, evidence. Its report is not among them.
+
+A report is made from these files alone, by whoever wants one; an old one is removed, since its numbers may be others.
+"""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -57,8 +60,7 @@ def write_results(
     scorer: Scorer,
 ) -> Metrics:
     """Compute the metrics of all finished units from the stored scores and write every artefact."""
-    from ..reports.page import write_report
-
+    folder.report_file.unlink(missing_ok=True)
     metrics, strongest, varying = _compute(plan, folder, units, references)
     for name, _, _ in units:
         varying["units"][name]["float32"] = precision_check.compare(folder, name, plan.measures[0], scorer)
@@ -71,7 +73,6 @@ def write_results(
     )
     write_json(folder.path / "copying.json", _copying(plan, folder, names, references))
     _write_evidence(folder, strongest, references, plan)
-    write_report(folder, folder.path / "report.html")
     return metrics
 
 

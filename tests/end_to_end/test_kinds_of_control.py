@@ -145,7 +145,8 @@ def test_without_control_every_artefact_is_made(uncontrolled: Any, tmp_path: Pat
     assert all(figures["frechet_distance"] > 0 for figures in stored.values())
     copying = read_json(folder.path / "copying.json")
     assert copying["units"]["side.s0"]["auth_pct"] >= 0 and copying["units"]["side.s0"]["c_t"] is None
-    page = (folder.path / "report.html").read_text(encoding="utf-8")
+    write_report(folder)
+    page = folder.report_file.read_text(encoding="utf-8")
     assert "raw rates, no control" in page and "Frechet distance to pool" in page
     contents = read_contents(folder)
     assert headline(contents.metrics).tone == "open"
@@ -216,8 +217,10 @@ def test_the_reference_runs_cost_is_charged_to_no_attack(referenced: Any, uncont
 
 
 def test_reports_and_other_bands_read_both_runs(referenced: Any) -> None:
-    page = (referenced.folder.path / "report.html").read_text(encoding="utf-8")
+    write_report(referenced.folder)
+    page = referenced.folder.report_file.read_text(encoding="utf-8")
     assert "reference model AMS" in page and "Cost of the reference model" in page
+    assert "own-reference" in referenced.folder.reference().report_file.read_text(encoding="utf-8")
     contents = read_contents(referenced.folder)
     assert "than a reference model does" in headline(contents.metrics).lead
     for unit in contents.units:
@@ -428,6 +431,7 @@ def test_a_probe_above_the_limit_is_seen_everywhere(copied: Path, make_plan: Pla
     probe = read_json(folder.probe_file("side.s0"))
     write_json(folder.probe_file("side.s0"), {**probe, "share_off": 0.25, "largest": 17})
     result = runner.execute(make_plan(copied.parent))
+    write_report(result.folder)
     (flag,) = probe_flags(result.folder)
     assert flag.startswith("side.s0: 25.0 % of the pixels of 8 candidates") and "17 of 255" in flag
     assert flag in describe(str(result.folder.path)).data["metrics"]["flags"]

@@ -12,7 +12,8 @@ from sidebench.benchmark.contracts import Band
 from sidebench.benchmark.errors import BadInput, MeasureFailed, UnknownName
 from sidebench.benchmark.measures.rms import Rms
 from sidebench.benchmark.measures.zncc import Zncc
-from sidebench.benchmark.reports.catalogue import KINDS, describe, listing
+from sidebench.benchmark.registry import KINDS
+from sidebench.benchmark.reports.catalogue import describe, listing
 from sidebench.benchmark.runs import runner
 from sidebench.benchmark.runs.check_attack import NotConformant
 from sidebench.benchmark.runs.check_measure import check_measure

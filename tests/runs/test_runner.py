@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +135,20 @@ def test_no_path_or_host_in_the_stored_json(finished: Any) -> None:
         assert str(folder.parent) not in text and os.uname().nodename not in json.loads(text).values()
 
 
+@pytest.fixture
+def no_page(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Fail where the run itself imports what shows it."""
+
+    def loaded() -> list[str]:
+        return [name for name in sys.modules if name.startswith("sidebench.benchmark.reports")]
+
+    for name in loaded():
+        monkeypatch.delitem(sys.modules, name)
+    yield
+    assert not loaded()
+
+
+@pytest.mark.usefixtures("no_page")
 def test_same_plan_makes_nothing_again(copied: Path, make_plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> None:
         raise AssertionError("the model was loaded")
@@ -145,8 +159,10 @@ def test_same_plan_makes_nothing_again(copied: Path, make_plan: Plan, monkeypatc
     assert again.folder.path == copied and not again.failures
     assert result_bytes(copied) == metrics
     assert stamps(copied) == before
+    assert not again.folder.report_file.exists()  # a page of earlier numbers would be worse than none
 
 
+@pytest.mark.usefixtures("no_page")
 def test_references_are_loaded_after_generation(
     make_plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,7 +176,8 @@ def test_references_are_loaded_after_generation(
         return load(pair, progress)
 
     monkeypatch.setattr(references, "load_references", checked)
-    assert runner.execute(plan).metrics is not None
+    result = runner.execute(plan)
+    assert result.metrics is not None and not result.folder.report_file.exists()
     assert calls == ["digits"]
 
 
@@ -393,10 +410,10 @@ def test_unit_without_its_probe_does_not_stop_the_others(copied: Path, make_plan
 STEPS = 250
 CODE = """
 import dataclasses, json, sys, torch
-from sidebench.benchmark import runner
-from sidebench.benchmark.pairs import load_pair
-from sidebench.benchmark.plan import plan_run
+from sidebench.benchmark.data.pair import load_pair
 from sidebench.benchmark.protocol import SamplerSettings
+from sidebench.benchmark.runs import runner
+from sidebench.benchmark.runs.plan import plan_run
 
 torch.set_num_threads(1)
 small, out = json.loads(sys.argv[1]), sys.argv[2]

@@ -12,6 +12,7 @@ from sidebench.benchmark.data.pair import Pair, TuningBlock, load_pair
 from sidebench.benchmark.data.references import counts, load_references
 from sidebench.benchmark.errors import BadInput, BadSetting, RunConflict, TooFew, UnknownName
 from sidebench.benchmark.progress import silent
+from sidebench.benchmark.reports.tables import tuning_table
 from sidebench.benchmark.results import tuning_curve
 from sidebench.benchmark.runs import tune as tuning
 from sidebench.benchmark.runs.plan import plan_run
@@ -57,7 +58,7 @@ def test_every_point_is_tried_and_the_best_has_the_highest_excess(tmp_path: Path
     assert curve.best().result.excess.value == max(point.result.excess.value for point in curve.points)
     # Without guidance the classifier does not matter.
     assert curve.points[0].result == curve.points[2].result
-    text = tuning.as_text(curve)
+    text = tuning_table(curve)
     assert "highest excess at training_steps" in text and "unique groups" in text
 
 
@@ -121,7 +122,7 @@ def test_an_attack_is_tuned_against_a_defence(tmp_path: Path) -> None:
     assert knows.defences == ["output-noise"] and plain.defences == []
     assert len(list((tmp_path / "samples").iterdir())) == 2 * len(kept), "prepared on samples of the defended victim"
     assert {file.name for file in tmp_path.glob("*.json")} == {"side.json", "side+output-noise.json"}
-    assert "on a shadow victim behind output-noise, 8 candidates" in tuning.as_text(knows)
+    assert "on a shadow victim behind output-noise, 8 candidates" in tuning_table(knows)
     with pytest.raises(RunConflict, match=r"defences\.output-noise\.scale was 0\.5, now 0\.1"):
         tune(tmp_path, {"guidance_scale": [0.0]}, defences=behind["defences"])
     with pytest.raises(BadSetting, match="'amg', which is not run"):
@@ -158,7 +159,7 @@ def test_a_pair_without_recipe_is_tuned_on_its_block_with_candidates_of_no_run(t
     block = load_references(pair, tuning=True)
     assert curve.used.rows == sorted([*block.training.rows.tolist(), *block.held_out.rows.tolist()])
     assert curve.used.seed > 1000
-    assert "side on the tuning block, 8 candidates" in tuning.as_text(curve)
+    assert "side on the tuning block, 8 candidates" in tuning_table(curve)
 
 
 def test_a_block_too_small_for_the_measure_is_refused(tmp_path: Path) -> None:
