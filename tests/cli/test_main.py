@@ -1,0 +1,70 @@
+"""Exit codes, and what leaves with them."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from complaints import complaints
+
+from sidebench import __version__
+from sidebench.benchmark.runs import runner
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+def test_version(call: Call) -> None:
+    assert call("--version") == (0, f"{__version__}\n", "")
+
+
+def test_version_as_a_module(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "sidebench", "--version"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, __version__, "")
+
+
+def test_no_arguments_print_the_help(call: Call) -> None:
+    _, out, err = call()
+    assert "Usage:" in out + err and "\n" in (out + err).strip()
+    assert "sidebench: Usage" not in err
+
+
+def test_failing_attack_leaves_with_3(here: Path, call: Call) -> None:
+    arguments = ["--candidates", 4, "--attack", "attacks.py:Mine", "--attack", "carlini-uncond"]
+    code, out, err = call("run", "tiny.yaml", *arguments)
+    assert code == 3
+    (line,) = complaints(err)
+    assert "mine.s0" in line and "out of luck" in line
+    assert "carlini-uncond, seed 0" in out
+
+
+def test_interrupted_run_leaves_with_130_and_goes_on(here: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    make, calls = runner.make_candidates, []
+
+    def interrupted(*arguments: Any) -> Any:
+        calls.append(arguments)
+        raise KeyboardInterrupt
+
+    arguments = ("run", "tiny.yaml", "--candidates", 4, "--attack", "carlini-uncond")
+    monkeypatch.setattr(runner, "make_candidates", interrupted)
+    code, out, err = call(*arguments)
+    assert (code, out, len(calls)) == (130, "", 1)
+    (line,) = complaints(err)
+    assert line.startswith("sidebench: interrupted")
+    monkeypatch.setattr(runner, "make_candidates", make)
+    assert call(*arguments)[0] == 0
+
+
+def test_unexpected_error_leaves_with_70(here: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("the roof\nis leaking")
+
+    monkeypatch.setattr(runner, "execute", broken)
+    code, out, err = call("run", "tiny.yaml", "--candidates", 4)
+    assert (code, out) == (70, "")
+    assert "Traceback" in err
+    last = err.splitlines()[-1]
+    assert last.startswith("sidebench: unexpected RuntimeError: the roof is leaking") and "bug" in last

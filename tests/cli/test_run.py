@@ -1,0 +1,32 @@
+"""`sidebench run`: what it prints, and what it leaves."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from complaints import complaints
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+def test_run_prints_tables_or_json(here: Path, call: Call) -> None:
+    arguments = ("run", "tiny.yaml", "--candidates", 4, "--attack", "carlini-uncond", "--out", "kept")
+    code, text, err = call(*arguments)
+    assert code == 0 and not complaints(err)
+    assert "nl2c:n50:a0.5" in text and "carlini-uncond, seed 0, 4 candidates" in text and "run folder: kept/" in text
+    (folder,) = Path("kept").iterdir()
+    (folder / "report.html").unlink()  # as after a kill between the last number and the page
+    code, data, err = call(*arguments, "--json")
+    (result,) = json.loads(data)
+    assert code == 0 and not complaints(err)
+    assert "carlini-uncond" in (folder / "report.html").read_text(encoding="utf-8")
+    stored = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    assert result == {"folder": str(folder), **stored}
+
+
+def test_two_pairs_in_one_command(here: Path, call: Call) -> None:
+    second = (here / "tiny.yaml").read_text(encoding="utf-8").replace("name: tiny", "name: second")
+    (here / "second.yaml").write_text(second, encoding="utf-8")
+    options = ["--candidates", 4, "--attack", "carlini-uncond", "--json"]
+    code, data, _ = call("run", "tiny.yaml", "second.yaml", *options)
+    assert code == 0 and [result["pair"] for result in json.loads(data)] == ["tiny", "second"]
