@@ -3,10 +3,11 @@
 The public Python API is the table below; each name is imported when it is first used, because torch
 takes seconds and `sidebench --help` must not wait for it.
 
-    from sidebench import load_pair, plan_run, execute
+    from sidebench import load_pair, plan_run, execute, write_report
 
     plan = plan_run(load_pair("digits"), attacks=["carlini-uncond"], candidates=256)
     result = execute(plan)
+    write_report(result.folder)
 """
 
 import importlib
