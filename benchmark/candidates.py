@@ -14,7 +14,20 @@ if TYPE_CHECKING:
 
 
 def stream_seed(seed: int, purpose: str, number: int, stream: str) -> int:
-    """Return the 63-bit seed of one named stream (BLAKE2b of its name)."""
+    """Return the 63-bit seed of one named stream (BLAKE2b of its name).
+
+    Args:
+        seed: The run's seed.
+        purpose: What is drawn for, such as "candidate", "synthetic" or the name of a training.
+        number: Which one of that purpose: a candidate's number, a training step.
+        stream: What is drawn, such as "noise".
+
+    Examples:
+        The same on every machine; results of old runs rest on these numbers.
+
+        >>> stream_seed(0, "candidate", 3, "noise")
+        8717091650209008457
+    """
     # A hash of the name, and not `hash()`, which differs from process to process. 63 bits fit every signed integer that
     # a generator takes.
     name = f"{seed}/{purpose}/{number}/{stream}".encode()
@@ -36,6 +49,15 @@ class Candidates:
     `purpose` keeps the images that are scored ("candidate") apart from those that an attack makes
     for its own use, such as SIDE's synthetic set ("synthetic"): the same number under another purpose
     is another image.
+
+    Examples:
+        Candidate 4 draws the same, alone or among others, and another number for another purpose.
+
+        >>> several = Candidates(seed=0, numbers=range(5)).integers("cluster", 10)
+        >>> alone = Candidates(seed=0, numbers=[4]).integers("cluster", 10)
+        >>> other = Candidates(seed=0, numbers=[4], purpose="synthetic").integers("cluster", 10)
+        >>> int(several[4]), int(alone[0]), int(other[0])
+        (1, 1, 8)
     """
 
     seed: int
@@ -46,12 +68,22 @@ class Candidates:
         return len(self.numbers)
 
     def batches(self, size: int) -> Iterator["Candidates"]:
-        """Yield consecutive groups of at most `size` candidates."""
+        """Yield consecutive groups of at most `size` candidates.
+
+        Examples:
+            >>> [list(batch.numbers) for batch in Candidates(0, range(5)).batches(2)]
+            [[0, 1], [2, 3], [4]]
+        """
         for start in range(0, len(self), size):
             yield Candidates(self.seed, self.numbers[start : start + size], self.purpose)
 
     def padded(self, size: int) -> "Candidates":
-        """Return these candidates followed by repeats of the first one, `size` in all."""
+        """Return these candidates followed by repeats of the first one, `size` in all.
+
+        Examples:
+            >>> list(Candidates(0, [7, 8]).padded(4).numbers)
+            [7, 8, 7, 7]
+        """
         missing = size - len(self)
         return Candidates(self.seed, [*self.numbers, *[self.numbers[0]] * missing], self.purpose)
 

@@ -7,6 +7,7 @@ import pytest
 
 WITH_EXAMPLES = [
     "benchmark",
+    "benchmark.candidates",
     "benchmark.data",
     "benchmark.gate",
     "benchmark.measures",
