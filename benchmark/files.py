@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 
 import functools
 
+import yaml
+
+MOST_LEVELS = 64
+"""Levels of a YAML file that a user wrote."""
+
 
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file; a file that this process has hashed already is read again only if it changed."""
@@ -157,6 +162,100 @@ def read_table(path: Path) -> "pa.Table":
         return pq.ParquetFile(path.absolute(), pre_buffer=False).read(use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(path, error) from None
+
+
+def read_yaml(path: Path, what: str, kind: type[BadInput] = BadInput, *, advice: str = "") -> Any:
+    """Read a YAML file that a user wrote, with the rules of `parse_yaml`.
+
+    Args:
+        path: The file.
+        what: How messages name it, such as "policy strict.yaml".
+        kind: Class of the errors.
+        advice: What to do where the file cannot be opened.
+
+    Raises:
+        BadInput: the file cannot be opened, or breaks a rule; one line.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise kind(f"{what}: {error.strerror}{'; ' if advice else ''}{advice}") from None
+    return parse_yaml(content, what, kind)
+
+
+def parse_yaml(text: str | bytes, what: str, kind: type[BadInput] = BadInput) -> Any:
+    """Return the value that YAML text spells, of the types of `yaml.safe_load`.
+
+    Unlike there, a key that stands twice is refused (the first value would be lost without a word), and so are tags,
+    values that contain themselves, more than 64 levels, and whatever cannot be read as what it looks like, such as
+    the date 2001-99-99.
+
+    Raises:
+        BadInput: the text breaks one of these rules, or is no YAML; one line of the class `kind`.
+    """
+    try:
+        return yaml.load(text.decode() if isinstance(text, bytes) else text, _Loader)
+    except UnicodeDecodeError:
+        raise kind(f"{what} is not YAML: it is no text in UTF-8") from None
+    except _Refused as error:
+        raise kind(f"{what}, line {error.line}: {error}") from None
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:  # an escape beyond Unicode, say
+        line = getattr(getattr(error, "problem_mark", None), "line", None)
+        raise kind(f"{what} is not YAML{'' if line is None else f', line {line + 1}'}") from None
+
+
+class _Refused(yaml.YAMLError):
+    """A rule of `parse_yaml` is broken."""
+
+    def __init__(self, message: str, place: yaml.Event | yaml.Node) -> None:
+        super().__init__(message)
+        self.line = place.start_mark.line + 1
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML with the rules of `parse_yaml`, all checked while the text is read, before aliases are followed."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._open: list[str | None] = []
+        """Anchors of the nodes that the reader is inside of, None for a node without one."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent):
+            if event.anchor in self._open:
+                raise _Refused(f"*{event.anchor} contains itself", event)
+        elif event.tag is not None:
+            raise _Refused("a tag (!...) is not read here", event)
+        if len(self._open) >= MOST_LEVELS:
+            raise _Refused(f"nested deeper than {MOST_LEVELS} levels", event)
+        self._open.append(None if isinstance(event, yaml.AliasEvent) else event.anchor)
+        node = super().compose_node(parent, index)
+        self._open.pop()
+        return node
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        lines: dict[Any, int] = {}
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                name = key.value if key.tag.endswith(":merge") else self.construct_object(key)
+                if name in lines:
+                    raise _Refused(f"{key.value} stands twice, the first time in line {lines[name]}", key)
+                lines[name] = key.start_mark.line + 1
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            value = super().construct_object(node, deep)
+            if isinstance(value, int | str):
+                str(value).encode()  # a number of 5,000 digits, or half a character, would fail far from here
+            return value
+        except (ValueError, OverflowError):
+            looks = {"int": "a number", "float": "a number", "timestamp": "a date"}
+            kind = looks.get(node.tag.rpartition(":")[2], "text")
+            shown = node.value if len(node.value) <= 40 else f"{node.value[:37]}..."
+            raise _Refused(f"{shown!r} cannot be read as {kind}; put text in quotes", node) from None
 
 
 def short_hash(content: Any) -> str:

@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from ..contracts import Settings
 from ..errors import BadPair, UnknownName
+from ..files import read_yaml
 from ..protocol import SamplerSettings
 
 FOLDER = Path(__file__).parent / "pairs"
@@ -345,12 +346,7 @@ def write_pair(pair: Pair, path: Path) -> None:
 
 
 def _read(path: Path) -> Pair:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        line = getattr(getattr(error, "problem_mark", None), "line", None)
-        where = "" if line is None else f", line {line + 1}"
-        raise BadPair(f"pair file {path.name} is not YAML{where}") from None
+    content = read_yaml(path, f"pair file {path.name}", BadPair)
     if not isinstance(content, dict):
         raise BadPair(f"pair file {path.name} holds no settings")
     try:

@@ -4,11 +4,11 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ..contracts import Settings
 from ..errors import BadInput, BadPolicy
+from ..files import read_yaml
 from ..stats.thresholds import MIN_HITS
 
 FOLDER = Path(__file__).parent / "policies"
@@ -123,16 +123,6 @@ class Policy(Settings):
         return self.threshold.most + self.budget.candidates
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe YAML in which a key that stands twice is an error: the first limit would be lost without a word."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        if twice := next((key for number, key in enumerate(keys) if key in keys[:number]), None):
-            raise BadPolicy(f"{twice} stands twice, line {node.start_mark.line + 1} and after")
-        return super().construct_mapping(node, deep)
-
-
 def policy_names() -> list[str]:
     """Return the names of the policies that ship with sidebench."""
     return sorted(file.stem for file in FOLDER.glob("*.yaml"))
@@ -145,18 +135,8 @@ def load_policy(name: str | Path) -> Policy:
         BadPolicy: the file is missing, is not YAML, or has an unknown key or impossible value.
     """
     path = FOLDER / f"{name}.yaml" if str(name) in policy_names() else Path(name)
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except BadPolicy as error:
-        raise BadPolicy(f"policy {path.name}: {error}") from None
-    except OSError as error:
-        shipped = ", ".join(policy_names())
-        raise BadPolicy(
-            f"policy {path}: {error.strerror}; give a file, or a policy that ships with sidebench: {shipped}"
-        ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        line = getattr(getattr(error, "problem_mark", None), "line", None)
-        raise BadPolicy(f"policy {path.name} is not YAML{'' if line is None else f', line {line + 1}'}") from None
+    advice = f"give a file, or a policy that ships with sidebench: {', '.join(policy_names())}"
+    content = read_yaml(path, f"policy {path.name}", BadPolicy, advice=advice)
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise BadPolicy(f"policy {path.name} holds no settings; {FOLDER / 'example.yaml'} shows them")
     try:

@@ -225,3 +225,18 @@ def test_other_weights_and_pickles_are_refused(own: Path) -> None:
     weights.rename(weights.with_suffix(".bin"))
     with pytest.raises(UnsafeFile, match="only pickled weights"):
         plan_run(load_pair(str(own)), candidates=5, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("control: none\n", "control stands twice, the first time in line"),
+        ("attacks: {side: {settings: {blocks: &b [*b]}}}\n", r"\*b contains itself"),
+        ("when: 2001-99-99\n", "'2001-99-99' cannot be read as a date"),
+    ],
+)
+def test_a_pair_file_is_strict_yaml(tmp_path: Path, more: str, message: str) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text((FOLDER / "digits.yaml").read_text(encoding="utf-8") + more, encoding="utf-8")
+    with pytest.raises(BadPair, match=rf"^pair file own\.yaml, line \d+: {message}"):
+        load_pair(str(file))
