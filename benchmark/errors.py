@@ -5,6 +5,10 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 def printable(text: str) -> str:
@@ -97,6 +101,32 @@ class AttackFailed(SidebenchError):
     """An attack raised, or returned something that its contract does not allow."""
 
     exit_code = 3
+
+
+class Problem(NamedTuple):
+    """What is wrong with one value that pydantic refused."""
+
+    key: str
+    """Where it stands, such as `limits.excess`; empty for a rule about several values together."""
+    message: str
+    given: Any
+    unknown: bool
+    """There is no such key."""
+
+    def of(self, what: str) -> str:
+        """Return the problem as one line about `what`, a file for instance."""
+        return f"{what}, {self.key}: {self.message}" if self.key else f"{what}: {self.message}"
+
+
+def first_problem(error: "ValidationError") -> Problem:
+    """Return the first thing that pydantic refused.
+
+    A key that nobody knows comes first: a mistyped one is also the reason why another is missing.
+    """
+    first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
+    key = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    return Problem(key, message, first["input"], first["type"] == "extra_forbidden")
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from .contracts import Attack, Defence, Measure
-from .errors import BadInput, BadSetting, UnknownName
+from .errors import BadInput, BadSetting, UnknownName, first_problem
 
 Kind = Literal["attack", "defence", "measure"]
 KINDS: dict[str, Kind] = {"attacks": "attack", "defences": "defence", "measures": "measure"}
@@ -133,13 +133,12 @@ def check_settings(schema: Any, settings: dict[str, Any], owner: str) -> Any:
     try:
         return schema(**settings)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            raise UnknownName(f"setting of {owner}", key, schema.model_fields) from None
-        if not key:  # a rule about several settings together
-            raise BadSetting(f"{owner}: {first['msg'].removeprefix('Value error, ')}") from None
-        raise BadSetting(f"{owner}.{key} = {first['input']!r}: {first['msg']}") from None
+        found = first_problem(error)
+        if found.unknown:
+            raise UnknownName(f"setting of {owner}", found.key, schema.model_fields) from None
+        if not found.key:  # a rule about several settings together
+            raise BadSetting(f"{owner}: {found.message}") from None
+        raise BadSetting(f"{owner}.{found.key} = {found.given!r}: {found.message}") from None
 
 
 def make_measure(measure_id: str) -> Measure:

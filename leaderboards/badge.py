@@ -11,7 +11,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ..benchmark.errors import BadRecord
+from ..benchmark.errors import BadRecord, first_problem
 
 SUFFIX = ".checked.json"
 
@@ -80,9 +80,7 @@ def read_checked(record: Path, sha256: str) -> Checked | None:
     try:
         found = Checked.model_validate(json.loads(file.read_text(encoding="utf-8")))
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise BadRecord(f"{file.name}, {key}: {first['msg']}") from None
+        raise BadRecord(first_problem(error).of(file.name)) from None
     except (OSError, ValueError, RecursionError) as error:
         raise BadRecord(f"{file.name} cannot be read: {error}") from None
     if found.record != sha256:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ..benchmark.errors import BadRecord
+from ..benchmark.errors import BadRecord, first_problem
 from ..benchmark.protocol import CONFIDENCE
 from ..benchmark.results.schema import Difference, Result
 from ..benchmark.stats.comparison import AttackHits, excess_of
@@ -82,9 +82,7 @@ def parse_record(content: Any, name: str) -> Record:
     try:
         record = Record.model_validate(content)
     except ValidationError as error:
-        found = error.errors()[0]
-        key = ".".join(str(part) for part in found["loc"])
-        raise BadRecord(f"{name}, {key}: {found['msg']}") from None
+        raise BadRecord(first_problem(error).of(name)) from None
     return record if first == SCHEMA else _with_ends_again(record)
 
 

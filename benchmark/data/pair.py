@@ -10,7 +10,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from ..contracts import Settings
-from ..errors import BadPair, UnknownName
+from ..errors import BadPair, UnknownName, first_problem
 from ..files import read_yaml
 from ..protocol import SamplerSettings
 
@@ -354,12 +354,9 @@ def _read(path: Path) -> Pair:
     except (ValidationError, TypeError) as error:
         if isinstance(error, TypeError):
             raise BadPair(f"pair file {path.name}: keys must be names") from None
-        # A key that nobody knows comes first: a mistyped one is also the reason why another is missing.
-        first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
-        key = ".".join(str(part) for part in first["loc"])
-        where = f"pair file {path.name}, {key}" if key else f"pair file {path.name}"
-        message = "no such key" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
-        raise BadPair(f"{where}: {message}") from None
+        found = first_problem(error)
+        shown = found._replace(message="no such key") if found.unknown else found
+        raise BadPair(shown.of(f"pair file {path.name}")) from None
 
 
 def _resolve(pair: Pair, folder: Path) -> Pair:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ..contracts import Settings
-from ..errors import BadInput, BadPolicy
+from ..errors import BadInput, BadPolicy, first_problem
 from ..files import read_yaml
 from ..stats.thresholds import MIN_HITS
 
@@ -142,10 +142,7 @@ def load_policy(name: str | Path) -> Policy:
     try:
         return Policy(**content)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
-        raise BadPolicy(f"policy {path.name}, {key or 'policy'}: {message}") from None
+        raise BadPolicy(first_problem(error).of(f"policy {path.name}")) from None
 
 
 def check_baseline_rule(policy: Policy, *, baseline: bool) -> None:

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..candidates import generator
 from ..contracts import Measure, Side
-from ..errors import BadInput, CorruptRun, TooFew
+from ..errors import BadInput, CorruptRun, TooFew, first_problem
 from ..files import read_json, read_state, write_json, write_text
 from ..measures.shard_scores import SIDES
 from ..protocol import CONFIDENCE
@@ -381,9 +381,8 @@ def _read_answers(folder: RunFolder, key: Key) -> Answers:
 
 def _first(error: ValidationError, file: str) -> str:
     """Say in one line what is wrong with the first bad field."""
-    first = error.errors()[0]
-    name = ".".join(str(part) for part in first["loc"])
-    return f"{file}, {name[:80]}: {first['msg']}, was {str(first['input'])[:40]!r}"
+    found = first_problem(error)
+    return f"{found._replace(key=found.key[:80]).of(file)}, was {str(found.given)[:40]!r}"
 
 
 # ---- Precision --------------------------------------------------------------------------------------
