@@ -442,7 +442,10 @@ class Defence(ABC):
 
 @dataclass(frozen=True)
 class Band:
-    """A range of scores. Distances use (low, high], the first band also its lower end; similarities [low, high)."""
+    """A range of scores. Distances use (low, high], the first band also its lower end; similarities [low, high).
+
+    Edges are compared as float32, like scores: `measures/hits.py` says why.
+    """
 
     name: str
     low: float

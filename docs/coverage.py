@@ -80,7 +80,7 @@ def calibration_simulated(q: float, leak: float, reach: float, n: int) -> float:
         even = calibrates(np.arange(2 * n))
         threshold = calibrate(sides[1].scores[even], sides[1].groups[even], q, distance=True)
         rest = [Matches(side.scores[~even], side.groups[~even], side.total) for side in sides]
-        low, high = evaluate(threshold, *rest, distance=True).excess.interval
+        low, high = evaluate(threshold, *rest, within=np.less_equal).excess.interval
         held += low <= truth <= high
     return held / DRAWS
 

@@ -17,6 +17,7 @@ from tabulate import tabulate
 
 from sidebench.benchmark.contracts import Side
 from sidebench.benchmark.files import read_json, read_table
+from sidebench.benchmark.measures.hits import in_band
 from sidebench.benchmark.registry import make_measure
 from sidebench.benchmark.results.run_folder import RunFolder, read_run, shard_count
 from sidebench.benchmark.results.schema import load_metrics
@@ -155,7 +156,7 @@ def hits(folder: RunFolder) -> dict[str, dict[Side, np.ndarray]]:
         scores = UnitScores(read_all_scores(folder, unit, measure.space, shards), [measure])
         counts = found[result.attack] = {side: np.zeros(len(own), int) for side, own in groups.items()}
         for side in groups:
-            near = scores.best_scores[measure.id, side] <= measure.bands[0].high
+            near = in_band(scores.best_scores[measure.id, side], measure.bands[0], measure)
             np.add.at(counts[side], scores.best_ids[side][near], 1)
     return found
 

@@ -171,7 +171,7 @@ def _compare(stored: UnitScores, again: UnitScores, numbers: np.ndarray, measure
         now = again.best_scores[measure.id, side]
         gap = np.nan_to_num(np.abs(before - now), nan=1.0)
         gap[np.isnan(before) & np.isnan(now)] = 0.0
-        hits = [in_band(scores, measure.bands[0], distance=measure.distance) for scores in (before, now)]
+        hits = [in_band(scores, measure.bands[0], measure) for scores in (before, now)]
         agree &= (gap <= TOLERANCE) & (hits[0] == hits[1])
         largest = max(largest, float(gap.max()))
     return int(agree.sum()), largest

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..benchmark.data.pair import Pair, load_pair, pair_names
 from ..benchmark.errors import SidebenchError
-from ..benchmark.measures.hits import cumulative_bands
+from ..benchmark.measures.hits import all_bands
 from ..benchmark.measures.shard_scores import SIDES
 from ..benchmark.registry import make_measure
 from .check_numbers import Found
@@ -84,7 +84,7 @@ def results(record: Record) -> Found:
         except SidebenchError as error:
             yield f"{field}.measure", str(error)
             continue
-        bands = [*measure.bands, *cumulative_bands(measure.bands, distance=measure.distance)]
+        bands = all_bands(measure)
         if [(band.band, band.low, band.high) for band in result.bands] != [tuple(vars(b).values()) for b in bands]:
             yield f"{field}.bands", f"are not the bands of {measure.id}"
         if (result.richness is not None) != (result.measure == record.measure):

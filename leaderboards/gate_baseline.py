@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from ..benchmark.contracts import Attack, Measure
+from ..benchmark.contracts import Attack, Band, Measure
 from ..benchmark.errors import BadInput
 from ..benchmark.gate.baseline import Baseline, RunBaseline
 from ..benchmark.gate.source import settings_difference
+from ..benchmark.measures.hits import far_edge
 from .make_records import file_hash
 from .read_records import read_record
 from .record import Record, pooled_hits
@@ -66,7 +67,7 @@ class RecordBaseline(Baseline):
     def _check(self, seed: int, measure: Measure, tau: float | None) -> None:
         """Refuse any threshold but the edge at which the record says what was hit."""
         band = self.record.headline(seed).bands[0]
-        edge = band.high if measure.distance else band.low
+        edge = far_edge(Band(band.band, band.low, band.high), measure)
         if tau != edge:
             asked = "a calibrated threshold" if tau is None else f"{tau:g}"
             raise BadInput(

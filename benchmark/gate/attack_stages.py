@@ -170,7 +170,7 @@ class Stages:
         """Bring the attack's claims up to its last shard."""
         found = joined([shard for shard in line.shards if shard.numbers[0] >= line.calibrated_on])
         sizes = (len(np.unique(self.positions[0])), len(np.unique(self.positions[1])))
-        line.found = tested(found, line.tau, sizes, distance=self.source.measure.distance)
+        line.found = tested(found, line.tau, sizes, self.source.measure)
         rule = self.policy.threshold.calibrate
         background = None if rule is None else rule.rate
         baseline = None if line.yardstick is None else line.yardstick.signs(line.tau)

@@ -10,10 +10,11 @@ import numpy as np
 from ..contracts import Attack, Measure
 from ..errors import BadInput, CorruptRun, UnknownName
 from ..files import difference, read_json, read_table, short_hash
+from ..measures import hits
+from ..measures.shard_scores import SIDES
 from ..results.run_folder import RunFolder, read_run
 from ..results.score_files import read_scores
 from ..results.unit_scores import stored_groups
-from ..stats.thresholds import hits_at
 from .source import GATE_MANIFEST, GateFolder, settings_difference
 
 
@@ -97,10 +98,8 @@ class RunBaseline(Baseline):
         unit = f"{attack.name}.s{seed}"
         while self._scored(unit, measure, len(parts)):
             scores = read_scores(self.folder, unit, measure.space, len(parts))
-            ours, theirs = (
-                hits_at(scores.best_scores(measure, side), tau, distance=measure.distance)
-                for side in ("training", "held_out")
-            )
+            best = (scores.best_scores(measure, side) for side in SIDES)
+            ours, theirs = (hits.within(own, tau, measure) for own in best)
             parts.append(ours.astype(np.int8) - theirs.astype(np.int8))
         return np.concatenate(parts)
 

@@ -15,11 +15,11 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from ..contracts import Measure, Model
 from ..data.references import ImageSet, References
+from ..measures import hits
 from ..measures.control_check import overlaps, two_sample
 from ..measures.detector_audit import audit
 from ..measures.image_quality import frechet_distance, real_images
 from ..sampling.sampler import quantise
-from ..stats.thresholds import hits_at
 from .sequential import count, p_above
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def check_detector(references: References, measure: Measure, scorer: "Scorer", t
     judged = audit(references, [measure], scorer, SEED, COPIES, kinds=("identical", "noise"))
     found = judged["measures"][measure.id]
     thresholds = np.asarray(found["thresholds"])
-    within = np.flatnonzero(thresholds <= tau if measure.distance else thresholds >= tau)
+    within = np.flatnonzero(hits.within(thresholds, tau, measure))
     if not len(within):
         return GateCheck("detector", False, f"the threshold {tau:.4g} is stricter than any that the audit looks at")
     place = within[-1]  # the grid is sorted strictest first
@@ -148,9 +148,9 @@ def check_model_path(model: Model, references: References, measure: Measure, sco
         decoded = model.decode(model.encode(images.to(model.device))).float().cpu()
     nan = ~torch.isfinite(decoded.flatten(1)).all(1).numpy()
     scores = scorer.score(quantise(decoded), rows, nan, measure.space)
-    hits = hits_at(scores.best_scores(measure, "training"), tau, distance=measure.distance)
+    found = hits.within(scores.best_scores(measure, "training"), tau, measure)
     groups = references.training.groups
-    share = float((hits & (groups[scores.best_ids("training")] == groups[rows])).mean())
+    share = float((found & (groups[scores.best_ids("training")] == groups[rows])).mean())
     said = f"{share:.0%} of known training images are found after the model's own decoding"
     return GateCheck("model path", share >= FOUND, said)
 
@@ -182,9 +182,9 @@ def check_hidden(
 def _signs(images: Tensor, references: References, measure: Measure, scorer: "Scorer", tau: float) -> np.ndarray:
     """Return z (N,) at threshold tau: training hit minus held-out hit, the latter 0 where there are no such images."""
     scores = scorer.score_finite(images, measure.space)
-    z = hits_at(scores.best_scores(measure, "training"), tau, distance=measure.distance).astype(np.int8)
+    z = hits.within(scores.best_scores(measure, "training"), tau, measure).astype(np.int8)
     if len(references.held_out):
-        z -= hits_at(scores.best_scores(measure, "held_out"), tau, distance=measure.distance)
+        z -= hits.within(scores.best_scores(measure, "held_out"), tau, measure)
     return z
 
 

@@ -11,10 +11,10 @@ from typing import NamedTuple
 import numpy as np
 
 from ..contracts import Measure
+from ..measures import hits
 from ..measures.shard_scores import SIDES, ShardScores
 from ..stats.comparison import AttackHits, excess_of, holm
 from ..stats.intervals import Interval
-from ..stats.thresholds import hits_at
 from .policy import Limits
 from .sequential import (
     WEIGHTS,
@@ -164,9 +164,9 @@ def joined(parts: Sequence[Matched]) -> Matched:
     return Matched(*(np.concatenate(columns) for columns in zip(nothing, *parts, strict=True)))
 
 
-def tested(found: Matched, tau: float, sizes: tuple[int, int], *, distance: bool) -> Tested:
+def tested(found: Matched, tau: float, sizes: tuple[int, int], measure: Measure) -> Tested:
     """Return what these candidates hit at the threshold tau."""
-    ours, theirs = (hits_at(scores, tau, distance=distance) for scores in (found.training, found.held_out))
+    ours, theirs = (hits.within(scores, tau, measure) for scores in (found.training, found.held_out))
     return Tested(found.numbers, ours, theirs, found.groups, found.held_out_groups, sizes)
 
 

@@ -7,22 +7,22 @@ similarities [low, high); the closest band has no near edge. NaN lies in no band
 import numpy as np
 
 from ..contracts import Band
-from .hits import in_band
+from .hits import Directed, in_band
 
 
-def ams_count(best_scores: np.ndarray, band: Band, *, distance: bool) -> int:
+def ams_count(best_scores: np.ndarray, band: Band, measure: Directed) -> int:
     """Count the candidates whose best match lies in the band: AMS times N_G."""
-    return int(in_band(best_scores, band, distance=distance).sum())
+    return int(in_band(best_scores, band, measure).sum())
 
 
 def ums_frequencies(
-    pair_ids: np.ndarray, pair_scores: np.ndarray, band: Band, references: int, *, distance: bool
+    pair_ids: np.ndarray, pair_scores: np.ndarray, band: Band, references: int, measure: Directed
 ) -> np.ndarray:
     """Count for each reference the candidates that have it in the band; every in-band pair counts.
 
     The number of non-zero entries is UMS times N_G; it may exceed AMS times N_G.
     """
-    inside = in_band(pair_scores, band, distance=distance)
+    inside = in_band(pair_scores, band, measure)
     return np.bincount(pair_ids[inside], minlength=references)
 
 
@@ -38,13 +38,13 @@ def found_at_once(pair_rows: np.ndarray) -> float:
 
 
 def best_frequencies(
-    best_ids: np.ndarray, best_scores: np.ndarray, band: Band, references: int, *, distance: bool
+    best_ids: np.ndarray, best_scores: np.ndarray, band: Band, references: int, measure: Directed
 ) -> np.ndarray:
     """Count for each reference the candidates whose best match it is, within the band.
 
     The number of non-zero entries is `ums_best` times N_G; the sum is AMS times N_G.
     """
-    inside = in_band(best_scores, band, distance=distance)
+    inside = in_band(best_scores, band, measure)
     return np.bincount(best_ids[inside], minlength=references)
 
 
@@ -54,7 +54,7 @@ def by_group(frequencies: np.ndarray, groups: np.ndarray) -> np.ndarray:
     return np.bincount(position, weights=frequencies, minlength=position.max(initial=-1) + 1).astype(np.int64)
 
 
-def percentile_of_best(best_scores: np.ndarray, *, distance: bool, q: float = 95.0) -> float | None:
+def percentile_of_best(best_scores: np.ndarray, measure: Directed, q: float = 95.0) -> float | None:
     """Return the best-match score that q percent of the valid candidates stay short of.
 
     For a distance that is the (100 - q)th percentile: smaller means closer. None without valid candidates.
@@ -62,5 +62,5 @@ def percentile_of_best(best_scores: np.ndarray, *, distance: bool, q: float = 95
     valid = best_scores[~np.isnan(best_scores)]
     if not len(valid):
         return None
-    found = float(np.percentile(valid, 100 - q if distance else q))
+    found = float(np.percentile(valid, 100 - q if measure.distance else q))
     return found if np.isfinite(found) else None

@@ -17,6 +17,7 @@ from ..candidates import generator
 from ..contracts import Measure
 from ..protocol import CONFIDENCE
 from ..stats.intervals import wilson
+from . import hits
 
 if TYPE_CHECKING:
     import torch
@@ -244,10 +245,10 @@ def _by_threshold(
     edges = _edges(measure, all_scores)
     thresholds = _grid(measure, edges, all_scores)
     found: dict[str, Any] = {"distance": measure.distance, "thresholds": thresholds, "edges": edges}
-    found["bands"] = [{"band": b.name, "edge": b.high if measure.distance else b.low} for b in measure.bands]
+    found["bands"] = [{"band": b.name, "edge": hits.far_edge(b, measure)} for b in measure.bands]
     found["copies"] = []
     for change, (scores, ids) in zip(listed, copies, strict=True):
-        within = _within(scores[measure.id], thresholds, measure.distance)
+        within = _within(scores[measure.id], thresholds, measure)
         found["copies"].append(
             {
                 "kind": change.kind,
@@ -260,7 +261,7 @@ def _by_threshold(
         )
     found["non_copies"] = None
     if outside is not None:
-        within = _within(outside[0][measure.id], thresholds, measure.distance)
+        within = _within(outside[0][measure.id], thresholds, measure)
         found["non_copies"] = {"n": within.shape[1], "any": _counted(within)}
     found["table"] = _compact(found)
     return found
@@ -280,11 +281,9 @@ def _compact(found: dict[str, Any]) -> list[dict[str, Any]]:
     return entries
 
 
-def _within(scores: np.ndarray, thresholds: Sequence[float], distance: bool) -> np.ndarray:
-    """Return thresholds x images; NaN is within none. Scores are float32, so the edges are rounded to it."""
-    edges = np.asarray(thresholds, dtype=np.float32)[:, None]
-    inside: np.ndarray = scores <= edges if distance else scores >= edges
-    return inside
+def _within(scores: np.ndarray, thresholds: Sequence[float], measure: Measure) -> np.ndarray:
+    """Return thresholds x images; NaN is within none."""
+    return hits.within(scores, np.asarray(thresholds)[:, None], measure)
 
 
 def _counted(within: np.ndarray) -> dict[str, list[float]]:
@@ -314,7 +313,7 @@ def _reach(measure: Measure, scores: np.ndarray) -> tuple[float, float]:
 def _edges(measure: Measure, scores: np.ndarray) -> list[float]:
     """Return the band edges, closest first; without bands a quarter, half and the whole of the range."""
     if measure.bands:
-        return [float(band.high if measure.distance else band.low) for band in measure.bands]
+        return [hits.far_edge(band, measure) for band in measure.bands]
     near, far = _reach(measure, scores)
     steps = max(1, round(abs(far - near) / measure.bin_width))
     sign = 1 if far > near else -1

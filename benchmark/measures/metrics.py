@@ -69,7 +69,7 @@ class AverageMemorizationScore(Metric):
             BadInput: the scores are not a row of numbers.
         """
         scores = _row(best_scores, "scores")
-        self.hits += ams_count(scores, self.band, distance=self.distance)
+        self.hits += ams_count(scores, self.band, self)
         self.candidates += len(scores)
 
     def compute(self) -> Tensor:
@@ -147,7 +147,7 @@ class UniqueMemorizationScore(_UniqueScore):
             BadInput: numbers and scores do not fit each other, or there is no image of this number.
         """
         ids, scores = self._matches(pair_ids, pair_scores)
-        self._add(ums_frequencies(ids, scores, self.band, self.references, distance=self.distance), candidates)
+        self._add(ums_frequencies(ids, scores, self.band, self.references, self), candidates)
 
 
 class UniqueBestMatchScore(_UniqueScore):
@@ -179,7 +179,7 @@ class UniqueBestMatchScore(_UniqueScore):
             BadInput: numbers and scores do not fit each other, or there is no image of this number.
         """
         ids, scores = self._matches(best_ids, best_scores)
-        self._add(best_frequencies(ids, scores, self.band, self.references, distance=self.distance), len(ids))
+        self._add(best_frequencies(ids, scores, self.band, self.references, self), len(ids))
 
 
 def _row(values: Tensor, what: str) -> np.ndarray:

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..contracts import Measure, Neighbours, Side
 from ..errors import MeasureFailed, blaming
+from .hits import within
 
 SIDES: tuple[Side, Side] = ("training", "held_out")
 
@@ -86,10 +87,8 @@ class ShardScores:
         scores = np.empty(len(pairs.rows), dtype=np.float32)
         for rows, places in _alike(pairs.rows, len(self.candidates)):
             own = {name: _take(found, rows) for name, found in self.neighbours.items()}
-            values = _scored(measure, pairs.distances[places], own, side)
-            scores = scores.astype(values.dtype, copy=False)
-            scores[places] = values
-        keep = scores <= measure.floor if measure.distance else scores >= measure.floor
+            scores[places] = _scored(measure, pairs.distances[places], own, side)
+        keep = within(scores, measure.floor, measure)
         return pairs.rows[keep], pairs.ids[keep], scores[keep]
 
 
@@ -111,11 +110,11 @@ def _alike(rows: np.ndarray, candidates: int) -> Iterator[tuple[np.ndarray, np.n
 
 
 def _scored(measure: Measure, distances: np.ndarray, neighbours: dict[Side, Neighbours], side: Side) -> np.ndarray:
-    """Call `scores` and check what a plug-in returned."""
+    """Call `scores` and check what a plug-in returned; whatever type it was, scores are float32 from here on."""
     with blaming(f"measure {measure.id}", MeasureFailed):
         found = measure.scores(distances, neighbours["training"], neighbours["held_out"], side)
     _check_numbers(measure, "scores", found, distances.shape)
-    return found
+    return found.astype(np.float32, copy=False)
 
 
 def radius_of(measure: Measure, training: Neighbours, held_out: Neighbours, side: Side) -> np.ndarray:

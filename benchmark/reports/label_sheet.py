@@ -20,6 +20,7 @@ from ..candidates import generator
 from ..contracts import Measure, Side
 from ..errors import BadInput, CorruptRun, TooFew, first_problem
 from ..files import read_json, read_state, write_json, write_text
+from ..measures import hits
 from ..measures.shard_scores import SIDES
 from ..protocol import CONFIDENCE
 from ..registry import make_measure
@@ -115,7 +116,7 @@ def make_sheet(
     drawn: list[tuple[Item, np.ndarray, np.ndarray]] = []
     for side in references.groups():
         matches = _matches(folder, manifest, measure, side)
-        chosen = _draw(matches, _strata(matches.score, cuts, measure.distance), pairs_per_set, seed, side)
+        chosen = _draw(matches, _strata(matches.score, cuts, measure), pairs_per_set, seed, side)
         drawn += _with_images(folder, references, matches, chosen, side)
     order = _permutation(len(drawn), seed, "order")
     items = {f"{place:04d}": drawn[i] for place, i in enumerate(order.tolist(), start=1)}
@@ -165,7 +166,7 @@ def precision(folder: RunFolder) -> dict[str, Any]:
             "answered": len(given),
             "unsure": sum(answer == "unsure" for answer in given.values()),
             "by_threshold": [
-                _precision_within(mine, given, weights, threshold, measure.distance) for threshold in key.thresholds
+                _precision_within(mine, given, weights, threshold, measure) for threshold in key.thresholds
             ],
         }
     return {"measure": key.measure, "distance": measure.distance, "sheet": key.sheet, "sets": sets}
@@ -223,9 +224,9 @@ def _cuts(measure: Measure) -> list[float]:
     """Return the upper ends of the strata, closest first: equal parts of the stored range, and band edges."""
     if not np.isfinite(measure.floor):
         raise BadInput(f"measure {measure.id} stores no range of scores, so there is nothing to stratify by")
-    near = 0.0 if measure.distance else 1.0
+    near = hits.closest(measure)
     cuts = {round(near + (measure.floor - near) * part / STRATA, 9) for part in range(1, STRATA + 1)}
-    cuts |= {float(band.high if measure.distance else band.low) for band in measure.bands}
+    cuts |= {hits.far_edge(band, measure) for band in measure.bands}
     return sorted(cuts, reverse=not measure.distance)
 
 
@@ -247,14 +248,10 @@ def _matches(folder: RunFolder, manifest: dict[str, Any], measure: Measure, side
     return _Matches(units, *(np.concatenate(parts) for parts in columns))
 
 
-def _strata(scores: np.ndarray, cuts: Sequence[float], distance: bool) -> np.ndarray:
+def _strata(scores: np.ndarray, cuts: Sequence[float], measure: Measure) -> np.ndarray:
     """Return each score's stratum: the first cut that it is within, or the number of cuts."""
-    edges = np.asarray(cuts, dtype=np.float32)
-    if distance:
-        found: np.ndarray = np.searchsorted(edges, scores.astype(np.float32), side="left")
-    else:
-        found = np.searchsorted(-edges, -scores.astype(np.float32), side="left")
-    return found
+    strata: np.ndarray = (~hits.within(scores, np.asarray(cuts)[:, None], measure)).sum(axis=0)
+    return strata
 
 
 def _draw(matches: _Matches, strata: np.ndarray, most: int, seed: int, side: Side) -> list[tuple[int, int, float]]:
@@ -399,11 +396,11 @@ def _reweighted(items: dict[str, Item], given: dict[str, Answer]) -> dict[str, f
 
 
 def _precision_within(
-    items: dict[str, Item], given: dict[str, Answer], weights: dict[str, float], threshold: float, distance: bool
+    items: dict[str, Item], given: dict[str, Answer], weights: dict[str, float], threshold: float, measure: Measure
 ) -> dict[str, Any]:
     """Return the figures of one set at one threshold."""
-    edge = float(np.float32(threshold))  # scores are float32
-    inside = [name for name in given if (items[name].score <= edge if distance else items[name].score >= edge)]
+    near = hits.within(np.array([items[name].score for name in given]), threshold, measure)
+    inside = [name for name, hit in zip(given, near, strict=True) if hit]
     total: dict[str, float] = dict.fromkeys(("copy", "not a copy", "unsure"), 0.0)
     for name in inside:
         total[given[name]] += weights[name]

@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..contracts import Band, Measure
+from ..contracts import Measure
+from ..measures import hits
 from ..protocol import CONFIDENCE
 from ..results.rates import attack_hits, side_result
 from ..results.schema import Rate
@@ -31,13 +32,13 @@ class Curves(NamedTuple):
 def by_threshold(measure: Measure, scores: UnitScores, groups: Groups, reference: UnitScores | None = None) -> Curves:
     """Return AMS, UMS and excess of a unit for thresholds on the stored bins; arguments as in `measure_result`."""
     thresholds = _grid(measure, scores)
-    bands = [_within(measure, threshold) for threshold in thresholds]
-    hits = [attack_hits(measure, band, scores, groups, reference) for band in bands]
+    bands = [hits.band_to(threshold, measure) for threshold in thresholds]
+    found_hits = [attack_hits(measure, band, scores, groups, reference) for band in bands]
     found = {side: [side_result(measure, band, scores, groups, side) for band in bands] for side in groups}
     sides = {str(side): results for side, results in found.items()}
     if reference is not None:
         sides["reference"] = [side_result(measure, band, reference, groups, "training") for band in bands]
-    excess = [excess_of(hit, CONFIDENCE) for hit in hits if hit.controlled]
+    excess = [excess_of(hit, CONFIDENCE) for hit in found_hits if hit.controlled]
     return Curves(
         thresholds,
         ams={side: _rows([result.ams for result in results]) for side, results in sides.items()},
@@ -46,14 +47,9 @@ def by_threshold(measure: Measure, scores: UnitScores, groups: Groups, reference
     )
 
 
-def _within(measure: Measure, threshold: float) -> Band:
-    """Return the band of all scores at least as close as the threshold."""
-    return Band("", 0.0, threshold) if measure.distance else Band("", threshold, 1.0)
-
-
 def _grid(measure: Measure, scores: UnitScores) -> list[float]:
     """Return multiples of the stored bins from the closest score to the floor, or to the farthest best match."""
-    near, far = (0.0, measure.floor) if measure.distance else (1.0, measure.floor)
+    near, far = hits.closest(measure), measure.floor
     if not np.isfinite(far):
         best = scores.best_scores[measure.id, "training"]
         finite = best[np.isfinite(best)]

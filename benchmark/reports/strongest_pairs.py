@@ -76,13 +76,11 @@ def _found(measure: Measure, scores: UnitScores, references: int) -> np.ndarray:
     if not measure.bands:
         return np.zeros(references, dtype=np.int64)
     best = scores.best_scores[measure.id, "training"]
-    return ams_ums.best_frequencies(
-        scores.best_ids["training"], best, measure.bands[0], references, distance=measure.distance
-    )
+    return ams_ums.best_frequencies(scores.best_ids["training"], best, measure.bands[0], references, measure)
 
 
 def _band(measure: Measure, score: float) -> str:
-    inside = [b.name for b in measure.bands if hits.in_band(np.array([score]), b, distance=measure.distance)[0]]
+    inside = [b.name for b in measure.bands if hits.in_band(np.array([score]), b, measure)[0]]
     return inside[0] if inside else "none"
 
 

@@ -111,7 +111,7 @@ def equal_effort(
 
 
 def _count(scores: UnitScores, measure: Measure) -> int:
-    return ams_count(scores.best_scores[measure.id, "training"], measure.bands[0], distance=measure.distance)
+    return ams_count(scores.best_scores[measure.id, "training"], measure.bands[0], measure)
 
 
 def _finds(hits: AttackHits, *, held_out: bool) -> Finds:

@@ -1,6 +1,7 @@
 """Every rate of one attack and seed, made from its stored scores alone; the keys are declared in `results`."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
@@ -35,7 +36,7 @@ def measure_result(
             f"{attack}, seed {seed}: scores of {', '.join(scores.sides)}, references of {', '.join(groups)}"
         )
     _check_ids(f"{attack}, seed {seed}", scores, groups)
-    bands = [*measure.bands, *hits.cumulative_bands(measure.bands, distance=measure.distance)]
+    bands = hits.all_bands(measure)
     return Result(
         attack=attack,
         seed=seed,
@@ -144,9 +145,9 @@ def _hits(
     """Return which candidates hit a reference that takes part, and how often each of its groups was hit."""
     best, own = scores.matched_scores[measure.id, side], groups[side]
     ids = scores.matched_ids[side]
-    frequencies = ams_ums.best_frequencies(ids, best, band, len(own), distance=measure.distance)
+    frequencies = ams_ums.best_frequencies(ids, best, band, len(own), measure)
     kept = _kept(scores, own, side)
-    return hits.in_band(best, band, distance=measure.distance), ams_ums.by_group(frequencies[kept], own[kept])
+    return hits.in_band(best, band, measure), ams_ums.by_group(frequencies[kept], own[kept])
 
 
 def _kept(scores: UnitScores, own: np.ndarray, side: Side) -> np.ndarray:
@@ -164,7 +165,7 @@ def swap_p(hits: AttackHits) -> float:
 
 def _best_frequencies(measure: Measure, band: Band, scores: UnitScores, side: Side, references: int) -> np.ndarray:
     best = scores.best_scores[measure.id, side]
-    return ams_ums.best_frequencies(scores.best_ids[side], best, band, references, distance=measure.distance)
+    return ams_ums.best_frequencies(scores.best_ids[side], best, band, references, measure)
 
 
 def _pair_frequencies(
@@ -172,17 +173,15 @@ def _pair_frequencies(
 ) -> tuple[np.ndarray, float]:
     """Return how many candidates have each reference in the band, and how many a candidate has at once."""
     key = measure.id, side
-    frequencies = ams_ums.ums_frequencies(
-        scores.pair_ids[key], scores.pair_scores[key], band, references, distance=measure.distance
-    )
-    inside = hits.in_band(scores.pair_scores[key], band, distance=measure.distance)
+    frequencies = ams_ums.ums_frequencies(scores.pair_ids[key], scores.pair_scores[key], band, references, measure)
+    inside = hits.in_band(scores.pair_scores[key], band, measure)
     return frequencies, ams_ums.found_at_once(scores.pair_rows[key][inside])
 
 
 def _percentile(measure: Measure, scores: UnitScores, side: Side) -> float | None:
     if side not in scores.sides:
         return None
-    return ams_ums.percentile_of_best(scores.best_scores[measure.id, side], distance=measure.distance)
+    return ams_ums.percentile_of_best(scores.best_scores[measure.id, side], measure)
 
 
 def _matched_ams(measure: Measure, band: Band, scores: UnitScores, groups: Groups) -> float | None:
@@ -192,7 +191,7 @@ def _matched_ams(measure: Measure, band: Band, scores: UnitScores, groups: Group
     if training <= held_out:
         return None
     key: tuple[str, Side] = (measure.id, "training")
-    inside = hits.in_band(scores.pair_scores[key], band, distance=measure.distance)
+    inside = hits.in_band(scores.pair_scores[key], band, measure)
     inside &= kept["training"][scores.pair_ids[key]]
     in_band = np.bincount(scores.pair_rows[key][inside], minlength=scores.candidates)
     return matched_rate(in_band, training, held_out)
@@ -211,7 +210,7 @@ def _calibrated(measure: Measure, scores: UnitScores, groups: Groups, q: float) 
         }
         held_out = halves["held_out"]
         threshold = calibrate(held_out[0].scores, held_out[0].groups, q, distance=measure.distance)
-        found = evaluate(threshold, halves["training"][1], held_out[1], distance=measure.distance)
+        found = evaluate(threshold, halves["training"][1], held_out[1], within=partial(hits.within, measure=measure))
     except TooFew as error:
         nothing = dict.fromkeys(("tau", "tau_low", "tau_high", "training", "held_out", "excess"))
         return Calibrated(**known, refused=str(error), **nothing)

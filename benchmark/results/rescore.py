@@ -2,9 +2,12 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from ..contracts import Band, Measure
 from ..errors import BadSetting, UnknownName
 from ..files import read_json
+from ..measures import hits
 from ..registry import make_measure
 from .rates import measure_result
 from .run_folder import RunFolder, shard_count
@@ -67,8 +70,8 @@ def rescore(folder: RunFolder, bands: Sequence[Band], measure_id: str | None = N
 
 def check_band(measure: Measure, band: Band) -> None:
     """Refuse a band that the stored pairs cannot answer."""
-    far = band.high if measure.distance else band.low
-    if far > measure.floor if measure.distance else far < measure.floor:
+    far = hits.far_edge(band, measure)
+    if not hits.within(np.array(far), measure.floor, measure):
         raise BadSetting(f"band {band.name}: pairs of {measure.id} are stored up to {measure.floor:g}, not {far:g}")
     for edge in (band.low, band.high):
         if abs(edge / measure.bin_width - round(edge / measure.bin_width)) > 1e-6:

@@ -12,6 +12,7 @@ import pyarrow as pa
 from ..contracts import Measure, Neighbours, Side
 from ..errors import CorruptRun
 from ..files import read_table, write_table
+from ..measures.hits import as_distances, within
 from ..measures.shard_scores import SIDES, Pairs, ShardScores, no_neighbours
 from .run_folder import RunFolder
 
@@ -134,15 +135,19 @@ def _joined_neighbours(parts: list[Neighbours]) -> Neighbours:
 
 
 def _bin_table(scores: ShardScores, measures: list[Measure]) -> pa.Table:
-    """Count pairs by measure, side, reference and score bin (bin i is (i - 1, i] widths for distances)."""
+    """Count pairs by measure, side, reference and score bin (bin i is (i - 1, i] widths, [i, i + 1) for similarities).
+
+    A pair lies in the closest bin whose far edge, i widths, it is within, so that sums of bins are those of bands.
+    """
     rows: dict[str, list[Any]] = {"measure": [], "held_out": [], "reference": [], "bin": [], "count": []}
     for measure in measures:
         for side in scores.sides:
             _, ids, values = scores.pair_scores(measure, side)
-            # Tolerate the rounding of an edge such as 0.3 / 0.05; the scores are float32.
-            position = values.astype(np.float64) / measure.bin_width
-            bins = np.ceil(position - 1e-6) if measure.distance else np.floor(position + 1e-6)
-            keys, counts = np.unique(np.stack([ids, bins.astype(np.int64)]), axis=1, return_counts=True)
+            # Division finds the bin but for rounding, as with 0.3 / 0.05; at an edge `within` decides, as for a band.
+            steps = np.ceil(as_distances(values.astype(np.float64), measure) / measure.bin_width - 1e-6)
+            steps += ~within(values, as_distances(steps, measure) * measure.bin_width, measure)
+            bins = as_distances(steps, measure).astype(np.int64)
+            keys, counts = np.unique(np.stack([ids, bins]), axis=1, return_counts=True)
             rows["measure"] += [measure.id] * len(counts)
             rows["held_out"] += [side == "held_out"] * len(counts)
             rows["reference"] += keys[0].tolist()

@@ -12,6 +12,7 @@ import torch
 from ..candidates import generator
 from ..contracts import Measure
 from ..data.references import ImageSet, References
+from ..measures.hits import as_distances
 from ..measures.scorer import Scorer
 from ..measures.shard_scores import SIDES
 from ..registry import find, make_measure
@@ -80,13 +81,12 @@ def check_scores(measure: Measure, references: References) -> None:
     found = scorer.score_finite(images, measure.space)
     if not np.array_equal(found.best_ids("training")[:half], np.arange(half)):
         raise NotConformant(f"{measure.id}: a copy of a training image is not matched with it")
-    sign = 1 if measure.distance else -1
-    best = sign * found.best_scores(measure, "training")
+    best = as_distances(found.best_scores(measure, "training"), measure)
     if best[:half].max() >= best[half:].min():
         raise NotConformant(f"{measure.id}: a copy does not score better than another image")
     both = found.neighbours["training"], found.neighbours["held_out"]
     for side in SIDES:
-        scores = sign * measure.scores(found.neighbours[side].distances, *both, side)
+        scores = as_distances(measure.scores(found.neighbours[side].distances, *both, side), measure)
         if (np.diff(scores, axis=1) < -1e-6).any():
             raise NotConformant(f"{measure.id}: on the {side} side a nearer image scores worse than a farther one")
         radius = measure.radius(*both, side)

@@ -65,5 +65,5 @@ def _bands(images: torch.Tensor, measure: Measure, scorer: Scorer) -> np.ndarray
     """Return (N, bands) bool: the best training match lies in the band."""
     scores = scorer.score_finite(images, measure.space)
     best = scores.best_scores(measure, "training")
-    found = [in_band(best, band, distance=measure.distance) for band in measure.bands]
+    found = [in_band(best, band, measure) for band in measure.bands]
     return np.stack(found, axis=1) if found else np.zeros((len(images), 0), dtype=bool)

@@ -14,6 +14,7 @@ from ..files import read_json, read_state, write_atomic, write_json, write_table
 from ..measures import image_quality, set_level_copying
 from ..measures.control_check import overlaps, two_sample
 from ..measures.detector_audit import audit
+from ..measures.hits import as_distances
 from ..measures.scorer import Scorer
 from ..results.costs import UnitFinds, costs, unit_finds
 from ..results.rates import attack_hits, compare_attacks, measure_result
@@ -220,7 +221,7 @@ def _flags(results: Sequence[Any], checked: ControlCheck | None, pair: "Pair") -
 def _strongest(scores: UnitScores, measure: Any) -> list[dict[str, Any]]:
     """Return the closest pairs by the headline measure, at most one per training image, closest first."""
     best = scores.best_scores[measure.id, "training"]
-    order = np.argsort(best if measure.distance else -best, kind="stable")
+    order = np.argsort(as_distances(best, measure), kind="stable")
     chosen: dict[int, dict[str, Any]] = {}
     for position in order[~np.isnan(best[order])]:
         reference = int(scores.best_ids["training"][position])

@@ -10,11 +10,11 @@ Scores that are not finite (NaN: a broken image) are never a hit and stay in eve
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
-from ..contracts import Band
 from ..errors import BadInput, TooFew
 from .comparison import AttackHits, excess_of
 from .intervals import Excess, Interval, wilson
@@ -30,6 +30,14 @@ STEPS = 9
 
 STRETCH = 1.1
 """How far the region of tau's error and the excess' error goes, in normal quantiles; see `evaluate`."""
+
+
+Within = Callable[[np.ndarray, float], np.ndarray]
+"""Says which scores, (N,), are hits at a threshold, (N,) bool.
+
+This module only puts scores in order. What counts as a hit at an edge, with its rounding, is decided in one place,
+`measures.hits.within`, which the caller hands in: measures stand above statistics, and nothing here knows of them.
+"""
 
 
 class Matches(NamedTuple):
@@ -85,18 +93,6 @@ def calibrates(numbers: np.ndarray) -> np.ndarray:
     return even
 
 
-def hits_at(scores: np.ndarray, tau: float, *, distance: bool) -> np.ndarray:
-    """Return (N,) bool: which scores are hits at tau, an equal score included."""
-    strictness = _strictness(scores, distance)
-    hits: np.ndarray = strictness <= (tau if distance else -tau)
-    return hits
-
-
-def band_at(threshold: Threshold, *, distance: bool, name: str = "calibrated") -> Band:
-    """Return the band that holds exactly the hits at tau (no near edge)."""
-    return Band(name, 0.0, threshold.tau) if distance else Band(name, threshold.tau, 1.0)
-
-
 def calibrate(
     held_out_scores: np.ndarray,
     held_out_groups: np.ndarray,
@@ -148,18 +144,20 @@ def calibrate(
     )
 
 
-def evaluate(threshold: Threshold, training: Matches, held_out: Matches, *, distance: bool) -> CalibratedRates:
+def evaluate(threshold: Threshold, training: Matches, held_out: Matches, *, within: Within) -> CalibratedRates:
     """Return hit rates and excess of the evaluation half, (N,) candidates that did not calibrate tau.
 
     The excess is estimated at tau; its interval is that of the excess at the population's threshold, of which
     tau is an estimate from other candidates. Two independent errors come together: that of the excess at a given
-    threshold (`statistics.excess`), and that of tau. The interval goes over all thresholds t around tau, u standard
+    threshold (`intervals.excess`), and that of tau. The interval goes over all thresholds t around tau, u standard
     errors away, and takes the excess at t with its reach times sqrt(s^2 - (u / z)^2), z the normal quantile of the
     confidence: the projection of a joint region. If the excess moved evenly with the threshold, s = 1 would be exact
     (MOVER, Zou and Donner 2008, Stat. Med. 27:1693); with s = 1.25 at 95 % (Scheffe) it would hold for any course.
     s = 1.1 covers 96 to 97 % where copies end just at tau, the hardest case in the simulation of docs/coverage.py, and
     99 % elsewhere. Adding the errors in quadrature covered 87 to 91 % there; the union of the intervals over tau's
     interval, with alpha split, 99.9 % elsewhere.
+
+    `within` says which scores are hits at a threshold.
 
     Every interval has the confidence that the threshold was calibrated with. Raises BadInput where the sides
     have different lengths, are empty, or touch more groups than `total`.
@@ -170,20 +168,17 @@ def evaluate(threshold: Threshold, training: Matches, held_out: Matches, *, dist
             f"calibrated rates need one best match per candidate on both sides, got {n} training scores, "
             f"{len(training.groups)} groups, {len(held_out.scores)} held-out scores, {len(held_out.groups)} groups"
         )
-    # As distances, once for all thresholds.
-    sign = 1.0 if distance else -1.0
-    ours, theirs = (side._replace(scores=_strictness(side.scores, distance)) for side in (training, held_out))
-    given = _excess_at(sign * threshold.tau, ours, theirs, threshold.confidence)
+    given = _excess_at(threshold.tau, training, held_out, within, threshold.confidence)
     low = high = given.value
     z, stretch = _normal(threshold.confidence), STRETCH if len(threshold.around) > 1 else 1.0
     for tau, error in threshold.around:
-        found = _excess_at(sign * tau, ours, theirs, threshold.confidence)
+        found = _excess_at(tau, training, held_out, within, threshold.confidence)
         share = math.sqrt(max(0.0, stretch**2 - (error / z) ** 2))
         low = min(low, found.value - share * (found.value - found.interval.low))
         high = max(high, found.value + share * (found.interval.high - found.value))
     return CalibratedRates(
-        training=_hit_rate(training, threshold, distance),
-        held_out=_hit_rate(held_out, threshold, distance),
+        training=_hit_rate(training, threshold, within),
+        held_out=_hit_rate(held_out, threshold, within),
         excess=Excess(given.value, Interval(max(low, -1.0), min(high, 1.0))),
         candidates=n,
     )
@@ -252,9 +247,8 @@ def _two_sided(z: float) -> float:
     return float(2 * norm.sf(z))
 
 
-def _excess_at(tau: float, training: Matches, held_out: Matches, confidence: float) -> Excess:
-    """Return the excess at a threshold; scores and threshold are distances."""
-    ours, theirs = training.scores <= tau, held_out.scores <= tau
+def _excess_at(tau: float, training: Matches, held_out: Matches, within: Within, confidence: float) -> Excess:
+    ours, theirs = within(training.scores, tau), within(held_out.scores, tau)
     return excess_of(AttackHits(ours, theirs, _credits(training, ours), _credits(held_out, theirs)), confidence)
 
 
@@ -266,7 +260,7 @@ def _credits(side: Matches, hits: np.ndarray) -> np.ndarray:
     return np.concatenate([counts, np.zeros(side.total - len(counts), dtype=np.int64)])
 
 
-def _hit_rate(side: Matches, threshold: Threshold, distance: bool) -> HitRate:
+def _hit_rate(side: Matches, threshold: Threshold, within: Within) -> HitRate:
     n = len(side.scores)
-    count = int(hits_at(side.scores, threshold.tau, distance=distance).sum())
+    count = int(within(side.scores, threshold.tau).sum())
     return HitRate(count, count / n, wilson(count, n, threshold.confidence))

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from direction import Runs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,7 +28,7 @@ EDGES = [-0.1, 0.0, 0.25, 0.4, 0.5, 0.55, 0.6, 0.75, 0.9, 1.0, 1.25, math.inf, m
 
 
 def lies_in(score: float, band: Band, distance: bool) -> bool:
-    if math.isnan(score):
+    if not math.isfinite(score):
         return False
     if distance:
         return score <= band.high and (band.low == 0 or score > band.low)
@@ -42,17 +43,17 @@ def lies_in(score: float, band: Band, distance: bool) -> bool:
     [
         (0.0, ["high"]),
         (0.5, ["high"]),
-        (np.nextafter(0.5, 1), ["mid"]),
+        (np.nextafter(np.float32(0.5), np.float32(1)), ["mid"]),
         (0.75, ["mid"]),
-        (np.nextafter(0.75, 1), ["low"]),
+        (np.nextafter(np.float32(0.75), np.float32(1)), ["low"]),
         (1.0, ["low"]),
-        (np.nextafter(1.0, 2), []),
+        (np.nextafter(np.float32(1.0), np.float32(2)), []),
         (np.inf, []),
         (np.nan, []),
     ],
 )
 def test_distances_lie_in_low_open_high_closed(score: float, names: list[str]) -> None:
-    assert [band.name for band in DISTANCE if in_band(np.array([score]), band, distance=True)[0]] == names
+    assert [band.name for band in DISTANCE if in_band(np.array([score]), band, Runs(True))[0]] == names
 
 
 @pytest.mark.parametrize(
@@ -61,22 +62,22 @@ def test_distances_lie_in_low_open_high_closed(score: float, names: list[str]) -
         (1.0, ["high"]),
         (1.0000001, ["high"]),  # a cosine may round to more than one
         (0.6, ["high"]),
-        (np.nextafter(0.6, 0), ["mid"]),
+        (np.nextafter(np.float32(0.6), np.float32(0)), ["mid"]),
         (0.5, ["mid"]),
-        (np.nextafter(0.5, 0), ["low"]),
+        (np.nextafter(np.float32(0.5), np.float32(0)), ["low"]),
         (0.4, ["low"]),
-        (np.nextafter(0.4, 0), []),
+        (np.nextafter(np.float32(0.4), np.float32(0)), []),
         (-1.0, []),
         (np.nan, []),
     ],
 )
 def test_similarities_lie_in_low_closed_high_open(score: float, names: list[str]) -> None:
-    assert [band.name for band in SIMILARITY if in_band(np.array([score]), band, distance=False)[0]] == names
+    assert [band.name for band in SIMILARITY if in_band(np.array([score]), band, Runs(False))[0]] == names
 
 
 def test_a_first_band_away_from_zero_keeps_its_edge() -> None:
     band = Band("ring", 0.5, 0.75)
-    assert in_band(np.array([0.1, 0.5, 0.6, 0.75, 0.8]), band, distance=True).tolist() == [
+    assert in_band(np.array([0.1, 0.5, 0.6, 0.75, 0.8]), band, Runs(True)).tolist() == [
         False,
         False,
         True,
@@ -88,17 +89,17 @@ def test_a_first_band_away_from_zero_keeps_its_edge() -> None:
 @pytest.mark.parametrize("distance", [True, False])
 def test_cumulative_bands_are_unions(distance: bool) -> None:
     bands, scores = INDEX[distance], np.array(EDGES)
-    unions = cumulative_bands(bands, distance=distance)
+    unions = cumulative_bands(bands, Runs(distance))
     assert [band.name for band in unions] == ["high+mid", "high+mid+low"]
     for i, union in enumerate(unions):
-        apart = np.stack([in_band(scores, band, distance=distance) for band in bands[: i + 2]])
+        apart = np.stack([in_band(scores, band, Runs(distance)) for band in bands[: i + 2]])
         assert apart.sum(0).max() == 1
-        assert np.array_equal(in_band(scores, union, distance=distance), apart.any(0))
+        assert np.array_equal(in_band(scores, union, Runs(distance)), apart.any(0))
 
 
 @pytest.mark.parametrize("bands", [[], DISTANCE[:1]])
 def test_fewer_than_two_bands_have_no_union(bands: list[Band]) -> None:
-    assert cumulative_bands(bands, distance=True) == []
+    assert cumulative_bands(bands, Runs(True)) == []
 
 
 # ---- counts ----
@@ -108,9 +109,9 @@ def test_ums_may_exceed_ams() -> None:
     # One candidate of two near three references: AMS = 1/2, UMS = 3/2, ums_best = 1/2.
     best_ids, best_scores = np.array([4, 0]), np.array([0.1, 2.0])
     pair_ids, pair_scores = np.array([4, 2, 1]), np.array([0.1, 0.3, 0.5])
-    assert ams_count(best_scores, DISTANCE[0], distance=True) == 1
-    assert ums_frequencies(pair_ids, pair_scores, DISTANCE[0], 6, distance=True).tolist() == [0, 1, 1, 0, 1, 0]
-    assert best_frequencies(best_ids, best_scores, DISTANCE[0], 6, distance=True).tolist() == [0, 0, 0, 0, 1, 0]
+    assert ams_count(best_scores, DISTANCE[0], Runs(True)) == 1
+    assert ums_frequencies(pair_ids, pair_scores, DISTANCE[0], 6, Runs(True)).tolist() == [0, 1, 1, 0, 1, 0]
+    assert best_frequencies(best_ids, best_scores, DISTANCE[0], 6, Runs(True)).tolist() == [0, 0, 0, 0, 1, 0]
     ums = UniqueMemorizationScore(DISTANCE[0], 6, distance=True)
     ums.update(torch.from_numpy(pair_ids), torch.from_numpy(pair_scores), 2)
     assert float(ums.compute()) == 1.5
@@ -118,13 +119,13 @@ def test_ums_may_exceed_ams() -> None:
 
 def test_every_pair_counts_not_only_the_best() -> None:
     # In the mid band the best match lies outside, and another pair of the same candidate inside.
-    assert ams_count(np.array([0.2]), DISTANCE[1], distance=True) == 0
-    counts = ums_frequencies(np.array([0, 1]), np.array([0.2, 0.6]), DISTANCE[1], 2, distance=True)
+    assert ams_count(np.array([0.2]), DISTANCE[1], Runs(True)) == 0
+    counts = ums_frequencies(np.array([0, 1]), np.array([0.2, 0.6]), DISTANCE[1], 2, Runs(True))
     assert counts.tolist() == [0, 1]
 
 
 def test_no_pairs_are_no_frequencies() -> None:
-    none = ums_frequencies(np.empty(0, dtype=np.int32), np.empty(0), DISTANCE[0], 4, distance=True)
+    none = ums_frequencies(np.empty(0, dtype=np.int32), np.empty(0), DISTANCE[0], 4, Runs(True))
     assert none.tolist() == [0, 0, 0, 0]
 
 
@@ -146,14 +147,14 @@ def test_by_group_is_a_plain_sum(rows: list[tuple[int, int]]) -> None:
 
 def test_percentile_of_best_is_the_closest_five_percent() -> None:
     scores = np.concatenate([np.arange(101) / 100, [np.nan] * 7])
-    assert percentile_of_best(scores, distance=True) == pytest.approx(0.05)
-    assert percentile_of_best(scores, distance=False) == pytest.approx(0.95)
-    assert percentile_of_best(scores, distance=True, q=80) == pytest.approx(0.2)
+    assert percentile_of_best(scores, Runs(True)) == pytest.approx(0.05)
+    assert percentile_of_best(scores, Runs(False)) == pytest.approx(0.95)
+    assert percentile_of_best(scores, Runs(True), q=80) == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize("scores", [[], [math.nan, math.nan]])
 def test_percentile_of_nothing_is_none(scores: list[float]) -> None:
-    assert percentile_of_best(np.array(scores), distance=True) is None
+    assert percentile_of_best(np.array(scores), Runs(True)) is None
 
 
 # ---- metrics ----

@@ -1,9 +1,11 @@
 """Calibrated thresholds: where tau lies, when it is refused, and what the interval of the excess covers."""
 
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import pytest
+from direction import Runs
 from scipy.stats import binom, norm
 
 from sidebench.benchmark.errors import BadInput, TooFew
@@ -13,14 +15,16 @@ from sidebench.benchmark.stats.thresholds import (
     STRETCH,
     Matches,
     Threshold,
-    band_at,
     calibrate,
     calibrates,
     evaluate,
-    hits_at,
 )
 
 DRAWS = 2000
+
+
+def near(scores: np.ndarray, tau: float) -> np.ndarray:
+    return hits.within(scores, tau, Runs(distance=True))
 
 
 def spread(n: int, groups: int = 50) -> np.ndarray:
@@ -36,9 +40,9 @@ def test_tau_lets_the_share_q_through(distance: bool) -> None:
     found = calibrate(scores, spread(2000), 0.01, distance=distance)
     expected = np.sort(scores)[19] if distance else np.sort(scores)[-20]
     assert found.tau == expected
-    assert found.hits == 20 == hits_at(scores, found.tau, distance=distance).sum()
+    assert found.hits == 20 == hits.within(scores, found.tau, Runs(distance)).sum()
     assert found.interval.low < found.tau < found.interval.high
-    assert found.groups == len(np.unique(spread(2000)[hits_at(scores, found.tau, distance=distance)]))
+    assert found.groups == len(np.unique(spread(2000)[hits.within(scores, found.tau, Runs(distance))]))
 
 
 def test_a_similarity_is_a_distance_with_its_sign_turned() -> None:
@@ -84,17 +88,17 @@ def test_broken_candidates_are_no_hits_and_stay_in_the_denominator(distance: boo
     found = calibrate(scores, spread(2000), 0.01, distance=distance)
     assert found.candidates == 2000 and found.hits == 20
     whole = Matches(scores, spread(2000), 50)
-    rates = evaluate(found, whole, whole, distance=distance)
+    rates = evaluate(found, whole, whole, within=partial(hits.within, measure=Runs(distance)))
     assert rates.candidates == 2000 and rates.training.hits == 20
-    assert not hits_at(np.array([np.nan, np.inf, -np.inf]), found.tau, distance=distance).any()
+    assert not hits.within(np.array([np.nan, np.inf, -np.inf]), found.tau, Runs(distance)).any()
 
 
 def test_the_band_holds_the_same_hits() -> None:
     scores = np.random.default_rng(3).random(2000).astype(np.float32)
     for distance in (True, False):
         found = calibrate(scores, spread(2000), 0.01, distance=distance)
-        inside = hits.in_band(scores, band_at(found, distance=distance), distance=distance)
-        assert (inside == hits_at(scores, found.tau, distance=distance)).all()
+        inside = hits.in_band(scores, hits.band_to(found.tau, Runs(distance)), Runs(distance))
+        assert (inside == hits.within(scores, found.tau, Runs(distance))).all()
 
 
 def test_even_numbers_calibrate_in_any_order() -> None:
@@ -144,9 +148,9 @@ def test_arrays_that_do_not_fit_are_refused() -> None:
     found = calibrate(scores, spread(2000), 0.01, distance=True)
     good = Matches(scores, spread(2000), 50)
     with pytest.raises(BadInput, match="10 held-out scores"):
-        evaluate(found, good, Matches(scores[:10], spread(10), 50), distance=True)
+        evaluate(found, good, Matches(scores[:10], spread(10), 50), within=near)
     with pytest.raises(BadInput, match="hits lie in 10 duplicate groups, but this side has only 3"):
-        evaluate(found, Matches(scores, spread(2000, 10), 3), good, distance=True)
+        evaluate(found, Matches(scores, spread(2000, 10), 3), good, within=near)
 
 
 # ---- rates and excess ----
@@ -157,7 +161,7 @@ def test_rates_by_hand() -> None:
     threshold = Threshold(tau, wilson(1, 2)._replace(low=tau, high=tau), 0.95, 0.1, 20, 9, 100, ((tau, 0.0),))
     training = Matches(np.r_[np.full(30, 0.4), np.full(70, 0.9)], spread(100, 10), 12)
     held_out = Matches(np.r_[np.full(20, 0.9), np.full(15, 0.5), np.full(65, 0.9)], spread(100, 10), 12)
-    rates = evaluate(threshold, training, held_out, distance=True)
+    rates = evaluate(threshold, training, held_out, within=near)
     assert (rates.training.hits, rates.held_out.hits) == (30, 15)
     assert rates.training.interval == wilson(30, 100)
     ours, theirs = np.r_[np.full(10, 3), 0, 0], np.r_[np.full(5, 2), np.full(5, 1), 0, 0]
@@ -181,16 +185,16 @@ def test_the_interval_is_the_projection_of_both_errors() -> None:
     rng = np.random.default_rng(4)
     threshold = calibrate(rng.random(1000), spread(1000), 0.01, distance=True)
     sides = [Matches(rng.random(1000) ** power, spread(1000), 50) for power in (1.5, 1.0)]
-    found = evaluate(threshold, *sides, distance=True).excess
+    found = evaluate(threshold, *sides, within=near).excess
     lows, highs = [], []
     for tau, error in threshold.around:
-        alone = evaluate(threshold._replace(tau=tau, around=((tau, 0.0),)), *sides, distance=True).excess
+        alone = evaluate(threshold._replace(tau=tau, around=((tau, 0.0),)), *sides, within=near).excess
         share = np.sqrt(max(0.0, STRETCH**2 - (error / norm.ppf(0.975)) ** 2))
         lows.append(alone.value - share * (alone.value - alone.interval.low))
         highs.append(alone.value + share * (alone.interval.high - alone.value))
     assert found.interval == pytest.approx((min(lows), max(highs)))
     # Wider than at a tau that is taken for certain.
-    certain = evaluate(threshold._replace(around=((threshold.tau, 0.0),)), *sides, distance=True).excess
+    certain = evaluate(threshold._replace(around=((threshold.tau, 0.0),)), *sides, within=near).excess
     assert certain.value == found.value
     assert found.interval.low < certain.interval.low and found.interval.high > certain.interval.high
 
@@ -201,7 +205,7 @@ def test_the_held_out_rate_at_tau_is_q() -> None:
     for _ in range(300):
         threshold = calibrate(rng.random(2000), spread(2000), 0.01, distance=True)
         side = Matches(rng.random(2000), spread(2000), 50)
-        rates.append(evaluate(threshold, side, side, distance=True).held_out.value)
+        rates.append(evaluate(threshold, side, side, within=near).held_out.value)
     assert np.mean(rates) == pytest.approx(0.01, abs=4e-4)
 
 
@@ -248,10 +252,10 @@ def coverages(world: World, seed: int, draws: int = 1000) -> tuple[float, float]
         training, held_out = (best_matches(world, rng, training=side) for side in (True, False))
         threshold = calibrate(held_out.scores[::2], held_out.groups[::2], Q, distance=True)
         sides = [Matches(side.scores[1::2], side.groups[1::2], GROUPS) for side in (training, held_out)]
-        low, high = evaluate(threshold, *sides, distance=True).excess.interval
+        low, high = evaluate(threshold, *sides, within=near).excess.interval
         held += low <= world.excess <= high
         alone = threshold._replace(around=((threshold.tau, 0.0),))
-        low, high = evaluate(alone, *sides, distance=True).excess.interval
+        low, high = evaluate(alone, *sides, within=near).excess.interval
         naive += low <= world.excess <= high
     return held / draws, naive / draws
 

@@ -269,8 +269,9 @@ def _hits(run: _Run, units: Sequence[str], yardstick: HitRule, count: int) -> At
 
 def _counted(own: np.ndarray, other: np.ndarray, yardstick: HitRule) -> np.ndarray:
     if yardstick.band is not None:
-        return hits.in_band(own, yardstick.band, distance=yardstick.measure.distance)
-    nearer: np.ndarray = own < other if yardstick.measure.distance else own > other
+        return hits.in_band(own, yardstick.band, yardstick.measure)
+    ours, theirs = (hits.as_distances(scores, yardstick.measure) for scores in (own, other))
+    nearer: np.ndarray = ours < theirs
     return nearer
 
 
