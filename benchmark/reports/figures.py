@@ -19,7 +19,9 @@ from .plot_style import (
     canvas,
     colours,
     direction,
+    score_range,
     shade_bands,
+    threshold_label,
 )
 from .rates_by_threshold import Curves
 
@@ -66,7 +68,7 @@ def histogram(best: dict[str, np.ndarray], measure: Measure) -> "Figure":
     """Draw best-match scores, one per candidate, by side as in `UnitContents.best`, with the bands."""
     finite = np.concatenate([values[np.isfinite(values)] for values in best.values()])
     figure, axes = canvas(height=3.2, top=0.62)
-    ends = (0.0, float(finite.max(initial=0.1))) if measure.distance else (float(finite.min(initial=0.9)), 1.0)
+    ends = score_range(finite, measure)
     edges = np.linspace(*ends, 51)
     for side, values in best.items():
         label, colour, _ = SIDES[side]
@@ -96,8 +98,7 @@ def thresholds(found: Curves, measure: Measure, claims_excess: bool) -> "Figure"
     shade_bands(lower, measure, names=False)
     for panel in (upper, lower):
         panel.set_ylim(bottom=min(0.0, panel.get_ylim()[0]))
-    word = "distance at most" if measure.distance else "similarity at least"
-    lower.set_xlabel(f"threshold: {word}, {measure.id}")
+    lower.set_xlabel(threshold_label(measure))
     upper.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.13), ncols=3, borderaxespad=0.1, columnspacing=1.2)
     return figure
 
@@ -184,8 +185,7 @@ def audit(stored: dict[str, Any], measure: Measure) -> "Figure":
         axes.set_xlim(*sorted((at[0], at[-1])))
         shade_bands(axes, measure, names=False)
     figure.supylabel("images within the threshold, %", fontsize=10.5, x=0.005)
-    word = "distance at most" if measure.distance else "similarity at least"
-    figure.supxlabel(f"threshold: {word}, {measure.id}", fontsize=10.5, y=0.005)
+    figure.supxlabel(threshold_label(measure), fontsize=10.5, y=0.005)
     if found["non_copies"] is not None:
         figure.text(0.01, 0.985, "thin: copies found; thick: non-copies called copies", va="top", color=INK)
     return figure

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..contracts import Measure
 
 if TYPE_CHECKING:
@@ -117,6 +119,16 @@ def shade_bands(axes: "Axes", measure: Measure, *, names: bool = True) -> None:
 def direction(measure: Measure) -> str:
     """Return which scores are close, in words."""
     return "smaller is closer" if measure.distance else "larger is closer"
+
+
+def threshold_label(measure: Measure) -> str:
+    """Return what an axis of thresholds is called."""
+    return f"threshold: {'distance at most' if measure.distance else 'similarity at least'}, {measure.id}"
+
+
+def score_range(finite: np.ndarray, measure: Measure) -> tuple[float, float]:
+    """Return the ends of an axis of best-match scores: from an exact copy to the farthest of these finite scores."""
+    return (0.0, float(finite.max(initial=0.1))) if measure.distance else (float(finite.min(initial=0.9)), 1.0)
 
 
 def colours(names: Sequence[str]) -> dict[str, str]:

@@ -9,7 +9,7 @@ import numpy as np
 from ...contracts import Measure
 from ...results.schema import Difference
 from ..figures import short
-from ..plot_style import INK, SOFT, canvas, colours, direction, shade_bands
+from ..plot_style import INK, SOFT, canvas, colours, direction, score_range, shade_bands, threshold_label
 from ..rates_by_threshold import Curves
 from .schema import Comparing
 
@@ -93,7 +93,7 @@ def measured_quality(found: Comparing) -> bool:
 def histogram(best: Mapping[str, np.ndarray], held_out: np.ndarray, measure: Measure) -> "Figure":
     """Draw best-match scores against training images by run, the baseline filled; its held-out ones as a line."""
     finite = np.concatenate([values[np.isfinite(values)] for values in [*best.values(), held_out]])
-    ends = (0.0, float(finite.max(initial=0.1))) if measure.distance else (float(finite.min(initial=0.9)), 1.0)
+    ends = score_range(finite, measure)
     edges, palette = np.linspace(*ends, 41), colours(list(best))
     keys = [(short(run), palette[run], "s") for run in best] + [("held-out images, before", SOFT, "_")]
     room = _room(keys) + 0.22
@@ -126,8 +126,7 @@ def thresholds(found: Mapping[str, Curves], measure: Measure) -> "Figure":
     axes.set_xlim(min(0.0, *every) if measure.distance else min(every), max(every))
     axes.axhline(0, color=SOFT, linewidth=0.8, zorder=0)
     shade_bands(axes, measure)
-    word = "distance at most" if measure.distance else "similarity at least"
-    axes.set_xlabel(f"threshold: {word}, {measure.id}")
+    axes.set_xlabel(threshold_label(measure))
     axes.set_ylabel("excess, % of candidates")
     _legend(axes, keys, lift=0.22)
     return figure
