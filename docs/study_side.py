@@ -19,7 +19,7 @@ from sidebench.benchmark.contracts import Side
 from sidebench.benchmark.files import read_json, read_table
 from sidebench.benchmark.measures.hits import in_band
 from sidebench.benchmark.registry import make_measure
-from sidebench.benchmark.results.run_folder import RunFolder, read_run, shard_count
+from sidebench.benchmark.results.run_folder import RunFolder, read_run, shard_count, unit_name
 from sidebench.benchmark.results.schema import load_metrics
 from sidebench.benchmark.results.score_files import read_all_scores
 from sidebench.benchmark.results.unit_scores import UnitScores, stored_groups
@@ -66,7 +66,7 @@ def read_victim(folder: RunFolder) -> Victim:
     attacks = {}
     for attack, own in seeds.items():
         bands = [result.bands[0] for result in mine if result.attack == attack]
-        units = [unit_hits(folder, f"{attack}.s{seed}", measure, groups) for seed in own]
+        units = [unit_hits(folder, unit_name(attack, seed), measure, groups) for seed in own]
         attacks[attack] = Found(
             mean(band.held_out.ams.value for band in bands if band.held_out),
             mean(band.excess.value for band in bands if band.excess),
@@ -152,7 +152,7 @@ def hits(folder: RunFolder) -> dict[str, dict[Side, np.ndarray]]:
     for result in metrics.results:
         if result.measure != measure.id or result.attack in found:
             continue
-        unit = f"{result.attack}.s{result.seed}"
+        unit = unit_name(result.attack, result.seed)
         scores = UnitScores(read_all_scores(folder, unit, measure.space, shards), [measure])
         counts = found[result.attack] = {side: np.zeros(len(own), int) for side, own in groups.items()}
         for side in groups:

@@ -19,7 +19,7 @@ from ..benchmark.files import read_json, write_json
 from ..benchmark.measures.hits import in_band
 from ..benchmark.progress import silent
 from ..benchmark.registry import make_measure
-from ..benchmark.results.run_folder import RunFolder, shard_count
+from ..benchmark.results.run_folder import RunFolder, shard_count, unit_name
 from ..benchmark.results.score_files import read_all_scores
 from ..benchmark.results.unit_scores import UnitScores, stored_groups
 from .badge import TOLERANCE, Checked, checked_file
@@ -105,7 +105,7 @@ def check_commitment(record: Record, folder: RunFolder) -> None:
     wanted = {"manifest": record.hashes.manifest, "metrics": record.hashes.metrics}
     found = {"manifest": file_hash(folder.manifest_file), "metrics": file_hash(folder.path / "metrics.json")}
     for seed in record.seeds:
-        unit = f"{record.claim.attack}.s{seed}"
+        unit = unit_name(record.claim.attack, seed)
         wanted |= {f"scores.{seed}": record.hashes.scores[str(seed)], f"state.{seed}": record.hashes.state[str(seed)]}
         found |= {f"scores.{seed}": scores_hash(folder, unit), f"state.{seed}": file_hash(folder.state_file(unit))}
     for name, digest in wanted.items():
@@ -115,7 +115,7 @@ def check_commitment(record: Record, folder: RunFolder) -> None:
 
 def _stored(record: Record, folder: RunFolder, seed: int, measure: Measure) -> UnitScores:
     """Return a unit's stored scores, after comparing them with the hits that the record names."""
-    unit, shards = f"{record.claim.attack}.s{seed}", shard_count(read_json(folder.manifest_file)["identity"])
+    unit, shards = unit_name(record.claim.attack, seed), shard_count(read_json(folder.manifest_file)["identity"])
     found = unit_hits(folder, unit, measure, stored_groups(folder))
     said = pooled_hits([record], [seed])[0]
     pairs = {

@@ -17,7 +17,7 @@ from ..benchmark.protocol import CONFIDENCE, Protocol
 from ..benchmark.registry import make_measure
 from ..benchmark.results.keyed_names import held_out_group, keyed_hash, run_key, training_group
 from ..benchmark.results.rates import attack_hits
-from ..benchmark.results.run_folder import RunFolder, shard_count
+from ..benchmark.results.run_folder import RunFolder, shard_count, unit_name
 from ..benchmark.results.schema import Difference, Metrics, Result, load_metrics
 from ..benchmark.results.score_files import read_all_scores
 from ..benchmark.results.unit_scores import Groups, UnitScores, in_both, stored_groups
@@ -94,7 +94,7 @@ def _make(
     identity, key = manifest["identity"], run_key(folder)
     costs = [cost for cost in metrics.costs if cost.attack == attack]
     seeds = [cost.seed for cost in costs]
-    units = {seed: f"{attack}.s{seed}" for seed in seeds}
+    units = {seed: unit_name(attack, seed) for seed in seeds}
     groups = stored_groups(folder)
     hits = {seed: unit_hits(folder, unit, measure, groups) for seed, unit in units.items()}
     excess = excess_of(pooled(list(hits.values())), CONFIDENCE)

@@ -12,7 +12,7 @@ from ..errors import BadInput, CorruptRun, UnknownName
 from ..files import difference, read_json, read_table, short_hash
 from ..measures import hits
 from ..measures.shard_scores import SIDES
-from ..results.run_folder import RunFolder, read_run
+from ..results.run_folder import RunFolder, read_run, unit_name
 from ..results.score_files import read_scores
 from ..results.unit_scores import stored_groups
 from .source import GATE_MANIFEST, GateFolder, settings_difference
@@ -95,7 +95,7 @@ class RunBaseline(Baseline):
     def signs(self, attack: Attack, seed: int, measure: Measure, tau: float) -> np.ndarray:
         """Return z from the stored scores, as many shards as there are."""
         parts: list[np.ndarray] = []
-        unit = f"{attack.name}.s{seed}"
+        unit = unit_name(attack.name, seed)
         while self._scored(unit, measure, len(parts)):
             scores = read_scores(self.folder, unit, measure.space, len(parts))
             best = (scores.best_scores(measure, side) for side in SIDES)

@@ -18,7 +18,7 @@ from ..measures.scorer import Scorer
 from ..measures.shard_scores import ShardScores
 from ..progress import silent
 from ..registry import make_measure
-from ..results.run_folder import RunFolder, shard_count
+from ..results.run_folder import RunFolder, shard_count, unit_name
 from ..results.score_files import read_scores
 from ..runs.plan import RunPlan
 from ..runs.runner import make_shard, named_failures, open_folder, prepare
@@ -218,7 +218,7 @@ def unit_of(folder: RunFolder, manifest: Mapping[str, Any], attack: Attack, seed
         UnknownName: the run has no such unit.
         BadInput: the unit has other settings.
     """
-    name = f"{attack.name}.s{seed}"
+    name = unit_name(attack.name, seed)
     last = shard_count(manifest["identity"]) - 1
     if name not in manifest["units"] or not folder.scores_file(name, measure.space, last).exists():
         raise UnknownName("finished attack and seed of this run", name, folder.scored_units(manifest, measure.space))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..files import write_atomic, write_text
 from ..measures import detector_audit
-from ..results.run_folder import RunFolder
+from ..results.run_folder import RunFolder, unit_name
 from . import attack_diagnostics, figures, label_sheet, tables, tuning_plot, verdict
 from .page_data import Contents, read_contents
 from .plot_style import inline, styled, to_png, to_svg
@@ -188,7 +188,7 @@ def _cost_rows(contents: Contents) -> list[dict[str, Any]]:
     """Return the logical cost of each unit beside what varies: seconds, and the probe's deviation."""
     rows = []
     for row in tables.cost_rows(contents.metrics.costs):
-        unit = contents.costs["units"][f"{row['attack']}.s{row['seed']}"]
+        unit = contents.costs["units"][unit_name(row["attack"], row["seed"])]
         times = {f"{phase}, s": f"{unit[f'{phase}_seconds']:.1f}" for phase in ("prepare", "generate")}
         rows.append({**row, **times, "largest deviation, of 255": unit["probe"]["largest"]})
     return rows

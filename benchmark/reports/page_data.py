@@ -1,6 +1,5 @@
 """What a report is made of, read from a run folder once and checked; nothing is drawn here."""
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +11,7 @@ from ..errors import BadInput, CorruptRun
 from ..files import read_json
 from ..registry import make_measure
 from ..results.keyed_names import run_key
-from ..results.run_folder import RunFolder, shard_count
+from ..results.run_folder import RunFolder, is_unit_name, shard_count, unit_name
 from ..results.schema import Metrics, Result, load_metrics
 from ..results.score_files import read_all_scores
 from ..results.tuning_curve import Curve
@@ -21,8 +20,6 @@ from . import attack_diagnostics, label_sheet
 from .rates_by_threshold import Curves, by_threshold
 from .strongest_pairs import ShownPair, strongest_pairs
 from .tables import by_measure, probe_flags
-
-_UNIT = re.compile(r"[a-z0-9][a-z0-9-]*\.s\d+")
 
 
 @dataclass(frozen=True)
@@ -128,7 +125,7 @@ def _unit(
 
 def _unit_name(manifest: dict[str, Any], result: Result) -> str:
     """Return the unit's name, which is part of paths, if the manifest has it."""
-    name = f"{result.attack}.s{result.seed}"
-    if not _UNIT.fullmatch(name) or name not in manifest["units"]:
+    name = unit_name(result.attack, result.seed)
+    if not is_unit_name(name) or name not in manifest["units"]:
         raise CorruptRun(f"metrics.json, results: {name!r} is no unit of the manifest")
     return name

@@ -11,9 +11,10 @@
     hash.key                    secret that names training images in reports and records (keyed_names.py)
     reference/                  the same attacks on the pair's reference model, a run folder like this one
 
-A unit is one attack under one seed, `<attack>.s<seed>`.
+A unit is one attack under one seed; `unit_name` names it.
 """
 
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -150,6 +151,16 @@ def read_run(path: str | Path) -> RunFolder:
     if not folder.manifest_file.is_file():
         raise BadInput(f"{path} is no run folder: it has no manifest.json")
     return folder
+
+
+def unit_name(attack: str, seed: int) -> str:
+    """Return what one attack under one seed is called in manifests, costs and the names of files."""
+    return f"{attack}.s{seed}"
+
+
+def is_unit_name(name: str) -> bool:
+    """Return whether a name from a file can be a unit's, and so be a part of paths; attacks are named as registered."""
+    return re.fullmatch(r"[a-z0-9][a-z0-9_-]*\.s\d+", name) is not None
 
 
 def shard_count(identity: Mapping[str, Any]) -> int:

@@ -129,12 +129,12 @@ def _same(folder: "RunFolder", name: str, other: str, results: Sequence["Result"
     import torch
 
     from ..files import read_json
-    from ..results.run_folder import shard_count
+    from ..results.run_folder import shard_count, unit_name
 
     shards = shard_count(read_json(folder.manifest_file)["identity"])
     for result in results:
         seed = result.seed
-        pair = [f"{each}.s{seed}" for each in (name, other)]
+        pair = [unit_name(each, seed) for each in (name, other)]
         if not all(folder.images_file(unit, shards - 1).exists() for unit in pair):
             return False
         both = zip(*(folder.candidate_images(unit, shards) for unit in pair), strict=True)

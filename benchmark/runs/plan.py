@@ -17,7 +17,7 @@ from ..models.find_model import _find, find_model
 from ..progress import silent
 from ..protocol import DEFAULT_TIER, TIERS, TOP_K, Protocol, make_protocol
 from ..registry import check_settings
-from ..results.run_folder import RunFolder
+from ..results.run_folder import RunFolder, unit_name
 from ..sampling.defended import check_fit, in_order
 from .plugins import _check_conditioning, _check_configs, _try, check_names, make_attacks, make_defences, make_measures
 
@@ -32,7 +32,7 @@ class Unit:
     @property
     def name(self) -> str:
         """The unit's name in the run folder."""
-        return f"{self.attack.name}.s{self.seed}"
+        return unit_name(self.attack.name, self.seed)
 
     def settings(self) -> dict[str, Any]:
         """Return the attack's settings as plain values."""

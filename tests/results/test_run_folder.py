@@ -1,4 +1,4 @@
-"""The lock of a run folder: one writer, no lock left by a killed one, and no file that it empties."""
+"""What a run folder calls things, and its lock: one writer, none left by a killed one, and no file that it empties."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 
 from sidebench.benchmark import environment
 from sidebench.benchmark.errors import BadInput, RunConflict
-from sidebench.benchmark.results.run_folder import RunFolder
+from sidebench.benchmark.results.run_folder import RunFolder, is_unit_name, unit_name
 
 HOLDER = """
 import os, sys, time
@@ -96,3 +96,13 @@ def test_peak_memory_is_known_without_the_module_resource(monkeypatch: pytest.Mo
     whole = environment.peak_memory()
     monkeypatch.setitem(sys.modules, "resource", None)
     assert 10e6 < environment.peak_memory() <= whole * 1.05
+
+
+@pytest.mark.parametrize("attack", ["side", "my_attack", "side--random-labels", "2nd"])
+def test_an_attack_and_seed_have_one_name(attack: str) -> None:
+    assert unit_name(attack, 12) == f"{attack}.s12" and is_unit_name(unit_name(attack, 12))
+
+
+@pytest.mark.parametrize("name", ["side", "side.s", "side.s-1", "../side.s0", "a/b.s0", ".s0", "Side.s0", "side.s0\n"])
+def test_what_is_no_unit_is_no_part_of_a_path(name: str) -> None:
+    assert not is_unit_name(name)
