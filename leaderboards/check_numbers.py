@@ -16,7 +16,7 @@ from ..benchmark.measures.shard_scores import SIDES
 from ..benchmark.protocol import CALIBRATION_RATES, CONFIDENCE
 from ..benchmark.registry import make_measure
 from ..benchmark.results.rates import swap_p
-from ..benchmark.results.schema import BandResult, Calibrated, Difference, Rate, Result, Richness, SideResult
+from ..benchmark.results.schema import BandResult, Calibrated, Estimate, Rate, Result, Richness, SideResult
 from ..benchmark.stats.comparison import AttackHits, excess_of
 from ..benchmark.stats.intervals import Excess, wilson
 from ..benchmark.stats.thresholds import calibrates
@@ -102,7 +102,7 @@ def _rate(rate: Rate, candidates: int, most: int, field: str) -> Found:
     yield from _interval(rate, field, 0.0)
 
 
-def _interval(found: Rate | Difference, field: str, least: float) -> Found:
+def _interval(found: Estimate, field: str, least: float) -> Found:
     if not least - 1e-9 <= found.low <= found.value + 1e-9:
         yield f"{field}.low", "must lie below the value"
     if found.high < found.value - 1e-9:
@@ -241,6 +241,6 @@ def _near(first: float, second: float, relative: float = 0.0) -> bool:
     return abs(first - second) <= 1e-9 + relative * abs(second)
 
 
-def _same(stored: Difference, again: Excess) -> bool:
+def _same(stored: Estimate, again: Excess) -> bool:
     ends = ((stored.value, again.value), (stored.low, again.interval.low), (stored.high, again.interval.high))
     return all(_near(first, second) for first, second in ends)

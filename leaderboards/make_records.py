@@ -18,7 +18,7 @@ from ..benchmark.registry import make_measure
 from ..benchmark.results.keyed_names import held_out_group, keyed_hash, run_key, training_group
 from ..benchmark.results.rates import attack_hits
 from ..benchmark.results.run_folder import RunFolder, shard_count, unit_name
-from ..benchmark.results.schema import Difference, Metrics, Result, load_metrics
+from ..benchmark.results.schema import Estimate, Metrics, Result, load_metrics
 from ..benchmark.results.score_files import read_all_scores
 from ..benchmark.results.unit_scores import Groups, UnitScores, in_both, stored_groups
 from ..benchmark.stats.comparison import AttackHits, excess_of, pooled
@@ -110,7 +110,7 @@ def _make(
         seeds=seeds,
         measure=measure.id,
         band=measure.bands[0].name,
-        excess=Difference(value=excess.value, low=excess.interval.low, high=excess.interval.high),
+        excess=Estimate.of(*excess),
         results=[_result(found, measure) for found in metrics.results if found.attack == attack],
         costs=costs,
         hits=[_hits(seed, found, groups, key) for seed, found in hits.items()],

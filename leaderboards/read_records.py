@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from ..benchmark.errors import BadRecord, first_problem
 from ..benchmark.protocol import CONFIDENCE
-from ..benchmark.results.schema import Difference, Result
+from ..benchmark.results.schema import Estimate, Result
 from ..benchmark.stats.comparison import AttackHits, excess_of
 from .badge import SUFFIX
 from .record import SCHEMA, Record, pooled_hits
@@ -112,6 +112,6 @@ def _headline(result: Result, hits: AttackHits) -> Result:
     return result.model_copy(update={"bands": [closest, *others]})
 
 
-def _ends(stored: Difference, hits: AttackHits) -> Difference:
+def _ends(stored: Estimate, hits: AttackHits) -> Estimate:
     low, high = excess_of(hits, CONFIDENCE).interval
     return stored.model_copy(update={"low": low, "high": high})

@@ -24,7 +24,7 @@ from ..benchmark.data.pair import IN_TRAINING, Control
 from ..benchmark.errors import BadRecord
 from ..benchmark.files import canonical_json
 from ..benchmark.protocol import Protocol
-from ..benchmark.results.schema import ControlCheck, Cost, Difference, Result
+from ..benchmark.results.schema import ControlCheck, Cost, Estimate, Result
 from ..benchmark.stats.comparison import AttackHits, pooled
 
 SCHEMA = "sidebench-record/3"
@@ -134,7 +134,7 @@ class TuningPoint(_Part):
     """Values of the settings and what they found on a shadow victim."""
 
     values: dict[str, Any] = Field(description="values of the settings that were tried")
-    excess: Difference = Field(description="excess on the shadow victim, or its AMS where the pair has no control")
+    excess: Estimate = Field(description="excess on the shadow victim, or its AMS where the pair has no control")
 
 
 class Tuning(_Part):
@@ -158,7 +158,7 @@ class Record(_Part):
     seeds: list[int] = Field(min_length=1, description="run seeds; each is one full `prepare`")
     measure: str = Field(max_length=128, description="id of the headline measure")
     band: str = Field(max_length=64, description="its closest band, by which records are ranked")
-    excess: Difference = Field(description="AMS minus that of the control, all seeds together; without one, AMS")
+    excess: Estimate = Field(description="AMS minus that of the control, all seeds together; without one, AMS")
     results: list[Result] = Field(description="every rate, by seed and measure")
     costs: list[Cost] = Field(description="logical work by seed")
     hits: list[Hits] = Field(description="what was hit, by seed")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..benchmark.errors import BadInput
-from ..benchmark.results.schema import Difference
+from ..benchmark.results.schema import Estimate
 from ..benchmark.results.tuning_curve import Curve, read_curve
 from .record import Record, Tuning, TuningPoint
 
@@ -36,6 +36,6 @@ def _tuning(curve: Curve) -> Tuning:
     points = []
     for point in curve.points:
         found = point.result.excess or point.result.training.ams
-        excess = Difference(value=found.value, low=found.low, high=found.high)
+        excess = Estimate(value=found.value, low=found.low, high=found.high)
         points.append(TuningPoint(values=point.values, excess=excess))
     return Tuning(measure=curve.measure, candidates=curve.candidates, points=points)

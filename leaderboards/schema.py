@@ -17,6 +17,10 @@ FOLDER = Path(__file__).parent / "schemas"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
+_PUBLISHED = {"Estimate": ("Difference", "A difference or ratio of two rates, with its interval.")}
+"""The published name and description of a class that was renamed since; the file of a version never changes."""
+
+
 def file_name(version: str) -> str:
     """Return the file of a version: `sidebench-record-3.json` of `sidebench-record/3`."""
     return f"{version.replace('/', '-')}.json"
@@ -30,10 +34,20 @@ def current() -> dict[str, str]:
 
 def text(model: type[BaseModel], version: str) -> str:
     """Return the JSON Schema of a model, whose field `schema` must hold this version."""
-    found: dict[str, Any] = model.model_json_schema(by_alias=True)
+    found = _as_published(model.model_json_schema(by_alias=True))
     found["properties"]["schema"] = {"const": version, "description": "name and version of this schema"}
     found["required"] = sorted({*found["required"], "schema"})
     return json.dumps({"$schema": DIALECT, "$id": version, **found}, indent=1, sort_keys=True) + "\n"
+
+
+def _as_published(found: dict[str, Any]) -> dict[str, Any]:
+    """Return a JSON Schema in which classes are called what they were when this version was published."""
+    for name, (before, description) in _PUBLISHED.items():
+        found = json.loads(json.dumps(found).replace(f'"#/$defs/{name}"', f'"#/$defs/{before}"'))
+        defs = found.get("$defs", {})
+        if name in defs:
+            defs[before] = {**defs.pop(name), "title": before, "description": description}
+    return found
 
 
 def publish() -> None:

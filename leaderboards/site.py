@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..benchmark.errors import BadInput
-from ..benchmark.results.schema import Difference, Rate, Result
+from ..benchmark.results.schema import Estimate, Result
 from . import board_charts, schema, tables, verdicts
 from .ranking import PLAIN, Board, BoardRow, Leaderboard, claims_excess, method_of
 from .record import Record
@@ -203,7 +203,7 @@ def said(text: str) -> "Markup":
     return Markup("<bdi>{}</bdi>").format(tables.clean(text))
 
 
-def _rate(found: Rate | Difference | None) -> str:
+def _rate(found: Estimate | None) -> str:
     from markupsafe import Markup
 
     if found is None:

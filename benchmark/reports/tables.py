@@ -5,7 +5,7 @@ from typing import Any
 
 from ..files import read_json
 from ..results.run_folder import RunFolder
-from ..results.schema import BandResult, Cost, Difference, Effort, Expected, Metrics, Rate, Result
+from ..results.schema import BandResult, Cost, Effort, Estimate, Metrics, Result
 from ..results.tuning_curve import Curve
 
 
@@ -207,7 +207,7 @@ def comparison_rows(metrics: Metrics) -> list[dict[str, Any]]:
     ]
 
 
-def _ratio(found: Difference | None) -> str:
+def _ratio(found: Estimate | None) -> str:
     return "-" if found is None else f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
 
 
@@ -243,7 +243,7 @@ def effort_rows(efforts: Sequence[Effort]) -> list[dict[str, Any]]:
     ]
 
 
-def _expected(found: Expected | None) -> str:
+def _expected(found: Estimate | None) -> str:
     return "-" if found is None else f"{found.value:,.0f} [{found.low:,.0f}, {found.high:,.0f}]"
 
 
@@ -299,7 +299,7 @@ def tuning_table(curve: Curve) -> str:
     return "\n".join([head, table, f"highest {what} at {chosen}"])
 
 
-def percent(rate: Rate | Difference | None) -> str:
+def percent(rate: Estimate | None) -> str:
     """Return a rate or difference and its interval in percent, "-" without one."""
     if rate is None:
         return "-"

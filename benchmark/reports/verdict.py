@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
-from ..results.schema import Difference, Metrics, Result
+from ..results.schema import Estimate, Metrics, Result
 from .tables import by_measure
 
 Tone = Literal["leak", "clear", "open"]
@@ -12,7 +12,7 @@ Tone = Literal["leak", "clear", "open"]
 State = Literal["good", "look", "missing"]
 """As it should be; read the verdict with care; not checked."""
 
-Claimed = Sequence[tuple[Result, Difference]]
+Claimed = Sequence[tuple[Result, Estimate]]
 """Results with the excess of their closest band."""
 
 

@@ -11,10 +11,9 @@ from ..measures.ams_ums import ams_count
 from ..protocol import PROBE_LIMIT
 from ..stats.comparison import AttackHits
 from ..stats.equal_cost import AtBudget, Currency, Finds, Spending, at_budget
-from ..stats.richness import Distinct
 from .rates import attack_hits
 from .run_folder import RunFolder
-from .schema import Cost, Effort, Expected
+from .schema import Cost, Effort, Estimate
 from .score_files import read_scores
 from .unit_scores import Groups, UnitScores
 
@@ -161,16 +160,12 @@ def _effort(attack: str, seed: int, currency: Currency, of: str, budget: float, 
         budget_of=of,
         candidates=found.candidates,
         synthetic_images=found.synthetic,
-        hits=_expected(found.training),
-        held_out_hits=None if found.held_out is None else _expected(found.held_out),
-        groups=None if found.groups is None else _expected(found.groups),
+        hits=Estimate.of(*found.training),
+        held_out_hits=None if found.held_out is None else Estimate.of(*found.held_out),
+        groups=None if found.groups is None else Estimate.of(*found.groups),
         kind=found.kind,
         refused=found.refused,
     )
-
-
-def _expected(found: Distinct) -> Expected:
-    return Expected(value=found.value, low=found.interval.low, high=found.interval.high)
 
 
 def _cost(attack: str, seed: int, parts: Sequence[dict[str, Any]], found: UnitFinds) -> Cost:

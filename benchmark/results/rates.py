@@ -10,10 +10,10 @@ from ..errors import CorruptRun, TooFew
 from ..measures import ams_ums, hits
 from ..protocol import CALIBRATION_RATES, CONFIDENCE
 from ..stats.comparison import AttackHits, Ratio, compare, excess_of, label_swap, sign_flip, verdicts
-from ..stats.intervals import Excess, matched_rate, unique_count, wilson
+from ..stats.intervals import Interval, matched_rate, unique_count, wilson
 from ..stats.richness import chao1, chao2, curve
 from ..stats.thresholds import HitRate, Matches, calibrate, calibrates, evaluate
-from .schema import BandResult, Calibrated, Compared, Difference, Percentiles, Point, Rate, Result, Richness, SideResult
+from .schema import BandResult, Calibrated, Compared, Estimate, Percentiles, Point, Rate, Result, Richness, SideResult
 from .unit_scores import Groups, UnitScores
 
 SWAP_SEED = 0
@@ -96,7 +96,7 @@ def compare_attacks(
             seed=units[i][1],
             measure=measure.id,
             band=band.name,
-            difference=_difference(result.difference),
+            difference=Estimate.of(*result.difference),
             ratio=_ratio(result.ratio),
             ratio_refused=result.ratio.refused,
             p=verdict.p,
@@ -118,7 +118,7 @@ def _band_result(
         training=side_result(measure, band, scores, groups, "training"),
         held_out=side_result(measure, band, scores, groups, "held_out") if "held_out" in groups else None,
         reference=side_result(measure, band, reference, groups, "training") if reference else None,
-        excess=_difference(excess_of(hits, CONFIDENCE)) if hits.controlled else None,
+        excess=Estimate.of(*excess_of(hits, CONFIDENCE)) if hits.controlled else None,
         label_swap_p=swap_p(hits) if hits.controlled else None,
         matched_ams=_matched_ams(measure, band, scores, groups) if "held_out" in groups else None,
     )
@@ -222,7 +222,7 @@ def _calibrated(measure: Measure, scores: UnitScores, groups: Groups, q: float) 
         tau_high=threshold.interval.high,
         training=_hit_rate(found.training),
         held_out=_hit_rate(found.held_out),
-        excess=_difference(found.excess),
+        excess=Estimate.of(*found.excess),
     )
 
 
@@ -247,14 +247,8 @@ def _richness(measure: Measure, band: Band, scores: UnitScores, groups: np.ndarr
     )
 
 
-def _difference(found: Excess) -> Difference:
-    return Difference(value=found.value, low=found.interval.low, high=found.interval.high)
-
-
-def _ratio(found: Ratio) -> Difference | None:
-    if found.value is None or found.interval is None:
-        return None
-    return _difference(Excess(found.value, found.interval))
+def _ratio(found: Ratio) -> Estimate | None:
+    return None if found.value is None or found.interval is None else Estimate.of(found.value, found.interval)
 
 
 def _hit_rate(found: HitRate) -> Rate:
@@ -262,11 +256,10 @@ def _hit_rate(found: HitRate) -> Rate:
 
 
 def _rate(count: int, n: int) -> Rate:
-    interval = wilson(count, n, CONFIDENCE)
-    return Rate(count=count, value=count / n, low=interval.low, high=interval.high)
+    return _hit_rate(HitRate(count, count / n, wilson(count, n, CONFIDENCE)))
 
 
 def _unique(frequencies: np.ndarray, at_once: float, n: int) -> Rate:
     count = int((frequencies > 0).sum())
-    interval = unique_count(frequencies, len(frequencies), CONFIDENCE, at_once=at_once)
-    return Rate(count=count, value=count / n, low=interval.low / n, high=interval.high / n)
+    low, high = unique_count(frequencies, len(frequencies), CONFIDENCE, at_once=at_once)
+    return _hit_rate(HitRate(count, count / n, Interval(low / n, high / n)))

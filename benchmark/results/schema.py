@@ -1,11 +1,12 @@
 """Every key of metrics.json, declared once with a sentence. `rates` makes them from committed scores."""
 
-from typing import Any
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..errors import BadInput, CorruptRun
 from ..files import read_json
+from ..stats.intervals import Interval
 from .run_folder import RunFolder
 
 SCHEMA = "sidebench-metrics/1"
@@ -15,21 +16,27 @@ class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class Rate(_Record):
-    """A count of candidates over N_G, with its interval."""
-
-    count: int = Field(description="candidates in the band")
-    value: float = Field(description="count / N_G")
-    low: float = Field(description="lower end of the 95 % interval")
-    high: float = Field(description="upper end of the 95 % interval")
-
-
-class Difference(_Record):
-    """A difference or ratio of two rates, with its interval."""
+class Estimate(_Record):
+    """A number and its interval; the field that holds it says of what."""
 
     value: float = Field(description="the estimate")
     low: float = Field(description="lower end of the 95 % interval")
     high: float = Field(description="upper end of the 95 % interval")
+
+    @classmethod
+    def of(cls, value: float, interval: Interval) -> Self:
+        """Return the estimate as it is stored."""
+        return cls(value=value, low=interval.low, high=interval.high)
+
+
+class _Count(_Record):
+    count: int = Field(description="candidates in the band")
+
+
+class Rate(Estimate, _Count):  # in this order the count stays the first field of the published schema
+    """A count of candidates over N_G, with its interval."""
+
+    value: float = Field(description="count / N_G")
 
 
 class Calibrated(_Record):
@@ -43,16 +50,17 @@ class Calibrated(_Record):
     candidates: int = Field(description="candidates with odd numbers, on which the rates are taken")
     training: Rate | None = Field(description="AMS on training images at tau")
     held_out: Rate | None = Field(description="AMS on held-out images at tau")
-    excess: Difference | None = Field(description="their difference; its interval carries tau's uncertainty on")
+    excess: Estimate | None = Field(description="their difference; its interval carries tau's uncertainty on")
 
 
-class Point(_Record):
+class _Candidates(_Record):
+    candidates: int = Field(description="number of candidates")
+
+
+class Point(Estimate, _Candidates):
     """Distinct images expected from a number of candidates."""
 
-    candidates: int = Field(description="number of candidates")
     value: float = Field(description="expected number of distinct species")
-    low: float = Field(description="lower end of the 95 % interval")
-    high: float = Field(description="upper end of the 95 % interval")
     kind: str = Field(description="rarefied, observed, or extrapolated (an estimate)")
 
 
@@ -86,7 +94,7 @@ class BandResult(_Record):
     reference: SideResult | None = Field(
         None, description="candidates of the reference model against the training images; None without such a model"
     )
-    excess: Difference | None = Field(
+    excess: Estimate | None = Field(
         description="AMS on training minus AMS on held-out images (or: minus AMS of the reference model, same images), "
         "without duplicate groups that lie on both sides; None without control"
     )
@@ -131,10 +139,10 @@ class Compared(_Record):
     seed: int = Field(description="run seed")
     measure: str = Field(description="id of the measure")
     band: str = Field(description="name of the band")
-    difference: Difference = Field(
+    difference: Estimate = Field(
         description="excess of the first minus excess of the second; of their AMS where there is no control"
     )
-    ratio: Difference | None = Field(
+    ratio: Estimate | None = Field(
         description="excess (without control: AMS) of the first over that of the second; None if refused"
     )
     ratio_refused: str = Field(description="why there is no ratio; empty where there is one")
@@ -163,14 +171,6 @@ class Cost(_Record):
     skipped_steps: int = Field(description="steps at which guidance was singular and left out")
 
 
-class Expected(_Record):
-    """An expected number, with its interval."""
-
-    value: float = Field(description="the estimate")
-    low: float = Field(description="lower end of the 95 % interval")
-    high: float = Field(description="upper end of the 95 % interval")
-
-
 class Effort(_Record):
     """What one attack finds for a budget, by the headline measure's closest band: all attacks at equal effort."""
 
@@ -183,9 +183,9 @@ class Effort(_Record):
     synthetic_images: int = Field(
         description="synthetic images among what the budget buys; they count under denoiser-equivalents alone"
     )
-    hits: Expected = Field(description="expected hits on training images, without duplicate groups of both sides")
-    held_out_hits: Expected | None = Field(description="the same on held-out images; None without any")
-    groups: Expected | None = Field(description="expected different duplicate groups of the hits; None if refused")
+    hits: Estimate = Field(description="expected hits on training images, without duplicate groups of both sides")
+    held_out_hits: Estimate | None = Field(description="the same on held-out images; None without any")
+    groups: Estimate | None = Field(description="expected different duplicate groups of the hits; None if refused")
     kind: str = Field(description="of `groups`: rarefied, observed, or extrapolated (an estimate)")
     refused: str = Field(description="why `groups` cannot be said; empty where it can")
 
@@ -261,7 +261,7 @@ def rows(metrics: Metrics) -> list[dict[str, Any]]:
     return table
 
 
-def _columns(prefix: str, found: Rate | Difference | None, suffixes: dict[str, str]) -> dict[str, float | None]:
+def _columns(prefix: str, found: Estimate | None, suffixes: dict[str, str]) -> dict[str, float | None]:
     """Return a column per suffix, empty where there is no such figure."""
     return {prefix + suffix: getattr(found, field, None) for suffix, field in suffixes.items()}
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sidebench.benchmark.results.schema import Difference
+from sidebench.benchmark.results.schema import Estimate
 from sidebench.benchmark.stats.comparison import AttackHits, excess_of
 from sidebench.benchmark.stats.intervals import wilson
 from sidebench.leaderboards.badge import Checked
@@ -64,7 +64,7 @@ def vary(
             "candidates": n,
             "seeds": list(seeds),
             "hits": hits,
-            "excess": Difference(value=excess.value, low=excess.interval.low, high=excess.interval.high),
+            "excess": Estimate(value=excess.value, low=excess.interval.low, high=excess.interval.high),
             "results": [_result(base, seed, each) for seed, each in zip(seeds, found, strict=True)],
             "costs": [
                 base.costs[0].model_copy(update={"seed": seed, "hits": int(each.training_hits.sum())})

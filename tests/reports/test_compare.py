@@ -17,7 +17,7 @@ from sidebench.benchmark.reports.compare import schema
 from sidebench.benchmark.reports.compare import verdict as compared_reading
 from sidebench.benchmark.reports.compare.compare_runs import compare_runs
 from sidebench.benchmark.results.run_folder import RunFolder
-from sidebench.benchmark.results.schema import Difference
+from sidebench.benchmark.results.schema import Estimate
 from sidebench.benchmark.runs import runner
 
 Make = Callable[..., Any]
@@ -259,10 +259,10 @@ def test_images_without_quality_have_no_plot_against_it(finished: Any, defended:
 
 def leaks_of(found: Any, *changes: tuple[str, str, float, float]) -> Any:
     """Return the comparison with one leak per change: run, verdict, and ends of what is left."""
-    leak = found.leaks[0].model_copy(update={"before": Difference(value=0.3, low=0.2, high=0.4)})
+    leak = found.leaks[0].model_copy(update={"before": Estimate(value=0.3, low=0.2, high=0.4)})
     made = [
         leak.model_copy(
-            update={"run": run, "verdict": verdict, "after": Difference(value=(low + high) / 2, low=low, high=high)}
+            update={"run": run, "verdict": verdict, "after": Estimate(value=(low + high) / 2, low=low, high=high)}
         )
         for run, verdict, low, high in changes
     ]

@@ -23,7 +23,7 @@ from sidebench.benchmark.results.schema import (
     Compared,
     ControlCheck,
     Cost,
-    Difference,
+    Estimate,
     Metrics,
     Percentiles,
     Rate,
@@ -48,7 +48,7 @@ CALIBRATED = Calibrated(
     candidates=500,
     training=rate(30, 0.02, 0.04),
     held_out=rate(5, 0.001, 0.01),
-    excess=Difference(value=0.025, low=0.0111, high=0.0333),
+    excess=Estimate(value=0.025, low=0.0111, high=0.0333),
 )
 REFUSED = Calibrated(
     q=0.001, refused="too few", tau=None, tau_low=None, tau_high=None, candidates=500,
@@ -60,7 +60,7 @@ COMPARED = Compared(
     seed=3,
     measure="nl2c:n50:a0.5",
     band="high",
-    difference=Difference(value=0.01, low=-0.0123, high=0.0321),
+    difference=Estimate(value=0.01, low=-0.0123, high=0.0321),
     ratio=None,
     ratio_refused="the denominator reaches 0",
     p=0.42,
@@ -81,7 +81,7 @@ def band(name: str, low: float, high: float, value: float = 0.0) -> BandResult:
         high=0.5,
         training=side(40, 7),
         held_out=side(10, 9),
-        excess=Difference(value=value, low=low, high=high),
+        excess=Estimate(value=value, low=low, high=high),
         label_swap_p=0.5,
         matched_ams=None,
     )

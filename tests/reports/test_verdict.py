@@ -6,7 +6,7 @@ import pytest
 
 from sidebench.benchmark.reports.page_data import Contents, read_contents
 from sidebench.benchmark.reports.verdict import VerdictCheck, checks, headline
-from sidebench.benchmark.results.schema import Difference, Metrics
+from sidebench.benchmark.results.schema import Estimate, Metrics
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def with_excess(metrics: Metrics, *intervals: tuple[float, float]) -> Metrics:
     """Return the run with these excess intervals in the closest band, one per attack."""
     results = []
     for result, (low, high) in zip(metrics.results[:: len(metrics.results) // 3], intervals, strict=False):
-        excess = Difference(value=(low + high) / 2, low=low, high=high)
+        excess = Estimate(value=(low + high) / 2, low=low, high=high)
         bands = [result.bands[0].model_copy(update={"excess": excess}), *result.bands[1:]]
         results.append(result.model_copy(update={"bands": bands}))
     check = metrics.control_check.model_copy(update={"told_apart": False})

@@ -20,11 +20,10 @@ from ...measures.shard_scores import SIDES
 from ...protocol import CONFIDENCE
 from ...registry import make_measure
 from ...results.run_folder import RunFolder, shard_count
-from ...results.schema import Difference, Metrics, load_metrics
+from ...results.schema import Estimate, Metrics, load_metrics
 from ...results.score_files import read_all_scores
 from ...results.unit_scores import UnitScores, in_both
 from ...stats.comparison import AttackHits, compare, excess_of, pooled, verdicts
-from ...stats.intervals import Excess
 from .schema import QUALITY, SCHEMA, ComparedRun, Comparing, Leak, Price
 from .tried_settings import other_settings
 
@@ -218,15 +217,15 @@ def _leaks(baseline: _Run, others: Sequence[_Run], yardsticks: Sequence[HitRule]
                     "space": yardstick.measure.space,
                     "candidates": seeds * count,
                     "paired": [s for s, _ in ours[:seeds]] == [s for s, _ in theirs[:seeds]],
-                    "before": _difference(excess_of(before, CONFIDENCE)),
-                    "after": _difference(excess_of(after, CONFIDENCE)),
+                    "before": Estimate.of(*excess_of(before, CONFIDENCE)),
+                    "after": Estimate.of(*excess_of(after, CONFIDENCE)),
                 }
             )
     words = {"finds more": "leaks more", "finds fewer": "leaks less"}
     return [
         Leak(
             **row,
-            change=_difference(test.difference),
+            change=Estimate.of(*test.difference),
             p=verdict.p,
             verdict=words.get(verdict.words, verdict.words),
         )
@@ -364,7 +363,3 @@ def _only_moved(leaks: Sequence[Leak]) -> list[str]:
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
-
-
-def _difference(found: Excess) -> Difference:
-    return Difference(value=found.value, low=found.interval.low, high=found.interval.high)

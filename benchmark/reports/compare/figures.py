@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...contracts import Measure
-from ...results.schema import Difference
+from ...results.schema import Estimate
 from ..figures import short
 from ..plot_style import INK, SOFT, canvas, colours, direction, score_range, shade_bands, threshold_label
 from ..rates_by_threshold import Curves
@@ -132,7 +132,7 @@ def thresholds(found: Mapping[str, Curves], measure: Measure) -> "Figure":
     return figure
 
 
-def _points(found: Comparing, yardstick: str) -> dict[tuple[str, str], Difference]:
+def _points(found: Comparing, yardstick: str) -> dict[tuple[str, str], Estimate]:
     """Return the leak by run and attack, the baseline's first."""
     chosen = [leak for leak in found.leaks if leak.yardstick == yardstick]
     before = {(found.baseline, leak.against): leak.before for leak in chosen}

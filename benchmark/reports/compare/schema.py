@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ...results.schema import Difference
+from ...results.schema import Estimate
 from ..tables import percent
 
 SCHEMA = "sidebench-compare/1"
@@ -39,9 +39,9 @@ class Leak(_Record):
     space: str = Field(description="descriptor space of the yardstick")
     candidates: int = Field(description="candidates compared on either side, all seeds together")
     paired: bool = Field(description="both sides have the same seeds and so the same starting noise")
-    before: Difference = Field(description="leak of the baseline")
-    after: Difference = Field(description="leak of the run")
-    change: Difference = Field(description="after minus before")
+    before: Estimate = Field(description="leak of the baseline")
+    after: Estimate = Field(description="leak of the run")
+    change: Estimate = Field(description="after minus before")
     p: float = Field(description="two-sided p of the change, Holm-corrected over all rows")
     verdict: str = Field(description="leaks more, leaks less, or no difference seen")
 

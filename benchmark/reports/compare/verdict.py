@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ...results.schema import Difference
+from ...results.schema import Estimate
 from ..verdict import Headline, Tone
 from .schema import Comparing, Leak
 
@@ -91,5 +91,5 @@ def _sentence(leak: Leak) -> str:
     )
 
 
-def _share(found: Difference) -> str:
+def _share(found: Estimate) -> str:
     return f"{100 * found.value:.2f} %"
