@@ -11,6 +11,7 @@ import numpy as np
 
 from ..benchmark.contracts import Measure
 from ..benchmark.data.pair import load_pair, pair_names
+from ..benchmark.data.references import shared_groups
 from ..benchmark.errors import BadInput, BadRecord, CorruptRun, UnknownName
 from ..benchmark.files import read_json, read_table, write_text
 from ..benchmark.protocol import CONFIDENCE, Protocol
@@ -20,7 +21,7 @@ from ..benchmark.results.rates import attack_hits
 from ..benchmark.results.run_folder import RunFolder, shard_count, unit_name
 from ..benchmark.results.schema import Estimate, Metrics, Result, load_metrics
 from ..benchmark.results.score_files import read_all_scores
-from ..benchmark.results.unit_scores import Groups, UnitScores, in_both, stored_groups
+from ..benchmark.results.unit_scores import Groups, UnitScores, stored_groups
 from ..benchmark.stats.comparison import AttackHits, excess_of, pooled
 from .check import check_record, claims_same
 from .read_records import read_record, record_files
@@ -182,7 +183,7 @@ def unit_hits(folder: RunFolder, unit: str, measure: Measure, groups: Groups) ->
         CorruptRun: a score file is missing or broken.
     """
     manifest = read_json(folder.manifest_file)
-    places = [(folder, in_both(groups))]
+    places = [(folder, shared_groups(groups))]
     if manifest["control"] == "reference-model":
         places.append((folder.reference(), {}))
     shards = shard_count(manifest["identity"])
@@ -191,7 +192,7 @@ def unit_hits(folder: RunFolder, unit: str, measure: Measure, groups: Groups) ->
 
 
 def _hits(seed: int, found: AttackHits, groups: Groups, key: bytes) -> Hits:
-    out = in_both(groups)
+    out = shared_groups(groups)
     kept = {side: own[~out[side]] if side in out else own for side, own in groups.items()}
     own, text = (kept["training"], training_group) if found.same_groups else (kept.get("held_out"), held_out_group)
     return Hits(

@@ -1,6 +1,7 @@
 """Training and held-out images: load, check, group duplicates, split. Only scoring sees them."""
 
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -68,6 +69,18 @@ class References:
         """Return each reference's duplicate group, by side that has images."""
         parts: dict[Side, ImageSet] = {"training": self.training, "held_out": self.held_out}
         return {side: part.groups for side, part in parts.items() if len(part)}
+
+
+def shared_groups(groups: Mapping[Side, np.ndarray]) -> dict[Side, np.ndarray]:
+    """Return which references of each side, (references,) bool, lie in a duplicate group of both sides.
+
+    Such references leave every comparison of the two sides. None does where there are no held-out images.
+
+    Args:
+        groups: Each reference's duplicate group by side, as `References.groups` or a run folder has them.
+    """
+    shared = np.intersect1d(groups["training"], groups.get("held_out", groups["training"][:0]))
+    return {side: np.isin(own, shared) for side, own in groups.items()}
 
 
 @dataclass(frozen=True)

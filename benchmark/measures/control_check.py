@@ -1,7 +1,8 @@
 """Are the held-out images a fair control for the training images?
 
-Three answers: a two-sample classifier that finds the sets distinguishable or not, the duplicate groups that lie on
-both sides, and the rate on a training set cut down to the size of the held-out set.
+A two-sample classifier finds the sets distinguishable or not. Two more answers stand elsewhere: the duplicate groups
+that lie on both sides (`data.references.shared_groups`), and the rate on a training set cut down to the size of the
+held-out set (`stats.intervals.matched_rate`).
 """
 
 from typing import TYPE_CHECKING, NamedTuple
@@ -53,17 +54,6 @@ class TwoSample(NamedTuple):
     method: str
     excludes_half: bool
     """The interval lies above or below 0.5."""
-
-
-class Overlaps(NamedTuple):
-    """Duplicate groups with images on both sides."""
-
-    groups: np.ndarray
-    """Their numbers, ascending."""
-    training: np.ndarray
-    """Positions of their images among the training images, ascending."""
-    held_out: np.ndarray
-    """Positions of their images among the held-out images, ascending."""
 
 
 def two_sample(training: "ImageSet", held_out: "ImageSet", seed: int) -> TwoSample:
@@ -120,13 +110,6 @@ def auc_interval(auc: float, first: float, second: float, confidence: float = CO
     low = brentq(outside, 0.0, auc - step) if auc > 1e-6 else 0.0
     high = brentq(outside, auc + step, 1.0) if auc < 1 - 1e-6 else 1.0
     return Interval(float(low), float(high))
-
-
-def overlaps(training: "ImageSet", held_out: "ImageSet") -> Overlaps:
-    """Return the duplicate groups that lie on both sides, which a matched comparison must leave out."""
-    shared = np.intersect1d(training.groups, held_out.groups)
-    positions = [np.flatnonzero(np.isin(part.groups, shared)) for part in (training, held_out)]
-    return Overlaps(shared, positions[0], positions[1])
 
 
 # ---- The classifier ---------------------------------------------------------------------------------

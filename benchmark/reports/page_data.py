@@ -7,6 +7,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from ..contracts import Measure
+from ..data.references import shared_groups
 from ..errors import BadInput, CorruptRun
 from ..files import read_json
 from ..registry import make_measure
@@ -15,7 +16,7 @@ from ..results.run_folder import RunFolder, is_unit_name, shard_count, unit_name
 from ..results.schema import Metrics, Result, load_metrics
 from ..results.score_files import read_all_scores
 from ..results.tuning_curve import Curve
-from ..results.unit_scores import UnitScores, in_both, stored_groups
+from ..results.unit_scores import UnitScores, stored_groups
 from . import attack_diagnostics, label_sheet
 from .rates_by_threshold import Curves, by_threshold
 from .strongest_pairs import ShownPair, strongest_pairs
@@ -102,7 +103,7 @@ def _unit(
 ) -> UnitContents:
     name = _unit_name(manifest, result)
     groups, shards = stored_groups(folder), shard_count(manifest["identity"])
-    scores = UnitScores(read_all_scores(folder, name, measure.space, shards), [measure], in_both(groups))
+    scores = UnitScores(read_all_scores(folder, name, measure.space, shards), [measure], shared_groups(groups))
     best = {str(side): scores.best_scores[measure.id, side] for side in groups}
     reference = None
     if manifest["control"] == "reference-model":

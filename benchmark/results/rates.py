@@ -25,7 +25,7 @@ def measure_result(
 ) -> Result:
     """Compute every rate of one unit under one measure.
 
-    `scores` were read without the references that `in_both` names; `reference` are the scores of the same
+    `scores` were read without the references that `shared_groups` marks; `reference` are the scores of the same
     candidates of a reference model.
 
     Raises:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..contracts import Band, Measure
+from ..data.references import shared_groups
 from ..errors import BadSetting, UnknownName
 from ..files import read_json
 from ..measures import hits
@@ -13,7 +14,7 @@ from .rates import measure_result
 from .run_folder import RunFolder, shard_count
 from .schema import Result
 from .score_files import read_all_scores
-from .unit_scores import UnitScores, in_both, stored_groups
+from .unit_scores import UnitScores, stored_groups
 
 
 def parse_bands(text: str) -> list[Band]:
@@ -57,7 +58,7 @@ def rescore(folder: RunFolder, bands: Sequence[Band], measure_id: str | None = N
     measure.bands = tuple(bands)
     shards = shard_count(identity)
     groups = stored_groups(folder)
-    left_out = in_both(groups)
+    left_out = shared_groups(groups)
     reference = folder.reference() if manifest["control"] == "reference-model" else None
     results = []
     for name in folder.scored_units(manifest, measure.space):

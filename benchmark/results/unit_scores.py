@@ -17,7 +17,7 @@ Groups = Mapping[Side, np.ndarray]
 class UnitScores:
     """The columns of one unit that metrics need: best matches and pairs, for some measures of one space.
 
-    `left_out` marks references, by side, that may not be a match in a comparison of both sides (`in_both`):
+    `left_out` marks references, by side, that may not be a match in a comparison of both sides (`shared_groups`):
     `matched_*` are the best matches among the others, the same arrays as `best_*` where none is marked. Shards are
     read one after the other and only these columns of them are kept.
     """
@@ -65,14 +65,6 @@ def _columns(
             found["pair_ids", measure.id, side] = ids
             found["pair_scores", measure.id, side] = scores
     return found
-
-
-def in_both(groups: Groups) -> dict[Side, np.ndarray]:
-    """Return which references of each side, (references,) bool, lie in a duplicate group of both sides."""
-    if "held_out" not in groups:
-        return {}
-    shared = np.intersect1d(groups["training"], groups["held_out"])
-    return {side: np.isin(own, shared) for side, own in groups.items()}
 
 
 def stored_groups(folder: RunFolder) -> Groups:

@@ -19,6 +19,7 @@ from ..contracts import Attack, Budget, Defence, ModelSpec, Progress
 from ..data import model_files
 from ..data.pair import ModelSource, Pair
 from ..data.pipeline_folder import image_size
+from ..data.references import shared_groups
 from ..errors import BadInput, BadSetting, RunConflict
 from ..files import canonical_json, difference, read_json, write_json
 from ..protocol import default_measures, make_protocol
@@ -27,7 +28,7 @@ from ..results.checkpoints import FolderCheckpoints, MemoryCheckpoints
 from ..results.rates import measure_result
 from ..results.schema import BandResult
 from ..results.tuning_curve import SCHEMA, Curve, TriedPoint, Used, as_stored
-from ..results.unit_scores import UnitScores, in_both
+from ..results.unit_scores import UnitScores
 from ..sampling.defended import defend, in_order
 from .plan import RunPlan
 from .plugins import check_names, make_defences
@@ -194,7 +195,7 @@ class _Bench:
             shards.append(self.scorer.score(images, np.asarray(batch.numbers), nan.numpy(), self.measure.space))
             self.progress(f"candidates at {label}", max(batch.numbers) + 1, self.candidates)
         groups = self.references.groups()
-        scores = UnitScores(shards, [self.measure], in_both(groups))
+        scores = UnitScores(shards, [self.measure], shared_groups(groups))
         return measure_result(attack.name, self.seed, self.measure, scores, groups).bands[0]
 
     def _state(self, attack: Attack) -> "AttackState":

@@ -10,18 +10,20 @@ import numpy as np
 
 from .. import environment
 from ..contracts import Measure
+from ..data.references import shared_groups
 from ..files import read_json, read_state, write_atomic, write_json, write_table, write_text
 from ..measures import image_quality, set_level_copying
-from ..measures.control_check import overlaps, two_sample
+from ..measures.control_check import two_sample
 from ..measures.detector_audit import audit
 from ..measures.hits import as_distances
 from ..measures.scorer import Scorer
+from ..measures.shard_scores import SIDES
 from ..results.costs import UnitFinds, costs, unit_finds
 from ..results.rates import attack_hits, compare_attacks, measure_result
 from ..results.run_folder import RunFolder
 from ..results.schema import SCHEMA, Compared, ControlCheck, Cost, Metrics, Result, load_metrics, rows
 from ..results.score_files import read_all_scores
-from ..results.unit_scores import UnitScores, in_both
+from ..results.unit_scores import UnitScores
 from ..stats.comparison import AttackHits
 from . import precision_check
 
@@ -82,7 +84,7 @@ def _compute(
 ) -> tuple[Metrics, dict[str, list[dict[str, Any]]], dict[str, Any]]:
     """Return the metrics, each unit's strongest pairs, and what varies between runs (times, deviations)."""
     groups = references.groups()
-    left_out = in_both(groups)
+    left_out = shared_groups(groups)
     reference = folder.reference() if plan.reference_model else None
     spaces: dict[str, list[Any]] = {}
     for measure in plan.measures:
@@ -176,17 +178,18 @@ def _control_check(references: "References") -> ControlCheck | None:
     parts = (references.training, references.held_out)
     if not len(references.held_out):
         return None
-    shared = overlaps(*parts)
-    compared = [part.take(~np.isin(part.groups, shared.groups)) for part in parts]
+    marks = shared_groups(references.groups())
+    shared = {side: own[marks[side]] for side, own in references.groups().items()}
+    compared = [part.take(~marks[side]) for side, part in zip(SIDES, parts, strict=True)]
     found = two_sample(compared[0], compared[1], AUDIT_SEED)
     return ControlCheck(
         auc=found.auc,
         low=found.low,
         high=found.high,
         told_apart=found.excludes_half,
-        overlapping_groups=len(shared.groups),
-        overlapping_training=len(shared.training),
-        overlapping_held_out=len(shared.held_out),
+        overlapping_groups=len(np.unique(shared["training"])),
+        overlapping_training=len(shared["training"]),
+        overlapping_held_out=len(shared["held_out"]),
     )
 
 

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sidebench.benchmark.contracts import Side
 from sidebench.benchmark.data.duplicates import duplicate_groups, split_by_group
 from sidebench.benchmark.data.pair import DataSource, Pair, SplitRule, load_pair
-from sidebench.benchmark.data.references import ImageSet, load_references
+from sidebench.benchmark.data.references import ImageSet, load_references, shared_groups
 from sidebench.benchmark.errors import BadInput, TooFew
 
 RULE = SplitRule(seed=1, duplicate_rms=0.01, training=10, held_out=8, pool=5)
@@ -243,3 +244,25 @@ def test_shipped_pairs_split_without_overlap(name: str) -> None:
         rule.held_out, -1
     )
     assert np.sqrt((gaps**2).mean(-1)).min() / 255 > rule.duplicate_rms
+
+
+# ---- groups of both sides ----
+
+
+def test_shared_groups_are_those_of_both_sides() -> None:
+    groups: dict[Side, np.ndarray] = {"training": np.array([4, 1, 2, 1, 9]), "held_out": np.array([7, 2, 8, 1, 2])}
+    found = shared_groups(groups)
+    assert {side: np.flatnonzero(marks).tolist() for side, marks in found.items()} == {
+        "training": [1, 2, 3],
+        "held_out": [1, 3, 4],
+    }
+    assert all(np.unique(groups[side][marks]).tolist() == [1, 2] for side, marks in found.items())
+
+
+def test_a_split_by_group_shares_no_group() -> None:
+    found = shared_groups(load_references(load_pair("digits")).groups())
+    assert {side: int(marks.sum()) for side, marks in found.items()} == {"training": 0, "held_out": 0}
+
+
+def test_without_held_out_images_no_group_is_shared() -> None:
+    assert shared_groups({"training": np.array([1, 1, 2])})["training"].tolist() == [False] * 3

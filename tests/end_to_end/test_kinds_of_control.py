@@ -14,6 +14,7 @@ import yaml
 from sidebench.benchmark.contracts import Band, Neighbours, Side
 from sidebench.benchmark.data import references
 from sidebench.benchmark.data.pair import FOLDER, Pair, load_pair
+from sidebench.benchmark.data.references import shared_groups
 from sidebench.benchmark.errors import BadInput, BadPair, CorruptRun
 from sidebench.benchmark.files import read_json, write_json
 from sidebench.benchmark.measures import image_quality
@@ -30,7 +31,7 @@ from sidebench.benchmark.results.rates import attack_hits, measure_result
 from sidebench.benchmark.results.rescore import rescore
 from sidebench.benchmark.results.run_folder import RunFolder
 from sidebench.benchmark.results.schema import Metrics, load_metrics, rows
-from sidebench.benchmark.results.unit_scores import UnitScores, in_both
+from sidebench.benchmark.results.unit_scores import UnitScores
 from sidebench.benchmark.runs import runner
 
 Plan = Callable[..., Any]
@@ -355,7 +356,7 @@ def overlapping() -> ShardScores:
 def test_shared_groups_leave_both_sides_of_the_comparison() -> None:
     measure = make_measure("rms")
     measure.bands = (NEAR,)
-    left_out = in_both(GROUPS)
+    left_out = shared_groups(GROUPS)
     assert {side: np.flatnonzero(marks).tolist() for side, marks in left_out.items()} == {
         "training": [4, 5],
         "held_out": [0, 1],
@@ -376,7 +377,7 @@ def test_shared_groups_leave_both_sides_of_the_comparison() -> None:
 
 def test_nothing_is_left_out_where_no_group_is_shared(finished: Any) -> None:
     groups: dict[Side, np.ndarray] = {"training": np.arange(6), "held_out": np.arange(6, 11)}
-    scores = UnitScores([overlapping()], [make_measure("rms")], in_both(groups))
+    scores = UnitScores([overlapping()], [make_measure("rms")], shared_groups(groups))
     assert scores.matched_ids["training"] is scores.best_ids["training"]
     checked = finished.metrics.control_check
     assert (checked.overlapping_groups, checked.overlapping_training, checked.overlapping_held_out) == (0, 0, 0)

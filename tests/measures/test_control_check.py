@@ -143,23 +143,6 @@ def test_images_of_other_shape_are_refused() -> None:
         control_check.two_sample(sets[0], sets[1], 0)
 
 
-# ---- overlaps ----
-
-
-def test_overlaps_are_the_groups_on_both_sides() -> None:
-    blank = np.zeros((5, 1, 2, 2))
-    found = control_check.overlaps(
-        image_set(blank, np.array([4, 1, 2, 1, 9])), image_set(blank, np.array([7, 2, 8, 1, 2]))
-    )
-    assert found.groups.tolist() == [1, 2]
-    assert found.training.tolist() == [1, 2, 3]
-    assert found.held_out.tolist() == [1, 3, 4]
-
-
-def test_a_split_by_group_has_no_overlaps(digits: References) -> None:
-    assert not any(len(part) for part in control_check.overlaps(digits.training, digits.held_out))
-
-
 # ---- matched rates ----
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...contracts import Band, Measure, Side
+from ...data.references import shared_groups
 from ...errors import BadInput
 from ...files import difference, read_json, read_table
 from ...measures import ams_ums, hits
@@ -22,7 +23,7 @@ from ...registry import make_measure
 from ...results.run_folder import RunFolder, shard_count
 from ...results.schema import Estimate, Metrics, load_metrics
 from ...results.score_files import read_all_scores
-from ...results.unit_scores import UnitScores, in_both
+from ...results.unit_scores import UnitScores
 from ...stats.comparison import AttackHits, compare, excess_of, pooled, verdicts
 from .schema import QUALITY, SCHEMA, ComparedRun, Comparing, Leak, Price
 from .tried_settings import other_settings
@@ -251,7 +252,7 @@ def _hits(run: _Run, units: Sequence[str], yardstick: HitRule, count: int) -> At
     """
     measure, shards = yardstick.measure, shard_count(run.identity)
     groups = {side: run.references[side][1] for side in SIDES}
-    shared = in_both(groups)
+    shared = shared_groups(groups)
     found = []
     for unit in units:
         scores = UnitScores(read_all_scores(run.folder, unit, measure.space, shards), [measure], shared)
