@@ -203,14 +203,6 @@ def _complete(record: Record, name: str) -> None:
     samples_of([record])
 
 
-def claims_excess(record: Record) -> bool:
-    """Whether the control is a fair one, as `Metrics.claims_excess` has it."""
-    victim = record.victim
-    if victim.control == "reference-model":
-        return True
-    return victim.control == "iid" and victim.control_check is not None and not victim.control_check.told_apart
-
-
 # ---- What may stand together ------------------------------------------------------------------------
 
 
@@ -282,7 +274,7 @@ def _why_apart(record: Record) -> str:
         return "control reference-model: held against another model, not against held-out images"
     if victim.control != "iid":
         return f"control {victim.control}: the rates have no fair control, so no excess is claimed"
-    if not claims_excess(record):
+    if not record.claims_excess:
         return "a classifier tells training and held-out images apart, so the control is only a surrogate"
     return ""
 

@@ -24,7 +24,7 @@ from ..benchmark.data.pair import IN_TRAINING, Control
 from ..benchmark.errors import BadRecord
 from ..benchmark.files import canonical_json
 from ..benchmark.protocol import Protocol
-from ..benchmark.results.schema import ControlCheck, Cost, Estimate, Result
+from ..benchmark.results.schema import ControlCheck, Cost, Estimate, Result, fair_control
 from ..benchmark.stats.comparison import AttackHits, pooled
 
 SCHEMA = "sidebench-record/3"
@@ -174,6 +174,11 @@ class Record(_Part):
     def id(self) -> str:
         """The record's name: the first 12 digits of the SHA-256 of its content."""
         return hashlib.sha256(self.text().encode()).hexdigest()[:12]
+
+    @property
+    def claims_excess(self) -> bool:
+        """Whether the control is a fair one, so that the excess means something."""
+        return fair_control(self.victim.control, self.victim.control_check)
 
     @property
     def board(self) -> BoardKind:

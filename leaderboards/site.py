@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..benchmark.errors import BadInput
 from ..benchmark.results.schema import Estimate, Result
 from . import board_charts, schema, tables, verdicts
-from .ranking import PLAIN, Board, BoardRow, Leaderboard, claims_excess, method_of
+from .ranking import PLAIN, Board, BoardRow, Leaderboard, method_of
 from .record import Record
 from .svg import COLOURS, ChartLine, Scale, number, scale
 
@@ -146,7 +146,7 @@ def record_page(row: BoardRow, board: Board | None) -> str:
         manifest=_manifest(record, row.entry.schema),
         command=record.command.replace(" --", "\n--").split("\n"),
         schema=schema.file_name(row.entry.schema),
-        claimed=claims_excess(record),
+        claimed=record.claims_excess,
         chart=board_charts.groups_chart(lines),
         labels=[line.label for line in lines],
         tuning=board_charts.tuning_chart(record.tuning) if record.tuning else None,

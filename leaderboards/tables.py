@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from ..benchmark.errors import BadInput
-from .ranking import Board, BoardRow, Leaderboard, Overall, claims_excess, method_of
+from .ranking import Board, BoardRow, Leaderboard, Overall, method_of
 from .record import Record
 
 Format = Literal["md", "txt", "tex", "csv"]
@@ -81,7 +81,7 @@ def count(value: float) -> str:
 def excess_text(record: Record) -> str:
     """Return the excess with its interval in percent, a dash where none is claimed."""
     found = record.excess
-    return "-" if not claims_excess(record) else f"{percent(found.value)} [{percent(found.low)}, {percent(found.high)}]"
+    return "-" if not record.claims_excess else f"{percent(found.value)} [{percent(found.low)}, {percent(found.high)}]"
 
 
 def made_again(row: BoardRow) -> str:
@@ -240,7 +240,7 @@ def _raw(row: BoardRow) -> dict[str, Any]:
         "defences": json.dumps(record.claim.defences, sort_keys=True),
         "submitter": record.submitter,
         "submitted": record.submitted.isoformat(),
-        **{f"excess{end}": value if claims_excess(record) else None for end, value in ends.items()},
+        **{f"excess{end}": value if record.claims_excess else None for end, value in ends.items()},
         "unique_groups": found.unique_groups,
         "ams": found.ams,
         "control": record.victim.control,

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 
 from . import tables
-from .ranking import PLAIN, WORDS, Board, BoardRow, claims_excess, method_of
+from .ranking import PLAIN, WORDS, Board, BoardRow, method_of
 from .record import Record
 
 
@@ -23,7 +23,7 @@ def _finding(record: Record) -> str:
     found, seeds = tables.figures(record), len(record.seeds)
     who = record.claim.attack + (f" behind {method_of(record)}" if record.claim.defences else "")
     under = f"in {record.candidates:,} candidates" + (f" under each of {seeds} seeds" if seeds > 1 else "")
-    if not claims_excess(record):
+    if not record.claims_excess:
         held_out = "" if found.control_ams is None else f" and {tables.percent(found.control_ams)} % on held-out images"
         rates = f"{tables.percent(found.ams)} % on training images{held_out}"
         return f"{who} hits {rates}, {under}. Without a fair control no excess is claimed."

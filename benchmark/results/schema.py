@@ -232,13 +232,16 @@ class Metrics(_Record):
 
     @property
     def claims_excess(self) -> bool:
-        """Whether the control is a fair one, so that the excess means something.
+        """Whether the control is a fair one, so that the excess means something."""
+        return fair_control(self.control, self.control_check)
 
-        That a reference model was not trained on X is the pair's word: nothing here can check it.
-        """
-        if self.control == "reference-model":
-            return True
-        return self.control == "iid" and self.control_check is not None and not self.control_check.told_apart
+
+def fair_control(control: str, check: ControlCheck | None) -> bool:
+    """Return whether an excess over this kind of control, looked at so, means something.
+
+    That a reference model was not trained on X is the pair's word: nothing here can check it.
+    """
+    return control == "reference-model" or (control == "iid" and check is not None and not check.told_apart)
 
 
 _ESTIMATE = {"": "value", "_low": "low", "_high": "high"}
