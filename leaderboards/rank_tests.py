@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..benchmark.stats.comparison import AttackHits, pooled
-from .record import PARTS, Part, Record, unpack
+from .record import Part, Record, attack_hits
 
 BLOCK = 512
 """Rows in one block of tests; bounds the memory of a board of thousands of rows."""
@@ -93,31 +93,19 @@ def samples_of(records: Sequence[Record]) -> list[Sample]:
     Raises:
         BadRecord: packed bits do not fit the number of candidates.
     """
-    places: dict[tuple[str, Part], dict[str, int]] = {}
+    by_key: dict[str, dict[Part, dict[str, int]]] = {}
     for record in records:
+        training: dict[str, int] = {}
+        control = training if record.victim.same_groups else {}  # a reference model hits the same groups
+        places = by_key.setdefault(record.key_id, {"training": training, "control": control})
         for hits in record.hits:
-            for part in PARTS:
-                known = places.setdefault((record.key_id, part), {})
+            for part, known in places.items():
                 for name in getattr(hits, f"{part}_groups"):
                     known.setdefault(name, len(known))
-    found = []
-    for record in records:
-        by_seed, totals = {}, record.victim.compared_groups()
-        for hits in record.hits:
-            by_seed[hits.seed] = AttackHits(
-                unpack(hits.training, record.candidates, "hits.training"),
-                unpack(hits.control, record.candidates, "hits.control"),
-                _credits(hits.training_groups, places[record.key_id, "training"], totals["training"]),
-                _credits(hits.control_groups, places[record.key_id, "control"], totals["control"]),
-            )
-        found.append(Sample(record.key_id, by_seed))
-    return found
-
-
-def _credits(named: Mapping[str, int], places: Mapping[str, int], groups: int) -> np.ndarray:
-    credits = np.zeros(max(groups, len(places)), dtype=np.int64)
-    credits[[places[name] for name in named]] = list(named.values())
-    return credits
+    return [
+        Sample(record.key_id, {hits.seed: attack_hits(record, hits, by_key[record.key_id]) for hits in record.hits})
+        for record in records
+    ]
 
 
 def _chunks(samples: Sequence[Sample]) -> Iterator[tuple[list[int], tuple[int, ...]]]:

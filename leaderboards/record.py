@@ -253,8 +253,7 @@ def unpack(text: str, candidates: int, name: str) -> np.ndarray:
 def pooled_hits(records: Sequence[Record], seeds: Sequence[int]) -> list[AttackHits]:
     """Return each record's hits under these seeds together, groups in one order for all records.
 
-    Records under one key share their groups' names, so credits line up group by group; a group that no record
-    hit has no name and stands as a zero at the end.
+    Records under one key share their groups' names, so credits line up group by group.
 
     Raises:
         BadRecord: packed bits are of another number of candidates.
@@ -262,27 +261,35 @@ def pooled_hits(records: Sequence[Record], seeds: Sequence[int]) -> list[AttackH
     chosen = [[next(hits for hits in record.hits if hits.seed == seed) for seed in seeds] for record in records]
     victim = records[0].victim
     names = {part: {n for found in chosen for hits in found for n in getattr(hits, f"{part}_groups")} for part in PARTS}
-    totals = victim.compared_groups()
     if victim.same_groups:
         names = dict.fromkeys(PARTS, names["training"] | names["control"])
-    order = {part: sorted(names[part]) for part in PARTS}
-
-    def one(hits: Hits, candidates: int) -> AttackHits:
-        return AttackHits(
-            unpack(hits.training, candidates, "hits.training"),
-            unpack(hits.control, candidates, "hits.control"),
-            _credits(hits.training_groups, order["training"], totals["training"]),
-            _credits(hits.control_groups, order["control"], totals["control"]),
-            same_groups=victim.same_groups,
-        )
-
+    places = {part: {name: place for place, name in enumerate(sorted(names[part]))} for part in PARTS}
     return [
-        pooled([one(hits, record.candidates) for hits in parts]) for record, parts in zip(records, chosen, strict=True)
+        pooled([attack_hits(record, hits, places) for hits in parts])
+        for record, parts in zip(records, chosen, strict=True)
     ]
 
 
-def _credits(named: Mapping[str, int], order: Sequence[str], groups: int) -> np.ndarray:
+def attack_hits(record: Record, hits: Hits, places: Mapping[Part, Mapping[str, int]]) -> AttackHits:
+    """Return what one seed of a record hit, groups in the order of `places`: the place of each named group, from 0.
+
+    A group that no record hit has no name and stands as a zero at the end.
+
+    Raises:
+        BadRecord: packed bits are of another number of candidates.
+    """
+    totals = record.victim.compared_groups()
+    return AttackHits(
+        unpack(hits.training, record.candidates, "hits.training"),
+        unpack(hits.control, record.candidates, "hits.control"),
+        _credits(hits.training_groups, places["training"], totals["training"]),
+        _credits(hits.control_groups, places["control"], totals["control"]),
+        same_groups=record.victim.same_groups,
+    )
+
+
+def _credits(named: Mapping[str, int], places: Mapping[str, int], groups: int) -> np.ndarray:
     """Return how often each group was hit, the named ones first, `groups` in all."""
-    credits = np.zeros(max(groups, len(order)), dtype=np.int64)
-    credits[: len(order)] = [named.get(name, 0) for name in order]
+    credits = np.zeros(max(groups, len(places)), dtype=np.int64)
+    credits[[places[name] for name in named]] = list(named.values())
     return credits
