@@ -12,7 +12,7 @@ import numpy as np
 from ..candidates import generator
 from ..errors import BadInput, TooFew
 from ..protocol import CONFIDENCE
-from ..stats.intervals import Interval
+from ..stats.intervals import Interval, normal_quantile
 
 if TYPE_CHECKING:
     from ..data.references import ImageSet
@@ -99,9 +99,8 @@ def auc_interval(auc: float, first: float, second: float, confidence: float = CO
     folds' own spread: Bengio and Grandvalet 2004, JMLR 5:1089). With a shift the factor is conservative.
     """
     from scipy.optimize import brentq
-    from scipy.stats import norm
 
-    z2 = 2 * norm.ppf((1 + confidence) / 2) ** 2
+    z2 = 2 * normal_quantile(confidence) ** 2
 
     def outside(theta: float) -> float:
         return float((auc - theta) ** 2 - z2 * _hanley_mcneil(theta, first, second))

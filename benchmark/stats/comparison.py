@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import BadInput
-from .intervals import Excess, Interval, excess, group_reaches, group_terms
+from .intervals import Excess, Interval, excess, group_reaches, group_terms, t_quantile
 
 POWER = 0.8
 """Chance with which the smallest difference of a verdict would have been seen."""
@@ -197,7 +197,7 @@ def compare(first: AttackHits, second: AttackHits, confidence: float = 0.95) -> 
     errors[0] = _adjusted_error(first, second, centre)
     ends, chances = [], []
     for middle, error, spread in zip((centre, difference), errors, spreads, strict=False):
-        reach = _quantile(confidence, spread.freedom) * error
+        reach = t_quantile(confidence, spread.freedom) * error
         ends.append(Interval(middle - reach, middle + reach))
         chances.append(_two_sided(middle, error, spread.freedom))
     if len(spreads) > 1:
@@ -260,7 +260,7 @@ def verdicts(comparisons: Sequence[Comparison], confidence: float = 0.95) -> lis
     found = []
     for comparison, p in zip(comparisons, adjusted, strict=True):
         strict = 1 - (1 - confidence) / len(comparisons)
-        reach = _quantile(strict, comparison.freedom) + float(t.ppf(POWER, comparison.freedom))
+        reach = t_quantile(strict, comparison.freedom) + float(t.ppf(POWER, comparison.freedom))
         verb, raw = ("finds", "") if comparison.controlled else ("hits", " (raw rate)")
         seen = f"{verb} {'more' if comparison.difference.value > 0 else 'fewer'}"
         words = (seen if p < 1 - confidence else "no difference seen") + raw
@@ -406,12 +406,6 @@ def _by_group(first: AttackHits, second: AttackHits) -> _Spread:
     return _Spread(covariance / n**2, min(len(ours) for ours, _ in terms) - 1)
 
 
-def _quantile(confidence: float, freedom: float) -> float:
-    from scipy.stats import t
-
-    return float(t.ppf((1 + confidence) / 2, freedom))
-
-
 def _two_sided(value: float, error: float, freedom: float) -> float:
     from scipy.stats import t
 
@@ -441,7 +435,7 @@ def _ratio(
 
 def _fieller(values: np.ndarray, spread: _Spread, confidence: float) -> Interval | None:
     """Return all r at which first - r second does not differ from 0, or None where they are no interval."""
-    square = np.outer(values, values) - _quantile(confidence, spread.freedom) ** 2 * spread.covariance
+    square = np.outer(values, values) - t_quantile(confidence, spread.freedom) ** 2 * spread.covariance
     if square[1, 1] <= 0:
         return None
     root = max(0.0, square[0, 1] ** 2 - square[0, 0] * square[1, 1]) ** 0.5

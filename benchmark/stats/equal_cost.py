@@ -15,7 +15,7 @@ import numpy as np
 
 from ..errors import TooFew
 from ..protocol import CONFIDENCE
-from .intervals import Interval, wilson
+from .intervals import Interval, normal_quantile, wilson
 from .richness import MIN_SEEN, Distinct, Kind, at_rate, found_within, good_toulmin, rarefaction
 
 ROUNDING = 1 + 1e-9
@@ -172,8 +172,6 @@ def distinct(candidates: Finds, bought: int, synthetic: Finds) -> Distinct:
 
 def _reach(candidates: Finds, bought: int, known: np.ndarray, pooled: np.ndarray, images: int) -> float:
     """Return how far the interval goes on either side: Var(S) = sum E[w^2] - 2 a + a(2n), w the chance to be found."""
-    from scipy.stats import norm
-
     chances = known.astype(float)
     open_ = ~known & (candidates.groups > 0)
     chances[open_] = found_within(candidates.groups[open_], candidates.images, bought)
@@ -183,7 +181,7 @@ def _reach(candidates: Finds, bought: int, known: np.ndarray, pooled: np.ndarray
     else:
         double = at_rate(*np.unique(pooled[pooled > 0], return_counts=True), twice / images)
     variance = max(float((chances**2 - 2 * chances).sum()) + double, 0.0) + 1.0
-    return float(norm.ppf((1 + CONFIDENCE) / 2) * variance**0.5)
+    return float(normal_quantile(CONFIDENCE) * variance**0.5)
 
 
 def _at(frequencies: np.ndarray, images: int, n: int) -> Distinct:

@@ -31,6 +31,37 @@ class Excess(NamedTuple):
     interval: Interval
 
 
+def normal_quantile(confidence: float) -> float:
+    """Return how many standard errors a two-sided normal interval reaches to either side.
+
+    Args:
+        confidence: Coverage of the interval, between 0 and 1.
+
+    Examples:
+        >>> round(normal_quantile(0.95), 2)
+        1.96
+    """
+    from scipy.special import ndtri
+
+    return float(ndtri((1 + confidence) / 2))
+
+
+def t_quantile(confidence: float, freedom: float) -> float:
+    """Return the same of Student's t.
+
+    Args:
+        confidence: Coverage of the interval, between 0 and 1.
+        freedom: Degrees of freedom, above 0; they need be neither whole nor finite.
+
+    Examples:
+        >>> round(t_quantile(0.95, 9), 2)
+        2.26
+    """
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, (1 + confidence) / 2))
+
+
 def wilson(count: float, n: float, confidence: float = 0.95) -> Interval:
     """Return the Wilson score interval of a rate of `count` out of `n` (Wilson 1927, JASA 22:209).
 
@@ -115,8 +146,6 @@ def unique_count(frequencies: np.ndarray, total: int, confidence: float = 0.95, 
         >>> f"{low:.2f} {high:.2f}"
         '7.71 16.29'
     """
-    from scipy.special import ndtri
-
     # Below ten finds Q1 and Q2 are too small to say anything of each other.
     seen = int((frequencies > 0).sum())
     if seen < 10 * at_once:
@@ -126,7 +155,7 @@ def unique_count(frequencies: np.ndarray, total: int, confidence: float = 0.95, 
     rate = 2 * twice / once if once else 0.0
     # f(lambda) = (1 - exp(-lambda)) / lambda tends to 1 where none was found twice.
     ratio = -np.expm1(-rate) / rate if rate else 1.0
-    reach = ndtri((1 + confidence) / 2) * (at_once * once * ratio + at_once**2) ** 0.5
+    reach = normal_quantile(confidence) * (at_once * once * ratio + at_once**2) ** 0.5
     return Interval(float(max(0.0, seen - reach)), float(min(seen + reach, total)))
 
 
@@ -148,9 +177,8 @@ def paired_difference(only_first: int, only_second: int, n: int, confidence: flo
         '0.0611 0.3447'
     """
     from scipy.optimize import brentq
-    from scipy.special import ndtri
 
-    z = ndtri((1 + confidence) / 2)
+    z = normal_quantile(confidence)
     b, c = only_first, only_second
 
     def statistic(delta: float) -> float:
@@ -221,11 +249,9 @@ def group_reaches(terms: Sequence[np.ndarray], confidence: float = 0.95) -> tupl
         >>> f"{below:.3f} {above:.3f}"
         '12.188 12.188'
     """
-    from scipy.special import stdtrit
-
     fewest = min(len(term) for term in terms)
     variance = sum(len(term) * term.var(ddof=1) for term in terms)
-    reach = float(stdtrit(fewest - 1, (1 + confidence) / 2) * variance**0.5)
+    reach = float(t_quantile(confidence, fewest - 1) * variance**0.5)
     value = float(sum(term.sum() for term in terms))
     # No spread, no direction, or too few groups to know how uneven they are: the t interval as it is.
     if not variance or not value or sum(int((term != 0).sum()) for term in terms) < LEAST_GROUPS_HIT or fewest < 3:
@@ -238,7 +264,7 @@ def group_reaches(terms: Sequence[np.ndarray], confidence: float = 0.95) -> tupl
     if skewness <= MOST_SKEW:
         return reach, reach
     freedom = min(max(2 * variance**2 / spread, 1.0), fewest - 1)
-    quantile = stdtrit(freedom, (1 + confidence) / 2)
+    quantile = t_quantile(confidence, freedom)
     far = max(reach, float((quantile + skewness * (2 * quantile**2 + 1) / 6) * variance**0.5))
     return (reach, far) if value > 0 else (far, reach)
 

@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from ..errors import BadInput, TooFew
-from .intervals import Interval, unique_count
+from .intervals import Interval, normal_quantile, unique_count
 
 MIN_SEEN = 10
 """Species below which the interval is a scaled exact Poisson interval."""
@@ -94,7 +94,7 @@ def rarefaction(
     else:
         double = at_rate(values, species, 2 * n / candidates)
     variance = at_once * _variance(species, found, double) + (at_once * n / candidates) ** 2
-    reach = _normal(confidence) * variance**0.5
+    reach = normal_quantile(confidence) * variance**0.5
     return Distinct(value, Interval(max(value - reach, 0.0), min(value + reach, float(total))))
 
 
@@ -207,7 +207,7 @@ def good_toulmin(
     plain = float(species @ weights)
     double = _at_rates(values, species, 2 * (1 + t))
     variance = at_once * _variance(species, weights, double) + (at_once * (1 + t)) ** 2
-    reach = _normal(confidence) * variance**0.5
+    reach = normal_quantile(confidence) * variance**0.5
     # What was seen stays seen: the series may fall below it, its expectation cannot.
     value = min(max(plain, float(seen)), float(total))
     low = min(max(plain - reach, 0.0), value)
@@ -346,12 +346,6 @@ def _check(frequencies: np.ndarray, candidates: int, total: int) -> np.ndarray:
     return found
 
 
-def _normal(confidence: float) -> float:
-    from scipy.stats import norm
-
-    return float(norm.ppf((1 + confidence) / 2))
-
-
 def _at_rates(values: np.ndarray, species: np.ndarray, times: float) -> float:
     """Return the same where the rates of those found once spread like a gamma variable of shape 2.
 
@@ -404,7 +398,7 @@ def _chao(counts: np.ndarray, candidates: int, total: int, confidence: float) ->
     else:
         variance = unseen + k**2 * once * (2 * once - 1) ** 2 / 4 - k**2 * once**4 / (4 * (seen + unseen))
     # Log-normal in the unseen number, so that the interval cannot begin below what was seen.
-    stretch = float(np.exp(_normal(confidence) * np.log1p(max(variance, 0.0) / unseen**2) ** 0.5))
+    stretch = float(np.exp(normal_quantile(confidence) * np.log1p(max(variance, 0.0) / unseen**2) ** 0.5))
     ends = (min(seen + each, float(total)) for each in (unseen / stretch, unseen, unseen * stretch))
     low, value, high = ends
     return Distinct(value, Interval(low, high))
@@ -420,6 +414,6 @@ def _all_seen(counts: np.ndarray, total: int, confidence: float) -> Distinct:
         return Distinct(0.0, unique_count(counts, total, confidence))
     missed = np.exp(-counts.astype(float))
     share = float(missed.sum()) / seen
-    reach = _normal(confidence) * float((missed - missed**2).sum()) ** 0.5 / (1 - share)
+    reach = normal_quantile(confidence) * float((missed - missed**2).sum()) ** 0.5 / (1 - share)
     high = min(seen / (1 - share) + reach, float(total))
     return Distinct(float(seen), Interval(float(seen), max(high, float(seen))))

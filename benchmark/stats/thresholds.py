@@ -17,7 +17,7 @@ import numpy as np
 
 from ..errors import BadInput, TooFew
 from .comparison import AttackHits, excess_of
-from .intervals import Excess, Interval, wilson
+from .intervals import Excess, Interval, normal_quantile, wilson
 
 MIN_HITS = 10
 """q times the calibration candidates must reach this, or tau rests on too few scores."""
@@ -170,7 +170,7 @@ def evaluate(threshold: Threshold, training: Matches, held_out: Matches, *, with
         )
     given = _excess_at(threshold.tau, training, held_out, within, threshold.confidence)
     low = high = given.value
-    z, stretch = _normal(threshold.confidence), STRETCH if len(threshold.around) > 1 else 1.0
+    z, stretch = normal_quantile(threshold.confidence), STRETCH if len(threshold.around) > 1 else 1.0
     for tau, error in threshold.around:
         found = _excess_at(tau, training, held_out, within, threshold.confidence)
         share = math.sqrt(max(0.0, stretch**2 - (error / z) ** 2))
@@ -229,16 +229,10 @@ def _rank_interval(n: int, q: float, alpha: float) -> tuple[int, int]:
 
 def _around(n: int, q: float, position: int, finite: int, confidence: float) -> list[tuple[int, float]]:
     """Return 0-based ranks around tau's and how many standard errors of the rank each lies from it."""
-    first, last = _rank_interval(n, q, _two_sided(STRETCH * _normal(confidence)))
+    first, last = _rank_interval(n, q, _two_sided(STRETCH * normal_quantile(confidence)))
     ranks = np.linspace(min(first, position), max(min(last, finite - 1), position), STEPS).round().astype(int)
     error = math.sqrt(n * q * (1 - q))
     return [(int(rank), (int(rank) - position) / error) for rank in np.union1d(ranks, position)]
-
-
-def _normal(confidence: float) -> float:
-    from scipy.special import ndtri
-
-    return float(ndtri((1 + confidence) / 2))
 
 
 def _two_sided(z: float) -> float:

@@ -10,7 +10,7 @@ from ...candidates import Candidates, generator
 from ...contracts import Model
 from ...errors import BadInput, TooFew
 from ...models.analytic import MixtureModel
-from ...stats.intervals import Interval
+from ...stats.intervals import Interval, t_quantile
 from .density import OdeSettings, closed_log_density, log_density, mixture_log_density, smallest_noise
 
 SOLVER_CHECK = 16
@@ -198,7 +198,5 @@ def mean_error(values: Tensor) -> tuple[float, float]:
 
 def t_interval(value: float, error: float, degrees: int, confidence: float) -> Interval:
     """Return the Student t interval of a mean with this standard error."""
-    from scipy.stats import t
-
-    reach = float(t.ppf((1 + confidence) / 2, degrees)) * error
+    reach = t_quantile(confidence, degrees) * error
     return Interval(value - reach, value + reach)
