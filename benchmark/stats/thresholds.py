@@ -88,7 +88,15 @@ class CalibratedRates(NamedTuple):
 
 
 def calibrates(numbers: np.ndarray) -> np.ndarray:
-    """Return (N,) bool: which candidates, by number, belong to the calibration half; the others are evaluated."""
+    """Return (N,) bool: which candidates, by number, belong to the calibration half; the others are evaluated.
+
+    Args:
+        numbers: (N,) candidates' numbers, as in `Candidates.numbers`.
+
+    Examples:
+        >>> calibrates(np.array([0, 1, 2, 5]))
+        array([ True, False,  True, False])
+    """
     even: np.ndarray = np.asarray(numbers) % 2 == 0
     return even
 
@@ -103,13 +111,30 @@ def calibrate(
 ) -> Threshold:
     """Return the threshold at which the share q of the calibration candidates hits a held-out image.
 
-    `held_out_scores` (N,) and `held_out_groups` (N,) hold each calibration candidate's best held-out match;
-    0 < q <= 0.5. tau's interval runs between two order statistics whose ranks are binomial quantiles: exact for a
+    tau's interval runs between two order statistics whose ranks are binomial quantiles: exact for a
     continuous score, wider where scores tie (David and Nagaraja 2003, Order Statistics, section 7.1). It is
     stretched to hold tau itself.
 
-    Raises TooFew, with the numbers, unless q N >= 10, some score is strict enough, and the hits at tau
-    touch at least 5 groups; BadInput for q outside (0, 0.5] or arrays of different lengths.
+    Args:
+        held_out_scores: (N,) each calibration candidate's best held-out score, NaN where its image is broken.
+        held_out_groups: (N,) the near-duplicate group of that match, any integers.
+        q: The held-out hit rate that is wanted, above 0 and at most 0.5.
+        distance: Whether a smaller score is a closer match.
+        confidence: Coverage of tau's two-sided interval, between 0 and 1.
+
+    Raises:
+        TooFew: q N is below 10, no score is strict enough, or the hits at tau touch fewer than 5 groups; the message
+            has the numbers.
+        BadInput: q lies outside (0, 0.5], or the arrays have different lengths.
+
+    Examples:
+        Of 1,000 distances 0, 0.001, 0.002, ... the ten smallest are hits at q = 1 %. The interval runs from the 4th to
+        the 18th, by the quantiles of Binomial(1000, 0.01).
+
+        >>> scores, groups = np.arange(1000) / 1000, np.arange(1000) % 20
+        >>> found = calibrate(scores, groups, q=0.01, distance=True)
+        >>> found.hits, found.tau, tuple(found.interval)
+        (10, 0.009, (0.003, 0.017))
     """
     n = len(held_out_scores)
     _check(q, n, len(held_out_groups))
@@ -205,6 +230,7 @@ def _strictness(scores: np.ndarray, distance: bool) -> np.ndarray:
 
 def _rank_of_tau(order: np.ndarray, q: float) -> int:
     """Return the 0-based rank of the loosest score whose hit rate, ties included, is at most q."""
+    # q N may be whole and its product not: 0.29 * 100 is 28.999999999999996.
     most = int(np.floor(q * len(order) * (1 + 1e-12)))
     # The first score beyond the allowance must stay outside, and with it everything that ties with it.
     allowed = int(np.searchsorted(order, order[most], side="left")) if most < len(order) else most
@@ -231,6 +257,7 @@ def _around(n: int, q: float, position: int, finite: int, confidence: float) -> 
     """Return 0-based ranks around tau's and how many standard errors of the rank each lies from it."""
     first, last = _rank_interval(n, q, _two_sided(STRETCH * normal_quantile(confidence)))
     ranks = np.linspace(min(first, position), max(min(last, finite - 1), position), STEPS).round().astype(int)
+    # A rank is a binomial count; its standard error is the unit in which a threshold's distance from tau is told.
     error = math.sqrt(n * q * (1 - q))
     return [(int(rank), (int(rank) - position) / error) for rank in np.union1d(ranks, position)]
 
