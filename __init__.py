@@ -31,7 +31,7 @@ _HOME = {
     "OracleModel": "contracts",
     "Defence": "contracts",
     "DefendedModel": "sampling.defended",
-    "Victim": "contracts",
+    "VictimFacts": "contracts",
     "Measure": "contracts",
     "Band": "contracts",
     "Neighbours": "contracts",
@@ -93,7 +93,7 @@ if TYPE_CHECKING:
     from .benchmark.contracts import PromptedModel as PromptedModel
     from .benchmark.contracts import Settings as Settings
     from .benchmark.contracts import Step as Step
-    from .benchmark.contracts import Victim as Victim
+    from .benchmark.contracts import VictimFacts as VictimFacts
     from .benchmark.contracts import WhiteBoxModel as WhiteBoxModel
     from .benchmark.data.pair import Pair as Pair
     from .benchmark.data.pair import load_pair as load_pair

@@ -384,7 +384,7 @@ class Attack(ABC):
 # ---- Defences ---------------------------------------------------------------------------------------
 
 
-class Victim(NamedTuple):
+class VictimFacts(NamedTuple):
     """What is known of the model under audit before it is loaded, so that misfits are said before any work."""
 
     family: str
@@ -425,7 +425,7 @@ class Defence(ABC):
     def __init__(self, settings: Any = None) -> None:
         self.settings: Any = self.Settings() if settings is None else settings
 
-    def check(self, victim: Victim) -> None:
+    def check(self, victim: VictimFacts) -> None:
         """Raise `BadInput` where the defence does not fit this model, sampler or number of training images."""
 
     @abstractmethod

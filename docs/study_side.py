@@ -45,7 +45,7 @@ class Found(NamedTuple):
     """AMS in band low, without a control: what the paper's claim is about."""
 
 
-class Victim(NamedTuple):
+class StudiedVictim(NamedTuple):
     """A run on one victim: what each attack found."""
 
     name: str
@@ -54,7 +54,7 @@ class Victim(NamedTuple):
     attacks: dict[str, Found]
 
 
-def read_victim(folder: RunFolder) -> Victim:
+def read_victim(folder: RunFolder) -> StudiedVictim:
     """Read a run's figures in the closest band of the headline measure."""
     metrics = load_metrics(folder)
     measure, groups = make_measure(metrics.results[0].measure), stored_groups(folder)
@@ -76,7 +76,7 @@ def read_victim(folder: RunFolder) -> Victim:
             mean(result.bands[2].training.ams.value for result in mine if result.attack == attack),
         )
     name = metrics.pair.removesuffix("-again")
-    return Victim(name, metrics.training_images, len(next(iter(seeds.values()))), attacks)
+    return StudiedVictim(name, metrics.training_images, len(next(iter(seeds.values()))), attacks)
 
 
 def geometric(ratios: Sequence[float]) -> str:
@@ -88,7 +88,7 @@ def geometric(ratios: Sequence[float]) -> str:
     return f"{np.exp(logs.mean()):.2f} [{np.exp(logs.mean() - half):.2f}, {np.exp(logs.mean() + half):.2f}]"
 
 
-def victims_table(victims: Iterable[Victim]) -> str:
+def victims_table(victims: Iterable[StudiedVictim]) -> str:
     """Return a row for each victim: excess in percent with its interval, and unique groups, of every attack."""
     rows = []
     for victim in victims:
@@ -108,12 +108,12 @@ def victims_table(victims: Iterable[Victim]) -> str:
     return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
 
 
-def ratios_table(victims: Sequence[Victim]) -> str:
+def ratios_table(victims: Sequence[StudiedVictim]) -> str:
     """Return each attack over carlini-uncond, by set and over all victims.
 
     A victim of which plain sampling finds nothing has no ratio.
     """
-    sets: dict[str, list[Victim]] = {}
+    sets: dict[str, list[StudiedVictim]] = {}
     for victim in victims:
         if victim.attacks[PLAIN].excess > 0:
             sets.setdefault(victim.name.rpartition("-")[0], []).append(victim)

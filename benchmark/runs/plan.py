@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import environment
-from ..contracts import Attack, Defence, Measure, ModelSpec, Progress, Victim
+from ..contracts import Attack, Defence, Measure, ModelSpec, Progress, VictimFacts
 from ..data.dataset_files import fetch_data
 from ..data.pair import Pair
 from ..data.references import counts
@@ -191,7 +191,7 @@ def plan_run(
     protocol = make_protocol(size[0] * size[1], {**pair.protocol.values(), "dtype": dtype})
     height, width, channels = size
     shape = (channels, height, width)
-    check_fit(around, Victim(spec.family, files.conditioning, shape, protocol.sampler.name, training))
+    check_fit(around, VictimFacts(spec.family, files.conditioning, shape, protocol.sampler.name, training))
     for measure in chosen:
         measure.check(training, held_out, pair.allow_dense_neighbours)
         if measure.neighbours > TOP_K:

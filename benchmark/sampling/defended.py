@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from ..candidates import Candidates
-from ..contracts import Defence, Model, Step, Victim
+from ..contracts import Defence, Model, Step, VictimFacts
 from ..errors import BadInput, DefenceFailed, blaming
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def in_order(defences: Sequence[Defence]) -> tuple[Defence, ...]:
     return tuple(ordered)
 
 
-def check_fit(defences: Sequence[Defence], victim: Victim) -> None:
+def check_fit(defences: Sequence[Defence], victim: VictimFacts) -> None:
     """Say before any work which defence does not fit.
 
     Raises:
@@ -150,7 +150,7 @@ def defend(model: Model, defences: Sequence[Defence], sampler: str, training: Ca
     """
     images = training() if any(defence.uses_training for defence in defences) else None
     counted = None if images is None else len(images)
-    check_fit(defences, Victim(model.spec.family, model.conditioning, model.image_shape, sampler, counted))
+    check_fit(defences, VictimFacts(model.spec.family, model.conditioning, model.image_shape, sampler, counted))
     for defence in defences:
         with blaming(f"defence {defence.name}", DefenceFailed):
             wrapped = defence.wrap(model, images if defence.uses_training else None)

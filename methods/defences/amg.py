@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ...benchmark.candidates import Candidates
-from ...benchmark.contracts import Defence, Model, Settings, Step, Victim
+from ...benchmark.contracts import Defence, Model, Settings, Step, VictimFacts
 from ...benchmark.data.pixels import SPACE
 from ...benchmark.errors import BadInput
 from ...benchmark.sampling.defended import DefendedModel
@@ -44,7 +44,7 @@ class AntiMemorizationGuidance(Defence):
     optimises: ClassVar[frozenset[str]] = frozenset({SPACE})
     Settings = AmgSettings
 
-    def check(self, victim: Victim) -> None:
+    def check(self, victim: VictimFacts) -> None:
         """Refuse latent models, as the distance is one of pixels, and fewer training images than neighbours."""
         if victim.family in ("latent", "text"):
             raise BadInput(f"amg compares pixels: it does not fit a {victim.family} model")

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from torch import Tensor
 
-from ...benchmark.contracts import Defence, Model, Settings, Victim
+from ...benchmark.contracts import Defence, Model, Settings, VictimFacts
 from ...benchmark.errors import BadInput
 from ...benchmark.sampling.defended import DefendedModel
 
@@ -27,7 +27,7 @@ class Eta(Defence):
     replaces: ClassVar[frozenset[str]] = frozenset({"eta"})
     Settings = EtaSettings
 
-    def check(self, victim: Victim) -> None:
+    def check(self, victim: VictimFacts) -> None:
         """Refuse samplers without eta."""
         if victim.sampler != "ddim":
             raise BadInput(f"eta is a setting of the sampler ddim; this run samples with {victim.sampler}")

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from ...benchmark.contracts import Defence, Model, Settings, Victim
+from ...benchmark.contracts import Defence, Model, Settings, VictimFacts
 from ...benchmark.errors import BadInput
 from ...benchmark.sampling.defended import DefendedModel
 
@@ -40,7 +40,7 @@ class LateGuidance(Defence):
     level: ClassVar[Literal["denoiser", "loop", "prompt"]] = "loop"
     Settings = LateGuidanceSettings
 
-    def check(self, victim: Victim) -> None:
+    def check(self, victim: VictimFacts) -> None:
         """Refuse `unconditional` where the model always needs a class."""
         if (victim.family, victim.conditioning, self.settings.outside) == ("pixel", "class", "unconditional"):
             raise BadInput(

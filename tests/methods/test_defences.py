@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sidebench.benchmark.candidates import Candidates
-from sidebench.benchmark.contracts import Model, ModelSpec, Step, Victim
+from sidebench.benchmark.contracts import Model, ModelSpec, Step, VictimFacts
 from sidebench.benchmark.data.pair import load_pair
 from sidebench.benchmark.errors import BadInput, BadSetting, DefenceFailed, UnknownName
 from sidebench.benchmark.files import read_state
@@ -28,7 +28,7 @@ from sidebench.methods.defences.eta import Eta
 from sidebench.methods.defences.late_guidance import LateGuidance, LateGuidanceSettings
 from sidebench.methods.defences.output_noise import OutputNoise, OutputNoiseSettings
 
-PIXELS = Victim("pixel", "none", (1, 8, 8), "ddim", 256)
+PIXELS = VictimFacts("pixel", "none", (1, 8, 8), "ddim", 256)
 DIGITS = ModelSpec(family="pixel", location="zoo:digits")
 BUILT_IN = {AntiMemorizationGuidance: {"neighbours": 20}, Eta: {}, LateGuidance: {}, OutputNoise: {}}
 PROTOCOL = quick_protocol(steps=6)
