@@ -78,6 +78,12 @@ def wilson(count: float, n: float, confidence: float = 0.95) -> Interval:
         >>> f"{low:.4f} {high:.4f}"
         '0.0010 0.0088'
     """
+    # SciPy's takes whole counts alone. They are all that a run has, so a report of one need not import statsmodels.
+    if float(count).is_integer() and float(n).is_integer():
+        from scipy.stats import binomtest
+
+        whole = binomtest(int(count), int(n)).proportion_ci(confidence, method="wilson")
+        return Interval(float(whole.low), float(whole.high))
     # Stubs exist for neither statsmodels nor all settings of the type checker.
     from statsmodels.stats.proportion import proportion_confint  # type: ignore[import-untyped,unused-ignore]
 
