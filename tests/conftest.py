@@ -19,6 +19,8 @@ from sidebench.benchmark.runs.plan import plan_run
 
 SMALL = {"synthetic_images": 24, "clusters": 3, "training_steps": 3, "batch": 8, "width": 8, "cohesion": -1.0}
 GUIDED = ("carlini-cond", "side")
+LONG = ("end_to_end", "runs", "gate")
+"""Folders whose files take longest, most of them for whole runs."""
 
 
 def _plan(out: Path, *, small: dict[str, Any] | None = None, pair: Pair | None = None, **options: Any) -> Any:
@@ -38,6 +40,34 @@ def _pair_file(folder: Path, **changes: Any) -> Path:
     file = folder / "tiny.yaml"
     file.write_text(yaml.safe_dump(content), encoding="utf-8")
     return file
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full-simulations", action="store_true", help="let simulations draw as often as they can")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put whole runs first, and refuse a simulation that does not say how often it draws.
+
+    Files go to workers in this order, so a long one at the end would keep one worker busy and the others idle.
+    """
+    items.sort(key=lambda item: item.path.parent.name not in LONG)
+    for item in items:
+        marked = item.get_closest_marker("simulation") is not None
+        if marked != ("draws" in getattr(item, "fixturenames", ())):
+            raise pytest.UsageError(f"{item.nodeid}: a simulation is marked `simulation` and takes the fixture `draws`")
+
+
+@pytest.fixture
+def draws(request: pytest.FixtureRequest) -> int:
+    """Return how often a simulation draws: few times, or as often as in `tox -e simulations`.
+
+    A test says both in its marker: `@pytest.mark.simulation(few=400, full=2000)`. Its seed and the floors that it
+    holds the result to are the same for both.
+    """
+    numbers = request.node.get_closest_marker("simulation").kwargs
+    found: int = numbers["full" if request.config.getoption("--full-simulations") else "few"]
+    return found
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -6,8 +6,6 @@ import numpy as np
 
 from sidebench.benchmark.stats.comparison import AttackHits
 
-DRAWS = 2000
-
 
 class World(NamedTuple):
     """Two attacks: mean hit rates on X and H, spread of the groups, share of candidates that act alike."""

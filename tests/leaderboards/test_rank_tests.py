@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from simulated_attacks import DRAWS, World, draw
+from simulated_attacks import World, draw
 
 from sidebench.benchmark.stats.comparison import AttackHits, compare, holm
 from sidebench.leaderboards import rank_tests
@@ -98,6 +98,7 @@ def test_no_common_seed_and_other_keys_leave_the_covariance_out() -> None:
     assert all(0 < chance < 1 for chance in chances) and len(set(chances)) > 1
 
 
+@pytest.mark.simulation(few=400, full=2000)
 @pytest.mark.parametrize(
     ("world", "key", "seed"),
     [
@@ -107,15 +108,15 @@ def test_no_common_seed_and_other_keys_leave_the_covariance_out() -> None:
     ],
     ids=["groups unpaired", "nothing paired", "candidates unpaired"],
 )
-def test_equal_attacks_are_rarely_told_apart(world: World, key: str, seed: int) -> None:
-    """At most 5 %, and the simulation's error of three standard errors."""
+def test_equal_attacks_are_rarely_told_apart(world: World, key: str, seed: int, draws: int) -> None:
+    """At most 5 %, and three standard errors of 2,000 draws."""
     rng = np.random.default_rng(6)
     wrong = 0
-    for _ in range(DRAWS):
+    for _ in range(draws):
         one, two = draw(world, rng)
         p, _direction = all_pairs([Sample("k", {0: one}), Sample(key, {seed: two})])
         wrong += p[0, 1] < 0.05
-    assert wrong / DRAWS < 0.05 + 3 * (0.05 * 0.95 / DRAWS) ** 0.5
+    assert wrong / draws < 0.05 + 3 * (0.05 * 0.95 / 2000) ** 0.5
 
 
 def test_groups_line_up_by_name(real_records: list) -> None:

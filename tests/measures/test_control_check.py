@@ -33,10 +33,10 @@ def random_split(pool: np.ndarray, size: int, rng: np.random.Generator, repeats:
 # ---- without a shift ----
 
 
-def test_the_interval_holds_one_half_in_95_of_100_random_splits(digits: References) -> None:
+@pytest.mark.simulation(few=100, full=400)
+def test_the_interval_holds_one_half_in_95_of_100_random_splits(digits: References, draws: int) -> None:
     pool = np.concatenate([digits.training.images, digits.held_out.images, digits.pool.images, digits.tuning.images])
     rng = np.random.default_rng(11)
-    draws = 400
     found = [control_check.two_sample(*random_split(pool, 100, rng), seed) for seed in range(draws)]
     covered = np.mean([not one.excludes_half for one in found])
     assert 0.93 <= covered <= 0.995
@@ -46,10 +46,11 @@ def test_the_interval_holds_one_half_in_95_of_100_random_splits(digits: Referenc
     assert 0.85 < width / aucs.std() < 1.35, "the interval is not as wide as the AUC varies"
 
 
-def test_the_interval_holds_one_half_where_images_are_duplicates() -> None:
+@pytest.mark.simulation(few=100, full=400)
+def test_the_interval_holds_one_half_where_images_are_duplicates(draws: int) -> None:
     rng = np.random.default_rng(12)
     pool = rng.normal(120, 30, (600, 1, 3, 4)).clip(0, 255)
-    found = [control_check.two_sample(*random_split(pool, 40, rng, repeats=4), seed) for seed in range(400)]
+    found = [control_check.two_sample(*random_split(pool, 40, rng, repeats=4), seed) for seed in range(draws)]
     assert np.mean([not one.excludes_half for one in found]) >= 0.93
 
 

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 from scipy.stats import binomtest, hypergeom, norm, t
-from simulated_attacks import DRAWS, N, World, draw
+from simulated_attacks import N, World, draw
 
 from sidebench.benchmark.errors import BadInput
 from sidebench.benchmark.stats.comparison import (
@@ -142,7 +142,7 @@ WORLDS = {
 }
 
 
-def coverages(world: World, seed: int, draws: int = DRAWS) -> tuple[float, float, float]:
+def coverages(world: World, seed: int, draws: int) -> tuple[float, float, float]:
     """Return how often the intervals of difference and ratio hold the truth, and how often a ratio was given."""
     rng = np.random.default_rng(seed)
     difference = ratio = given = 0
@@ -156,9 +156,10 @@ def coverages(world: World, seed: int, draws: int = DRAWS) -> tuple[float, float
     return difference / draws, ratio / max(given, 1), given / draws
 
 
+@pytest.mark.simulation(few=400, full=2000)
 @pytest.mark.parametrize("name", WORLDS)
-def test_difference_and_ratio_are_covered(name: str) -> None:
-    difference, ratio, given = coverages(WORLDS[name], 5)
+def test_difference_and_ratio_are_covered(name: str, draws: int) -> None:
+    difference, ratio, given = coverages(WORLDS[name], 5, draws)
     assert difference >= 0.93, f"{name}: difference {difference:.4f}"
     assert ratio >= 0.93, f"{name}: ratio {ratio:.4f} of the {given:.1%} given"
 
@@ -189,24 +190,26 @@ def test_verdicts_are_corrected_for_their_number() -> None:
     assert verdicts([]) == []
 
 
-def test_the_smallest_difference_is_seen_with_the_stated_power() -> None:
+@pytest.mark.simulation(few=400, full=800)
+def test_the_smallest_difference_is_seen_with_the_stated_power(draws: int) -> None:
     # Groups of one weight and attacks that act apart: a difference of the stated size is seen in about 80 %.
     rng = np.random.default_rng(6)
     equal = World((0.06, 0.06), (0.01, 0.01), 0.0, alike=0.0)
     smallest = sum(verdicts([compare(*draw(equal, rng))])[0].smallest for _ in range(20)) / 20
     apart = World((0.06 + smallest / 2, 0.06 - smallest / 2), (0.01, 0.01), 0.0, alike=0.0)
-    found = [compare(*draw(apart, rng)) for _ in range(800)]
+    found = [compare(*draw(apart, rng)) for _ in range(draws)]
     # One comparison alone is held to the level itself.
     assert 0.75 <= np.mean([each.p < 0.05 and each.difference.value > 0 for each in found]) <= 0.88
     assert not any(each.p < 0.05 and each.difference.value < 0 for each in found)
 
 
-def test_equal_attacks_are_rarely_told_apart() -> None:
+@pytest.mark.simulation(few=450, full=1500)
+def test_equal_attacks_are_rarely_told_apart(draws: int) -> None:
     rng = np.random.default_rng(7)
-    p = np.array([compare(*draw(WORLDS["equal"], rng)).p for _ in range(1500)])
+    p = np.array([compare(*draw(WORLDS["equal"], rng)).p for _ in range(draws)])
     assert 0.02 <= (p < 0.05).mean() <= 0.065
     # Holm's first step over three comparisons
-    assert (p.reshape(500, 3).min(axis=1) < 0.05 / 3).mean() <= 0.075
+    assert (p.reshape(-1, 3).min(axis=1) < 0.05 / 3).mean() <= 0.075
 
 
 # ---- label swap ----
@@ -262,19 +265,20 @@ def test_label_swap_takes_a_hundred_thousand_groups() -> None:
     assert 0.002 <= found.one_sided <= 1
 
 
+@pytest.mark.simulation(few=400, full=2000)
 @pytest.mark.parametrize(("training", "held_out"), [(60, 60), (60, 20), (20, 60)])
-def test_label_swap_is_no_more_often_small_than_it_says(training: int, held_out: int) -> None:
+def test_label_swap_is_no_more_often_small_than_it_says(training: int, held_out: int, draws: int) -> None:
     rng = np.random.default_rng(7)
     found = []
-    for seed in range(DRAWS):
+    for seed in range(draws):
         credits = rng.poisson(rng.lognormal(-1, 1.5, training + held_out))
         found.append(label_swap(credits[:training], credits[training:], seed, swaps=199)[:2])
     for column in np.array(found).T:
         for level in (0.01, 0.05, 0.2, 0.5):
             often = int((column <= level).sum())
-            assert binomtest(often, DRAWS, level, alternative="greater").pvalue > 0.001, f"{level}: {often / DRAWS}"
+            assert binomtest(often, draws, level, alternative="greater").pvalue > 0.001, f"{level}: {often / draws}"
             # Not so conservative as to be useless.
-            assert level < 0.05 or often / DRAWS > 0.4 * level
+            assert level < 0.05 or often / draws > 0.4 * level
 
 
 @pytest.mark.parametrize("wrong", [np.array([-1, 2]), np.array([0.5, 1]), np.array([]), np.array([np.nan, 1])])
@@ -340,13 +344,14 @@ def models_of_one_kind(rng: np.random.Generator, n: int = 500, groups: int = 200
     return AttackHits(found[0][0], found[1][0], found[0][1], found[1][1], same_groups=True)
 
 
-def test_the_excess_over_a_reference_model_covers_zero() -> None:
+@pytest.mark.simulation(few=400, full=2000)
+def test_the_excess_over_a_reference_model_covers_zero(draws: int) -> None:
     rng = np.random.default_rng(5)
     held = small = 0
-    for _ in range(DRAWS):
+    for _ in range(draws):
         hits = models_of_one_kind(rng)
         low, high = excess_of(hits).interval
         held += low <= 0 <= high
         small += sign_flip(hits.training_credits - hits.control_credits, 0, swaps=199).one_sided <= 0.05
-    assert held / DRAWS >= 0.94
-    assert small / DRAWS <= 0.06
+    assert held / draws >= 0.94
+    assert small / draws <= 0.06

@@ -10,7 +10,6 @@ from sidebench.benchmark.stats.equal_cost import Finds, Spending, at_budget, dis
 from sidebench.benchmark.stats.intervals import wilson
 from sidebench.benchmark.stats.richness import good_toulmin, rarefaction
 
-DRAWS = 2000
 NONE = Finds(0, 0, 0, np.zeros(4, dtype=np.int64))
 OWN = Finds(100, 20, 5, np.array([12, 5, 3, 0]))
 SHARED = Finds(50, 6, 1, np.array([0, 4, 0, 2]))
@@ -92,17 +91,18 @@ def finds(chances: np.ndarray, images: int, rng: np.random.Generator) -> Finds:
     return Finds(images, int(groups.sum()), 0, groups)
 
 
+@pytest.mark.simulation(few=400, full=2000)
 @pytest.mark.parametrize(
     ("bought", "synthetic_images"),
     [(200, 800), (300, 800), (300, 100), (1000, 800), (1500, 800), (1800, 400), (1500, 0)],
 )
-def test_different_groups_are_covered(bought: int, synthetic_images: int) -> None:
+def test_different_groups_are_covered(bought: int, synthetic_images: int, draws: int) -> None:
     rng = np.random.default_rng(1)
     plain = np.minimum(rng.lognormal(-8.0, 1.2, 200), 0.05)
     guided = np.minimum(plain * rng.lognormal(0.0, 0.7, 200), 0.05)
     truth = (1 - (1 - guided) ** bought * (1 - plain) ** synthetic_images).sum()
     held = given = 0
-    for _ in range(DRAWS):
+    for _ in range(draws):
         own, synthetic = finds(guided, 1000, rng), finds(plain, synthetic_images, rng)
         try:
             low, high = distinct(own, bought, synthetic).interval
@@ -110,17 +110,18 @@ def test_different_groups_are_covered(bought: int, synthetic_images: int) -> Non
             continue
         given += 1
         held += low <= truth <= high
-    assert given > 0.99 * DRAWS
+    assert given > 0.99 * draws
     assert 0.93 <= held / given <= 0.995, f"{held / given:.4f} of {given}"
 
 
-def test_equal_kinds_are_one_sample() -> None:
+@pytest.mark.simulation(few=100, full=300)
+def test_equal_kinds_are_one_sample(draws: int) -> None:
     # Synthetic images of the same kind as the candidates: the value agrees with rarefaction of both together.
     rng = np.random.default_rng(2)
     chances = np.minimum(rng.lognormal(-7.0, 1.0, 100), 0.05)
     gaps = []
-    for _ in range(300):
+    for _ in range(draws):
         own, synthetic = finds(chances, 1000, rng), finds(chances, 1000, rng)
         together = rarefaction(own.groups + synthetic.groups, 2000, 100, 1500).value
         gaps.append(distinct(own, 500, synthetic).value - together)
-    assert abs(np.mean(gaps)) < 3 * np.std(gaps) / 300**0.5
+    assert abs(np.mean(gaps)) < 3 * np.std(gaps) / draws**0.5

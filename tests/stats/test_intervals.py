@@ -20,7 +20,6 @@ from sidebench.benchmark.stats.intervals import (
 )
 
 Z = float(norm.ppf(0.975))
-DRAWS = 2000
 
 
 # ---- wilson, poisson ----
@@ -119,11 +118,12 @@ CHANCES = {
 }
 
 
+@pytest.mark.simulation(few=2000, full=2000)
 @pytest.mark.parametrize("name", CHANCES)
-def test_unique_count_covers(name: str) -> None:
+def test_unique_count_covers(name: str, draws: int) -> None:
     chances, n = CHANCES[name], 1000
     expected = (1 - (1 - chances) ** n).sum()
-    drawn = np.random.default_rng(1).binomial(n, chances, size=(DRAWS, len(chances)))
+    drawn = np.random.default_rng(1).binomial(n, chances, size=(draws, len(chances)))
     ends = np.array([unique_count(frequencies, len(chances)) for frequencies in drawn])
     coverage = ((ends[:, 0] <= expected) & (expected <= ends[:, 1])).mean()
     assert coverage >= 0.93, f"{name}: covers {coverage:.4f} of the draws, E[S] = {expected:.1f} of {len(chances)}"
@@ -222,29 +222,31 @@ GROUPS: dict[str, Callable[[np.random.Generator], np.ndarray]] = {
 }
 
 
-def draw_splits(name: str, seed: int) -> np.ndarray:
+def draw_splits(name: str, seed: int, draws: int) -> np.ndarray:
     """Return hits by group, the groups in a random order: the first half is "training"."""
     rng = np.random.default_rng(seed)
     chances = GROUPS[name](rng)
-    drawn = rng.multinomial(1000, [*chances, 1 - chances.sum()], size=DRAWS)[:, :-1]
+    drawn = rng.multinomial(1000, [*chances, 1 - chances.sum()], size=draws)[:, :-1]
     return rng.permuted(drawn, axis=1)
 
 
+@pytest.mark.simulation(few=400, full=2000)
 @pytest.mark.parametrize("name", GROUPS)
-def test_excess_covers_zero_under_a_random_split(name: str) -> None:
-    drawn = draw_splits(name, 2)
+def test_excess_covers_zero_under_a_random_split(name: str, draws: int) -> None:
+    drawn = draw_splits(name, 2, draws)
     half = drawn.shape[1] // 2
     covered = 0
     for row in drawn:
         training, held_out = row[:half], row[half:]
         found = excess(training, held_out, int(training.sum()), int(held_out.sum()), 1000)
         covered += found.interval.low <= 0 <= found.interval.high
-    assert covered / DRAWS >= 0.93, f"{name}: zero lies inside in {covered / DRAWS:.4f} of the splits"
+    assert covered / draws >= 0.93, f"{name}: zero lies inside in {covered / draws:.4f} of the splits"
 
 
-def test_candidates_alone_are_not_enough() -> None:
+@pytest.mark.simulation(few=100, full=500)
+def test_candidates_alone_are_not_enough(draws: int) -> None:
     # The reason why `excess` looks at groups: heavy groups fall on one side by chance.
-    drawn = draw_splits("ten heavy of 60", 2)[:500]
+    drawn = draw_splits("ten heavy of 60", 2, draws)
     ends = [paired_difference(int(row[:30].sum()), int(row[30:].sum()), 1000) for row in drawn]
     assert np.mean([low <= 0 <= high for low, high in ends]) < 0.8
 
@@ -328,9 +330,10 @@ def test_near_copies_scale_the_interval() -> None:
     assert unique_count(many, 100, at_once=3.0) == pytest.approx([3 * end for end in unique_count(few, 100)])
 
 
-def test_finds_of_several_near_copies_at_once_are_covered() -> None:
+@pytest.mark.simulation(few=400, full=2000)
+def test_finds_of_several_near_copies_at_once_are_covered(draws: int) -> None:
     rng = np.random.default_rng(8)
-    clusters, size, n, draws = 60, 3, 1000, 2000
+    clusters, size, n = 60, 3, 1000
     rates = np.full(clusters, 1e-3)
     truth = size * (1 - (1 - rates) ** n).sum()
     held = naive = 0

@@ -11,7 +11,6 @@ from sidebench.benchmark.errors import BadInput, TooFew
 from sidebench.benchmark.stats.intervals import poisson_exact, unique_count
 from sidebench.benchmark.stats.richness import chao1, chao2, curve, extrapolates_to, good_toulmin, rarefaction
 
-DRAWS = 2000
 N = 1000
 
 RNG = np.random.default_rng(0)
@@ -80,20 +79,22 @@ def test_few_species_get_the_scaled_poisson_interval() -> None:
     assert none.value == 0 and none.interval == pytest.approx((0, poisson_exact(0).high / 2))
 
 
+@pytest.mark.simulation(few=1000, full=2000)
 @pytest.mark.parametrize("name", CHANCES)
 @pytest.mark.parametrize("n", [N // 10, N // 2, 4 * N // 5])
-def test_rarefaction_covers(name: str, n: int) -> None:
+def test_rarefaction_covers(name: str, n: int, draws: int) -> None:
     chances = CHANCES[name]
     expected = (1 - (1 - chances) ** n).sum()
-    drawn = np.random.default_rng(3).binomial(N, chances, size=(DRAWS, len(chances)))
+    drawn = np.random.default_rng(3).binomial(N, chances, size=(draws, len(chances)))
     ends = np.array([rarefaction(counts, N, len(chances), n).interval for counts in drawn])
     coverage = ((ends[:, 0] <= expected) & (expected <= ends[:, 1])).mean()
     assert coverage >= 0.93, f"{name}, {n} of {N}: covers {coverage:.4f}, E[S] = {expected:.1f} of {len(chances)}"
 
 
-def test_rarefaction_covers_where_a_candidate_finds_at_most_one() -> None:
+@pytest.mark.simulation(few=400, full=2000)
+def test_rarefaction_covers_where_a_candidate_finds_at_most_one(draws: int) -> None:
     chances = CHANCES["lognormal, 300"] * 0.5 / CHANCES["lognormal, 300"].sum()
-    drawn = np.random.default_rng(4).multinomial(N, np.r_[chances, 1 - chances.sum()], size=DRAWS)[:, :-1]
+    drawn = np.random.default_rng(4).multinomial(N, np.r_[chances, 1 - chances.sum()], size=draws)[:, :-1]
     expected = (1 - (1 - chances) ** (N // 2)).sum()
     ends = np.array([rarefaction(counts, N, 300, N // 2).interval for counts in drawn])
     assert ((ends[:, 0] <= expected) & (expected <= ends[:, 1])).mean() >= 0.93
@@ -141,15 +142,17 @@ def test_chao1_refuses_incidence_data() -> None:
     chao2(counts, 50, 100)
 
 
-def test_chao_finds_the_species_of_an_even_community() -> None:
-    drawn = np.random.default_rng(5).binomial(N, 1.2e-3, size=(DRAWS, 200))
+@pytest.mark.simulation(few=400, full=2000)
+def test_chao_finds_the_species_of_an_even_community(draws: int) -> None:
+    drawn = np.random.default_rng(5).binomial(N, 1.2e-3, size=(draws, 200))
     found = [chao2(counts, N, 10_000) for counts in drawn]
     assert np.mean([each.value for each in found]) == pytest.approx(200, rel=0.03)
     assert np.mean([each.interval.low <= 200 <= each.interval.high for each in found]) >= 0.93
 
 
-def test_chao_is_a_lower_bound_on_an_uneven_community() -> None:
-    drawn = np.random.default_rng(6).binomial(N, CHANCES["rare, 300"], size=(500, 300))
+@pytest.mark.simulation(few=100, full=500)
+def test_chao_is_a_lower_bound_on_an_uneven_community(draws: int) -> None:
+    drawn = np.random.default_rng(6).binomial(N, CHANCES["rare, 300"], size=(draws, 300))
     means = np.mean([(chao2(counts, N, 10_000).value, (counts > 0).sum()) for counts in drawn], axis=0)
     assert means[1] + 10 < means[0] < 300
 
@@ -193,11 +196,12 @@ def test_extrapolation_stays_between_the_seen_and_the_total() -> None:
     assert good_toulmin(np.array([2, 2, 2, 2]), 50, 9, 1.0).value == 4
 
 
+@pytest.mark.simulation(few=2000, full=2000)
 @pytest.mark.parametrize("name", CHANCES)
-def test_extrapolation_to_twice_as_many_is_close(name: str) -> None:
+def test_extrapolation_to_twice_as_many_is_close(name: str, draws: int) -> None:
     chances = CHANCES[name]
     truth = (1 - (1 - chances) ** (2 * N)).sum()
-    drawn = np.random.default_rng(7).binomial(N, chances, size=(DRAWS, len(chances)))
+    drawn = np.random.default_rng(7).binomial(N, chances, size=(draws, len(chances)))
     found = [good_toulmin(counts, N, 10_000, 1.0) for counts in drawn]
     values = np.array([each.value for each in found])
     seen = (1 - (1 - chances) ** N).sum()
@@ -206,10 +210,11 @@ def test_extrapolation_to_twice_as_many_is_close(name: str) -> None:
     assert np.mean([each.interval.low <= truth <= each.interval.high for each in found]) >= 0.93
 
 
-def test_smoothing_tames_the_series() -> None:
+@pytest.mark.simulation(few=100, full=500)
+def test_smoothing_tames_the_series(draws: int) -> None:
     chances = CHANCES["lognormal, 300"]
     truth = (1 - (1 - chances) ** (4 * N)).sum()
-    drawn = np.random.default_rng(8).binomial(N, chances, size=(500, 300))
+    drawn = np.random.default_rng(8).binomial(N, chances, size=(draws, 300))
     smooth = np.array([good_toulmin(counts, N, 10**6, 3.0).value for counts in drawn])
     assert np.sqrt(((smooth - truth) ** 2).mean()) < 0.2 * truth
     rough = [(counts > 0).sum() - ((-3.0) ** counts[counts > 0]).sum() for counts in drawn]
@@ -297,9 +302,10 @@ def test_smoothing_is_a_binomial_tail() -> None:
     assert good_toulmin(counts, 500, 10**6, 3.0).value == pytest.approx(len(counts) + tail)
 
 
-def test_species_that_are_found_together_are_covered() -> None:
+@pytest.mark.simulation(few=400, full=400)
+def test_species_that_are_found_together_are_covered(draws: int) -> None:
     rng = np.random.default_rng(9)
-    rates, size, n, draws = np.full(60, 1e-3), 3, 1000, 400
+    rates, size, n = np.full(60, 1e-3), 3, 1000
     held = np.zeros((2, 2))
     for found in rng.multinomial(n, [*rates, 1 - rates.sum()], size=draws)[:, :-1]:
         frequencies = np.repeat(found, size)

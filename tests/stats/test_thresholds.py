@@ -20,8 +20,6 @@ from sidebench.benchmark.stats.thresholds import (
     evaluate,
 )
 
-DRAWS = 2000
-
 
 def near(scores: np.ndarray, tau: float) -> np.ndarray:
     return hits.within(scores, tau, Runs(distance=True))
@@ -62,9 +60,10 @@ def test_ends_are_the_order_statistics_of_the_binomial() -> None:
     assert binom.sf(high - 1, 2000, 0.01) <= 0.025 < binom.sf(high - 2, 2000, 0.01)
 
 
-def test_ends_hold_the_quantile_of_the_population() -> None:
+@pytest.mark.simulation(few=400, full=2000)
+def test_ends_hold_the_quantile_of_the_population(draws: int) -> None:
     rng = np.random.default_rng(2)
-    found = [calibrate(rng.random(1000), spread(1000), 0.01, distance=True).interval for _ in range(DRAWS)]
+    found = [calibrate(rng.random(1000), spread(1000), 0.01, distance=True).interval for _ in range(draws)]
     assert np.mean([low <= 0.01 <= high for low, high in found]) >= 0.945
 
 
@@ -199,10 +198,11 @@ def test_the_interval_is_the_projection_of_both_errors() -> None:
     assert found.interval.low < certain.interval.low and found.interval.high > certain.interval.high
 
 
-def test_the_held_out_rate_at_tau_is_q() -> None:
+@pytest.mark.simulation(few=100, full=300)
+def test_the_held_out_rate_at_tau_is_q(draws: int) -> None:
     rng = np.random.default_rng(5)
     rates = []
-    for _ in range(300):
+    for _ in range(draws):
         threshold = calibrate(rng.random(2000), spread(2000), 0.01, distance=True)
         side = Matches(rng.random(2000), spread(2000), 50)
         rates.append(evaluate(threshold, side, side, within=near).held_out.value)
@@ -244,7 +244,7 @@ def best_matches(world: World, rng: np.random.Generator, *, training: bool) -> M
     return Matches(scores, groups, GROUPS)
 
 
-def coverages(world: World, seed: int, draws: int = 1000) -> tuple[float, float]:
+def coverages(world: World, seed: int, draws: int) -> tuple[float, float]:
     """Return how often the interval holds the truth, with and without tau's uncertainty."""
     rng = np.random.default_rng(seed)
     held = naive = 0
@@ -260,9 +260,10 @@ def coverages(world: World, seed: int, draws: int = 1000) -> tuple[float, float]
     return held / draws, naive / draws
 
 
+@pytest.mark.simulation(few=200, full=1000)
 @pytest.mark.parametrize("name", WORLDS)
-def test_the_excess_at_the_true_threshold_is_covered(name: str) -> None:
-    held, naive = coverages(WORLDS[name], 6)
+def test_the_excess_at_the_true_threshold_is_covered(name: str, draws: int) -> None:
+    held, naive = coverages(WORLDS[name], 6, draws)
     assert held >= 0.94, f"{name}: covers {held:.4f}"
     assert held >= naive
     if name.startswith("5 %"):
