@@ -285,7 +285,7 @@ def test_with_equal_weights_the_interval_is_wilsons(copies: int, n: int) -> None
         for i in range(n)
     }
     given = {name: "copy" if int(name) < copies else "not a copy" for name in items}
-    found = label_sheet._precision_within(items, given, dict.fromkeys(items, 2.5), 0.2, True)
+    found = label_sheet._precision_within(items, given, dict.fromkeys(items, 2.5), 0.2, registry.make_measure(MEASURE))
     assert (found["low"], found["high"]) == pytest.approx(wilson(copies, n), abs=1e-9)
 
 
