@@ -53,7 +53,7 @@ class Fetched(Settings):
     sha256: dict[str, str] = {}
     """By name, as the files were when they were fetched."""
     details: dict[str, Any] = {}
-    """For data: how to read the files (datafiles.py)."""
+    """For data: how to read the files (`dataset_files`)."""
 
     def origin(self) -> dict[str, str]:
         """Return what a manifest says of it."""

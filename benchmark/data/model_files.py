@@ -1,4 +1,4 @@
-"""Where model files are, and the safety rules: safetensors only, pinned hashes checked, devices that exist."""
+"""Where a model's files are, and the rules that they must meet: safetensors only, pinned hashes checked."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The pictures of a report. Each function takes numbers and returns a figure; call them within `drawing.styled()`."""
+"""The pictures of a report. Each function takes numbers and returns a figure, within `plot_style.styled()`."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any

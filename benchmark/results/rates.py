@@ -1,4 +1,4 @@
-"""Every rate of one attack and seed, made from its stored scores alone; the keys are declared in `results`."""
+"""Every rate of one attack and seed, made from its stored scores alone; the keys are declared in `schema`."""
 
 from collections.abc import Sequence
 from functools import partial

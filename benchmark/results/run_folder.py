@@ -99,7 +99,7 @@ class RunFolder:
         return AttackState(stored.tensors, stored.info["state"])
 
     def kept_file(self, unit: str) -> Path:
-        """Return what says that the state was taken from an earlier run, where it was; see `states`."""
+        """Return what says that the state was taken from an earlier run, where it was; see `runs.state_cache`."""
         return self.path / "state" / unit / "kept.json"
 
     def checkpoints(self, unit: str) -> "FolderCheckpoints":

@@ -66,7 +66,7 @@ class RunPlan:
     measure_weights: Mapping[str, str] = field(default_factory=dict)
     """SHA-256 by name of the networks that the measures read."""
     tuned: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """By attack the stored curve that its settings come from (`tuning.as_stored`)."""
+    """By attack the stored curve that its settings come from (`tuning_curve.as_stored`)."""
     sources: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Repository, revision and full commit hash of what came from the Hub."""
 

@@ -1,9 +1,6 @@
-"""The one sampling loop, and the views of a model that an attack gets.
+"""What an attack sees of the model: images alone, images for prompts, predictions and gradients, or labels too.
 
-Every attack draws x_T of candidate i from the same stream, so attacks are paired: with no guidance
-they all make the same images. Rows are padded to a fixed micro-batch, because the arithmetic of a
-convolution may depend on the batch size (measured: 2 of 1,024 uint8 images change between batches of
-7 and 256 in fp32; none when padded).
+Each view counts what the attack asks for in the ledger, so that no attack can forget to report its cost.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ The budgets are the total costs of the run's own attacks. An attack first pays f
 candidates at its own price. Under denoiser-equivalents the synthetic images that it made for itself count as candidates
 too (they are plain samples and were paid for); under denoiser calls the candidates alone count.
 
-Distinct groups at n of N candidates are rarefied, beyond N they are extrapolated, as in `extrapolation`, among the
+Distinct groups at n of N candidates are rarefied, beyond N they are extrapolated, as in `richness`, among the
 groups that the synthetic images have not found. No torch.
 """
 

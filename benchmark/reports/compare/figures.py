@@ -1,4 +1,4 @@
-"""The pictures of `sidebench compare`: a colour per run, the baseline first. Call them within `drawing.styled()`."""
+"""The pictures of `sidebench compare`: a colour per run, the baseline first. Call them within `plot_style.styled()`."""
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
