@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..benchmark.errors import BadInput
+from ..benchmark.reports.templates import environment
 from ..benchmark.results.schema import Estimate, Result
 from . import board_charts, schema, tables, verdicts
 from .ranking import PLAIN, Board, BoardRow, Leaderboard, method_of
@@ -162,17 +163,9 @@ def _page(template: str, root: str, **values: Any) -> str:
 
 @lru_cache(maxsize=1)
 def _environment() -> "Environment":
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from jinja2 import StrictUndefined
 
-    made = Environment(
-        loader=FileSystemLoader(PAGES),
-        autoescape=True,
-        auto_reload=False,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        undefined=StrictUndefined,
-    )
+    made = environment(PAGES, auto_reload=False, keep_trailing_newline=True, undefined=StrictUndefined)
     made.filters |= {
         "at": lambda axis, value: f"{axis.share(value):.4f}",
         "clean": tables.clean,

@@ -11,6 +11,7 @@ import yaml
 from ..files import write_text
 from ..reports.page import scrubbed
 from ..reports.plot_style import ALARM, INK, SOFT, TRAINING, canvas, inline, styled, to_svg
+from ..reports.templates import environment
 from .claims import MEANINGS, Course, GateClaim, course
 from .text import explanations, headline, rows
 
@@ -33,13 +34,7 @@ class Panel(NamedTuple):
 
 def write_page(decision: "Decision", target: Path) -> None:
     """Write the page, one file without any outside reference."""
-    from jinja2 import Environment, FileSystemLoader
-
-    report = Path(__file__).parent.parent / "reports"
-    environment = Environment(
-        loader=FileSystemLoader([Path(__file__).parent, report]), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    page = environment.get_template("gate.html.j2").render(_page(decision))
+    page = environment(Path(__file__).parent).get_template("gate.html.j2").render(_page(decision))
     write_text(target, page)
 
 

@@ -27,6 +27,7 @@ from ..registry import make_measure
 from ..results.run_folder import RunFolder, shard_count
 from ..results.score_files import read_scores
 from ..stats.intervals import wilson
+from .templates import environment
 
 if TYPE_CHECKING:
     from ..data.references import References
@@ -339,13 +340,8 @@ def _picture(image: np.ndarray) -> str:
 
 
 def _page(shown: list[dict[str, str]], sheet: str, *, pixelated: bool) -> str:
-    from jinja2 import Environment
-
-    template = (Path(__file__).parent / "label.html.j2").read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(template).render(
-        pairs=shown, sheet=sheet, schema=ANSWERS_SCHEMA, pixelated=pixelated
-    )
+    template = environment().get_template("label.html.j2")
+    return template.render(pairs=shown, sheet=sheet, schema=ANSWERS_SCHEMA, pixelated=pixelated)
 
 
 # ---- Reading answers --------------------------------------------------------------------------------

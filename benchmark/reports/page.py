@@ -12,9 +12,9 @@ from ..results.run_folder import RunFolder, unit_name
 from . import attack_diagnostics, figures, label_sheet, tables, tuning_plot, verdict
 from .page_data import Contents, read_contents
 from .plot_style import inline, styled, to_png, to_svg
+from .templates import environment
 
 if TYPE_CHECKING:
-    from jinja2 import Environment
     from matplotlib.figure import Figure
 
 _PATH = re.compile(r"(?<![\w/:.~-])(?:file:/*|~|[A-Za-z]:)?[/\\]+[\w.@+-]+(?:[/\\]+[\w.@+-]*)*")
@@ -68,18 +68,6 @@ def written(pictures: dict[str, Picture], target: Path) -> list[Path]:
             made.append(target / f"{name}.{kind}")
             write_atomic(made[-1], lambda file, content=content: file.write_bytes(content))  # type: ignore[misc]
     return made
-
-
-def environment() -> "Environment":
-    """Return what fills the templates of pages; every value is escaped."""
-    from jinja2 import Environment, FileSystemLoader
-
-    return Environment(
-        loader=FileSystemLoader([Path(__file__).parent, Path(__file__).parent / "compare"]),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
 
 
 def scrubbed(value: Any) -> Any:

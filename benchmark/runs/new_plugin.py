@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..errors import BadInput, UnknownName
 from ..registry import KINDS, names
+from ..reports.templates import environment
 
 FOLDER = Path(__file__).parent / "skeletons"
 
@@ -19,17 +20,13 @@ def write_skeleton(kind: str, name: str, target: Path) -> list[Path]:
         UnknownName: there is no such kind.
         BadInput: the name cannot be used, or the folder exists.
     """
-    from jinja2 import Environment, FileSystemLoader
-
     known = {value: plural for plural, value in KINDS.items()}
     if kind not in known:
         raise UnknownName("kind", kind, known)
     module = _module(kind, name)
     if target.exists():
         raise BadInput(f"{target} exists already; choose another with --out")
-    environment = Environment(
-        loader=FileSystemLoader(FOLDER), trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
-    )
+    skeletons = environment(FOLDER, autoescape=False, keep_trailing_newline=True)
     cls = "".join(part.capitalize() for part in name.split("-"))
     files = {
         "pyproject.toml": "pyproject.toml.j2",
@@ -38,7 +35,7 @@ def write_skeleton(kind: str, name: str, target: Path) -> list[Path]:
         "README.md": "README.md.j2",
     }
     pages = {
-        file: environment.get_template(template).render(kind=kind, name=name, module=module, cls=cls)
+        file: skeletons.get_template(template).render(kind=kind, name=name, module=module, cls=cls)
         for file, template in files.items()
     }
     try:

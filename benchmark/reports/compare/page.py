@@ -9,9 +9,10 @@ from ...errors import BadInput
 from ...files import write_atomic, write_text
 from ...results.run_folder import RunFolder
 from .. import figures, tables
-from ..page import Picture, environment, inlined, scrubbed, written
+from ..page import Picture, inlined, scrubbed, written
 from ..page_data import Contents, UnitContents, read_contents
 from ..plot_style import styled, to_png, to_svg
+from ..templates import environment
 from ..verdict import checks
 from . import figures as compared_figures
 from . import verdict
