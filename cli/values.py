@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from ..benchmark.errors import BadSetting
+from ..benchmark.errors import BadInput, BadSetting
+from ..benchmark.files import parse_yaml
 
 
 def settings(assignments: list[str] | None) -> dict[str, dict[str, Any]]:
@@ -37,9 +38,8 @@ def grid(choices: list[str] | None) -> dict[str, list[Any]]:
 
 
 def _value(option: str, text: str, value: str) -> Any:
-    import yaml
-
     try:
-        return yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise BadSetting(f"{option} {text!r}: {value!r} cannot be read") from None
+        return parse_yaml(value, "the value")
+    except BadInput as error:
+        shown = text if len(text) <= 60 else f"{text[:57]}..."
+        raise BadSetting(f"{option} {shown!r}: {value[:40]!r} cannot be read: {error}") from None
