@@ -207,7 +207,7 @@ def parse_yaml(text: str | bytes, what: str, kind: type[BadInput] = BadInput) ->
 class _Refused(yaml.YAMLError):
     """A rule of `parse_yaml` is broken."""
 
-    def __init__(self, message: str, place: yaml.Event | yaml.Node) -> None:
+    def __init__(self, message: str, place: Any) -> None:
         super().__init__(message)
         self.line = place.start_mark.line + 1
 
@@ -221,7 +221,7 @@ class _Loader(yaml.SafeLoader):
         """Anchors of the nodes that the reader is inside of, None for a node without one."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        event = self.peek_event()
+        event = self.peek_event()  # type: ignore[no-untyped-call,unused-ignore]
         if isinstance(event, yaml.AliasEvent):
             if event.anchor in self._open:
                 raise _Refused(f"*{event.anchor} contains itself", event)
@@ -234,7 +234,7 @@ class _Loader(yaml.SafeLoader):
         self._open.pop()
         return node
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         lines: dict[Any, int] = {}
         for key, _ in node.value:
