@@ -35,6 +35,24 @@ def origin(kind: Kind, name: str) -> str:
     return _entry_points(kind)[name].value
 
 
+def registered(kind: Kind, name: str) -> str:
+    """Return a name that a run folder or a record gives, checked to be that of an installed plug-in.
+
+    Folders and records are other people's data, and a name in them may spell a file: nothing that they point to is
+    imported. A local `file.py:Class` runs only where the person at the command names it.
+
+    Raises:
+        BadInput: it names a local file.
+        UnknownName: nothing is registered under this name.
+    """
+    if ".py" in name:
+        raise BadInput(f"{kind} {name!r} is a local file: sidebench runs no code that a run folder or record names")
+    base = name.rpartition(ABLATED)[0] if kind == "attack" and name not in _entry_points(kind) else ""
+    if (base or name) not in _entry_points(kind):
+        raise UnknownName(kind, base or name, _entry_points(kind))
+    return name
+
+
 def find(kind: Kind, name: str) -> Any:
     """Return the class registered under `name`, or the class of a local `file.py:Class`.
 

@@ -141,10 +141,11 @@ def _make_again(
     from ..benchmark import environment
     from ..benchmark.data.references import load_references
     from ..benchmark.measures.scorer import Scorer
+    from ..benchmark.registry import registered
     from ..benchmark.runs.replay import make_again, planned_again
     from ..benchmark.runs.victim import load_victim
 
-    plan = planned_again(folder, record.claim.attack, record.seeds, pair, device)
+    plan = planned_again(folder, registered("attack", record.claim.attack), record.seeds, pair, device)
     model = load_victim(plan)
     scorer = Scorer(
         load_references(plan.pair), [measure], plan.protocol.top_k, environment.pick_device(plan.model.device)

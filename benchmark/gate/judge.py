@@ -10,9 +10,8 @@ from ..contracts import Progress
 from ..data.pair import Pair, load_pair, pair_names
 from ..data.references import load_references
 from ..errors import BadInput
-from ..files import read_json
 from ..progress import silent
-from ..results.run_folder import RunFolder, read_run
+from ..results.run_folder import RunFolder, read_run, stored_pair
 from ..runs.plan import plan_run
 from ..runs.plugins import make_attacks
 from ..runs.score import check_references
@@ -127,15 +126,3 @@ def _pair(subject: str) -> Pair:
             raise BadInput(f"{subject} is a model: name the pair that holds its images, and give --model {subject}")
         raise BadInput(f"{subject} is neither a pair nor a finished run: it has no manifest.json")
     return load_pair(subject)
-
-
-def stored_pair(folder: RunFolder) -> str:
-    """Return the name of the shipped pair that a run is of.
-
-    Raises:
-        BadInput: the run is of a pair file, which it does not hold.
-    """
-    name = str(read_json(folder.manifest_file)["identity"]["pair"])
-    if name not in pair_names():
-        raise BadInput(f"{folder.path.name} is a run of {name}, which does not ship with sidebench: give --pair FILE")
-    return name

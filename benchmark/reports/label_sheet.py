@@ -24,7 +24,7 @@ from ..measures import hits
 from ..measures.shard_scores import SIDES
 from ..protocol import CONFIDENCE
 from ..registry import make_measure
-from ..results.run_folder import RunFolder, shard_count
+from ..results.run_folder import RunFolder, shard_count, stored_pair
 from ..results.score_files import read_scores
 from ..stats.intervals import wilson
 from .templates import environment
@@ -183,7 +183,7 @@ def sheet_for(folder: RunFolder, pair_name: str | None, pairs_per_set: int, seed
     from ..data.references import load_references
 
     identity = read_json(folder.manifest_file)["identity"]
-    pair = load_pair(pair_name or identity["pair"])
+    pair = load_pair(pair_name or stored_pair(folder))
     if pair.identity() != identity["pair_identity"]:
         raise BadInput(f"{folder.path.name} was made with another pair than {pair.name}; name its file with --pair")
     return make_sheet(folder, load_references(pair), identity["measures"][0], pairs_per_set, seed)

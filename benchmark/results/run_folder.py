@@ -153,6 +153,20 @@ def read_run(path: str | Path) -> RunFolder:
     return folder
 
 
+def stored_pair(folder: RunFolder) -> str:
+    """Return the name of the shipped pair that a run is of.
+
+    Raises:
+        BadInput: the run is of a pair file, which it does not hold.
+    """
+    from ..data.pair import pair_names
+
+    name = str(read_json(folder.manifest_file)["identity"]["pair"])
+    if name not in pair_names():
+        raise BadInput(f"{folder.path.name} is a run of {name}, which does not ship with sidebench: give --pair FILE")
+    return name
+
+
 def unit_name(attack: str, seed: int) -> str:
     """Return what one attack under one seed is called in manifests, costs and the names of files."""
     return f"{attack}.s{seed}"

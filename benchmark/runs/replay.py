@@ -11,7 +11,7 @@ from ..contracts import Model
 from ..data.pair import IN_TRAINING, load_pair
 from ..errors import BadInput, BadSetting, UnknownName
 from ..files import difference, read_json, read_state, write_atomic
-from ..results.run_folder import RunFolder
+from ..results.run_folder import RunFolder, stored_pair
 from ..sampling.call_attack import make_candidates
 from .plan import RunPlan, Unit, plan_run
 from .victim import load_victim
@@ -35,13 +35,14 @@ def planned_again(
 ) -> RunPlan:
     """Return the plan of one attack of a stored run, checked to be the run that it was.
 
-    `attack` is a registered name or `file.py:Class`; `pair` a pair file where the pair does not ship.
+    `attack` is a registered name or `file.py:Class`, in the words of whoever runs the command; `pair` a pair file where
+    the pair does not ship. What the folder itself names is resolved only if it is registered.
 
     Raises:
         BadInput: the run cannot be made here as it was; the field that differs is named.
         UnknownName: the run has no such attack and seed.
     """
-    from ..registry import find
+    from ..registry import find, registered
 
     manifest = read_json(folder.manifest_file)
     identity, name = manifest["identity"], find("attack", attack).name
@@ -49,9 +50,9 @@ def planned_again(
     for seed in seeds:
         if (name, seed) not in units:
             raise UnknownName("attack and seed of this run", f"{name}, {seed}", [f"{a}, {s}" for a, s in units])
-    around = {k: v for k, v in identity["defences"].items() if not k.startswith(IN_TRAINING)}
+    around = {registered("defence", k): v for k, v in identity["defences"].items() if not k.startswith(IN_TRAINING)}
     plan = plan_run(
-        load_pair(pair or identity["pair"]),
+        load_pair(pair or stored_pair(folder)),
         attacks=(attack,),
         defences=tuple(around),
         candidates=identity["candidates"],
