@@ -1,6 +1,7 @@
 """A state is taken again when nothing that matters changed, and never when something did."""
 
 import dataclasses
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,10 +38,32 @@ def prepared(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
+def plan_of(make_plan: Made, out: Path, **options: Any) -> Any:
+    """Plan few candidates under one measure: what is kept is a matter of the preparation."""
+    return make_plan(out, **{"attacks": ("side",), "candidates": 8, "measures": ("rms",), **options})
+
+
 def run(make_plan: Made, out: Path, **options: Any) -> Any:
-    result = runner.execute(make_plan(out, attacks=("side",), **options))
+    result = runner.execute(plan_of(make_plan, out, **options))
     assert not result.failures
     return result
+
+
+@pytest.fixture(scope="module")
+def states_of_a_run(make_plan: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the states that one run kept, in a folder that nobody may change."""
+    folder = tmp_path_factory.mktemp("first")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SIDEBENCH_STATES", "on")
+        patch.setattr(state_cache, "_root", lambda: folder / "states")
+        run(make_plan, folder / "runs")
+    return folder / "states"
+
+
+@pytest.fixture
+def begun(states_of_a_run: Path, cache: Path) -> Path:
+    """Return this test's folder of states, as a first run left it."""
+    return shutil.copytree(states_of_a_run, cache)
 
 
 def test_another_run_takes_the_state_and_ends_in_the_same_bytes(
@@ -56,11 +79,10 @@ def test_another_run_takes_the_state_and_ends_in_the_same_bytes(
 
 
 def test_settings_of_the_generation_do_not_matter(
-    make_plan: Made, cache: Path, prepared: list[int], tmp_path: Path
+    make_plan: Made, begun: Path, prepared: list[int], tmp_path: Path
 ) -> None:
-    run(make_plan, tmp_path / "a")
     run(make_plan, tmp_path / "b", small={"guidance_scale": 3.0, "interval": [0.2, 1.0]})
-    assert prepared == [0]
+    assert prepared == []
 
 
 def other_steps(plan: Any) -> Any:
@@ -73,7 +95,7 @@ def other_steps(plan: Any) -> Any:
     [
         {"small": {"clusters": 4}},
         {"seeds": (1,)},
-        {"candidates": 41},
+        {"candidates": 9},
         {"model": "zoo:digits-clean"},
         {"defences": ("eta",)},
         {"dtype": "bfloat16"},
@@ -81,20 +103,17 @@ def other_steps(plan: Any) -> Any:
     ids=lambda change: next(iter(change)),
 )
 def test_what_matters_makes_a_new_one(
-    change: dict[str, Any], make_plan: Made, cache: Path, prepared: list[int], tmp_path: Path
+    change: dict[str, Any], make_plan: Made, begun: Path, prepared: list[int], tmp_path: Path
 ) -> None:
-    run(make_plan, tmp_path / "a")
     run(make_plan, tmp_path / "b", **change)
-    assert len(prepared) == 2 and len(list(cache.iterdir())) == 2
+    assert len(prepared) == 1 and len(list(begun.iterdir())) == 2
 
 
 @pytest.mark.parametrize("what", ["sampler", "versions", "threads", "code"])
 def test_what_else_matters(
-    what: str, make_plan: Made, cache: Path, prepared: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    what: str, make_plan: Made, begun: Path, prepared: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = make_plan(tmp_path / "a", attacks=("side",))
-    runner.execute(plan)
-    again = dataclasses.replace(plan, parent=tmp_path / "b")
+    again = plan_of(make_plan, tmp_path / "b")
     if what == "sampler":
         again = other_steps(again)
     elif what == "versions":
@@ -104,7 +123,7 @@ def test_what_else_matters(
     else:
         monkeypatch.setattr(state_cache, "_code", lambda plugins: "other")
     runner.execute(again)
-    assert len(prepared) == 2
+    assert len(prepared) == 1
 
 
 def test_a_changed_line_of_a_local_attack_matters(make_plan: Made, cache: Path, tmp_path: Path) -> None:
@@ -117,45 +136,41 @@ def test_a_changed_line_of_a_local_attack_matters(make_plan: Made, cache: Path, 
     assert len(hashes) == 2
 
 
-def test_a_damaged_entry_is_made_again(make_plan: Made, cache: Path, prepared: list[int], tmp_path: Path) -> None:
-    run(make_plan, tmp_path / "a")
-    (entry,) = cache.iterdir()
+def test_a_damaged_entry_is_made_again(make_plan: Made, begun: Path, prepared: list[int], tmp_path: Path) -> None:
+    (entry,) = begun.iterdir()
     (entry / "state.safetensors").write_bytes(b"cut off")
     run(make_plan, tmp_path / "b")
-    assert len(prepared) == 2
+    assert len(prepared) == 1
     run(make_plan, tmp_path / "c")
-    assert len(prepared) == 2
+    assert len(prepared) == 1
 
 
 def test_an_entry_that_claims_another_content_is_not_taken(
-    make_plan: Made, cache: Path, prepared: list[int], tmp_path: Path
+    make_plan: Made, begun: Path, prepared: list[int], tmp_path: Path
 ) -> None:
-    run(make_plan, tmp_path / "a")
-    (entry,) = cache.iterdir()
+    (entry,) = begun.iterdir()
     text = (entry / "content.json").read_text(encoding="utf-8")
     (entry / "content.json").write_text(text.replace('"seed": 0', '"seed": 5'), encoding="utf-8")
     run(make_plan, tmp_path / "b")
-    assert len(prepared) == 2
+    assert len(prepared) == 1
 
 
 def test_fresh_and_off_prepare_again(
-    make_plan: Made, cache: Path, prepared: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_plan: Made, begun: Path, prepared: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(make_plan, tmp_path / "a")
     run(make_plan, tmp_path / "b", fresh=True)
-    assert len(prepared) == 2
+    assert len(prepared) == 1
     monkeypatch.setenv("SIDEBENCH_STATES", "off")
     run(make_plan, tmp_path / "c")
-    assert len(prepared) == 3
+    assert len(prepared) == 2
 
 
-def test_old_entries_make_room(make_plan: Made, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run(make_plan, tmp_path / "a")
-    (first,) = cache.iterdir()
+def test_old_entries_make_room(make_plan: Made, begun: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (first,) = begun.iterdir()
     size = sum(file.stat().st_size for file in first.iterdir())
     monkeypatch.setattr(state_cache, "LIMIT", int(1.5 * size))
     run(make_plan, tmp_path / "b", seeds=(1,))
-    assert len(list(cache.iterdir())) == 1 and not first.exists()
+    assert len(list(begun.iterdir())) == 1 and not first.exists()
 
 
 def test_attacks_that_prepare_nothing_keep_nothing(make_plan: Made, cache: Path, tmp_path: Path) -> None:
