@@ -25,7 +25,7 @@ ATTACKS = ("carlini-uncond", "carlini-cond", "side", "polish")
 
 @pytest.mark.parametrize("pair", list(itertools.combinations(DEFENCES, 2)), ids="+".join)
 def test_two_defences_and_every_attack(pair: tuple[str, str], make_plan: Make, tmp_path: Path) -> None:
-    result = runner.execute(make_plan(tmp_path, defences=pair, attacks=ATTACKS, candidates=8))
+    result = runner.execute(make_plan(tmp_path, defences=pair, attacks=ATTACKS, candidates=8, measures=["rms"]))
     assert not result.failures and result.metrics is not None
     assert list(result.metrics.defences) == sorted(pair)
     assert {found.attack for found in result.metrics.results} == set(ATTACKS)
@@ -34,7 +34,7 @@ def test_two_defences_and_every_attack(pair: tuple[str, str], make_plan: Make, t
 
 
 def test_all_of_them_together(make_plan: Make, tmp_path: Path) -> None:
-    result = runner.execute(make_plan(tmp_path, defences=DEFENCES, attacks=["side"], candidates=4))
+    result = runner.execute(make_plan(tmp_path, defences=DEFENCES, attacks=["side"], candidates=4, measures=["rms"]))
     assert not result.failures and list(result.metrics.defences) == DEFENCES
 
 
