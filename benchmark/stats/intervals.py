@@ -110,10 +110,12 @@ def poisson_exact(count: float, confidence: float = 0.95) -> Interval:
         >>> f"{low:.3f} {high:.2f}"
         '0.619 8.77'
     """
-    from statsmodels.stats.rates import confint_poisson  # type: ignore[import-untyped,unused-ignore]
+    # A gamma quantile is half a chi-squared one. statsmodels has the same interval, but a report need not import it.
+    from scipy.special import gammaincinv
 
-    low, high = confint_poisson(count, 1, method="exact-c", alpha=1 - confidence)
-    return Interval(float(low), float(high))
+    tail = (1 - confidence) / 2
+    low = gammaincinv(count, tail) if count else 0.0
+    return Interval(float(low), float(gammaincinv(count + 1, 1 - tail)))
 
 
 def unique_count(frequencies: np.ndarray, total: int, confidence: float = 0.95, *, at_once: float = 1.0) -> Interval:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
 from scipy.stats import binomtest, chi2, kstat, multinomial, norm, poisson, t
+from statsmodels.stats.rates import confint_poisson  # type: ignore[import-untyped,unused-ignore]
 
 from sidebench.benchmark.measures.ams_ums import found_at_once
 from sidebench.benchmark.stats.intervals import (
@@ -62,7 +63,7 @@ def test_poisson_has_the_known_values() -> None:
     assert poisson_exact(10) == pytest.approx((4.7954, 18.3904), abs=1e-4)
 
 
-def test_library_gives_the_written_out_formulas() -> None:
+def test_intervals_are_the_written_out_formulas_and_those_of_statsmodels() -> None:
     # scipy's Wilson interval of whole counts, Wilson's formula for any n, Garwood's quantiles of chi-squared.
     rng = np.random.default_rng(4)
     pairs = []
@@ -78,6 +79,9 @@ def test_library_gives_the_written_out_formulas() -> None:
         mean = float(rng.uniform(0, 10 ** rng.integers(0, 6)))
         ends = [chi2.ppf(tail, 2 * mean) / 2, chi2.ppf(1 - tail, 2 * mean + 2) / 2]
         pairs.append((poisson_exact(mean, confidence), ends))
+        pairs.append(
+            (poisson_exact(mean, confidence), confint_poisson(mean, 1, method="exact-c", alpha=1 - confidence))
+        )
     ours, theirs = (np.array(column) for column in zip(*pairs, strict=True))
     largest = (np.abs(ours - theirs) / np.maximum(theirs, 1e-300)).max()
     assert largest <= 1e-12, largest
