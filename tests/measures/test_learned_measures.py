@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_networks import CLIP, DINO, tiny_clip, tiny_dinov2
 
 from sidebench.benchmark import registry
 from sidebench.benchmark.data.pair import load_pair
@@ -21,30 +22,6 @@ from sidebench.benchmark.runs.check_measure import check_measure
 from sidebench.benchmark.runs.plan import plan_run
 
 pytest.importorskip("transformers")
-SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-DINO, CLIP = "dinov2:small:bicubic28:imagenet:cls", "clip:vit-base-patch32:bicubic16:openai:projection"
-
-
-def tiny_dinov2(folder: Path) -> Path:
-    """Write a DINOv2 network of 28 x 28 images."""
-    from transformers import Dinov2Config, Dinov2Model
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        Dinov2Model(Dinov2Config(**SMALL, image_size=28, patch_size=14)).save_pretrained(folder)
-    return folder
-
-
-def tiny_clip(folder: Path) -> Path:
-    """Write a whole CLIP network, text part too, of 16 x 16 images."""
-    from transformers import CLIPConfig, CLIPModel
-
-    vision = {**SMALL, "intermediate_size": 16, "image_size": 16, "patch_size": 8}
-    text = {**SMALL, "intermediate_size": 16, "vocab_size": 32, "max_position_embeddings": 8}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=12)).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -207,14 +184,3 @@ def test_a_file_that_is_no_network_is_refused_by_the_plan(tmp_path: Path, monkey
     fetch_weights.bring_in(f"sscd_disc_mixup.torchscript.pt={tmp_path / 'junk.pt'}")
     with pytest.raises(BadInput, match=r"measure sscd:.* failed: .*choose another --measure"):
         plan_run(load_pair("digits"), measures=["sscd"], candidates=4, device="cpu", out=tmp_path / "runs")
-
-
-def test_a_run_by_learned_measures_records_their_hashes(here: Path, tmp_path: Path, make_plan: Any) -> None:
-    from sidebench.benchmark.runs import runner
-
-    plan = make_plan(tmp_path / "runs", attacks=("carlini-uncond",), measures=[DINO, CLIP, "tile_l2:2x2:max"])
-    result = runner.execute(plan)
-    assert result.metrics is not None and not result.failures
-    manifest = json.loads((result.folder.path / "manifest.json").read_text(encoding="utf-8"))
-    assert set(manifest["identity"]["measure_weights"]) == {"dinov2_small", "clip_vit-base-patch32"}
-    assert str(tmp_path) not in json.dumps(manifest)

@@ -7,15 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from local_plugin import as_file
 
 from sidebench.benchmark.candidates import Candidates
 from sidebench.benchmark.contracts import Model, ModelSpec, Step, VictimFacts
 from sidebench.benchmark.data.pair import load_pair
 from sidebench.benchmark.errors import BadInput, BadSetting, DefenceFailed, UnknownName
-from sidebench.benchmark.files import read_state
 from sidebench.benchmark.models import load_model
 from sidebench.benchmark.protocol import SamplerSettings
-from sidebench.benchmark.runs import runner
 from sidebench.benchmark.runs.check_attack import NotConformant, quick_protocol
 from sidebench.benchmark.runs.check_defence import check_defence
 from sidebench.benchmark.runs.plan import RunPlan, plan_run
@@ -50,13 +49,6 @@ def around(model: Model, *defences: Any, training: torch.Tensor | None = None) -
 
 
 # ---- What each one does -----------------------------------------------------------------------------
-
-
-def as_file(cls: type, folder: Path) -> str:
-    """Return a name under which the registry finds a class without its entry point."""
-    file = folder / "mine.py"
-    file.write_text(f"from {cls.__module__} import {cls.__name__}\n", encoding="utf-8")
-    return f"{file}:{cls.__name__}"
 
 
 @pytest.mark.parametrize("cls", BUILT_IN, ids=lambda cls: cls.name)
@@ -225,24 +217,6 @@ def test_adapters_go_under_the_defence(digits: Model) -> None:
 
 
 # ---- Attacks meet the defence -----------------------------------------------------------------------
-
-
-def test_attacks_prepare_and_generate_on_the_defended_model(finished: Any, tmp_path: Path, make_plan: Make) -> None:
-    made = make_plan(
-        tmp_path, defences=[as_file(AntiMemorizationGuidance, tmp_path)], attacks=("carlini-uncond", "side")
-    )
-    result = runner.execute(made)
-    assert not result.failures and list(result.metrics.defences) == ["amg"]
-    for unit in ("carlini-uncond.s0", "side.s0"):
-        defended, plain = (
-            read_state(run.images_file(unit, 0)).tensors["images"] for run in (result.folder, finished.folder)
-        )
-        assert not torch.equal(defended, plain)
-    keys = [{file.name for file in run.shared_samples().folder.iterdir()} for run in (result.folder, finished.folder)]
-    assert keys[0] and not keys[0] & keys[1], "synthetic images of the plain model must not pass for defended ones"
-    for cost in result.metrics.costs:
-        images = 40 + (24 if cost.attack == "side" else 0)
-        assert cost.flops["defence"] == images * 3 * (2 * 256 * 64 + 9 * 50 * 64)
 
 
 def test_kept_samples_cost_the_defence_again(digits: Model) -> None:

@@ -1,25 +1,18 @@
 """Text to image: a Stable Diffusion pipeline behind the contract, and the attack that knows captions."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hub_repositories import picture_repository, text_pipeline
+from hub_repositories import text_pipeline
 
 from sidebench.benchmark.candidates import Candidates
 from sidebench.benchmark.contracts import ModelSpec, PromptedModel
-from sidebench.benchmark.data import image_cache
-from sidebench.benchmark.data.pair import Pair
 from sidebench.benchmark.errors import BadInput, TooFew
-from sidebench.benchmark.files import read_state
 from sidebench.benchmark.models import inspect_files, load_model
 from sidebench.benchmark.protocol import SamplerSettings
-from sidebench.benchmark.runs import runner
-from sidebench.benchmark.runs.check_attack import check_attack
-from sidebench.benchmark.runs.plan import plan_run
 from sidebench.benchmark.sampling.views import AuditedModel, view_for
 from sidebench.methods.prompt_replay import PromptReplay, PromptReplaySettings
 
@@ -128,43 +121,3 @@ def test_each_caption_is_tried_with_every_seed(model: Any) -> None:
     assert part.columns["prompt"].tolist() == prompt[5:8]
     with pytest.raises(TooFew, match="needs captions"):
         attack.generate(view_for("prompts", AuditedModel(model, SAMPLER, 4)), None, Candidates(0, [0]))  # type: ignore[arg-type]
-
-
-def test_prompt_replay_conforms(folder: Path) -> None:
-    check_attack("prompt-replay", {"seeds": 2}, ModelSpec(family="text", location=str(folder)))
-
-
-def test_a_run_with_captions_of_the_users_own(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_cache, "cache", lambda: tmp_path / "cache")
-    place = picture_repository(tmp_path / "noise", train=14, test=12, captions=True, size=16)
-    pair = Pair(
-        name="own",
-        title="own",
-        description="own",
-        revision=1,
-        control="surrogate",
-        model={"family": "text", "location": str(folder)},
-        data={
-            "source": "folder",
-            "path": str(place),
-            "size": 16,
-            "captions": "text",
-            "members": {"split": "train"},
-            "held_out": {"split": "test"},
-        },
-        measures=["rms"],
-        protocol={"micro_batch": 2, "sampler": {"steps": 2}},
-        attacks={"prompt-replay": {"origin": "untuned"}},
-        licence="none",
-    )
-    with pytest.raises(BadInput, match="carlini-uncond works on models with conditioning class, none, not text"):
-        plan_run(pair, attacks=["carlini-uncond"], candidates=4, device="cpu", out=tmp_path / "runs")
-    plan = plan_run(pair, candidates=4, device="cpu", out=tmp_path / "runs", settings={"prompt-replay": {"seeds": 2}})
-    result = runner.execute(plan)
-    assert result.metrics is not None and not result.failures
-    manifest = json.loads((result.folder.path / "manifest.json").read_text(encoding="utf-8"))
-    assert manifest["components_left_out"] == ["safety_checker"]
-    stored = read_state(result.folder.images_file("prompt-replay.s0", 0)).tensors
-    assert len(set(stored["column_prompt"].tolist())) == 2
-    for file in result.folder.path.rglob("*.json"):
-        assert "picture number" not in file.read_text(encoding="utf-8"), file

@@ -1,0 +1,63 @@
+"""A text-to-image pair with captions of the user's own, from the model's folder to metrics."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hub_repositories import picture_repository, text_pipeline
+
+from sidebench.benchmark.contracts import ModelSpec
+from sidebench.benchmark.data import image_cache
+from sidebench.benchmark.data.pair import Pair
+from sidebench.benchmark.errors import BadInput
+from sidebench.benchmark.files import read_state
+from sidebench.benchmark.runs import runner
+from sidebench.benchmark.runs.check_attack import check_attack
+from sidebench.benchmark.runs.plan import plan_run
+
+pytest.importorskip("transformers")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return text_pipeline(tmp_path_factory.mktemp("text") / "sd")
+
+
+def test_prompt_replay_conforms(folder: Path) -> None:
+    check_attack("prompt-replay", {"seeds": 2}, ModelSpec(family="text", location=str(folder)))
+
+
+def test_a_run_with_captions_of_the_users_own(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_cache, "cache", lambda: tmp_path / "cache")
+    place = picture_repository(tmp_path / "noise", train=14, test=12, captions=True, size=16)
+    pair = Pair(
+        name="own",
+        title="own",
+        description="own",
+        revision=1,
+        control="surrogate",
+        model={"family": "text", "location": str(folder)},
+        data={
+            "source": "folder",
+            "path": str(place),
+            "size": 16,
+            "captions": "text",
+            "members": {"split": "train"},
+            "held_out": {"split": "test"},
+        },
+        measures=["rms"],
+        protocol={"micro_batch": 2, "sampler": {"steps": 2}},
+        attacks={"prompt-replay": {"origin": "untuned"}},
+        licence="none",
+    )
+    with pytest.raises(BadInput, match="carlini-uncond works on models with conditioning class, none, not text"):
+        plan_run(pair, attacks=["carlini-uncond"], candidates=4, device="cpu", out=tmp_path / "runs")
+    plan = plan_run(pair, candidates=4, device="cpu", out=tmp_path / "runs", settings={"prompt-replay": {"seeds": 2}})
+    result = runner.execute(plan)
+    assert result.metrics is not None and not result.failures
+    manifest = json.loads((result.folder.path / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["components_left_out"] == ["safety_checker"]
+    stored = read_state(result.folder.images_file("prompt-replay.s0", 0)).tensors
+    assert len(set(stored["column_prompt"].tolist())) == 2
+    for file in result.folder.path.rglob("*.json"):
+        assert "picture number" not in file.read_text(encoding="utf-8"), file
