@@ -21,7 +21,7 @@ def replay(
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Make one candidate of a run again from its stored state, and compare it with the run's image."""
+    """Reproduce one candidate of a run from its stored state, and compare it with the run's image."""
     from ..benchmark.results.run_folder import read_run
 
     folder = read_run(run_folder)
@@ -47,7 +47,7 @@ def train(
     ] = None,
     device: Device = "auto",
 ) -> None:
-    """Train a pair's model again from its recipe, defended or not, as a diffusers folder with a pair file."""
+    """Reproduce a pair's model from its recipe, defended or not, as a diffusers folder with a pair file."""
     from ..benchmark.data.pair import load_pair
     from ..benchmark.progress import reporter_for
 

@@ -34,12 +34,12 @@ def check(
     run_folder: Annotated[
         Path | None, typer.Option("--run", help="Submitted run folder of the one RECORD named, to challenge it.")
     ] = None,
-    challenge: Annotated[int, typer.Option(min=1, help="Candidates to make again from RUN's state.")] = 32,
+    challenge: Annotated[int, typer.Option(min=1, help="Candidates to reproduce from RUN's state.")] = 32,
     pair: Annotated[str | None, typer.Option(help="The record's pair file, if it is not a shipped pair.")] = None,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> int:
-    """Check records: schema, hashes, impossible counts, duplicates; with --run, make drawn candidates again."""
+    """Check records: schema, hashes, impossible counts, duplicates; with --run, reproduce drawn candidates."""
     from ..leaderboards.check import check_files
     from ..leaderboards.read_records import record_files
 
@@ -92,7 +92,7 @@ def build(
         Path | None, typer.Option(help="Folder of the site; default: ./leaderboard-site, or none with --readme.")
     ] = None,
     readme: Annotated[
-        Path | None, typer.Option(help="Markdown file whose tables between the markers are made again.")
+        Path | None, typer.Option(help="Markdown file whose tables between the markers are rewritten.")
     ] = None,
     check: Annotated[bool, typer.Option("--check", help="Do not write: fail if the README is out of date.")] = False,
 ) -> None:

@@ -48,15 +48,15 @@ class Checked(BaseModel):
 
     @property
     def words(self) -> str:
-        """Return the badge, e.g. "32 of 1,024 made again"."""
+        """Return the badge, e.g. "32 of 1,024 reproduced"."""
         if self.passed:
-            return f"{self.checked:,} of {self.of:,} made again"
-        return f"{self.checked - self.agreed:,} of {self.checked:,} made again differ"
+            return f"{self.checked:,} of {self.of:,} reproduced"
+        return f"{self.checked - self.agreed:,} of {self.checked:,} reproduced candidates differ"
 
     @property
     def brief(self) -> str:
         """Return the badge under a column that says what it counts, e.g. "32 of 1,024"."""
-        return self.words.replace(" made again", "")
+        return self.words.replace(" reproduced", "").replace(" candidates", "")
 
     def wrong_at_most(self, confidence: float = 0.95) -> float:
         """Return the largest share of wrong candidates that so many agreeing draws leave possible (the 3 / n rule)."""

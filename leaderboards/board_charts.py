@@ -30,8 +30,8 @@ def groups_chart(lines: Sequence[ChartLine]) -> str:
     ends = "; ".join(
         f"{line.label}: {[p for p in line.points if not p.estimate][-1].y:.0f}" for line in lines if line.points
     )
-    description = tables.clean(f"Duplicate groups found over the number of candidates, at the end: {ends}")
-    return line_chart(lines, "candidates", "groups found", description)
+    description = tables.clean(f"Unique groups found over the number of candidates, at the end: {ends}")
+    return line_chart(lines, "candidates", "unique groups found", description)
 
 
 def cost_chart(rows: Sequence[BoardRow], labels: Sequence[str]) -> str:

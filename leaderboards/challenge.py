@@ -51,7 +51,7 @@ def challenge(
     record = read_record(file)
     total = record.candidates * len(record.seeds)
     if not 1 <= count <= total:
-        raise BadSetting(f"between 1 and {total} candidates can be made again, not {count}")
+        raise BadSetting(f"between 1 and {total} candidates can be reproduced, not {count}")
     measure = make_measure(record.measure)
     check_commitment(record, folder)
     stored = {seed: _stored(record, folder, seed, measure) for seed in record.seeds}
@@ -158,7 +158,7 @@ def _make_again(
             images, nan = make_again(folder, plan, unit, model, numbers.tolist())
             parts.append(scorer.score(images, numbers, nan.numpy(), measure.space))
             done += len(numbers)
-            progress("candidates made again", done, sum(map(len, chosen.values())))
+            progress("candidates reproduced", done, sum(map(len, chosen.values())))
         if parts:
             again[unit.seed] = UnitScores(parts, [measure])
     return plan.model.device.partition(":")[0], again

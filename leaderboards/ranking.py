@@ -275,7 +275,7 @@ def _why_apart(record: Record) -> str:
     if victim.control != "iid":
         return f"control {victim.control}: the rates have no fair control, so no excess is claimed"
     if not record.claims_excess:
-        return "a classifier tells training and held-out images apart, so the control is only a surrogate"
+        return "training and held-out images are distinguishable by a classifier, so the control is only a surrogate"
     return ""
 
 

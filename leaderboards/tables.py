@@ -181,7 +181,7 @@ def _table(rows: Sequence[BoardRow], board: Board, form: Format, *, why: bool = 
                 "denoiser-equivalents": f"{found.equivalents:,.0f}",
                 "hits per 1,000 equivalents": f"{found.hits_per_1000:.2f}",
                 "hardware": text(hardware(row.record)),
-                "made again": made_again(row),
+                "reproduced": made_again(row),
             }
         )
     if brief:
@@ -197,7 +197,7 @@ def _tabulate(rows: Sequence[dict[str, Any]], form: Format) -> str:
     from tabulate import tabulate
 
     style = {"md": "github", "txt": "simple", "tex": "latex_booktabs"}[form]
-    words = ("rank", "why", "attack", "defence", "submitter", "hardware", "made again")
+    words = ("rank", "why", "attack", "defence", "submitter", "hardware", "reproduced")
     aligned = ["left" if key in words else "right" for key in rows[0]]
     return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True, colalign=aligned)
 

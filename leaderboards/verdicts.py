@@ -14,8 +14,13 @@ def verdict(row: BoardRow, board: Board | None) -> list[str]:
     if row.best is not None and board is not None:
         lines.append(_rank_sentence(row, len(board.ranked)))
     if row.against_plain:
-        against = {WORDS[1]: "finds more than", WORDS[-1]: "finds fewer than", WORDS[0]: "is not told apart from"}
-        lines.append(f"With as many candidates it {against[row.against_plain]} plain sampling ({PLAIN}).")
+        plain = f"plain sampling ({PLAIN})"
+        said = {
+            WORDS[1]: f"it finds more than {plain}",
+            WORDS[-1]: f"it finds fewer than {plain}",
+            WORDS[0]: f"no difference from {plain} is seen",
+        }
+        lines.append(f"With as many candidates {said[row.against_plain]}.")
     return lines
 
 
@@ -31,7 +36,7 @@ def _finding(record: Record) -> str:
     over = "a reference model" if record.victim.same_groups else "held-out images"
     if record.excess.low > 0:
         groups = ("on average " if seeds > 1 else "") + tables.count(found.unique_groups)
-        said = f"finds {groups} different training images, excess over {over} {low} to {high} %"
+        said = f"finds {groups} unique groups of training images, excess over {over} {low} to {high} %"
     elif record.excess.high < 0:
         said = f"hits less than {over}, which no leak explains ({low} to {high} %)"
     else:
@@ -44,7 +49,7 @@ def _rank_sentence(row: BoardRow, rows: int) -> str:
         return "It is the only row of its board."
     if row.best == row.worst:
         return f"Its rank is {row.best} of {rows:,}."
-    return f"Its rank is {row.best} to {row.worst} of {rows:,}: the tests cannot tell it from its neighbours."
+    return f"Its rank is {row.best} to {row.worst} of {rows:,}: the tests see no difference from its neighbours."
 
 
 def board_verdict(board: Board) -> str:

@@ -73,7 +73,7 @@ def _near_pairs(
             rows.append(left[close])
             columns.append(right[close])
         if start and start % (16 * BLOCK) == 0:  # smaller sets take no time
-            progress("looking for duplicates", start, len(chosen))
+            progress("looking for near-duplicates", start, len(chosen))
     return np.concatenate(rows), np.concatenate(columns)
 
 
@@ -125,6 +125,6 @@ def split_by_group(groups: np.ndarray, rule: SplitRule) -> list[np.ndarray]:
         parts[target].append(rows)
         room[target] -= len(rows)
     if any(room[:3]):
-        raise TooFew("the duplicate groups are too large for a split of these sizes")
+        raise TooFew("the near-duplicate groups are too large for a split of these sizes")
     empty = np.empty(0, dtype=np.int64)
     return [np.sort(np.concatenate(rows)) if rows else empty for rows in parts]

@@ -81,13 +81,13 @@ def check_control(references: References, control: str) -> GateCheck:
         return GateCheck("control", False, said)
     shared = int(shared_groups(references.groups())["training"].sum())
     if shared > OVERLAP * len(references.training):
-        said = f"{shared} training images have a duplicate among the held-out ones, and the excess cannot see them"
+        said = f"{shared} training images have a near-duplicate among the held-out ones, and the excess cannot see them"
         return GateCheck("control", False, said)
     found = two_sample(references.training, references.held_out, SEED)
     interval = f"AUC {found.auc:.2f} [{found.low:.2f}, {found.high:.2f}]"
     if found.excludes_half:
-        return GateCheck("control", False, f"training and held-out images can be told apart ({interval})")
-    return GateCheck("control", True, f"training and held-out images cannot be told apart ({interval})")
+        return GateCheck("control", False, f"training and held-out images are distinguishable ({interval})")
+    return GateCheck("control", True, f"training and held-out images are not distinguishable ({interval})")
 
 
 def check_judge(measure: Measure, optimised: Mapping[str, Sequence[str]]) -> list[GateCheck]:

@@ -32,7 +32,7 @@ from .sequential import (
 
 MEANINGS = {
     "excess": "hits on training images minus hits on held-out images",
-    "group_rate": "hits on the most hit duplicate group",
+    "group_rate": "hits on the most hit near-duplicate group",
     "raw_rate": "hits on training images",
     "baseline_margin": "excess over the baseline's excess",
 }

@@ -79,7 +79,7 @@ def two_sample(training: "ImageSet", held_out: "ImageSet", seed: int) -> TwoSamp
     labels = np.repeat([1, 0], [len(part) for part in parts])
     for side, label in (("training", 1), ("held-out", 0)):
         if (found := len(np.unique(groups[labels == label]))) < LEAST_GROUPS:
-            raise TooFew(f"{found} duplicate groups among the {side} images; the classifier needs {LEAST_GROUPS}")
+            raise TooFew(f"{found} near-duplicate groups among the {side} images; the classifier needs {LEAST_GROUPS}")
     folds = _folds(groups, labels, seed)
     auc = _cross_validated(_features(parts, seed), labels, folds)
     interval = auc_interval(auc, _effective(groups[labels == 1]), _effective(groups[labels == 0]))
@@ -178,7 +178,7 @@ def _cross_validated(features: np.ndarray, labels: np.ndarray, folds: np.ndarray
     for fold in range(FOLDS):
         test = folds == fold
         if len(np.unique(labels[test])) < 2 or len(np.unique(labels[~test])) < 2:
-            raise TooFew(f"fold {fold + 1} of {FOLDS} holds images of one side only: too few duplicate groups")
+            raise TooFew(f"fold {fold + 1} of {FOLDS} holds images of one side only: too few near-duplicate groups")
     model = LogisticRegression(C=_STRENGTH, max_iter=1000)
     with threadpool_limits(1):
         found = cross_val_score(

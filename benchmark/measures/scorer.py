@@ -32,7 +32,7 @@ class Scorer:
         for measure in measures:
             if measure.neighbours > kept:
                 raise BadInput(
-                    f"measure {measure.id} reads {measure.neighbours} nearest duplicate groups, "
+                    f"measure {measure.id} reads the {measure.neighbours} nearest near-duplicate groups, "
                     f"only {kept} are kept or exist"
                 )
         self._descriptors: dict[tuple[str, Side], torch.Tensor] = {}

@@ -131,7 +131,7 @@ def rarefaction(results: Sequence[Result], names: Sequence[str] = ()) -> "Figure
         axes.text(shown[0].candidates, 1.01, "this run", transform=axes.get_xaxis_transform(), ha="center", color=SOFT)
         axes.legend(loc="upper left", handlelength=1.4)
     axes.set_xlabel("candidates (dotted: extrapolated, an estimate)")
-    _whole(axes, "different groups found")
+    _whole(axes, "unique groups found")
     axes.set_ylim(bottom=0)
     axes.set_xlim(left=0)
     return figure

@@ -89,7 +89,7 @@ def _pictures(contents: Contents) -> dict[str, Picture]:
             partial(figures.overview, headline),
         )
         found["rarefaction"] = Picture(
-            "Different groups of training images found, by number of candidates, with 95 % intervals",
+            "Unique groups of training images found, by number of candidates, with 95 % intervals",
             partial(figures.rarefaction, headline),
         )
     found["detector"] = Picture(

@@ -89,9 +89,10 @@ def _images(metrics: Metrics) -> str:
         return f"{training} images, attacked in the same way on the model and on a reference model"
     if checked is None:
         return f"{training} images and no control, so raw rates only"
+    distinguishable = "distinguishable" if checked.told_apart else "not distinguishable"
     return (
-        f"{training} and {metrics.held_out_images} held-out images, told apart with "
-        f"AUC {checked.auc:.2f} [{checked.low:.2f}, {checked.high:.2f}]"
+        f"{training} and {metrics.held_out_images} held-out images, {distinguishable} "
+        f"(AUC {checked.auc:.2f} [{checked.low:.2f}, {checked.high:.2f}])"
     )
 
 
@@ -136,7 +137,7 @@ def measure_rows(results: list[Result], *, claims_excess: bool = True, detailed:
                 "unique": band.training.ums_best.count,
             }
             if detailed:
-                row |= {"groups": band.training.groups, "largest group": band.training.largest_group}
+                row |= {"unique groups": band.training.groups, "largest group": band.training.largest_group}
             if detailed and matched:
                 row["matched AMS"] = "-" if band.matched_ams is None else f"{100 * band.matched_ams:.2f}"
             if control := band.reference or band.held_out:
@@ -236,7 +237,7 @@ def effort_rows(efforts: Sequence[Effort]) -> list[dict[str, Any]]:
             "synthetic images": f"{found.synthetic_images:,}",
             "hits": _expected(found.hits),
             "held-out hits": _expected(found.held_out_hits),
-            "different groups": _expected(found.groups),
+            "unique groups": _expected(found.groups),
             "which is": found.kind if found.groups else "refused",
         }
         for found in efforts
@@ -337,7 +338,7 @@ def _excess_verdict(band: BandResult) -> str:
     low, high = 100 * band.excess.low, 100 * band.excess.high
     over = "a reference model" if band.reference else "held-out images"
     if low > 0:
-        said = f"finds training images: {band.training.groups} different ones; excess {low:.2f} to {high:.2f} %"
+        said = f"finds {band.training.groups} unique groups of training images; excess {low:.2f} to {high:.2f} %"
         return said + (f" over {over}" if band.reference else "")
     if high < 0 and band.reference:
         return f"hits training images less than {over} does, which no leak explains ({low:.2f} to {high:.2f} %)"

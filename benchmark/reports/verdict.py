@@ -73,7 +73,7 @@ def checks(
 
 def _unclaimed(metrics: Metrics) -> str:
     if metrics.control == "iid":
-        why = "A classifier can tell the training images from the held-out ones"
+        why = "Training and held-out images are distinguishable by a classifier"
     elif metrics.control == "none":
         why = "There are no held-out images"
     else:
@@ -94,8 +94,8 @@ def _leak(metrics: Metrics, claimed: Claimed) -> str:
         chance = f"{band.held_out.ams.count if band.held_out else 0:,} of a held-out one"
     return (
         f"{who} training images more often than {_control_in_words(metrics)}. The strongest, {best.attack}{seed}: of "
-        f'{best.candidates:,} generated images, {hits} ({share}) are close matches (band "{band.band}") of a training '
-        f"image, {chance}. They show {band.training.groups:,} different training images."
+        f'{best.candidates:,} candidates, {hits} ({share}) are close matches (band "{band.band}") of a training '
+        f"image, {chance}. They show {band.training.groups:,} unique groups of training images."
     )
 
 
@@ -134,8 +134,8 @@ def _control(metrics: Metrics) -> VerdictCheck:
     sizes = f"{metrics.training_images:,} training and {metrics.held_out_images:,} held-out images"
     auc = f"AUC {found.auc:.2f} [{found.low:.2f}, {found.high:.2f}]"
     if found.told_apart:
-        return VerdictCheck("Control", f"{sizes}, but a classifier tells them apart ({auc}): only a surrogate", "look")
-    said = f"kind {metrics.control}: {sizes}, which a classifier cannot tell apart ({auc}; 0.5 is a guess)"
+        return VerdictCheck("Control", f"{sizes}, distinguishable by a classifier ({auc}): only a surrogate", "look")
+    said = f"kind {metrics.control}: {sizes}, not distinguishable by a classifier ({auc}; 0.5 is a guess)"
     return VerdictCheck("Control", said, "good" if metrics.claims_excess else "look")
 
 
@@ -169,8 +169,8 @@ def _detector(metrics: Metrics, audit: dict[str, Any]) -> list[VerdictCheck]:
 def _images(metrics: Metrics) -> VerdictCheck:
     first = {(result.attack, result.seed): result for result in metrics.results}.values()
     broken = sum(result.nan + result.constant for result in first)
-    said = f"{broken:,} of {sum(result.candidates for result in first):,} generated images are broken or of one colour"
-    return VerdictCheck("Generated images", said, "look" if broken else "good")
+    said = f"{broken:,} of {sum(result.candidates for result in first):,} candidates are broken or of one colour"
+    return VerdictCheck("Candidates", said, "look" if broken else "good")
 
 
 def _quality(quality: dict[str, Any]) -> list[VerdictCheck]:
@@ -182,7 +182,7 @@ def _quality(quality: dict[str, Any]) -> list[VerdictCheck]:
     if not known or real["label_accuracy"] is None:
         return []
     said = (
-        f"a classifier trained on generated images is right on {100 * min(known):.0f} % of real ones, "
+        f"a classifier trained on candidates is right on {100 * min(known):.0f} % of real ones, "
         f"on {100 * real['label_accuracy']:.0f} % when trained on training images"
     )
     return [VerdictCheck("Sample quality", said, "good" if min(known) > 0.8 * real["label_accuracy"] else "look")]
@@ -191,7 +191,7 @@ def _quality(quality: dict[str, Any]) -> list[VerdictCheck]:
 def _repeatability(costs: dict[str, Any]) -> VerdictCheck:
     probes = [unit["probe"] for unit in costs["units"].values()]
     off = max((probe["largest"] for probe in probes), default=0)
-    said = f"candidates made again with another batch size differ by at most {off} of 255 levels"
+    said = f"candidates reproduced with another batch size differ by at most {off} of 255 levels"
     wide = [unit["float32"] for unit in costs["units"].values() if unit.get("float32")]
     otherwise = sum(found.get("decided_otherwise", 0) for found in wide)
     if wide:

@@ -17,7 +17,7 @@ class DoctorCheck(NamedTuple):
     name: str
     ok: bool
     found: str
-    mend: str = ""
+    fix: str = ""
 
 
 def examine() -> list[DoctorCheck]:
@@ -28,8 +28,8 @@ def examine() -> list[DoctorCheck]:
 def as_text(checks: list[DoctorCheck]) -> str:
     """Return the findings, a line each, with what to do about those that are not well."""
     lines = [f"{'ok  ' if check.ok else 'look'}  {check.name}: {check.found}" for check in checks]
-    mends = [f"{check.name}: {check.mend}" for check in checks if not check.ok and check.mend]
-    return "\n".join([*lines, "", *mends] if mends else lines)
+    fixes = [f"{check.name}: {check.fix}" for check in checks if not check.ok and check.fix]
+    return "\n".join([*lines, "", *fixes] if fixes else lines)
 
 
 def _versions() -> list[DoctorCheck]:
@@ -90,7 +90,7 @@ def _plugins() -> list[DoctorCheck]:
                 registry.find(kind, name)
                 checks.append(DoctorCheck(f"{kind} {name}", True, "loads"))
             except Exception as error:  # a broken plug-in is a finding, not a failure of the doctor
-                checks.append(DoctorCheck(f"{kind} {name}", False, str(error), "mend or remove its package"))
+                checks.append(DoctorCheck(f"{kind} {name}", False, str(error), "fix or remove its package"))
     return checks
 
 

@@ -29,8 +29,8 @@ def check_references(plan: RunPlan, references: "References") -> None:
     held_out = set(references.held_out.groups)
     if held_out and not (held_out - set(references.training.groups)):
         raise BadInput(
-            f"{plan.pair.name}: every held-out image lies in a duplicate group with training images, so nothing is "
-            f"left to compare; declare control: none"
+            f"{plan.pair.name}: every held-out image lies in a near-duplicate group with training images, so nothing "
+            f"is left to compare; declare control: none"
         )
 
 

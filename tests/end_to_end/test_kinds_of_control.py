@@ -418,7 +418,7 @@ def test_a_held_out_set_of_duplicates_alone_is_refused(
         return found
 
     monkeypatch.setattr(references, "load_references", copies)
-    with pytest.raises(BadInput, match="every held-out image lies in a duplicate group with training images"):
+    with pytest.raises(BadInput, match="every held-out image lies in a near-duplicate group with training images"):
         runner.execute(make_plan(tmp_path, attacks=["carlini-uncond"]))
 
 

@@ -138,7 +138,7 @@ def test_what_differs_in_one_condition_is_never_ranked_together(base: Record, ch
         ({"control": "surrogate"}, "control surrogate"),
         ({"control": "reference-model"}, "control reference-model"),
         ({"control": "none", "control_check": None}, "control none"),
-        ({"told_apart": True}, "tells training and held-out images apart"),
+        ({"told_apart": True}, "training and held-out images are distinguishable"),
     ],
 )
 def test_what_has_no_fair_control_stands_apart(base: Record, change: dict[str, Any], why: str) -> None:
@@ -242,7 +242,7 @@ def test_a_badge_counts_for_the_same_bytes_only(base: Record, tmp_path: Path) ->
     checked_file(file).write_text(good.model_dump_json(by_alias=True), encoding="utf-8")
     found = read_leaderboard(tmp_path)
     assert found.boards[0].ranked[0].entry.checked == good and not found.unusable
-    assert good.words == "32 of 40 made again" and not badge(entry(base), agreed=30).passed
+    assert good.words == "32 of 40 reproduced" and not badge(entry(base), agreed=30).passed
     other = badge(entry(base), record="0" * 64).model_dump_json(by_alias=True)
     for text in (other, "{}", "[", other.replace("32", "41", 1)):
         checked_file(file).write_text(text, encoding="utf-8")

@@ -105,8 +105,8 @@ def test_a_record_page_has_verdict_command_hashes_and_badge(found: Leaderboard, 
         row.record.claim.attack: row for board in found.boards for row in board.ranked if not row.record.claim.defences
     }
     text = files[f"records/{rows['<i>x</i>'].entry.id}.html"]
-    assert "different training images" in text and "on average" in text and "under each of 2 seeds" in text
-    assert "32 of 40 made again" in text and rows["<i>x</i>"].entry.sha256 in text
+    assert "unique groups of training images" in text and "on average" in text and "under each of 2 seeds" in text
+    assert "32 of 40 reproduced" in text and rows["<i>x</i>"].entry.sha256 in text
     real = files[f"records/{rows['side'].entry.id}.html"]
     assert "side.clusters=3" in real and "worked example" in real and "plain sampling (carlini-uncond)" in real
     free = next(row for board in found.boards for row in board.apart if row.record.victim.name == "free")
@@ -117,7 +117,7 @@ def test_a_record_page_has_verdict_command_hashes_and_badge(found: Leaderboard, 
 @pytest.mark.parametrize(
     ("low", "high", "wanted"),
     [
-        (0.1, 0.2, "different training images, excess over held-out images 10.00 to 20.00 %"),
+        (0.1, 0.2, "unique groups of training images, excess over held-out images 10.00 to 20.00 %"),
         (-0.1, 0.2, "no excess over held-out images; at most 20.00 % could have gone unseen"),
         (-0.2, -0.1, "hits less than held-out images, which no leak explains"),
     ],

@@ -109,7 +109,7 @@ def test_sorting_by_number_and_by_text(page: Page, folder: Path) -> None:
     assert page.locator("th[aria-sort]").count() == 1
     page.get_by_role("button", name="Attack").click()
     assert shown(page)[-1] == MARKUP[:64]
-    page.get_by_role("button", name="Made again").click()
+    page.get_by_role("button", name="Reproduced").click()
     assert shown(page)[0] == "side"
 
 
@@ -124,7 +124,7 @@ def test_filtering_says_how_many_rows_are_left(page: Page, folder: Path) -> None
     page.get_by_role("searchbox").fill("nothing like this")
     expect(output).to_have_text("0 of 5 rows")
     page.get_by_role("searchbox").fill("")
-    page.get_by_label("made again only").check()
+    page.get_by_label("reproduced only").check()
     expect(output).to_have_text("1 of 5 rows")
     assert page.locator("table.board tbody tr:visible th").inner_text().startswith("side")
 

@@ -134,7 +134,7 @@ def test_too_few_groups_are_refused() -> None:
     rng = np.random.default_rng(9)
     images = rng.integers(0, 255, (40, 1, 4, 4))
     few = image_set(images[:20], np.repeat(np.arange(5), 4))
-    with pytest.raises(TooFew, match="5 duplicate groups among the held-out images"):
+    with pytest.raises(TooFew, match="5 near-duplicate groups among the held-out images"):
         control_check.two_sample(image_set(images[20:], np.arange(100, 120)), few, 0)
 
 

@@ -72,7 +72,7 @@ def by_name(contents: Contents, **changes: Any) -> dict[str, VerdictCheck]:
 
 def test_checks_of_a_run(contents: Contents) -> None:
     found = by_name(contents)
-    assert found["Generated images"].finding == "0 of 120 generated images are broken or of one colour"
+    assert found["Candidates"].finding == "0 of 120 candidates are broken or of one colour"
     assert found["Repeatability"].state == "good"
     assert found["Replication"].state == "look"
     assert "100 % of exact copies" in found["Detector, copies"].finding
@@ -84,7 +84,7 @@ def test_a_check_that_fails_is_marked(contents: Contents) -> None:
     told = contents.metrics.control_check.model_copy(update={"told_apart": True})
     assert by_name(contents, metrics={"control_check": told})["Control"].state == "look"
     broken = [contents.metrics.results[0].model_copy(update={"nan": 3, "constant": 1})]
-    assert "4 of 40" in by_name(contents, metrics={"results": broken})["Generated images"].finding
+    assert "4 of 40" in by_name(contents, metrics={"results": broken})["Candidates"].finding
     probe = {"probe": {"largest": 9, "above_limit": True}}
     assert by_name(contents, costs={"units": {"side.s0": probe}})["Repeatability"].state == "look"
     mixed = {**contents.costs, "mixed_environment": True}

@@ -32,9 +32,9 @@ def test_doctor_reports_a_broken_plug_in(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(importlib.metadata, "entry_points", points)
     checks = doctor.examine()
     (found,) = [check for check in checks if check.name == "attack ghost"]
-    assert not found.ok and "no_such_package" in found.found and found.mend
+    assert not found.ok and "no_such_package" in found.found and found.fix
     text = doctor.as_text(checks)
-    assert "look  attack ghost" in text and f"attack ghost: {found.mend}" in text
+    assert "look  attack ghost" in text and f"attack ghost: {found.fix}" in text
     assert "ok    attack side" in text
 
 
@@ -50,7 +50,7 @@ def test_doctor_reports_other_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_doctor_names_a_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor.environment, "PACKAGES", ("torch", "no-such-package"))
     found = {check.name: check for check in doctor.examine()}
-    assert not found["no-such-package"].ok and "pip install" in found["no-such-package"].mend
+    assert not found["no-such-package"].ok and "pip install" in found["no-such-package"].fix
 
 
 def test_text_of_a_well_machine_has_no_advice() -> None:

@@ -127,7 +127,7 @@ def _of_group(group: Group) -> dict[str, tuple[str, "Callable[[], Figure]"]]:
     results = {name: unit.result for name, unit in units.items() if unit.result.richness is not None}
     if results:
         found["rarefaction"] = (
-            "Different groups of training images found, by number of candidates and run",
+            "Unique groups of training images found, by number of candidates and run",
             partial(figures.rarefaction, list(results.values()), list(results)),
         )
     return found
