@@ -166,7 +166,8 @@ def ablate(
     for error in result.failures.values():
         complain(str(error))
     if result.metrics is not None:
-        write_report(result.folder)
+        with result.folder.locked():
+            write_report(result.folder)
         rows = ablating.ablation_rows(result.folder, result.metrics, attack, names)
         table = ablating.as_text(rows, result.metrics)
         where = f"run folder: {result.folder.path} (report.html)"

@@ -101,7 +101,8 @@ def run(
             code = max(code, error.exit_code)
         if result.metrics is None:
             continue
-        write_report(result.folder)
+        with result.folder.locked():
+            write_report(result.folder)
         if as_json:
             found.append(_as_dict(result.folder, result.metrics))
         else:

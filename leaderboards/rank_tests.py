@@ -1,7 +1,8 @@
 """Which rows of a board differ: every row tested against every other, and the rank ranges that follow.
 
-The test of two rows is that of `benchmark.comparison.compare`, written for all pairs at once from sums of products,
-so that hundreds of rows take seconds. Where two records do not share what pairs them, the covariance is left out:
+The test of two rows is that of `benchmark.stats.comparison.compare`, written for all pairs at once from sums of
+products, so that hundreds of rows take seconds. Where two records do not share what pairs them, the covariance is
+left out:
 
 - seeds: records are paired candidate by candidate under the seeds that both have. Without a common seed each gives
   as many seeds as the other has, and their candidates are independent.

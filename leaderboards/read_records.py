@@ -52,7 +52,8 @@ def read_content(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
     except (OSError, ValueError, RecursionError) as error:
-        raise BadRecord(f"{path.name} cannot be read: {error}") from None
+        why = error.strerror if isinstance(error, OSError) else error
+        raise BadRecord(f"{path.name} cannot be read: {why}") from None
 
 
 def _no_number(word: str) -> None:

@@ -136,7 +136,7 @@ def load_policy(name: str | Path) -> Policy:
     """
     path = FOLDER / f"{name}.yaml" if str(name) in policy_names() else Path(name)
     advice = f"give a file, or a policy that ships with sidebench: {', '.join(policy_names())}"
-    content = read_yaml(path, f"policy {path.name}", BadPolicy, advice=advice)
+    content = read_yaml(path, f"policy {path}", BadPolicy, advice=advice)
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise BadPolicy(f"policy {path.name} holds no settings; {FOLDER / 'example.yaml'} shows them")
     try:

@@ -36,7 +36,7 @@ def sidebench_gate(request: pytest.FixtureRequest) -> Callable[..., "Decision"]:
     """Return a function (subject, policy, baseline=None, **options) that fails the test unless the gate passes.
 
     `subject` is a pair's name or file, or a run folder; `baseline` a run or gate folder, or what
-    `sidebench.leaderboards.baseline.read_baseline` makes of a record; options are those of
+    `sidebench.leaderboards.gate_baseline.read_baseline` makes of a record; options are those of
     `sidebench.benchmark.gate.judge` (model, device, out). What it returns is the decision; its verdict goes into
     the test report's properties.
     """

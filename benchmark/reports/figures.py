@@ -194,7 +194,7 @@ def audit(stored: dict[str, Any], measure: Measure) -> "Figure":
 def diagnostics(info: dict[str, Any], cohesion: float | None) -> "Figure":
     """Draw what an attack's state says of its surrogate: cohesions, cluster sizes, its classifier by timestep.
 
-    `info` as in `diagnostics.read`; panels whose numbers it lacks are left out. `cohesion` is the setting below
+    `info` as in `attack_diagnostics.read`; panels whose numbers it lacks are left out. `cohesion` is the setting below
     which clusters are dropped.
     """
     draw = {"cohesions": _cohesions, "sizes": _sizes, "by_timestep": _timesteps}

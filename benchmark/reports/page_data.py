@@ -34,7 +34,7 @@ class UnitContents:
     curves: Curves
     pairs: list[ShownPair]
     info: dict[str, Any]
-    """What the attack's state says of its preparation; see `diagnostics`."""
+    """What the attack's state says of its preparation; see `attack_diagnostics`."""
     cohesion: float | None
     """The setting below which clusters are dropped, where the attack has one."""
 

@@ -52,10 +52,10 @@ class RunFolder:
         from filelock import FileLock, Timeout
 
         file = self.path / LOCK_FILE
-        if file.is_symlink():
-            raise BadInput(f"cannot write to {self.path}: {LOCK_FILE} in it is a link; remove it")
         lock = FileLock(file)
         try:
+            if file.is_symlink():
+                raise BadInput(f"cannot write to {self.path}: {LOCK_FILE} in it is a link; remove it")
             self.path.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
         except Timeout:

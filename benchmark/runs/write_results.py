@@ -11,7 +11,7 @@ import numpy as np
 from .. import environment
 from ..contracts import Measure
 from ..data.references import shared_groups
-from ..files import read_json, read_state, write_atomic, write_json, write_table, write_text
+from ..files import cannot_write, read_json, read_state, write_atomic, write_json, write_table, write_text
 from ..measures import image_quality, set_level_copying
 from ..measures.control_check import two_sample
 from ..measures.detector_audit import audit
@@ -63,7 +63,10 @@ def write_results(
     scorer: Scorer,
 ) -> Metrics:
     """Compute the metrics of all finished units from the stored scores and write every artefact."""
-    folder.report_file.unlink(missing_ok=True)
+    try:
+        folder.report_file.unlink(missing_ok=True)  # its numbers are those of before
+    except OSError as error:
+        raise cannot_write(folder.report_file, error) from None
     metrics, strongest, varying = _compute(plan, folder, units, references)
     for name, _, _ in units:
         varying["units"][name]["float32"] = precision_check.compare(folder, name, plan.measures[0], scorer)

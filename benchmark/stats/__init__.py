@@ -1,4 +1,4 @@
-"""Intervals, thresholds and tests: pure functions of counts, NumPy and SciPy only, no torch.
+"""Intervals, thresholds and tests: pure functions of counts, NumPy, SciPy and statsmodels, no torch.
 
 `intervals` (a rate, a difference, a unique count), `thresholds` (set to a held-out hit rate), `comparison` (two
 attacks, label swaps), `richness` (other numbers of candidates), `equal_cost` (other budgets). Each function names its

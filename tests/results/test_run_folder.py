@@ -106,3 +106,10 @@ def test_an_attack_and_seed_have_one_name(attack: str) -> None:
 @pytest.mark.parametrize("name", ["side", "side.s", "side.s-1", "../side.s0", "a/b.s0", ".s0", "Side.s0", "side.s0\n"])
 def test_what_is_no_unit_is_no_part_of_a_path(name: str) -> None:
     assert not is_unit_name(name)
+
+
+def test_a_folder_that_cannot_be_is_refused_in_a_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder", encoding="utf-8")
+    for place in (tmp_path / ("a" * 300) / "run", tmp_path / "file" / "run"):
+        with pytest.raises(BadInput, match="choose another with --out"), RunFolder(place).locked():
+            pass
