@@ -59,7 +59,7 @@ def test_wheel_holds_what_git_tracks(tmp_path: Path) -> None:
     assert inside == wanted
 
 
-def test_no_module_is_loaded_twice() -> None:
+def test_no_module_is_loaded_twice(tmp_path: Path) -> None:
     code = (
         "import sidebench, sys, pkgutil, importlib\n"
         "for m in pkgutil.walk_packages(sidebench.__path__, 'sidebench.'):\n"
@@ -68,15 +68,15 @@ def test_no_module_is_loaded_twice() -> None:
         "ours = [f for f in files if f.startswith(sidebench.__path__[0])]\n"
         "assert len(ours) > 20 and len(ours) == len(set(ours)), sorted(ours)\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT.parent)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["list", "attacks"], ["list", "pairs"], ["run", "--help"]])
-def test_light_commands_import_nothing_heavy(arguments: list[str]) -> None:
+def test_light_commands_import_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
     code = (
         "import sys\nfrom sidebench.cli import main\n"
         f"try: main({arguments!r})\nexcept SystemExit as left: assert not left.code, left.code\n"
         "heavy = {'torch', 'torchmetrics', 'statsmodels', 'diffusers', 'datasets', 'scipy', 'pandas', 'sklearn'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT.parent, stdout=subprocess.DEVNULL)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, stdout=subprocess.DEVNULL)

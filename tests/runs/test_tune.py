@@ -171,11 +171,21 @@ def test_a_block_too_small_for_the_measure_is_refused(tmp_path: Path) -> None:
 # ---- Settings of a curve in a run -------------------------------------------------------------------
 
 
-def stored(tmp_path: Path, pair: Pair, **changes: Any) -> tuple[Path, dict[str, tuning_curve.Curve]]:
-    """Tune, change what was used, and read the file back."""
-    tune(tmp_path, {"guidance_scale": [0.0, 1.0]}, pair=pair)
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Return the file of a curve from a shadow victim and of one from a tuning block; nobody may change them."""
+    pairs = {"shadow": quick(), "block": with_block()}
+    folders = {name: tmp_path_factory.mktemp(name) for name in pairs}
+    for name, pair in pairs.items():
+        tune(folders[name], {"guidance_scale": [0.0, 1.0]}, pair=pair)
+    return {name: folder / "side.json" for name, folder in folders.items()}
+
+
+def stored(tmp_path: Path, tuned: Path, **changes: Any) -> tuple[Path, dict[str, tuning_curve.Curve]]:
+    """Copy a curve, change what it used, and read the file back."""
+    tmp_path.mkdir(exist_ok=True)
     file = tmp_path / "side.json"
-    content = json.loads(file.read_text(encoding="utf-8"))
+    content = json.loads(tuned.read_text(encoding="utf-8"))
     content["curve"]["used"].update(changes)
     file.write_text(json.dumps(content), encoding="utf-8")
     return file, tuning_curve.read_curves([file])
@@ -185,37 +195,37 @@ def run_plan(pair: Pair, out: Path, seed: int = 0) -> Any:
     return plan_run(pair, attacks=["side"], candidates=16, seeds=[seed], device="cpu", out=out)
 
 
-def test_the_best_point_becomes_the_settings_and_the_users_go_over_it(tmp_path: Path) -> None:
-    _, curves = stored(tmp_path, quick())
+def test_the_best_point_becomes_the_settings_and_the_users_go_over_it(tmp_path: Path, tuned: dict[str, Path]) -> None:
+    _, curves = stored(tmp_path, tuned["shadow"])
     best = curves["side.json"].best().values["guidance_scale"]
     assert tuning_curve.with_tuned({}, curves)["side"] == {**SMALL, "guidance_scale": best}
     given = tuning_curve.with_tuned({"side": {"width": 4}, "amg": {"strength": 1}}, curves)
     assert given["side"]["width"] == 4 and given["side"]["guidance_scale"] == best and given["amg"] == {"strength": 1}
 
 
-def test_a_run_takes_what_was_tuned_on_a_shadow_or_a_block(tmp_path: Path) -> None:
+def test_a_run_takes_what_was_tuned_on_a_shadow_or_a_block(tmp_path: Path, tuned: dict[str, Path]) -> None:
     for name, pair in (("shadow", quick()), ("block", with_block())):
-        _, curves = stored(tmp_path / name, pair)
+        _, curves = stored(tmp_path / name, tuned[name])
         tuning.refuse_own_numbers(run_plan(pair, tmp_path), curves, silent)
 
 
-def test_a_run_refuses_what_was_tuned_on_its_own_images(tmp_path: Path) -> None:
-    _, curves = stored(tmp_path, with_block())
+def test_a_run_refuses_what_was_tuned_on_its_own_images(tmp_path: Path, tuned: dict[str, Path]) -> None:
+    _, curves = stored(tmp_path, tuned["block"])
     with pytest.raises(BadInput, match=r"^side\.json was tuned on \d+ of the 512 images that this run would report"):
         tuning.refuse_own_numbers(run_plan(quick(), tmp_path), curves, silent)
-    _, curves = stored(tmp_path / "other data", with_block(), data="of another data set")
+    _, curves = stored(tmp_path / "other data", tuned["block"], data="of another data set")
     tuning.refuse_own_numbers(run_plan(quick(), tmp_path), curves, silent)
 
 
-def test_a_run_refuses_what_was_tuned_on_its_own_candidates(tmp_path: Path) -> None:
-    _, curves = stored(tmp_path, with_block(), seed=5)
+def test_a_run_refuses_what_was_tuned_on_its_own_candidates(tmp_path: Path, tuned: dict[str, Path]) -> None:
+    _, curves = stored(tmp_path, tuned["block"], seed=5)
     tuning.refuse_own_numbers(run_plan(with_block(), tmp_path, seed=4), curves, silent)
     with pytest.raises(BadInput, match="candidates of this model under seed 5: take another --seed"):
         tuning.refuse_own_numbers(run_plan(with_block(), tmp_path, seed=5), curves, silent)
 
 
-def test_what_is_no_curve_is_refused(tmp_path: Path) -> None:
-    file, _ = stored(tmp_path, quick())
+def test_what_is_no_curve_is_refused(tmp_path: Path, tuned: dict[str, Path]) -> None:
+    file, _ = stored(tmp_path, tuned["shadow"])
     with pytest.raises(BadInput, match="second curve of side"):
         tuning_curve.read_curves([file, shutil.copy(file, tmp_path / "again.json")])
     content = json.loads(file.read_text(encoding="utf-8"))
@@ -232,9 +242,13 @@ def test_what_is_no_curve_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_command_runs_with_a_curve_and_keeps_it(
-    make_pair_file: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[..., tuple[int, str, str]]
+    make_pair_file: Any,
+    tuned: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    call: Callable[..., tuple[int, str, str]],
 ) -> None:
-    file, curves = stored(tmp_path, quick())
+    file, curves = stored(tmp_path, tuned["shadow"])
     monkeypatch.chdir(tmp_path)
     pair = str(make_pair_file(tmp_path))
     more = ["--attack", "side", "--candidates", "16", "--device", "cpu"]
