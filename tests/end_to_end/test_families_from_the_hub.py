@@ -19,7 +19,7 @@ from hub_repositories import (
     score_sde_pipeline,
     text_pipeline,
 )
-from local_hub import LocalHub
+from local_hub import SEVERAL, LocalHub
 
 pytest.importorskip("transformers")
 
@@ -37,19 +37,6 @@ MAKERS: dict[str, tuple[str, Any]] = {
 }
 SMALL = {"synthetic_images": 24, "clusters": 3, "training_steps": 3, "batch": 8, "width": 8, "cohesion": -1.0}
 ATTACKS = {"carlini-uncond": {"origin": "none"}, "side": {"origin": "none", "settings": SMALL}}
-
-SEVERAL = r"""
-import contextlib, io, json, sys
-from sidebench.cli import main
-for arguments in json.loads(sys.argv[1]):
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            main(arguments)
-        except SystemExit as left:
-            code = left.code
-    print(json.dumps([code, out.getvalue(), err.getvalue()]))
-"""
 
 
 @pytest.fixture(scope="module")

@@ -10,23 +10,10 @@ from pathlib import Path
 
 import pytest
 from hub_repositories import class_name, picture_repository, pixel_pipeline
-from local_hub import TOKEN, LocalHub
+from local_hub import SEVERAL, TOKEN, LocalHub
 
 Said = tuple[int, str, str]
-
-SEVERAL = r"""
-import contextlib, io, json, sys
-from sidebench.cli import main
-for arguments in json.loads(sys.argv[1]):
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            main(arguments)
-        except SystemExit as left:
-            code = left.code
-    print(json.dumps([code, out.getvalue(), err.getvalue()]))
-assert "diffusers" not in sys.modules
-"""
+LIGHT = 'assert "diffusers" not in sys.modules\n'
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +42,7 @@ def sidebench(hub: LocalHub, place: Path, *arguments: object, **more: str) -> Sa
 
 def light(hub: LocalHub, place: Path, *commands: list[str], **more: str) -> list[Said]:
     """Run several commands, which are refused before diffusers is loaded, in one process."""
-    given = [sys.executable, "-c", SEVERAL, json.dumps(commands)]
+    given = [sys.executable, "-c", SEVERAL + LIGHT, json.dumps(commands)]
     environment = hub.environment(place / "home", **more)
     done = subprocess.run(given, env=environment, cwd=place, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -25,6 +25,19 @@ Files = dict[str, bytes]
 
 TOKEN = "hf_of_the_local_hub"
 """Opens private and gated repositories and may write; any other token is a stranger's."""
+SEVERAL = r"""
+import contextlib, io, json, sys
+from sidebench.cli import main
+for arguments in json.loads(sys.argv[1]):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main(arguments)
+        except SystemExit as left:
+            code = left.code
+    print(json.dumps([code, out.getvalue(), err.getvalue()]))
+"""
+"""Run several commands in one process, given as JSON; print exit code, stdout and stderr of each as a line of JSON."""
 LARGE = (".safetensors", ".bin", ".parquet", ".tar")
 """Files that a real Hub keeps in LFS: their SHA-256 stands in the listing."""
 
