@@ -21,15 +21,15 @@ class FoundModel(NamedTuple):
 def find_model(pair: Pair, model: str | None, out: Path, allow_pickle: bool = False) -> FoundModel:
     """Find the pair's model, or the one that the user names; what is not there yet is fetched from the Hub."""
     if model is None:
-        return _find(pair.model, pair.name, allow_pickle)
+        return find_source(pair.model, pair.name, allow_pickle)
     if model.startswith("control:"):
         from .controls import make_control
 
         return FoundModel(make_control(model, pair, out / "controls"), {})
-    return _find(named_model(model), None, allow_pickle)
+    return find_source(named_model(model), None, allow_pickle)
 
 
-def _find(own: ModelSource, pair: str | None, allow_pickle: bool) -> FoundModel:
+def find_source(own: ModelSource, pair: str | None, allow_pickle: bool) -> FoundModel:
     """Find a model's files; one that a pair names must be of the family that the pair says."""
     folder, source = own.location, {}
     if own.repo is not None:

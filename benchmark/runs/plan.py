@@ -13,13 +13,21 @@ from ..data.references import counts
 from ..errors import BadInput, BadSetting, TooFew, UnknownName
 from ..files import short_hash
 from ..models import ModelFiles, inspect_files
-from ..models.find_model import _find, find_model
+from ..models.find_model import find_model, find_source
 from ..progress import silent
 from ..protocol import DEFAULT_TIER, TIERS, TOP_K, Protocol, make_protocol
 from ..registry import check_settings
 from ..results.run_folder import RunFolder, unit_name
 from ..sampling.defended import check_fit, in_order
-from .plugins import _check_conditioning, _check_configs, _try, check_names, make_attacks, make_defences, make_measures
+from .plugins import (
+    check_conditioning,
+    check_configs,
+    check_names,
+    make_attacks,
+    make_defences,
+    make_measures,
+    try_measure,
+)
 
 
 @dataclass(frozen=True)
@@ -161,17 +169,17 @@ def plan_run(
     around = in_order(make_defences(defences, settings or {}))
     check_names([*attacks, *defences], [*chosen_attacks, *around], settings or {})
     if model is None and pair.model.repo is not None:
-        _check_configs(pair, chosen_attacks, measures, allow_pickle)
+        check_configs(pair, chosen_attacks, measures, allow_pickle)
     found = find_model(pair, model, Path(out), allow_pickle)
     spec, files = _checked(found.spec.model_copy(update=where))
     reference, sources, size = None, found.source, files.image_size
     if pair.reference_model is not None:
-        other = _find(pair.reference_model, pair.name, allow_pickle)
+        other = find_source(pair.reference_model, pair.name, allow_pickle)
         reference, its_files = _checked(other.spec.model_copy(update=where))
         sources = {**sources, **{f"reference_{key}": origin for key, origin in other.source.items()}}
         if its_files.image_size != size:
             raise BadInput(f"pair {pair.name}: the reference model makes images of another size than the model")
-    _check_conditioning(chosen_attacks, files.conditioning)
+    check_conditioning(chosen_attacks, files.conditioning)
     trained_with = pair.recipe.defences() if pair.recipe and model is None else {}
     units = tuple(Unit(attack, seed) for attack in chosen_attacks for seed in dict.fromkeys(seeds))
     for attack in chosen_attacks:
@@ -184,7 +192,7 @@ def plan_run(
     chosen = make_measures(pair, size, measures)
     weights = {name: digest for measure in chosen for name, digest in measure.weights().items()}
     for measure in chosen:
-        _try(measure, size, where["device"])
+        try_measure(measure, size, where["device"])
     if pair.data.source == "hub":
         sources = {**sources, "data": fetch_data(pair.data).origin()}
     training, held_out = counts(pair, progress)

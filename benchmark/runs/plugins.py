@@ -18,19 +18,19 @@ def make_measures(pair: Pair, size: tuple[int, int, int], named: Sequence[str] =
     return [make_measure(name) for name in ids]
 
 
-def _check_configs(pair: Pair, attacks: Sequence[Attack], measures: Sequence[str], allow_pickle: bool) -> None:
+def check_configs(pair: Pair, attacks: Sequence[Attack], measures: Sequence[str], allow_pickle: bool) -> None:
     """Refuse what the model's small files rule out already, before its weights are downloaded.
 
     Raises:
         BadInput: an attack does not fit the model, or a measure lacks its network.
     """
     folder = model_configs(pair.model, allow_pickle)[0]
-    _check_conditioning(attacks, pipeline_folder.conditioning(folder))
+    check_conditioning(attacks, pipeline_folder.conditioning(folder))
     for measure in make_measures(pair, pipeline_folder.image_size(folder), measures):
         measure.weights()
 
 
-def _try(measure: Measure, size: tuple[int, int, int], device: str) -> None:
+def try_measure(measure: Measure, size: tuple[int, int, int], device: str) -> None:
     """Let a measure describe one image of the model's size, so that what it lacks is known before any work."""
     import torch
 
@@ -44,7 +44,8 @@ def _try(measure: Measure, size: tuple[int, int, int], device: str) -> None:
         raise BadInput(f"{error}; choose another --measure") from None
 
 
-def _check_conditioning(attacks: Sequence[Attack], conditioning: str) -> None:
+def check_conditioning(attacks: Sequence[Attack], conditioning: str) -> None:
+    """Raise `BadInput` for an attack that does not work on models with this conditioning."""
     for attack in attacks:
         if conditioning not in attack.conditionings:
             kinds = ", ".join(sorted(attack.conditionings))

@@ -22,7 +22,7 @@ from ..protocol import PROBES
 from ..results.run_folder import MANIFEST_SCHEMA, RunFolder
 from ..sampling.call_attack import make_candidates, prepare_attack
 from .plan import RunPlan, Unit
-from .score import _score, check_references
+from .score import check_references, score_unit
 from .state_cache import kept_state
 from .victim import load_victim
 
@@ -303,7 +303,7 @@ def _score_all(
     write_results.write_references(folder, references)
     scorer = Scorer(references, list(plan.measures), plan.protocol.top_k, environment.pick_device(plan.model.device))
     for unit in units:
-        _score(plan, folder, unit, scorer, progress)
+        score_unit(plan, folder, unit, scorer, progress)
     return write_results.write_results(plan, folder, units, references, scorer)
 
 

@@ -34,7 +34,7 @@ def check_references(plan: RunPlan, references: "References") -> None:
         )
 
 
-def _score(plan: RunPlan, folder: RunFolder, unit: tuple[str, str, int], scorer: Any, progress: Progress) -> None:
+def score_unit(plan: RunPlan, folder: RunFolder, unit: tuple[str, str, int], scorer: Any, progress: Progress) -> None:
     """Score a unit's candidates, and the samples that its `prepare` asked for: they cost as much and may hit too."""
     name = unit[0]
     for shard in range(plan.shards()):

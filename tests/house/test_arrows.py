@@ -101,6 +101,18 @@ def test_no_files_import_each_other_in_a_circle() -> None:
     assert circle(arrows(ROOT)) == []
 
 
+def test_a_leading_underscore_stays_in_its_file() -> None:
+    private = [
+        f"{name}: {alias.name}"
+        for name, file in modules(ROOT).items()
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and node.level
+        for alias in node.names
+        if alias.name.startswith("_") and not alias.name.endswith("__")
+    ]
+    assert private == []
+
+
 def test_every_module_of_benchmark_stands_in_a_room() -> None:
     names = {name.split(".")[1] for name in modules(ROOT) if name.startswith("benchmark.")}
     assert names == WORDS | set(STEPS[1:])
