@@ -318,6 +318,8 @@ class Budget:
 
     seed: int
     candidates: int
+    """How many images the run asks for. A state whose `prepare` reads it is of that number alone: where the run grows,
+    the attack begins anew."""
     checkpoints: Checkpoints
     progress: Progress
 

@@ -84,6 +84,15 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def device_memory(device: str) -> int | None:
+    """Return the bytes of an accelerator's memory; None on a processor, and where it is not told."""
+    import torch
+
+    if not device.startswith("cuda"):
+        return None
+    return int(torch.cuda.get_device_properties(device).total_memory)
+
+
 def pick_device(name: str) -> "torch.device":
     """Return the device of this name; "auto" takes CUDA, then MPS, then the CPU.
 

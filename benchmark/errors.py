@@ -3,8 +3,10 @@
 import difflib
 import os
 import re
+import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -129,9 +131,23 @@ def first_problem(error: "ValidationError") -> Problem:
     return Problem(key, message, first["input"], first["type"] == "extra_forbidden")
 
 
+def raised_in(error: BaseException, source: Path | None) -> str:
+    """Return " (mine.py, line 12)", the deepest line below a file or folder that an error came from; or nothing."""
+    if source is None:
+        return ""
+    lines = [
+        f" ({Path(frame.filename).name}, line {frame.lineno})"
+        for frame in traceback.extract_tb(error.__traceback__)
+        if Path(frame.filename).is_relative_to(source)
+    ]
+    return lines[-1] if lines else ""
+
+
 @contextmanager
-def blaming(who: str, kind: type[SidebenchError]) -> Iterator[None]:
+def blaming(who: str, kind: type[SidebenchError], source: Path | None = None) -> Iterator[None]:
     """Turn whatever a plug-in raises into an error of this kind that names it, e.g. "defence amg".
+
+    The line of the plug-in is named where `source`, its file or folder, is given.
 
     Running out of memory is the run's doing and passes as it is.
     """
@@ -142,4 +158,4 @@ def blaming(who: str, kind: type[SidebenchError]) -> Iterator[None]:
     except Exception as error:  # a plug-in may fail in any way
         if "out of memory" in str(error).lower():
             raise
-        raise kind(f"{who} failed: {type(error).__name__}: {error}") from error
+        raise kind(f"{who} failed: {type(error).__name__}: {error}{raised_in(error, source)}") from error

@@ -1,12 +1,14 @@
 """The versioned rules of a fair comparison. A change that can move a number is a new version."""
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from .contracts import Settings
 
-VERSION = "sidebench/1"
+VERSION = "sidebench/2"
+RANKED = ("sidebench/1", VERSION)
+"""Versions whose records stand on boards, each on boards of its own."""
 
 TIERS = {"smoke": 256, "quick": 1_024, "standard": 10_000, "paper": 50_000, "full": 2**20}
 DEFAULT_TIER = "quick"
@@ -15,7 +17,7 @@ TOP_K = 50
 """Neighbours kept per candidate and side; nl2 with n = 50 needs as many."""
 
 SHARD = 256
-"""Candidates in one shard, the unit of work and of resuming."""
+"""Candidates in one shard, the unit of work and of resuming, where the micro-batch asks for no other number."""
 
 CONFIDENCE = 0.95
 
@@ -23,13 +25,24 @@ CALIBRATION_RATES = (1e-2, 1e-3, 1e-4)
 """Held-out hit rates q at which thresholds are calibrated."""
 
 PROBES = 8
-"""Candidates that each run makes again with another batch size."""
+"""Most candidates of a unit that are made again with another micro-batch: one in 64, so 4 of tier smoke."""
 
 PROBE_LIMIT = 0.02
 """Share of uint8 values off by more than one level at which the probe flags a run."""
 
 FLOAT32_CANDIDATES = 64
 """Candidates that a run in lower precision makes again in float32."""
+
+
+CPU_PIXELS = 2**16
+"""Pixels of x_t, over all rows, that keep a processor busy: more rows at a time are no faster there."""
+
+PIXEL_BYTES = {"pixel": 2**14, "mixture": 2**14}
+"""Memory that a denoiser's call is taken to need per pixel of x_t, by family: 8 to 11 kB in pixel networks of 32 x 32
+and 256 x 256 (docs/runs.md)."""
+
+LATENT_PIXEL_BYTES = 80 * 2**10
+"""The same of the other families: 75 kB in the U-Net of Stable Diffusion 1.5."""
 
 
 class SamplerSettings(Settings):
@@ -46,16 +59,27 @@ class Protocol(Settings):
 
     version: str = VERSION
     sampler: SamplerSettings = SamplerSettings()
-    micro_batch: int = Field(ge=1)
-    """Rows that the denoiser sees at a time, always padded to this number."""
-    shard: int = Field(SHARD, ge=1)
     top_k: int = Field(TOP_K, ge=1)
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 
 
-def default_micro_batch(pixels: int) -> int:
-    """Return the micro-batch for images of so many pixels: 256 up to 16 x 16, then fewer."""
-    return max(1, min(256, 65_536 // pixels))
+class Sampling(Settings):
+    """How images are drawn from a model: by which sampler, and how many rows the denoiser sees at a time."""
+
+    sampler: SamplerSettings = SamplerSettings()
+    micro_batch: int = Field(ge=1)
+    """Rows of one call of the denoiser, always padded to this number."""
+
+
+class Batching(Settings):
+    """How the work of a run is cut; recorded, and no part of what makes two runs the same.
+
+    Candidates are the same images whatever the numbers are, but for rounding (docs/runs.md says how far).
+    """
+
+    micro_batch: int = Field(ge=1)
+    shard: int = Field(ge=1)
+    """Candidates in one file, a multiple of the micro-batch: what is lost when a run is killed."""
 
 
 def default_measures(pixels: int, *, held_out: bool = True) -> list[str]:
@@ -65,6 +89,33 @@ def default_measures(pixels: int, *, held_out: bool = True) -> list[str]:
     return ["sscd:disc_mixup:squash320:imagenet"]
 
 
-def make_protocol(pixels: int, overrides: dict[str, Any]) -> Protocol:
-    """Return the protocol for images of so many pixels, with a pair's overrides."""
-    return Protocol(**{"micro_batch": default_micro_batch(pixels), **overrides})
+def batching(micro_batch: int) -> Batching:
+    """Return the batching with this micro-batch: shards of about 256, smaller ones where a row is heavy.
+
+    Examples:
+        >>> batching(256).shard, batching(100).shard, batching(1).shard, batching(512).shard
+        (256, 300, 32, 512)
+    """
+    wanted = min(SHARD, max(32, 16 * micro_batch))
+    return Batching(micro_batch=micro_batch, shard=micro_batch * -(-wanted // micro_batch))
+
+
+def default_micro_batch(family: str, pixels: int, memory: int | None = None) -> int:
+    """Return the micro-batch for a denoiser of so many pixels of x_t, a power of two up to 256.
+
+    Args:
+        family: The model's family, such as "pixel".
+        pixels: Height times width of x_t: of the latents, where there are any.
+        memory: Bytes of the accelerator, of which calls may take a quarter; None on a processor, where the number is
+            what keeps it busy.
+
+    Examples:
+        >>> [default_micro_batch("pixel", side * side) for side in (8, 28, 32, 256)]
+        [256, 64, 64, 1]
+        >>> [default_micro_batch("text", side * side, 80 * 2**30) for side in (64, 96, 128)]
+        [64, 16, 16]
+    """
+    rows = CPU_PIXELS // pixels
+    if memory is not None:
+        rows = memory // 4 // (PIXEL_BYTES.get(family, LATENT_PIXEL_BYTES) * pixels)
+    return 1 << (min(SHARD, max(1, rows)).bit_length() - 1)

@@ -4,24 +4,31 @@ Names are read without importing anything; a plug-in is imported when it is used
 something taken away, as the attack itself says.
 """
 
+import hashlib
 import importlib.metadata
-import importlib.util
 import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 from pydantic import ValidationError
 
 from .contracts import Attack, Defence, Measure
-from .errors import BadInput, BadSetting, UnknownName, first_problem
+from .errors import BadInput, BadSetting, UnknownName, first_problem, raised_in
+from .files import canonical_json, short_hash
 
 Kind = Literal["attack", "defence", "measure"]
 KINDS: dict[str, Kind] = {"attacks": "attack", "defences": "defence", "measures": "measure"}
 """Every kind by its plural."""
 ABLATED = "--"
 """Between the name of an attack and that of an ablation."""
+_LOCAL = "sidebench_local_"
+"""Begins the module names of local files."""
+_DIGEST = "__sidebench_sha256__"
+"""Attribute of such a module: the SHA-256 of what was compiled."""
+_PACKAGE = __name__.partition(".")[0]
 _BASE: dict[Kind, type] = {"attack": Attack, "defence": Defence, "measure": Measure}
 
 
@@ -47,10 +54,24 @@ def registered(kind: Kind, name: str) -> str:
     """
     if ".py" in name:
         raise BadInput(f"{kind} {name!r} is a local file: sidebench runs no code that a run folder or record names")
-    base = name.rpartition(ABLATED)[0] if kind == "attack" and name not in _entry_points(kind) else ""
-    if (base or name) not in _entry_points(kind):
-        raise UnknownName(kind, base or name, _entry_points(kind))
+    base = split_ablation(name)[0] if kind == "attack" else name
+    if base not in _entry_points(kind):
+        raise UnknownName(kind, base, _entry_points(kind))
     return name
+
+
+def split_ablation(name: str) -> tuple[str, str]:
+    """Split the name of an attack, or `file.py:Class`, from that of an ablation; "" where there is none.
+
+    Examples:
+        >>> split_ablation("side--no-filter"), split_ablation("./my--own/mine.py:Mine")
+        (('side', 'no-filter'), ('./my--own/mine.py:Mine', ''))
+    """
+    if name in _entry_points("attack"):
+        return name, ""
+    place, colon, last = name.rpartition(":") if ".py:" in name else ("", "", name)
+    base, _, ablation = last.rpartition(ABLATED)
+    return (f"{place}{colon}{base}", ablation) if base else (name, "")
 
 
 def find(kind: Kind, name: str) -> Any:
@@ -60,8 +81,8 @@ def find(kind: Kind, name: str) -> Any:
         UnknownName: nothing is registered under this name, or the attack has no such ablation.
         BadInput: the file or the class in it cannot be loaded.
     """
-    base, ablated, ablation = name.rpartition(ABLATED)
-    if kind == "attack" and ablated and name not in _entry_points(kind):
+    base, ablation = split_ablation(name)
+    if kind == "attack" and ablation:
         return _ablated(find(kind, base), ablation)
     if ".py:" in name:
         loaded = _from_file(name)
@@ -104,8 +125,8 @@ def _ablated(attack: type[Attack], ablation: str) -> type[Attack]:
 
 def ablated_settings(name: str) -> Mapping[str, Any]:
     """Return the settings that the name of an ablation stands for; none for any other attack."""
-    base, ablated, ablation = name.rpartition(ABLATED)
-    if not ablated or name in _entry_points("attack"):
+    base, ablation = split_ablation(name)
+    if not ablation:
         return {}
     found: Mapping[str, Any] = find("attack", base).ablations[ablation].settings
     return found
@@ -178,6 +199,39 @@ def make_measure(measure_id: str) -> Measure:
     return measure
 
 
+def code_of(plugin: type) -> dict[str, str]:
+    """Return which code a plug-in is: what must be equal for two runs of it to be the same.
+
+    A local file is its name and SHA-256; an installed package its name and version and one SHA-256 over the names and
+    contents of its Python files; what ships with sidebench is sidebench's version.
+    """
+    module = sys.modules[plugin.__module__]
+    if module.__name__.partition(".")[0] == _PACKAGE:
+        return {"package": _PACKAGE, "version": importlib.metadata.version(_PACKAGE)}
+    file = Path(module.__file__ or "")
+    if digest := getattr(module, _DIGEST, None):
+        return {"file": file.name, "sha256": digest}
+    top = sys.modules[module.__name__.partition(".")[0]]
+    place = Path(top.__file__ or "")
+    sources = sorted(place.parent.rglob("*.py")) if place.name == "__init__.py" else [file]
+    digests = [[source.relative_to(place.parent).as_posix(), _sha256(source)] for source in sources]
+    points = (point for kind in KINDS.values() for point in _entry_points(kind).values())
+    dist = next((point.dist for point in points if point.module.partition(".")[0] == top.__name__), None)
+    named = {"package": top.__name__} if dist is None else {"package": dist.name, "version": dist.version}
+    return {**named, "sha256": hashlib.sha256(canonical_json(digests).encode()).hexdigest()}
+
+
+def source_of(plugin: type) -> Path:
+    """Return the folder or file in which a plug-in's code lies, to find its lines in a traceback."""
+    module = sys.modules[plugin.__module__]
+    file = Path(module.__file__ or "")
+    return file if hasattr(module, _DIGEST) or "." not in module.__name__ else file.parent
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def _entry_points(kind: Kind) -> dict[str, importlib.metadata.EntryPoint]:
     return {point.name: point for point in importlib.metadata.entry_points(group=f"sidebench.{kind}s")}
 
@@ -187,16 +241,21 @@ def _from_file(name: str) -> Any:
     path = Path(file)
     if not path.is_file():
         raise BadInput(f"no such file: {file} (wanted for {name})")
-    module_name = f"sidebench_local_{path.stem}"
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    if spec is None or spec.loader is None:
-        raise BadInput(f"{file} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module
+    # What is compiled is what was hashed: Python's own cache goes by the second, so an edit within the second that it
+    # was made in would run as it was before. Another place or content is another module.
     try:
-        spec.loader.exec_module(module)
+        source = path.read_bytes()
+    except OSError as error:
+        raise BadInput(f"{file} cannot be read: {error.strerror}") from None
+    digest = hashlib.sha256(source).hexdigest()
+    module = ModuleType(f"{_LOCAL}{path.stem}_{short_hash([str(path.resolve()), digest])}")
+    module.__file__ = str(path)
+    setattr(module, _DIGEST, digest)
+    sys.modules[module.__name__] = module
+    try:
+        exec(compile(source, str(path), "exec"), module.__dict__)
     except (Exception, SystemExit) as error:  # the user's own file may fail in any way; name it
-        raise BadInput(f"{file} cannot be imported: {error!r}") from error
+        raise BadInput(f"{file} cannot be imported: {error!r}{raised_in(error, path)}") from error
     if not hasattr(module, cls):
         classes = [key for key, value in vars(module).items() if isinstance(value, type)]
         raise UnknownName(f"class in {file}", cls, classes)

@@ -14,7 +14,7 @@ import typer
 from .. import __version__
 from ..benchmark.errors import BadInput, SidebenchError, printable
 from . import attacks, gate, leaderboard, look, machine, run
-from .output import complain
+from .output import complain, complain_of
 
 INTERRUPTED, UNEXPECTED, WRONG_USAGE = 130, 70, BadInput.exit_code
 
@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
         if code == INTERRUPTED:  # what typer makes of Ctrl-C
             complain("interrupted; the same command goes on where this one stopped")
     except SidebenchError as error:
-        complain(str(error))
+        complain_of(error)
         code = error.exit_code
     except typer.TyperException as error:
         complain(error.format_message() if hasattr(error, "format_message") else str(error))

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from . import values
-from .options import AsJson, Candidates, Device, OutOfRun, PairOfRun, PairWithRecipe, Run, Seeds, Tier
-from .output import complain, loading, show
+from .options import AsJson, Candidates, Device, OutOfRun, PairOfRun, PairWithRecipe, Run, Seeds, Tier, Traceback
+from .output import complain_of, loading, show
 
 
 def replay(
@@ -19,6 +19,7 @@ def replay(
     pair: PairOfRun = None,
     out: Annotated[Path | None, typer.Option(help="PNG to write; default: in the run folder.")] = None,
     device: Device = "auto",
+    traceback: Traceback = False,
     as_json: AsJson = False,
 ) -> None:
     """Reproduce one candidate of a run from its stored state, and compare it with the run's image."""
@@ -97,6 +98,7 @@ def tune(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the shadow victim and its candidates.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Folder for victim and curve; default: ./PAIR-tuning.")] = None,
     device: Device = "auto",
+    traceback: Traceback = False,
     as_json: AsJson = False,
 ) -> None:
     """Try settings on a shadow victim, which no reported number uses."""
@@ -136,6 +138,7 @@ def ablate(
     ] = None,
     device: Device = "auto",
     out: OutOfRun = Path("ablations"),
+    traceback: Traceback = False,
     as_json: AsJson = False,
 ) -> int:
     """Run an attack and the same with one thing taken away at a time, and print the table."""
@@ -164,7 +167,7 @@ def ablate(
         )
         result = execute(plan, progress)
     for error in result.failures.values():
-        complain(str(error))
+        complain_of(error)
     if result.metrics is not None:
         with result.folder.locked():
             write_report(result.folder)

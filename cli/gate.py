@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .options import AsJson, Device
+from .options import AsJson, Device, Traceback
 from .output import loading, show
 
 
@@ -26,6 +26,7 @@ def gate(
     device: Device = "auto",
     out: Annotated[Path, typer.Option(help="Folder in which the gate's folder is made.")] = Path("runs"),
     fresh: Annotated[bool, typer.Option("--fresh", help="Use nothing of an earlier gate.")] = False,
+    traceback: Traceback = False,
     as_json: AsJson = False,
 ) -> int:
     """Does the model leak more than a policy allows? Exit codes: 0 no, 1 yes, 4 the gate cannot tell."""

@@ -5,6 +5,8 @@ from typing import Annotated
 
 from typer import Argument, Option
 
+from . import output
+
 # ---- What to work on --------------------------------------------------------------------------------
 
 Pairs = Annotated[list[str] | None, Argument(metavar="PAIR...", help="Names of pairs, or pair files (.yaml).")]
@@ -29,6 +31,15 @@ Tier = Annotated[str | None, Option(help="smoke, quick (default), standard, pape
 Candidates = Annotated[int | None, Option(help="Number of candidates, instead of a tier.")]
 Seeds = Annotated[list[int] | None, Option(help="Run seed; may be given several times.")]
 Device = Annotated[str, Option(help="auto, cpu, cuda, cuda:N or mps.")]
+
+
+def _keep_tracebacks(wanted: bool) -> None:
+    output.TRACEBACKS = output.TRACEBACKS or wanted
+
+
+Traceback = Annotated[
+    bool, Option("--traceback", help="Show where an error comes from, line by line.", callback=_keep_tracebacks)
+]
 
 # ---- What earlier commands wrote --------------------------------------------------------------------
 

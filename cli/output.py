@@ -2,14 +2,27 @@
 
 import json
 import sys
+import traceback
 from typing import Any
 
-from ..benchmark.errors import printable
+from ..benchmark.errors import SidebenchError, printable
 
 
 def show(found: Any, text: str, as_json: bool, *, sort_keys: bool = False) -> None:
     """Print what was found: plain data and pydantic models as JSON, or else its text."""
     print(_as_json(found, sort_keys) if as_json else printable(text))
+
+
+TRACEBACKS = False
+"""Whether `--traceback` was given: errors are then shown with all the lines that they came by."""
+
+
+def complain_of(error: SidebenchError) -> None:
+    """Say in one line what went wrong; with `--traceback`, where that came from too."""
+    if TRACEBACKS:
+        shown = error.__cause__ or error
+        print(printable("".join(traceback.format_exception(shown))), file=sys.stderr)
+    complain(str(error))
 
 
 def complain(message: str) -> None:

@@ -20,8 +20,9 @@ from .options import (
     Seeds,
     Split,
     Tier,
+    Traceback,
 )
-from .output import complain, loading, show
+from .output import complain_of, loading, show
 
 if TYPE_CHECKING:
     from ..benchmark.results.run_folder import RunFolder
@@ -51,9 +52,18 @@ def run(
     ] = None,
     device: Device = "auto",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16 for the denoiser.")] = "float32",
+    micro_batch: Annotated[
+        int | None,
+        typer.Option(help="Rows that the denoiser sees at a time, in a new run folder; default: by size and device."),
+    ] = None,
     out: OutOfRun = Path("runs"),
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over instead of going on with an earlier run.")] = False,
+    fresh_attack: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ATTACK", help="Make this attack again, with its settings and code of now; others stay."),
+    ] = None,
     allow_pickle: AllowPickle = False,
+    traceback: Traceback = False,
     as_json: AsJson = False,
 ) -> int:
     """Attack one or more pairs and print the tables. The same command resumes an interrupted run."""
@@ -84,8 +94,10 @@ def run(
                 settings=tuning_curve.with_tuned(settings, curves),
                 device=device,
                 dtype=dtype,
+                micro_batch=micro_batch,
                 out=out,
                 fresh=fresh,
+                fresh_attacks=fresh_attack or (),
                 allow_pickle=allow_pickle,
                 progress=progress,
             )
@@ -97,7 +109,7 @@ def run(
         with reporter_for(sys.stderr) as progress:
             result = execute(plan, progress)
         for error in result.failures.values():
-            complain(str(error))
+            complain_of(error)
             code = max(code, error.exit_code)
         if result.metrics is None:
             continue

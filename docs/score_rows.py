@@ -1,13 +1,13 @@
 """How long the statistics of a large run take: python docs/score_rows.py FOLDER [CANDIDATES] [REFERENCES]
 
 Writes the score shards of one unit of CANDIDATES (1,048,576) against REFERENCES (50,000) random images a side into
-FOLDER, 64 different ones under as many names as are needed, and times what a run does with them: reading, and every
+FOLDER, 64 different ones over again as often as are needed, and times what a run does with them: reading, and every
 rate, interval, calibration, curve and test of the three default measures.
 """
 
-import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,8 @@ from sidebench.benchmark.protocol import SHARD, TOP_K, default_measures
 from sidebench.benchmark.registry import make_measure
 from sidebench.benchmark.results.rates import attack_hits, compare_attacks, measure_result
 from sidebench.benchmark.results.run_folder import RunFolder
-from sidebench.benchmark.results.score_files import SCORE_PARTS, read_all_scores, write_scores
+from sidebench.benchmark.results.score_files import read_all_scores, write_scores
+from sidebench.benchmark.results.shards import shard_of
 from sidebench.benchmark.results.unit_scores import UnitScores
 
 UNIT, SPACE, DIFFERENT = "carlini-uncond.s0", "pixels", 64
@@ -51,17 +52,15 @@ def main() -> None:
     candidates, references = (int(given) for given in [*sys.argv[2:], 2**20, 50_000][:2])
     measures = [make_measure(name) for name in default_measures(32 * 32)]
     draw, shards = np.random.default_rng(0), -(-candidates // SHARD)
-    for number in range(min(DIFFERENT, shards)):
-        write_scores(folder, UNIT, SPACE, number, shard(number, references, draw), measures, {})
-    for number in range(DIFFERENT, shards):
-        for part in SCORE_PARTS:
-            source, target = (folder.scores_file(UNIT, SPACE, n, part) for n in (number % DIFFERENT, number))
-            target.unlink(missing_ok=True)
-            os.link(source, target)
+    different = [shard(number, references, draw) for number in range(min(DIFFERENT, shards))]
+    for number in range(shards):
+        numbers = range(number * SHARD, (number + 1) * SHARD)
+        scores = replace(different[number % DIFFERENT], candidates=np.array(numbers))
+        write_scores(folder, UNIT, SPACE, shard_of(numbers), scores, measures, {})
     groups: dict[Side, np.ndarray] = {side: np.arange(references) + i * references for i, side in enumerate(SIDES)}
 
     began, at = time.process_time(), time.monotonic()
-    scores = UnitScores(read_all_scores(folder, UNIT, SPACE, shards), measures)
+    scores = UnitScores(read_all_scores(folder, UNIT, SPACE, shards * SHARD), measures)
     read, read_at = time.process_time() - began, time.monotonic() - at
     for measure in measures:
         measure_result("carlini-uncond", 0, measure, scores, groups)

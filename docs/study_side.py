@@ -19,7 +19,7 @@ from sidebench.benchmark.contracts import Side
 from sidebench.benchmark.files import read_json, read_table
 from sidebench.benchmark.measures.hits import in_band
 from sidebench.benchmark.registry import make_measure
-from sidebench.benchmark.results.run_folder import RunFolder, read_run, shard_count, unit_name
+from sidebench.benchmark.results.run_folder import RunFolder, asked_candidates, read_run, unit_name
 from sidebench.benchmark.results.schema import load_metrics
 from sidebench.benchmark.results.score_files import read_all_scores
 from sidebench.benchmark.results.unit_scores import UnitScores, stored_groups
@@ -147,13 +147,13 @@ def hits(folder: RunFolder) -> dict[str, dict[Side, np.ndarray]]:
     """
     metrics, manifest = load_metrics(folder), read_json(folder.manifest_file)
     measure = make_measure(metrics.results[0].measure)
-    groups, shards = stored_groups(folder), shard_count(manifest["identity"])
+    groups, count = stored_groups(folder), asked_candidates(manifest)
     found: dict[str, dict[Side, np.ndarray]] = {}
     for result in metrics.results:
         if result.measure != measure.id or result.attack in found:
             continue
         unit = unit_name(result.attack, result.seed)
-        scores = UnitScores(read_all_scores(folder, unit, measure.space, shards), [measure])
+        scores = UnitScores(read_all_scores(folder, unit, measure.space, count), [measure])
         counts = found[result.attack] = {side: np.zeros(len(own), int) for side, own in groups.items()}
         for side in groups:
             near = in_band(scores.best_scores[measure.id, side], measure.bands[0], measure)

@@ -15,11 +15,11 @@ import numpy as np
 
 from ..benchmark.contracts import Measure, Progress
 from ..benchmark.errors import BadRecord, BadSetting
-from ..benchmark.files import read_json, write_json
+from ..benchmark.files import write_json
 from ..benchmark.measures.hits import in_band
 from ..benchmark.progress import silent
 from ..benchmark.registry import make_measure
-from ..benchmark.results.run_folder import RunFolder, shard_count, unit_name
+from ..benchmark.results.run_folder import RunFolder, unit_name
 from ..benchmark.results.score_files import read_all_scores
 from ..benchmark.results.unit_scores import UnitScores, stored_groups
 from .badge import TOLERANCE, Checked, checked_file
@@ -115,7 +115,7 @@ def check_commitment(record: Record, folder: RunFolder) -> None:
 
 def _stored(record: Record, folder: RunFolder, seed: int, measure: Measure) -> UnitScores:
     """Return a unit's stored scores, after comparing them with the hits that the record names."""
-    unit, shards = unit_name(record.claim.attack, seed), shard_count(read_json(folder.manifest_file)["identity"])
+    unit = unit_name(record.claim.attack, seed)
     found = unit_hits(folder, unit, measure, stored_groups(folder))
     said = pooled_hits([record], [seed])[0]
     pairs = {
@@ -125,7 +125,7 @@ def _stored(record: Record, folder: RunFolder, seed: int, measure: Measure) -> U
     for name, (ours, theirs) in pairs.items():
         if not np.array_equal(ours, theirs):
             raise BadRecord(f"{folder.path.name}, hits of seed {seed}, {name}: are not those of the stored scores")
-    return UnitScores(read_all_scores(folder, unit, measure.space, shards), [measure])
+    return UnitScores(read_all_scores(folder, unit, measure.space, record.candidates), [measure])
 
 
 def _make_again(
@@ -153,8 +153,9 @@ def _make_again(
     again, done = {}, 0
     for unit in plan.units:
         parts = []
-        for start in range(0, len(chosen[unit.seed]), plan.protocol.shard):
-            numbers = chosen[unit.seed][start : start + plan.protocol.shard]
+        size = plan.batching.shard
+        for start in range(0, len(chosen[unit.seed]), size):
+            numbers = chosen[unit.seed][start : start + size]
             images, nan = make_again(folder, plan, unit, model, numbers.tolist())
             parts.append(scorer.score(images, numbers, nan.numpy(), measure.space))
             done += len(numbers)

@@ -18,9 +18,10 @@ from ..benchmark.protocol import CONFIDENCE, Protocol
 from ..benchmark.registry import make_measure
 from ..benchmark.results.keyed_names import held_out_group, keyed_hash, run_key, training_group
 from ..benchmark.results.rates import attack_hits
-from ..benchmark.results.run_folder import RunFolder, shard_count, unit_name
+from ..benchmark.results.run_folder import RunFolder, asked_candidates, rules_of, unit_name
 from ..benchmark.results.schema import Estimate, Metrics, Result, load_metrics
 from ..benchmark.results.score_files import read_all_scores
+from ..benchmark.results.shards import named
 from ..benchmark.results.unit_scores import Groups, UnitScores, stored_groups
 from ..benchmark.stats.comparison import AttackHits, excess_of, pooled
 from .check import check_record, claims_same
@@ -104,10 +105,16 @@ def _make(
         schema=SCHEMA,
         submitter=submitter,
         submitted=today,
-        claim=Claim(attack=attack, access=unit["access"], settings=unit["settings"], defences=identity["defences"]),
+        claim=Claim(
+            attack=attack,
+            access=unit["access"],
+            settings=unit["settings"],
+            defences=identity["defences"],
+            code=_code(attack, manifest, unit),
+        ),
         victim=_victim(folder, metrics, manifest),
-        protocol=Protocol(**identity["protocol"]),
-        candidates=identity["candidates"],
+        protocol=Protocol(**rules_of(manifest)),
+        candidates=asked_candidates(manifest),
         seeds=seeds,
         measure=measure.id,
         band=measure.bands[0].name,
@@ -127,11 +134,18 @@ def _make(
             metrics.pair,
             {attack: unit["settings"]},
             identity["defences"],
-            identity["candidates"],
+            asked_candidates(manifest),
             seeds,
             identity["measures"],
         ),
     )
+
+
+def _code(attack: str, manifest: Mapping[str, Any], unit: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Return the code of what does not ship with sidebench; runs of `sidebench/1` did not keep it."""
+    stored = manifest["identity"].get("code", {})
+    known = {attack: unit.get("code", {}), **{name: stored.get(name, {}) for name in manifest["identity"]["defences"]}}
+    return {name: dict(code) for name, code in known.items() if code and code != stored.get("sidebench")}
 
 
 def _result(found: Result, measure: Measure) -> Result:
@@ -186,8 +200,8 @@ def unit_hits(folder: RunFolder, unit: str, measure: Measure, groups: Groups) ->
     places = [(folder, shared_groups(groups))]
     if manifest["control"] == "reference-model":
         places.append((folder.reference(), {}))
-    shards = shard_count(manifest["identity"])
-    found = [UnitScores(read_all_scores(place, unit, measure.space, shards), [measure], out) for place, out in places]
+    count = asked_candidates(manifest)
+    found = [UnitScores(read_all_scores(place, unit, measure.space, count), [measure], out) for place, out in places]
     return attack_hits(measure, measure.bands[0], found[0], groups, *found[1:])
 
 
@@ -211,6 +225,7 @@ def _named(credits: np.ndarray, groups: np.ndarray, key: bytes, text: Callable[[
 
 def _made(folder: RunFolder, manifest: Mapping[str, Any], units: Sequence[str]) -> Made:
     costs, here = read_json(folder.path / "costs.json"), manifest["environment"]
+    identity = manifest["identity"]
     spent = [costs["units"][unit] for unit in units]
     return Made(
         device=manifest["device"],
@@ -219,6 +234,7 @@ def _made(folder: RunFolder, manifest: Mapping[str, Any], units: Sequence[str]) 
         system=here["system"],
         cores=here["cores"],
         threads=here["threads"],
+        micro_batch=(manifest.get("batching") or identity["protocol"])["micro_batch"],
         versions=here["versions"],
         mixed=costs["mixed_environment"],
         prepare_seconds=sum(unit["prepare_seconds"] for unit in spent),
@@ -228,8 +244,15 @@ def _made(folder: RunFolder, manifest: Mapping[str, Any], units: Sequence[str]) 
 
 
 def scores_hash(folder: RunFolder, unit: str) -> str:
-    """Return one SHA-256 over the names and SHA-256 of all score files of a unit."""
-    files = sorted((folder.path / "scores").glob(f"{unit}.*.parquet"))
+    """Return one SHA-256 over the names and SHA-256 of a unit's score files, as far as candidates were asked for."""
+    manifest = read_json(folder.manifest_file)
+    count = asked_candidates(manifest)
+    files = []
+    for file in sorted((folder.path / "scores").glob(f"{unit}.*.parquet")):
+        name = re.search(r"\.([\d-]+)(\.\w+)?\.parquet$", file.name)
+        shard = named(name[1], manifest) if name else None
+        if shard is None or shard.numbers.start < count:
+            files.append(file)
     listing = "".join(f"{file_hash(file)}  {re.sub(r'[^ -~]', '?', file.name)}\n" for file in files)
     return hashlib.sha256(listing.encode()).hexdigest()
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from ..benchmark.data.pair import Pair, load_pair, pair_names
 from ..benchmark.errors import BadRecord
-from ..benchmark.protocol import VERSION
+from ..benchmark.protocol import RANKED
 from .badge import Checked, read_checked
 from .rank_tests import samples_of, standing
 from .read_records import parse_record, read_content, record_files
@@ -251,8 +251,8 @@ def _stale(entries: Iterable[Entry]) -> dict[str, str]:
 
 def _outdated(record: Record, shipped: Mapping[str, Pair]) -> str:
     version, victim = record.protocol.version, record.victim
-    if version != VERSION:
-        return f"protocol {version}; {VERSION} is the current one"
+    if version not in RANKED:
+        return f"protocol {version}; {' and '.join(RANKED)} are ranked"
     pair = shipped.get(victim.name)
     if pair is None:
         return ""

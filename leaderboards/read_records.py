@@ -30,11 +30,30 @@ def _with_far_ends(content: dict[str, Any]) -> dict[str, Any]:
     return {**content, "schema": "sidebench-record/3"}
 
 
+def _with_batching_apart(content: dict[str, Any]) -> dict[str, Any]:
+    """Version 3 kept how the work was cut among the rules, and did not say of which code a plug-in was."""
+    protocol, made, claim = (dict(part) if isinstance(part := content.get(k), dict) else part for k in _MOVED)
+    if isinstance(protocol, dict) and isinstance(made, dict):
+        protocol.pop("shard", None)
+        made["micro_batch"] = protocol.pop("micro_batch", None)
+    if isinstance(claim, dict):
+        claim["code"] = {}
+    moved = dict(zip(_MOVED, (protocol, made, claim), strict=True))
+    return {**content, **moved, "schema": "sidebench-record/4"}
+
+
+_MOVED = ("protocol", "made", "claim")
+
 UPGRADES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "sidebench-record/1": _with_sources,
     "sidebench-record/2": _with_far_ends,
+    "sidebench-record/3": _with_batching_apart,
 }
 """From an older schema to the next one, by the older one's name."""
+
+
+_WITH_ENDS = ("sidebench-record/3", SCHEMA)
+"""Versions whose intervals are those of now."""
 
 
 def record_files(records: Path) -> list[Path]:
@@ -84,7 +103,7 @@ def parse_record(content: Any, name: str) -> Record:
         record = Record.model_validate(content)
     except ValidationError as error:
         raise BadRecord(first_problem(error).of(name)) from None
-    return record if first == SCHEMA else _with_ends_again(record)
+    return record if first in _WITH_ENDS else _with_ends_again(record)
 
 
 def _with_ends_again(record: Record) -> Record:

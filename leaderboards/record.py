@@ -27,7 +27,7 @@ from ..benchmark.protocol import Protocol
 from ..benchmark.results.schema import ControlCheck, Cost, Estimate, Result, fair_control
 from ..benchmark.stats.comparison import AttackHits, pooled
 
-SCHEMA = "sidebench-record/3"
+SCHEMA = "sidebench-record/4"
 """Written by this version, published in schemas/; `read_records.py` brings older ones up to it."""
 
 
@@ -47,6 +47,9 @@ class Claim(_Part):
     access: Access = Field(description="what the attack sees of the model; oracle is never ranked")
     settings: dict[str, Any] = Field(description="every setting of the attack")
     defences: dict[str, dict[str, Any]] = Field(description="settings by name of each defence around the model")
+    code: dict[str, dict[str, str]] = Field(
+        description="by name of the attack and each defence that ships not with sidebench: package, version, SHA-256"
+    )
 
 
 class Source(_Part):
@@ -123,6 +126,7 @@ class Made(_Part):
     system: str = Field(max_length=64, description="operating system and architecture")
     cores: int = Field(ge=1, description="processor cores")
     threads: int = Field(ge=1, description="threads of torch")
+    micro_batch: int = Field(ge=1, description="rows that the denoiser sees at a time")
     versions: dict[str, str] = Field(description="Python and every package that can move a number")
     mixed: bool = Field(description="the run was continued under other versions or hardware")
     prepare_seconds: float = Field(ge=0, description="wall time of `prepare`, all seeds")

@@ -118,7 +118,7 @@ def board_notes(boards: Sequence[Board]) -> dict[str, str]:
 def _facts(board: Board) -> dict[str, str]:
     """Return what a board is about and its first columns do not show, as text by name."""
     record = board.first
-    facts = {"model": record.victim.identity[:8], "micro-batch": str(record.protocol.micro_batch)}
+    facts = {"model": record.victim.identity[:8], "micro-batch": str(record.made.micro_batch)}
     facts |= {"sampler": f"{record.protocol.sampler.name}, {record.protocol.sampler.steps} steps"}
     if board.kind == "defences":
         facts |= {key: json.dumps(value) for key, value in record.claim.settings.items()}

@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from sidebench.benchmark.data.pair import FOLDER, Pair, load_pair
-from sidebench.benchmark.protocol import SamplerSettings
+from sidebench.benchmark.protocol import Batching, SamplerSettings
 from sidebench.benchmark.reports.page import write_report
 from sidebench.benchmark.runs import runner
 from sidebench.benchmark.runs.plan import plan_run
@@ -28,8 +28,8 @@ def _plan(out: Path, *, small: dict[str, Any] | None = None, pair: Pair | None =
     settings = {name: {**SMALL, **(small or {})} for name in GUIDED if name in attacks}
     options = {"candidates": 40, "device": "cpu", **options}
     plan = plan_run(pair or load_pair("digits"), settings=settings, out=out, **options)
-    tiny = {"shard": 16, "micro_batch": 8, "sampler": SamplerSettings(steps=3)}
-    return dataclasses.replace(plan, protocol=plan.protocol.model_copy(update=tiny))
+    protocol = plan.protocol.model_copy(update={"sampler": SamplerSettings(steps=3)})
+    return dataclasses.replace(plan, protocol=protocol, batching=Batching(micro_batch=8, shard=16))
 
 
 def _pair_file(folder: Path, **changes: Any) -> Path:

@@ -231,12 +231,13 @@ class Overrides(Settings):
 
     sampler: SamplerSettings | None = None
     micro_batch: Count | None = None
+    """Rows that the denoiser sees at a time, where nobody says --micro-batch; it moves no rule of the protocol."""
     reason: str = ""
     """Why they are changed; results carry it as a flag."""
 
     def values(self) -> dict[str, Any]:
-        """Return what is changed, as plain values."""
-        return self.model_dump(exclude={"reason"}, exclude_none=True)
+        """Return what is changed of the protocol, as plain values."""
+        return self.model_dump(exclude={"reason", "micro_batch"}, exclude_none=True)
 
 
 class Pair(Settings):
@@ -296,8 +297,8 @@ class Pair(Settings):
             content.get(model, {}).pop("location", None)
             content.get(model, {}).get("lora", {}).pop("location", None)
         content["data"].pop("path", None)
-        if "reason" in content.get("protocol", {}):
-            content["protocol"].pop("reason")
+        if "protocol" in content:
+            content["protocol"] = {k: v for k, v in content["protocol"].items() if k not in ("reason", "micro_batch")}
             content = {key: value for key, value in content.items() if key != "protocol" or value}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

@@ -199,17 +199,30 @@ def image_size(folder: Path) -> tuple[int, int, int]:
     Raises:
         BadInput: a config is missing or does not say it.
     """
+    (height, width, channels), scale = sample_size(folder), 1
+    layout = read_layout(read_json(folder / INDEX), folder.name)
+    for decoder in {"vae", "vqvae"} & layout.components.keys():
+        own = read_json(component(folder, decoder) / "config.json")
+        try:
+            channels, scale = int(own["out_channels"]), 2 ** (len(own["block_out_channels"]) - 1)
+        except (ValueError, KeyError, TypeError):
+            raise BadInput(f"{folder.name}/{decoder}/config.json does not say the image size") from None
+    return height * scale, width * scale, channels
+
+
+def sample_size(folder: Path) -> tuple[int, int, int]:
+    """Return (height, width, channels) of what the denoiser is given, from its config: of latents, or of images.
+
+    Raises:
+        BadInput: the config is missing or does not say it.
+    """
     layout = read_layout(read_json(folder / INDEX), folder.name)
     name = "transformer" if "transformer" in layout.components else "unet"
     config = read_json(component(folder, name) / "config.json")
     try:
         size = config["sample_size"]
         height, width = (size, size) if isinstance(size, int) else size
-        channels, scale = int(config["in_channels"]), 1
-        for decoder in {"vae", "vqvae"} & layout.components.keys():
-            own = read_json(component(folder, decoder) / "config.json")
-            channels, scale = int(own["out_channels"]), 2 ** (len(own["block_out_channels"]) - 1)
-        return int(height) * scale, int(width) * scale, channels
+        return int(height), int(width), int(config["in_channels"])
     except (ValueError, KeyError, TypeError):
         raise BadInput(f"{folder.name}/{name}/config.json does not say the image size") from None
 

@@ -12,10 +12,10 @@ from ..errors import BadInput, CorruptRun, UnknownName
 from ..files import difference, read_json, read_table, short_hash
 from ..measures import hits
 from ..measures.shard_scores import SIDES
-from ..results.run_folder import RunFolder, read_run, unit_name
+from ..results.run_folder import RunFolder, read_run, rules_of, unit_name
 from ..results.score_files import read_scores
 from ..results.unit_scores import stored_groups
-from .source import GATE_MANIFEST, GateFolder, settings_difference
+from .source import GATE_MANIFEST, GateFolder, code_difference, settings_difference
 
 
 class Baseline(ABC):
@@ -88,7 +88,7 @@ class RunBaseline(Baseline):
             known = {unit["attack"] for unit in units.values()}
             raise UnknownName(f"attack of baseline {self.name}", attack.name, known)
         for unit in own.values():
-            if changed := settings_difference(attack, unit["settings"]):
+            if changed := settings_difference(attack, unit["settings"]) or code_difference(attack, unit):
                 raise BadInput(f"baseline {self.name}: {changed}")
         return sorted(int(unit["seed"]) for unit in own.values())
 
@@ -96,15 +96,15 @@ class RunBaseline(Baseline):
         """Return z from the stored scores, as many shards as there are."""
         parts: list[np.ndarray] = []
         unit = unit_name(attack.name, seed)
-        while self._scored(unit, measure, len(parts)):
-            scores = read_scores(self.folder, unit, measure.space, len(parts))
+        for shard in self.folder.score_shards(unit, measure.space):
+            scores = read_scores(self.folder, unit, measure.space, shard)
             best = (scores.best_scores(measure, side) for side in SIDES)
             ours, theirs = (hits.within(own, tau, measure) for own in best)
             parts.append(ours.astype(np.int8) - theirs.astype(np.int8))
         return np.concatenate(parts)
 
-    def _scored(self, unit: str, measure: Measure, shard: int = 0) -> bool:
-        return self.folder.scores_file(unit, measure.space, shard).exists()
+    def _scored(self, unit: str, measure: Measure) -> bool:
+        return bool(self.folder.score_shards(unit, measure.space))
 
 
 def stored_facts(folder: RunFolder, manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def stored_facts(folder: RunFolder, manifest: Mapping[str, Any]) -> dict[str, An
     table = read_table(folder.path / "references.parquet")
     try:
         return {
-            "protocol": manifest["identity"]["protocol"],
+            "protocol": rules_of(manifest),
             "control": manifest["control"],
             "reference set": {
                 "data": manifest["data"]["sha256"],

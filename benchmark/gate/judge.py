@@ -84,8 +84,6 @@ def gate_pair(
         fresh=fresh,
         progress=progress,
     )
-    # Whole shards, so that a larger budget goes on with them.
-    plan = replace(plan, candidates=plan.shards() * plan.protocol.shard)
     try:
         references = load_references(pair, progress)
         check_references(plan, references)

@@ -1,8 +1,8 @@
 """Where the gate's scores come from: made shard by shard, or read from a finished run."""
 
-import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,9 +17,11 @@ from ..files import difference, read_info, read_json, read_state, short_hash
 from ..measures.scorer import Scorer
 from ..measures.shard_scores import ShardScores
 from ..progress import silent
-from ..registry import make_measure
-from ..results.run_folder import RunFolder, shard_count, unit_name
+from ..registry import code_of, make_measure
+from ..results.run_folder import RunFolder, asked_candidates, unit_name
 from ..results.score_files import read_scores
+from ..results.shards import Shard, below, shard_of
+from ..runs import batching
 from ..runs.plan import RunPlan
 from ..runs.runner import make_shard, named_failures, open_folder, prepare
 from ..runs.score import score_shard
@@ -79,14 +81,11 @@ class GateFolder(RunFolder):
         self.manifest_file = path / GATE_MANIFEST
 
     def forget(self, unit: str) -> None:
-        """Remove all that an attack has left here: state, images, scores, and then its place in the manifest.
+        """Remove all that an attack has left here, and then its place in the manifest.
 
         A call that is killed between leaves an entry by which the next one does the rest.
         """
-        for kind in ("state", "images"):
-            shutil.rmtree(self.path / kind / unit, ignore_errors=True)
-        for file in self.path.glob(f"scores/{unit}.*"):
-            file.unlink()
+        super().forget(unit)
         manifest = read_json(self.manifest_file)
         kept = {name: own for name, own in manifest["units"].items() if name != unit}
         self.write_manifest({**manifest, "units": kept})
@@ -96,16 +95,19 @@ class MadeOnDemand(ScoreSource):
     """Attacks a model, a shard at a time. What is in the folder already is used again, states and shards alike.
 
     The folder's name and manifest leave the budget out, so a larger budget or another limit goes on with it, and
-    another model, measure or protocol does not. An attack with other settings is begun anew in it.
+    another model, measure or protocol does not. An attack with other settings, or of other code, is begun anew in it.
     """
 
     folder: GateFolder
 
     def __init__(self, plan: RunPlan, references: References, progress: Progress) -> None:
-        self.plan, self.progress = plan, progress
-        self.measure, self.shard_size, self.available = plan.measures[0], plan.protocol.shard, plan.candidates
-        self.identity = {**plan.identity(), "candidates": None}
+        self.progress = progress
+        self.identity = plan.identity()
         self.folder = GateFolder(plan.parent / f"gate-{plan.pair.name}-{short_hash(self.identity)}")
+        cut = batching.in_force(self.folder, plan.batching, None, fresh=plan.fresh)
+        # Whole shards, so that a larger budget goes on with them.
+        self.plan = plan = replace(plan, batching=cut, candidates=-(-plan.candidates // cut.shard) * cut.shard)
+        self.measure, self.shard_size, self.available = plan.measures[0], cut.shard, plan.candidates
         self.scorer = Scorer(
             references, [self.measure], plan.protocol.top_k, environment.pick_device(plan.model.device)
         )
@@ -117,13 +119,13 @@ class MadeOnDemand(ScoreSource):
     def open(self) -> None:
         """Write the manifest or check the one that is there; the folder must be locked.
 
-        An attack whose settings have changed since is begun anew, the others go on with what there is.
+        An attack whose settings or code have changed since is begun anew, the others go on with what there is.
         """
         if self.plan.fresh:
             self.folder.clear()
         stored = (self.folder.manifest() or {"units": {}})["units"]
         for unit in self.plan.units:
-            if unit.name in stored and difference(stored[unit.name]["settings"], unit.settings()):
+            if unit.name in stored and difference(stored[unit.name], unit.description()):
                 self.folder.forget(unit.name)
         open_folder(self.plan, self.folder, self.identity)
         write_references(self.folder, self._references)
@@ -142,25 +144,29 @@ class MadeOnDemand(ScoreSource):
         Raises:
             AttackFailed: the attack raised, or returned what its contract does not allow.
         """
-        unit = self._units[attack]
-        if not self.folder.images_file(unit.name, shard).exists():
+        unit, numbers = self._units[attack], self._shard(shard)
+        if not self.folder.images_file(unit.name, numbers).exists():
             with named_failures(unit):
                 if attack not in self._states:
                     self._states[attack] = prepare(self.plan, self.folder, unit, self.victim(), self.progress)
-                make_shard(self.plan, self.folder, unit, self.victim(), self._states[attack], shard)
-        score_shard(self.plan, self.folder, unit.name, shard, self.scorer)
-        files = [self.folder.images_file(unit.name, shard)]
+                make_shard(self.plan, self.folder, unit, self.victim(), self._states[attack], numbers)
+        score_shard(self.plan, self.folder, unit.name, numbers, self.scorer)
+        files = [self.folder.images_file(unit.name, numbers)]
         if shard == 0 and not self.folder.kept_file(unit.name).exists():
             files.append(self.folder.state_file(unit.name))
         costs = [read_info(file)["cost"] for file in files]
         seconds = self.spent.seconds + sum(cost["seconds"] for cost in costs)
         processor = self.spent.processor_seconds + sum(cost["processor_seconds"] for cost in costs)
         self.spent = Spent(seconds, 0.0 if self.plan.model.device == "cpu" else seconds, processor)
-        return read_scores(self.folder, unit.name, self.measure.space, shard)
+        return read_scores(self.folder, unit.name, self.measure.space, numbers)
 
     def images(self, attack: str, shard: int) -> torch.Tensor:
         """Return one shard's images; it must have been made."""
-        return read_state(self.folder.images_file(self._units[attack].name, shard)).tensors["images"]
+        file = self.folder.images_file(self._units[attack].name, self._shard(shard))
+        return read_state(file).tensors["images"]
+
+    def _shard(self, number: int) -> Shard:
+        return shard_of(range(number * self.shard_size, (number + 1) * self.shard_size))
 
 
 class FinishedRun(ScoreSource):
@@ -179,8 +185,11 @@ class FinishedRun(ScoreSource):
         identity = manifest["identity"]
         self.folder, self.progress = folder, silent
         self.measure = _measure_of(identity, measure)
-        self.shard_size, self.available = int(identity["protocol"]["shard"]), int(identity["candidates"])
+        self.available = asked_candidates(manifest)
         self._units = {name: unit_of(folder, manifest, attack, seed, self.measure) for name, attack in attacks.items()}
+        space = self.measure.space
+        self._shards = {n: below(folder.score_shards(unit, space), self.available) for n, unit in self._units.items()}
+        self.shard_size = max((len(own[0].numbers) for own in self._shards.values()), default=1)
         if identity["pair_identity"] != pair.identity():
             raise BadInput(
                 f"{folder.path.name} is a run of pair {identity['pair']} as it was then, not of {pair.name} as it is "
@@ -204,11 +213,12 @@ class FinishedRun(ScoreSource):
 
     def scores(self, attack: str, shard: int) -> ShardScores:
         """Return one shard's stored scores."""
-        return read_scores(self.folder, self._units[attack], self.measure.space, shard)
+        return read_scores(self.folder, self._units[attack], self.measure.space, self._shards[attack][shard])
 
     def images(self, attack: str, shard: int) -> torch.Tensor:
         """Return one shard's stored images."""
-        return read_state(self.folder.images_file(self._units[attack], shard)).tensors["images"]
+        file = self.folder.images_file(self._units[attack], self._shards[attack][shard])
+        return read_state(file).tensors["images"]
 
 
 def unit_of(folder: RunFolder, manifest: Mapping[str, Any], attack: Attack, seed: int, measure: Measure) -> str:
@@ -219,12 +229,24 @@ def unit_of(folder: RunFolder, manifest: Mapping[str, Any], attack: Attack, seed
         BadInput: the unit has other settings.
     """
     name = unit_name(attack.name, seed)
-    last = shard_count(manifest["identity"]) - 1
-    if name not in manifest["units"] or not folder.scores_file(name, measure.space, last).exists():
-        raise UnknownName("finished attack and seed of this run", name, folder.scored_units(manifest, measure.space))
-    if changed := settings_difference(attack, manifest["units"][name]["settings"]):
+    finished = folder.scored_units(manifest, measure.space)
+    if name not in finished:
+        raise UnknownName("finished attack and seed of this run", name, finished)
+    changed = settings_difference(attack, manifest["units"][name]["settings"])
+    if changed := changed or code_difference(attack, manifest["units"][name]):
         raise BadInput(f"{folder.path.name}: {changed}")
     return name
+
+
+def code_difference(attack: Attack, unit: Mapping[str, Any]) -> str | None:
+    """Describe how the code of a plug-in differs from that of a stored unit, or None.
+
+    An attack that ships with sidebench is the one of that run's version; nothing of it is run again.
+    """
+    stored, own = unit.get("code", {}), code_of(type(attack))
+    if "sha256" not in stored and "sha256" not in own:
+        return None
+    return difference(stored, own, f"{attack.name}.code")
 
 
 def settings_difference(attack: Attack, stored: Mapping[str, Any]) -> str | None:

@@ -13,6 +13,7 @@ from ..contracts import Measure, Neighbours, Side
 from ..data.nearest import top_k, top_k_and_chosen, within
 from ..data.references import ImageSet, References
 from ..errors import BadInput, MeasureFailed, blaming
+from ..registry import source_of
 from .shard_scores import SIDES, Pairs, ShardScores, no_neighbours, radius_of
 
 _BLOCK = 256
@@ -121,7 +122,7 @@ class Scorer:
 
 def described(measure: Measure, images: torch.Tensor) -> torch.Tensor:
     """Call `descriptors` and check what a plug-in returned."""
-    with blaming(f"measure {measure.id}", MeasureFailed):
+    with blaming(f"measure {measure.id}", MeasureFailed, source_of(type(measure))):
         found = measure.descriptors(images)
     if not isinstance(found, torch.Tensor) or found.dtype != torch.float32 or found.shape[:-1] != (len(images),):
         kind = f"{found.dtype} {tuple(found.shape)}" if isinstance(found, torch.Tensor) else type(found).__name__

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..contracts import Measure, Neighbours, Side
 from ..errors import MeasureFailed, blaming
+from ..registry import source_of
 from .hits import within
 
 SIDES: tuple[Side, Side] = ("training", "held_out")
@@ -111,7 +112,7 @@ def _alike(rows: np.ndarray, candidates: int) -> Iterator[tuple[np.ndarray, np.n
 
 def _scored(measure: Measure, distances: np.ndarray, neighbours: dict[Side, Neighbours], side: Side) -> np.ndarray:
     """Call `scores` and check what a plug-in returned; whatever type it was, scores are float32 from here on."""
-    with blaming(f"measure {measure.id}", MeasureFailed):
+    with blaming(f"measure {measure.id}", MeasureFailed, source_of(type(measure))):
         found = measure.scores(distances, neighbours["training"], neighbours["held_out"], side)
     _check_numbers(measure, "scores", found, distances.shape)
     return found.astype(np.float32, copy=False)
@@ -119,7 +120,7 @@ def _scored(measure: Measure, distances: np.ndarray, neighbours: dict[Side, Neig
 
 def radius_of(measure: Measure, training: Neighbours, held_out: Neighbours, side: Side) -> np.ndarray:
     """Call `radius` and check what a plug-in returned."""
-    with blaming(f"measure {measure.id}", MeasureFailed):
+    with blaming(f"measure {measure.id}", MeasureFailed, source_of(type(measure))):
         found = measure.radius(training, held_out, side)
     _check_numbers(measure, "radius", found, (len(training.ids),))
     return found

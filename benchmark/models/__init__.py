@@ -30,6 +30,8 @@ class ModelFiles(NamedTuple):
     sha256: dict[str, str]
     image_size: tuple[int, int, int]
     """(height, width, channels)."""
+    sample_size: tuple[int, int, int]
+    """The same of what the denoiser is given: of latents, where there are any."""
     conditioning: Conditioning
     left_out: tuple[str, ...] = ()
     """Components that the pipeline has and that are not loaded."""
@@ -48,12 +50,13 @@ def inspect_files(spec: ModelSpec) -> ModelFiles:
         path = Path(spec.location)
         with safe_open(path, framework="np") as file:
             channels, height, width = file.get_slice("means").get_shape()[1:]
-        return ModelFiles({path.name: files.sha256(path)}, (height, width, channels), "none")
+        return ModelFiles({path.name: files.sha256(path)}, (height, width, channels), (height, width, channels), "none")
     folder = model_files.locate(spec.location)
     found = model_files.check_files(folder, spec.sha256, spec.variant, spec.allow_pickle)
     return ModelFiles(
         found,
         pipeline_folder.image_size(folder),
+        pipeline_folder.sample_size(folder),
         pipeline_folder.conditioning(folder),
         pipeline_folder.read_folder(folder)[0].left_out,
     )

@@ -6,8 +6,23 @@ is what guidance does; its table of formulas is used without the hooks.
 
 from typing import Any
 
+import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
+
+_LIKE = {
+    "_scaled_dot_product_flash_attention_for_cpu": "_scaled_dot_product_flash_attention",
+    "_scaled_dot_product_flash_attention_for_cpu_backward": "_scaled_dot_product_flash_attention_backward",
+    "_scaled_dot_product_attention_math_for_mps": "_scaled_dot_product_flash_attention",
+}
+"""Attention that torch's table lacks, and what there is counted alike: what an attack costs must not depend on the
+device. Forward calls begin with query, key and value; backward ones with the gradient before these."""
+
+
+def _formulas() -> dict[Any, Any]:
+    aten = torch.ops.aten
+    more = {getattr(aten, name): flop_registry[getattr(aten, like)] for name, like in _LIKE.items()}
+    return {**flop_registry, **more}
 
 
 class OperationCount(TorchDispatchMode):
@@ -16,11 +31,12 @@ class OperationCount(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.total = 0
+        self._formulas = _formulas()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        formula = flop_registry.get(func._overloadpacket)
+        formula = self._formulas.get(func._overloadpacket)
         if formula is not None:
             self.total += int(formula(*args, **kwargs, out_val=result))
         return result

@@ -24,8 +24,8 @@ from ..measures import hits
 from ..measures.shard_scores import SIDES
 from ..protocol import CONFIDENCE
 from ..registry import make_measure
-from ..results.run_folder import RunFolder, shard_count, stored_pair
-from ..results.score_files import read_scores
+from ..results.run_folder import RunFolder, asked_candidates, stored_pair
+from ..results.score_files import read_all_scores
 from ..stats.intervals import wilson
 from .templates import environment
 
@@ -87,8 +87,6 @@ class _Matches(NamedTuple):
 
     units: list[str]
     unit: np.ndarray
-    shard: np.ndarray
-    row: np.ndarray
     candidate: np.ndarray
     reference: np.ndarray
     score: np.ndarray
@@ -232,17 +230,15 @@ def _cuts(measure: Measure) -> list[float]:
 
 
 def _matches(folder: RunFolder, manifest: dict[str, Any], measure: Measure, side: Side) -> _Matches:
-    shards = shard_count(manifest["identity"])
+    count = asked_candidates(manifest)
     units = folder.scored_units(manifest, measure.space)
     columns: list[list[np.ndarray]] = [[] for _ in _Matches._fields[1:]]
     for number, unit in enumerate(units):
-        for shard in range(shards):
-            scores = read_scores(folder, unit, measure.space, shard)
+        for scores in read_all_scores(folder, unit, measure.space, count):
             best = scores.best_scores(measure, side)
             rows = np.flatnonzero(np.isfinite(best))
-            same = [np.full(len(rows), number), np.full(len(rows), shard), rows]
-            own = [scores.candidates[rows], scores.best_ids(side)[rows], best[rows]]
-            for column, values in zip(columns, same + own, strict=True):
+            own = [np.full(len(rows), number), scores.candidates[rows], scores.best_ids(side)[rows], best[rows]]
+            for column, values in zip(columns, own, strict=True):
                 column.append(values)
     if not any(map(len, columns[0])):
         raise TooFew(f"{folder.path.name} has no valid candidate that was scored by {measure.id}")
@@ -296,25 +292,23 @@ def _with_images(
     side: Side,
 ) -> Iterator[tuple[Item, np.ndarray, np.ndarray]]:
     """Yield each drawn pair as its entry of the key, the candidate and the reference (C x H x W uint8)."""
-    images: np.ndarray | None = None
-    last = None
+    read: tuple[str, range, np.ndarray] = "", range(0), np.empty(0)
     part = references.training if side == "training" else references.held_out
-    for i, stratum, weight in sorted(chosen, key=lambda one: (matches.unit[one[0]], matches.shard[one[0]], one[0])):
-        unit, shard = matches.units[matches.unit[i]], int(matches.shard[i])
-        if last != (unit, shard):
-            images = read_state(folder.images_file(unit, shard)).tensors["images"].numpy()
-            last = (unit, shard)
-        assert images is not None
+    for i, stratum, weight in sorted(chosen):
+        unit, number = matches.units[matches.unit[i]], int(matches.candidate[i])
+        if unit != read[0] or number not in read[1]:
+            shard = folder.shard_with(unit, number)
+            read = unit, shard.numbers, read_state(folder.images_file(unit, shard)).tensors["images"].numpy()
         item = Item(
             set=side,
             unit=unit,
-            candidate=int(matches.candidate[i]),
+            candidate=number,
             reference=int(matches.reference[i]),
             score=float(matches.score[i]),
             stratum=stratum,
             weight=weight,
         )
-        yield item, images[matches.row[i]], part.images[item.reference]
+        yield item, read[2][number - read[1].start], part.images[item.reference]
 
 
 def _refuse_orphans(folder: RunFolder, sheet: str) -> None:

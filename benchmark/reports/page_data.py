@@ -12,7 +12,7 @@ from ..errors import BadInput, CorruptRun
 from ..files import read_json
 from ..registry import make_measure
 from ..results.keyed_names import run_key
-from ..results.run_folder import RunFolder, is_unit_name, shard_count, unit_name
+from ..results.run_folder import RunFolder, asked_candidates, is_unit_name, unit_name
 from ..results.schema import Metrics, Result, load_metrics
 from ..results.score_files import read_all_scores
 from ..results.tuning_curve import Curve
@@ -102,12 +102,12 @@ def _unit(
     folder: RunFolder, manifest: dict[str, Any], measure: Measure, result: Result, with_images: bool
 ) -> UnitContents:
     name = _unit_name(manifest, result)
-    groups, shards = stored_groups(folder), shard_count(manifest["identity"])
-    scores = UnitScores(read_all_scores(folder, name, measure.space, shards), [measure], shared_groups(groups))
+    groups, count = stored_groups(folder), asked_candidates(manifest)
+    scores = UnitScores(read_all_scores(folder, name, measure.space, count), [measure], shared_groups(groups))
     best = {str(side): scores.best_scores[measure.id, side] for side in groups}
     reference = None
     if manifest["control"] == "reference-model":
-        theirs = read_all_scores(folder.reference(), name, measure.space, shards)
+        theirs = read_all_scores(folder.reference(), name, measure.space, count)
         reference = UnitScores(theirs, [measure])
         best["reference"] = reference.best_scores[measure.id, "training"]
     cohesion = manifest["units"][name]["settings"].get("cohesion")

@@ -15,6 +15,7 @@ from .rates import attack_hits
 from .run_folder import RunFolder
 from .schema import Cost, Effort, Estimate
 from .score_files import read_scores
+from .shards import SAMPLES, below
 from .unit_scores import Groups, UnitScores
 
 Unit = tuple[str, str, int]
@@ -48,7 +49,7 @@ def unit_finds(
 ) -> UnitFinds:
     """Count what a unit hit; `hits` are its candidates' in the closest band, None where the measure has no bands."""
     keys = read_info(folder.state_file(unit))["cost"]["samples"]
-    shards = (read_scores(folder, key, measure.space, 0) for key in keys)
+    shards = (read_scores(folder, key, measure.space, SAMPLES) for key in keys)
     made = UnitScores(shards, [measure], scores.left_out) if keys else None
     synthetic = made.candidates if made else 0
     if hits is None:
@@ -68,14 +69,14 @@ def unit_finds(
 
 
 def costs(
-    folder: RunFolder, units: Sequence[Unit], shards: int, found: dict[str, UnitFinds]
+    folder: RunFolder, units: Sequence[Unit], candidates: int, found: dict[str, UnitFinds]
 ) -> tuple[list[Cost], list[Effort], dict[str, Any]]:
     """Return logical costs, what the attacks find at equal effort, and what varies: seconds, the probe's deviation."""
     listed, varying = [], {}
     prices: dict[Currency, dict[str, _Prices]] = {"denoiser calls": {}, "denoiser-equivalents": {}}
     for name, attack, seed in units:
         parts = [read_info(folder.state_file(name))["cost"]]
-        parts += [read_info(folder.images_file(name, shard))["cost"] for shard in range(shards)]
+        parts += _of_candidates(folder, name, candidates)
         listed.append(_cost(attack, seed, parts, found[name]))
         samples = _samples(folder, parts[0]["samples"])
         for currency, by_unit in prices.items():
@@ -107,6 +108,23 @@ def equal_effort(
             for attack, spent in known.items()
         ]
     return efforts
+
+
+def _of_candidates(folder: RunFolder, unit: str, candidates: int) -> list[dict[str, Any]]:
+    """Return the cost of each shard; of one that holds later candidates too, the part of the first ones."""
+    found = []
+    for shard in below(folder.image_shards(unit), candidates):
+        cost = dict(read_info(folder.images_file(unit, shard))["cost"])
+        wanted = min(candidates, shard.numbers.stop) - shard.numbers.start
+        found.append(cost if wanted == len(shard.numbers) else _share(cost, wanted, len(shard.numbers)))
+    return found
+
+
+def _share(cost: dict[str, Any], wanted: int, made: int) -> dict[str, Any]:
+    """Return what `wanted` of a shard's candidates cost: every candidate of an attack takes the same calls."""
+    scaled = {key: {phase: value * wanted / made for phase, value in cost[key].items()} for key in ("nfe", "flops")}
+    counted = {key: cost.get(key, 0) * wanted / made for key in ("skipped_steps", "seconds", "processor_seconds")}
+    return {**cost, **scaled, **counted}
 
 
 def _count(scores: UnitScores, measure: Measure) -> int:
@@ -183,7 +201,7 @@ def _cost(attack: str, seed: int, parts: Sequence[dict[str, Any]], found: UnitFi
         synthetic_hits=found.synthetic_hits,
         hits=found.hits,
         hits_per_1000_equivalents=1000 * (found.hits + found.synthetic_hits) / work if work else 0.0,
-        skipped_steps=sum(part["skipped_steps"] for part in parts),
+        skipped_steps=int(sum(part["skipped_steps"] for part in parts)),
     )
 
 

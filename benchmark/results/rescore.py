@@ -11,7 +11,7 @@ from ..files import read_json
 from ..measures import hits
 from ..registry import make_measure
 from .rates import measure_result
-from .run_folder import RunFolder, shard_count
+from .run_folder import RunFolder, asked_candidates
 from .schema import Result
 from .score_files import read_all_scores
 from .unit_scores import UnitScores, stored_groups
@@ -56,15 +56,15 @@ def rescore(folder: RunFolder, bands: Sequence[Band], measure_id: str | None = N
     for band in bands:
         check_band(measure, band)
     measure.bands = tuple(bands)
-    shards = shard_count(identity)
+    count = asked_candidates(manifest)
     groups = stored_groups(folder)
     left_out = shared_groups(groups)
     reference = folder.reference() if manifest["control"] == "reference-model" else None
     results = []
     for name in folder.scored_units(manifest, measure.space):
         unit = manifest["units"][name]
-        scores = UnitScores(read_all_scores(folder, name, measure.space, shards), [measure], left_out)
-        theirs = UnitScores(read_all_scores(reference, name, measure.space, shards), [measure]) if reference else None
+        scores = UnitScores(read_all_scores(folder, name, measure.space, count), [measure], left_out)
+        theirs = UnitScores(read_all_scores(reference, name, measure.space, count), [measure]) if reference else None
         results.append(measure_result(unit["attack"], unit["seed"], measure, scores, groups, theirs))
     return results
 

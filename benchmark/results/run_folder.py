@@ -3,9 +3,11 @@
     manifest.json               everything needed to repeat the run
     references.parquet          side, number, row in the data set, duplicate group; no image
     state/<unit>/state.safetensors, checkpoints/ while it is made; state/shared/ for samples that attacks share
-    images/<unit>/00000.safetensors   candidates as uint8, with flags, columns and cost (local only)
-    scores/<unit>.<space>.00000.parquet, .pairs.parquet, .bins.parquet
+    images/<unit>/<first>-<end>.safetensors   candidates as uint8, with flags, columns and cost (local only)
+    scores/<unit>.<space>.<first>-<end>.parquet, .pairs.parquet, .bins.parquet
     metrics.json, metrics.csv, costs.json, quality.json, copying.json, audit.json, evidence/, label/
+                                of the number of candidates that was asked for last
+    results/<number>/           the same files for the other numbers
     report.html                 the page, written by whoever asked for the run; not there where nobody asked for it
     tuning/<attack>.json        the curve that its settings come from (`--tuned`)
     hash.key                    secret that names training images in reports and records (keyed_names.py)
@@ -21,15 +23,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from ..contracts import AttackState
-from ..errors import BadInput, RunConflict
+from ..errors import BadInput, CorruptRun, RunConflict, first_problem
 from ..files import read_json, read_state, write_json
+from ..protocol import SHARD, Batching
 from .checkpoints import FolderCheckpoints
+from .shards import Shard, below, in_order, missing, named
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-MANIFEST_SCHEMA = "sidebench-manifest/1"
+MANIFEST_SCHEMA = "sidebench-manifest/2"
 LOCK_FILE = ".lock"
 
 
@@ -77,6 +83,21 @@ class RunFolder:
             else:
                 entry.unlink()
 
+    def has_made(self, unit: str) -> bool:
+        """Return whether a unit has a state or an image here."""
+        return self.state_file(unit).exists() or bool(self.image_shards(unit))
+
+    def forget(self, unit: str) -> None:
+        """Remove all that a unit has left here but its place in the manifest; what several units share stays.
+
+        The state goes last: a call that is killed before leaves what is no whole unit, and the next one does the rest.
+        """
+        shutil.rmtree(self.path / "images" / unit, ignore_errors=True)
+        for file in self.path.glob(f"scores/{unit}.*"):
+            file.unlink()
+        shutil.rmtree(self.path / "evidence" / unit, ignore_errors=True)
+        shutil.rmtree(self.path / "state" / unit, ignore_errors=True)
+
     def manifest(self) -> dict[str, Any] | None:
         """Return the manifest, or None in a new folder."""
         return read_json(self.manifest_file) if self.manifest_file.exists() else None
@@ -88,6 +109,10 @@ class RunFolder:
     def reference(self) -> "RunFolder":
         """Return the run of the same attacks on the pair's reference model, a run folder inside this one."""
         return RunFolder(self.path / "reference")
+
+    def results_of(self, candidates: int) -> Path:
+        """Return where the results of a number of candidates are that was not the last one asked for."""
+        return self.path / "results" / str(candidates)
 
     def state_file(self, unit: str) -> Path:
         """Return where the attack's state is."""
@@ -122,23 +147,72 @@ class RunFolder:
         """Return where the first candidates are as float32 makes them, in a run of lower precision."""
         return self.path / "state" / unit / "float32.safetensors"
 
-    def images_file(self, unit: str, shard: int) -> Path:
+    def images_file(self, unit: str, shard: Shard) -> Path:
         """Return where a shard's images are."""
-        return self.path / "images" / unit / f"{shard:05d}.safetensors"
+        return self.path / "images" / unit / f"{shard.name}.safetensors"
+
+    def image_shards(self, unit: str) -> list[Shard]:
+        """Return the shards of a unit whose images are there, in order."""
+        return self._shards(self.path / "images" / unit, "", ".safetensors", f"images/{unit}")
+
+    def score_shards(self, unit: str, space: str) -> list[Shard]:
+        """Return the shards of a unit whose scores are there, in order."""
+        return self._shards(self.path / "scores", f"{unit}.{space}.", ".parquet", f"scores of {unit}")
+
+    def _shards(self, place: Path, before: str, after: str, owner: str) -> list[Shard]:
+        if not place.is_dir():
+            return []
+        manifest = self.manifest() or {"identity": {"protocol": {}}}
+        files = (file.name for file in place.iterdir() if file.name.startswith(before))
+        names = (file.removeprefix(before).removesuffix(after) for file in files)
+        return in_order(filter(None, (named(name, manifest) for name in names)), f"{self.path.name}/{owner}")
 
     def scored_units(self, manifest: Mapping[str, Any], space: str) -> list[str]:
-        """Return the units of the manifest, sorted, whose last shard of scores is there."""
-        last = shard_count(manifest["identity"]) - 1
-        return sorted(unit for unit in manifest["units"] if self.scores_file(unit, space, last).exists())
+        """Return the units of the manifest, sorted, that have scores of all candidates that were asked for last."""
+        count = asked_candidates(manifest)
+        return sorted(unit for unit in manifest["units"] if not missing(self.score_shards(unit, space), count, count))
 
-    def candidate_images(self, unit: str, shards: int) -> "Iterator[Tensor]":
-        """Yield a unit's images shard by shard, uint8 N x C x H x W."""
-        return (read_state(self.images_file(unit, shard)).tensors["images"] for shard in range(shards))
+    def candidate_images(self, unit: str, count: int) -> "Iterator[Tensor]":
+        """Yield a unit's first `count` images in order, uint8 N x C x H x W.
 
-    def scores_file(self, unit: str, space: str, shard: int, part: str = "") -> Path:
+        They come in parts of 256, however they are filed: what is summed over them must not depend on how a run grew.
+        """
+        import torch
+
+        parts: list[Tensor] = []
+        for shard in below(self.image_shards(unit), count):
+            parts.append(read_state(self.images_file(unit, shard)).tensors["images"][: count - shard.numbers.start])
+            while sum(map(len, parts)) >= SHARD:
+                joined = torch.cat(parts)
+                yield joined[:SHARD]
+                parts = [joined[SHARD:]]
+        if sum(map(len, parts)):
+            yield torch.cat(parts)
+
+    def shard_with(self, unit: str, number: int) -> Shard:
+        """Return the shard that holds one candidate's image.
+
+        Raises:
+            CorruptRun: the folder does not hold it.
+        """
+        for shard in self.image_shards(unit):
+            if number in shard.numbers:
+                return shard
+        raise CorruptRun(f"{self.path.name}: images/{unit} does not hold candidate {number:,}")
+
+    def candidate_image(self, unit: str, number: int) -> "Tensor":
+        """Return one image of a unit, uint8 C x H x W.
+
+        Raises:
+            CorruptRun: the folder does not hold it, or the file cannot be read.
+        """
+        shard = self.shard_with(unit, number)
+        return read_state(self.images_file(unit, shard)).tensors["images"][number - shard.numbers.start]
+
+    def scores_file(self, unit: str, space: str, shard: Shard, part: str = "") -> Path:
         """Return where a shard's scores are; `part` is "pairs", "bins" or nothing for the candidates."""
         suffix = f".{part}.parquet" if part else ".parquet"
-        return self.path / "scores" / f"{unit}.{space}.{shard:05d}{suffix}"
+        return self.path / "scores" / f"{unit}.{space}.{shard.name}{suffix}"
 
 
 def read_run(path: str | Path) -> RunFolder:
@@ -177,6 +251,28 @@ def is_unit_name(name: str) -> bool:
     return re.fullmatch(r"[a-z0-9][a-z0-9_-]*\.s\d+", name) is not None
 
 
-def shard_count(identity: Mapping[str, Any]) -> int:
-    """Return the number of shards of a run, from the identity in its manifest."""
-    return -(-int(identity["candidates"]) // int(identity["protocol"]["shard"]))
+def stored_batching(folder: RunFolder) -> Batching | None:
+    """Return the batching that a folder's manifest records; None in a new folder, and in one of `sidebench/1`.
+
+    Raises:
+        CorruptRun: the manifest says something impossible.
+    """
+    stored = (folder.manifest() or {}).get("batching")
+    if stored is None:
+        return None
+    try:
+        return Batching.model_validate(stored)
+    except ValidationError as error:
+        raise CorruptRun(first_problem(error).of(f"{folder.path.name}/{folder.manifest_file.name}, batching")) from None
+
+
+def rules_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the protocol of a run; `sidebench/1` kept how the work was cut in the same place."""
+    stored: Mapping[str, Any] = manifest["identity"]["protocol"]
+    return {key: value for key, value in stored.items() if key not in ("micro_batch", "shard")}
+
+
+def asked_candidates(manifest: Mapping[str, Any]) -> int:
+    """Return the number of candidates that was asked for last, which metrics.json is of."""
+    identity: Mapping[str, Any] = manifest["identity"]
+    return int(identity["candidates"] if "candidates" in identity else manifest["candidates"])

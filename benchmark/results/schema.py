@@ -168,7 +168,7 @@ class Cost(_Record):
     hits_per_1000_equivalents: float = Field(
         description="hits of candidates and synthetic images per 1,000 denoiser-equivalents: equal cost"
     )
-    skipped_steps: int = Field(description="steps at which guidance was singular and left out")
+    skipped_steps: int = Field(description="steps of candidates at which guidance was singular and left out")
 
 
 class Effort(_Record):

@@ -15,6 +15,7 @@ from ..files import read_table, write_table
 from ..measures.hits import as_distances, within
 from ..measures.shard_scores import SIDES, Pairs, ShardScores, no_neighbours
 from .run_folder import RunFolder
+from .shards import Shard, below, missing
 
 SCORE_PARTS = ("pairs", "bins", "")
 """The files of a shard's scores; the candidates' one comes last."""
@@ -27,7 +28,7 @@ def write_scores(
     folder: RunFolder,
     unit: str,
     space: str,
-    shard: int,
+    shard: Shard,
     scores: ShardScores,
     measures: list[Measure],
     columns: dict[str, np.ndarray],
@@ -57,7 +58,7 @@ def write_scores(
     write_table(folder.scores_file(unit, space, shard), pa.table(table))
 
 
-def read_scores(folder: RunFolder, unit: str, space: str, shard: int) -> ShardScores:
+def read_scores(folder: RunFolder, unit: str, space: str, shard: Shard) -> ShardScores:
     """Read a shard's scores.
 
     Raises:
@@ -79,14 +80,14 @@ def read_scores(folder: RunFolder, unit: str, space: str, shard: int) -> ShardSc
             f"scores/{current.name} does not hold scores ({error}); delete it, and the run makes it again"
         ) from None
     scores = ShardScores(numbers, nan, constant, neighbours, found)
-    if problem := _problem(scores):
+    if problem := _problem(scores, shard.numbers):
         name = folder.scores_file(unit, space, shard).name
         raise CorruptRun(f"scores/{name}: {problem}; delete it and its .pairs and .bins, and the run makes them again")
     return scores
 
 
-def _problem(scores: ShardScores) -> str | None:
-    """Say what is impossible about a shard's scores, if anything is."""
+def _problem(scores: ShardScores, numbers: range) -> str | None:
+    """Say what is impossible about the scores of these candidates (of any, where there are none), if anything is."""
     if not len(scores.candidates):
         return "it holds no candidate"
     if np.any(np.diff(scores.candidates) != 1):
@@ -99,13 +100,41 @@ def _problem(scores: ShardScores) -> str | None:
             return f"it names {name} images by numbers below 0"
         if pairs.rows.size and not 0 <= pairs.rows.min() <= pairs.rows.max() < len(scores.candidates):
             return f"it has {name} pairs of candidates that are not there"
+    if numbers and (scores.candidates[0] != numbers.start or len(scores.candidates) != len(numbers)):
+        return "it holds other candidates than its name says"
     return None
 
 
-def read_all_scores(folder: RunFolder, unit: str, space: str, shards: int) -> Iterator[ShardScores]:
-    """Yield the scores of a unit in order, `SHARDS_AT_ONCE` shards joined: what is done with each has a fixed price."""
-    for start in range(0, shards, SHARDS_AT_ONCE):
-        yield _joined([read_scores(folder, unit, space, i) for i in range(start, min(start + SHARDS_AT_ONCE, shards))])
+def read_all_scores(folder: RunFolder, unit: str, space: str, count: int) -> Iterator[ShardScores]:
+    """Yield the scores of a unit's first `count` candidates in order.
+
+    `SHARDS_AT_ONCE` shards are joined: what is done with each has a fixed price.
+
+    Raises:
+        CorruptRun: as `read_scores`, or some of the candidates have no scores.
+    """
+    shards = below(folder.score_shards(unit, space), count)
+    if lacking := missing(shards, count, count):
+        first, last = lacking[0].numbers[0], lacking[0].numbers[-1]
+        raise CorruptRun(f"{folder.path.name} has no scores of {unit} for candidates {first:,} to {last:,}")
+    for start in range(0, len(shards), SHARDS_AT_ONCE):
+        parts = [read_scores(folder, unit, space, shard) for shard in shards[start : start + SHARDS_AT_ONCE]]
+        yield _first(_joined(parts), count - shards[start].numbers.start)
+
+
+def _first(scores: ShardScores, kept: int) -> ShardScores:
+    """Return the scores of the first `kept` candidates."""
+    if kept >= len(scores.candidates):
+        return scores
+    return ShardScores(
+        candidates=scores.candidates[:kept],
+        nan=scores.nan[:kept],
+        constant=scores.constant[:kept],
+        neighbours={
+            side: Neighbours(*(column[:kept] for column in scores.neighbours[side])) for side in scores.neighbours
+        },
+        pairs={side: Pairs(*(column[own.rows < kept] for column in own)) for side, own in scores.pairs.items()},
+    )
 
 
 def _joined(shards: list[ShardScores]) -> ShardScores:

@@ -36,7 +36,7 @@ class AblationRow(NamedTuple):
 
 
 def ablations_of(pair: Pair, attack: str, settings: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return the names to run: what the attack is held against, the attack, and its ablations.
+    """Return what to run: what the attack is held against, the attack, and its ablations, named as `attack` is.
 
     Left out are those that change nothing under these settings, and those of an oracle where the pair has no labels.
 
@@ -57,10 +57,10 @@ def ablations_of(pair: Pair, attack: str, settings: Mapping[str, Mapping[str, An
 
 
 def ablation_rows(folder: "RunFolder", metrics: "Metrics", attack: str, names: Sequence[str]) -> list[AblationRow]:
-    """Read the rows of these attacks from a finished run, which may hold others too."""
-    headline = metrics.results[0].measure
+    """Read the rows of these attacks, named as they were run, from a finished run, which may hold others too."""
+    headline, attack = metrics.results[0].measure, find("attack", attack).name
     rows = []
-    for name in names:
+    for name in (find("attack", each).name for each in names):
         results = [r for r in metrics.results if r.attack == name and r.measure == headline and r.bands]
         if not results:
             continue
@@ -129,16 +129,17 @@ def _same(folder: "RunFolder", name: str, other: str, results: Sequence["Result"
     import torch
 
     from ..files import read_json
-    from ..results.run_folder import shard_count, unit_name
+    from ..results.run_folder import asked_candidates, unit_name
+    from ..results.shards import missing
 
-    shards = shard_count(read_json(folder.manifest_file)["identity"])
+    count = asked_candidates(read_json(folder.manifest_file))
     for result in results:
         seed = result.seed
         pair = [unit_name(each, seed) for each in (name, other)]
-        if not all(folder.images_file(unit, shards - 1).exists() for unit in pair):
+        if any(missing(folder.image_shards(unit), count, count) for unit in pair):
             return False
-        both = zip(*(folder.candidate_images(unit, shards) for unit in pair), strict=True)
-        if not all(torch.equal(first, second) for first, second in both):
+        first, second = (torch.cat(list(folder.candidate_images(unit, count))) for unit in pair)
+        if not torch.equal(first, second):
             return False
     return True
 

@@ -13,20 +13,19 @@ import torch
 from .. import environment
 from ..candidates import Candidates
 from ..contracts import Budget, Model, Step
-from ..data import model_files
 from ..data.nearest import REFERENCE_BLOCK, top_k
 from ..data.pair import Pair
-from ..data.pipeline_folder import image_size
 from ..errors import BadInput
 from ..models import load_model
 from ..models.find_model import find_model
 from ..progress import silent
-from ..protocol import SHARD, TOP_K, Protocol, default_measures, make_protocol
+from ..protocol import SHARD, TOP_K, Sampling, default_measures
 from ..registry import make_attack, make_measure
 from ..results.checkpoints import MemoryCheckpoints
 from ..sampling.call_attack import prepare_attack
 from ..sampling.sampler import sample_latents
 from ..sampling.views import AuditedModel
+from .batching import sampling_of
 
 REPETITIONS = 3
 
@@ -35,11 +34,16 @@ def measure(pair: Pair, device: str = "auto", attack: str | None = None) -> dict
     """Return the figures for a pair's model on this machine."""
     spec = find_model(pair, None, Path()).spec.model_copy(update={"device": str(environment.pick_device(device))})
     model = load_model(spec)
-    height, width, _ = image_size(model_files.locate(spec.location))
-    protocol = make_protocol(height * width, {})
-    figures: dict[str, Any] = {"pair": pair.name, "device": spec.device, **_sampling(model, protocol)}
+    sampling = sampling_of(pair, model, SHARD)
+    figures: dict[str, Any] = {
+        "pair": pair.name,
+        "device": spec.device,
+        "micro_batch": sampling.micro_batch,
+        "threads": torch.get_num_threads(),
+        **_sampling(model, sampling),
+    }
     if attack is not None:
-        figures |= _guided(pair, model, protocol, attack)
+        figures |= _guided(pair, model, sampling, attack)
     figures |= _search(model.device)
     figures["peak_memory_gb"] = environment.peak_memory() / 1e9
     return figures
@@ -104,9 +108,9 @@ def as_text(figures: dict[str, Any]) -> str:
     return tabulate(rows, tablefmt="plain", disable_numparse=True)
 
 
-def _sampling(model: Model, protocol: Protocol) -> dict[str, float]:
+def _sampling(model: Model, sampling: Sampling) -> dict[str, float]:
     """Time the denoiser alone against the whole loop over one micro-batch."""
-    rows, steps = protocol.micro_batch, protocol.sampler.steps
+    rows, steps = sampling.micro_batch, sampling.sampler.steps
     x = torch.randn(rows, *model.sample_shape, device=model.device)
     times = torch.linspace(model.num_train_timesteps - 1, 0, steps).long().to(model.device)
 
@@ -116,7 +120,7 @@ def _sampling(model: Model, protocol: Protocol) -> dict[str, float]:
             model.predict(x, t.expand(rows))
 
     def loop() -> None:
-        sample_latents(model, Candidates(0, range(rows)), protocol.sampler, rows)
+        sample_latents(model, Candidates(0, range(rows)), sampling.sampler, rows)
 
     alone, whole = _smallest(model.device, denoiser, loop)
     return {
@@ -127,15 +131,15 @@ def _sampling(model: Model, protocol: Protocol) -> dict[str, float]:
     }
 
 
-def _guided(pair: Pair, model: Model, protocol: Protocol, name: str) -> dict[str, float]:
+def _guided(pair: Pair, model: Model, sampling: Sampling, name: str) -> dict[str, float]:
     """Time an attack's candidates against plain ones, with a state prepared in small."""
     defaults = dict(pair.attacks[name].settings) if name in pair.attacks else {}
     attack = make_attack(name, defaults)
     small = {"synthetic_images": 256, "clusters": 8, "training_steps": 2}
     quick = {key: value for key, value in small.items() if key in attack.Settings.model_fields}
     attack = make_attack(name, {**defaults, **quick})
-    budget = Budget(0, protocol.micro_batch, MemoryCheckpoints(), silent)
-    state, _ = prepare_attack(attack, model, protocol, budget)
+    budget = Budget(0, sampling.micro_batch, MemoryCheckpoints(), silent)
+    state = prepare_attack(attack, model, sampling, budget).state
     captured: list[Any] = []
 
     class Capturing(AuditedModel):
@@ -143,18 +147,18 @@ def _guided(pair: Pair, model: Model, protocol: Protocol, name: str) -> dict[str
             captured.append(options.get("steer"))
             return super().sample(candidates, **options)
 
-    watched = Capturing(model, protocol.sampler, protocol.micro_batch)
-    batch = Candidates(0, range(protocol.micro_batch))
+    watched = Capturing(model, sampling.sampler, sampling.micro_batch)
+    batch = Candidates(0, range(sampling.micro_batch))
     attack.generate(watched, state, batch)
     steer = captured[-1]
     if steer is None:
         raise BadInput(f"{name} does not steer, so it has no guided step to time")
-    rows = torch.arange(protocol.micro_batch)
-    x = torch.randn(protocol.micro_batch, *model.sample_shape, device=model.device)
+    rows = torch.arange(sampling.micro_batch)
+    x = torch.randn(sampling.micro_batch, *model.sample_shape, device=model.device)
     t = torch.tensor(500, device=model.device)
 
     def parts() -> None:
-        for _ in range(protocol.sampler.steps):
+        for _ in range(sampling.sampler.steps):
             with torch.no_grad():
                 prediction = model.predict(x, t.expand(len(x)))
             steer(Step(x, t, 0.7, 0.7, prediction, rows))
@@ -167,7 +171,7 @@ def _guided(pair: Pair, model: Model, protocol: Protocol, name: str) -> dict[str
         "guided_parts_seconds": apart,
         "guided_loop_seconds": together,
         "guided_overhead_percent": 100 * (together - apart) / apart,
-        "guided_candidates_per_second": protocol.micro_batch / together,
+        "guided_candidates_per_second": sampling.micro_batch / together,
     }
 
 

@@ -25,7 +25,7 @@ from ..files import read_state, write_state
 from ..models import load_model
 from ..models.flops import OperationCount
 from ..progress import silent
-from ..protocol import Protocol, SamplerSettings
+from ..protocol import SamplerSettings, Sampling
 from ..registry import make_attack
 from ..results.checkpoints import FolderCheckpoints, MemoryCheckpoints
 from ..sampling.call_attack import make_candidates, prepare_attack
@@ -49,28 +49,28 @@ class Interrupted(BaseException):
     """Raised in the middle of `prepare` by the interruption check."""
 
 
-def quick_protocol(micro_batch: int = 8, steps: int = 4) -> Protocol:
-    """Return a protocol small enough for checks."""
-    return Protocol(micro_batch=micro_batch, shard=micro_batch, sampler=SamplerSettings(steps=steps))
+def quick_sampling(micro_batch: int = 8, steps: int = 4) -> Sampling:
+    """Return sampling with few steps and small micro-batches, for checks."""
+    return Sampling(micro_batch=micro_batch, sampler=SamplerSettings(steps=steps))
 
 
 def check_attack(
-    name: str, settings: dict[str, Any], spec: ModelSpec, protocol: Protocol | None = None, count: int = 11
+    name: str, settings: dict[str, Any], spec: ModelSpec, sampling: Sampling | None = None, count: int = 11
 ) -> None:
     """Run every check for an attack (a registered name, or `file.py:Class`) on a model.
 
     Raises:
         NotConformant: a check failed; the message says which and what was seen.
     """
-    protocol = protocol or quick_protocol()
+    sampling = sampling or quick_sampling()
     attack = make_attack(name, settings)
     model = _victim(attack, spec)
-    state = prepare(attack, model, protocol, MemoryCheckpoints())
-    check_isolation(attack, model, state, protocol, forbidden=[References, ImageSet])
-    check_resume(attack, model, state, protocol)
-    images = check_grouping(attack, model, state, protocol, count)
-    check_cost(attack, model, state, protocol)
-    check_worker(name, settings, spec, state, protocol, images)
+    state = prepare(attack, model, sampling, MemoryCheckpoints())
+    check_isolation(attack, model, state, sampling, forbidden=[References, ImageSet])
+    check_resume(attack, model, state, sampling)
+    images = check_grouping(attack, model, state, sampling, count)
+    check_cost(attack, model, state, sampling)
+    check_worker(name, settings, spec, state, sampling, images)
 
 
 def _victim(attack: Attack, spec: ModelSpec) -> Model:
@@ -81,39 +81,39 @@ def _victim(attack: Attack, spec: ModelSpec) -> Model:
     return model
 
 
-def prepare(attack: Attack, model: Model, protocol: Protocol, checkpoints: Checkpoints) -> AttackState:
+def prepare(attack: Attack, model: Model, sampling: Sampling, checkpoints: Checkpoints) -> AttackState:
     """Prepare an attack outside a run."""
-    return prepare_attack(attack, model, protocol, Budget(SEED, 64, checkpoints, silent))[0]
+    return prepare_attack(attack, model, sampling, Budget(SEED, 64, checkpoints, silent)).state
 
 
-def check_grouping(attack: Attack, model: Model, state: AttackState, protocol: Protocol, count: int) -> torch.Tensor:
+def check_grouping(attack: Attack, model: Model, state: AttackState, sampling: Sampling, count: int) -> torch.Tensor:
     """Candidate i is the same uint8 image alone, in any group and in any order; returns the images."""
-    whole = _images(attack, model, state, range(count), protocol)
+    whole = _images(attack, model, state, range(count), sampling)
     for numbers in (list(range(count))[::-1], [count - 1], list(range(1, count, 3))):
-        again = _images(attack, model, state, numbers, protocol)
+        again = _images(attack, model, state, numbers, sampling)
         _same(again, whole[numbers], f"{attack.name}: candidates {numbers} differ from those of one call")
     return whole
 
 
-def check_resume(attack: Attack, model: Model, state: AttackState, protocol: Protocol) -> None:
+def check_resume(attack: Attack, model: Model, state: AttackState, sampling: Sampling) -> None:
     """`prepare`, broken off after each of its checkpoints and called again, gives the same state."""
     with tempfile.TemporaryDirectory() as folder:
         for stop_after in range(1, 50):
             checkpoints = _Interrupting(Path(folder) / str(stop_after), stop_after)
             try:
-                prepare(attack, model, protocol, checkpoints)
+                prepare(attack, model, sampling, checkpoints)
             except Interrupted:
-                again = prepare(attack, model, protocol, FolderCheckpoints(checkpoints.folder))
+                again = prepare(attack, model, sampling, FolderCheckpoints(checkpoints.folder))
                 _same_state(again, state, f"{attack.name}: prepare resumed after checkpoint {stop_after}")
                 continue
             return
 
 
 def check_isolation(
-    attack: Attack, model: Model, state: AttackState, protocol: Protocol, forbidden: Iterable[type]
+    attack: Attack, model: Model, state: AttackState, sampling: Sampling, forbidden: Iterable[type]
 ) -> None:
     """Nothing that the attack receives leads to a reference image."""
-    audited = AuditedModel(model, protocol.sampler, protocol.micro_batch)
+    audited = AuditedModel(model, sampling.sampler, sampling.micro_batch)
     received = [
         view_for(attack.access, audited, model.prompts),
         Budget(SEED, 64, MemoryCheckpoints(), silent),
@@ -126,12 +126,12 @@ def check_isolation(
             raise NotConformant(f"{attack.name}: a {type(thing).__name__} can be reached from what it receives")
 
 
-def check_cost(attack: Attack, model: Model, state: AttackState, protocol: Protocol) -> None:
+def check_cost(attack: Attack, model: Model, state: AttackState, sampling: Sampling) -> None:
     """The work that `generate` reports agrees with the operations that torch counts."""
-    audited = AuditedModel(model, protocol.sampler, protocol.micro_batch)
+    audited = AuditedModel(model, sampling.sampler, sampling.micro_batch)
     with OperationCount() as counter:
         attack.generate(
-            view_for(attack.access, audited, model.prompts), state, Candidates(SEED, range(protocol.micro_batch))
+            view_for(attack.access, audited, model.prompts), state, Candidates(SEED, range(sampling.micro_batch))
         )
     counted = counter.total
     ledger = audited.ledger
@@ -148,7 +148,7 @@ def check_worker(
     settings: dict[str, Any],
     spec: ModelSpec,
     state: AttackState,
-    protocol: Protocol,
+    sampling: Sampling,
     images: torch.Tensor,
 ) -> None:
     """Two other processes, built from the specification and the stored state, make the same images."""
@@ -157,7 +157,7 @@ def check_worker(
         write_state(file, state)
         numbers = range(len(images))
         jobs = [
-            (name, settings, spec, file, protocol, list(part), torch.get_num_threads()) for part in _halves(numbers)
+            (name, settings, spec, file, sampling, list(part), torch.get_num_threads()) for part in _halves(numbers)
         ]
         with multiprocessing.get_context("spawn").Pool(2) as pool:
             parts = pool.starmap(_work, jobs)
@@ -202,20 +202,20 @@ def _work(
     settings: dict[str, Any],
     spec: ModelSpec,
     file: Path,
-    protocol: Protocol,
+    sampling: Sampling,
     numbers: list[int],
     threads: int,
 ) -> np.ndarray:
     torch.set_num_threads(threads)
     attack = make_attack(name, settings)
     model = _victim(attack, spec)
-    return _images(attack, model, read_state(file), numbers, protocol).numpy()
+    return _images(attack, model, read_state(file), numbers, sampling).numpy()
 
 
 def _images(
-    attack: Attack, model: Model, state: AttackState, numbers: Iterable[int], protocol: Protocol
+    attack: Attack, model: Model, state: AttackState, numbers: Iterable[int], sampling: Sampling
 ) -> torch.Tensor:
-    return make_candidates(attack, model, state, Candidates(SEED, list(numbers)), protocol)[0]
+    return make_candidates(attack, model, state, Candidates(SEED, list(numbers)), sampling)[0]
 
 
 def _halves(numbers: range) -> tuple[range, range]:

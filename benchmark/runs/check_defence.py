@@ -16,18 +16,18 @@ from ..candidates import Candidates, generator
 from ..contracts import Access, Attack, AttackState, BlackBoxModel, Defence, Generated, Model, ModelSpec, PromptedModel
 from ..models import load_model
 from ..models.flops import OperationCount
-from ..protocol import Protocol
+from ..protocol import Sampling
 from ..registry import make_defence
 from ..sampling.call_attack import make_candidates
 from ..sampling.defended import defend
 from ..sampling.views import AuditedModel, view_for
-from .check_attack import COST_TOLERANCE, PROMPTS, NotConformant, check_grouping, quick_protocol
+from .check_attack import COST_TOLERANCE, PROMPTS, NotConformant, check_grouping, quick_sampling
 
 TRAINING_IMAGES = 64
 
 
 def check_defence(
-    name: str, settings: dict[str, Any], spec: ModelSpec, protocol: Protocol | None = None, count: int = 11
+    name: str, settings: dict[str, Any], spec: ModelSpec, sampling: Sampling | None = None, count: int = 11
 ) -> None:
     """Run every check for a defence (a registered name, or `file.py:Class`) on a model.
 
@@ -35,21 +35,21 @@ def check_defence(
         NotConformant: a check failed; the message says which and what was seen.
         SidebenchError: the defence does not fit the model, raised, or returned what its contract does not allow.
     """
-    protocol = protocol or quick_protocol()
+    sampling = sampling or quick_sampling()
     defence = make_defence(name, settings)
     training = made_up_images(load_model(spec))
 
     def build() -> Model:
-        return defend(load_model(spec), [defence], protocol.sampler.name, lambda: training)
+        return defend(load_model(spec), [defence], sampling.sampler.name, lambda: training)
 
     model = build()
     probe = _Prompted() if model.conditioning == "text" else _Plain()
-    images = check_grouping(probe, model, AttackState(), protocol, count)
-    again = check_grouping(probe, build(), AttackState(), protocol, count)
+    images = check_grouping(probe, model, AttackState(), sampling, count)
+    again = check_grouping(probe, build(), AttackState(), sampling, count)
     if not torch.equal(images, again):
         raise NotConformant(f"{defence.name}: built a second time, it makes other images")
-    check_hidden(defence, model, training, protocol)
-    check_cost(defence, probe, model, protocol)
+    check_hidden(defence, model, training, sampling)
+    check_cost(defence, probe, model, sampling)
 
 
 def made_up_images(model: Model) -> Tensor:
@@ -58,9 +58,9 @@ def made_up_images(model: Model) -> Tensor:
     return torch.rand(TRAINING_IMAGES, *model.image_shape, generator=draw)
 
 
-def check_hidden(defence: Defence, model: Model, training: Tensor, protocol: Protocol) -> None:
+def check_hidden(defence: Defence, model: Model, training: Tensor, sampling: Sampling) -> None:
     """No public attribute of what an attack is given leads to the training images."""
-    view = view_for("white box", AuditedModel(model, protocol.sampler, protocol.micro_batch))
+    view = view_for("white box", AuditedModel(model, sampling.sampler, sampling.micro_batch))
     forms = [training.flatten(1), model.encode(training).flatten(1).cpu()]
     for thing in _public([view, model]):
         if isinstance(thing, Tensor) and thing.numel() == training.numel():
@@ -69,11 +69,11 @@ def check_hidden(defence: Defence, model: Model, training: Tensor, protocol: Pro
                 raise NotConformant(f"{defence.name}: an attack can read the training images from the model")
 
 
-def check_cost(defence: Defence, probe: Attack, model: Model, protocol: Protocol) -> None:
+def check_cost(defence: Defence, probe: Attack, model: Model, sampling: Sampling) -> None:
     """The model reports no less work than the operations that torch counts."""
-    candidates = Candidates(0, range(protocol.micro_batch))
+    candidates = Candidates(0, range(sampling.micro_batch))
     with OperationCount() as counter:
-        spent = make_candidates(probe, model, AttackState(), candidates, protocol)[3]
+        spent = make_candidates(probe, model, AttackState(), candidates, sampling)[3]
     reported = sum(spent["nfe"].values()) * model.flops_per_sample() + sum(spent["flops"].values())
     if counter.total > (1 + COST_TOLERANCE) * reported:
         raise NotConformant(

@@ -15,10 +15,11 @@ from ..files import short_hash
 from ..models import ModelFiles, inspect_files
 from ..models.find_model import find_model, find_source
 from ..progress import silent
-from ..protocol import DEFAULT_TIER, TIERS, TOP_K, Protocol, make_protocol
-from ..registry import check_settings
+from ..protocol import DEFAULT_TIER, TIERS, TOP_K, Batching, Protocol, Sampling
+from ..registry import check_settings, code_of, find
 from ..results.run_folder import RunFolder, unit_name
 from ..sampling.defended import check_fit, in_order
+from . import batching
 from .plugins import (
     check_conditioning,
     check_configs,
@@ -47,6 +48,16 @@ class Unit:
         values: dict[str, Any] = self.attack.settings.model_dump(mode="json")
         return values
 
+    def description(self) -> dict[str, Any]:
+        """Return what makes this the same unit, as a manifest holds it."""
+        return {
+            "attack": self.attack.name,
+            "access": self.attack.access,
+            "seed": self.seed,
+            "settings": self.settings(),
+            "code": code_of(type(self.attack)),
+        }
+
 
 @dataclass(frozen=True)
 class RunPlan:
@@ -57,6 +68,7 @@ class RunPlan:
     image_size: tuple[int, int, int]
     """(height, width, channels)."""
     protocol: Protocol
+    batching: Batching
     candidates: int
     units: tuple[Unit, ...]
     measures: tuple[Measure, ...]
@@ -65,6 +77,8 @@ class RunPlan:
     """Settings by name of the defences in the victim's training."""
     parent: Path = Path("runs")
     fresh: bool = False
+    fresh_attacks: tuple[str, ...] = ()
+    """Attacks of the plan that are begun anew, whatever the folder holds of them."""
     reference_model: ModelSpec | None = None
     """What control `reference-model` attacks in the same way."""
     inside: RunFolder | None = None
@@ -91,14 +105,14 @@ class RunPlan:
             fresh=False,
         )
 
-    def shards(self) -> int:
-        """Return the number of shards."""
-        return -(-self.candidates // self.protocol.shard)
+    def places(self, folder: RunFolder) -> list[RunFolder]:
+        """Return the folders that results are computed from: the run's, and that of its reference model."""
+        return [folder] if self.reference_model is None else [folder, folder.reference()]
 
-    def numbers(self, shard: int) -> range:
-        """Return the numbers of the candidates in one shard."""
-        start = shard * self.protocol.shard
-        return range(start, min(start + self.protocol.shard, self.candidates))
+    @property
+    def sampling(self) -> Sampling:
+        """How images are drawn from the model."""
+        return Sampling(sampler=self.protocol.sampler, micro_batch=self.batching.micro_batch)
 
     def defence_settings(self) -> dict[str, dict[str, Any]]:
         """Return the settings of every defence by name; their order around the model follows from the names."""
@@ -110,8 +124,11 @@ class RunPlan:
         return {defence.name: sorted(defence.optimises) for defence in self.defences}
 
     def identity(self) -> dict[str, Any]:
-        """Return what makes this the same run; attacks and seeds may be added to it."""
+        """Return what makes this the same run; candidates, attacks and seeds may be added to it (docs/runs.md)."""
         reference = self.reference_model
+        own = code_of(RunPlan)
+        plugins = {defence.name: type(defence) for defence in self.defences} | {m.id: type(m) for m in self.measures}
+        others = {name: code for name, plugin in plugins.items() if (code := code_of(plugin)) != own}
         return {
             **({"reference_model": reference.content()} if reference else {}),
             "pair": self.pair.name,
@@ -119,7 +136,7 @@ class RunPlan:
             "pair_identity": self.pair.identity(),
             "model": self.model.content(),
             "protocol": self.protocol.model_dump(mode="json"),
-            "candidates": self.candidates,
+            "code": {"sidebench": own, **others},
             "measures": [measure.id for measure in self.measures],
             **({"measure_weights": self.measure_weights} if self.measure_weights else {}),
             "defences": self.defence_settings(),
@@ -130,7 +147,7 @@ class RunPlan:
         """Return the run's folder; its name depends on the plan alone."""
         if self.inside is not None:
             return self.inside.reference()
-        return RunFolder(self.parent / f"{self.pair.name}-{self.candidates}-{short_hash(self.identity())}")
+        return RunFolder(self.parent / f"{self.pair.name}-{short_hash(self.identity())}")
 
 
 def plan_run(
@@ -147,7 +164,9 @@ def plan_run(
     device: str = "auto",
     dtype: str = "float32",
     out: str | Path = "runs",
+    micro_batch: int | None = None,
     fresh: bool = False,
+    fresh_attacks: Sequence[str] = (),
     allow_pickle: bool = False,
     progress: Progress = silent,
 ) -> RunPlan:
@@ -155,7 +174,8 @@ def plan_run(
 
     Without `attacks`, those that the pair names run. `settings` go over the pair's, by attack or defence. `model` takes
     another model than the pair's: a pipeline folder, a repository (`OWNER/NAME@REVISION`), or a control with known
-    truth (`control:copycat`). What was not fetched from the Hub yet is fetched here, and nothing after this.
+    truth (`control:copycat`). `micro_batch` holds for a new folder alone; `fresh_attacks` are made again, the other
+    units of the folder stay. What was not fetched from the Hub yet is fetched here, and nothing after this.
 
     Raises:
         BadInput: anything that cannot be used, in one line.
@@ -163,7 +183,8 @@ def plan_run(
     number = candidate_count(tier, candidates)
     if any(seed < 0 for seed in seeds):
         raise BadSetting(f"a seed must not be negative, was {min(seeds)}")
-    kind = check_settings(Protocol, {"micro_batch": 1, "dtype": dtype}, "run").dtype
+    kind = check_settings(Protocol, {"dtype": dtype}, "run").dtype
+    batching.check_micro_batch(micro_batch)
     where = {"device": str(environment.pick_device(device)), "dtype": kind}
     chosen_attacks = make_attacks(pair, attacks, settings or {})
     around = in_order(make_defences(defences, settings or {}))
@@ -196,7 +217,7 @@ def plan_run(
     if pair.data.source == "hub":
         sources = {**sources, "data": fetch_data(pair.data).origin()}
     training, held_out = counts(pair, progress)
-    protocol = make_protocol(size[0] * size[1], {**pair.protocol.values(), "dtype": dtype})
+    protocol = Protocol(**{**pair.protocol.values(), "dtype": dtype})
     height, width, channels = size
     shape = (channels, height, width)
     check_fit(around, VictimFacts(spec.family, files.conditioning, shape, protocol.sampler.name, training))
@@ -204,11 +225,12 @@ def plan_run(
         measure.check(training, held_out, pair.allow_dense_neighbours)
         if measure.neighbours > TOP_K:
             raise BadInput(f"measure {measure.id}: a run keeps {TOP_K} neighbours, it needs {measure.neighbours}")
-    return RunPlan(
+    plan = RunPlan(
         pair=pair,
         model=spec,
         image_size=size,
         protocol=protocol,
+        batching=batching.chosen(pair, spec, files.sample_size, number, micro_batch),
         candidates=number,
         units=units,
         measures=tuple(chosen),
@@ -220,7 +242,23 @@ def plan_run(
         left_out=files.left_out,
         measure_weights=weights,
         sources=sources,
+        fresh_attacks=_begun_anew(fresh_attacks, chosen_attacks),
     )
+    return replace(plan, batching=batching.in_force(plan.folder(), plan.batching, micro_batch, fresh=fresh))
+
+
+def _begun_anew(named: Sequence[str], attacks: Sequence[Attack]) -> tuple[str, ...]:
+    """Return the names of the attacks to begin anew, of those that run.
+
+    Raises:
+        UnknownName: one of them does not run.
+    """
+    known = {attack.name for attack in attacks}
+    wanted = tuple(find("attack", name).name for name in named)
+    for name in wanted:
+        if name not in known:
+            raise UnknownName("attack of this run", name, known)
+    return wanted
 
 
 def _checked(spec: ModelSpec) -> tuple[ModelSpec, ModelFiles]:

@@ -9,7 +9,7 @@ from ..data.model_files import model_configs
 from ..data.pair import IN_TRAINING, TRAINING_DEFENCES, Pair
 from ..errors import BadInput, BadSetting, MeasureFailed
 from ..protocol import default_measures
-from ..registry import ABLATED, find, make_attack, make_defence, make_measure
+from ..registry import find, make_attack, make_defence, make_measure, split_ablation
 
 
 def make_measures(pair: Pair, size: tuple[int, int, int], named: Sequence[str] = ()) -> list[Measure]:
@@ -64,7 +64,7 @@ def make_attacks(pair: Pair, chosen: Sequence[str], settings: Mapping[str, Mappi
     attacks = []
     for name in names:
         # An ablation takes the pair's and the user's settings of the attack that it is one of.
-        base = name.rpartition(ABLATED)[0] or name
+        base = split_ablation(name)[0]
         own = pair.attacks[base].settings if base in pair.attacks else {}
         given = {**settings.get(base, {}), **settings.get(find("attack", name).name, {}), **settings.get(name, {})}
         attacks.append(make_attack(name, {**own, **given}))

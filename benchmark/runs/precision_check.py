@@ -3,6 +3,7 @@
 Rounding moves pixels at each of fifty steps. What counts is whether the same candidates hit.
 """
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +27,10 @@ def make_again(plan: "RunPlan", folder: RunFolder, unit: "Unit", model: "Model")
 
     The state is the run's own, prepared in its precision. Where float32 does not fit into memory the reason is stored.
     """
-    numbers = range(min(FLOAT32_CANDIDATES, plan.candidates, plan.protocol.shard))
+    numbers = range(min(FLOAT32_CANDIDATES, plan.candidates))
+    # No more rows at a time than are looked at: the rest of a batch would be computed for nothing.
+    small = min(plan.batching.micro_batch, len(numbers))
+    plan = replace(plan, batching=plan.batching.model_copy(update={"micro_batch": small}))
     try:
         images, _ = replay.make_again(folder, plan, unit, model, numbers)
     except torch.OutOfMemoryError:
@@ -49,7 +53,7 @@ def compare(folder: RunFolder, unit: str, measure: Measure, scorer: Scorer) -> d
     again = stored.tensors["images"]
     if stored.info["refused"]:
         return {"candidates": 0, "refused": stored.info["refused"]}
-    first = read_state(folder.images_file(unit, 0)).tensors["images"][: len(again)]
+    first = torch.cat(list(folder.candidate_images(unit, len(again))))
     off = (again.int() - first.int()).abs()
     ours, theirs = (_bands(images, measure, scorer) for images in (first, again))
     return {

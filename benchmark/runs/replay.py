@@ -1,6 +1,7 @@
 """Make candidates of a finished run again from its stored state; `sidebench replay` does it for one."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,8 +11,8 @@ from ..candidates import Candidates
 from ..contracts import Model
 from ..data.pair import IN_TRAINING, load_pair
 from ..errors import BadInput, BadSetting, UnknownName
-from ..files import difference, read_json, read_state, write_atomic
-from ..results.run_folder import RunFolder, stored_pair
+from ..files import difference, read_json, write_atomic
+from ..results.run_folder import RunFolder, asked_candidates, stored_batching, stored_pair
 from ..sampling.call_attack import make_candidates
 from .plan import RunPlan, Unit, plan_run
 from .victim import load_victim
@@ -55,16 +56,19 @@ def planned_again(
         load_pair(pair or stored_pair(folder)),
         attacks=(attack,),
         defences=tuple(around),
-        candidates=identity["candidates"],
+        candidates=asked_candidates(manifest),
         seeds=tuple(seeds),
         measures=identity["measures"],
         settings={name: units[name, seeds[0]]["settings"], **around},
         device=device,
         dtype=identity["protocol"]["dtype"],
     )
-    if changed := difference(identity, plan.identity()):
+    changed = difference(identity, plan.identity())
+    for unit in plan.units:
+        changed = changed or difference(units[name, unit.seed].get("code"), unit.description()["code"], f"{name}.code")
+    if changed:
         raise BadInput(f"the run cannot be made here as it was: {changed}")
-    return plan
+    return replace(plan, batching=stored_batching(folder) or plan.batching)
 
 
 def make_again(
@@ -72,7 +76,7 @@ def make_again(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return these candidates as uint8 images, N x C x H x W, and which had values that are not finite, (N,) bool."""
     state = folder.attack_state(unit.name)
-    images, nan, _, _ = make_candidates(unit.attack, model, state, Candidates(unit.seed, numbers), plan.protocol)
+    images, nan, _, _ = make_candidates(unit.attack, model, state, Candidates(unit.seed, numbers), plan.sampling)
     return images, nan
 
 
@@ -99,11 +103,9 @@ def replay(
     image = make_again(folder, plan, unit, load_victim(plan), [candidate])[0][0]
     target = out or folder.path / "replay" / f"{unit.name}-candidate{candidate}.png"
     _write(image, target)
-    shard, row = divmod(candidate, plan.protocol.shard)
-    file = folder.images_file(unit.name, shard)
-    if not file.is_file():
+    if not any(candidate in shard.numbers for shard in folder.image_shards(unit.name)):
         return Replayed(unit.attack.name, seed, candidate, target, compared=False, off=0)
-    before = read_state(file).tensors["images"][row]
+    before = folder.candidate_image(unit.name, candidate)
     off = int((image.int() - before.int()).abs().max())
     return Replayed(unit.attack.name, seed, candidate, target, compared=True, off=off)
 

@@ -9,21 +9,26 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from .. import environment
 from ..candidates import Candidates
 from ..contracts import AttackState, Budget, Progress
-from ..errors import AttackFailed, BadInput, RunConflict, SidebenchError
-from ..files import difference, read_state, write_json, write_state
+from ..errors import AttackFailed, BadInput, RunConflict, SidebenchError, raised_in
+from ..files import difference, read_info, read_json, write_json, write_state
 from ..progress import silent
 from ..protocol import PROBES
+from ..registry import source_of
 from ..results.run_folder import MANIFEST_SCHEMA, RunFolder
+from ..results.schema import load_metrics
+from ..results.shards import Shard, missing
 from ..sampling.call_attack import make_candidates, prepare_attack
+from . import kept_results
 from .plan import RunPlan, Unit
 from .score import check_references, score_unit
-from .state_cache import kept_state
+from .state_cache import fits, kept_state
 from .victim import load_victim
 
 if TYPE_CHECKING:
@@ -53,6 +58,7 @@ def execute(plan: RunPlan, progress: Progress = silent) -> RunResult:
         if plan.fresh:
             folder.clear()
         _check_space(plan, folder)
+        kept_results.put_aside(folder, plan.candidates)
         open_folder(plan, folder, plan.identity())
         for attack, curve in plan.tuned.items():
             write_json(folder.tuning_file(attack), curve)
@@ -67,48 +73,64 @@ def execute(plan: RunPlan, progress: Progress = silent) -> RunResult:
 
 
 def open_folder(plan: RunPlan, folder: RunFolder, identity: Mapping[str, Any]) -> None:
-    """Write the manifest, or check that the one there is of the same run; new units are added.
+    """Write the manifest, or check that the one there is of the same run; units and candidates are added.
+
+    A unit of which nothing was made yet takes new settings, and so does one that the plan begins anew.
 
     Raises:
-        RunConflict: what the folder holds was made by other settings.
+        RunConflict: what the folder holds was made by other settings or other code.
     """
-    units = {
-        unit.name: {
-            "attack": unit.attack.name,
-            "access": unit.attack.access,
-            "seed": unit.seed,
-            "settings": unit.settings(),
-        }
-        for unit in plan.units
-    }
+    units = {unit.name: unit.description() for unit in plan.units}
+    growing = {"units": units, "batching": plan.batching.model_dump(), "candidates": plan.candidates}
     stored = folder.manifest()
     if stored is None:
         manifest = {
             "schema": MANIFEST_SCHEMA,
             "run_id": folder.path.name,
             "identity": identity,
+            **growing,
             "control": plan.pair.control,
             "sources": plan.sources,
             "components_left_out": list(plan.left_out),
             "device": plan.model.device.partition(":")[0],
-            "units": units,
             "optimised_spaces": plan.optimised_spaces(),
             "origins": {name: a.origin.strip() for name, a in plan.pair.attacks.items()},
             "environment": environment.describe(),
         }
         folder.write_manifest(manifest)
         return
-    changed = difference(stored.get("identity"), identity)
-    for name, unit in units.items():
-        if name in stored.get("units", {}):
-            changed = changed or difference(stored["units"][name], unit, name)
-    if changed:
+    if stored.get("schema") != MANIFEST_SCHEMA:
+        raise RunConflict(
+            f"{folder.path} was made by an older sidebench ({stored.get('schema')}): it can be read, not continued; "
+            f"choose another --out"
+        )
+    if changed := difference(stored.get("identity"), identity):
         raise RunConflict(
             f"{folder.path} was made by other settings: {changed}; start over with --fresh, or choose another --out"
         )
-    # Another attack or seed changes nothing of the units that are there, so a run may grow.
-    if not units.keys() <= stored["units"].keys():
-        folder.write_manifest({**stored, "units": {**stored["units"], **units}})
+    for unit in plan.units:
+        _open_unit(plan, folder, unit, stored["units"].get(unit.name))
+    # Another attack or seed, and more candidates, change nothing of what is there, so a run may grow.
+    merged = {**stored, **growing, "units": {**stored["units"], **units}}
+    if merged != stored:
+        folder.write_manifest(merged)
+
+
+def _open_unit(plan: RunPlan, folder: RunFolder, unit: Unit, stored: Mapping[str, Any] | None) -> None:
+    """Begin a unit anew where that was asked for; refuse one whose finished parts are of other settings or code."""
+    name = unit.attack.name
+    if name in plan.fresh_attacks:
+        folder.forget(unit.name)
+    changed = None if stored is None else difference(stored, unit.description(), unit.name)
+    if changed and not folder.has_made(unit.name):
+        folder.forget(unit.name)  # what a broken-off `prepare` has left is of the other settings
+    elif changed:
+        # The file itself is easier to understand than its hash.
+        why = "its code has changed" if changed.startswith(f"{unit.name}.code") else changed
+        raise RunConflict(
+            f"{folder.path}: {unit.name} was made by other settings: {why}; make it again with --fresh-attack {name} "
+            f"(the others stay), or choose another --out"
+        )
 
 
 def _check_space(plan: RunPlan, folder: RunFolder) -> None:
@@ -117,7 +139,8 @@ def _check_space(plan: RunPlan, folder: RunFolder) -> None:
 
     height, width, channels = plan.image_size
     a_candidate = height * width * channels + 40 * plan.protocol.top_k
-    needed = a_candidate * plan.candidates * len(plan.units) * (2 if plan.reference_model else 1)
+    lacking = sum(len(shard.numbers) for unit in plan.units for shard in _missing(plan, folder, unit))
+    needed = a_candidate * lacking * (2 if plan.reference_model else 1)
     free = shutil.disk_usage(folder.path).free
     if needed > free:
         raise BadInput(f"{folder.path} needs about {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; see --out")
@@ -181,27 +204,37 @@ def named_failures(unit: Unit) -> Any:
     except Exception as error:
         hint = ""
         if "out of memory" in str(error).lower():
-            hint = "; give the pair a smaller protocol.micro_batch (a new run: the number belongs to the settings)"
-        raise AttackFailed(f"{unit.name} failed: {type(error).__name__}: {error}{hint}") from error
+            hint = "; start over with a smaller --micro-batch"
+        line = raised_in(error, source_of(type(unit.attack)))
+        raise AttackFailed(f"{unit.name} failed: {type(error).__name__}: {error}{line}{hint}") from error
+
+
+def _missing(plan: RunPlan, folder: RunFolder, unit: Unit) -> list[Shard]:
+    """Return the shards of a unit that are to be made."""
+    return missing(folder.image_shards(unit.name), plan.candidates, plan.batching.shard)
 
 
 def _generated(plan: RunPlan, folder: RunFolder, unit: Unit) -> bool:
-    return all(file.exists() for file in _unit_files(plan, folder, unit.name))
+    """Return whether all images of a unit are made, from a state that fits their number, and probed."""
+    return _has_state(plan, folder, unit) and not _missing(plan, folder, unit) and _probed(plan, folder, unit)
 
 
-def _unit_files(plan: RunPlan, folder: RunFolder, unit: str) -> list[Path]:
-    """Return the files that a unit has once all its images are made."""
-    images = [folder.images_file(unit, shard) for shard in range(plan.shards())]
-    return [folder.state_file(unit), *images, folder.probe_file(unit)]
+def _has_state(plan: RunPlan, folder: RunFolder, unit: Unit) -> bool:
+    """Return whether the attack's state is there; one that was prepared for another number of candidates is none."""
+    file = folder.state_file(unit.name)
+    return file.exists() and fits(read_info(file), plan.candidates)
 
 
 def prepare(plan: RunPlan, folder: RunFolder, unit: Unit, model: "Model", progress: Progress) -> AttackState:
     """Return the attack's state: the run's own, one kept from an earlier run, or a new one with its cost."""
     file = folder.state_file(unit.name)
+    if file.exists() and not _has_state(plan, folder, unit):
+        # What was made from it is of another attack, so to say: the number of candidates is one of its settings.
+        folder.forget(unit.name)
     # The run's own state comes first: what a finished piece was made with is never replaced.
     kept = None if file.exists() else kept_state(plan, unit, model)
-    if kept and not plan.fresh:
-        kept.copy_to(folder, unit.name)
+    if kept and not plan.fresh and unit.attack.name not in plan.fresh_attacks:
+        kept.copy_to(folder, unit.name, plan.candidates)
     if file.exists():
         return folder.attack_state(unit.name)
 
@@ -211,14 +244,15 @@ def prepare(plan: RunPlan, folder: RunFolder, unit: Unit, model: "Model", progre
     began = _Clock()
     checkpoints = folder.checkpoints(unit.name)
     budget = Budget(unit.seed, plan.candidates, checkpoints, report)
-    state, spent = prepare_attack(unit.attack, model, plan.protocol, budget, folder.shared_samples())
-    cost = {**spent, **began.spent(), "denoiser_flops": model.flops_per_sample()}
-    write_state(file, AttackState(state.tensors, {"state": dict(state.info), "cost": cost}))
+    made = prepare_attack(unit.attack, model, plan.sampling, budget, folder.shared_samples())
+    cost = {**made.cost, **began.spent(), "denoiser_flops": model.flops_per_sample()}
+    info = {"state": dict(made.state.info), "cost": cost, "candidates": plan.candidates if made.counted else None}
+    write_state(file, AttackState(made.state.tensors, info))
     # Only once the state is on the disk: killed in between, the next call finds one or the other.
     checkpoints.clear()
     if kept:
         kept.keep(folder, unit.name)
-    return state
+    return made.state
 
 
 def _generate(
@@ -229,42 +263,57 @@ def _generate(
     state: AttackState,
     progress: Progress,
 ) -> None:
-    for shard in range(plan.shards()):
+    wanted = _missing(plan, folder, unit)
+    done = plan.candidates - sum(len(shard.numbers) for shard in wanted)
+    for shard in wanted:
         make_shard(plan, folder, unit, model, state, shard)
-        progress(f"{unit.name}: candidates", plan.numbers(shard).stop, plan.candidates)
+        done += len(shard.numbers)
+        progress(f"{unit.name}: candidates", done, plan.candidates)
 
 
-def make_shard(plan: RunPlan, folder: RunFolder, unit: Unit, model: "Model", state: AttackState, shard: int) -> None:
+def make_shard(plan: RunPlan, folder: RunFolder, unit: Unit, model: "Model", state: AttackState, shard: Shard) -> None:
     """Generate one shard of a unit's candidates, unless it is there."""
     file = folder.images_file(unit.name, shard)
     if file.exists():
         return
     began = _Clock()
-    candidates = Candidates(unit.seed, plan.numbers(shard))
-    images, nan, columns, cost = make_candidates(unit.attack, model, state, candidates, plan.protocol)
+    candidates = Candidates(unit.seed, shard.numbers)
+    images, nan, columns, cost = make_candidates(unit.attack, model, state, candidates, plan.sampling)
     tensors = {"images": images, "nan": nan, **{f"column_{k}": v for k, v in columns.items()}}
     write_state(file, AttackState(tensors, {"cost": {**cost, **began.spent()}}))
 
 
-def _probe(plan: RunPlan, folder: RunFolder, unit: Unit, model: "Model", state: AttackState) -> None:
-    """Make a few candidates again with another batch size and store how far they are off."""
+def _probes(plan: RunPlan) -> int:
+    return min(PROBES, max(1, plan.candidates // 64))
+
+
+def _probed(plan: RunPlan, folder: RunFolder, unit: Unit) -> bool:
     file = folder.probe_file(unit.name)
-    if file.exists():
+    return file.exists() and int(read_json(file)["candidates"]) >= _probes(plan)
+
+
+def _probe(plan: RunPlan, folder: RunFolder, unit: Unit, model: "Model", state: AttackState) -> None:
+    """Make a few candidates again with another micro-batch and store how far they are off, and what that cost."""
+    if _probed(plan, folder, unit):
         return
-    count = min(PROBES, plan.candidates, plan.protocol.shard)
-    # Another micro-batch is what moves rounding: an attack whose candidates depend on their neighbours shows here.
-    other = plan.protocol.model_copy(update={"micro_batch": max(1, plan.protocol.micro_batch // 2 + 1)})
-    again = make_candidates(unit.attack, model, state, Candidates(unit.seed, range(count)), other)[0]
-    first = read_state(folder.images_file(unit.name, 0)).tensors["images"][:count]
+    count, usual = _probes(plan), plan.batching.micro_batch
+    # Another micro-batch is what moves rounding, and other neighbours show an attack whose candidates depend on them.
+    # No more rows are computed than are looked at, and no more at a time than the device is known to take.
+    other = min(count, usual if count != usual else usual // 2 or 1)
+    sampling = plan.sampling.model_copy(update={"micro_batch": other})
+    began = _Clock()
+    again, _, _, cost = make_candidates(unit.attack, model, state, Candidates(unit.seed, range(count)), sampling)
+    first = torch.cat(list(folder.candidate_images(unit.name, count)))
     off = (again.int() - first.int()).abs()
     write_json(
-        file,
+        folder.probe_file(unit.name),
         {
             "candidates": count,
-            "micro_batch": other.micro_batch,
+            "micro_batch": other,
             "largest": int(off.max()),
             # One level of 255 is rounding; what counts is how many values are off by more.
             "share_off": float((off > 1).float().mean()),
+            "cost": {**cost, **began.spent()},
         },
     )
 
@@ -298,13 +347,23 @@ def _score_all(
     units = _finished_units(plan, folder, failures)
     if not units:
         return None
+    if kept_results.hold(plan, folder, units):
+        return load_metrics(folder)
     references = load_references(plan.pair, progress)
     check_references(plan, references)
     write_results.write_references(folder, references)
     scorer = Scorer(references, list(plan.measures), plan.protocol.top_k, environment.pick_device(plan.model.device))
     for unit in units:
         score_unit(plan, folder, unit, scorer, progress)
-    return write_results.write_results(plan, folder, units, references, scorer)
+    metrics = write_results.write_results(plan, folder, units, references, scorer)
+    kept_results.seal(plan, folder, units)
+    return metrics
+
+
+def _whole(plan: RunPlan, folder: RunFolder, unit: str) -> bool:
+    """Return whether a unit, of this plan or of an earlier one, has all its images."""
+    lacking = missing(folder.image_shards(unit), plan.candidates, plan.candidates)
+    return not lacking and folder.state_file(unit).exists() and folder.probe_file(unit).exists()
 
 
 def _finished_units(
@@ -314,8 +373,7 @@ def _finished_units(
 
     Where there is a reference model, its images must be there as well.
     """
-    reference = plan.reference()
-    places = [folder] if reference is None else [folder, reference.folder()]
+    places = plan.places(folder)
     manifest = folder.manifest()
     assert manifest is not None
     # The pair's order, whatever order units were added in: metrics.json has the same bytes either way.
@@ -326,7 +384,6 @@ def _finished_units(
     )
     found = []
     for name, unit in ordered:
-        files = [file for place in places for file in _unit_files(plan, place, name)]
-        if name not in failures and all(file.exists() for file in files):
+        if name not in failures and all(_whole(plan, place, name) for place in places):
             found.append((name, unit["attack"], unit["seed"]))
     return found

@@ -1,8 +1,9 @@
 """States of attacks, kept between runs by content: taken again when nothing that matters has changed, else made anew.
 
 What matters is spelt out in `kept_state`: the attack's settings that `prepare` reads, its code and the harness's, the
-model's weights, how it is sampled, the defences around it, the seed, the number of candidates, and the versions,
-device and threads that numbers depend on. An entry holds the state with its cost and the plain samples that it was
+model's weights, how it is sampled, the defences around it, the seed, the micro-batch, and the versions,
+device and threads that numbers depend on. One that depends on the number of candidates is taken for that number alone.
+An entry holds the state with its cost and the plain samples that it was
 made from, which a run scores as well. `SIDEBENCH_STATES=off` keeps and takes nothing.
 """
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from ..contracts import Model
     from .plan import RunPlan, Unit
 
-FORMAT = 1
+FORMAT = 2
 LIMIT = 4 * 2**30
 """Bytes that are kept; the entries that were taken longest ago go first."""
 
@@ -39,16 +40,22 @@ class KeptState:
         digest = hashlib.sha256(canonical_json(content).encode()).hexdigest()
         self.folder = _root() / digest[:32]
 
-    def copy_to(self, run: RunFolder, unit: str) -> bool:
-        """Put the kept state and its samples into the run's folder; False if there is none or it is damaged."""
+    def copy_to(self, run: RunFolder, unit: str, candidates: int) -> bool:
+        """Put the kept state and its samples into the run's folder.
+
+        Returns False where there is none, it is damaged, or it is of another number of candidates and depends on it.
+        """
         try:
             if read_json(self.folder / "content.json") != self.content:
                 return False
-            cost = read_info(self.folder / "state.safetensors")["cost"]
+            info = read_info(self.folder / "state.safetensors")
+            cost = info["cost"]
             for key in cost["samples"]:
                 read_info(self.folder / f"{key}.safetensors")
         except (CorruptRun, KeyError):
             shutil.rmtree(self.folder, ignore_errors=True)
+            return False
+        if not fits(info, candidates):
             return False
         for key in cost["samples"]:
             _copy(self.folder / f"{key}.safetensors", run.shared_samples().file(key))
@@ -97,9 +104,9 @@ def kept_state(plan: "RunPlan", unit: "Unit", model: "Model") -> KeptState | Non
             "settings": settings,
             "code": code,
             "seed": unit.seed,
-            "candidates": plan.candidates,
             "model": {**plan.model.content(), "variant": plan.model.variant, "dtype": plan.model.dtype},
             "protocol": plan.protocol.model_dump(mode="json"),
+            "micro_batch": plan.batching.micro_batch,
             "defences": {name: dict(values) for name, values in model.defences.items()},
             # A defence may read the training images, and captions and labels are the pair's.
             **pair,
@@ -111,13 +118,30 @@ def kept_state(plan: "RunPlan", unit: "Unit", model: "Model") -> KeptState | Non
     )
 
 
+def fits(info: Mapping[str, Any], candidates: int) -> bool:
+    """Return whether a stored state is one for so many candidates: most attacks prepare the same for any number."""
+    return info.get("candidates") in (None, candidates)
+
+
+def harness_code() -> str:
+    """Return a hash of the names and contents of the harness's own Python files."""
+    digest = hashlib.sha256()
+    for source in _harness():
+        digest.update(source.name.encode() + b"\0" + source.read_bytes())
+    return digest.hexdigest()
+
+
+def _harness() -> list[Path]:
+    return sorted(Path(__file__).parent.parent.rglob("*.py"))
+
+
 def _root() -> Path:
     return cache() / "states"
 
 
 def _code(plugins: Sequence[type[Attack | Defence]]) -> str | None:
     """Return a hash of the harness's code and of every Python file beside the attack's and the defences' own."""
-    sources = sorted(Path(__file__).parent.parent.rglob("*.py"))
+    sources = _harness()
     for plugin in plugins:
         file = getattr(sys.modules.get(plugin.__module__), "__file__", None)
         if file is None:

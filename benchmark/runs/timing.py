@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ..data.pair import Pair
 from ..environment import peak_memory
 from ..models.find_model import find_model
-from ..protocol import make_protocol
+from .batching import sampling_of
 
 if TYPE_CHECKING:
     import torch
@@ -39,15 +39,15 @@ def rehearse(pair: Pair, candidates: int, device: str, out: Path, allow_pickle: 
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats(device)
     model = load_model(spec.model_copy(update={"device": device}))
-    protocol = make_protocol(model.image_shape[1] * model.image_shape[2], pair.protocol.values())
-    x_t = torch.zeros(protocol.micro_batch, *model.sample_shape, device=model.device)
-    t = torch.zeros(protocol.micro_batch, dtype=torch.long, device=model.device)
+    sampling = sampling_of(pair, model, candidates)
+    x_t = torch.zeros(sampling.micro_batch, *model.sample_shape, device=model.device)
+    t = torch.zeros(sampling.micro_batch, dtype=torch.long, device=model.device)
     condition = _condition(model, t)
     with torch.no_grad():
         a_call = _timed(lambda: model.predict(x_t, t, condition))
         decoding = _timed(lambda: model.decode(x_t))
-    calls = protocol.sampler.steps * (2 if model.conditioning == "text" else 1)
-    batches = -(-candidates // protocol.micro_batch)
+    calls = sampling.sampler.steps * (2 if model.conditioning == "text" else 1)
+    batches = -(-candidates // sampling.micro_batch)
     return Rehearsal((a_call * calls + decoding) * batches, _peak(device))
 
 

@@ -16,13 +16,11 @@ from typing import TYPE_CHECKING, Any
 from .. import environment
 from ..candidates import Candidates, stream_seed
 from ..contracts import Attack, Budget, Defence, ModelSpec, Progress
-from ..data import model_files
 from ..data.pair import ModelSource, Pair
-from ..data.pipeline_folder import image_size
 from ..data.references import shared_groups
 from ..errors import BadInput, BadSetting, RunConflict
 from ..files import canonical_json, difference, read_json, write_json
-from ..protocol import default_measures, make_protocol
+from ..protocol import TOP_K, batching, default_measures
 from ..registry import find, make_attack, make_measure
 from ..results.checkpoints import FolderCheckpoints, MemoryCheckpoints
 from ..results.rates import measure_result
@@ -30,6 +28,7 @@ from ..results.schema import BandResult
 from ..results.tuning_curve import SCHEMA, Curve, TriedPoint, Used, as_stored
 from ..results.unit_scores import UnitScores
 from ..sampling.defended import defend, in_order
+from .batching import sampling_of
 from .plan import RunPlan
 from .plugins import check_names, make_defences
 
@@ -150,17 +149,17 @@ class _Bench:
         self.references = load_references(pair, tuning=block)
         self.samples = FolderCheckpoints(out / "samples")
         spec = self._spec(pair, out, device)
-        height, width, _ = image_size(model_files.locate(spec.location))
-        self.protocol = make_protocol(height * width, pair.protocol.values())
+        bare: Model = load_model(spec)
+        height, width = bare.image_shape[1:]
         training, held_out = self.references.training, self.references.held_out
         default = default_measures(height * width, held_out=len(held_out) > 0)
         self.measure = make_measure((pair.measures or default)[0])
         if not self.measure.bands:
             raise BadInput(f"{pair.name}: the first measure has no fixed bands to tune by")
         self.measure.check(len(training), len(held_out), pair.allow_dense_neighbours)
-        sampler = self.protocol.sampler.name
-        self.model: Model = defend(load_model(spec), defences, sampler, training.floats)
-        self.scorer: Scorer = Scorer(self.references, [self.measure], self.protocol.top_k, self.model.device)
+        self.sampling = sampling_of(pair, bare, candidates)
+        self.model: Model = defend(bare, defences, self.sampling.sampler.name, training.floats)
+        self.scorer: Scorer = Scorer(self.references, [self.measure], TOP_K, self.model.device)
         rows = sorted(int(row) for part in (training, held_out) for row in part.rows)
         self.used = Used(model=spec.sha256, seed=self.seed, data=self.references.fingerprint, rows=rows)
         self._prepared: tuple[dict[str, Any], AttackState] | None = None
@@ -190,8 +189,8 @@ class _Bench:
         state = self._state(attack)
         label = ", ".join(f"{key} = {value}" for key, value in values.items())
         shards = []
-        for batch in Candidates(self.seed, range(self.candidates)).batches(self.protocol.shard):
-            images, nan, _, _ = make_candidates(attack, self.model, state, batch, self.protocol)
+        for batch in Candidates(self.seed, range(self.candidates)).batches(batching(self.sampling.micro_batch).shard):
+            images, nan, _, _ = make_candidates(attack, self.model, state, batch, self.sampling)
             shards.append(self.scorer.score(images, np.asarray(batch.numbers), nan.numpy(), self.measure.space))
             self.progress(f"candidates at {label}", max(batch.numbers) + 1, self.candidates)
         groups = self.references.groups()
@@ -205,7 +204,7 @@ class _Bench:
         matters = attack.settings.model_dump(exclude=attack.generation_settings)
         if self._prepared is None or self._prepared[0] != matters:
             budget = Budget(self.seed, self.candidates, MemoryCheckpoints(), self.progress)
-            self._prepared = matters, prepare_attack(attack, self.model, self.protocol, budget, self.samples)[0]
+            self._prepared = matters, prepare_attack(attack, self.model, self.sampling, budget, self.samples).state
         return self._prepared[1]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from .. import environment
 from ..contracts import Measure
 from ..data.references import shared_groups
-from ..files import cannot_write, read_json, read_state, write_atomic, write_json, write_table, write_text
+from ..files import cannot_write, read_json, write_atomic, write_json, write_table, write_text
 from ..measures import image_quality, set_level_copying
 from ..measures.control_check import two_sample
 from ..measures.detector_audit import audit
@@ -75,7 +75,7 @@ def write_results(
     write_json(folder.path / "audit.json", audit(references, list(plan.measures), scorer, AUDIT_SEED))
     write_json(
         folder.path / "quality.json",
-        image_quality.assess({name: folder.candidate_images(name, plan.shards()) for name in names}, references),
+        image_quality.assess({name: folder.candidate_images(name, plan.candidates) for name in names}, references),
     )
     write_json(folder.path / "copying.json", _copying(plan, folder, names, references))
     _write_evidence(folder, strongest, references, plan)
@@ -99,8 +99,10 @@ def _compute(
     for name, attack, seed in units:
         found: dict[str, Result] = {}
         for space, measures in spaces.items():
-            scores = UnitScores(read_all_scores(folder, name, space, plan.shards()), measures, left_out)
-            theirs = UnitScores(read_all_scores(reference, name, space, plan.shards()), measures) if reference else None
+            scores = UnitScores(read_all_scores(folder, name, space, plan.candidates), measures, left_out)
+            theirs = (
+                UnitScores(read_all_scores(reference, name, space, plan.candidates), measures) if reference else None
+            )
             found |= {m.id: measure_result(attack, seed, m, scores, groups, theirs) for m in measures}
             if space == headline.space:
                 strongest[name] = _strongest(scores, headline)
@@ -108,7 +110,7 @@ def _compute(
                 finds[name] = unit_finds(folder, name, headline, scores, hits, groups)
                 compared += [hits] if hits is not None else []
         results += [found[measure.id] for measure in plan.measures]
-    spent, efforts, varying = costs(folder, units, plan.shards(), finds)
+    spent, efforts, varying = costs(folder, units, plan.candidates, finds)
     checked = _control_check(references)
     metrics = Metrics(
         schema=SCHEMA,
@@ -156,7 +158,7 @@ def _copying(plan: "RunPlan", folder: RunFolder, units: list[str], references: "
     training, held_out, pool = (
         torch.from_numpy(part.images) for part in (references.training, references.held_out, references.pool)
     )
-    candidates = {unit: folder.candidate_images(unit, plan.shards()) for unit in units}
+    candidates = {unit: folder.candidate_images(unit, plan.candidates) for unit in units}
     return set_level_copying.assess(candidates, training, held_out, pool, references.training.groups)
 
 
@@ -253,9 +255,8 @@ def _write_evidence(
         for old in target.glob("*.png"):
             old.unlink()
         for rank, pair in enumerate(pairs, start=1):
-            shard, row = divmod(pair["candidate"], plan.protocol.shard)
-            images = read_state(folder.images_file(name, shard)).tensors["images"]
-            both = [images[row].numpy(), references.training.images[pair["reference"]]]
+            image = folder.candidate_image(name, pair["candidate"])
+            both = [image.numpy(), references.training.images[pair["reference"]]]
             picture = Image.fromarray(_side_by_side(both))
             file = target / f"{rank:02d}-candidate{pair['candidate']}-training{pair['reference']}.png"
             write_atomic(file, lambda path, picture=picture: picture.save(path, format="PNG"))  # type: ignore[misc]

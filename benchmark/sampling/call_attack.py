@@ -1,13 +1,13 @@
 """Call an attack, count what it costs, and check what it returned."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from ..candidates import Candidates
 from ..contracts import Attack, AttackState, Budget, Checkpoints, Generated
 from ..errors import AttackFailed
-from ..protocol import Protocol
+from ..protocol import Sampling
 from .sampler import quantise
 from .views import AuditedModel, view_for
 
@@ -18,26 +18,48 @@ _SLACK = 1e-3
 """How far outside [0, 1] an attack's images may lie from rounding."""
 
 
+class Prepared(NamedTuple):
+    """What `prepare` made, and what it took."""
+
+    state: AttackState
+    cost: dict[str, Any]
+    counted: bool
+    """Whether it read the number of candidates, so that the state is of that number alone."""
+
+
+class _WatchedBudget(Budget):
+    """A budget that notes whether the number of candidates was read."""
+
+    was_read = False
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "candidates":
+            object.__setattr__(self, "was_read", True)
+        return super().__getattribute__(name)
+
+
 def prepare_attack(
-    attack: Attack, model: "Model", protocol: Protocol, budget: Budget, kept: Checkpoints | None = None
-) -> tuple[AttackState, dict[str, Any]]:
-    """Call an attack's `prepare` and return its state, its logical cost by phase and the samples it asked for.
+    attack: Attack, model: "Model", sampling: Sampling, budget: Budget, kept: Checkpoints | None = None
+) -> Prepared:
+    """Call an attack's `prepare` and return its state, with its logical cost by phase and the samples it asked for.
 
     `kept` is where plain samples are shared between attacks and with a resumed run.
 
     Raises:
         AttackFailed: the attack returned something that its contract does not allow.
     """
-    audited = AuditedModel(model, protocol.sampler, protocol.micro_batch, kept=kept, progress=budget.progress)
+    audited = AuditedModel(model, sampling.sampler, sampling.micro_batch, kept=kept, progress=budget.progress)
+    watched = _WatchedBudget(budget.seed, budget.candidates, budget.checkpoints, budget.progress)
     with audited.ledger.during("prepare"):
-        state = attack.prepare(view_for(attack.access, audited, model.prompts, model.labelled), budget)
+        state = attack.prepare(view_for(attack.access, audited, model.prompts, model.labelled), watched)
     if not isinstance(state, AttackState):
         raise AttackFailed(f"{attack.name}: prepare returned a {type(state).__name__}, not an AttackState")
-    return state, {**audited.ledger.as_dict(), "samples": audited.kept_keys}
+    cost = {**audited.ledger.as_dict(), "samples": audited.kept_keys}
+    return Prepared(state, cost, counted=watched.was_read)
 
 
 def make_candidates(
-    attack: Attack, model: "Model", state: AttackState, candidates: Candidates, protocol: Protocol
+    attack: Attack, model: "Model", state: AttackState, candidates: Candidates, sampling: Sampling
 ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor], dict[str, Any]]:
     """Generate candidates and check what the attack returned.
 
@@ -46,7 +68,7 @@ def make_candidates(
     Raises:
         AttackFailed: the attack returned something that its contract does not allow.
     """
-    audited = AuditedModel(model, protocol.sampler, protocol.micro_batch)
+    audited = AuditedModel(model, sampling.sampler, sampling.micro_batch)
     with audited.ledger.during("generate"):
         made = attack.generate(view_for(attack.access, audited, model.prompts, model.labelled), state, candidates)
     _check_generated(attack.name, made, len(candidates), model.image_shape)

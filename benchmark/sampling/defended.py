@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..candidates import Candidates
 from ..contracts import Defence, Model, Step, VictimFacts
 from ..errors import BadInput, DefenceFailed, blaming
+from ..registry import source_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -137,7 +138,7 @@ def check_fit(defences: Sequence[Defence], victim: VictimFacts) -> None:
         if victim.conditioning not in defence.conditionings:
             kinds = ", ".join(sorted(defence.conditionings))
             raise BadInput(f"{defence.name} works on models with conditioning {kinds}, not {victim.conditioning}")
-        with blaming(f"defence {defence.name}", DefenceFailed):
+        with blaming(f"defence {defence.name}", DefenceFailed, source_of(type(defence))):
             defence.check(victim)
 
 
@@ -152,7 +153,7 @@ def defend(model: Model, defences: Sequence[Defence], sampler: str, training: Ca
     counted = None if images is None else len(images)
     check_fit(defences, VictimFacts(model.spec.family, model.conditioning, model.image_shape, sampler, counted))
     for defence in defences:
-        with blaming(f"defence {defence.name}", DefenceFailed):
+        with blaming(f"defence {defence.name}", DefenceFailed, source_of(type(defence))):
             wrapped = defence.wrap(model, images if defence.uses_training else None)
         if not isinstance(wrapped, Model):
             raise DefenceFailed(f"defence {defence.name}: wrap returned a {type(wrapped).__name__}, not a Model")
@@ -165,7 +166,7 @@ class _Guarded(DefendedModel):
 
     def __init__(self, inside: Model, defence: Defence) -> None:
         super().__init__(inside)
-        self.name = defence.name
+        self.name, self._source = defence.name, source_of(type(defence))
         self.defences = {**inside.defences, defence.name: defence.settings.model_dump(mode="json")}
 
     def predict(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
@@ -234,7 +235,7 @@ class _Guarded(DefendedModel):
         return output
 
     def _blaming(self) -> AbstractContextManager[None]:
-        return blaming(f"defence {self.name}", DefenceFailed)
+        return blaming(f"defence {self.name}", DefenceFailed, self._source)
 
     def _shaped(self, output: Any, x_t: Tensor, hook: str) -> Tensor:
         shape = tuple(getattr(output, "shape", ()))

@@ -73,7 +73,7 @@ def sample_latents(
         if ledger is not None:
             # Rows that only fill the batch up are nobody's cost: NFE must not depend on the micro-batch.
             ledger.nfe[ledger.phase] += calls * len(batch)
-            ledger.skipped_steps += skipped
+            ledger.skipped_steps += skipped * len(batch)
             if model.defences:
                 a_sample = model.flops_per_start() + settings.steps * model.flops_per_step()
                 ledger.flops["defence"] += len(batch) * a_sample

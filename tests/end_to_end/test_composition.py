@@ -29,7 +29,7 @@ def test_two_defences_and_every_attack(pair: tuple[str, str], make_plan: Make, t
     assert not result.failures and result.metrics is not None
     assert list(result.metrics.defences) == sorted(pair)
     assert {found.attack for found in result.metrics.results} == set(ATTACKS)
-    images = {name: runner.read_state(result.folder.images_file(f"{name}.s0", 0)).tensors["images"] for name in ATTACKS}
+    images = {name: torch.cat(list(result.folder.candidate_images(f"{name}.s0", 8))) for name in ATTACKS}
     assert not any(read.float().std(0).max() == 0 for read in images.values()), "candidates are different images"
 
 

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from local_plugin import as_file
 
-from sidebench.benchmark.files import read_state
 from sidebench.benchmark.runs import runner
 from sidebench.methods.defences.amg import AntiMemorizationGuidance
 
@@ -18,9 +17,7 @@ def test_attacks_prepare_and_generate_on_the_defended_model(finished: Any, tmp_p
     result = runner.execute(made)
     assert not result.failures and list(result.metrics.defences) == ["amg"]
     for unit in ("carlini-uncond.s0", "side.s0"):
-        defended, plain = (
-            read_state(run.images_file(unit, 0)).tensors["images"] for run in (result.folder, finished.folder)
-        )
+        defended, plain = (torch.cat(list(run.candidate_images(unit, 16))) for run in (result.folder, finished.folder))
         assert not torch.equal(defended, plain)
     keys = [{file.name for file in run.shared_samples().folder.iterdir()} for run in (result.folder, finished.folder)]
     assert keys[0] and not keys[0] & keys[1], "synthetic images of the plain model must not pass for defended ones"

@@ -27,6 +27,7 @@ from sidebench.benchmark.results.rates import attack_hits, measure_result
 from sidebench.benchmark.results.run_folder import RunFolder
 from sidebench.benchmark.results.schema import SideResult
 from sidebench.benchmark.results.score_files import read_scores, write_scores
+from sidebench.benchmark.results.shards import shard_of
 from sidebench.benchmark.results.unit_scores import UnitScores, stored_groups
 from sidebench.benchmark.runs import precision_check
 from sidebench.benchmark.stats.intervals import Interval
@@ -35,6 +36,7 @@ from sidebench.benchmark.stats.thresholds import Matches, Threshold, evaluate
 EDGES = [step / 10 for step in range(1, 10)]
 UNIT, SPACE = "made.s0", "planted"
 NUMBERS = np.arange(3)
+SHARD = shard_of(range(3))
 
 
 class Planted(Measure):
@@ -100,8 +102,8 @@ def made_run(path: Path, measure: Measure, scores: ShardScores, references: Refe
     )
     table = {"side": ["training"] * 3 + ["held_out"] * 3, "group": np.r_[NUMBERS, NUMBERS + 10]}
     write_table(folder.path / "references.parquet", pa.table(table))
-    write_state(folder.images_file(UNIT, 0), AttackState({"images": torch.from_numpy(references.training.images)}))
-    write_scores(folder, UNIT, SPACE, 0, scores, [measure], {})
+    write_state(folder.images_file(UNIT, SHARD), AttackState({"images": torch.from_numpy(references.training.images)}))
+    write_scores(folder, UNIT, SPACE, SHARD, scores, [measure], {})
     found = [{"candidate": i, "reference": i, "score": float(scores.pairs["training"].distances[i])} for i in range(3)]
     write_json(folder.path / "evidence" / UNIT / "pairs.json", {"pairs": found})
     return folder
@@ -123,7 +125,7 @@ def test_all_agree_at_the_edge(edge: float, distance: bool, tmp_path: Path, monk
     wanted = [True, True, False] if distance else [False, True, True]
 
     # A run, and `sidebench score`.
-    stored, groups = UnitScores([read_scores(folder, UNIT, SPACE, 0)], [measure]), stored_groups(folder)
+    stored, groups = UnitScores([read_scores(folder, UNIT, SPACE, SHARD)], [measure]), stored_groups(folder)
     hits = attack_hits(measure, measure.bands[0], stored, groups)
     assert hits.training_hits.tolist() == hits.control_hits.tolist() == wanted
     again = rescore.rescore(folder, measure.bands)[0]
@@ -136,7 +138,7 @@ def test_all_agree_at_the_edge(edge: float, distance: bool, tmp_path: Path, monk
     assert curves.ams["training"][curves.thresholds.index(edge), 0] == pytest.approx(2 / 3)
     shown = strongest_pairs(folder, UNIT, measure, stored, groups["training"], b"key", with_images=False)
     assert [pair.band == "near" for pair in shown] == wanted
-    bins = pa.parquet.read_table(folder.scores_file(UNIT, SPACE, 0, "bins")).to_pandas()
+    bins = pa.parquet.read_table(folder.scores_file(UNIT, SPACE, SHARD, "bins")).to_pandas()
     bins = bins[~bins["held_out"]].sort_values("reference")["bin"].to_numpy()
     place = round(edge / measure.bin_width)
     assert (bins <= place if distance else bins >= place).tolist() == wanted

@@ -14,6 +14,7 @@ from sidebench.benchmark.measures.rms import Rms
 from sidebench.benchmark.measures.zncc import Zncc
 from sidebench.benchmark.registry import KINDS
 from sidebench.benchmark.reports.catalogue import describe, listing
+from sidebench.benchmark.results.shards import shard_of
 from sidebench.benchmark.runs import runner
 from sidebench.benchmark.runs.check_attack import NotConformant
 from sidebench.benchmark.runs.check_measure import check_measure
@@ -202,7 +203,7 @@ def test_images_of_a_run_outlive_a_measure_that_breaks(
         broken.setattr(Rms, "descriptors", lambda self, images: images)
         with pytest.raises(MeasureFailed, match="measure rms: descriptors returned"):
             runner.execute(plan)
-    images = plan.folder().images_file("carlini-uncond.s0", 0)
+    images = plan.folder().images_file("carlini-uncond.s0", shard_of(range(16)))
     made = images.stat().st_mtime_ns
     assert runner.execute(plan).metrics is not None and images.stat().st_mtime_ns == made
 

@@ -11,6 +11,7 @@ from sidebench.benchmark.data import image_cache
 from sidebench.benchmark.data.pair import Pair
 from sidebench.benchmark.errors import BadInput
 from sidebench.benchmark.files import read_state
+from sidebench.benchmark.results.shards import shard_of
 from sidebench.benchmark.runs import runner
 from sidebench.benchmark.runs.check_attack import check_attack
 from sidebench.benchmark.runs.plan import plan_run
@@ -57,7 +58,7 @@ def test_a_run_with_captions_of_the_users_own(folder: Path, tmp_path: Path, monk
     assert result.metrics is not None and not result.failures
     manifest = json.loads((result.folder.path / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["components_left_out"] == ["safety_checker"]
-    stored = read_state(result.folder.images_file("prompt-replay.s0", 0)).tensors
+    stored = read_state(result.folder.images_file("prompt-replay.s0", shard_of(range(4)))).tensors
     assert len(set(stored["column_prompt"].tolist())) == 2
     for file in result.folder.path.rglob("*.json"):
         assert "picture number" not in file.read_text(encoding="utf-8"), file

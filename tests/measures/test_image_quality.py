@@ -60,7 +60,7 @@ def test_data_without_labels_have_no_accuracy(references: References) -> None:
 
 def test_a_run_stores_quality_of_every_unit(finished: Any, references: References) -> None:
     units = ["carlini-uncond.s0", "side.s0"]
-    found = assess({unit: finished.folder.candidate_images(unit, 3) for unit in units}, references)
+    found = assess({unit: finished.folder.candidate_images(unit, 40) for unit in units}, references)
     assert set(found) == {"training images", *units}
     for figures in found.values():
         assert figures["frechet_distance"] > 0 and 0 <= figures["label_accuracy"] <= 1

@@ -1,6 +1,7 @@
 """Scoring small image sets against brute force, and reading the stored scores back."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from sidebench.benchmark.measures.scorer import Scorer
 from sidebench.benchmark.measures.shard_scores import SIDES, ShardScores
 from sidebench.benchmark.results.run_folder import RunFolder
 from sidebench.benchmark.results.score_files import read_all_scores, read_scores, write_scores
+from sidebench.benchmark.results.shards import shard_of
 from sidebench.benchmark.results.unit_scores import UnitScores
 
 SHAPE = (1, 4, 4)
@@ -65,7 +67,8 @@ def make_candidates(seed: int) -> torch.Tensor:
 
 
 IMAGES = make_candidates(2)
-NUMBERS = np.arange(100, 124)
+NUMBERS = np.arange(24)
+SHARD, NEXT = shard_of(range(24)), shard_of(range(24, 48))
 NANS = np.arange(24) == NAN
 
 
@@ -202,7 +205,7 @@ def test_representatives_are_the_first_of_each_group() -> None:
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     folder = RunFolder(tmp_path_factory.mktemp("run"))
-    write_scores(folder, UNIT, SPACE, 0, score(20), MEASURES, {"cluster": np.arange(24)})
+    write_scores(folder, UNIT, SPACE, SHARD, score(20), MEASURES, {"cluster": np.arange(24)})
     return folder
 
 
@@ -223,7 +226,7 @@ def assert_same(found: ShardScores, wanted: ShardScores) -> None:
 
 
 def test_scores_come_back_as_written(stored: RunFolder) -> None:
-    assert_same(read_scores(stored, UNIT, SPACE, 0), score(20))
+    assert_same(read_scores(stored, UNIT, SPACE, SHARD), score(20))
 
 
 @pytest.mark.parametrize("at_once", [1, 2])
@@ -231,9 +234,9 @@ def test_shards_come_back_in_order(copied: RunFolder, at_once: int, monkeypatch:
     other = Scorer(REFERENCES, MEASURES, 20, torch.device("cpu")).score(
         IMAGES.flip(0), NUMBERS + 24, NANS[::-1].copy(), SPACE
     )
-    write_scores(copied, UNIT, SPACE, 1, other, MEASURES, {})
+    write_scores(copied, UNIT, SPACE, NEXT, other, MEASURES, {})
     monkeypatch.setattr("sidebench.benchmark.results.score_files.SHARDS_AT_ONCE", at_once)
-    shards = list(read_all_scores(copied, UNIT, SPACE, 2))
+    shards = list(read_all_scores(copied, UNIT, SPACE, 48))
     assert len(shards) == 2 // at_once
     for measure in MEASURES:
         for side in SIDES:
@@ -247,31 +250,56 @@ def test_shards_come_back_in_order(copied: RunFolder, at_once: int, monkeypatch:
             assert np.array_equal(getattr(found, name)[key], getattr(alone, name)[key]), (name, key)
 
 
+@pytest.mark.parametrize("count", [1, 23, 24, 25, 47])
+def test_fewer_candidates_are_the_first_ones(copied: RunFolder, count: int) -> None:
+    more = Scorer(REFERENCES, MEASURES, 20, torch.device("cpu")).score(IMAGES.flip(0), NUMBERS + 24, NANS, SPACE)
+    write_scores(copied, UNIT, SPACE, NEXT, more, MEASURES, {})
+    whole, first = (UnitScores(read_all_scores(copied, UNIT, SPACE, n), MEASURES) for n in (48, count))
+    assert np.array_equal(first.numbers, np.arange(count))
+    for key, rows in whole.pair_rows.items():
+        assert np.array_equal(first.best_scores[key], whole.best_scores[key][:count], equal_nan=True)
+        assert np.array_equal(first.pair_rows[key], rows[rows < count])
+        assert np.array_equal(first.pair_scores[key], whole.pair_scores[key][rows < count])
+
+
+def test_candidates_without_scores_are_named(copied: RunFolder) -> None:
+    with pytest.raises(CorruptRun, match=r"has no scores of .* for candidates 24 to 47"):
+        list(read_all_scores(copied, UNIT, SPACE, 48))
+
+
+def test_a_file_under_another_name_is_refused(copied: RunFolder) -> None:
+    for part in PARTS:
+        copied.scores_file(UNIT, SPACE, SHARD, part).rename(copied.scores_file(UNIT, SPACE, NEXT, part))
+    with pytest.raises(CorruptRun, match="other candidates than its name says"):
+        read_scores(copied, UNIT, SPACE, NEXT)
+
+
 def test_shards_of_different_k_do_not_join(copied: RunFolder) -> None:
-    write_scores(copied, UNIT, SPACE, 1, score(15), MEASURES, {})
+    write_scores(copied, UNIT, SPACE, NEXT, replace(score(15), candidates=NUMBERS + 24), MEASURES, {})
     with pytest.raises(CorruptRun, match="different numbers of neighbours"):
-        list(read_all_scores(copied, UNIT, SPACE, 2))
+        list(read_all_scores(copied, UNIT, SPACE, 48))
 
 
 def test_scores_without_pairs_come_back(tmp_path: Path) -> None:
     scorer = Scorer(REFERENCES, MEASURES, 20, torch.device("cpu"))
     none = scorer.score(IMAGES[[NAN, CONSTANT]], np.arange(2), np.array([True, False]), SPACE)
-    write_scores(RunFolder(tmp_path), UNIT, SPACE, 0, none, MEASURES, {})
-    assert_same(read_scores(RunFolder(tmp_path), UNIT, SPACE, 0), none)
+    two = shard_of(range(2))
+    write_scores(RunFolder(tmp_path), UNIT, SPACE, two, none, MEASURES, {})
+    assert_same(read_scores(RunFolder(tmp_path), UNIT, SPACE, two), none)
 
 
 def test_the_attacks_columns_are_kept(stored: RunFolder) -> None:
-    table = pq.read_table(stored.scores_file(UNIT, SPACE, 0))
+    table = pq.read_table(stored.scores_file(UNIT, SPACE, SHARD))
     assert table["attack_cluster"].to_pylist() == list(range(24))
 
 
 def test_stored_pairs_name_the_candidate(stored: RunFolder) -> None:
-    pairs = pq.read_table(stored.scores_file(UNIT, SPACE, 0, "pairs"))
+    pairs = pq.read_table(stored.scores_file(UNIT, SPACE, SHARD, "pairs"))
     assert np.array_equal(pairs["candidate"].to_numpy(), NUMBERS[pairs["row"].to_numpy()])
 
 
 def test_bins_count_every_pair_once(stored: RunFolder) -> None:
-    bins = pq.read_table(stored.scores_file(UNIT, SPACE, 0, "bins")).to_pandas()
+    bins = pq.read_table(stored.scores_file(UNIT, SPACE, SHARD, "bins")).to_pandas()
     assert set(bins["measure"]) == {measure.id for measure in MEASURES}
     for measure in MEASURES:
         for side in SIDES:
@@ -292,40 +320,40 @@ PARTS = ["", "pairs"]
 
 @pytest.mark.parametrize("part", PARTS)
 def test_a_missing_file_is_named(copied: RunFolder, part: str) -> None:
-    file = copied.scores_file(UNIT, SPACE, 0, part)
+    file = copied.scores_file(UNIT, SPACE, SHARD, part)
     file.unlink()
     with pytest.raises(CorruptRun) as raised:
-        read_scores(copied, UNIT, SPACE, 0)
+        read_scores(copied, UNIT, SPACE, SHARD)
     assert file.name in str(raised.value)
 
 
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("size", [0, 3, 100, -1])
 def test_a_truncated_file_is_named(copied: RunFolder, part: str, size: int) -> None:
-    file = copied.scores_file(UNIT, SPACE, 0, part)
+    file = copied.scores_file(UNIT, SPACE, SHARD, part)
     file.write_bytes(file.read_bytes()[:size])
     with pytest.raises(CorruptRun) as raised:
-        read_scores(copied, UNIT, SPACE, 0)
+        read_scores(copied, UNIT, SPACE, SHARD)
     assert file.name in str(raised.value)
 
 
 @pytest.mark.parametrize("part", PARTS)
 def test_a_table_of_something_else_is_named(copied: RunFolder, part: str) -> None:
-    file = copied.scores_file(UNIT, SPACE, 0, part)
+    file = copied.scores_file(UNIT, SPACE, SHARD, part)
     pq.write_table(pa.table({"colour": [1, 2, 3]}), file)
     with pytest.raises(CorruptRun) as raised:
-        read_scores(copied, UNIT, SPACE, 0)
+        read_scores(copied, UNIT, SPACE, SHARD)
     assert file.name in str(raised.value)
 
 
 @pytest.mark.parametrize("column", ["training_ids", "held_out_distances", "training_representatives"])
 def test_numbers_in_place_of_neighbours_are_refused(copied: RunFolder, column: str) -> None:
-    file = copied.scores_file(UNIT, SPACE, 0)
+    file = copied.scores_file(UNIT, SPACE, SHARD)
     table = pq.read_table(file)
     place = table.column_names.index(column)
     pq.write_table(table.set_column(place, column, pa.array(["x"] * len(table))), file)
     with pytest.raises(CorruptRun) as raised:
-        read_scores(copied, UNIT, SPACE, 0)
+        read_scores(copied, UNIT, SPACE, SHARD)
     assert file.name in str(raised.value)
 
 
@@ -379,9 +407,9 @@ def put(column: str, value: float) -> Any:
     ],
 )
 def test_impossible_scores_are_named(copied: RunFolder, part: str, change: Any, words: str) -> None:
-    rewrite(copied.scores_file(UNIT, SPACE, 0, part), change)
-    with pytest.raises(CorruptRun, match=rf"{UNIT}\.{SPACE}\.00000\.parquet.*({words}).*delete it"):
-        read_scores(copied, UNIT, SPACE, 0)
+    rewrite(copied.scores_file(UNIT, SPACE, SHARD, part), change)
+    with pytest.raises(CorruptRun, match=rf"{UNIT}\.{SPACE}\.00000000-00000024\.parquet.*({words}).*delete it"):
+        read_scores(copied, UNIT, SPACE, SHARD)
 
 
 def test_a_unit_keeps_no_list_of_neighbours() -> None:

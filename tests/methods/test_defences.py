@@ -15,7 +15,7 @@ from sidebench.benchmark.data.pair import load_pair
 from sidebench.benchmark.errors import BadInput, BadSetting, DefenceFailed, UnknownName
 from sidebench.benchmark.models import load_model
 from sidebench.benchmark.protocol import SamplerSettings
-from sidebench.benchmark.runs.check_attack import NotConformant, quick_protocol
+from sidebench.benchmark.runs.check_attack import NotConformant, quick_sampling
 from sidebench.benchmark.runs.check_defence import check_defence
 from sidebench.benchmark.runs.plan import RunPlan, plan_run
 from sidebench.benchmark.sampling.defended import DefendedModel, check_fit, defend, in_order
@@ -30,7 +30,7 @@ from sidebench.methods.defences.output_noise import OutputNoise, OutputNoiseSett
 PIXELS = VictimFacts("pixel", "none", (1, 8, 8), "ddim", 256)
 DIGITS = ModelSpec(family="pixel", location="zoo:digits")
 BUILT_IN = {AntiMemorizationGuidance: {"neighbours": 20}, Eta: {}, LateGuidance: {}, OutputNoise: {}}
-PROTOCOL = quick_protocol(steps=6)
+SAMPLING = quick_sampling(steps=6)
 Make = Callable[..., Any]
 
 
@@ -40,7 +40,7 @@ def digits() -> Model:
 
 
 def sample(model: Model, count: int = 5, steer: Any = None) -> torch.Tensor:
-    return sample_latents(model, Candidates(3, range(count)), PROTOCOL.sampler, 8, steer=steer)
+    return sample_latents(model, Candidates(3, range(count)), SAMPLING.sampler, 8, steer=steer)
 
 
 def around(model: Model, *defences: Any, training: torch.Tensor | None = None) -> Model:
@@ -76,11 +76,11 @@ def test_output_noise_is_the_candidates_own(digits: Model) -> None:
     noisy = around(digits, OutputNoise())
     whole = sample(noisy, 5)
     assert not torch.equal(whole, sample(digits))
-    assert torch.equal(sample_latents(noisy, Candidates(3, [4, 1]), PROTOCOL.sampler, 8), whole[[4, 1]])
+    assert torch.equal(sample_latents(noisy, Candidates(3, [4, 1]), SAMPLING.sampler, 8), whole[[4, 1]])
 
 
 def test_eta_is_the_samplers_own_setting(digits: Model) -> None:
-    stochastic = SamplerSettings(steps=PROTOCOL.sampler.steps, eta=1.0)
+    stochastic = SamplerSettings(steps=SAMPLING.sampler.steps, eta=1.0)
     wanted = sample_latents(digits, Candidates(3, range(5)), stochastic, 8)
     assert torch.equal(sample(around(digits, Eta())), wanted)
 
@@ -225,7 +225,7 @@ def test_kept_samples_cost_the_defence_again(digits: Model) -> None:
     model, kept = around(digits, AntiMemorizationGuidance()), MemoryCheckpoints()
     spent = []
     for _ in range(2):
-        audited = AuditedModel(model, PROTOCOL.sampler, 8, kept=kept)
+        audited = AuditedModel(model, SAMPLING.sampler, 8, kept=kept)
         audited.sample(Candidates(0, range(5), "synthetic"))
         spent.append(audited.ledger.as_dict())
     assert spent[0] == spent[1] and spent[0]["flops"]["defence"] > 0
@@ -233,7 +233,7 @@ def test_kept_samples_cost_the_defence_again(digits: Model) -> None:
 
 def test_an_undefended_model_pays_nothing(digits: Model) -> None:
     ledger = Ledger()
-    sample_latents(digits, Candidates(0, range(2)), PROTOCOL.sampler, 8, ledger=ledger)
+    sample_latents(digits, Candidates(0, range(2)), SAMPLING.sampler, 8, ledger=ledger)
     assert not ledger.flops
 
 
@@ -327,7 +327,7 @@ class Mine(Defence):
 
 
 def test_no_public_attribute_of_a_view_leads_to_the_model_inside(digits: Model) -> None:
-    audited = AuditedModel(around(digits, AntiMemorizationGuidance()), PROTOCOL.sampler, 8)
+    audited = AuditedModel(around(digits, AntiMemorizationGuidance()), SAMPLING.sampler, 8)
     for access in ("samples", "white box"):
         view = view_for(access, audited)
         assert not any(isinstance(value, Model) for key, value in vars(view).items() if not key.startswith("_"))

@@ -15,19 +15,19 @@ from sidebench.benchmark.models import load_model
 from sidebench.benchmark.progress import silent
 from sidebench.benchmark.registry import make_attack, make_measure
 from sidebench.benchmark.results.checkpoints import FolderCheckpoints
-from sidebench.benchmark.runs.check_attack import quick_protocol
+from sidebench.benchmark.runs.check_attack import quick_sampling
 from sidebench.benchmark.runs.plan import plan_run
 from sidebench.benchmark.sampling.call_attack import prepare_attack
 from sidebench.benchmark.sampling.views import AuditedModel
 from sidebench.methods.features import describe
 
-PROTOCOL = quick_protocol(steps=2)
+SAMPLING = quick_sampling(steps=2)
 SMALL = {"synthetic_images": 24, "clusters": 3, "training_steps": 2, "batch": 8, "width": 8, "cohesion": -1.0}
 
 
 def audited() -> AuditedModel:
     model = load_model(ModelSpec(family="pixel", location="zoo:digits"))
-    return AuditedModel(model, PROTOCOL.sampler, PROTOCOL.micro_batch)
+    return AuditedModel(model, SAMPLING.sampler, SAMPLING.micro_batch)
 
 
 def two_kinds() -> torch.Tensor:
@@ -79,7 +79,7 @@ def test_a_measure_gives_its_descriptors() -> None:
 def test_side_prepares_by_other_features(name: str, tmp_path: Path) -> None:
     attack = make_attack("side", {**SMALL, "features": name, "feature_steps": 2})
     model = load_model(ModelSpec(family="pixel", location="zoo:digits"))
-    state, _ = prepare_attack(attack, model, PROTOCOL, Budget(0, 8, FolderCheckpoints(tmp_path), silent))
+    state = prepare_attack(attack, model, SAMPLING, Budget(0, 8, FolderCheckpoints(tmp_path), silent)).state
     assert int(state.info["classes"]) >= 2
 
 

@@ -12,14 +12,14 @@ from sidebench.benchmark.contracts import AttackState, Budget, Step
 from sidebench.benchmark.errors import TooFew
 from sidebench.benchmark.models.analytic import MixtureModel
 from sidebench.benchmark.progress import silent
-from sidebench.benchmark.protocol import Protocol, SamplerSettings
+from sidebench.benchmark.protocol import SamplerSettings, Sampling
 from sidebench.benchmark.registry import make_attack
 from sidebench.benchmark.results.checkpoints import FolderCheckpoints
 from sidebench.benchmark.sampling.call_attack import make_candidates
 from sidebench.benchmark.sampling.views import AuditedModel
 from sidebench.methods.side_modes import mixture_mean, separate
 
-PROTOCOL = Protocol(micro_batch=64, sampler=SamplerSettings(steps=50))
+SAMPLING = Sampling(micro_batch=64, sampler=SamplerSettings(steps=50))
 SMALL = {"synthetic_images": 192, "modes": 12, "background": 64, "separation": 0.2}
 
 
@@ -31,7 +31,7 @@ def memorised(kind: Any = "epsilon", std: float = 0.02) -> MixtureModel:
 
 def attacked(model: MixtureModel, folder: Path, count: int = 96, **settings: Any) -> tuple[AttackState, Tensor, Any]:
     attack = make_attack("side-modes", {**SMALL, **settings})
-    audited = AuditedModel(model, PROTOCOL.sampler, PROTOCOL.micro_batch)
+    audited = AuditedModel(model, SAMPLING.sampler, SAMPLING.micro_batch)
     state = attack.prepare(audited, Budget(0, count, FolderCheckpoints(folder), silent))
     made = attack.generate(audited, state, Candidates(0, range(count)))
     return state, made.images * 2 - 1, made.columns
@@ -71,7 +71,7 @@ def test_without_guidance_and_walk_it_is_plain_sampling(tmp_path: Path) -> None:
     state = AttackState({"modes": model.means, "background": model.means}, {"classes": 12})
     off = make_attack("side-modes", {**SMALL, "guidance_scale": 0.0, "walk_rounds": 0})
     plain = make_attack("carlini-uncond", {})
-    images = [make_candidates(attack, model, state, Candidates(0, range(9)), PROTOCOL)[0] for attack in (off, plain)]
+    images = [make_candidates(attack, model, state, Candidates(0, range(9)), SAMPLING)[0] for attack in (off, plain)]
     assert torch.equal(*images)
 
 
@@ -113,5 +113,5 @@ def test_it_steers_within_its_interval_only(tmp_path: Path) -> None:
 
             return super().sample(candidates, **{**options, "steer": steer})
 
-    attack.generate(Watched(model, PROTOCOL.sampler, PROTOCOL.micro_batch), state, Candidates(0, range(3)))
+    attack.generate(Watched(model, SAMPLING.sampler, SAMPLING.micro_batch), state, Candidates(0, range(3)))
     assert len(seen) == 50 and all(steered == (400 <= t <= 600) for t, steered in seen)

@@ -10,12 +10,12 @@ from sidebench.benchmark.candidates import Candidates
 from sidebench.benchmark.contracts import AttackState
 from sidebench.benchmark.errors import SidebenchError
 from sidebench.benchmark.models.analytic import MixtureModel
-from sidebench.benchmark.protocol import Protocol, SamplerSettings
+from sidebench.benchmark.protocol import SamplerSettings, Sampling
 from sidebench.benchmark.registry import make_attack
 from sidebench.benchmark.sampling.call_attack import make_candidates
 from sidebench.benchmark.sampling.views import AuditedModel
 
-PROTOCOL = Protocol(micro_batch=16, sampler=SamplerSettings(steps=20))
+SAMPLING = Sampling(micro_batch=16, sampler=SamplerSettings(steps=20))
 KINDS = ["epsilon", "v_prediction", "sample"]
 
 
@@ -33,7 +33,7 @@ def memorised(kind: Any) -> MixtureModel:
 def walked(model: MixtureModel, count: int = 40, start: int = 0, **settings: Any) -> Tensor:
     """Return the candidates in the model's own space."""
     attack = make_attack("side-walk", settings)
-    audited = AuditedModel(model, PROTOCOL.sampler, PROTOCOL.micro_batch)
+    audited = AuditedModel(model, SAMPLING.sampler, SAMPLING.micro_batch)
     return attack.generate(audited, AttackState(), Candidates(0, range(start, start + count))).images * 2 - 1
 
 
@@ -63,14 +63,14 @@ def test_samples_end_on_the_image_that_they_are_next_to(kind: Any) -> None:
 def test_without_rounds_it_is_plain_sampling() -> None:
     model, state = memorised("epsilon"), AttackState()
     attacks = [make_attack("side-walk", {"rounds": 0}), make_attack("carlini-uncond", {})]
-    images = [make_candidates(attack, model, state, Candidates(3, range(20)), PROTOCOL)[0] for attack in attacks]
+    images = [make_candidates(attack, model, state, Candidates(3, range(20)), SAMPLING)[0] for attack in attacks]
     assert torch.equal(*images)
 
 
 def test_each_round_costs_one_call_a_candidate() -> None:
     for rounds in (0, 5):
         attack = make_attack("side-walk", {"rounds": rounds})
-        cost = make_candidates(attack, memorised("epsilon"), AttackState(), Candidates(0, range(20)), PROTOCOL)[3]
+        cost = make_candidates(attack, memorised("epsilon"), AttackState(), Candidates(0, range(20)), SAMPLING)[3]
         assert cost["nfe"] == {"generate": 20 * (20 + rounds)}
 
 

@@ -15,14 +15,14 @@ from sidebench.benchmark.models.analytic import MixtureModel
 from sidebench.benchmark.progress import silent
 from sidebench.benchmark.registry import make_attack
 from sidebench.benchmark.results.checkpoints import FolderCheckpoints
-from sidebench.benchmark.runs.check_attack import quick_protocol
+from sidebench.benchmark.runs.check_attack import quick_sampling
 from sidebench.benchmark.sampling.call_attack import make_candidates
 from sidebench.benchmark.sampling.views import AuditedModel
 from sidebench.methods import surrogate
 from sidebench.methods.networks import ResidualBlock, SurrogateClassifier, TimeModule, gradient_flops, scaled_blocks
 from sidebench.methods.surrogate import SurrogateSettings, pseudo_label
 
-PROTOCOL = quick_protocol(steps=3)
+SAMPLING = quick_sampling(steps=3)
 MODEL: Any = None
 """Labels by pixels ask the model for nothing."""
 SMALL = {"synthetic_images": 24, "clusters": 3, "training_steps": 3, "batch": 8, "width": 8, "cohesion": -1.0}
@@ -34,7 +34,7 @@ def model() -> Any:
 
 
 def audited(model: Any, kept: FolderCheckpoints | None = None) -> AuditedModel:
-    return AuditedModel(model, PROTOCOL.sampler, PROTOCOL.micro_batch, kept=kept)
+    return AuditedModel(model, SAMPLING.sampler, SAMPLING.micro_batch, kept=kept)
 
 
 def budget(folder: Path, seed: int = 0) -> Budget:
@@ -303,7 +303,7 @@ def test_training_is_charged_once_also_after_resume(objective: str, model: Any, 
 def images_of(name: str, model: Any, folder: Path, **settings: Any) -> Tensor:
     attack = make_attack(name, {**SMALL, **settings} if name != "carlini-uncond" else {})
     state = attack.prepare(audited(model), budget(folder / name))
-    made: Tensor = make_candidates(attack, model, state, Candidates(0, range(11)), PROTOCOL)[0]
+    made: Tensor = make_candidates(attack, model, state, Candidates(0, range(11)), SAMPLING)[0]
     return made
 
 

@@ -12,14 +12,14 @@ from sidebench.benchmark.contracts import ModelSpec
 from sidebench.benchmark.errors import DefenceFailed
 from sidebench.benchmark.models import load_model
 from sidebench.benchmark.registry import make_defence
-from sidebench.benchmark.runs.check_attack import NotConformant, quick_protocol
+from sidebench.benchmark.runs.check_attack import NotConformant, quick_sampling
 from sidebench.benchmark.runs.check_defence import check_defence
 from sidebench.benchmark.sampling.defended import DefendedModel, defend, in_order
 from sidebench.benchmark.sampling.views import AuditedModel, view_for
 from sidebench.methods.defences.late_guidance import LateGuidance, LateGuidanceSettings
 
 pytest.importorskip("transformers")
-PROTOCOL = quick_protocol(micro_batch=4, steps=4)
+SAMPLING = quick_sampling(micro_batch=4, steps=4)
 PROMPTS = ["a cat", "two dogs", "a red house"]
 
 HOOKS = {
@@ -81,7 +81,7 @@ class Mine(Defence):
 
 
 def sample(model: Any, scale: float = 7.5) -> torch.Tensor:
-    view = view_for("prompts", AuditedModel(model, PROTOCOL.sampler, 4), PROMPTS)
+    view = view_for("prompts", AuditedModel(model, SAMPLING.sampler, 4), PROMPTS)
     images: torch.Tensor = view.sample_prompts(Candidates(0, range(3)), PROMPTS, guidance_scale=scale)  # type: ignore[attr-defined]
     return images
 
@@ -95,7 +95,7 @@ def test_a_defence_of_this_kind_conforms_and_changes_images(
     hook: str, spec: ModelSpec, model: Any, tmp_path: Path
 ) -> None:
     name = defence(tmp_path, hook, HOOKS[hook])
-    check_defence(name, {}, spec, PROTOCOL, count=5)
+    check_defence(name, {}, spec, SAMPLING, count=5)
     assert not torch.equal(sample(around(model, name)), sample(model))
 
 
@@ -110,7 +110,7 @@ def test_all_of_them_compose(model: Any, tmp_path: Path) -> None:
 def test_work_before_the_first_step_is_reported(spec: ModelSpec, tmp_path: Path) -> None:
     silent = HOOKS["start"].partition("    def flops_per_start")[0]
     with pytest.raises(NotConformant, match=r"flops_per_start\(\) for what comes before the first step"):
-        check_defence(defence(tmp_path, "silent", silent), {}, spec, PROTOCOL, count=5)
+        check_defence(defence(tmp_path, "silent", silent), {}, spec, SAMPLING, count=5)
 
 
 FAULTS = {
@@ -160,7 +160,7 @@ def test_late_guidance_says_what_the_denoiser_is_asked_before_it(outside: Any, s
     """It never starts here, so every step is one outside."""
     never = LateGuidance(LateGuidanceSettings(start=0.0, outside=outside))
     late = defend(model, [never], "ddim", lambda: torch.empty(0))
-    view = view_for("samples", AuditedModel(model, PROTOCOL.sampler, 4))
+    view = view_for("samples", AuditedModel(model, SAMPLING.sampler, 4))
     candidates = Candidates(0, range(3))
     plain = view.sample(candidates, condition=model.embed(PROMPTS) if scale else None)
     last_step_is_at_zero = (sample(late) - plain).abs().max()

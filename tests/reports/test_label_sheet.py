@@ -24,6 +24,7 @@ from sidebench.benchmark.measures.shard_scores import SIDES
 from sidebench.benchmark.reports import label_sheet
 from sidebench.benchmark.results.run_folder import RunFolder
 from sidebench.benchmark.results.score_files import write_scores
+from sidebench.benchmark.results.shards import shard_of
 
 MEASURE = "nl2c:n5:a0.5"
 UNITS = {"carlini-uncond.s0": 0, "side.s3": 1}
@@ -58,8 +59,9 @@ def make_run(path: Path, channels: int = 1) -> tuple[RunFolder, References]:
     units = {name: {"attack": name.split(".")[0]} for name in [*UNITS, "unfinished.s0"]}
     folder.write_manifest({"identity": identity, "units": units, "data": {"sha256": references.fingerprint}})
     for unit, seed in UNITS.items():
-        for shard, images in enumerate(torch.from_numpy(make_candidates(references, seed)).split(SHARD)):
-            numbers = np.arange(len(images)) + shard * SHARD
+        for part, images in enumerate(torch.from_numpy(make_candidates(references, seed)).split(SHARD)):
+            numbers = np.arange(len(images)) + part * SHARD
+            shard = shard_of(range(numbers[0], numbers[-1] + 1))
             found = scorer.score(images, numbers, numbers == NAN, "pixels")
             write_state(folder.images_file(unit, shard), AttackState({"images": images}, {}))
             write_scores(folder, unit, "pixels", shard, found, measures, {})

@@ -35,7 +35,7 @@ def made(pair_file: str, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 def test_the_same_candidate_comes_out(made: RunFolder, pair_file: str, tmp_path: Path) -> None:
     found = replay(made, "side", 17, pair=pair_file, device="cpu", out=tmp_path / "x.png")
     assert found.compared and found.off == 0 and "the same image" in as_text(found)
-    stored = read_state(made.images_file("side.s0", 0)).tensors["images"][17, 0].numpy()
+    stored = made.candidate_image("side.s0", 17)[0].numpy()
     assert np.array_equal(np.asarray(Image.open(found.picture)), stored)
 
 

@@ -18,9 +18,11 @@ from sidebench.benchmark.errors import AttackFailed, BadInput, CorruptRun, RunCo
 from sidebench.benchmark.files import read_state
 from sidebench.benchmark.results.run_folder import RunFolder
 from sidebench.benchmark.results.schema import Metrics
+from sidebench.benchmark.results.shards import shard_of
 from sidebench.benchmark.runs import runner
 
 Plan = Callable[..., Any]
+SHARDS = [shard_of(numbers) for numbers in (range(16), range(16, 32), range(32, 40))]
 UNITS = ("carlini-uncond.s0", "carlini-cond.s0", "side.s0")
 
 
@@ -58,9 +60,7 @@ def test_a_defence_stands_between_model_and_every_attack(finished: Any, tmp_path
     assert not result.failures and result.folder.path.name != finished.folder.path.name
     assert result.folder.manifest()["identity"]["defences"] == {"damped": {}}
     for unit in ("carlini-uncond.s0", "side.s0"):
-        defended, plain = (
-            read_state(run.images_file(unit, 0)).tensors["images"] for run in (result.folder, finished.folder)
-        )
+        defended, plain = (torch.cat(list(run.candidate_images(unit, 16))) for run in (result.folder, finished.folder))
         assert not torch.equal(defended, plain)
 
 
@@ -83,7 +83,7 @@ def test_run_folder_is_complete(finished: Any) -> None:
         assert (folder / "state" / unit / "state.safetensors").is_file()
         assert (folder / "evidence" / unit / "pairs.json").is_file()
         assert list((folder / "evidence" / unit).glob("*.png"))
-        for shard in range(3):
+        for shard in SHARDS:
             assert finished.folder.images_file(unit, shard).is_file()
             for part in ("", "pairs", "bins"):
                 assert finished.folder.scores_file(unit, "pixels", shard, part).is_file()
@@ -149,17 +149,20 @@ def no_page(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("no_page")
-def test_same_plan_makes_nothing_again(copied: Path, make_plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_same_plan_makes_nothing_again(
+    finished: Any, copied: Path, make_plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_: Any) -> None:
-        raise AssertionError("the model was loaded")
+        raise AssertionError("the model or the references were loaded")
 
     monkeypatch.setattr("sidebench.benchmark.models.load_model", refuse)
+    monkeypatch.setattr(references, "load_references", refuse)
     before, metrics = stamps(copied), result_bytes(copied)
     again = runner.execute(make_plan(copied.parent))
     assert again.folder.path == copied and not again.failures
     assert result_bytes(copied) == metrics
     assert stamps(copied) == before
-    assert not again.folder.report_file.exists()  # a page of earlier numbers would be worse than none
+    assert again.metrics == finished.metrics and again.folder.report_file.exists()
 
 
 @pytest.mark.usefixtures("no_page")
@@ -170,7 +173,7 @@ def test_references_are_loaded_after_generation(
     load, calls = references.load_references, []
 
     def checked(pair: Any, progress: Any) -> Any:
-        files = [plan.folder().images_file(unit.name, shard) for unit in plan.units for shard in range(plan.shards())]
+        files = [plan.folder().images_file(unit.name, shard) for unit in plan.units for shard in SHARDS]
         assert len(files) == 6 and all(file.is_file() for file in files)
         calls.append(pair.name)
         return load(pair, progress)
@@ -206,7 +209,7 @@ def test_seeds_added_later_give_the_same_bytes(finished: Any, make_plan: Plan, t
 
 def test_seeds_make_other_images(make_plan: Plan, tmp_path: Path) -> None:
     folder = runner.execute(make_plan(tmp_path, attacks=["carlini-uncond"], seeds=(0, 1))).folder
-    first, second = (read_state(folder.images_file(f"carlini-uncond.s{s}", 0)).tensors["images"] for s in (0, 1))
+    first, second = (torch.cat(list(folder.candidate_images(f"carlini-uncond.s{s}", 40))) for s in (0, 1))
     assert not (first == second).flatten(1).all(1).any()
 
 
@@ -366,9 +369,9 @@ def test_failed_attack_is_tried_again(make_plan: Plan, tmp_path: Path) -> None:
 # ---- Files that break -------------------------------------------------------------------------------
 
 MENDED = [
-    "images/side.s0/00001.safetensors",
-    "scores/side.s0.pixels.00001.parquet",
-    "scores/side.s0.pixels.00001.pairs.parquet",
+    "images/side.s0/00000016-00000032.safetensors",
+    "scores/side.s0.pixels.00000016-00000032.parquet",
+    "scores/side.s0.pixels.00000016-00000032.pairs.parquet",
     "state/side.s0/state.safetensors",
     "state/side.s0/probe.json",
 ]
@@ -385,7 +388,7 @@ def test_truncated_file_is_named_and_mended(name: str, copied: Path, make_plan: 
     assert result_bytes(copied) == metrics
 
 
-@pytest.mark.parametrize("name", ["images/side.s0/00002.safetensors", "scores/side.s0.pixels.00002.parquet"])
+@pytest.mark.parametrize("name", MENDED[:2])
 def test_empty_file_is_named(name: str, copied: Path, make_plan: Plan) -> None:
     (copied / name).write_bytes(b"")
     with pytest.raises(CorruptRun, match=(copied / name).name):
@@ -411,7 +414,7 @@ STEPS = 250
 CODE = """
 import dataclasses, json, sys, torch
 from sidebench.benchmark.data.pair import load_pair
-from sidebench.benchmark.protocol import SamplerSettings
+from sidebench.benchmark.protocol import Batching, SamplerSettings
 from sidebench.benchmark.runs import runner
 from sidebench.benchmark.runs.plan import plan_run
 
@@ -421,14 +424,14 @@ plan = plan_run(
     load_pair("digits"), attacks=["carlini-uncond", "side"], settings={"side": small}, candidates=40, device="cpu",
     out=out,
 )
-tiny = {"shard": 16, "micro_batch": 8, "sampler": SamplerSettings(steps=3)}
-runner.execute(dataclasses.replace(plan, protocol=plan.protocol.model_copy(update=tiny)))
+protocol = plan.protocol.model_copy(update={"sampler": SamplerSettings(steps=3)})
+runner.execute(dataclasses.replace(plan, protocol=protocol, batching=Batching(micro_batch=8, shard=16)))
 """
 MOMENTS = [
     "state/shared/samples-*.safetensors",
     "state/side.s0/**/checkpoint-classifier.safetensors",
-    "images/side.s0/00000.safetensors",
-    "scores/carlini-uncond.s0.pixels.00000.parquet",
+    "images/side.s0/00000000-00000016.safetensors",
+    "scores/carlini-uncond.s0.pixels.00000000-00000016.parquet",
 ]
 
 

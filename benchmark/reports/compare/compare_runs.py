@@ -20,7 +20,7 @@ from ...measures import ams_ums, hits
 from ...measures.shard_scores import SIDES
 from ...protocol import CONFIDENCE
 from ...registry import make_measure
-from ...results.run_folder import RunFolder, shard_count
+from ...results.run_folder import RunFolder, asked_candidates, rules_of
 from ...results.schema import Estimate, Metrics, load_metrics
 from ...results.score_files import read_all_scores
 from ...results.unit_scores import UnitScores
@@ -60,6 +60,11 @@ class _Run:
     def identity(self) -> dict[str, Any]:
         found: dict[str, Any] = self.manifest["identity"]
         return found
+
+    @property
+    def candidates(self) -> int:
+        """The number that its results are of."""
+        return asked_candidates(self.manifest)
 
     def units(self) -> dict[str, list[tuple[int, str]]]:
         """Return (seed, unit name) by attack, of units with results, seeds in order."""
@@ -145,12 +150,14 @@ def _check_comparable(baseline: _Run, run: _Run) -> None:
 def _marks(run: _Run, baseline: _Run) -> list[str]:
     """Name the fields in which a run differs from the baseline, other than its defences and attacks."""
     marks = []
-    for key in ("pair", "pair_revision", "candidates"):
+    for key in ("pair", "pair_revision"):
         if found := difference(baseline.identity.get(key), run.identity.get(key), key):
             marks.append(found)
-    for key in sorted({*baseline.identity["protocol"], *run.identity["protocol"]}):
-        ours, theirs = (found.identity["protocol"].get(key) for found in (baseline, run))
-        if found := difference(ours, theirs, f"protocol.{key}"):
+    if found := difference(baseline.candidates, run.candidates, "candidates"):
+        marks.append(found)
+    before, now = rules_of(baseline.manifest), rules_of(run.manifest)
+    for key in sorted({*before, *now}):
+        if found := difference(before.get(key), now.get(key), f"protocol.{key}"):
             marks.append(found)
     if baseline.identity["model"] != run.identity["model"]:
         marks.append("model: other weights")
@@ -165,7 +172,7 @@ def _described(run: _Run, baseline: _Run) -> ComparedRun:
         run_id=run.metrics.run_id,
         pair=run.metrics.pair,
         defences=run.identity["defences"],
-        candidates=run.identity["candidates"],
+        candidates=run.candidates,
         marks=_marks(run, baseline),
     )
 
@@ -203,7 +210,7 @@ def _leaks(baseline: _Run, others: Sequence[_Run], yardsticks: Sequence[HitRule]
     for run, attack, against in _counterparts(baseline, others):
         ours, theirs = run.units()[attack], baseline.units()[against]
         seeds = min(len(ours), len(theirs))
-        count = min(run.identity["candidates"], baseline.identity["candidates"])
+        count = min(run.candidates, baseline.candidates)
         for yardstick in yardsticks:
             before = hits(baseline, against, yardstick, seeds, count)
             after = hits(run, attack, yardstick, seeds, count)
@@ -250,17 +257,17 @@ def _hits(run: _Run, units: Sequence[str], yardstick: HitRule, count: int) -> At
 
     Duplicate groups of both sides take no part.
     """
-    measure, shards = yardstick.measure, shard_count(run.identity)
+    measure = yardstick.measure
     groups = {side: run.references[side][1] for side in SIDES}
     shared = shared_groups(groups)
     found = []
     for unit in units:
-        scores = UnitScores(read_all_scores(run.folder, unit, measure.space, shards), [measure], shared)
-        best = {side: scores.matched_scores[measure.id, side][:count] for side in SIDES}
+        scores = UnitScores(read_all_scores(run.folder, unit, measure.space, count), [measure], shared)
+        best = {side: scores.matched_scores[measure.id, side] for side in SIDES}
         hits, credits = {}, {}
         for side, other in zip(SIDES, reversed(SIDES), strict=True):
             hits[side] = _counted(best[side], best[other], yardstick)
-            chosen = scores.matched_ids[side][:count][hits[side]]
+            chosen = scores.matched_ids[side][hits[side]]
             frequencies, kept = np.bincount(chosen, minlength=len(groups[side])), ~shared[side]
             credits[side] = ams_ums.by_group(frequencies[kept], groups[side][kept])
         found.append(AttackHits(hits["training"], hits["held_out"], credits["training"], credits["held_out"]))
@@ -303,7 +310,7 @@ def _prices(run: _Run, baseline: _Run) -> list[Price]:
                 attack=attack,
                 features=FEATURES,
                 **{key: _mean([figure.get(key) for figure in stored]) for key in QUALITY},
-                seconds=seconds * len(units) * run.identity["candidates"],
+                seconds=seconds * len(units) * run.candidates,
                 seconds_ratio=seconds / before.wall if before and before.wall else None,
                 processor_ratio=processor / before.processor if before and before.processor and processor else None,
                 work_ratio=work / before.work if before and before.work else None,
@@ -318,7 +325,7 @@ def _spent(run: _Run, attack: str) -> _Spent:
     seconds = sum(stored[name]["prepare_seconds"] + stored[name]["generate_seconds"] for _, name in units)
     processor = sum(stored[name].get("processor_seconds", 0.0) for _, name in units)
     work = sum(cost.denoiser_equivalents for cost in run.metrics.costs if cost.attack == attack)
-    candidates = len(units) * run.identity["candidates"]
+    candidates = len(units) * run.candidates
     return _Spent(seconds / candidates, processor / candidates, work / candidates)
 
 

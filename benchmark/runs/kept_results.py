@@ -1,0 +1,107 @@
+"""Results of a run by number of candidates: put aside when another number is asked for, taken again while they hold.
+
+What was computed last lies in the run folder itself, the same files for other numbers in results/<number>/. Results
+hold as long as everything that they were computed from is the same; `results.json` names it by hash, and the SHA-256
+of each file. Anything else is computed again from the stored scores.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import CorruptRun
+from ..files import canonical_json, read_info, read_json, sha256, write_json
+from ..results.run_folder import RunFolder, asked_candidates
+from ..results.score_files import SCORE_PARTS
+from ..results.shards import SAMPLES, below
+from .plan import RunPlan
+from .score import is_scored
+from .state_cache import harness_code
+
+Units = Sequence[tuple[str, str, int]]
+"""Unit name, attack, seed."""
+
+SEAL = "results.json"
+EVIDENCE = "evidence"
+FILES = ("metrics.json", "metrics.csv", "costs.json", "audit.json", "quality.json", "copying.json")
+
+
+def put_aside(folder: RunFolder, candidates: int) -> None:
+    """Make room for the results of this number of candidates, and take those of an earlier call, if there are any."""
+    manifest = folder.manifest()
+    if manifest is None or (before := asked_candidates(manifest)) == candidates:
+        return
+    folder.report_file.unlink(missing_ok=True)
+    own = folder.results_of(before)
+    shutil.rmtree(own, ignore_errors=True)
+    _move(folder.path, own)
+    _move(folder.results_of(candidates), folder.path)
+
+
+def _move(source: Path, target: Path) -> None:
+    """Move results from one folder into another, the seal first: without one, nothing that is there counts."""
+    for name in (SEAL, *FILES, EVIDENCE):
+        if (source / name).exists():
+            target.mkdir(parents=True, exist_ok=True)
+            if (target / name).is_dir():
+                shutil.rmtree(target / name)
+            (source / name).replace(target / name)
+
+
+def _made_of(plan: RunPlan, folder: RunFolder, units: Units) -> str:
+    """Return a hash of everything that the results of these units are computed from."""
+    manifest = folder.manifest()
+    assert manifest is not None
+    content = {
+        "identity": plan.identity(),
+        "candidates": plan.candidates,
+        "units": [manifest["units"][name] for name, _, _ in units],
+        "pair": [plan.pair.verified, plan.pair.protocol.model_dump(mode="json")],
+        "code": harness_code(),
+        "data": (manifest.get("data") or {}).get("sha256"),
+        "files": [_files(plan, place, name) for place in plan.places(folder) for name, _, _ in units],
+    }
+    return hashlib.sha256(canonical_json(content).encode()).hexdigest()
+
+
+def _files(plan: RunPlan, folder: RunFolder, unit: str) -> list[Any]:
+    """Return the hashes of a unit's score files, those of its samples too, and what its state and images cost."""
+    state = read_info(folder.state_file(unit))["cost"]
+    images = below(folder.image_shards(unit), plan.candidates)
+    found: list[Any] = [state, *(read_info(folder.images_file(unit, shard))["cost"] for shard in images)]
+    for space in sorted({measure.space for measure in plan.measures}):
+        scored = [(unit, shard) for shard in below(folder.score_shards(unit, space), plan.candidates)]
+        for name, shard in [*scored, *((key, SAMPLES) for key in state["samples"])]:
+            found += [sha256(folder.scores_file(name, space, shard, part)) for part in SCORE_PARTS]
+    return found
+
+
+def seal(plan: RunPlan, folder: RunFolder, units: Units) -> None:
+    """Write what the results in the folder were made of, and the hash of each file; the last step of a run."""
+    pictures = sorted((folder.path / EVIDENCE).rglob("*")) if (folder.path / EVIDENCE).is_dir() else []
+    files = [*(folder.path / name for name in FILES), *(file for file in pictures if file.is_file())]
+    hashes = {file.relative_to(folder.path).as_posix(): sha256(file) for file in files if file.exists()}
+    write_json(folder.path / SEAL, {"of": _made_of(plan, folder, units), "sha256": hashes})
+
+
+def hold(plan: RunPlan, folder: RunFolder, units: Units) -> bool:
+    """Return whether the folder holds the results of these units, of the scores as they are, and as they were written.
+
+    Looks at files alone: no image, no reference and no model is loaded.
+    """
+    file = folder.path / SEAL
+    places = plan.places(folder)
+    if not file.exists() or not all(is_scored(plan, place, name) for place in places for name, _, _ in units):
+        return False
+    try:
+        stored = read_json(file)
+    except CorruptRun:
+        return False
+    hashes = stored.get("sha256")
+    if not isinstance(hashes, dict) or "metrics.json" not in hashes:
+        return False
+    if stored.get("of") != _made_of(plan, folder, units):
+        return False
+    return all((folder.path / name).is_file() and sha256(folder.path / name) == hashes[name] for name in hashes)
