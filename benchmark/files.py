@@ -1,11 +1,17 @@
-"""Files that are whole or not there: JSON, tables and tensors written in one step; their SHA-256."""
+"""Files that are whole or not there: JSON, tables and tensors written in one step and checked when they are read.
+
+What a later call trusts carries the SHA-256 of its content: states and tables in their metadata, JSON under a key of
+its own. Files of earlier versions carry none and are read unchecked.
+"""
 
 import errno
 import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +19,9 @@ from .contracts import AttackState
 from .errors import BadInput, CannotWrite, CorruptRun, SidebenchError
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
+    from torch import Tensor
 
 import functools
 
@@ -21,6 +29,12 @@ import yaml
 
 MOST_LEVELS = 64
 """Levels of a YAML file that a user wrote."""
+
+JSON_HASH = "content_sha256"
+"""Key under which checked JSON carries the SHA-256 of everything else in it."""
+
+DAY = 24 * 3600.0
+"""Seconds after which nobody writes to a temporary file any more that was not touched meanwhile."""
 
 
 def sha256(path: Path) -> str:
@@ -72,12 +86,28 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
         raise cannot_write(path, error) from None
     finally:
         if temporary is not None:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path, name: str = "*", age: float = DAY) -> None:
+    """Remove the temporary files in a folder, not below it, that killed writers left.
+
+    Args:
+        folder: Where `write_atomic` wrote; it may be missing or unreadable.
+        name: Pattern of the files that were to be written.
+        age: Seconds that such a file was not written to; 0 where a lock says that nobody else writes here.
+    """
+    with suppress(OSError):
+        for file in folder.glob(f".{name}.*.tmp"):
+            with suppress(OSError):
+                if time.time() - file.stat().st_mtime >= age:
+                    file.unlink()
 
 
 def cannot_write(path: Path, error: OSError) -> SidebenchError:
     """Return what to raise where writing failed: `CannotWrite` if the disk is full or failing, else `BadInput`."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
     return (CannotWrite if full else BadInput)(f"cannot write {path}: {error.strerror or error}")
 
 
@@ -96,33 +126,75 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, canonical_json(content))
 
 
+def write_checked_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write canonical JSON atomically, with its own SHA-256, which `read_json` checks and leaves out."""
+    write_json(path, _with_hash(content))
+
+
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object of a run folder."""
+    """Read a JSON object of a run folder.
+
+    Raises:
+        CorruptRun: the file cannot be read, holds no object, or not what `write_checked_json` wrote.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        if not isinstance(content, dict):
+            raise CorruptRun(f"{path.parent.name}/{path.name} holds no object")
+        if not _is_intact(content):
+            raise CorruptRun(
+                f"{path.parent.name}/{path.name} is not what was written (its SHA-256 differs); put a copy of it back, "
+                f"or start over with --fresh"
+            )
+    except (OSError, ValueError, RecursionError) as error:
         raise CorruptRun(f"{path.parent.name}/{path.name} cannot be read: {error}") from None
-    if not isinstance(content, dict):
-        raise CorruptRun(f"{path.parent.name}/{path.name} holds no object")
     return content
 
 
+def _with_hash(content: Mapping[str, Any]) -> dict[str, Any]:
+    # As it will be read: a tuple is a list then, and a number that is a key is text.
+    content = json.loads(json.dumps(content))
+    return {**content, JSON_HASH: _json_sha256(content)}
+
+
+def _is_intact(content: dict[str, Any]) -> bool:
+    """Take the SHA-256 out of JSON that was read, and return whether the rest has it; without one it is unchecked."""
+    stated = content.pop(JSON_HASH, None)
+    return stated is None or stated == _json_sha256(content)
+
+
+def _json_sha256(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 def write_state(path: Path, state: AttackState) -> None:
-    """Write tensors and JSON values as one safetensors file (the JSON is in its header)."""
+    """Write tensors and JSON values as one safetensors file; the JSON and the SHA-256 of both are in its header.
+
+    The same state is the same bytes: there is one entry of metadata, since the library writes several in any order.
+    """
     from safetensors.torch import save
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()}
-    content = save(tensors, {"info": json.dumps(state.info, sort_keys=True)})
+    values = _with_hash({"info": state.info, "tensors_sha256": _tensors_sha256(tensors)})
+    content = save(tensors, {"content": json.dumps(values, sort_keys=True)})
     write_atomic(path, lambda file: file.write_bytes(content))
 
 
 def read_state(path: Path) -> AttackState:
-    """Read what `write_state` wrote."""
+    """Read what `write_state` wrote.
+
+    Raises:
+        CorruptRun: the file is missing, or was changed or cut.
+    """
     return _read_safetensors(path, tensors=True)
 
 
 def read_info(path: Path) -> Mapping[str, Any]:
-    """Read the JSON values of what `write_state` wrote, without the tensors and without importing torch."""
+    """Read the JSON values of what `write_state` wrote, without the tensors and without importing torch.
+
+    Raises:
+        CorruptRun: the file is missing, or its header was changed or cut.
+    """
     return _read_safetensors(path, tensors=False).info
 
 
@@ -131,37 +203,99 @@ def _read_safetensors(path: Path, *, tensors: bool) -> AttackState:
 
     try:
         with safe_open(path, framework="pt" if tensors else "numpy") as file:
-            info = json.loads((file.metadata() or {}).get("info", "{}"))
+            metadata = file.metadata() or {}
             names = file.keys() if tensors else []
             # A copy: a tensor that maps the file would keep Windows from replacing or deleting it.
-            return AttackState({name: file.get_tensor(name).clone() for name in names}, info)
-    except (SafetensorError, OSError, ValueError) as error:
+            found = {name: file.get_tensor(name).clone() for name in names}
+        if metadata.keys() <= {"info"}:  # of an earlier version
+            return AttackState(found, json.loads(metadata.get("info", "{}")))
+        content = json.loads(metadata["content"])
+        if not _is_intact(content) or (tensors and content["tensors_sha256"] != _tensors_sha256(found)):
+            raise _changed(path)
+        return AttackState(found, content["info"])
+    except (SafetensorError, OSError, ValueError, LookupError, AttributeError, TypeError) as error:
         raise _unreadable(path, error) from None
 
 
+def _tensors_sha256(tensors: "Mapping[str, Tensor]") -> str:
+    """Return the SHA-256 over each tensor's name, type, shape and bytes, in the order of their names."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"\0{name}\0{tensor.dtype}\0{list(tensor.shape)}\0".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
 def _unreadable(path: Path, error: Exception) -> CorruptRun:
+    name = f"{path.parent.name}/{path.name}"
+    return CorruptRun(f"{name} cannot be read ({type(error).__name__}); the same `sidebench run` makes it again")
+
+
+def _changed(path: Path) -> CorruptRun:
     return CorruptRun(
-        f"{path.parent.name}/{path.name} cannot be read ({type(error).__name__}); delete it, and the run makes it again"
+        f"{path.parent.name}/{path.name} is not what was written (its SHA-256 differs); the same `sidebench run` makes "
+        f"it again"
     )
 
 
 def write_table(path: Path, table: "pa.Table") -> None:
-    """Write a parquet table atomically."""
+    """Write a parquet table atomically, with the SHA-256 of its columns."""
     import pyarrow.parquet as pq
 
+    table = table.replace_schema_metadata({"sha256": _table_sha256(table)})
     write_atomic(path, lambda file: pq.write_table(table, file.absolute(), compression="zstd"))
 
 
 def read_table(path: Path) -> "pa.Table":
-    """Read a parquet table of a run folder, without threads and read-ahead: the files are small."""
+    """Read a parquet table of a run folder, without threads and read-ahead: the files are small.
+
+    Raises:
+        CorruptRun: the file is missing, or was changed or cut.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         # A relative path with a colon, such as control:copycat/..., is an address to pyarrow.
-        return pq.ParquetFile(path.absolute(), pre_buffer=False).read(use_threads=False)
-    except (pa.ArrowException, OSError) as error:
+        file = pq.ParquetFile(path.absolute(), pre_buffer=False)
+        table = file.read(use_threads=False)
+        # pyarrow writes a schema of its own beside the hash: where that is missing too, the file's end was changed.
+        footer, stated = file.metadata.metadata or {}, table.schema.metadata
+        if b"ARROW:schema" not in footer or (stated and stated != {b"sha256": _table_sha256(table).encode()}):
+            raise _changed(path)
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise _unreadable(path, error) from None
+    return table.replace_schema_metadata(None)
+
+
+def _table_sha256(table: "pa.Table") -> str:
+    """Return the SHA-256 over each column's name, NumPy type, shape and values, in their order.
+
+    Values, not the file: a table has the same hash whichever version of pyarrow wrote it.
+    """
+    digest = hashlib.sha256()
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        for values in _arrays(column):
+            digest.update(f"\0{name}\0{column.null_count}\0{values.dtype.str}\0{values.shape}\0".encode())
+            digest.update(values.data)
+    return digest.hexdigest()
+
+
+def _arrays(column: "pa.ChunkedArray") -> "Iterator[np.ndarray]":
+    """Yield what a column holds: numbers, lists of one length as a matrix, and text as its bytes and their lengths."""
+    import numpy as np
+    import pyarrow as pa
+
+    if pa.types.is_string(column.type):
+        texts = [(text or "").encode() for text in column.to_pylist()]
+        yield np.array([len(text) for text in texts], dtype=np.int64)
+        yield np.frombuffer(b"".join(texts), dtype=np.uint8)
+    elif pa.types.is_fixed_size_list(column.type):
+        yield column.combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(-1, column.type.list_size)
+    else:
+        yield np.ascontiguousarray(column.to_numpy())
 
 
 def read_yaml(path: Path, what: str, kind: type[BadInput] = BadInput, *, advice: str = "") -> Any:

@@ -1,9 +1,12 @@
 """Live progress: bars when a person watches, plain lines when not. Everything goes to stderr."""
 
+import logging
 import sys
 import time
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
+
+from .errors import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -12,6 +15,14 @@ if TYPE_CHECKING:
 
 def silent(phase: str, done: int, total: int) -> None:
     """Report nothing."""
+
+
+def say(line: str) -> None:
+    """Say a line between the reports, such as what was found damaged.
+
+    It is a warning of the logger `sidebench`: without a handler Python prints it to stderr, above any bars.
+    """
+    logging.getLogger("sidebench").warning("%s", printable(" ".join(line.split())))
 
 
 class PlainProgress:

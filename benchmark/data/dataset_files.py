@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import BadInput
 from ..files import sha256
-from .hub import Fetched, Listing, download, explained, look_up, recall, remember
+from .hub import Fetched, Listing, download, explained, look_up, recall, remember, unusable_cache
 from .pair import DataSource
 
 
@@ -92,6 +92,8 @@ def describe(repo: str, commit: str | None, config: str | None) -> dict[str, Any
             builder = datasets.load_dataset_builder(repo, config, revision=commit)
         except (RuntimeError, ValueError, FileNotFoundError, datasets.exceptions.DatasetsError) as error:
             raise BadInput(_why_not(repo, error)) from None
+        except OSError as error:
+            raise unusable_cache(f"dataset {repo}", error) or error from None
     prefix = f"hf://datasets/{repo}@{commit}/"
     files = {
         str(split): [str(file).removeprefix(prefix) for file in listed]

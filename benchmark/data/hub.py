@@ -21,6 +21,7 @@ from ..files import read_json, short_hash, write_json
 
 Kind = Literal["model", "dataset"]
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_FOLDER = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
 
 
 class Listing(NamedTuple):
@@ -186,7 +187,7 @@ def recall(kind: Kind, repo: str, revision: str, key: Mapping[str, Any]) -> Fetc
     try:
         fetched = Fetched(**read_json(_note(kind, repo, revision, key)))
         fetched.folder()
-    except (CorruptRun, CannotReach, ValueError, TypeError):
+    except (CorruptRun, CannotReach, OSError, ValueError, TypeError):
         return None
     return fetched
 
@@ -241,7 +242,7 @@ def explained(kind: Kind, repo: str, revision: str = "main", *, sending: bool = 
             raise CannotWrite(
                 f"{what}: the disk is full; make room or set HF_HOME, then the same command goes on"
             ) from None
-        raise _broken(what, error) from None
+        raise (unusable_cache(what, error) or _broken(what, error)) from None
     except Exception as error:
         # The HTTP library's own errors: which one it is depends on huggingface_hub's version (requests, httpx).
         if type(error).__name__ in ("ConnectError", "ConnectTimeout", "ProxyError"):
@@ -250,6 +251,13 @@ def explained(kind: Kind, repo: str, revision: str = "main", *, sending: bool = 
         if packages & {"httpx", "httpx2", "httpcore", "httpcore2", "requests"}:
             raise _broken(what, error) from None
         raise
+
+
+def unusable_cache(what: str, error: OSError) -> BadInput | None:
+    """Return what to raise where the cache's place is no folder, or one that may not be used; else None."""
+    if error.errno not in _NO_FOLDER:
+        return None
+    return BadInput(f"{what}: cannot use the cache {error.filename}: {error.strerror}; set HF_HOME to another folder")
 
 
 def _answered(what: str, repo: str, status: int, sending: bool) -> SidebenchError:

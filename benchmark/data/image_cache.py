@@ -2,12 +2,15 @@
 
 The cache holds one file of uint8 pixels for all rows of all splits that a pair uses, in their order, and one of
 labels and captions. Its key is made of the files' content (the commit and names, or SHA-256 of local files) and of
-everything that decoding depends on; nothing in it is a name that could mean something else tomorrow.
+everything that decoding depends on; nothing in it is a name that could mean something else tomorrow. What was changed
+or cut since it was written is decoded again.
 """
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from ..contracts import Progress
-from ..errors import BadInput
-from ..files import read_json, write_atomic, write_json
-from ..progress import silent
+from ..errors import BadInput, CorruptRun
+from ..files import read_json, remove_leftovers, sha256, write_atomic, write_checked_json
+from ..progress import say, silent
 from . import decode
 from .dataset_files import ImageFiles, fetch_data, locate, quiet, used_splits
 from .hub import cache
@@ -54,11 +57,31 @@ def load_rows(data: DataSource, progress: Progress = silent) -> Rows:
         json.dumps([used_splits(data), source.content, columns, how], sort_keys=True).encode()
     ).hexdigest()[:32]
     folder = cache() / "images" / key
-    if not (folder / "rows.json").is_file():
+    remove_leftovers(folder)
+    if not _is_whole(folder, ("pixels.u8", "texts.json"), "rows.json"):
         if data.source == "hub":
             fetch_data(data).unchanged()
         _decode_all(data, source, folder, progress)
     return _open(folder)
+
+
+def _is_whole(folder: Path, names: Sequence[str], note: str) -> bool:
+    """Return whether files are the ones that a note beside them, written last, gives the SHA-256 of.
+
+    Where the note is there and they are not, a line says so. A file is hashed once in a process, unless it changed.
+    """
+    if not os.path.isfile(folder / note):  # noqa: PTH113  Path.is_file raises where it may not look
+        return False
+    with suppress(CorruptRun, BadInput, OSError):
+        stated = read_json(folder / note).get("files", {})
+        if all(sha256(folder / name) == stated.get(name) for name in names):
+            return True
+    say(f"decoded images in {folder} ({names[0]}) were changed or cut; they are made again")
+    return False
+
+
+def _note(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    return {name: sha256(folder / name) for name in names}
 
 
 def fingerprint(images: np.ndarray) -> str:
@@ -90,8 +113,10 @@ def take(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
         copied: np.ndarray = images[rows]
         return copied
     file = whole.with_name(f"part-{hashlib.sha256(rows.astype('<i8').tobytes()).hexdigest()[:32]}.u8")
-    if not file.is_file():
+    note = file.with_suffix(".json")
+    if not _is_whole(file.parent, (file.name,), note.name):
         write_atomic(file, lambda part: _gather(whole, images[0].size, rows, part))
+        write_checked_json(note, {"files": _note(file.parent, (file.name,))})
     part: np.ndarray = np.memmap(file, dtype=np.uint8, mode="c", shape=(len(rows), *images.shape[1:]))
     return part
 
@@ -143,10 +168,10 @@ def _decode_all(data: DataSource, source: ImageFiles, folder: Path, progress: Pr
     texts = _Texts()
     write_atomic(folder / "pixels.u8", lambda file: _decode(data, source, file, texts, progress))
     labels, captions = texts.labels if data.labels else None, texts.captions if data.captions else None
-    write_json(folder / "texts.json", {"labels": labels, "captions": captions})
+    write_checked_json(folder / "texts.json", {"labels": labels, "captions": captions})
     shape = [sum(texts.counts.values()), data.channels, data.size, data.size]
     found = {"shape": shape, "splits": list(texts.counts.items()), "sha256": fingerprint(_mapped(folder, shape))}
-    write_json(folder / "rows.json", found)
+    write_checked_json(folder / "rows.json", {**found, "files": _note(folder, ("pixels.u8", "texts.json"))})
 
 
 def _decode(data: DataSource, source: ImageFiles, file: Path, texts: _Texts, progress: Progress) -> None:

@@ -22,6 +22,7 @@ from ..results.run_folder import RunFolder, asked_candidates, unit_name
 from ..results.score_files import read_scores
 from ..results.shards import Shard, below, shard_of
 from ..runs import batching
+from ..results.whole import drop_damaged
 from ..runs.plan import RunPlan
 from ..runs.runner import make_shard, named_failures, open_folder, prepare
 from ..runs.score import score_shard
@@ -128,6 +129,7 @@ class MadeOnDemand(ScoreSource):
             if unit.name in stored and difference(stored[unit.name], unit.description()):
                 self.folder.forget(unit.name)
         open_folder(self.plan, self.folder, self.identity)
+        drop_damaged(self.folder, {unit.name for unit in self.plan.units})
         write_references(self.folder, self._references)
         manifest = read_json(self.folder.manifest_file)
         self.folder.write_manifest({**manifest, "data": {"sha256": self._references.fingerprint}})
@@ -145,7 +147,8 @@ class MadeOnDemand(ScoreSource):
             AttackFailed: the attack raised, or returned what its contract does not allow.
         """
         unit, numbers = self._units[attack], self._shard(shard)
-        if not self.folder.images_file(unit.name, numbers).exists():
+        made = self.folder.images_file(unit.name, numbers).exists() and self.folder.state_file(unit.name).exists()
+        if not made:
             with named_failures(unit):
                 if attack not in self._states:
                     self._states[attack] = prepare(self.plan, self.folder, unit, self.victim(), self.progress)

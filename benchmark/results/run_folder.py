@@ -27,7 +27,7 @@ from pydantic import ValidationError
 
 from ..contracts import AttackState
 from ..errors import BadInput, CorruptRun, RunConflict, first_problem
-from ..files import read_json, read_state, write_json
+from ..files import read_json, read_state, remove_leftovers, write_checked_json
 from ..protocol import SHARD, Batching
 from .checkpoints import FolderCheckpoints
 from .shards import Shard, below, in_order, missing, named
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 MANIFEST_SCHEMA = "sidebench-manifest/2"
 LOCK_FILE = ".lock"
+LOCKED_PARTS = ("state", "images", "scores", "tuning", "evidence")
+"""Folders of a run that only the holder of its lock writes to."""
 
 
 class RunFolder:
@@ -50,6 +52,8 @@ class RunFolder:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the run's lock; a second writer is refused. It ends with the process, however that ends.
+
+        Temporary files that earlier holders left when they were killed are removed.
 
         Raises:
             RunConflict: another process holds the lock.
@@ -69,9 +73,20 @@ class RunFolder:
         except OSError as error:
             raise BadInput(f"cannot write to {self.path}: {error.strerror}; choose another with --out") from None
         try:
+            self._remove_leftovers()
             yield
         finally:
             lock.release()
+
+    def _remove_leftovers(self) -> None:
+        """Remove what killed writers left; `report` and `replay` write without the lock, and may be alive."""
+        for folder in (self.path, self.path / "replay"):
+            remove_leftovers(folder)
+        for kind in ("json", "csv", "parquet"):
+            remove_leftovers(self.path, f"*.{kind}", age=0)
+        for part in LOCKED_PARTS:
+            for folder in (self.path / part).glob("**/"):
+                remove_leftovers(folder, age=0)
 
     def clear(self) -> None:
         """Remove everything but the lock."""
@@ -104,7 +119,7 @@ class RunFolder:
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
         """Write the manifest."""
-        write_json(self.manifest_file, manifest)
+        write_checked_json(self.manifest_file, manifest)
 
     def reference(self) -> "RunFolder":
         """Return the run of the same attacks on the pair's reference model, a run folder inside this one."""

@@ -17,13 +17,14 @@ from .. import environment
 from ..candidates import Candidates
 from ..contracts import AttackState, Budget, Progress
 from ..errors import AttackFailed, BadInput, RunConflict, SidebenchError, raised_in
-from ..files import difference, read_info, read_json, write_json, write_state
+from ..files import difference, read_info, read_json, write_checked_json, write_json, write_state
 from ..progress import silent
 from ..protocol import PROBES
 from ..registry import source_of
 from ..results.run_folder import MANIFEST_SCHEMA, RunFolder
 from ..results.schema import load_metrics
 from ..results.shards import Shard, missing
+from ..results.whole import drop_damaged
 from ..sampling.call_attack import make_candidates, prepare_attack
 from . import kept_results
 from .plan import RunPlan, Unit
@@ -51,7 +52,7 @@ def execute(plan: RunPlan, progress: Progress = silent) -> RunResult:
 
     Raises:
         RunConflict: the folder holds a run with other settings, or another process writes to it.
-        CorruptRun: a stored file cannot be read.
+        CorruptRun: a stored file was changed or cut, and this call cannot make it again.
     """
     folder = plan.folder()
     with folder.locked():
@@ -60,6 +61,7 @@ def execute(plan: RunPlan, progress: Progress = silent) -> RunResult:
         _check_space(plan, folder)
         kept_results.put_aside(folder, plan.candidates)
         open_folder(plan, folder, plan.identity())
+        drop_damaged(folder, {unit.name for unit in plan.units})
         for attack, curve in plan.tuned.items():
             write_json(folder.tuning_file(attack), curve)
         # All images first, then the references, which scoring alone needs.
@@ -305,7 +307,7 @@ def _probe(plan: RunPlan, folder: RunFolder, unit: Unit, model: "Model", state: 
     again, _, _, cost = make_candidates(unit.attack, model, state, Candidates(unit.seed, range(count)), sampling)
     first = torch.cat(list(folder.candidate_images(unit.name, count)))
     off = (again.int() - first.int()).abs()
-    write_json(
+    write_checked_json(
         folder.probe_file(unit.name),
         {
             "candidates": count,

@@ -12,15 +12,18 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..contracts import Attack, Defence
 from ..data.hub import cache
 from ..environment import versions
-from ..errors import CorruptRun
-from ..files import canonical_json, read_info, read_json, write_json
+from ..errors import CorruptRun, SidebenchError
+from ..files import DAY, canonical_json, read_info, read_json, read_state, write_checked_json, write_state
+from ..progress import say
 from ..results.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -43,25 +46,32 @@ class KeptState:
     def copy_to(self, run: RunFolder, unit: str, candidates: int) -> bool:
         """Put the kept state and its samples into the run's folder.
 
-        Returns False where there is none, it is damaged, or it is of another number of candidates and depends on it.
+        Returns False where there is none, it is damaged, or it is of another number of candidates and depends on it. A
+        damaged entry is removed, in a line.
+
+        Raises:
+            CannotWrite: the run's disk is full or failing.
         """
+        if not os.path.isdir(self.folder):  # noqa: PTH112  Path.is_dir raises where it may not look
+            return False
         try:
             if read_json(self.folder / "content.json") != self.content:
                 return False
-            info = read_info(self.folder / "state.safetensors")
-            cost = info["cost"]
-            for key in cost["samples"]:
-                read_info(self.folder / f"{key}.safetensors")
+            state = read_state(self.folder / "state.safetensors")
+            samples = {key: read_state(self.folder / f"{key}.safetensors") for key in state.info["cost"]["samples"]}
         except (CorruptRun, KeyError):
+            say(f"the kept state of {unit} was changed or cut; it is made again")
             shutil.rmtree(self.folder, ignore_errors=True)
             return False
-        if not fits(info, candidates):
+        if not fits(state.info, candidates):
             return False
-        for key in cost["samples"]:
-            _copy(self.folder / f"{key}.safetensors", run.shared_samples().file(key))
-        write_json(run.kept_file(unit), {"content": self.folder.name})
-        _copy(self.folder / "state.safetensors", run.state_file(unit))
-        os.utime(self.folder)
+        for key, made in samples.items():
+            if not run.shared_samples().file(key).exists():
+                run.shared_samples().save(key, made)
+        write_checked_json(run.kept_file(unit), {"content": self.folder.name})
+        write_state(run.state_file(unit), state)
+        with suppress(OSError):
+            os.utime(self.folder)
         return True
 
     def keep(self, run: RunFolder, unit: str) -> None:
@@ -78,12 +88,13 @@ class KeptState:
             shutil.copy(run.state_file(unit), made / "state.safetensors")
             for key in cost["samples"]:
                 shutil.copy(run.shared_samples().file(key), made / f"{key}.safetensors")
-            write_json(made / "content.json", self.content)
+            write_checked_json(made / "content.json", self.content)
             shutil.rmtree(self.folder, ignore_errors=True)
             made.rename(self.folder)
-        except OSError:
+        except (OSError, SidebenchError):
             shutil.rmtree(made, ignore_errors=True)
-        _prune()
+        with suppress(OSError):  # another process may prune at the same time
+            _prune()
 
 
 def kept_state(plan: "RunPlan", unit: "Unit", model: "Model") -> KeptState | None:
@@ -153,19 +164,14 @@ def _code(plugins: Sequence[type[Attack | Defence]]) -> str | None:
     return digest.hexdigest()
 
 
-def _copy(source: Path, target: Path) -> None:
-    if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.copy")
-        shutil.copy(source, temporary)
-        temporary.replace(target)
-
-
 def _prune() -> None:
-    """Remove the entries that were taken longest ago until what is kept fits the limit."""
+    """Remove what killed writers left, and the entries that were taken longest ago until the rest fits the limit."""
     entries = []
     for entry in _root().iterdir():
-        if not entry.name.startswith("."):
+        if entry.name.startswith("."):
+            if time.time() - entry.stat().st_mtime > DAY:
+                shutil.rmtree(entry, ignore_errors=True)
+        else:
             size = sum(file.stat().st_size for file in entry.iterdir())
             entries.append((entry.stat().st_mtime, size, entry))
     total = sum(size for _, size, _ in entries)

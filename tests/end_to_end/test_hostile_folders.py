@@ -1,6 +1,5 @@
 """A run folder or record is data: no file that it names is run or read."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import pytest
 
 from sidebench.benchmark.errors import BadInput, UnknownName
+from sidebench.benchmark.files import read_json, write_checked_json
 from sidebench.benchmark.registry import registered
 from sidebench.benchmark.results.run_folder import read_run
 from sidebench.leaderboards.challenge import challenge
@@ -34,9 +34,9 @@ def hostile(copied: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def change(folder: Path, **identity: Any) -> None:
     file = folder / "manifest.json"
-    manifest = json.loads(file.read_text(encoding="utf-8"))
+    manifest = read_json(file)
     manifest["identity"] |= identity
-    file.write_text(json.dumps(manifest), encoding="utf-8")
+    write_checked_json(file, manifest)
 
 
 def test_the_trap_works(hostile: Path, call: Call) -> None:

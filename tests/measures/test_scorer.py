@@ -351,7 +351,7 @@ def test_numbers_in_place_of_neighbours_are_refused(copied: RunFolder, column: s
     file = copied.scores_file(UNIT, SPACE, SHARD)
     table = pq.read_table(file)
     place = table.column_names.index(column)
-    pq.write_table(table.set_column(place, column, pa.array(["x"] * len(table))), file)
+    write_table(file, table.set_column(place, column, pa.array(["x"] * len(table))))
     with pytest.raises(CorruptRun) as raised:
         read_scores(copied, UNIT, SPACE, SHARD)
     assert file.name in str(raised.value)

@@ -372,31 +372,68 @@ MENDED = [
     "images/side.s0/00000016-00000032.safetensors",
     "scores/side.s0.pixels.00000016-00000032.parquet",
     "scores/side.s0.pixels.00000016-00000032.pairs.parquet",
-    "state/side.s0/state.safetensors",
+    "state/carlini-cond.s0/state.safetensors",
     "state/side.s0/probe.json",
+    "references.parquet",
 ]
 
 
-@pytest.mark.parametrize("name", MENDED)
-def test_truncated_file_is_named_and_mended(name: str, copied: Path, make_plan: Plan) -> None:
-    metrics, file = result_bytes(copied), copied / name
-    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    with pytest.raises(CorruptRun, match=f"{file.parent.name}/{file.name}"):
-        runner.execute(make_plan(copied.parent))
-    file.unlink()
-    assert runner.execute(make_plan(copied.parent)).metrics is not None
+def cut(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def flipped(content: bytes) -> bytes:
+    """Return other numbers: one bit near the end, where a state has its tensors, and JSON its last value."""
+    place = len(content) - 60
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+@pytest.mark.parametrize("damage", [cut, flipped])
+def test_damaged_files_are_named_and_made_again(
+    damage: Callable[[bytes], bytes], copied: Path, make_plan: Plan, caplog: pytest.LogCaptureFixture
+) -> None:
+    metrics = result_bytes(copied)
+    for name in MENDED:
+        (copied / name).write_bytes(damage((copied / name).read_bytes()))
+    assert not runner.execute(make_plan(copied.parent)).failures
     assert result_bytes(copied) == metrics
+    assert sorted(caplog.messages) == sorted(f"{name} was changed or cut; it is made again" for name in MENDED)
+    caplog.clear()
+    runner.execute(make_plan(copied.parent))
+    assert result_bytes(copied) == metrics and not caplog.messages
 
 
-@pytest.mark.parametrize("name", MENDED[:2])
-def test_empty_file_is_named(name: str, copied: Path, make_plan: Plan) -> None:
-    (copied / name).write_bytes(b"")
-    with pytest.raises(CorruptRun, match=(copied / name).name):
-        runner.execute(make_plan(copied.parent))
+def test_samples_are_made_again_with_what_was_made_of_them(
+    copied: Path, make_plan: Plan, caplog: pytest.LogCaptureFixture
+) -> None:
+    metrics, before = result_bytes(copied), stamps(copied)
+    sample = min((copied / "state" / "shared").iterdir())
+    sample.write_bytes(flipped(sample.read_bytes()))
+    runner.execute(make_plan(copied.parent))
+    assert result_bytes(copied) == metrics
+    again = {name for name, stamp in stamps(copied).items() if stamp != before[name]}
+    scores = {f"scores/{sample.stem}.{space}.00000.parquet" for space in ("pixels",)}
+    states = {f"state/{unit}.s0/state.safetensors" for unit in ("carlini-cond", "side")}
+    assert again == {f"state/shared/{sample.name}", *states, *scores}
+    assert sorted(line.partition(":")[0].partition(" ")[0] for line in caplog.messages) == sorted(
+        {f"state/shared/{sample.name}", *states}
+    )
 
 
-def test_broken_manifest_is_named(copied: Path, make_plan: Plan) -> None:
-    (copied / "manifest.json").write_text('{"schema": ', encoding="utf-8")
+@pytest.mark.parametrize("kind", ["images/side.s0/00000000-00000016", "state/side.s0/state"])
+def test_what_this_call_cannot_make_again_is_refused(kind: str, copied: Path, make_plan: Plan) -> None:
+    file = copied / f"{kind}.safetensors"
+    damaged = flipped(file.read_bytes())
+    file.write_bytes(damaged)
+    with pytest.raises(CorruptRun, match=f"{kind}.*does not make it: add --attack side --seed 0"):
+        runner.execute(make_plan(copied.parent, attacks=["carlini-uncond"]))
+    assert file.read_bytes() == damaged
+
+
+@pytest.mark.parametrize("text", ['{"schema": ', None])
+def test_a_damaged_manifest_is_refused(text: str | None, copied: Path, make_plan: Plan) -> None:
+    file = copied / "manifest.json"
+    file.write_text(text or file.read_text(encoding="utf-8").replace('"torch": "', '"torch": "9'), encoding="utf-8")
     with pytest.raises(CorruptRun, match=r"manifest\.json"):
         runner.execute(make_plan(copied.parent))
 

@@ -30,6 +30,12 @@ def lines(stream: io.StringIO) -> list[str]:
     return stream.getvalue().splitlines()
 
 
+def test_a_line_goes_to_the_logger_and_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    progress.say("a file\nwith %s and \x1b[31m")
+    assert caplog.messages == ["a file with %s and ?[31m"]
+    assert [(record.name, record.levelname) for record in caplog.records] == [("sidebench", "WARNING")]
+
+
 def test_last_line_always_comes(clock: Clock) -> None:
     stream = io.StringIO()
     with PlainProgress(stream) as report:
