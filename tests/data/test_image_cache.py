@@ -1,7 +1,9 @@
 """Images of a data set: every kind of picture decoded right, and the memory-mapped cache."""
 
 import io
+import os
 import struct
+import time
 import zlib
 from pathlib import Path
 from typing import Any
@@ -229,6 +231,68 @@ def test_seeded_split_of_a_folder_is_not_copied_into_memory(kept: Path, tmp_path
     view = whole[5:15]
     assert np.array_equal(image_cache.take(view, np.array([0, 2, 9])), whole[[5, 7, 14]])
     assert np.array_equal(np.concatenate(list(image_cache.blocks(view))), view)
+
+
+@pytest.mark.parametrize("name", ["pixels.u8", "texts.json", "rows.json", "part-*.u8", "part-*.json"])
+@pytest.mark.parametrize("how", ["inverted", "cut", "missing", "a folder"])
+def test_what_was_changed_or_cut_is_decoded_again(
+    name: str, how: str, kept: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = folder_of(picture_repository(tmp_path / "noise", train=12, test=3), captions="img")
+    chosen = np.array([1, 4, 7])
+
+    def read() -> tuple[Any, ...]:
+        rows = image_cache.load_rows(data)
+        assert rows.labels is not None
+        part = image_cache.take(rows.images, chosen)
+        return rows.fingerprint, rows.images.tolist(), rows.labels.tolist(), rows.captions, part.tolist()
+
+    before = read()
+    (file,) = kept.glob(f"images/*/{name}")
+    content = file.read_bytes()
+    file.unlink()
+    if how == "inverted":
+        middle = slice(len(content) // 4, len(content) // 2)
+        file.write_bytes(content[: middle.start] + bytes(255 - b for b in content[middle]) + content[middle.stop :])
+    elif how == "cut":
+        file.write_bytes(content[:-5])
+    elif how == "a folder":
+        file.mkdir()
+        with pytest.raises(BadInput, match="cannot write"):
+            read()
+        return
+    assert read() == before
+    said = [] if how == "missing" and name.endswith("s.json") and name != "texts.json" else caplog.messages
+    assert all("were changed or cut; they are made again" in line for line in said)
+    assert file.read_bytes() == content
+    caplog.clear()
+    assert read() == before and not caplog.messages
+
+
+def test_a_cache_that_cannot_be_used_is_one_line(kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    data = folder_of(picture_repository(tmp_path / "noise", train=5, test=3))
+    kept.write_text("a file where the folder should be", encoding="utf-8")
+    with pytest.raises(BadInput, match=r"^cannot write .*pixels\.u8: Not a directory$"):
+        image_cache.load_rows(data)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(kept / "datasets"))
+    with pytest.raises(
+        BadInput, match=r"cannot use the cache .*datasets: Not a directory; set HF_HOME to another folder$"
+    ):
+        image_cache.load_rows(data)
+
+
+def test_what_killed_writers_left_goes_after_a_day(kept: Path, tmp_path: Path) -> None:
+    data = folder_of(picture_repository(tmp_path / "noise", train=5, test=3))
+    image_cache.load_rows(data)
+    (folder,) = (kept / "images").iterdir()
+    alive, dead = folder / ".pixels.u8.alive.tmp", folder / ".pixels.u8.dead.tmp"
+    for file in (alive, dead):
+        file.touch()
+    os.utime(dead, times=(time.time() - 90_000,) * 2)
+    image_cache.load_rows(data)
+    assert alive.exists() and not dead.exists()
 
 
 def test_pair_needs_whole_sources() -> None:
