@@ -1,6 +1,7 @@
 """A state is taken again when nothing that matters changed, and never when something did."""
 
 import dataclasses
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from sidebench.benchmark.files import read_json
 from sidebench.benchmark.registry import find
+from sidebench.benchmark.results.run_folder import RunFolder
 from sidebench.benchmark.runs import runner, state_cache
 from sidebench.methods.side import Side
 
@@ -136,13 +138,32 @@ def test_a_changed_line_of_a_local_attack_matters(make_plan: Made, cache: Path, 
     assert len(hashes) == 2
 
 
+@pytest.mark.parametrize("name", ["state.safetensors", "samples-*.safetensors", "content.json"])
+def test_a_changed_entry_is_dropped_in_a_line(
+    name: str, begun: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (entry,) = begun.iterdir()
+    kept = state_cache.KeptState(read_json(entry / "content.json"))
+    assert kept.folder == entry and kept.copy_to(RunFolder(tmp_path / "whole"), "side.s0")
+    assert (entry / "state.safetensors").read_bytes() == RunFolder(tmp_path / "whole").state_file(
+        "side.s0"
+    ).read_bytes()
+    file = min(entry.glob(name))
+    content = file.read_bytes()
+    file.write_bytes(content[:-60] + bytes([content[-60] ^ 1]) + content[-59:])
+    assert not kept.copy_to(RunFolder(tmp_path / "run"), "side.s0")
+    assert not entry.exists() and not (tmp_path / "run").exists()
+    assert caplog.messages == ["the kept state of side.s0 was changed or cut; it is made again"]
+
+
 def test_a_damaged_entry_is_made_again(make_plan: Made, begun: Path, prepared: list[int], tmp_path: Path) -> None:
     (entry,) = begun.iterdir()
+    content = (entry / "content.json").read_bytes()
     (entry / "state.safetensors").write_bytes(b"cut off")
-    run(make_plan, tmp_path / "b")
+    made = run(make_plan, tmp_path / "b").folder.state_file("side.s0")
     assert len(prepared) == 1
-    run(make_plan, tmp_path / "c")
-    assert len(prepared) == 1
+    assert (entry / "state.safetensors").read_bytes() == made.read_bytes()
+    assert (entry / "content.json").read_bytes() == content
 
 
 def test_an_entry_that_claims_another_content_is_not_taken(
@@ -176,6 +197,15 @@ def test_old_entries_make_room(make_plan: Made, begun: Path, tmp_path: Path, mon
 def test_attacks_that_prepare_nothing_keep_nothing(make_plan: Made, cache: Path, tmp_path: Path) -> None:
     runner.execute(make_plan(tmp_path / "a", attacks=("carlini-uncond",)))
     assert not cache.exists()
+
+
+def test_what_killed_writers_left_goes_after_a_day(begun: Path) -> None:
+    alive, dead = begun / ".new-alive", begun / ".new-dead"
+    for folder in (alive, dead):
+        folder.mkdir()
+    os.utime(dead, times=(1e9, 1e9))
+    state_cache._prune()
+    assert alive.exists() and not dead.exists() and len(list(begun.iterdir())) == 2
 
 
 def test_a_cache_that_cannot_be_written_stops_no_run(make_plan: Made, cache: Path, tmp_path: Path) -> None:
