@@ -68,6 +68,38 @@ def test_a_lock_that_is_a_link_is_refused_and_its_target_kept(tmp_path: Path) ->
     assert target.read_text(encoding="utf-8") == "four years"
 
 
+def test_what_killed_holders_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    dead = [
+        ".metrics.json.x.tmp",
+        "images/side.s0/.00000.safetensors.x.tmp",
+        "state/side.s0/checkpoints/.a.safetensors.x.tmp",
+        "evidence/side.s0/.01.png.x.tmp",
+        "scores/.a.parquet.x.tmp",
+    ]
+    # A page, a replayed candidate and another folder's run may be written at this moment, by somebody else.
+    kept = [
+        ".report.html.x.tmp",
+        "replay/.a.png.x.tmp",
+        "reference/.metrics.json.x.tmp",
+        "images/side.s0/00000.safetensors",
+        "label/mine.tmp",
+    ]
+    for name in (*dead, *kept):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    with RunFolder(tmp_path).locked():
+        assert not [name for name in dead if (tmp_path / name).exists()]
+        assert all((tmp_path / name).exists() for name in kept)
+        (tmp_path / dead[0]).touch()
+        with pytest.raises(RunConflict), RunFolder(tmp_path).locked():
+            pass
+        assert (tmp_path / dead[0]).exists()
+    for name in kept[:2]:
+        os.utime(tmp_path / name, times=(1e9, 1e9))
+    with RunFolder(tmp_path).locked():
+        assert [name for name in kept if not (tmp_path / name).exists()] == kept[:2]
+
+
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "run" / ".lock").mkdir(parents=True)

@@ -383,8 +383,8 @@ def cut(content: bytes) -> bytes:
 
 
 def flipped(content: bytes) -> bytes:
-    """Return other numbers: one bit near the end, where a state has its tensors, and JSON its last value."""
-    place = len(content) - 60
+    """Return other numbers: a bit among a table's values, or near the end, where tensors and JSON's last value are."""
+    place = len(content) // 4 if content.startswith(b"PAR1") else len(content) - 60
     return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
 
 
