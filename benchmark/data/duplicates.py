@@ -113,12 +113,15 @@ def split_by_group(groups: np.ndarray, rule: SplitRule) -> list[np.ndarray]:
     wanted = [rule.training, rule.held_out, rule.pool]
     if sum(wanted) > len(groups):
         raise TooFew(f"the split asks for {sum(wanted)} images, the data set has {len(groups)}")
-    order = np.random.Generator(np.random.PCG64(rule.seed)).permutation(np.unique(groups))
+    known, sizes = np.unique(groups, return_counts=True)
+    # The rows of each group, found once: looked for group by group, they take the square of the number of groups.
+    members = np.split(np.argsort(groups, kind="stable"), np.cumsum(sizes)[:-1])
     parts: list[list[np.ndarray]] = [[] for _ in range(4)]
     room = [*wanted, len(groups)]
     part = 0
-    for group in order:
-        rows = np.flatnonzero(groups == group)
+    # Positions are shuffled as the groups' own numbers would be.
+    for position in np.random.Generator(np.random.PCG64(rule.seed)).permutation(len(known)):
+        rows = members[position]
         while part < 3 and room[part] == 0:
             part += 1
         target = part if len(rows) <= room[part] else 3

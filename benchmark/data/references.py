@@ -1,5 +1,6 @@
 """Training and held-out images: load, check, group duplicates, split. Only scoring sees them."""
 
+import hashlib
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,15 +9,24 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..contracts import Progress, Side
+from ..contracts import AttackState, Progress, Side
 from ..errors import BadInput
 from ..progress import silent
 from .duplicates import duplicate_groups, split_by_group
+from .fits import Fits
 from .image_cache import fingerprint, load_rows, take
 from .pair import DataSource, Pair, Selection, TuningBlock
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+_LEAST_KEPT = 5_000
+"""Images from which on their duplicate groups are kept between runs; fewer are grouped in less than a second."""
+
+_MOST_KNOWN = 8
+_KNOWN_GROUPS: dict[tuple[str, float], np.ndarray] = {}
+"""Duplicate groups by content and rms that this process has found: several callers load the same references."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +75,15 @@ class References:
     fingerprint: str
     """SHA-256 over the shape and bytes of all images of the data set."""
 
+    def content(self) -> dict[str, str]:
+        """Return hashes of all that the four parts are: the images, and which of them lie where with what labels."""
+        digest = hashlib.sha256()
+        for part in (self.training, self.held_out, self.pool, self.tuning):
+            digest.update(f"{part.images.shape}".encode())
+            for numbers in (part.rows, part.groups, np.empty(0) if part.labels is None else part.labels):
+                digest.update(f"{len(numbers)} ".encode() + numbers.astype("<i8").tobytes())
+        return {"fingerprint": self.fingerprint, "parts": digest.hexdigest()}
+
     def groups(self) -> dict[Side, np.ndarray]:
         """Return each reference's duplicate group, by side that has images."""
         parts: dict[Side, ImageSet] = {"training": self.training, "held_out": self.held_out}
@@ -108,11 +127,11 @@ def load_references(pair: Pair, progress: Progress = silent, *, tuning: bool = F
     if data.sha256 not in (None, loaded.fingerprint):
         raise BadInput(f"{pair.name}: the data are not the pinned ones (SHA-256 {loaded.fingerprint[:16]}...)")
     if data.split is None:
-        groups = duplicate_groups(loaded.images, data.duplicate_rms, progress)
+        groups = _groups(loaded, data.duplicate_rms, progress)
         nothing = np.empty(0, dtype=np.int64)
         parts = [loaded.members, nothing if loaded.held_out is None else loaded.held_out, nothing, nothing]
     else:
-        groups = duplicate_groups(loaded.images, data.split.duplicate_rms, progress)
+        groups = _groups(loaded, data.split.duplicate_rms, progress)
         allowed = loaded.members
         if data.within is not None:
             allowed = allowed[split_by_group(groups[allowed], data.within)[3]]
@@ -121,6 +140,29 @@ def load_references(pair: Pair, progress: Progress = silent, *, tuning: bool = F
         parts[:2] = _set_aside(parts[:2], groups, data.tuning_block, tuning)
     sets = [_part(loaded, rows, groups) for rows in parts]
     return References(sets[0], sets[1], sets[2], sets[3], loaded.fingerprint)
+
+
+def _groups(loaded: _Loaded, rms: float, progress: Progress) -> np.ndarray:
+    """Return each image's duplicate group, found once per content: in this process, and from run to run."""
+    key = (loaded.fingerprint, rms)
+    if key not in _KNOWN_GROUPS:
+        if len(_KNOWN_GROUPS) >= _MOST_KNOWN:
+            _KNOWN_GROUPS.pop(next(iter(_KNOWN_GROUPS)))
+        _KNOWN_GROUPS[key] = _kept_groups(loaded, rms, progress)
+    return _KNOWN_GROUPS[key].copy()
+
+
+def _kept_groups(loaded: _Loaded, rms: float, progress: Progress) -> np.ndarray:
+    if len(loaded.images) < _LEAST_KEPT:
+        return duplicate_groups(loaded.images, rms, progress)
+    import torch
+
+    def grouped() -> AttackState:
+        return AttackState({"groups": torch.from_numpy(duplicate_groups(loaded.images, rms, progress))}, {})
+
+    found = Fits({"fingerprint": loaded.fingerprint}).tensors("duplicate groups", grouped, rms=rms)
+    groups: np.ndarray = found.tensors["groups"].numpy()
+    return groups
 
 
 def _set_aside(sides: list[np.ndarray], groups: np.ndarray, block: TuningBlock, inside: bool) -> list[np.ndarray]:

@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidebench.benchmark.contracts import Side
+from sidebench.benchmark.data import fits, references
 from sidebench.benchmark.data.duplicates import duplicate_groups, split_by_group
 from sidebench.benchmark.data.pair import DataSource, Pair, SplitRule, load_pair
 from sidebench.benchmark.data.references import ImageSet, load_references, shared_groups
@@ -102,6 +104,55 @@ def test_more_than_there_is_is_refused() -> None:
 def test_groups_too_large_for_the_sizes_are_refused() -> None:
     with pytest.raises(TooFew, match="too large"):
         split_by_group(np.repeat(np.arange(3), 20), RULE)
+
+
+def test_a_split_of_many_groups_is_that_of_a_search_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(4)
+    groups = rng.permutation(np.repeat(np.arange(0, 6000, 3), rng.integers(1, 4, 2000)))
+    rule = RULE.model_copy(update={"training": 900, "held_out": 600, "pool": 300})
+    wanted: list[list[int]] = [[], [], [], []]
+    room, part = [900, 600, 300, len(groups)], 0
+    for group in np.random.Generator(np.random.PCG64(rule.seed)).permutation(np.unique(groups)):
+        rows = np.flatnonzero(groups == group).tolist()
+        while part < 3 and room[part] == 0:
+            part += 1
+        target = part if len(rows) <= room[part] else 3
+        wanted[target] += rows
+        room[target] -= len(rows)
+    assert [part.tolist() for part in split_by_group(groups, rule)] == [sorted(rows) for rows in wanted]
+    # No look at all images for each group: a comparison of whole arrays is what took the square of their number.
+    monkeypatch.setattr(np, "flatnonzero", lambda _: pytest.fail("searched group by group"))
+    whole = rule.model_copy(update={"training": 10_000, "held_out": 6_000})
+    assert len(assert_split(np.arange(20_000), whole)[3]) == 3_700
+
+
+def test_images_are_grouped_once_in_a_process(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def counted(*arguments: Any) -> np.ndarray:
+        calls.append(arguments[1])
+        return duplicate_groups(*arguments)
+
+    monkeypatch.setattr(references, "_KNOWN_GROUPS", {})
+    monkeypatch.setattr(references, "duplicate_groups", counted)
+    first, again = load_references(pair(npz(file))), load_references(pair(npz(file)))
+    assert len(calls) == 1 and np.array_equal(first.training.groups, again.training.groups)
+    first.training.groups[:] = -1  # nobody's changes reach others
+    assert load_references(pair(npz(file))).training.groups.min() >= 0
+    load_references(pair(npz(file, split=RULE.model_copy(update={"duplicate_rms": 0.02}))))
+    assert calls == [0.01, 0.02]
+
+
+def test_large_sets_are_grouped_once_for_all_runs(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIDEBENCH_STATES", "on")
+    monkeypatch.setattr(fits, "cache", lambda: tmp_path)
+    monkeypatch.setattr(references, "_LEAST_KEPT", 40)
+    found = []
+    for _ in range(2):
+        monkeypatch.setattr(references, "_KNOWN_GROUPS", {})
+        found.append(load_references(pair(npz(file))).tuning.groups.tolist())
+        monkeypatch.setattr(references, "duplicate_groups", lambda *_: pytest.fail("grouped again"))
+    assert found[0] == found[1] and len(list((tmp_path / "fits").iterdir())) == 1
 
 
 # ---- duplicates ----
