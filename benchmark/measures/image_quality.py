@@ -7,20 +7,25 @@ on generated images is tested on real ones. Each stands beside the same figure f
 real images are the held-out ones, or, for a pair without any, the pool or the tuning part.
 """
 
+import functools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ..contracts import AttackState
+from ..data.fits import Fits
+from ..data.image_cache import blocks
 from ..data.references import ImageSet, References
+from . import frechet
 
 MOST_DIMENSIONS = 4096
 """Pixels per image above which a covariance in pixel space says nothing and costs much."""
 
-MOST_LABELLED = 2048
-"""Candidates on which the classifier is trained."""
+MOST_COMPARED = 2048
+"""Images of each set, the first ones, that are compared pair by pair: all figures but the Frechet distance."""
 
 FEATURES = "pixels"
 """The feature space of every figure but the classifier's."""
@@ -29,18 +34,29 @@ MANIFOLD_NEIGHBOURS = 3
 """k of precision and recall; the paper's value."""
 
 
-def assess(candidates: Mapping[str, Iterable[Tensor]], references: References) -> dict[str, Any]:
-    """Return quality figures by unit, and the same for real training images under "training images"."""
+def assess(
+    candidates: Mapping[str, Iterable[Tensor]], references: References, fits: Fits | None = None
+) -> dict[str, Any]:
+    """Return quality figures by unit, and the same for real training images under "training images".
+
+    Candidates are uint8, N x C x H x W, read batch by batch and not held. What rests on the pair alone is taken from
+    `fits`, by default those of these references.
+    """
     if references.training.images[0].size > MOST_DIMENSIONS:
         return {"skipped": f"more than {MOST_DIMENSIONS} values per image: pixel space says nothing"}
     against = real_images(references)
     if against is None:
         return {"skipped": "the pair has fewer than 2 images outside of the training set"}
-    real = references.training.floats()
-    found = {"training images": _figures(iter([real]), references.training.labels, references, against)}
+    real = _Real(references, against, fits or Fits(references.content()))
+    training = references.training
+    labels = None if training.labels is None else training.labels[:MOST_COMPARED]
+
+    def of_training() -> dict[str, Any]:
+        return _figures(_batches(training), labels, real)
+
+    found = {"training images": real.fits.values("quality of training images", of_training)}
     for unit, batches in candidates.items():
-        images = (batch.float() / 255 for batch in batches)
-        found[unit] = _figures(images, None, references, against)
+        found[unit] = _figures((batch.float() / 255 for batch in batches), None, real)
     return found
 
 
@@ -55,14 +71,7 @@ def frechet_distance(first: Iterable[Tensor], second: Tensor) -> float:
 
     `first` is read batch by batch, N x C x H x W each; at least two images are needed on both sides.
     """
-    from torchmetrics.image.fid import FrechetInceptionDistance
-
-    metric = FrechetInceptionDistance(feature=_Pixels(second[0].numel()), normalize=True)
-    metric.set_dtype(torch.float64)
-    metric.update(second, real=True)
-    for images in first:
-        metric.update(images, real=False)
-    return float(metric.compute())
+    return frechet.distance(frechet.moments_of(first), frechet.moments_of([second]).gaussian())
 
 
 def precision_and_recall(images: Tensor, real: Tensor) -> tuple[float, float]:
@@ -72,83 +81,155 @@ def precision_and_recall(images: Tensor, real: Tensor) -> tuple[float, float]:
     N x C x H x W and should be of one size, as the balls shrink with N; more than k images each.
     """
     ours, theirs = images.flatten(1).double(), real.flatten(1).double()
+    return _on_manifolds(ours, theirs, _reach(torch.cdist(ours, ours)), _reach(torch.cdist(theirs, theirs)))
+
+
+def _on_manifolds(ours: Tensor, theirs: Tensor, our_reach: Tensor, their_reach: Tensor) -> tuple[float, float]:
     between = torch.cdist(ours, theirs)
-    precision = (between <= _reach(theirs)[None, :]).any(1)
-    recall = (between <= _reach(ours)[:, None]).any(0)
+    precision, recall = (between <= their_reach[None, :]).any(1), (between <= our_reach[:, None]).any(0)
     return float(precision.double().mean()), float(recall.double().mean())
 
 
-def _reach(flat: Tensor) -> Tensor:
-    """Return each row's distance to its k-th neighbour, itself not counted."""
-    return torch.cdist(flat, flat).kthvalue(MANIFOLD_NEIGHBOURS + 1, dim=1).values
+def _reach(distances: Tensor) -> Tensor:
+    """Return each row's distance to its k-th neighbour, itself not counted, from N x N distances."""
+    return distances.kthvalue(MANIFOLD_NEIGHBOURS + 1, dim=1).values
 
 
 def diversity(images: Tensor) -> float:
     """Return the mean rms distance of two different images, in [0, 1]."""
     flat = images.flatten(1).double()
-    return float(torch.pdist(flat).mean() / flat.shape[1] ** 0.5)
+    return _mean_distance(torch.cdist(flat, flat), flat.shape[1])
+
+
+def _mean_distance(distances: Tensor, dimensions: int) -> float:
+    """Return the mean rms distance of two different images from N x N distances, those to themselves not counted."""
+    others = distances.sum() - distances.diagonal().sum()
+    return float(others / (len(distances) * (len(distances) - 1)) / dimensions**0.5)
 
 
 def label_accuracy(images: Tensor, labels: np.ndarray | None, references: References) -> float | None:
     """Return how well a classifier trained on these images labels the real ones, in 0 .. 1.
 
     Images without labels get them from a classifier trained on the pool and the tuning part, which are
-    neither training nor those real images. None without labelled data.
+    neither training nor those real images. None without labelled data. Each set counts with its first 2,048 images.
     """
-    from sklearn.svm import SVC
-
     against = real_images(references)
-    real: ImageSet | None = getattr(references, against) if against else None
-    if real is None or real.labels is None:
-        return None
-    if labels is None:
-        teachers = [part for part in (references.pool, references.tuning) if len(part) and part is not real]
-        if not teachers or any(part.labels is None for part in teachers):
+    return None if against is None else _Labels(references, getattr(references, against)).accuracy(images, labels)
+
+
+class _Real:
+    """The real images that quality is measured against, and what is fitted to them once for all units."""
+
+    def __init__(self, references: References, against: str, fits: Fits) -> None:
+        self.against, self.fits = against, fits
+        self.part: ImageSet = getattr(references, against)
+        self.labels = _Labels(references, self.part)
+        self.gaussian = frechet.Gaussian(**fits.tensors("moments of real images", self._fit, part=against).tensors)
+        self._reaches: dict[int, Tensor] = {}
+
+    def _fit(self) -> AttackState:
+        return AttackState(frechet.moments_of(_batches(self.part)).gaussian()._asdict(), {})
+
+    def reach(self, size: int) -> Tensor:
+        """Return the radii of the manifold of the first `size` real images."""
+
+        def fitted() -> AttackState:
+            flat = self.first(size)
+            return AttackState({"reach": _reach(torch.cdist(flat, flat))}, {})
+
+        if size not in self._reaches:
+            settings = {"part": self.against, "size": size, "neighbours": MANIFOLD_NEIGHBOURS}
+            self._reaches[size] = self.fits.tensors("radii of real images", fitted, **settings).tensors["reach"]
+        return self._reaches[size]
+
+    def first(self, size: int) -> Tensor:
+        """Return the first `size` real images as rows of float64 in [0, 1]."""
+        return torch.from_numpy(self.part.images[:size]).float().div(255).flatten(1).double()
+
+
+class _Labels:
+    """The labels of the real images, and those that other images get."""
+
+    def __init__(self, references: References, real: ImageSet) -> None:
+        self.real = real
+        self._others = [part for part in (references.pool, references.tuning) if len(part) and part is not real]
+
+    @functools.cached_property
+    def teacher(self) -> "_Classifier | None":
+        """A classifier trained on labelled images that are neither training nor these real ones."""
+        if not self._others or any(part.labels is None for part in self._others):
             return None
-        known = np.concatenate([_flat(part) for part in teachers])
-        labels = SVC().fit(known, np.concatenate([part.labels for part in teachers])).predict(images.flatten(1))
-    if len(np.unique(labels)) < 2:
-        return 0.0
-    student = SVC().fit(images.flatten(1), labels)
-    return float(student.score(_flat(real), real.labels))
+        known = np.concatenate([_flat(part, MOST_COMPARED) for part in self._others])[:MOST_COMPARED]
+        labels = [part.labels[:MOST_COMPARED] for part in self._others if part.labels is not None]
+        return _Classifier(known, np.concatenate(labels)[:MOST_COMPARED])
+
+    def accuracy(self, images: Tensor, labels: np.ndarray | None) -> float | None:
+        """Return what `label_accuracy` does."""
+        if self.real.labels is None:
+            return None
+        shown = images[:MOST_COMPARED].flatten(1).double().numpy()
+        if labels is None:
+            if self.teacher is None:
+                return None
+            labels = self.teacher.label(shown)
+        if len(np.unique(labels)) < 2:
+            return 0.0
+        found = _Classifier(shown, labels).label(_flat(self.real, MOST_COMPARED))
+        return float((found == self.real.labels[:MOST_COMPARED]).mean())
 
 
-def _figures(
-    batches: Iterator[Tensor], labels: np.ndarray | None, references: References, against: str
-) -> dict[str, Any]:
+class _Classifier:
+    """scikit-learn's SVC as it comes, its kernel by matrix products: libsvm's own loops take ten times as long."""
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray) -> None:
+        """Fit to images, N x D in [0, 1], with two labels or more."""
+        from sklearn.metrics.pairwise import rbf_kernel
+        from sklearn.svm import SVC
+
+        variance = float(images.var())
+        # SVC's gamma "scale".
+        self._kernel = functools.partial(rbf_kernel, gamma=1 / (images.shape[1] * variance) if variance else 1.0)
+        self._known = images
+        self._model = SVC(kernel="precomputed").fit(self._kernel(images, images), labels)
+
+    def label(self, images: np.ndarray) -> np.ndarray:
+        """Return each image's label."""
+        found: np.ndarray = self._model.predict(self._kernel(images, self._known))
+        return found
+
+
+def _figures(batches: Iterable[Tensor], labels: np.ndarray | None, real: _Real) -> dict[str, Any]:
     few: list[Tensor] = []
 
     def watched() -> Iterator[Tensor]:
         for batch in batches:
-            few.append(batch[: max(0, MOST_LABELLED - sum(map(len, few)))])
+            few.append(batch[: max(0, MOST_COMPARED - sum(map(len, few)))])
             yield batch
 
-    real = getattr(references, against).floats()
-    distance = frechet_distance(watched(), real)
+    distance = frechet.distance(frechet.moments_of(watched()), real.gaussian)
     images = torch.cat(few)
-    size = min(len(images), len(real))
-    precision, recall = precision_and_recall(images[:size], real[:size]) if size > MANIFOLD_NEIGHBOURS else (None, None)
+    size = min(len(images), len(real.part))
+    ours = images[:size].flatten(1).double()
+    within = torch.cdist(ours, ours)
+    precision, recall = None, None
+    if size > MANIFOLD_NEIGHBOURS:
+        precision, recall = _on_manifolds(ours, real.first(size), _reach(within), real.reach(size))
     return {
-        "against": against,
+        "against": real.against,
         "frechet_distance": distance if np.isfinite(distance) else None,
         "precision": precision,
         "recall": recall,
-        "diversity": diversity(images[:size]) if size > 1 else None,
-        "label_accuracy": label_accuracy(images, labels, references),
+        "diversity": _mean_distance(within, ours.shape[1]) if size > 1 else None,
+        "label_accuracy": real.labels.accuracy(images, labels),
     }
 
 
-def _flat(part: ImageSet) -> np.ndarray:
-    flat: np.ndarray = part.images.reshape(len(part), -1) / 255
+def _batches(part: ImageSet) -> Iterator[Tensor]:
+    """Yield the images of a part block by block, in [0, 1]."""
+    return (torch.from_numpy(block).float().div(255) for block in blocks(part.images))
+
+
+def _flat(part: ImageSet, most: int) -> np.ndarray:
+    """Return the first images of a part, N x D in [0, 1]."""
+    flat: np.ndarray = part.images[:most].reshape(-1, part.images[0].size) / 255
     return flat
-
-
-class _Pixels(nn.Module):
-    """Pixels as features."""
-
-    def __init__(self, num_features: int) -> None:
-        super().__init__()
-        self.num_features = num_features
-
-    def forward(self, images: Tensor) -> Tensor:
-        return images.flatten(1).double()

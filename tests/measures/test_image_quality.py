@@ -9,6 +9,7 @@ import torch
 
 from sidebench.benchmark.data.pair import load_pair
 from sidebench.benchmark.data.references import References, load_references
+from sidebench.benchmark.measures import image_quality
 from sidebench.benchmark.measures.image_quality import (
     assess,
     diversity,
@@ -88,3 +89,20 @@ def test_precision_and_recall_tell_noise_and_few_modes_apart(references: Referen
 def test_diversity_is_the_mean_pairwise_rms_distance() -> None:
     images = torch.tensor([0.0, 0.5, 1.0]).view(3, 1, 1, 1).expand(3, 1, 2, 2)
     assert diversity(images) == pytest.approx((0.5 + 0.5 + 1.0) / 3)
+
+
+def test_labels_are_those_of_scikit_learns_classifier(references: References) -> None:
+    from sklearn.svm import SVC
+
+    training, real = references.training, references.held_out
+    assert training.labels is not None and real.labels is not None
+    flat = training.images.reshape(len(training), -1) / 255
+    wanted = SVC().fit(flat, training.labels).score(real.images.reshape(len(real), -1) / 255, real.labels)
+    assert label_accuracy(training.floats(), training.labels, references) == pytest.approx(wanted, abs=1e-9)
+
+
+def test_more_labelled_images_than_are_compared(references: References, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = assess({}, references)["training images"]
+    monkeypatch.setattr(image_quality, "MOST_COMPARED", 200)
+    found = assess({}, references)["training images"]
+    assert 0.7 < found["label_accuracy"] <= 1 and found["frechet_distance"] == whole["frechet_distance"]
