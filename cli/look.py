@@ -85,17 +85,40 @@ def compare(
 
 def score(
     run_folder: Run,
-    bands: Annotated[str, typer.Option(metavar="NAME=LOW:HIGH,...", help="Bands, closest first.")],
-    measure: Annotated[str | None, typer.Option(help="A measure of the run; default: its headline.")] = None,
+    bands: Annotated[str | None, typer.Option(metavar="NAME=LOW:HIGH,...", help="Bands, closest first.")] = None,
+    measure: Annotated[
+        str | None, typer.Option(help="With --bands: a measure of the run; default: its headline.")
+    ] = None,
+    copying: Annotated[
+        bool, typer.Option("--copying", help="Add AuthPct and C_T to the run folder; its next report shows them.")
+    ] = False,
+    pair: PairOfRun = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compute rates for other bands from a run's stored scores, without the model."""
+    """Compute more from a finished run, without the model: rates for other bands, or global figures of copying."""
+    if (bands is None) != copying:
+        raise BadSetting("give --bands NAME=LOW:HIGH,... or --copying, one of the two")
+    if bands is None:
+        _score_copying(run_folder, pair, as_json)
+        return
     from ..benchmark.reports.tables import measure_table
     from ..benchmark.results.rescore import parse_bands, rescore
     from ..benchmark.results.run_folder import read_run
 
     results = rescore(read_run(run_folder), parse_bands(bands), measure)
     show(results, measure_table(results), as_json, sort_keys=True)
+
+
+def _score_copying(run_folder: Path, pair: str | None, as_json: bool) -> None:
+    loading("torch")
+    from ..benchmark.reports.tables import copying_table
+    from ..benchmark.results.copying_figures import write_copying
+    from ..benchmark.results.run_folder import read_run
+
+    folder = read_run(run_folder)
+    with folder.locked():
+        found = write_copying(folder, pair)
+    show(found, copying_table(found), as_json, sort_keys=True)
 
 
 def label(

@@ -1,7 +1,8 @@
 """Two global copying figures from the literature, AuthPct and C_T, and what they cannot see.
 
 Both work on descriptors (N x D, Euclidean) and say one number for a whole set of images. Neither is an
-extraction metric: a few verbatim copies leave them unmoved, which `sensitivity` shows on the user's own data.
+extraction metric: a few verbatim copies leave them unmoved, which `sensitivity` shows on the user's own data. No
+verdict rests on them and they cost more than scoring does, so a run makes them only when asked for.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,17 +13,29 @@ import torch
 from torch import Tensor
 
 from ..candidates import generator, stream_seed
+from ..contracts import AttackState
+from ..data.fits import Fits
 from ..data.nearest import top_k
 from ..data.pixels import pixel_descriptors
+from ..data.references import ImageSet, References
 from ..errors import BadInput, TooFew
 from ..stats.intervals import Interval, wilson
+from .frechet import moments_of
 
 Array = np.ndarray | Tensor
 
 COMPONENTS, CELLS, LEAST_GENERATED = 64, 3, 20
+"""Principal components, k-means cells, and generated points below which a cell is dropped."""
+
 MOST_GENERATED = 10_000
 """Candidates of a run that the figures are computed on."""
-"""Principal components, k-means cells, and generated points below which a cell is dropped."""
+
+
+_BLOCK = 1024
+"""Descriptors that are held as float64 at a time."""
+
+SHARES = (0, 0.001, 0.01, 0.1)
+"""Shares of exact training copies that `sensitivity` plants."""
 
 
 class AuthPct(NamedTuple):
@@ -76,9 +89,17 @@ class Sensitivity(NamedTuple):
 
 
 class _Partition(NamedTuple):
-    mean: np.ndarray
-    axes: np.ndarray
-    centres: np.ndarray
+    """Principal components and cells of the training descriptors, and what C_T needs of both sides; all tensors."""
+
+    mean: Tensor
+    axes: Tensor
+    centres: Tensor
+    training: Tensor
+    """Components of the training descriptors, N x 64 float32."""
+    training_cells: Tensor
+    held_out_cells: Tensor
+    held_out_far: Tensor
+    """Distance of each held-out point to its nearest training point."""
 
 
 def auth_pct(generated: Array, training: Array, groups: Sequence[int] | np.ndarray | None = None) -> AuthPct:
@@ -150,8 +171,7 @@ def data_copying(generated: Array, training: Array, held_out: Array, seed: int =
         TooFew: fewer training images than cells, or no cell is left.
     """
     made, known, fresh = _descriptors(generated=generated, training=training, held_out=held_out)
-    partition = _partition(known, seed)
-    return _statistic(made, known, fresh, partition)
+    return _statistic(made, _partition(known, fresh, seed))
 
 
 def rank_sum_z(generated: np.ndarray, held_out: np.ndarray) -> float:
@@ -167,7 +187,7 @@ def sensitivity(
     generated_clean: Array,
     training: Array,
     held_out: Array,
-    shares: Sequence[float] = (0, 0.001, 0.01, 0.1),
+    shares: Sequence[float] = SHARES,
     seed: int = 0,
     groups: Sequence[int] | np.ndarray | None = None,
 ) -> tuple[Sensitivity, ...]:
@@ -183,7 +203,17 @@ def sensitivity(
     made, known, fresh = _descriptors(generated=generated_clean, training=training, held_out=held_out)
     if any(not 0 <= share <= 1 for share in shares):
         raise BadInput(f"shares must lie in 0 .. 1, were {list(shares)}")
-    partition = _partition(known, seed)
+    return _planted(made, known, _partition(known, fresh, seed), shares, seed, groups)
+
+
+def _planted(
+    made: Tensor,
+    known: Tensor,
+    partition: _Partition,
+    shares: Sequence[float],
+    seed: int = 0,
+    groups: Sequence[int] | np.ndarray | None = None,
+) -> tuple[Sensitivity, ...]:
     rng = generator(seed, "sensitivity", 0, "copies")
     places = torch.randperm(len(made), generator=rng)
     sources = torch.randint(len(known), (len(made),), generator=rng)
@@ -192,30 +222,47 @@ def sensitivity(
         copies = round(share * len(made))
         planted = made.clone()
         planted[places[:copies]] = known[sources[:copies]]
-        figures = auth_pct(planted, known, groups), _statistic(planted, known, fresh, partition)
+        figures = auth_pct(planted, known, groups), _statistic(planted, partition)
         rows.append(Sensitivity(float(share), copies, *figures))
     return tuple(rows)
 
 
 def assess(
-    generated: Mapping[str, Iterable[Tensor]], training: Tensor, held_out: Tensor, pool: Tensor, groups: np.ndarray
+    generated: Mapping[str, Iterable[Tensor]], references: References, fits: Fits | None = None
 ) -> dict[str, Any]:
-    """Return both figures for each named set of images, and what they see of copies planted into `pool`.
+    """Return both figures for each named set of images, and what they see of copies planted into the pool.
 
     Images are uint8, N x C x H x W, sets of them batch by batch; the first 10,000 are used. A figure that
-    cannot be computed is None.
+    cannot be computed is None. What rests on the pair alone is taken from `fits`, by default those of these references.
     """
-    known, fresh, clean = (pixel_descriptors(images.float() / 255) for images in (training, held_out, pool))
+    fits = fits or Fits(references.content())
+    known, groups = _described(references.training), references.training.groups
+    partition = _or_none(lambda: _fitted(known, references, fits))
     units = {}
     for name, batches in generated.items():
         made = pixel_descriptors(_first_images(batches, MOST_GENERATED).float() / 255)
-        units[name] = {
-            "auth_pct": auth_pct(made, known, groups).value,
-            "c_t": _or_none(lambda made=made: data_copying(made, known, fresh).value),  # type: ignore[misc]
-            "generated": len(made),
-        }
-    planted = _or_none(lambda: [_plain(row) for row in sensitivity(clean, known, fresh, groups=groups)])
-    return {"units": units, "sensitivity": planted}
+        found = _or_none(lambda made=made: _statistic(made, partition)) if partition else None  # type: ignore[misc]
+        authentic = auth_pct(made, known, groups).value
+        units[name] = {"auth_pct": authentic, "c_t": found and found.value, "generated": len(made)}
+
+    def planted() -> dict[str, Any]:
+        clean = _described(references.pool)
+        rows = _or_none(lambda: _planted(clean, known, partition, SHARES, groups=groups)) if partition else None
+        return {"rows": rows and [_plain(row) for row in rows]}
+
+    return {"units": units, "sensitivity": fits.values("copies planted into the pool", planted)["rows"]}
+
+
+def _fitted(known: Tensor, references: References, fits: Fits) -> _Partition:
+    def fitted() -> AttackState:
+        return AttackState(_partition(known, _described(references.held_out), 0)._asdict(), {})
+
+    return _Partition(**fits.tensors("components and cells of training images", fitted).tensors)
+
+
+def _described(part: ImageSet) -> Tensor:
+    """Return the pixel descriptors of a part, N x D."""
+    return pixel_descriptors(torch.from_numpy(part.images).float().div_(255))
 
 
 def _first_images(batches: Iterable[Tensor], most: int) -> Tensor:
@@ -280,42 +327,64 @@ def _descriptors(**arrays: Array) -> list[Tensor]:
     return found
 
 
-def _partition(training: Tensor, seed: int) -> _Partition:
-    """Fit principal components and cells on the training descriptors."""
+def _partition(training: Tensor, held_out: Tensor, seed: int) -> _Partition:
+    """Fit principal components and cells on the training descriptors, and place both sides in them."""
+    from scipy.linalg import eigh
     from sklearn.cluster import KMeans
-    from sklearn.decomposition import PCA
     from threadpoolctl import threadpool_limits
 
-    values = training.double().numpy()
-    if len(np.unique(values, axis=0)) < CELLS:
+    if not _differ(training, CELLS):
         raise TooFew(f"C_T needs at least {CELLS} different training images")
+    dimensions = training.shape[1]
+    components = min(COMPONENTS, len(training), dimensions)
     with threadpool_limits(1):
-        reduction = PCA(min(COMPONENTS, *values.shape), svd_solver="full").fit(values)
+        moments = moments_of(training.split(_BLOCK))
+        covariance = moments.covariance().numpy()
+        axes = eigh(covariance, subset_by_index=[dimensions - components, dimensions - 1], overwrite_a=True)[1]
+        mean, axes = moments.mean(), torch.from_numpy(axes.T[::-1].copy())
+        known = _reduce(training, mean, axes)
         start = stream_seed(seed, "copying", 0, "k-means") % 2**32
-        clustering = KMeans(CELLS, n_init=10, random_state=start).fit(reduction.transform(values))
-    return _Partition(reduction.mean_, reduction.components_, clustering.cluster_centers_)
+        clustering = KMeans(CELLS, n_init=10, random_state=start).fit(known.numpy())
+    centres = torch.from_numpy(clustering.cluster_centers_).float()
+    known, fresh = known.float(), _reduce(held_out, mean, axes).float()
+    far = top_k(fresh, known, 1).distances[:, 0]
+    return _Partition(mean, axes, centres, known, _cells(known, centres), _cells(fresh, centres), far)
 
 
-def _statistic(generated: Tensor, training: Tensor, held_out: Tensor, partition: _Partition) -> DataCopying:
-    made, known, fresh = (_reduce(values, partition) for values in (generated, training, held_out))
-    centres = torch.from_numpy(partition.centres).float()
-    cell_of = [top_k(values, centres, 1).ids[:, 0].numpy() for values in (made, known, fresh)]
-    far_made, far_fresh = (top_k(values, known, 1).distances[:, 0].numpy() for values in (made, fresh))
+def _differ(rows: Tensor, least: int) -> bool:
+    """Return whether there are at least so many different rows."""
+    seen = set()
+    for row in rows:
+        seen.add(row.numpy().tobytes())
+        if len(seen) >= least:
+            return True
+    return False
+
+
+def _statistic(generated: Tensor, partition: _Partition) -> DataCopying:
+    made = _reduce(generated, partition.mean, partition.axes).float()
+    far_made, far_fresh = top_k(made, partition.training, 1).distances[:, 0].numpy(), partition.held_out_far.numpy()
+    made_cells, fresh_cells = _cells(made, partition.centres).numpy(), partition.held_out_cells.numpy()
     cells = []
-    for number in range(len(centres)):
-        mine = [labels == number for labels in cell_of]
-        m, n = int(mine[0].sum()), int(mine[2].sum())
-        z = rank_sum_z(far_made[mine[0]], far_fresh[mine[2]]) if m >= LEAST_GENERATED and n else None
-        cells.append(Cell(z, m, n, int(mine[1].sum())))
+    for number in range(CELLS):
+        mine, theirs = made_cells == number, fresh_cells == number
+        m, n = int(mine.sum()), int(theirs.sum())
+        z = rank_sum_z(far_made[mine], far_fresh[theirs]) if m >= LEAST_GENERATED and n else None
+        cells.append(Cell(z, m, n, int((partition.training_cells == number).sum())))
     kept = [(cell.z, cell.held_out) for cell in cells if cell.z is not None]
     if not kept:
         counts = ", ".join(f"{cell.generated} and {cell.held_out}" for cell in cells)
         raise TooFew(f"C_T: no cell has {LEAST_GENERATED} generated and a held-out image (cells have {counts})")
     value = sum(z * n for z, n in kept) / sum(n for _, n in kept)
-    dropped, components = len(cells) - len(kept), len(partition.axes)
-    return DataCopying(value, len(made), len(fresh), len(known), dropped, components, tuple(cells))
+    sizes = len(generated), len(partition.held_out_cells), len(partition.training)
+    return DataCopying(value, *sizes, len(cells) - len(kept), len(partition.axes), tuple(cells))
 
 
-def _reduce(values: Tensor, partition: _Partition) -> Tensor:
-    reduced = (values.double() - torch.from_numpy(partition.mean)) @ torch.from_numpy(partition.axes).T
-    return reduced.float()
+def _cells(points: Tensor, centres: Tensor) -> Tensor:
+    """Return the cell that each point lies in, (N,)."""
+    return top_k(points, centres, 1).ids[:, 0]
+
+
+def _reduce(values: Tensor, mean: Tensor, axes: Tensor) -> Tensor:
+    """Return the components of descriptors, N x 64 float64, block by block."""
+    return torch.cat([(block.double() - mean) @ axes.T for block in values.split(_BLOCK)])

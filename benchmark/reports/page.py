@@ -147,7 +147,7 @@ def _page(contents: Contents) -> dict[str, Any]:
             {f"{unit.result.attack}, seed {unit.result.seed}": unit.info for unit in contents.units}
         ),
         "quality": tables.quality_rows(contents.quality),
-        "copying": contents.copying,
+        "copying": tables.copying_rows(contents.copying),
         "labels": [] if contents.labels is None else label_sheet.precision_rows(contents.labels),
         "costs": costs,
         "cost_rows": _cost_rows(contents),

@@ -11,6 +11,7 @@ from ..data.references import shared_groups
 from ..errors import BadInput, CorruptRun
 from ..files import read_json
 from ..registry import make_measure
+from ..results.copying_figures import copying_file
 from ..results.keyed_names import run_key
 from ..results.run_folder import RunFolder, asked_candidates, is_unit_name, unit_name
 from ..results.schema import Metrics, Result, load_metrics
@@ -47,7 +48,8 @@ class Contents:
     manifest: dict[str, Any]
     audit: dict[str, Any]
     quality: dict[str, Any]
-    copying: dict[str, Any]
+    copying: dict[str, Any] | None
+    """AuthPct and C_T; None where nobody asked for them."""
     costs: dict[str, Any]
     labels: dict[str, Any] | None
     """Precision by threshold from a person's answers to the contact sheet; None where nobody has labelled."""
@@ -81,7 +83,7 @@ def read_contents(folder: RunFolder, *, with_images: bool = False) -> Contents:
         manifest=manifest,
         audit=read_json(folder.path / "audit.json"),
         quality=read_json(folder.path / "quality.json"),
-        copying=read_json(folder.path / "copying.json"),
+        copying=read_json(copying_file(folder)) if copying_file(folder).exists() else None,
         costs=read_json(folder.path / "costs.json"),
         labels=label_sheet.precision(folder) if (folder.path / "label" / "answers.json").exists() else None,
         measure=measure,

@@ -265,6 +265,32 @@ def quality_rows(quality: dict[str, Any]) -> list[dict[str, str]]:
     ]
 
 
+def copying_rows(copying: dict[str, Any] | None) -> list[dict[str, str]]:
+    """Return one row per unit, then one per share of planted copies; nothing where nobody asked for copying.json."""
+    if copying is None:
+        return []
+    planted = [
+        {**row, "name": f"pool images with {100 * row['share']:g} % exact training copies"}
+        for row in copying["sensitivity"] or []
+    ]
+    return [
+        {
+            "images": row["name"],
+            "AuthPct": f"{row['auth_pct']:.1f}",
+            "C_T": "-" if row["c_t"] is None else f"{row['c_t']:+.2f}",
+            "images used": f"{row['generated']:,}",
+        }
+        for row in [*({**row, "name": name} for name, row in copying["units"].items()), *planted]
+    ]
+
+
+def copying_table(copying: dict[str, Any]) -> str:
+    """Return the global figures of copying as a table."""
+    from tabulate import tabulate
+
+    return tabulate(copying_rows(copying), headers="keys", disable_numparse=True)
+
+
 _PARTS = {"held_out": "held-out", "pool": "pool", "tuning": "tuning part"}
 
 

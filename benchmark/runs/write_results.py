@@ -1,8 +1,11 @@
 """The files that a finished run holds beside its shards: metrics, costs, evidence. Its report is not among them.
 
-A report is made from these files alone, by whoever wants one; an old one is removed, since its numbers may be others.
+A report is made from these files alone, by whoever wants one; an old one is removed, since its numbers may be others,
+and so are the figures of `sidebench score --copying`. What rests on the pair alone is fitted once (`data.fits`), and
+costs.json books its time apart.
 """
 
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,14 +13,14 @@ import numpy as np
 
 from .. import environment
 from ..contracts import Measure
+from ..data.fits import Fits
 from ..data.references import shared_groups
 from ..files import cannot_write, read_json, write_atomic, write_json, write_table, write_text
-from ..measures import image_quality, set_level_copying
-from ..measures.control_check import two_sample
-from ..measures.detector_audit import audit
+from ..measures import image_quality
 from ..measures.hits import as_distances
+from ..measures.pair_checks import audit_of_pair, control_of_pair
 from ..measures.scorer import Scorer
-from ..measures.shard_scores import SIDES
+from ..results.copying_figures import copying_file
 from ..results.costs import UnitFinds, costs, unit_finds
 from ..results.rates import attack_hits, compare_attacks, measure_result
 from ..results.run_folder import RunFolder
@@ -31,9 +34,6 @@ if TYPE_CHECKING:
     from ..data.pair import Pair
     from ..data.references import References
     from .plan import RunPlan
-
-AUDIT_SEED = 0
-"""Draws of the detector's audit and of the two-sample folds; the same in every run of a pair."""
 
 EVIDENCE = 12
 """Strongest pairs kept as pictures per unit."""
@@ -63,27 +63,38 @@ def write_results(
     scorer: Scorer,
 ) -> Metrics:
     """Compute the metrics of all finished units from the stored scores and write every artefact."""
-    try:
-        folder.report_file.unlink(missing_ok=True)  # its numbers are those of before
-    except OSError as error:
-        raise cannot_write(folder.report_file, error) from None
-    metrics, strongest, varying = _compute(plan, folder, units, references)
+    _remove_old(folder)
+    began, fits = time.monotonic(), Fits(references.content())
+    checked = _control_check(references, fits)
+    metrics, strongest, varying = _compute(plan, folder, units, references, checked)
     for name, _, _ in units:
         varying["units"][name]["float32"] = precision_check.compare(folder, name, plan.measures[0], scorer)
-    _write_numbers(folder, metrics, varying, references.fingerprint)
-    names = [name for name, _, _ in units]
-    write_json(folder.path / "audit.json", audit(references, list(plan.measures), scorer, AUDIT_SEED))
-    write_json(
-        folder.path / "quality.json",
-        image_quality.assess({name: folder.candidate_images(name, plan.candidates) for name in names}, references),
-    )
-    write_json(folder.path / "copying.json", _copying(plan, folder, names, references))
+    write_json(folder.path / "audit.json", audit_of_pair(references, plan.measures, scorer, fits))
+    images = {name: folder.candidate_images(name, plan.candidates) for name, _, _ in units}
+    write_json(folder.path / "quality.json", image_quality.assess(images, references, fits))
     _write_evidence(folder, strongest, references, plan)
+    varying["fits"] = {what: spent._asdict() for what, spent in fits.spent.items()}
+    made = sum(spent.seconds for spent in fits.spent.values() if not spent.kept)
+    varying["results_seconds"] = time.monotonic() - began - made
+    _write_numbers(folder, metrics, varying, references.fingerprint)
     return metrics
 
 
+def _remove_old(folder: RunFolder) -> None:
+    """Remove what was made of the numbers of before, and is made again for whoever asks."""
+    for file in (folder.report_file, copying_file(folder)):
+        try:
+            file.unlink(missing_ok=True)
+        except OSError as error:
+            raise cannot_write(file, error) from None
+
+
 def _compute(
-    plan: "RunPlan", folder: RunFolder, units: Sequence[tuple[str, str, int]], references: "References"
+    plan: "RunPlan",
+    folder: RunFolder,
+    units: Sequence[tuple[str, str, int]],
+    references: "References",
+    checked: ControlCheck | None,
 ) -> tuple[Metrics, dict[str, list[dict[str, Any]]], dict[str, Any]]:
     """Return the metrics, each unit's strongest pairs, and what varies between runs (times, deviations)."""
     groups = references.groups()
@@ -111,7 +122,6 @@ def _compute(
                 compared += [hits] if hits is not None else []
         results += [found[measure.id] for measure in plan.measures]
     spent, efforts, varying = costs(folder, units, plan.candidates, finds)
-    checked = _control_check(references)
     metrics = Metrics(
         schema=SCHEMA,
         run_id=folder.path.name,
@@ -152,16 +162,6 @@ def _write_numbers(folder: RunFolder, metrics: Metrics, varying: dict[str, Any],
     write_json(folder.path / "costs.json", {**varying, **environments})
 
 
-def _copying(plan: "RunPlan", folder: RunFolder, units: list[str], references: "References") -> dict[str, Any]:
-    import torch
-
-    training, held_out, pool = (
-        torch.from_numpy(part.images) for part in (references.training, references.held_out, references.pool)
-    )
-    candidates = {unit: folder.candidate_images(unit, plan.candidates) for unit in units}
-    return set_level_copying.assess(candidates, training, held_out, pool, references.training.groups)
-
-
 def _comparisons(
     units: Sequence[tuple[str, str, int]], compared: list[AttackHits], headline: Measure
 ) -> list[Compared]:
@@ -178,15 +178,13 @@ def _reference_costs(reference: RunFolder, units: Sequence[tuple[str, str, int]]
     return [found[attack, seed] for _, attack, seed in units]
 
 
-def _control_check(references: "References") -> ControlCheck | None:
+def _control_check(references: "References", fits: Fits) -> ControlCheck | None:
     """Look for a difference between the training and held-out images that are compared."""
-    parts = (references.training, references.held_out)
-    if not len(references.held_out):
+    found = control_of_pair(references, fits)
+    if found is None:
         return None
     marks = shared_groups(references.groups())
     shared = {side: own[marks[side]] for side, own in references.groups().items()}
-    compared = [part.take(~marks[side]) for side, part in zip(SIDES, parts, strict=True)]
-    found = two_sample(compared[0], compared[1], AUDIT_SEED)
     return ControlCheck(
         auc=found.auc,
         low=found.low,

@@ -108,3 +108,28 @@ def test_metrics_of_another_version_are_refused(copied: Path, call: Call) -> Non
         assert code == 2, err
         (line,) = complaints(err)
         assert "metrics.json" in line
+
+
+def test_score_adds_the_global_figures_of_copying(finished: Any, copied: Path, call: Call) -> None:
+    assert not (copied / "copying.json").exists()
+    assert call("report", copied)[0] == 0 and "AuthPct" not in (copied / "report.html").read_text(encoding="utf-8")
+    code, text, _ = call("score", copied, "--copying")
+    assert (
+        code == 0 and "AuthPct" in text and "side.s0" in text and "pool images with 1 % exact training copies" in text
+    )
+    stored = json.loads((copied / "copying.json").read_text(encoding="utf-8"))
+    assert set(stored["units"]) == {"carlini-uncond.s0", "carlini-cond.s0", "side.s0"}
+    assert [row["share"] for row in stored["sensitivity"]] == [0, 0.001, 0.01, 0.1]
+    assert json.loads(call("score", copied, "--copying", "--json")[1]) == stored
+    assert call("report", copied)[0] == 0
+    page = (copied / "report.html").read_text(encoding="utf-8")
+    assert "Global figures of copying" in page and "AuthPct" in page
+    code, _, err = call("score", copied, "--copying", "--pair", "digits-clean")
+    assert code == 2 and "another pair than digits-clean" in complaints(err)[0]
+
+
+@pytest.mark.parametrize("options", [[], ["--copying", "--bands", "near=0:0.4"]])
+def test_score_wants_bands_or_copying(options: list[str], copied: Path, call: Call) -> None:
+    code, _, err = call("score", copied, *options)
+    (line,) = complaints(err)
+    assert code == 2 and "--bands" in line and "--copying" in line

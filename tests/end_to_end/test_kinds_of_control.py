@@ -17,7 +17,7 @@ from sidebench.benchmark.data.pair import FOLDER, Pair, load_pair
 from sidebench.benchmark.data.references import shared_groups
 from sidebench.benchmark.errors import BadInput, BadPair, CorruptRun
 from sidebench.benchmark.files import read_json, write_json
-from sidebench.benchmark.measures import image_quality
+from sidebench.benchmark.measures import image_quality, set_level_copying
 from sidebench.benchmark.measures.shard_scores import Pairs, ShardScores
 from sidebench.benchmark.protocol import SamplerSettings, default_measures
 from sidebench.benchmark.registry import make_measure
@@ -27,6 +27,7 @@ from sidebench.benchmark.reports.page import write_report
 from sidebench.benchmark.reports.page_data import read_contents
 from sidebench.benchmark.reports.tables import probe_flags, text_tables, verdicts
 from sidebench.benchmark.reports.verdict import headline
+from sidebench.benchmark.results.copying_figures import copying_file
 from sidebench.benchmark.results.rates import attack_hits, measure_result
 from sidebench.benchmark.results.rescore import rescore
 from sidebench.benchmark.results.run_folder import RunFolder
@@ -144,8 +145,11 @@ def test_without_control_every_artefact_is_made(uncontrolled: Any, tmp_path: Pat
     stored = read_json(folder.path / "quality.json")
     assert {figures["against"] for figures in stored.values()} == {"pool"}
     assert all(figures["frechet_distance"] > 0 for figures in stored.values())
-    copying = read_json(folder.path / "copying.json")
+    assert not copying_file(folder).exists()
+    images = {"side.s0": folder.candidate_images("side.s0", 3)}
+    copying = set_level_copying.assess(images, references.load_references(Pair(**content())))
     assert copying["units"]["side.s0"]["auth_pct"] >= 0 and copying["units"]["side.s0"]["c_t"] is None
+    assert copying["sensitivity"] is None
     write_report(folder)
     page = folder.report_file.read_text(encoding="utf-8")
     assert "raw rates, no control" in page and "Frechet distance to pool" in page
