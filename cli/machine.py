@@ -11,7 +11,9 @@ from .output import loading, show
 def bench(
     pair: Annotated[str, typer.Argument(metavar="PAIR")] = "digits",
     attack: Annotated[str | None, typer.Option(help="Time this attack's guided step too.")] = None,
-    scoring: Annotated[bool, typer.Option("--scoring", help="Time the scoring of random images instead.")] = False,
+    scoring: Annotated[
+        bool, typer.Option("--scoring", help="Time the scoring of random images, and the end of a run.")
+    ] = False,
     candidates: Annotated[int, typer.Option(min=1, help="With --scoring: candidates.")] = 1024,
     references: Annotated[int, typer.Option(min=1, help="With --scoring: images on either side.")] = 5000,
     device: Device = "auto",

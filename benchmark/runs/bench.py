@@ -4,10 +4,11 @@ Each figure is the smallest of several interleaved repetitions, the one least di
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from .. import environment
@@ -26,6 +27,11 @@ from ..sampling.call_attack import prepare_attack
 from ..sampling.sampler import sample_latents
 from ..sampling.views import AuditedModel
 from .batching import sampling_of
+
+if TYPE_CHECKING:
+    from ..data.fits import Fits
+    from ..data.references import References
+    from ..measures.scorer import Scorer
 
 REPETITIONS = 3
 
@@ -53,24 +59,20 @@ def scoring(candidates: int, references: int, device: str = "auto") -> dict[str,
     """Return the figures of scoring random images of 32 x 32 x 3 against `references` of them on either side.
 
     End to end as in a run, shard by shard, by the default measures; the plain matrix product is that of one
-    shard's descriptors with both sides' on as many threads. Peak memory is that of the process.
+    shard's descriptors with both sides' on as many threads. Then what ends a run: what depends on the candidates, and
+    apart from it what is fitted once per pair, kept or not. Peak memory is that of the process up to there.
     """
-    import numpy as np
-
-    from ..data.references import ImageSet, References
+    from ..data.fits import Fits
     from ..measures.scorer import Scorer
     from ..measures.shard_scores import SIDES
 
     rng = np.random.default_rng(0)
-    images = [rng.integers(0, 256, (references, 3, 32, 32), dtype=np.uint8) for _ in SIDES]
-    numbers = np.arange(references)
-    parts = [ImageSet(part, numbers, numbers + i * references) for i, part in enumerate(images)]
-    none = parts[0].take(numbers[:0])
+    known = _random_references(rng, references)
     measures = [make_measure(name) for name in default_measures(32 * 32)]
     for chosen in measures:
         chosen.check(references, references, False)
     where = environment.pick_device(device)
-    scorer = Scorer(References(parts[0], parts[1], none, none, ""), measures, TOP_K, where)
+    scorer = Scorer(known, measures, TOP_K, where)
     shards = torch.from_numpy(rng.integers(0, 256, (candidates, 3, 32, 32), dtype=np.uint8)).split(SHARD)
     queries = measures[0].descriptors(shards[0].to(where).float() / 255)
 
@@ -86,14 +88,49 @@ def scoring(candidates: int, references: int, device: str = "auto") -> dict[str,
     began = time.perf_counter()
     for shard in shards:
         score(shard)
+    spent = time.perf_counter() - began
+    peak = environment.peak_memory()
+    end = _end(shards, known, scorer, Fits(known.content()))
     return {
         "device": str(where),
         "threads": torch.get_num_threads(),
         "candidates": candidates,
         "references_a_side": references,
-        "scoring_seconds": time.perf_counter() - began,
+        "scoring_seconds": spent,
         "scoring_share_of_matrix_product": alone / whole,
-        "peak_memory_gb": environment.peak_memory() / 1e9,
+        "peak_memory_gb": peak / 1e9,
+        **end,
+        "end_over_scoring": end["end_seconds"] / spent,
+        "end_peak_memory_gb": environment.peak_memory() / 1e9,
+    }
+
+
+def _random_references(rng: np.random.Generator, references: int) -> "References":
+    """Return random images on both sides, no two of them near-duplicates."""
+    from ..data.image_cache import fingerprint
+    from ..data.references import ImageSet, References
+
+    images = rng.integers(0, 256, (2 * references, 3, 32, 32), dtype=np.uint8)
+    every = ImageSet(images, np.arange(len(images)), np.arange(len(images)))
+    sides = np.split(every.rows, 2)
+    none = every.take(every.rows[:0])
+    return References(every.take(sides[0]), every.take(sides[1]), none, none, fingerprint(images))
+
+
+def _end(shards: Sequence[torch.Tensor], known: "References", scorer: "Scorer", fits: "Fits") -> dict[str, float]:
+    """Time what a run does with these candidates after they were scored, and what it fits to its pair meanwhile."""
+    from ..measures import image_quality
+    from ..measures.pair_checks import audit_of_pair, control_of_pair
+
+    began = time.perf_counter()
+    control_of_pair(known, fits)
+    audit_of_pair(known, scorer.measures, scorer, fits)
+    image_quality.assess({"candidates": iter(shards)}, known, fits)
+    made = sum(fit.seconds for fit in fits.spent.values() if not fit.kept)
+    return {
+        "end_seconds": time.perf_counter() - began - made,
+        "pair_fits_seconds": made,
+        "pair_fits_kept_seconds": sum(fit.seconds for fit in fits.spent.values() if fit.kept),
     }
 
 

@@ -94,10 +94,13 @@ def test_bench_of_an_attack_without_guidance_is_refused(
     assert isinstance(caught.value, BadInput)
 
 
+ENDS = ("pair_fits_seconds", "end_over_scoring", "end_peak_memory_gb")
+
+
 def test_bench_of_scoring_returns_positive_figures() -> None:
     figures = bench.scoring(300, 600, "cpu")
     assert (figures["candidates"], figures["references_a_side"]) == (300, 600)
-    for name in ("scoring_seconds", "scoring_share_of_matrix_product", "peak_memory_gb"):
+    for name in ("scoring_seconds", "scoring_share_of_matrix_product", "peak_memory_gb", "end_seconds", *ENDS):
         assert figures[name] > 0 and name.replace("_", " ") in bench.as_text(figures)
     with pytest.raises(BadInput, match="n = 50 neighbours of 100 images"):
         bench.scoring(300, 100, "cpu")
