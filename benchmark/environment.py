@@ -7,9 +7,12 @@ from .errors import BadInput
 if TYPE_CHECKING:
     import torch
 
+import functools
+import hashlib
 import importlib.metadata
 import os
 import platform
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +85,20 @@ def peak_memory() -> int:
         return int(getattr(memory, "peak_wset", memory.rss))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+@functools.cache
+def harness_code() -> str:
+    """Return a hash of the names and contents of all Python files below `benchmark/`: what a kept number rests on."""
+    return files_hash(sorted(Path(__file__).parent.rglob("*.py")))
+
+
+def files_hash(files: Iterable[Path]) -> str:
+    """Return one SHA-256 over the names and contents of files."""
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
 
 
 def device_memory(device: str) -> int | None:

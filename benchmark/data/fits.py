@@ -5,7 +5,6 @@ images, with which settings, by which code, and with which versions, processor a
 and takes nothing, as with the states of attacks. A cache that cannot be read or written costs time and one line.
 """
 
-import functools
 import hashlib
 import logging
 import os
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..contracts import AttackState
-from ..environment import describe
+from ..environment import describe, files_hash, harness_code
 from ..errors import CorruptRun, SidebenchError
 from ..files import canonical_json, read_state, write_state
 from .hub import cache
@@ -77,7 +76,7 @@ class Fits:
             "what": what,
             "images": dict(self.content),
             "settings": dict(settings),
-            "code": _harness(),
+            "code": harness_code(),
             "environment": describe(),
         }
 
@@ -108,7 +107,7 @@ class Fits:
             self._folder = None
 
 
-def code_of(plugins: Sequence[type]) -> str | None:
+def code_beside(plugins: Sequence[type]) -> str | None:
     """Return a hash of every Python file beside those that define these classes; None if one cannot be read."""
     sources: set[Path] = set()
     for plugin in plugins:
@@ -116,20 +115,7 @@ def code_of(plugins: Sequence[type]) -> str | None:
         if file is None:
             return None
         sources |= set(Path(file).resolve().parent.glob("*.py"))
-    return _digest(sorted(sources))
-
-
-@functools.cache
-def _harness() -> str:
-    """Return a hash of all code below `benchmark/`: whatever a fit calls is in it."""
-    return _digest(sorted(Path(__file__).parent.parent.rglob("*.py")))
-
-
-def _digest(sources: Sequence[Path]) -> str:
-    digest = hashlib.sha256()
-    for source in sources:
-        digest.update(source.name.encode() + b"\0" + source.read_bytes())
-    return digest.hexdigest()
+    return files_hash(sorted(sources))
 
 
 def _prune(folder: Path) -> None:

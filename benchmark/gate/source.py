@@ -21,8 +21,8 @@ from ..registry import code_of, make_measure
 from ..results.run_folder import RunFolder, asked_candidates, unit_name
 from ..results.score_files import read_scores
 from ..results.shards import Shard, below, shard_of
-from ..runs import batching
 from ..results.whole import drop_damaged
+from ..runs import batching
 from ..runs.plan import RunPlan
 from ..runs.runner import make_shard, named_failures, open_folder, prepare
 from ..runs.score import score_shard

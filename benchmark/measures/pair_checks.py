@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..contracts import Measure
-from ..data.fits import Fits, code_of
+from ..data.fits import Fits, code_beside
 from ..data.references import References, shared_groups
 from .control_check import TwoSample, two_sample
 from .detector_audit import audit
@@ -26,7 +26,7 @@ def audit_of_pair(references: References, measures: Sequence[Measure], scorer: "
         lambda: audit(references, measures, scorer, SEED),
         measures=[measure.id for measure in measures],
         weights=[measure.weights() for measure in measures],
-        code=code_of([type(measure) for measure in measures]),
+        code=code_beside([type(measure) for measure in measures]),
         neighbours=scorer.k,
         device=scorer.device.type,
         seed=SEED,

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import BadInput
 from ..files import read_json, write_json
-from .run_folder import RunFolder, shard_count, stored_pair, unit_name
+from .run_folder import RunFolder, asked_candidates, stored_pair, unit_name
 from .schema import load_metrics
 
 
@@ -35,8 +35,8 @@ def write_copying(folder: RunFolder, pair_name: str | None) -> dict[str, Any]:
         raise BadInput(f"{folder.path.name} was made with another pair than {pair.name}; name its file with --pair")
     units = list(dict.fromkeys(unit_name(result.attack, result.seed) for result in metrics.results))
     references = load_references(pair)
-    shards = shard_count(manifest["identity"])
-    images = {unit: folder.candidate_images(unit, shards) for unit in units}
+    count = asked_candidates(manifest)
+    images = {unit: folder.candidate_images(unit, count) for unit in units}
     found = set_level_copying.assess(images, references, Fits(references.content()))
     write_json(copying_file(folder), found)
     return found

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..environment import harness_code
 from ..errors import CorruptRun
 from ..files import canonical_json, read_info, read_json, sha256, write_json
 from ..results.run_folder import RunFolder, asked_candidates
@@ -18,7 +19,6 @@ from ..results.score_files import SCORE_PARTS
 from ..results.shards import SAMPLES, below
 from .plan import RunPlan
 from .score import is_scored
-from .state_cache import harness_code
 
 Units = Sequence[tuple[str, str, int]]
 """Unit name, attack, seed."""

@@ -10,20 +10,20 @@ made from, which a run scores as well. `SIDEBENCH_STATES=off` keeps and takes no
 import hashlib
 import os
 import shutil
-import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..contracts import Attack, Defence
+from ..data.fits import code_beside
 from ..data.hub import cache
-from ..environment import versions
+from ..environment import harness_code, versions
 from ..errors import CorruptRun, SidebenchError
 from ..files import DAY, canonical_json, read_info, read_json, read_state, write_checked_json, write_state
 from ..progress import say
+from ..registry import code_of
 from ..results.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -101,8 +101,9 @@ def kept_state(plan: "RunPlan", unit: "Unit", model: "Model") -> KeptState | Non
     """Return the place of a unit's state; None where nothing is kept, or where its code cannot be read."""
     if os.environ.get("SIDEBENCH_STATES", "on") == "off":
         return None
-    code = _code([type(unit.attack), *(type(defence) for defence in plan.defences)])
-    if code is None:
+    plugins = [type(unit.attack), *(type(defence) for defence in plan.defences)]
+    beside = code_beside(plugins)
+    if beside is None:
         return None
     import torch
 
@@ -113,7 +114,8 @@ def kept_state(plan: "RunPlan", unit: "Unit", model: "Model") -> KeptState | Non
             "format": FORMAT,
             "attack": unit.attack.name,
             "settings": settings,
-            "code": code,
+            # What was loaded, and what it may have imported from its own folder.
+            "code": [harness_code(), beside, *map(code_of, plugins)],
             "seed": unit.seed,
             "model": {**plan.model.content(), "variant": plan.model.variant, "dtype": plan.model.dtype},
             "protocol": plan.protocol.model_dump(mode="json"),
@@ -134,34 +136,8 @@ def fits(info: Mapping[str, Any], candidates: int) -> bool:
     return info.get("candidates") in (None, candidates)
 
 
-def harness_code() -> str:
-    """Return a hash of the names and contents of the harness's own Python files."""
-    digest = hashlib.sha256()
-    for source in _harness():
-        digest.update(source.name.encode() + b"\0" + source.read_bytes())
-    return digest.hexdigest()
-
-
-def _harness() -> list[Path]:
-    return sorted(Path(__file__).parent.parent.rglob("*.py"))
-
-
 def _root() -> Path:
     return cache() / "states"
-
-
-def _code(plugins: Sequence[type[Attack | Defence]]) -> str | None:
-    """Return a hash of the harness's code and of every Python file beside the attack's and the defences' own."""
-    sources = _harness()
-    for plugin in plugins:
-        file = getattr(sys.modules.get(plugin.__module__), "__file__", None)
-        if file is None:
-            return None
-        sources += sorted(Path(file).resolve().parent.glob("*.py"))
-    digest = hashlib.sha256()
-    for source in sources:
-        digest.update(source.name.encode() + b"\0" + source.read_bytes())
-    return digest.hexdigest()
 
 
 def _prune() -> None:

@@ -11,7 +11,7 @@ import torch
 
 from sidebench.benchmark.contracts import AttackState
 from sidebench.benchmark.data import fits, hub
-from sidebench.benchmark.data.fits import Fits, code_of
+from sidebench.benchmark.data.fits import Fits, code_beside
 from sidebench.benchmark.measures.rms import Rms
 
 IMAGES = {"fingerprint": "ab", "parts": "cd"}
@@ -77,8 +77,8 @@ def test_nothing_is_kept_where_it_is_switched_off_or_code_cannot_be_read(
 
 
 def test_code_of_a_class_without_a_file_cannot_be_read() -> None:
-    assert code_of([Rms]) and code_of([Rms]) == code_of([Rms, Rms])
-    assert code_of([Rms, type("Ghost", (), {"__module__": "no such module"})]) is None
+    assert code_beside([Rms]) and code_beside([Rms]) == code_beside([Rms, Rms])
+    assert code_beside([Rms, type("Ghost", (), {"__module__": "no such module"})]) is None
 
 
 @pytest.mark.parametrize("damage", [b"", b"no safetensors"])

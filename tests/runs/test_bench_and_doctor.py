@@ -8,7 +8,7 @@ import pytest
 from sidebench.benchmark import environment
 from sidebench.benchmark.data.pair import load_pair, pair_names
 from sidebench.benchmark.errors import BadInput, SidebenchError, UnsafeFile
-from sidebench.benchmark.protocol import Protocol, SamplerSettings
+from sidebench.benchmark.protocol import SamplerSettings, Sampling
 from sidebench.benchmark.runs import bench, doctor
 
 
@@ -60,7 +60,7 @@ def test_text_of_a_well_machine_has_no_advice() -> None:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "REPETITIONS", 1)
-    monkeypatch.setattr(bench, "make_protocol", lambda *_: Protocol(micro_batch=8, sampler=SamplerSettings(steps=3)))
+    monkeypatch.setattr(bench, "sampling_of", lambda *_: Sampling(micro_batch=8, sampler=SamplerSettings(steps=3)))
 
 
 KEYS = {
