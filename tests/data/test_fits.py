@@ -64,7 +64,7 @@ def test_whatever_differs_is_another_fit(
     assert call(make) == 1
     monkeypatch.setattr(fits, "describe", lambda: {"versions": {"torch": "0"}})
     assert call(make) == 5
-    monkeypatch.setattr(fits, "_harness", lambda: "other code")
+    monkeypatch.setattr(fits, "harness_code", lambda: "other code")
     assert call(make) == 6
 
 

@@ -23,6 +23,7 @@ from sidebench.benchmark.files import (
     write_state,
 )
 from sidebench.benchmark.results.run_folder import RunFolder
+from sidebench.benchmark.results.shards import shard_of
 from sidebench.benchmark.results.whole import drop_damaged, is_whole
 
 KINDS = [
@@ -36,6 +37,7 @@ KINDS = [
     "references.parquet",
     "manifest.json",
 ]
+FIRST = shard_of(range(16))
 UNITS = {"carlini-uncond.s0", "carlini-cond.s0", "side.s0"}
 
 
@@ -72,7 +74,7 @@ def _cut(file: Path, before: bytes) -> Path:
 
 
 def test_every_flip_of_pixels_and_scores_is_found(finished: Any, tmp_path: Path) -> None:
-    source = finished.folder.images_file("side.s0", 0)
+    source = finished.folder.images_file("side.s0", FIRST)
     before, pixels = source.read_bytes(), read_state(source).tensors["images"].numpy().tobytes()
     start, file = before.index(pixels), tmp_path / "0.safetensors"
     for place in np.random.default_rng(0).integers(start, start + len(pixels), 20).tolist():
@@ -176,11 +178,9 @@ def test_states_go_with_the_samples_that_they_were_made_of(
 
 
 def test_what_another_call_made_is_refused_and_left(copy: RunFolder) -> None:
-    damage(copy.images_file("side.s0", 0))
+    damage(copy.images_file("side.s0", FIRST))
     before = files_of(copy)
-    with pytest.raises(
-        CorruptRun, match=r"images/side\.s0/00000000-.*: add --attack side --seed 0"
-    ):
+    with pytest.raises(CorruptRun, match=r"images/side\.s0/00000000-.*: add --attack side --seed 0"):
         drop_damaged(copy, UNITS - {"side.s0"})
     assert files_of(copy) == before
 

@@ -5,12 +5,14 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from sidebench.benchmark.files import read_json
-from sidebench.benchmark.registry import find
+from sidebench.benchmark.contracts import AttackState
+from sidebench.benchmark.files import read_json, read_state, write_state
+from sidebench.benchmark.protocol import Batching
 from sidebench.benchmark.results.run_folder import RunFolder
 from sidebench.benchmark.runs import runner, state_cache
 from sidebench.methods.side import Side
@@ -97,7 +99,6 @@ def other_steps(plan: Any) -> Any:
     [
         {"small": {"clusters": 4}},
         {"seeds": (1,)},
-        {"candidates": 9},
         {"model": "zoo:digits-clean"},
         {"defences": ("eta",)},
         {"dtype": "bfloat16"},
@@ -111,19 +112,36 @@ def test_what_matters_makes_a_new_one(
     assert len(prepared) == 1 and len(list(begun.iterdir())) == 2
 
 
-@pytest.mark.parametrize("what", ["sampler", "versions", "threads", "code"])
+def test_the_number_of_candidates_matters_where_prepare_reads_it(
+    make_plan: Made, begun: Path, tmp_path: Path, prepared: list[int]
+) -> None:
+    run(make_plan, tmp_path / "b", candidates=9)
+    assert prepared == [] and len(list(begun.iterdir())) == 1
+    (entry,) = begun.iterdir()
+    state = read_state(entry / "state.safetensors")
+    counted = AttackState(state.tensors, {**state.info, "candidates": 8})
+    write_state(entry / "state.safetensors", counted)
+    run(make_plan, tmp_path / "c", candidates=8)
+    assert prepared == []
+    run(make_plan, tmp_path / "d", candidates=9)
+    assert prepared == [0]
+
+
+@pytest.mark.parametrize("what", ["sampler", "micro-batch", "versions", "threads", "code"])
 def test_what_else_matters(
     what: str, make_plan: Made, begun: Path, prepared: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     again = plan_of(make_plan, tmp_path / "b")
     if what == "sampler":
         again = other_steps(again)
+    elif what == "micro-batch":
+        again = dataclasses.replace(again, batching=Batching(micro_batch=4, shard=16))
     elif what == "versions":
         monkeypatch.setattr(state_cache, "versions", lambda: {"torch": "0.0"})
     elif what == "threads":
         monkeypatch.setattr("torch.get_num_threads", lambda: 7)
     else:
-        monkeypatch.setattr(state_cache, "_code", lambda plugins: "other")
+        monkeypatch.setattr(state_cache, "harness_code", lambda: "other")
     runner.execute(again)
     assert len(prepared) == 1
 
@@ -131,11 +149,14 @@ def test_what_else_matters(
 def test_a_changed_line_of_a_local_attack_matters(make_plan: Made, cache: Path, tmp_path: Path) -> None:
     source = "from sidebench.methods.side import Side\nclass Mine(Side):\n    name = 'mine'\n"
     file = tmp_path / "mine.py"
-    hashes = set()
+    places = set()
     for text in (source, source + "# another line\n", source):
         file.write_text(text, encoding="utf-8")
-        hashes.add(state_cache._code([find("attack", f"{file}:Mine")]))
-    assert len(hashes) == 2
+        plan = plan_of(make_plan, tmp_path, attacks=(f"{file}:Mine",))
+        kept = state_cache.kept_state(plan, plan.units[0], SimpleNamespace(defences={}))
+        assert kept is not None
+        places.add(kept.folder)
+    assert len(places) == 2
 
 
 @pytest.mark.parametrize("name", ["state.safetensors", "samples-*.safetensors", "content.json"])
@@ -144,14 +165,14 @@ def test_a_changed_entry_is_dropped_in_a_line(
 ) -> None:
     (entry,) = begun.iterdir()
     kept = state_cache.KeptState(read_json(entry / "content.json"))
-    assert kept.folder == entry and kept.copy_to(RunFolder(tmp_path / "whole"), "side.s0")
+    assert kept.folder == entry and kept.copy_to(RunFolder(tmp_path / "whole"), "side.s0", 8)
     assert (entry / "state.safetensors").read_bytes() == RunFolder(tmp_path / "whole").state_file(
         "side.s0"
     ).read_bytes()
     file = min(entry.glob(name))
     content = file.read_bytes()
     file.write_bytes(content[:-60] + bytes([content[-60] ^ 1]) + content[-59:])
-    assert not kept.copy_to(RunFolder(tmp_path / "run"), "side.s0")
+    assert not kept.copy_to(RunFolder(tmp_path / "run"), "side.s0", 8)
     assert not entry.exists() and not (tmp_path / "run").exists()
     assert caplog.messages == ["the kept state of side.s0 was changed or cut; it is made again"]
 
