@@ -131,6 +131,14 @@ def first_problem(error: "ValidationError") -> Problem:
     return Problem(key, message, first["input"], first["type"] == "extra_forbidden")
 
 
+class RaisedElsewhere(Exception):
+    """What a plug-in raised in another process: the name of the class, the message and the plug-in's line."""
+
+    def __init__(self, kind: str, message: str, line: str) -> None:
+        super().__init__(message)
+        self.kind, self.line = kind, line
+
+
 def raised_in(error: BaseException, source: Path | None) -> str:
     """Return " (mine.py, line 12)", the deepest line below a file or folder that an error came from; or nothing."""
     if source is None:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 from pydantic import ValidationError
 
@@ -29,6 +30,7 @@ _LOCAL = "sidebench_local_"
 _DIGEST = "__sidebench_sha256__"
 """Attribute of such a module: the SHA-256 of what was compiled."""
 _PACKAGE = __name__.partition(".")[0]
+_FOUND_AS: WeakKeyDictionary[type, str] = WeakKeyDictionary()
 _BASE: dict[Kind, type] = {"attack": Attack, "defence": Defence, "measure": Measure}
 
 
@@ -81,6 +83,17 @@ def find(kind: Kind, name: str) -> Any:
         UnknownName: nothing is registered under this name, or the attack has no such ablation.
         BadInput: the file or the class in it cannot be loaded.
     """
+    found = _find(kind, name)
+    _FOUND_AS[found] = name
+    return found
+
+
+def found_as(plugin: type) -> str | None:
+    """Return the name by which `find` finds this class in another process; None if it was never looked up."""
+    return _FOUND_AS.get(plugin)
+
+
+def _find(kind: Kind, name: str) -> Any:
     base, ablation = split_ablation(name)
     if kind == "attack" and ablation:
         return _ablated(find(kind, base), ablation)

@@ -142,11 +142,12 @@ def _make_again(
     from ..benchmark.data.references import load_references
     from ..benchmark.measures.scorer import Scorer
     from ..benchmark.registry import registered
+    from ..benchmark.runs.makers import InProcess
     from ..benchmark.runs.replay import make_again, planned_again
     from ..benchmark.runs.victim import load_victim
 
     plan = planned_again(folder, registered("attack", record.claim.attack), record.seeds, pair, device)
-    model = load_victim(plan)
+    maker = InProcess(load_victim(plan))
     scorer = Scorer(
         load_references(plan.pair), [measure], plan.protocol.top_k, environment.pick_device(plan.model.device)
     )
@@ -156,7 +157,7 @@ def _make_again(
         size = plan.batching.shard
         for start in range(0, len(chosen[unit.seed]), size):
             numbers = chosen[unit.seed][start : start + size]
-            images, nan = make_again(folder, plan, unit, model, numbers.tolist())
+            images, nan = make_again(folder, plan, unit, maker, numbers.tolist())
             parts.append(scorer.score(images, numbers, nan.numpy(), measure.space))
             done += len(numbers)
             progress("candidates reproduced", done, sum(map(len, chosen.values())))

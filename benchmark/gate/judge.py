@@ -93,7 +93,10 @@ def gate_pair(
     with source.folder.locked():
         source.open()
         attacks = {unit.attack.name: unit.attack for unit in plan.units}
-        decision = decide_on(source, pair, policy, attacks, references, baseline)
+        try:
+            decision = decide_on(source, pair, policy, attacks, references, baseline)
+        finally:
+            source.close()
         return replace(decision, folder=source.folder.path)
 
 

@@ -23,10 +23,10 @@ from ..results.score_files import read_scores
 from ..results.shards import Shard, below, shard_of
 from ..results.whole import drop_damaged
 from ..runs import batching
+from ..runs.makers import Makers
 from ..runs.plan import RunPlan
 from ..runs.runner import make_shard, named_failures, open_folder, prepare
 from ..runs.score import score_shard
-from ..runs.victim import load_victim
 from ..runs.write_results import write_references
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class MadeOnDemand(ScoreSource):
         )
         self._units = {unit.attack.name: unit for unit in plan.units}
         self._states: dict[str, AttackState] = {}
-        self._model: Model | None = None
+        self._makers = Makers(plan)
         self._references = references
 
     def open(self) -> None:
@@ -136,9 +136,11 @@ class MadeOnDemand(ScoreSource):
 
     def victim(self) -> "Model":
         """Return the model with its defences, loaded when it is first needed."""
-        if self._model is None:
-            self._model = load_victim(self.plan)
-        return self._model
+        return self._makers.model()
+
+    def close(self) -> None:
+        """Forget the model, and end the attacks' own process."""
+        self._makers.close()
 
     def scores(self, attack: str, shard: int) -> ShardScores:
         """Make a shard, or what is missing of it, and return its scores.
@@ -151,8 +153,8 @@ class MadeOnDemand(ScoreSource):
         if not made:
             with named_failures(unit):
                 if attack not in self._states:
-                    self._states[attack] = prepare(self.plan, self.folder, unit, self.victim(), self.progress)
-                make_shard(self.plan, self.folder, unit, self.victim(), self._states[attack], numbers)
+                    self._states[attack] = prepare(self.plan, self.folder, unit, self._makers.of(unit), self.progress)
+                make_shard(self.plan, self.folder, unit, self._makers.of(unit), self._states[attack], numbers)
         score_shard(self.plan, self.folder, unit.name, numbers, self.scorer)
         files = [self.folder.images_file(unit.name, numbers)]
         if shard == 0 and not self.folder.kept_file(unit.name).exists():

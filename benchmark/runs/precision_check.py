@@ -16,14 +16,14 @@ from ..measures.scorer import Scorer
 from ..protocol import FLOAT32_CANDIDATES
 from ..results.run_folder import RunFolder
 from . import replay
+from .makers import Maker
 
 if TYPE_CHECKING:
-    from ..contracts import Model
     from .plan import RunPlan, Unit
 
 
-def make_again(plan: "RunPlan", folder: RunFolder, unit: "Unit", model: "Model") -> None:
-    """Make a unit's first candidates with `model`, the run's in float32, and store them.
+def make_again(plan: "RunPlan", folder: RunFolder, unit: "Unit", maker: Maker) -> None:
+    """Make a unit's first candidates by `maker`, which has the run's model in float32, and store them.
 
     The state is the run's own, prepared in its precision. Where float32 does not fit into memory the reason is stored.
     """
@@ -32,7 +32,7 @@ def make_again(plan: "RunPlan", folder: RunFolder, unit: "Unit", model: "Model")
     small = min(plan.batching.micro_batch, len(numbers))
     plan = replace(plan, batching=plan.batching.model_copy(update={"micro_batch": small}))
     try:
-        images, _ = replay.make_again(folder, plan, unit, model, numbers)
+        images, _ = replay.make_again(folder, plan, unit, maker, numbers)
     except torch.OutOfMemoryError:
         found = AttackState({"images": torch.empty(0, dtype=torch.uint8)}, {"refused": "it does not fit into memory"})
     else:

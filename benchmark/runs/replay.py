@@ -8,12 +8,11 @@ from typing import Any, NamedTuple
 import torch
 
 from ..candidates import Candidates
-from ..contracts import Model
 from ..data.pair import IN_TRAINING, load_pair
 from ..errors import BadInput, BadSetting, UnknownName
 from ..files import difference, read_json, write_atomic
 from ..results.run_folder import RunFolder, asked_candidates, stored_batching, stored_pair
-from ..sampling.call_attack import make_candidates
+from .makers import InProcess, Maker
 from .plan import RunPlan, Unit, plan_run
 from .victim import load_victim
 
@@ -72,12 +71,12 @@ def planned_again(
 
 
 def make_again(
-    folder: RunFolder, plan: RunPlan, unit: Unit, model: Model, numbers: Sequence[int]
+    folder: RunFolder, plan: RunPlan, unit: Unit, maker: Maker, numbers: Sequence[int]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return these candidates as uint8 images, N x C x H x W, and which had values that are not finite, (N,) bool."""
     state = folder.attack_state(unit.name)
-    images, nan, _, _ = make_candidates(unit.attack, model, state, Candidates(unit.seed, numbers), plan.sampling)
-    return images, nan
+    made = maker.generate(unit, state, Candidates(unit.seed, numbers), plan.sampling)
+    return made.images, made.nan
 
 
 def replay(
@@ -100,7 +99,7 @@ def replay(
     if not 0 <= candidate < plan.candidates:
         raise BadSetting(f"{folder.path.name} has candidates 0 to {plan.candidates - 1}, not {candidate}")
     (unit,) = plan.units
-    image = make_again(folder, plan, unit, load_victim(plan), [candidate])[0][0]
+    image = make_again(folder, plan, unit, InProcess(load_victim(plan)), [candidate])[0][0]
     target = out or folder.path / "replay" / f"{unit.name}-candidate{candidate}.png"
     _write(image, target)
     if not any(candidate in shard.numbers for shard in folder.image_shards(unit.name)):

@@ -16,7 +16,7 @@ import torch
 from .. import environment
 from ..candidates import Candidates
 from ..contracts import AttackState, Budget, Progress
-from ..errors import AttackFailed, BadInput, RunConflict, SidebenchError, raised_in
+from ..errors import AttackFailed, BadInput, RaisedElsewhere, RunConflict, SidebenchError, raised_in
 from ..files import difference, read_info, read_json, write_checked_json, write_json, write_state
 from ..progress import silent
 from ..protocol import PROBES
@@ -25,15 +25,13 @@ from ..results.run_folder import MANIFEST_SCHEMA, RunFolder
 from ..results.schema import load_metrics
 from ..results.shards import Shard, missing
 from ..results.whole import drop_damaged
-from ..sampling.call_attack import make_candidates, prepare_attack
 from . import kept_results
+from .makers import Maker, Makers, is_apart
 from .plan import RunPlan, Unit
 from .score import check_references, score_unit
 from .state_cache import fits, kept_state
-from .victim import load_victim
 
 if TYPE_CHECKING:
-    from ..contracts import Model
     from ..results.schema import Metrics
 
 
@@ -154,18 +152,23 @@ def _check_space(plan: RunPlan, folder: RunFolder) -> None:
 def _generate_all(plan: RunPlan, folder: RunFolder, progress: Progress) -> dict[str, SidebenchError]:
     """Prepare and generate every unit; a failing attack is recorded and the others go on."""
     failures: dict[str, SidebenchError] = {}
-    if todo := [unit for unit in plan.units if not _generated(plan, folder, unit)]:
-        model = load_victim(plan)
+    todo = [unit for unit in plan.units if not _generated(plan, folder, unit)]
+    # The model is held once at a time: by the attacks' own process, then here, and by neither for the search or for the
+    # same model in float32.
+    for part in (True, False):
+        makers = Makers(plan)
         for unit in todo:
+            if is_apart(plan, unit) is not part:
+                continue
             try:
                 with named_failures(unit):
-                    state = prepare(plan, folder, unit, model, progress)
-                    _generate(plan, folder, unit, model, state, progress)
-                    _probe(plan, folder, unit, model, state)
+                    maker = makers.of(unit)
+                    state = prepare(plan, folder, unit, maker, progress)
+                    _generate(plan, folder, unit, maker, state, progress)
+                    _probe(plan, folder, unit, maker, state)
             except SidebenchError as error:
                 failures[unit.name] = error
-        # Its memory is needed for the search, or for the same model in float32.
-        del model
+        makers.close()
     if plan.model.dtype != "float32":
         _make_again_in_float32(plan, folder, [unit for unit in plan.units if unit.name not in failures])
     return failures
@@ -178,10 +181,13 @@ def _make_again_in_float32(plan: RunPlan, folder: RunFolder, units: Sequence[Uni
     todo = [unit for unit in units if not folder.float32_file(unit.name).exists()]
     if not todo:
         return
-    model = load_victim(replace(plan, model=plan.model.model_copy(update={"dtype": "float32"})))
-    for unit in todo:
-        with named_failures(unit):
-            precision_check.make_again(plan, folder, unit, model)
+    makers = Makers(replace(plan, model=plan.model.model_copy(update={"dtype": "float32"})))
+    try:
+        for unit in todo:
+            with named_failures(unit):
+                precision_check.make_again(plan, folder, unit, makers.of(unit))
+    finally:
+        makers.close()
 
 
 class _Clock:
@@ -207,8 +213,10 @@ def named_failures(unit: Unit) -> Any:
         hint = ""
         if "out of memory" in str(error).lower():
             hint = "; start over with a smaller --micro-batch"
-        line = raised_in(error, source_of(type(unit.attack)))
-        raise AttackFailed(f"{unit.name} failed: {type(error).__name__}: {error}{line}{hint}") from error
+        kind, line = type(error).__name__, raised_in(error, source_of(type(unit.attack)))
+        if isinstance(error, RaisedElsewhere):
+            kind, line = error.kind, error.line
+        raise AttackFailed(f"{unit.name} failed: {kind}: {error}{line}{hint}") from error
 
 
 def _missing(plan: RunPlan, folder: RunFolder, unit: Unit) -> list[Shard]:
@@ -227,14 +235,14 @@ def _has_state(plan: RunPlan, folder: RunFolder, unit: Unit) -> bool:
     return file.exists() and fits(read_info(file), plan.candidates)
 
 
-def prepare(plan: RunPlan, folder: RunFolder, unit: Unit, model: "Model", progress: Progress) -> AttackState:
+def prepare(plan: RunPlan, folder: RunFolder, unit: Unit, maker: Maker, progress: Progress) -> AttackState:
     """Return the attack's state: the run's own, one kept from an earlier run, or a new one with its cost."""
     file = folder.state_file(unit.name)
     if file.exists() and not _has_state(plan, folder, unit):
         # What was made from it is of another attack, so to say: the number of candidates is one of its settings.
         folder.forget(unit.name)
     # The run's own state comes first: what a finished piece was made with is never replaced.
-    kept = None if file.exists() else kept_state(plan, unit, model)
+    kept = None if file.exists() else kept_state(plan, unit)
     if kept and not plan.fresh and unit.attack.name not in plan.fresh_attacks:
         kept.copy_to(folder, unit.name, plan.candidates)
     if file.exists():
@@ -246,8 +254,8 @@ def prepare(plan: RunPlan, folder: RunFolder, unit: Unit, model: "Model", progre
     began = _Clock()
     checkpoints = folder.checkpoints(unit.name)
     budget = Budget(unit.seed, plan.candidates, checkpoints, report)
-    made = prepare_attack(unit.attack, model, plan.sampling, budget, folder.shared_samples())
-    cost = {**made.cost, **began.spent(), "denoiser_flops": model.flops_per_sample()}
+    made = maker.prepare(unit, plan.sampling, budget, folder.shared_samples())
+    cost = {**made.cost, **began.spent(), "denoiser_flops": maker.flops_per_sample()}
     info = {"state": dict(made.state.info), "cost": cost, "candidates": plan.candidates if made.counted else None}
     write_state(file, AttackState(made.state.tensors, info))
     # Only once the state is on the disk: killed in between, the next call finds one or the other.
@@ -261,28 +269,28 @@ def _generate(
     plan: RunPlan,
     folder: RunFolder,
     unit: Unit,
-    model: "Model",
+    maker: Maker,
     state: AttackState,
     progress: Progress,
 ) -> None:
     wanted = _missing(plan, folder, unit)
     done = plan.candidates - sum(len(shard.numbers) for shard in wanted)
     for shard in wanted:
-        make_shard(plan, folder, unit, model, state, shard)
+        make_shard(plan, folder, unit, maker, state, shard)
         done += len(shard.numbers)
         progress(f"{unit.name}: candidates", done, plan.candidates)
 
 
-def make_shard(plan: RunPlan, folder: RunFolder, unit: Unit, model: "Model", state: AttackState, shard: Shard) -> None:
+def make_shard(plan: RunPlan, folder: RunFolder, unit: Unit, maker: Maker, state: AttackState, shard: Shard) -> None:
     """Generate one shard of a unit's candidates, unless it is there."""
     file = folder.images_file(unit.name, shard)
     if file.exists():
         return
     began = _Clock()
     candidates = Candidates(unit.seed, shard.numbers)
-    images, nan, columns, cost = make_candidates(unit.attack, model, state, candidates, plan.sampling)
-    tensors = {"images": images, "nan": nan, **{f"column_{k}": v for k, v in columns.items()}}
-    write_state(file, AttackState(tensors, {"cost": {**cost, **began.spent()}}))
+    made = maker.generate(unit, state, candidates, plan.sampling)
+    tensors = {"images": made.images, "nan": made.nan, **{f"column_{k}": v for k, v in made.columns.items()}}
+    write_state(file, AttackState(tensors, {"cost": {**made.cost, **began.spent()}}))
 
 
 def _probes(plan: RunPlan) -> int:
@@ -294,7 +302,7 @@ def _probed(plan: RunPlan, folder: RunFolder, unit: Unit) -> bool:
     return file.exists() and int(read_json(file)["candidates"]) >= _probes(plan)
 
 
-def _probe(plan: RunPlan, folder: RunFolder, unit: Unit, model: "Model", state: AttackState) -> None:
+def _probe(plan: RunPlan, folder: RunFolder, unit: Unit, maker: Maker, state: AttackState) -> None:
     """Make a few candidates again with another micro-batch and store how far they are off, and what that cost."""
     if _probed(plan, folder, unit):
         return
@@ -304,9 +312,9 @@ def _probe(plan: RunPlan, folder: RunFolder, unit: Unit, model: "Model", state: 
     other = min(count, usual if count != usual else usual // 2 or 1)
     sampling = plan.sampling.model_copy(update={"micro_batch": other})
     began = _Clock()
-    again, _, _, cost = make_candidates(unit.attack, model, state, Candidates(unit.seed, range(count)), sampling)
+    again = maker.generate(unit, state, Candidates(unit.seed, range(count)), sampling)
     first = torch.cat(list(folder.candidate_images(unit.name, count)))
-    off = (again.int() - first.int()).abs()
+    off = (again.images.int() - first.int()).abs()
     write_checked_json(
         folder.probe_file(unit.name),
         {
@@ -315,7 +323,7 @@ def _probe(plan: RunPlan, folder: RunFolder, unit: Unit, model: "Model", state: 
             "largest": int(off.max()),
             # One level of 255 is rounding; what counts is how many values are off by more.
             "share_off": float((off > 1).float().mean()),
-            "cost": {**cost, **began.spent()},
+            "cost": {**again.cost, **began.spent()},
         },
     )
 

@@ -27,7 +27,6 @@ from ..registry import code_of
 from ..results.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from ..contracts import Model
     from .plan import RunPlan, Unit
 
 FORMAT = 2
@@ -97,7 +96,7 @@ class KeptState:
             _prune()
 
 
-def kept_state(plan: "RunPlan", unit: "Unit", model: "Model") -> KeptState | None:
+def kept_state(plan: "RunPlan", unit: "Unit") -> KeptState | None:
     """Return the place of a unit's state; None where nothing is kept, or where its code cannot be read."""
     if os.environ.get("SIDEBENCH_STATES", "on") == "off":
         return None
@@ -120,7 +119,7 @@ def kept_state(plan: "RunPlan", unit: "Unit", model: "Model") -> KeptState | Non
             "model": {**plan.model.content(), "variant": plan.model.variant, "dtype": plan.model.dtype},
             "protocol": plan.protocol.model_dump(mode="json"),
             "micro_batch": plan.batching.micro_batch,
-            "defences": {name: dict(values) for name, values in model.defences.items()},
+            "defences": {each.name: each.settings.model_dump(mode="json") for each in plan.defences},
             # A defence may read the training images, and captions and labels are the pair's.
             **pair,
             "device": plan.model.device.partition(":")[0],

@@ -21,13 +21,13 @@ def load_victim(plan: RunPlan) -> "Model":
 
     model: Model = load_model(plan.model)
     if any(unit.attack.access == "prompts" for unit in plan.units):
-        model.prompts = _captions(plan)
+        model.prompts = captions(plan)
     if any(unit.attack.access == "oracle" for unit in plan.units):
         model.labelled = _labelled(plan)
     return defend(model, plan.defences, plan.protocol.sampler.name, lambda: _training_images(plan))
 
 
-def _captions(plan: RunPlan) -> list[str]:
+def captions(plan: RunPlan) -> list[str]:
     """Load what an attack with access "prompts" knows: the training images' captions, and nothing of the images."""
     from ..data.references import load_references
 

@@ -5,7 +5,6 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -153,7 +152,7 @@ def test_a_changed_line_of_a_local_attack_matters(make_plan: Made, cache: Path, 
     for text in (source, source + "# another line\n", source):
         file.write_text(text, encoding="utf-8")
         plan = plan_of(make_plan, tmp_path, attacks=(f"{file}:Mine",))
-        kept = state_cache.kept_state(plan, plan.units[0], SimpleNamespace(defences={}))
+        kept = state_cache.kept_state(plan, plan.units[0])
         assert kept is not None
         places.add(kept.folder)
     assert len(places) == 2

@@ -1,0 +1,293 @@
+"""The process in which attacks from files and packages run, and how a run talks to it.
+
+`python -m sidebench.benchmark.runs.attack_process` reads requests from its standard input and answers on its standard
+output; both are frames of JSON and safetensors, never pickles. It ends when its input does, so it never outlives the
+run. What attacks print goes to standard error.
+"""
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from safetensors.torch import load, save
+
+from .. import errors
+from ..candidates import Candidates
+from ..contracts import Attack, AttackState, Budget, ModelSpec
+from ..errors import AttackFailed, BadInput, RaisedElsewhere, SidebenchError, raised_in
+from ..protocol import Sampling
+from ..registry import code_of, find, found_as, make_attack, make_defence, source_of
+from ..results.checkpoints import FolderCheckpoints
+from ..sampling.call_attack import Prepared, make_candidates, prepare_attack
+from ..sampling.defended import defend, in_order
+from .makers import Made
+
+if TYPE_CHECKING:
+    from ..contracts import Model
+    from .plan import RunPlan, Unit
+
+Tensors = Mapping[str, torch.Tensor]
+PASSED_ON = ("BadInput", "BadSetting", "TooFew", "UnsafeFile", "CannotWrite", "AttackFailed", "DefenceFailed")
+"""Errors that name what is wrong already, and are raised again as what they are."""
+
+
+class _Trace(Exception):
+    """The lines by which an error came in the other process, for `--traceback`."""
+
+
+# ---- Frames -----------------------------------------------------------------------------------------
+
+
+class Frame(NamedTuple):
+    """One message: JSON values and tensors."""
+
+    values: dict[str, Any]
+    tensors: Tensors = {}
+
+
+def send(stream: IO[bytes], frame: Frame) -> None:
+    """Write a frame."""
+    values = json.dumps(frame.values).encode()
+    tensors = save({k: tensor.detach().cpu().contiguous() for k, tensor in frame.tensors.items()})
+    stream.write(len(values).to_bytes(8, "little") + len(tensors).to_bytes(8, "little") + values + tensors)
+    stream.flush()
+
+
+def receive(stream: IO[bytes]) -> Frame | None:
+    """Read a frame; None at the end."""
+    head = stream.read(16)
+    if len(head) < 16:
+        return None
+    sizes = int.from_bytes(head[:8], "little"), int.from_bytes(head[8:], "little")
+    values, tensors = (stream.read(size) for size in sizes)
+    if len(values) < sizes[0] or len(tensors) < sizes[1]:
+        return None
+    return Frame(json.loads(values), load(tensors))
+
+
+# ---- In the run -------------------------------------------------------------------------------------
+
+
+class AttackProcess:
+    """Calls attacks in a process of their own."""
+
+    def __init__(self, plan: "RunPlan") -> None:
+        # -P: a file in the working folder must not stand in for a module. The path is handed on as it is here.
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", __spec__.name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        )
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._in, self._out = self._process.stdin, self._process.stdout
+        self._stated: tuple[str, AttackState] | None = None
+        from .victim import captions
+
+        prompted = any(unit.attack.access == "prompts" for unit in plan.units)
+        values = {
+            "op": "open",
+            "model": plan.model.model_dump(mode="json"),
+            "defences": [_named(defence) for defence in plan.defences],
+            "sampler": plan.protocol.sampler.name,
+            "threads": torch.get_num_threads(),
+            "prompts": list(captions(plan)) if prompted else [],
+        }
+        try:
+            self._flops = int(self._ask("opening", Frame(values)).values["flops_per_sample"])
+        except BaseException:
+            self.close()
+            raise
+
+    def flops_per_sample(self) -> int:
+        """Return the operations of one denoiser call on one sample."""
+        return self._flops
+
+    def prepare(self, unit: "Unit", sampling: Sampling, budget: Budget, samples: FolderCheckpoints) -> Prepared:
+        """Call the attack's `prepare`."""
+        assert isinstance(budget.checkpoints, FolderCheckpoints)
+        values = {
+            "op": "prepare",
+            "attack": _named(unit.attack),
+            "sampling": sampling.model_dump(mode="json"),
+            "seed": budget.seed,
+            "candidates": budget.candidates,
+            "checkpoints": str(budget.checkpoints.folder.absolute()),
+            "samples": str(samples.folder.absolute()),
+        }
+        answer = self._ask(unit.name, Frame(values), budget)
+        state = AttackState(answer.tensors, answer.values["state"])
+        return Prepared(state, answer.values["cost"], counted=answer.values["counted"])
+
+    def generate(self, unit: "Unit", state: AttackState, candidates: Candidates, sampling: Sampling) -> Made:
+        """Call the attack's `generate`."""
+        if self._stated is None or self._stated[0] != unit.name or self._stated[1] is not state:
+            values = {"op": "state", "attack": _named(unit.attack), "state": dict(state.info)}
+            self._ask(unit.name, Frame(values, state.tensors))
+            self._stated = unit.name, state
+        values = {
+            "op": "generate",
+            "sampling": sampling.model_dump(mode="json"),
+            "seed": candidates.seed,
+            "numbers": [int(number) for number in candidates.numbers],
+        }
+        answer = self._ask(unit.name, Frame(values))
+        columns = {key.removeprefix("column_"): v for key, v in answer.tensors.items() if key.startswith("column_")}
+        return Made(answer.tensors["images"], answer.tensors["nan"], columns, answer.values["cost"])
+
+    def close(self) -> None:
+        """End the process."""
+        with suppress(OSError):
+            self._in.close()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._out.close()
+
+    def _ask(self, who: str, frame: Frame, budget: Budget | None = None) -> Frame:
+        try:
+            send(self._in, frame)
+            while (answer := receive(self._out)) is not None:
+                if "progress" not in answer.values:
+                    break
+                if budget is not None:
+                    budget.progress(*answer.values["progress"])
+        except OSError:
+            answer = None
+        if answer is None:
+            code = self._process.wait()
+            how = f"signal {-code}" if code < 0 else f"exit code {code}"
+            raise AttackFailed(f"{who}: the attack's process has ended ({how}); the same command goes on")
+        if "error" in answer.values:
+            raise _raised(**answer.values["error"])
+        return answer
+
+
+def _named(plugin: Any) -> dict[str, Any]:
+    """Return how another process finds a plug-in, and which code it must find."""
+    return {
+        "name": found_as(type(plugin)),
+        "settings": plugin.settings.model_dump(mode="json"),
+        "code": code_of(type(plugin)),
+    }
+
+
+def _raised(kind: str, message: str, line: str, trace: str) -> Exception:
+    known = kind in PASSED_ON
+    found: Exception = getattr(errors, kind)(message) if known else RaisedElsewhere(kind, message, line)
+    found.__cause__ = _Trace(trace)
+    return found
+
+
+# ---- In the attack's process ------------------------------------------------------------------------
+
+
+class _Server:
+    """Answers requests."""
+
+    def __init__(self, answers: IO[bytes]) -> None:
+        self.answers = answers
+        self.model: Model
+        self.attack: Attack
+        self.state = AttackState()
+        self.source: Path | None = None
+
+    def answer(self, frame: Frame) -> Frame:
+        """Do what a request asks for."""
+        found: Frame = getattr(self, f"_{frame.values['op']}")(frame.values, frame.tensors)
+        return found
+
+    def failed(self, error: Exception) -> Frame:
+        """Say what went wrong."""
+        kind = type(error).__name__
+        line = "" if isinstance(error, SidebenchError) else raised_in(error, self.source)
+        trace = "".join(traceback.format_exception(error))
+        return Frame({"error": {"kind": kind, "message": str(error), "line": line, "trace": trace}})
+
+    def _open(self, values: dict[str, Any], _: Tensors) -> Frame:
+        from ..models import load_model
+
+        torch.set_num_threads(values["threads"])
+        model = load_model(ModelSpec(**values["model"]))
+        model.prompts = values["prompts"]
+        defences = in_order([_made("defence", each) for each in values["defences"]])
+        # None of them asks for training images: an attack that meets one that does stays in the run's process.
+        self.model = defend(model, defences, values["sampler"], lambda: torch.empty(0))
+        return Frame({"flops_per_sample": self.model.flops_per_sample()})
+
+    def _prepare(self, values: dict[str, Any], _: Tensors) -> Frame:
+        attack = self._attack(values["attack"])
+        checkpoints, samples = (FolderCheckpoints(Path(values[key])) for key in ("checkpoints", "samples"))
+        budget = Budget(values["seed"], values["candidates"], checkpoints, self._progress)
+        found = prepare_attack(attack, self.model, Sampling(**values["sampling"]), budget, samples)
+        info = {"state": dict(found.state.info), "cost": found.cost, "counted": found.counted}
+        return Frame(info, found.state.tensors)
+
+    def _state(self, values: dict[str, Any], tensors: Tensors) -> Frame:
+        self.attack, self.state = self._attack(values["attack"]), AttackState(tensors, values["state"])
+        return Frame({})
+
+    def _generate(self, values: dict[str, Any], _: Tensors) -> Frame:
+        candidates, sampling = Candidates(values["seed"], values["numbers"]), Sampling(**values["sampling"])
+        made = Made(*make_candidates(self.attack, self.model, self.state, candidates, sampling))
+        columns = {f"column_{key}": column for key, column in made.columns.items()}
+        return Frame({"cost": made.cost}, {"images": made.images, "nan": made.nan, **columns})
+
+    def _attack(self, named: dict[str, Any]) -> Attack:
+        attack: Attack = _made("attack", named)
+        self.source = source_of(type(attack))
+        return attack
+
+    def _progress(self, phase: str, done: int, total: int) -> None:
+        send(self.answers, Frame({"progress": [phase, done, total]}))
+
+
+def _made(kind: Any, named: dict[str, Any]) -> Any:
+    """Build a plug-in, of the code that the run was planned with.
+
+    Raises:
+        BadInput: its code has changed since.
+    """
+    if code_of(find(kind, named["name"])) != named["code"]:
+        raise BadInput(f"the code of {named['name']} has changed since the run was begun")
+    return (make_attack if kind == "attack" else make_defence)(named["name"], named["settings"])
+
+
+def _read(stream: IO[bytes], requests: "queue.Queue[Frame]") -> None:
+    """Take requests in, and end the process with its input, whatever it is busy with."""
+    while (frame := receive(stream)) is not None:
+        requests.put(frame)
+    os._exit(0)
+
+
+def main() -> None:
+    """Answer requests until the input ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the run, whose end is this process's
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    requests: queue.Queue[Frame] = queue.Queue()
+    threading.Thread(target=_read, args=(sys.stdin.buffer, requests), daemon=True).start()
+    server = _Server(answers)
+    while True:
+        frame = requests.get()
+        try:
+            answer = server.answer(frame)
+        except Exception as error:  # an attack may fail in any way
+            answer = server.failed(error)
+        send(answers, answer)
+
+
+if __name__ == "__main__":
+    main()
