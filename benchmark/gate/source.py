@@ -129,9 +129,10 @@ class MadeOnDemand(ScoreSource):
             if unit.name in stored and difference(stored[unit.name], unit.description()):
                 self.folder.forget(unit.name)
         open_folder(self.plan, self.folder, self.identity)
-        drop_damaged(self.folder, {unit.name for unit in self.plan.units})
-        write_references(self.folder, self._references)
         manifest = read_json(self.folder.manifest_file)
+        # Another attack's pieces too: they are not read here, and made again when that attack is judged.
+        drop_damaged(self.folder, manifest["units"])
+        write_references(self.folder, self._references)
         self.folder.write_manifest({**manifest, "data": {"sha256": self._references.fingerprint}})
 
     def victim(self) -> "Model":

@@ -357,7 +357,10 @@ def test_a_killed_gate_gives_the_same_answer(tmp_path: Path, monkeypatch: pytest
 
 
 def test_what_the_folder_holds_is_not_made_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_pair_file: Callable[..., Path]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    make_pair_file: Callable[..., Path],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     pair = load_pair(str(make_pair_file(tmp_path)))
     first = decide(tmp_path, None, pair, attacks={"side": {}}, budget={"candidates": 256})
@@ -369,8 +372,18 @@ def test_what_the_folder_holds_is_not_made_again(
     monkeypatch.setattr(runner, "prepare_attack", refuse)
     again = decide(tmp_path, None, pair, attacks={"side": {}}, budget={"candidates": 512}, limits={"excess": 0.001})
     assert again.folder == first.folder and again.attacks[0].candidates == 512
-    decide(tmp_path, None, pair, attacks={"carlini-uncond": {}}, budget={"candidates": 256})
     monkeypatch.undo()
+    # What was changed since is made again, by whichever gate finds it.
+    for name in ("state/side.s0/state.safetensors", "images/side.s0/00000.safetensors"):
+        content = (first.folder / name).read_bytes()
+        (first.folder / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    decide(tmp_path, None, pair, attacks={"carlini-uncond": {}}, budget={"candidates": 256})
+    same = decide(tmp_path, None, pair, attacks={"side": {}}, budget={"candidates": 512}, limits={"excess": 0.001})
+    assert told(same) == told(again)
+    assert [line.partition(" was changed")[0] for line in caplog.messages] == [
+        "state/side.s0/state.safetensors",
+        "images/side.s0/00000.safetensors",
+    ]
     # Another setting is another attack: it is begun anew, in the same folder, and the other one is kept.
     before = {file: file.stat().st_mtime_ns for file in first.folder.rglob("images/*/*.safetensors")}
     other = decide(tmp_path, None, pair, attacks={"side": {"guidance_scale": 2.0}}, budget={"candidates": 256})
