@@ -7,6 +7,8 @@
     scores/<unit>.<space>.<first>-<end>.parquet, .pairs.parquet, .bins.parquet
     metrics.json, metrics.csv, costs.json, quality.json, copying.json, audit.json, evidence/, label/
                                 of the number of candidates that was asked for last
+    results.json                what they were computed from
+    SHA256SUMS                  of those files, written last (sums.py)
     results/<number>/           the same files for the other numbers
     report.html                 the page, written by whoever asked for the run; not there where nobody asked for it
     tuning/<attack>.json        the curve that its settings come from (`--tuned`)
@@ -82,8 +84,8 @@ class RunFolder:
         """Remove what killed writers left; `report` and `replay` write without the lock, and may be alive."""
         for folder in (self.path, self.path / "replay"):
             remove_leftovers(folder)
-        for kind in ("json", "csv", "parquet"):
-            remove_leftovers(self.path, f"*.{kind}", age=0)
+        for name in ("*.json", "*.csv", "*.parquet", "SHA256SUMS"):
+            remove_leftovers(self.path, name, age=0)
         for part in LOCKED_PARTS:
             for folder in (self.path / part).glob("**/"):
                 remove_leftovers(folder, age=0)

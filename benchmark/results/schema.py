@@ -8,6 +8,7 @@ from ..errors import BadInput, CorruptRun
 from ..files import read_json
 from ..stats.intervals import Interval
 from .run_folder import RunFolder
+from .sums import check_sums
 
 SCHEMA = "sidebench-metrics/1"
 
@@ -270,15 +271,16 @@ def _columns(prefix: str, found: Estimate | None, suffixes: dict[str, str]) -> d
 
 
 def load_metrics(folder: RunFolder) -> Metrics:
-    """Read metrics.json.
+    """Read metrics.json, once it and what stands beside it are found to be what the run wrote.
 
     Raises:
         BadInput: the run has no results yet.
-        CorruptRun: the file is of another schema, or was changed by hand.
+        CorruptRun: the file is of another schema, or a file of the results was changed.
     """
     file = folder.path / "metrics.json"
     if not file.exists():
         raise BadInput(f"{folder.path} has no results yet; run the same command again to finish it")
+    check_sums(folder)
     content = read_json(file)
     if content.get("schema") != SCHEMA:
         raise CorruptRun(f"{folder.path.name}/metrics.json has schema {content.get('schema')!r}, wanted {SCHEMA}")

@@ -1,8 +1,8 @@
 """Results of a run by number of candidates: put aside when another number is asked for, taken again while they hold.
 
 What was computed last lies in the run folder itself, the same files for other numbers in results/<number>/. Results
-hold as long as everything that they were computed from is the same; `results.json` names it by hash, and the SHA-256
-of each file. Anything else is computed again from the stored scores.
+hold as long as everything that they were computed from is the same, which `results.json` names by a hash, and every
+file is what was written (`results.sums`). Anything else is computed again from the stored scores.
 """
 
 import hashlib
@@ -12,20 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from ..environment import harness_code
-from ..errors import CorruptRun
 from ..files import canonical_json, read_info, read_json, sha256, write_json
 from ..results.run_folder import RunFolder, asked_candidates
 from ..results.score_files import SCORE_PARTS
 from ..results.shards import SAMPLES, below
+from ..results.sums import LISTED, ORIGIN, SUMS, is_sealed
 from .plan import RunPlan
 from .score import is_scored
 
 Units = Sequence[tuple[str, str, int]]
 """Unit name, attack, seed."""
 
-SEAL = "results.json"
-EVIDENCE = "evidence"
-FILES = ("metrics.json", "metrics.csv", "costs.json", "audit.json", "quality.json", "copying.json")
+MOVED = (SUMS, *(name for name in LISTED if "/" not in name), "evidence")
+"""The list of sums first: without one, nothing that is there counts."""
 
 
 def put_aside(folder: RunFolder, candidates: int) -> None:
@@ -41,8 +40,8 @@ def put_aside(folder: RunFolder, candidates: int) -> None:
 
 
 def _move(source: Path, target: Path) -> None:
-    """Move results from one folder into another, the seal first: without one, nothing that is there counts."""
-    for name in (SEAL, *FILES, EVIDENCE):
+    """Move results from one folder into another."""
+    for name in MOVED:
         if (source / name).exists():
             target.mkdir(parents=True, exist_ok=True)
             if (target / name).is_dir():
@@ -78,12 +77,9 @@ def _files(plan: RunPlan, folder: RunFolder, unit: str) -> list[Any]:
     return found
 
 
-def seal(plan: RunPlan, folder: RunFolder, units: Units) -> None:
-    """Write what the results in the folder were made of, and the hash of each file; the last step of a run."""
-    pictures = sorted((folder.path / EVIDENCE).rglob("*")) if (folder.path / EVIDENCE).is_dir() else []
-    files = [*(folder.path / name for name in FILES), *(file for file in pictures if file.is_file())]
-    hashes = {file.relative_to(folder.path).as_posix(): sha256(file) for file in files if file.exists()}
-    write_json(folder.path / SEAL, {"of": _made_of(plan, folder, units), "sha256": hashes})
+def note_origin(plan: RunPlan, folder: RunFolder, units: Units) -> None:
+    """Write what the results in the folder were computed from, before they are sealed."""
+    write_json(folder.path / ORIGIN, {"of": _made_of(plan, folder, units)})
 
 
 def hold(plan: RunPlan, folder: RunFolder, units: Units) -> bool:
@@ -91,17 +87,8 @@ def hold(plan: RunPlan, folder: RunFolder, units: Units) -> bool:
 
     Looks at files alone: no image, no reference and no model is loaded.
     """
-    file = folder.path / SEAL
-    places = plan.places(folder)
-    if not file.exists() or not all(is_scored(plan, place, name) for place in places for name, _, _ in units):
+    if not is_sealed(folder) or not (folder.path / ORIGIN).exists():
         return False
-    try:
-        stored = read_json(file)
-    except CorruptRun:
+    if not all(is_scored(plan, place, name) for place in plan.places(folder) for name, _, _ in units):
         return False
-    hashes = stored.get("sha256")
-    if not isinstance(hashes, dict) or "metrics.json" not in hashes:
-        return False
-    if stored.get("of") != _made_of(plan, folder, units):
-        return False
-    return all((folder.path / name).is_file() and sha256(folder.path / name) == hashes[name] for name in hashes)
+    return read_json(folder.path / ORIGIN).get("of") == _made_of(plan, folder, units)

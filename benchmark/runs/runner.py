@@ -24,6 +24,7 @@ from ..registry import source_of
 from ..results.run_folder import MANIFEST_SCHEMA, RunFolder
 from ..results.schema import load_metrics
 from ..results.shards import Shard, missing
+from ..results.sums import sealed
 from ..results.whole import drop_damaged
 from . import kept_results
 from .makers import Maker, Makers, is_apart
@@ -365,9 +366,10 @@ def _score_all(
     scorer = Scorer(references, list(plan.measures), plan.protocol.top_k, environment.pick_device(plan.model.device))
     for unit in units:
         score_unit(plan, folder, unit, scorer, progress)
-    metrics = write_results.write_results(plan, folder, units, references, scorer)
-    kept_results.seal(plan, folder, units)
-    return metrics
+    with sealed(folder):
+        metrics = write_results.write_results(plan, folder, units, references, scorer)
+        kept_results.note_origin(plan, folder, units)
+        return metrics
 
 
 def _whole(plan: RunPlan, folder: RunFolder, unit: str) -> bool:

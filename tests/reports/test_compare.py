@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pytest
 
 from sidebench.benchmark.errors import BadInput
-from sidebench.benchmark.files import read_table, write_json, write_table
+from sidebench.benchmark.files import read_json, read_table, write_json, write_table
 from sidebench.benchmark.reports.compare import page as compared_page
 from sidebench.benchmark.reports.compare import schema
 from sidebench.benchmark.reports.compare import verdict as compared_reading
@@ -54,7 +54,7 @@ def changed(finished: Any, tmp_path: Path) -> Callable[..., RunFolder]:
     def copy(name: str = "copy", **identity: Any) -> RunFolder:
         shutil.copytree(finished.folder.path, tmp_path / name)
         folder = RunFolder(tmp_path / name)
-        manifest = json.loads(folder.manifest_file.read_text(encoding="utf-8"))
+        manifest = read_json(folder.manifest_file)
         manifest["identity"] |= identity
         write_json(folder.manifest_file, manifest)
         return folder
@@ -131,7 +131,7 @@ def _without_defences(defended: RunFolder, finished: Any) -> RunFolder:
     folder = RunFolder(defended.path.parent / "named")
     if not folder.path.exists():
         shutil.copytree(finished.folder.path, folder.path)
-        manifest = json.loads(folder.manifest_file.read_text(encoding="utf-8"))
+        manifest = read_json(folder.manifest_file)
         manifest["identity"]["defences"] = {"other": {}}
         write_json(folder.manifest_file, manifest)
     return folder
@@ -162,7 +162,7 @@ def test_other_images_are_refused(finished: Any, changed: Any) -> None:
 
 def test_other_data_are_refused_by_field(finished: Any, changed: Any) -> None:
     other = changed()
-    manifest = json.loads(other.manifest_file.read_text(encoding="utf-8"))
+    manifest = read_json(other.manifest_file)
     write_json(other.manifest_file, {**manifest, "data": {"sha256": "0" * 64}})
     with pytest.raises(BadInput, match=r"cannot be compared with .*: data\.sha256 was"):
         compare_runs([finished.folder, other])
@@ -182,7 +182,7 @@ def test_differences_that_can_be_lived_with_are_marked(finished: Any, changed: A
 
 def test_other_settings_and_other_seeds_are_marked(finished: Any, changed: Any) -> None:
     other = changed(defences={"veil": {}})
-    manifest = json.loads(other.manifest_file.read_text(encoding="utf-8"))
+    manifest = read_json(other.manifest_file)
     manifest["units"]["side.s0"]["settings"]["guidance_scale"] = 3.0
     write_json(other.manifest_file, manifest)
     (leak, *_) = (leak for leak in compare_runs([finished.folder, other]).leaks if leak.attack == "side")

@@ -1,6 +1,5 @@
 """What a reader sees: tables with intervals, verdicts in words, and a page that escapes what it is given."""
 
-import json
 import re
 import subprocess
 import sys
@@ -32,6 +31,7 @@ from sidebench.benchmark.results.schema import (
     load_metrics,
     rows,
 )
+from sidebench.benchmark.results.sums import sealed
 from sidebench.benchmark.results.unit_scores import stored_groups
 
 
@@ -217,13 +217,13 @@ def test_csv_rows_hold_every_interval() -> None:
 
 def test_page_escapes_what_it_is_given(copied: Path) -> None:
     hostile = "<script>alert('1')</script>&"
-    for name in ("metrics.json", "manifest.json"):
-        content = json.loads((copied / name).read_text(encoding="utf-8"))
-        if name == "metrics.json":
-            content |= {"pair": hostile, "flags": [hostile], "control": hostile}
-        else:
-            content |= {"note": hostile, "origins": {hostile: hostile}}
-        write_json(copied / name, content)
+    changes: dict[str, Any] = {
+        "metrics.json": {"pair": hostile, "flags": [hostile], "control": hostile},
+        "manifest.json": {"note": hostile, "origins": {hostile: hostile}},
+    }
+    for name, change in changes.items():
+        with sealed(RunFolder(copied)):
+            write_json(copied / name, read_json(copied / name) | change)
     target = copied / "hostile.html"
     write_report(RunFolder(copied), target, with_images=True)
     page = target.read_text(encoding="utf-8")
@@ -333,7 +333,8 @@ def test_stored_pairs_that_were_tampered_with_are_refused(copied: Path, change: 
     file = copied / "evidence" / "side.s0" / "pairs.json"
     content = read_json(file)
     content["pairs"][0] |= change
-    write_json(file, content)
+    with sealed(RunFolder(copied)):
+        write_json(file, content)
     with pytest.raises(CorruptRun, match=rf"evidence/side\.s0/pairs\.json.*{words}"):
         write_report(RunFolder(copied), copied / "page.html", with_images=True)
 
@@ -342,7 +343,8 @@ def test_stored_pairs_that_were_tampered_with_are_refused(copied: Path, change: 
 def test_unit_that_the_manifest_does_not_know_is_refused(copied: Path, name: str) -> None:
     content = read_json(copied / "metrics.json")
     content["results"][0]["attack"] = name
-    write_json(copied / "metrics.json", content)
+    with sealed(RunFolder(copied)):
+        write_json(copied / "metrics.json", content)
     with pytest.raises(CorruptRun, match=r"metrics\.json, results: .* is no unit of the manifest"):
         write_report(RunFolder(copied), copied / "page.html")
 

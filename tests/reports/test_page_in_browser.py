@@ -16,6 +16,7 @@ from sidebench.benchmark.reports.compare import page as compared_page
 from sidebench.benchmark.reports.compare.compare_runs import compare_runs
 from sidebench.benchmark.reports.page import write_report
 from sidebench.benchmark.results.run_folder import RunFolder
+from sidebench.benchmark.results.sums import sealed
 
 QUIET = (
     "--headless",
@@ -76,7 +77,8 @@ def test_page_asks_for_nothing_and_names_stay_text(
     address, paths = asked
     hostile = f"<img src='{address}/image' onerror='document.title=1'><script>document.title = 'run'</script>"
     metrics = read_json(copied / "metrics.json")
-    write_json(copied / "metrics.json", {**metrics, "pair": hostile, "flags": [hostile], "protocol": hostile})
+    with sealed(RunFolder(copied)):
+        write_json(copied / "metrics.json", {**metrics, "pair": hostile, "flags": [hostile], "protocol": hostile})
     write_json(copied / "manifest.json", {**read_json(copied / "manifest.json"), "note": hostile})
     page = tmp_path / "page.html"
     write_report(RunFolder(copied), page, with_images=True)
