@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, hypergeom, norm, t
 from simulated_attacks import N, World, draw
+from statsmodels.stats.multitest import multipletests  # type: ignore[import-untyped,unused-ignore]
 
 from sidebench.benchmark.errors import BadInput
 from sidebench.benchmark.stats.comparison import (
@@ -172,6 +173,13 @@ def test_holm_by_hand() -> None:
     assert holm([0.5]) == [0.5]
     assert holm([]) == []
     assert max(holm([0.9, 0.8, 0.7])) == 1
+
+
+def test_holm_is_that_of_statsmodels() -> None:
+    random = np.random.default_rng(0)
+    for size in (1, 2, 3, 10, 100):
+        p = random.random(size).round(2)  # with ties
+        assert holm(list(p)) == multipletests(p, method="holm")[1].tolist()
 
 
 def made(value: float, p: float, error: float = 0.01, freedom: float = math.inf) -> Comparison:
