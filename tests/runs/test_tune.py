@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from sidebench.benchmark.data.pair import Pair, TuningBlock, load_pair
+from sidebench.benchmark.data.pair import Overrides, Pair, TuningBlock, load_pair
 from sidebench.benchmark.data.references import counts, load_references
 from sidebench.benchmark.errors import BadInput, BadSetting, RunConflict, TooFew, UnknownName
 from sidebench.benchmark.progress import silent
+from sidebench.benchmark.protocol import SamplerSettings
 from sidebench.benchmark.reports.tables import tuning_table
 from sidebench.benchmark.results import tuning_curve
 from sidebench.benchmark.runs import tune as tuning
@@ -25,7 +26,9 @@ def quick(name: str = "digits") -> Pair:
     assert pair.recipe is not None
     attacks = {key: value.model_copy(update={"settings": SMALL}) for key, value in pair.attacks.items()}
     recipe = pair.recipe.model_copy(update={"steps": 2, "batch": 4})
-    return pair.model_copy(update={"recipe": recipe, "attacks": attacks})
+    # Few rows and steps: 24 synthetic images padded to the pair's own 256 rows, in 50 steps, take ten times as long.
+    protocol = Overrides(micro_batch=8, sampler=SamplerSettings(steps=3))
+    return pair.model_copy(update={"recipe": recipe, "attacks": attacks, "protocol": protocol})
 
 
 def tune(out: Path, grid: dict[str, Any], **options: Any) -> tuning_curve.Curve:
