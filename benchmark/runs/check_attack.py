@@ -7,7 +7,6 @@ Each check raises `NotConformant` with what was seen.
 """
 
 import gc
-import multiprocessing
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -30,6 +29,7 @@ from ..registry import make_attack
 from ..results.checkpoints import FolderCheckpoints, MemoryCheckpoints
 from ..sampling.call_attack import make_candidates, prepare_attack
 from ..sampling.views import AuditedModel, view_for
+from .fresh_processes import fresh_processes
 
 COST_TOLERANCE = 0.1
 SEED = 11
@@ -159,7 +159,7 @@ def check_worker(
         jobs = [
             (name, settings, spec, file, sampling, list(part), torch.get_num_threads()) for part in _halves(numbers)
         ]
-        with multiprocessing.get_context("spawn").Pool(2) as pool:
+        with fresh_processes(spec.device).Pool(2) as pool:
             parts = pool.starmap(_work, jobs)
     again = torch.from_numpy(np.concatenate(parts))
     order = [number for part in _halves(numbers) for number in part]

@@ -81,6 +81,15 @@ BAD = {
         "        return Generated(model.sample(candidates))\n",
         "prepare resumed after checkpoint 1",
     ),
+    "keeps something in its process": (
+        "    brightness = 0.0\n"
+        "    def prepare(self, model, budget):\n"
+        "        Mine.brightness = 0.5\n"
+        "        return AttackState()\n"
+        "    def generate(self, model, state, candidates):\n"
+        "        return Generated(model.sample(candidates) * 0 + Mine.brightness)\n",
+        "two workers make other images than one process",
+    ),
 }
 
 

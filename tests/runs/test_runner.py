@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_run import run_small
 
 from sidebench.benchmark.data import references
 from sidebench.benchmark.errors import AttackFailed, BadInput, CorruptRun, RunConflict
@@ -20,6 +20,7 @@ from sidebench.benchmark.results.run_folder import RunFolder
 from sidebench.benchmark.results.schema import Metrics
 from sidebench.benchmark.results.shards import shard_of
 from sidebench.benchmark.runs import runner
+from sidebench.benchmark.runs.fresh_processes import fresh_processes
 
 Plan = Callable[..., Any]
 SHARDS = [shard_of(numbers) for numbers in (range(16), range(16, 32), range(32, 40))]
@@ -448,22 +449,6 @@ def test_unit_without_its_probe_does_not_stop_the_others(copied: Path, make_plan
 # ---- Runs that are killed ---------------------------------------------------------------------------
 
 STEPS = 250
-CODE = """
-import dataclasses, json, sys, torch
-from sidebench.benchmark.data.pair import load_pair
-from sidebench.benchmark.protocol import Batching, SamplerSettings
-from sidebench.benchmark.runs import runner
-from sidebench.benchmark.runs.plan import plan_run
-
-torch.set_num_threads(1)
-small, out = json.loads(sys.argv[1]), sys.argv[2]
-plan = plan_run(
-    load_pair("digits"), attacks=["carlini-uncond", "side"], settings={"side": small}, candidates=40, device="cpu",
-    out=out,
-)
-protocol = plan.protocol.model_copy(update={"sampler": SamplerSettings(steps=3)})
-runner.execute(dataclasses.replace(plan, protocol=protocol, batching=Batching(micro_batch=8, shard=16)))
-"""
 MOMENTS = [
     "state/shared/samples-*.safetensors",
     "state/side.s0/**/checkpoint-classifier.safetensors",
@@ -472,17 +457,18 @@ MOMENTS = [
 ]
 
 
-def killed_at(moment: str, arguments: list[str], folder: Path) -> int:
+def killed_at(moment: str, small: dict[str, Any], folder: Path) -> int | None:
     """Start the run in another process and kill it as soon as a file matches; return how it ended."""
-    process = subprocess.Popen([sys.executable, "-c", CODE, *arguments], cwd=folder.parent, stderr=subprocess.PIPE)
+    process = fresh_processes("cpu").Process(target=run_small, args=(small, folder.parent))  # type: ignore[attr-defined]
+    process.start()
     try:
-        while process.poll() is None and not any(folder.glob(moment)):
+        while process.is_alive() and not any(folder.glob(moment)):
             time.sleep(0.001)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
     finally:
         process.kill()
-    return process.returncode
+        process.join()
+    code: int | None = process.exitcode
+    return code
 
 
 def test_killed_runs_end_with_the_same_bytes(make_plan: Plan, tmp_path: Path) -> None:
@@ -494,7 +480,7 @@ def test_killed_runs_end_with_the_same_bytes(make_plan: Plan, tmp_path: Path) ->
     folder.parent.mkdir()
     kept: dict[str, int] = {}
     for moment in MOMENTS:
-        assert killed_at(moment, [json.dumps(small), str(folder.parent)], folder) == -signal.SIGKILL, moment
+        assert killed_at(moment, small, folder) == -signal.SIGKILL, moment
         assert any(folder.glob(moment)) and not (folder / "metrics.json").exists(), moment
         found = {k: v for k, v in stamps(folder).items() if "checkpoint" not in k and not k.endswith(".tmp")}
         assert kept.items() <= found.items(), moment
