@@ -94,9 +94,16 @@ def write_pair(place: Path, name: str) -> str:
 
 def sidebench(hub: LocalHub, place: Path, commands: list[list[str]]) -> list[tuple[int, str, str]]:
     """Run commands in one process with a cache of its own in `place`."""
-    given = [sys.executable, "-c", SEVERAL, json.dumps(commands)]
-    environment = hub.environment(place / "home")
-    done = subprocess.run(given, env=environment, cwd=place, capture_output=True, text=True, timeout=900)
+    given = "\n".join(json.dumps(command) for command in commands)
+    done = subprocess.run(
+        [sys.executable, "-c", SEVERAL],
+        input=given,
+        env=hub.environment(place / "home"),
+        cwd=place,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return [tuple(json.loads(line)) for line in done.stdout.splitlines()]  # type: ignore[misc]
 

@@ -5,7 +5,8 @@ import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -40,13 +41,28 @@ def sidebench(hub: LocalHub, place: Path, *arguments: object, **more: str) -> Sa
     return done.returncode, done.stdout, done.stderr
 
 
-def light(hub: LocalHub, place: Path, *commands: list[str], **more: str) -> list[Said]:
-    """Run several commands, which are refused before diffusers is loaded, in one process."""
-    given = [sys.executable, "-c", SEVERAL + LIGHT, json.dumps(commands)]
-    environment = hub.environment(place / "home", **more)
-    done = subprocess.run(given, env=environment, cwd=place, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return [tuple(json.loads(line)) for line in done.stdout.splitlines()]  # type: ignore[misc]
+@contextmanager
+def one_process(hub: LocalHub, place: Path, **more: str) -> Iterator[Callable[[list[str]], Said]]:
+    """Yield a function that runs a command; all run in one process, and diffusers is loaded by none."""
+    with subprocess.Popen(
+        [sys.executable, "-c", SEVERAL + LIGHT],
+        env=hub.environment(place / "home", **more),
+        cwd=place,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        asked, answers = process.stdin, process.stdout
+        assert asked is not None and answers is not None
+
+        def run(arguments: list[str]) -> Said:
+            print(json.dumps(arguments), file=asked, flush=True)
+            code, out, err = json.loads(answers.readline())
+            return code, out, err
+
+        yield run
+        asked.close()
+        assert process.wait(timeout=120) == 0
 
 
 def attack(model: str, dataset: str = "uoft/noise", *more: str) -> list[str]:
@@ -152,7 +168,8 @@ def test_what_cannot_be_used_is_refused_in_one_line(hub: LocalHub, folders: Path
     commands = [attack(name) for name in wanted] + [attack("google/good", name) for name in data]
     commands += [attack("google/good")[:-2], ["run", "--dataset", "uoft/noise"], ["run"]]
     commands[-3][-1] = "training"
-    said = light(hub, tmp_path, *commands, HF_TOKEN="hf_of_a_stranger")
+    with one_process(hub, tmp_path, HF_TOKEN="hf_of_a_stranger") as run:
+        said = [run(command) for command in commands]
     more = ["has no split 'training': it has", "takes the place of a pair", "name a PAIR"]
     for one, expected in zip(said, [*wanted.values(), *data.values(), *more], strict=True):
         assert one[0] == 2, one
@@ -166,7 +183,8 @@ def test_what_cannot_be_used_is_refused_in_one_line(hub: LocalHub, folders: Path
 def test_offline_broken_off_and_full_disk_can_be_resumed(hub: LocalHub, folders: Path, tmp_path: Path) -> None:
     hub.add("models", "google/good", folders / "new")
     hub.add("datasets", "uoft/noise", folders / "noise")
-    (offline,) = light(hub, tmp_path, attack("google/good"), HF_HUB_OFFLINE="1")
+    with one_process(hub, tmp_path, HF_HUB_OFFLINE="1") as run:
+        offline = run(attack("google/good"))
     assert offline[0] == 3 and "not in the cache and the Hub cannot be reached" in complaint(offline)
     assert hub.requests == []
 
@@ -184,40 +202,46 @@ def test_offline_broken_off_and_full_disk_can_be_resumed(hub: LocalHub, folders:
 
     file = "diffusion_pytorch_model.safetensors"
     hub.interruptions[file] = 6  # more often than the client tries on its own
-    (broken,) = light(hub, tmp_path, attack("google/good"))
-    assert broken[0] == 3 and "the same command goes on" in complaint(broken), broken[2]
-    hub.interruptions.clear()
-    (whole,) = light(hub, tmp_path, ["fetch", *attack("google/good")[1:]])
-    assert whole[0] == 0, whole[2]
+    with one_process(hub, tmp_path) as run:
+        broken = run(attack("google/good"))
+        assert broken[0] == 3 and "the same command goes on" in complaint(broken), broken[2]
+        hub.interruptions.clear()
+        whole = run(["fetch", *attack("google/good")[1:]])
+        assert whole[0] == 0, whole[2]
 
 
 def test_a_changed_file_is_refused_and_fetched_again(hub: LocalHub, folders: Path, tmp_path: Path) -> None:
     hub.add("models", "google/good", folders / "new")
     hub.add("datasets", "uoft/noise", folders / "noise")
+    with one_process(hub, tmp_path) as run:
+        _change_files(run, tmp_path / "home")
+
+
+def _change_files(run: Callable[[list[str]], Said], home: Path) -> None:
     fetch = ["fetch", *attack("google/good")[1:]]
-    (fetched,) = light(hub, tmp_path, fetch)
+    fetched = run(fetch)
     assert fetched[0] == 0, fetched[2]
-    snapshots = tmp_path / "home" / "hub"
+    snapshots = home / "hub"
     (weights,) = snapshots.rglob("snapshots/*/unet/diffusion_pytorch_model.safetensors")
     (table,) = snapshots.rglob("snapshots/*/data/train-*.parquet")
     whole = {file: file.read_bytes() for file in (weights, table)}
     for file, content in whole.items():
         file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    shutil.rmtree(tmp_path / "home" / "sidebench" / "images")  # decoded images need the table no more
+    shutil.rmtree(home / "sidebench" / "images")  # decoded images need the table no more
 
-    run = attack("google/good", "uoft/noise", "--candidates", "4", "--measure", "rms", "--device", "cpu")
-    (refused,) = light(hub, tmp_path, run)
+    use = attack("google/good", "uoft/noise", "--candidates", "4", "--measure", "rms", "--device", "cpu")
+    refused = run(use)
     assert refused[0] == 2, refused
     assert "google/good/unet/diffusion_pytorch_model.safetensors in the cache is not the file" in complaint(refused)
     weights.write_bytes(whole[weights])
-    (refused,) = light(hub, tmp_path, run)
+    refused = run(use)
     assert refused[0] == 2 and "uoft/noise/data/train-00000-of-00001.parquet in the cache" in complaint(refused)
 
-    (again,) = light(hub, tmp_path, fetch)
+    again = run(fetch)
     assert again[0] == 0 and table.read_bytes() == whole[table]
     for file, content in whole.items():
         file.write_bytes(content[:-1])  # cut off
-    (again,) = light(hub, tmp_path, fetch)
+    again = run(fetch)
     assert again[0] == 0 and all(file.read_bytes() == content for file, content in whole.items())
 
 
@@ -225,7 +249,8 @@ def test_pair_file_pins_hashes(hub: LocalHub, folders: Path, tmp_path: Path) -> 
     hub.add("models", "google/good", folders / "new")
     hub.add("datasets", "uoft/noise", folders / "noise")
     (tmp_path / "own.yaml").write_text(PAIR, encoding="utf-8")
-    code, _, err = sidebench(hub, tmp_path, "run", "own.yaml", "--candidates", "4", "--device", "cpu")
+    with one_process(hub, tmp_path) as run:
+        code, _, err = run(["run", "own.yaml", "--candidates", "4", "--device", "cpu"])
     assert code == 2
     assert "google/good/unet/config.json: SHA-256 is" in err and "pinned is 0000000000000000" in err
 

@@ -28,16 +28,16 @@ TOKEN = "hf_of_the_local_hub"
 SEVERAL = r"""
 import contextlib, io, json, sys
 from sidebench.cli import main
-for arguments in json.loads(sys.argv[1]):
+for line in sys.stdin:
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            main(arguments)
+            main(json.loads(line))
         except SystemExit as left:
             code = left.code
-    print(json.dumps([code, out.getvalue(), err.getvalue()]))
+    print(json.dumps([code, out.getvalue(), err.getvalue()]), flush=True)
 """
-"""Run several commands in one process, given as JSON; print exit code, stdout and stderr of each as a line of JSON."""
+"""Run several commands in one process, a line of JSON each; answer each with a line: exit code, stdout and stderr."""
 LARGE = (".safetensors", ".bin", ".parquet", ".tar")
 """Files that a real Hub keeps in LFS: their SHA-256 stands in the listing."""
 
