@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from sidebench.benchmark.data.pair import load_pair
-from sidebench.benchmark.protocol import SamplerSettings
+from sidebench.benchmark.protocol import Batching, SamplerSettings
 from sidebench.benchmark.runs import runner
 from sidebench.benchmark.runs.plan import plan_run
 
@@ -23,5 +23,5 @@ def run_small(side: dict[str, Any], out: Path) -> None:
         device="cpu",
         out=out,
     )
-    tiny = {"shard": 16, "micro_batch": 8, "sampler": SamplerSettings(steps=3)}
-    runner.execute(dataclasses.replace(plan, protocol=plan.protocol.model_copy(update=tiny)))
+    protocol = plan.protocol.model_copy(update={"sampler": SamplerSettings(steps=3)})
+    runner.execute(dataclasses.replace(plan, protocol=protocol, batching=Batching(micro_batch=8, shard=16)))

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from sidebench.benchmark import environment
+from sidebench.benchmark import environment, registry
 from sidebench.benchmark.data.pair import load_pair, pair_names
 from sidebench.benchmark.errors import BadInput, SidebenchError, UnsafeFile
 from sidebench.benchmark.protocol import SamplerSettings, Sampling
@@ -23,13 +23,13 @@ def test_doctor_finds_the_parts_of_this_machine() -> None:
 
 
 def test_doctor_reports_a_broken_plug_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = importlib.metadata.entry_points
+    real = registry._entry_points
     broken = importlib.metadata.EntryPoint("ghost", "no_such_package:Ghost", "sidebench.attacks")
 
-    def points(*, group: str) -> Any:
-        return [*real(group=group), *([broken] if group == "sidebench.attacks" else [])]
+    def points(kind: Any) -> Any:
+        return {**real(kind), **({"ghost": broken} if kind == "attack" else {})}
 
-    monkeypatch.setattr(importlib.metadata, "entry_points", points)
+    monkeypatch.setattr(registry, "_entry_points", points)
     checks = doctor.examine()
     (found,) = [check for check in checks if check.name == "attack ghost"]
     assert not found.ok and "no_such_package" in found.found and found.fix

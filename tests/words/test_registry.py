@@ -67,10 +67,26 @@ def test_unknown_name_says_its_kind(kind: Any) -> None:
         registry.find(kind, "ghost")
 
 
+def test_packages_are_read_once_for_a_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    read, asked = importlib.metadata.entry_points, []
+
+    def counted(*, group: str) -> Any:
+        asked.append(group)
+        return read(group=group)
+
+    monkeypatch.setattr(importlib.metadata, "entry_points", counted)
+    for path in (tmp_path / "first", tmp_path / "second"):
+        path.mkdir()
+        monkeypatch.syspath_prepend(path)
+        assert "side" in registry.names("attack")
+        assert registry.find("attack", "carlini-uncond") is CarliniUncond
+    assert asked == ["sidebench.attacks"] * 2
+
+
 def test_registered_plug_ins_that_break_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     values = {"gone": "no_such_package.inside:Attack", "wrong": "json:JSONDecoder", "missing": "json:Nothing"}
-    points = [importlib.metadata.EntryPoint(name, value, "sidebench.attacks") for name, value in values.items()]
-    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: points)
+    points = {key: importlib.metadata.EntryPoint(key, value, "sidebench.attacks") for key, value in values.items()}
+    monkeypatch.setattr(registry, "_entry_points", lambda kind: points)
     assert registry.names("attack") == ["gone", "missing", "wrong"]
     assert registry.origin("attack", "gone") == values["gone"]
     assert "no_such_package" not in sys.modules
