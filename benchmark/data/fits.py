@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -92,19 +93,22 @@ class Fits:
             found = read_state(file)
             if found.info["content"] != wanted:
                 raise CorruptRun(f"fits/{file.name} is another fit")
-            os.utime(file)
-        except (CorruptRun, KeyError, OSError) as error:
+        except (CorruptRun, KeyError) as error:
             _LOG.warning("a kept fit (%s) cannot be used and is made again: %s", wanted["what"], error)
             return None
+        with suppress(OSError):  # a cache that others fill may be for reading alone
+            os.utime(file)
         return found
 
     def _keep(self, wanted: Mapping[str, Any], state: AttackState) -> None:
         try:
             write_state(self._file(wanted), state)
-            _prune(self._file(wanted).parent)
-        except (SidebenchError, OSError) as error:
+        except SidebenchError as error:
             _LOG.warning("fits are not kept, so the next run makes them again: %s", error)
             self._folder = None
+            return
+        with suppress(OSError):  # another process removes entries too
+            _prune(self._file(wanted).parent)
 
 
 def code_beside(plugins: Sequence[type]) -> str | None:
