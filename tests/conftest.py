@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import yaml
 from sidebench.benchmark.data.pair import FOLDER, Pair, load_pair
 from sidebench.benchmark.protocol import Batching, SamplerSettings
 from sidebench.benchmark.reports.page import write_report
-from sidebench.benchmark.runs import runner
+from sidebench.benchmark.runs import makers, runner
 from sidebench.benchmark.runs.plan import plan_run
 
 SMALL = {"synthetic_images": 24, "clusters": 3, "training_steps": 3, "batch": 8, "width": 8, "cohesion": -1.0}
@@ -80,6 +80,17 @@ def one_thread() -> None:
 def no_kept_states() -> None:
     """Keep no states between tests: each looks at what its own run does."""
     os.environ["SIDEBENCH_STATES"] = "off"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def attacks_stay_here() -> Iterator[None]:
+    """Call every attack in the tests' own process: one of its own takes 8 s to start, and makes the same images.
+
+    `runs/test_attack_process.py` shows that it does.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(makers, "is_apart", lambda plan, unit: False)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -95,7 +95,7 @@ class AttackProcess:
         from .victim import captions
 
         prompted = any(unit.attack.access == "prompts" for unit in plan.units)
-        values = {
+        values: dict[str, Any] = {
             "op": "open",
             "model": plan.model.model_dump(mode="json"),
             "defences": [_named(defence) for defence in plan.defences],
@@ -108,6 +108,11 @@ class AttackProcess:
         except BaseException:
             self.close()
             raise
+
+    @property
+    def ended(self) -> bool:
+        """Whether the process is gone: an attack may take it with it."""
+        return self._process.poll() is not None
 
     def flops_per_sample(self) -> int:
         """Return the operations of one denoiser call on one sample."""
@@ -132,7 +137,7 @@ class AttackProcess:
     def generate(self, unit: "Unit", state: AttackState, candidates: Candidates, sampling: Sampling) -> Made:
         """Call the attack's `generate`."""
         if self._stated is None or self._stated[0] != unit.name or self._stated[1] is not state:
-            values = {"op": "state", "attack": _named(unit.attack), "state": dict(state.info)}
+            values: dict[str, Any] = {"op": "state", "attack": _named(unit.attack), "state": dict(state.info)}
             self._ask(unit.name, Frame(values, state.tensors))
             self._stated = unit.name, state
         values = {

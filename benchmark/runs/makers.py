@@ -72,10 +72,14 @@ class Makers:
         self._here: InProcess | None = None
         self._apart: Any = None
 
+    def apart(self, unit: "Unit") -> bool:
+        """Return whether this unit's attack is called in a process of its own."""
+        return is_apart(self.plan, unit)
+
     def of(self, unit: "Unit") -> Maker:
         """Return who calls this unit's attack."""
-        if is_apart(self.plan, unit):
-            if self._apart is None:
+        if self.apart(unit):
+            if self._apart is None or self._apart.ended:
                 from .attack_process import AttackProcess
 
                 self._apart = AttackProcess(self.plan)

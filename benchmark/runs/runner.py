@@ -27,7 +27,7 @@ from ..results.shards import Shard, missing
 from ..results.sums import sealed
 from ..results.whole import drop_damaged
 from . import kept_results
-from .makers import Maker, Makers, is_apart
+from .makers import Maker, Makers
 from .plan import RunPlan, Unit
 from .score import check_references, score_unit
 from .state_cache import fits, kept_state
@@ -82,8 +82,15 @@ def open_folder(plan: RunPlan, folder: RunFolder, identity: Mapping[str, Any]) -
         RunConflict: what the folder holds was made by other settings or other code.
     """
     units = {unit.name: unit.description() for unit in plan.units}
-    growing = {"units": units, "batching": plan.batching.model_dump(), "candidates": plan.candidates}
     stored = folder.manifest()
+    makers, before = Makers(plan), () if stored is None else stored.get("apart", ())
+    growing = {
+        "units": units,
+        "batching": plan.batching.model_dump(),
+        "candidates": plan.candidates,
+        # Called in a process of their own; the others had the run's own memory before them.
+        "apart": sorted({*before, *(unit.name for unit in plan.units if makers.apart(unit))}),
+    }
     if stored is None:
         manifest = {
             "schema": MANIFEST_SCHEMA,
@@ -159,7 +166,7 @@ def _generate_all(plan: RunPlan, folder: RunFolder, progress: Progress) -> dict[
     for part in (True, False):
         makers = Makers(plan)
         for unit in todo:
-            if is_apart(plan, unit) is not part:
+            if makers.apart(unit) is not part:
                 continue
             try:
                 with named_failures(unit):
@@ -362,6 +369,7 @@ def _score_all(
         return load_metrics(folder)
     references = load_references(plan.pair, progress)
     check_references(plan, references)
+    _check_same_data(folder, references.fingerprint)
     write_results.write_references(folder, references)
     scorer = Scorer(references, list(plan.measures), plan.protocol.top_k, environment.pick_device(plan.model.device))
     for unit in units:
@@ -370,6 +378,20 @@ def _score_all(
         metrics = write_results.write_results(plan, folder, units, references, scorer)
         kept_results.note_origin(plan, folder, units)
         return metrics
+
+
+def _check_same_data(folder: RunFolder, fingerprint: str) -> None:
+    """Refuse images that are not those by which the run's scores were made.
+
+    Raises:
+        RunConflict: they have changed since.
+    """
+    stored = (folder.manifest() or {}).get("data", {}).get("sha256")
+    if stored not in (None, fingerprint):
+        raise RunConflict(
+            f"{folder.path} was scored against other images: the pair's data have changed since; start over with "
+            f"--fresh, or choose another --out"
+        )
 
 
 def _whole(plan: RunPlan, folder: RunFolder, unit: str) -> bool:

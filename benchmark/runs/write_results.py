@@ -6,7 +6,7 @@ costs.json books its time apart.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from ..data.fits import Fits
 from ..data.references import shared_groups
 from ..files import cannot_write, read_json, write_atomic, write_json, write_table, write_text
 from ..measures import image_quality
-from ..measures.hits import as_distances
+from ..measures.hits import as_distances, closest
 from ..measures.pair_checks import audit_of_pair, control_of_pair
 from ..measures.scorer import Scorer
 from ..results.copying_figures import copying_file
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from ..data.pair import Pair
     from ..data.references import References
     from .plan import RunPlan
+
+SAME = 1e-3
+"""How far from the closest score there is two equal images may be scored."""
 
 EVIDENCE = 12
 """Strongest pairs kept as pictures per unit."""
@@ -103,7 +106,7 @@ def _compute(
     spaces: dict[str, list[Any]] = {}
     for measure in plan.measures:
         spaces.setdefault(measure.space, []).append(measure)
-    results, strongest = [], {}
+    results, strongest, copies = [], {}, {}
     finds: dict[str, UnitFinds] = {}
     compared: list[AttackHits] = []
     headline = plan.measures[0]
@@ -117,6 +120,7 @@ def _compute(
             found |= {m.id: measure_result(attack, seed, m, scores, groups, theirs) for m in measures}
             if space == headline.space:
                 strongest[name] = _strongest(scores, headline)
+                copies[name] = _copies(folder, name, scores, headline, references)
                 hits = attack_hits(headline, headline.bands[0], scores, groups, theirs) if headline.bands else None
                 finds[name] = unit_finds(folder, name, headline, scores, hits, groups)
                 compared += [hits] if hits is not None else []
@@ -140,7 +144,7 @@ def _compute(
         costs=spent,
         efforts=efforts,
         reference_costs=_reference_costs(reference, units) if reference else [],
-        flags=_flags(results, checked, plan.pair),
+        flags=sorted({*_flags(results, checked, plan.pair), *_marks(plan, units, spent, copies)}),
     )
     return metrics, strongest, varying
 
@@ -222,6 +226,37 @@ def _flags(results: Sequence[Any], checked: ControlCheck | None, pair: "Pair") -
             if count := getattr(result, kind):
                 flags.add(f"{result.attack} seed {result.seed}: {count} {kind} images of {result.candidates}")
     return sorted(flags)
+
+
+def _marks(
+    plan: "RunPlan", units: Sequence[tuple[str, str, int]], spent: Sequence[Cost], copies: Mapping[str, int]
+) -> Iterator[str]:
+    """Yield what no attack on a diffusion model should show: images that cost nothing, or are given images themselves.
+
+    The closed-form controls do both by design.
+    """
+    if plan.model.family == "mixture":
+        return
+    for (name, attack, seed), cost in zip(units, spent, strict=True):
+        if cost.hits and not any(cost.nfe.values()):
+            yield f"{attack} seed {seed}: {cost.hits} hits without one call of the denoiser"
+        if copies.get(name):
+            yield f"{attack} seed {seed}: {copies[name]} of {plan.candidates} images are training images, byte for byte"
+
+
+def _copies(folder: RunFolder, unit: str, scores: UnitScores, measure: Measure, references: "References") -> int:
+    """Count a unit's candidates that are their nearest training image in every byte."""
+    best, nearest = scores.best_scores[measure.id, "training"], scores.best_ids["training"]
+    close = np.abs(best - closest(measure)) <= SAME
+    if not close.any():
+        return 0
+    found, start = 0, 0
+    for images in folder.candidate_images(unit, scores.candidates):
+        rows = np.flatnonzero(close[start : start + len(images)])
+        same = images[rows].numpy() == references.training.images[nearest[start + rows]]
+        found += int(same.reshape(len(rows), -1).all(axis=1).sum())
+        start += len(images)
+    return found
 
 
 def _strongest(scores: UnitScores, measure: Any) -> list[dict[str, Any]]:
