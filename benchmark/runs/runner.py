@@ -18,7 +18,7 @@ from ..candidates import Candidates
 from ..contracts import AttackState, Budget, Progress
 from ..errors import AttackFailed, BadInput, RaisedElsewhere, RunConflict, SidebenchError, raised_in
 from ..files import difference, read_info, read_json, write_checked_json, write_json, write_state
-from ..progress import silent
+from ..progress import say, silent
 from ..protocol import PROBES
 from ..registry import source_of
 from ..results.run_folder import MANIFEST_SCHEMA, RunFolder
@@ -83,6 +83,8 @@ def open_folder(plan: RunPlan, folder: RunFolder, identity: Mapping[str, Any]) -
     """
     units = {unit.name: unit.description() for unit in plan.units}
     stored = folder.manifest()
+    if stored is None:
+        _name_older_run(plan, folder)
     makers, before = Makers(plan), () if stored is None else stored.get("apart", ())
     growing = {
         "units": units,
@@ -122,6 +124,13 @@ def open_folder(plan: RunPlan, folder: RunFolder, identity: Mapping[str, Any]) -
     merged = {**stored, **growing, "units": {**stored["units"], **units}}
     if merged != stored:
         folder.write_manifest(merged)
+
+
+def _name_older_run(plan: RunPlan, folder: RunFolder) -> None:
+    """Say that a run of an older protocol lies here and is not continued; its name held the number of candidates."""
+    for place in sorted(plan.parent.glob(f"{plan.pair.name}-{plan.candidates}-????????")):
+        if (place / folder.manifest_file.name).is_file():
+            say(f"{place} was made by an older sidebench: it is read, not continued; this run is {folder.path.name}")
 
 
 def _open_unit(plan: RunPlan, folder: RunFolder, unit: Unit, stored: Mapping[str, Any] | None) -> None:
