@@ -49,12 +49,13 @@ def _defended(metrics: Metrics) -> str:
 
 
 def probe_flags(folder: RunFolder) -> list[str]:
-    """Return a line for each unit that comes out otherwise with another batch size or in float32, from costs.json."""
+    """Return a line for each unit that comes out otherwise with another micro-batch or in float32, from costs.json."""
     nested = [(f"reference model, {unit}", found) for unit, found in _timed_units(folder.reference())]
     units = [*_timed_units(folder), *nested]
     batch = [
-        f"{unit}: {100 * probe['share_off']:.1f} % of the pixels of {probe['candidates']} candidates change with the "
-        f"batch size, by up to {probe['largest']} of 255: these numbers depend on the machine"
+        f"{unit}: {100 * probe['share_off']:.1f} % of the pixels of {probe['candidates']} candidate"
+        f"{'' if probe['candidates'] == 1 else 's'} change with the micro-batch, by up to {probe['largest']} of 255: "
+        f"these numbers depend on the machine"
         for unit, found in units
         for probe in [found["probe"]]
         if probe["above_limit"]

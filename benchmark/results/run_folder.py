@@ -101,8 +101,8 @@ class RunFolder:
                 entry.unlink()
 
     def has_made(self, unit: str) -> bool:
-        """Return whether a unit has a state or an image here."""
-        return self.state_file(unit).exists() or bool(self.image_shards(unit))
+        """Return whether a unit has an image here; a state alone is no part of any number."""
+        return bool(self.image_shards(unit))
 
     def forget(self, unit: str) -> None:
         """Remove all that a unit has left here but its place in the manifest; what several units share stays.

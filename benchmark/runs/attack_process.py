@@ -28,9 +28,8 @@ from ..errors import AttackFailed, BadInput, RaisedElsewhere, SidebenchError, ra
 from ..protocol import Sampling
 from ..registry import code_of, find, found_as, make_attack, make_defence, source_of
 from ..results.checkpoints import FolderCheckpoints
-from ..sampling.call_attack import Prepared, make_candidates, prepare_attack
+from ..sampling.call_attack import Made, Prepared, make_candidates, prepare_attack
 from ..sampling.defended import defend, in_order
-from .makers import Made
 
 if TYPE_CHECKING:
     from ..contracts import Model
@@ -246,7 +245,7 @@ class _Server:
 
     def _generate(self, values: dict[str, Any], _: Tensors) -> Frame:
         candidates, sampling = Candidates(values["seed"], values["numbers"]), Sampling(**values["sampling"])
-        made = Made(*make_candidates(self.attack, self.model, self.state, candidates, sampling))
+        made = make_candidates(self.attack, self.model, self.state, candidates, sampling)
         columns = {f"column_{key}": column for key, column in made.columns.items()}
         return Frame({"cost": made.cost}, {"images": made.images, "nan": made.nan, **columns})
 

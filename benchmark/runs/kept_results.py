@@ -66,10 +66,13 @@ def _made_of(plan: RunPlan, folder: RunFolder, units: Units) -> str:
 
 
 def _files(plan: RunPlan, folder: RunFolder, unit: str) -> list[Any]:
-    """Return the hashes of a unit's score files, those of its samples too, and what its state and images cost."""
+    """Return the hashes of a unit's score files, those of its samples too, its probes, and what all of it cost."""
     state = read_info(folder.state_file(unit))["cost"]
     images = below(folder.image_shards(unit), plan.candidates)
-    found: list[Any] = [state, *(read_info(folder.images_file(unit, shard))["cost"] for shard in images)]
+    probe = read_json(folder.probe_file(unit))
+    found: list[Any] = [state, probe, *(read_info(folder.images_file(unit, shard))["cost"] for shard in images)]
+    if folder.float32_file(unit).exists():
+        found.append(sha256(folder.float32_file(unit)))
     for space in sorted({measure.space for measure in plan.measures}):
         scored = [(unit, shard) for shard in below(folder.score_shards(unit, space), plan.candidates)]
         for name, shard in [*scored, *((key, SAMPLES) for key in state["samples"])]:
@@ -89,6 +92,9 @@ def hold(plan: RunPlan, folder: RunFolder, units: Units) -> bool:
     """
     if not is_sealed(folder) or not (folder.path / ORIGIN).exists():
         return False
-    if not all(is_scored(plan, place, name) for place in plan.places(folder) for name, _, _ in units):
+    places = plan.places(folder)
+    if not all((place.path / "references.parquet").exists() for place in places):
+        return False
+    if not all(is_scored(plan, place, name) for place in places for name, _, _ in units):
         return False
     return read_json(folder.path / ORIGIN).get("of") == _made_of(plan, folder, units)

@@ -5,31 +5,18 @@ lies in this one (the plan, its pair, images that were loaded) is not there to b
 an attack that wants to read a file of this machine can. Images are the same either way.
 """
 
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
-
-import torch
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..candidates import Candidates
 from ..contracts import AttackState, Budget
 from ..protocol import Sampling
 from ..registry import code_of, found_as
 from ..results.checkpoints import FolderCheckpoints
-from ..sampling.call_attack import Prepared, make_candidates, prepare_attack
+from ..sampling.call_attack import Made, Prepared, make_candidates, prepare_attack
 
 if TYPE_CHECKING:
     from ..contracts import Model
     from .plan import RunPlan, Unit
-
-
-class Made(NamedTuple):
-    """Candidates as an attack made them."""
-
-    images: torch.Tensor
-    """uint8, N x C x H x W."""
-    nan: torch.Tensor
-    """(N,) bool: a value was not finite."""
-    columns: dict[str, torch.Tensor]
-    cost: dict[str, Any]
 
 
 class Maker(Protocol):
@@ -61,7 +48,7 @@ class InProcess:
 
     def generate(self, unit: "Unit", state: AttackState, candidates: Candidates, sampling: Sampling) -> Made:
         """Call the attack's `generate`."""
-        return Made(*make_candidates(unit.attack, self.model, state, candidates, sampling))
+        return make_candidates(unit.attack, self.model, state, candidates, sampling)
 
 
 class Makers:

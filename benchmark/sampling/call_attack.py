@@ -27,6 +27,18 @@ class Prepared(NamedTuple):
     """Whether it read the number of candidates, so that the state is of that number alone."""
 
 
+class Made(NamedTuple):
+    """Candidates as an attack made them."""
+
+    images: torch.Tensor
+    """uint8, N x C x H x W."""
+    nan: torch.Tensor
+    """(N,) bool: a value was not finite."""
+    columns: dict[str, torch.Tensor]
+    """What the attack says of each candidate."""
+    cost: dict[str, Any]
+
+
 class _WatchedBudget(Budget):
     """A budget that notes whether the number of candidates was read."""
 
@@ -60,10 +72,8 @@ def prepare_attack(
 
 def make_candidates(
     attack: Attack, model: "Model", state: AttackState, candidates: Candidates, sampling: Sampling
-) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor], dict[str, Any]]:
+) -> Made:
     """Generate candidates and check what the attack returned.
-
-    Returns uint8 images, a flag per image for values that are not finite, the attack's columns, and cost.
 
     Raises:
         AttackFailed: the attack returned something that its contract does not allow.
@@ -76,7 +86,7 @@ def make_candidates(
     nan = ~torch.isfinite(made.images.flatten(1)).all(1)
     images = made.images.cpu().clone()
     images[nan.cpu()] = 0
-    return quantise(images), nan.cpu(), columns, audited.ledger.as_dict()
+    return Made(quantise(images), nan.cpu(), columns, audited.ledger.as_dict())
 
 
 def _check_generated(name: str, made: Any, count: int, shape: tuple[int, int, int]) -> None:

@@ -10,7 +10,7 @@ import pytest
 from complaints import complaints
 
 from sidebench import __version__
-from sidebench.benchmark.runs import runner
+from sidebench.benchmark.runs import makers, runner
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -42,19 +42,19 @@ def test_failing_attack_leaves_with_3(here: Path, call: Call) -> None:
 
 
 def test_interrupted_run_leaves_with_130_and_goes_on(here: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    make, calls = runner.make_candidates, []
+    make, calls = makers.make_candidates, []
 
     def interrupted(*arguments: Any) -> Any:
         calls.append(arguments)
         raise KeyboardInterrupt
 
     arguments = ("run", "tiny.yaml", "--candidates", 4, "--attack", "carlini-uncond")
-    monkeypatch.setattr(runner, "make_candidates", interrupted)
+    monkeypatch.setattr(makers, "make_candidates", interrupted)
     code, out, err = call(*arguments)
     assert (code, out, len(calls)) == (130, "", 1)
     (line,) = complaints(err)
     assert line.startswith("sidebench: interrupted")
-    monkeypatch.setattr(runner, "make_candidates", make)
+    monkeypatch.setattr(makers, "make_candidates", make)
     assert call(*arguments)[0] == 0
 
 

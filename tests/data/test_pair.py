@@ -71,7 +71,7 @@ CHANGED: dict[str, dict[str, Any]] = {
     "weights": {"model": {"location": "zoo:digits", "sha256": {"unet/config.json": "0"}}},
     "split": {"data": {"split": {"seed": 1, "duplicate_rms": 0.05, "training": 256, "held_out": 256, "pool": 512}}},
     "data": {"data": {"sha256": "0" * 64}},
-    "protocol": {"protocol": {"micro_batch": 3}},
+    "protocol": {"protocol": {"sampler": {"steps": 3}}},
 }
 SAME: dict[str, dict[str, Any]] = {
     "title": {"title": "another"},
@@ -79,6 +79,7 @@ SAME: dict[str, dict[str, Any]] = {
     "notes": {"notes": "another"},
     "licence": {"licence": "another"},
     "reason": {"protocol": {"reason": "another"}},
+    "micro-batch": {"protocol": {"micro_batch": 3}},
 }
 
 
@@ -103,8 +104,9 @@ def test_changes_of_the_protocol_carry_their_reason() -> None:
     changed = {"protocol": {"sampler": {"steps": 10}, "reason": "the model is slow"}}
     assert _flags([], None, digits(**changed)) == ["the pair changes the protocol's sampler: the model is slow"]
     assert digits(**changed).identity() == digits(protocol={"sampler": {"steps": 10}}).identity()
-    (flag,) = _flags([], None, digits(protocol={"micro_batch": 4}))
-    assert flag.endswith("micro_batch, and gives no reason")
+    (flag,) = _flags([], None, digits(protocol={"sampler": {"steps": 10}}))
+    assert flag.endswith("sampler, and gives no reason")
+    assert _flags([], None, digits(protocol={"micro_batch": 4})) == []
 
 
 def test_identity_ignores_where_files_are() -> None:

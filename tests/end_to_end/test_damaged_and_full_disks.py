@@ -20,10 +20,9 @@ Call = Callable[..., tuple[int, str, str]]
 @pytest.fixture
 def run(make_pair_file: Callable[..., Path], call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Return a function that runs a tiny pair as the command does; what only describes a run is left out."""
-    for name in ("audit", "_copying"):
-        monkeypatch.setattr(write_results, name, lambda *arguments: {})
+    monkeypatch.setattr(write_results, "audit_of_pair", lambda *arguments: {})
     monkeypatch.setattr(write_results.image_quality, "assess", lambda *arguments: {})
-    monkeypatch.setattr(write_results, "_control_check", lambda references: None)
+    monkeypatch.setattr(write_results, "_control_check", lambda *arguments: None)
     monkeypatch.setattr("sidebench.benchmark.reports.page.write_report", lambda folder: None)
     pair = make_pair_file(tmp_path)
     options = ("--attack", "side", "--candidates", 8, "--measure", "rms", "--device", "cpu")
@@ -46,8 +45,8 @@ KEPT = [
     "state/side.s0/state.safetensors",
     "state/side.s0/probe.json",
     "state/shared/samples-*.safetensors",
-    "images/side.s0/00000.safetensors",
-    "scores/side.s0.*.00000.parquet",
+    "images/side.s0/00000000-00000008.safetensors",
+    "scores/side.s0.*.00000000-00000008.parquet",
     "scores/side.s0.*.pairs.parquet",
     "scores/samples-*.00000.parquet",
     "references.parquet",

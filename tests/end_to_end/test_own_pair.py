@@ -52,7 +52,7 @@ def test_own_pair_runs_from_another_folder(own: Path, monkeypatch: pytest.Monkey
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
     plan = plan_run(load_pair("../own/own.yaml"), candidates=5, device="cpu")
-    assert plan.protocol.micro_batch == 8 and plan.protocol.sampler.steps == 3
+    assert plan.batching.micro_batch == 8 and plan.protocol.sampler.steps == 3
     result = runner.execute(plan)
     assert result.metrics is not None and not result.failures
     assert (result.metrics.pair, result.metrics.training_images, result.metrics.held_out_images) == ("own", 24, 24)

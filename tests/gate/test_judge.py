@@ -26,7 +26,7 @@ from sidebench.benchmark.gate.decision import Decision
 from sidebench.benchmark.gate.page import write_page
 from sidebench.benchmark.gate.policy import Policy, load_policy
 from sidebench.benchmark.gate.text import as_dict, as_markdown, as_text, junit
-from sidebench.benchmark.runs import runner
+from sidebench.benchmark.runs import makers, runner
 from sidebench.benchmark.runs.plan import plan_run
 from sidebench.cli import main
 
@@ -369,12 +369,12 @@ def test_what_the_folder_holds_is_not_made_again(
     def refuse(*_: Any) -> None:
         raise AssertionError("prepared again")
 
-    monkeypatch.setattr(runner, "prepare_attack", refuse)
+    monkeypatch.setattr(makers, "prepare_attack", refuse)
     again = decide(tmp_path, None, pair, attacks={"side": {}}, budget={"candidates": 512}, limits={"excess": 0.001})
     assert again.folder == first.folder and again.attacks[0].candidates == 512
     monkeypatch.undo()
     # What was changed since is made again, by whichever gate finds it.
-    for name in ("state/side.s0/state.safetensors", "images/side.s0/00000.safetensors"):
+    for name in ("state/side.s0/state.safetensors", "images/side.s0/00000000-00000128.safetensors"):
         content = (first.folder / name).read_bytes()
         (first.folder / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     decide(tmp_path, None, pair, attacks={"carlini-uncond": {}}, budget={"candidates": 256})
@@ -382,7 +382,7 @@ def test_what_the_folder_holds_is_not_made_again(
     assert told(same) == told(again)
     assert [line.partition(" was changed")[0] for line in caplog.messages] == [
         "state/side.s0/state.safetensors",
-        "images/side.s0/00000.safetensors",
+        "images/side.s0/00000000-00000128.safetensors",
     ]
     # Another setting is another attack: it is begun anew, in the same folder, and the other one is kept.
     before = {file: file.stat().st_mtime_ns for file in first.folder.rglob("images/*/*.safetensors")}

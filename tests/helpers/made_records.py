@@ -97,11 +97,14 @@ def entry(record: Record, checked: Any = None) -> Entry:
     return Entry(record, record.file(Path()).as_posix(), digest, checked)
 
 
-def as_version_1(record: Record) -> dict[str, Any]:
-    """Return a record's content under the older schema, which had no sources."""
+def as_version(record: Record, version: int) -> dict[str, Any]:
+    """Return a record's content under an older schema, 1 to 3: 1 had no sources, and none of them knew code."""
     content: dict[str, Any] = json.loads(record.text())
-    del content["victim"]["sources"]
-    return {**content, "schema": "sidebench-record/1"}
+    content["protocol"] |= {"micro_batch": content["made"].pop("micro_batch"), "shard": 256}
+    del content["claim"]["code"]
+    if version == 1:
+        del content["victim"]["sources"]
+    return {**content, "schema": f"sidebench-record/{version}"}
 
 
 def _result(base: Record, seed: int, hits: AttackHits) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_records import as_version_1, changed, entry
+from made_records import as_version, changed, entry
 
 from sidebench.benchmark.errors import BadRecord
 from sidebench.benchmark.files import canonical_json
@@ -257,11 +257,11 @@ def test_a_file_must_be_as_it_was_made_and_where_it_belongs(finished: Any, tmp_p
     assert "NaN is no number" in str(check_files([files[0]], tmp_path, TODAY)[0])
     files[0].write_text(text, encoding="utf-8")
 
-    elsewhere = tmp_path / "sidebench-1" / "other" / files[1].name
+    elsewhere = tmp_path / "sidebench-2" / "other" / files[1].name
     elsewhere.parent.mkdir()
     files[1].rename(elsewhere)
     assert [str(p) for p in check_files(record_files(tmp_path), tmp_path, TODAY)] == [
-        f"{elsewhere.name}, file: belongs in sidebench-1/digits"
+        f"{elsewhere.name}, file: belongs in sidebench-2/digits"
     ]
 
 
@@ -348,7 +348,7 @@ def test_more_agreed_than_checked_and_a_badge_alone_are_refused(checked: Path, t
 
 def test_a_file_of_an_older_schema_stands_as_it_was_written(finished: Any, tmp_path: Path) -> None:
     [record] = make_records(finished.folder, "somebody", ["side"], today=TODAY)
-    text = canonical_json(as_version_1(record))
+    text = canonical_json(as_version(record, 1))
     name = hashlib.sha256(text.encode()).hexdigest()[:12]
     file = record.file(tmp_path, name)
     file.parent.mkdir(parents=True)

@@ -58,7 +58,7 @@ def test_dry_then_sent_then_nothing_left(records: Path, tmp_path: Path) -> None:
         repo = hub.add("datasets", "someone/board", {"README.md": b"# board"})
         first = repo.branches["main"]
         dry, sent, again = commands(hub, tmp_path, [publish, [*publish, "--send"], publish])
-        assert dry[0] == 0 and "records/sidebench-1/digits/side-" in dry[1] and "nothing was sent" in dry[2]
+        assert dry[0] == 0 and "records/sidebench-2/digits/side-" in dry[1] and "nothing was sent" in dry[2]
         files = repo.commits[repo.branches["main"]]
         assert sent[0] == 0 and repo.branches["main"] != first and repo.branches["main"] in sent[1]
         assert sorted(files) == [

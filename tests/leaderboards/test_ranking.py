@@ -115,7 +115,6 @@ def test_a_defence_in_training_stands_beside_those_around_the_model(base: Record
         {"measure": "rms"},
         {"band": "mid"},
         {"candidates": 50},
-        {"micro_batch": 7},
         {"sampler": SamplerSettings(steps=4)},
         {"control": "surrogate"},
         {"defences": {"clip": {}}},
@@ -154,7 +153,7 @@ def test_what_has_no_fair_control_stands_apart(base: Record, change: dict[str, A
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ({"version": "sidebench/0"}, "protocol sidebench/0; sidebench/1 is the current one"),
+        ({"version": "sidebench/0"}, "protocol sidebench/0; sidebench/1 and sidebench/2 are ranked"),
         ({"revision": 9}, "revision 9 of the pair is not known here"),
         ({"identity": "0" * 64}, "another pair than the digits that ships"),
     ],

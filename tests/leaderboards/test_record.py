@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_records import as_version_1
+from made_records import as_version
 
 from sidebench.benchmark.errors import BadInput, BadRecord, UnknownName
 from sidebench.benchmark.files import read_json, read_table
@@ -64,7 +64,7 @@ def test_seeds_are_pooled(make_plan: Any, tmp_path: Path) -> None:
 def test_a_file_comes_back_the_same(made: list[Record], tmp_path: Path) -> None:
     for record in made:
         file = write_record(record, tmp_path)
-        assert file.parent == tmp_path / "sidebench-1" / "digits"
+        assert file.parent == tmp_path / "sidebench-2" / "digits"
         assert read_record(file) == record and read_record(file).id == record.id
     assert len(record_files(tmp_path)) == 3
 
@@ -124,19 +124,28 @@ def test_newer_and_unknown_schemas_are_refused(made: list[Record]) -> None:
 
 
 def test_version_1_is_brought_up(made: list[Record]) -> None:
-    old = as_version_1(made[0])
+    old = as_version(made[0], 1)
     assert parse_record(old, "old.json") == made[0]
     with pytest.raises(BadRecord, match=r"old.json, victim.sources: belongs to sidebench-record/2"):
-        parse_record({**json.loads(made[0].text()), "schema": "sidebench-record/1"}, "old.json")
+        parse_record({**as_version(made[0], 2), "schema": "sidebench-record/1"}, "old.json")
     for victim in (None, [], {}):
         with pytest.raises(BadRecord, match=r"old.json, victim"):
             parse_record({**old, "victim": victim}, "old.json")
 
 
+def test_version_3_kept_the_micro_batch_among_the_rules(made: list[Record]) -> None:
+    old = as_version(made[0], 3)
+    found = parse_record(old, "old.json")
+    assert found == made[0] and found.made.micro_batch == old["protocol"]["micro_batch"] == 8
+    for wrong in ({"protocol": {}}, {"made": []}, {"protocol": {**old["protocol"], "micro_batch": 0}}):
+        with pytest.raises(BadRecord, match=r"old.json, (made|protocol)"):
+            parse_record({**old, **wrong}, "old.json")
+
+
 def test_an_older_record_gets_the_ends_that_its_hits_give(made: list[Record]) -> None:
-    now = json.loads(made[0].text())
+    now = as_version(made[0], 2)
     band = made[0].headline(0).bands[0]
-    before = {**now, "schema": "sidebench-record/2", "excess": {**now["excess"], "high": band.excess.value + 1e-6}}
+    before = {**now, "excess": {**now["excess"], "high": band.excess.value + 1e-6}}
     before["results"] = json.loads(made[0].text())["results"]
     before["results"][0]["bands"][0]["excess"]["low"] -= 0.01
     before["results"][0]["bands"][1]["excess"]["low"] -= 0.01
@@ -146,7 +155,7 @@ def test_an_older_record_gets_the_ends_that_its_hits_give(made: list[Record]) ->
 
 
 def test_an_older_record_that_contradicts_itself_is_left_to_the_check(made: list[Record]) -> None:
-    old = {**json.loads(made[0].text()), "schema": "sidebench-record/2"}
+    old = as_version(made[0], 2)
     for part, wrong in (("hits", []), ("hits", [{**old["hits"][0], "seed": 9}]), ("results", []), ("seeds", [0, 0])):
         found = parse_record({**old, part: wrong}, "old.json")
         assert found.excess == made[0].excess
@@ -154,7 +163,7 @@ def test_an_older_record_that_contradicts_itself_is_left_to_the_check(made: list
 
 
 def test_versions_are_brought_up_one_after_another(made: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
-    old = as_version_1(made[0])
+    old = as_version(made[0], 1)
     old["who"] = old.pop("submitter")
 
     def upgrade(content: dict[str, Any]) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def test_unknown_ablations_name_the_known() -> None:
 def test_the_table_has_a_row_each_and_tells_what_is_plain_sampling(ablated: Any) -> None:
     rows = {row.attack: row for row in ablation_rows(ablated.folder, ablated.metrics, "side", ALL)}
     assert list(rows) == ALL
-    some = ablation_rows(ablated.folder, ablated.metrics, "side", ["side", "side--no-filter", "never-run"])
+    some = ablation_rows(ablated.folder, ablated.metrics, "side", ["side", "side--no-filter", "polish"])
     assert [row.attack for row in some] == ["side", "side--no-filter"]
     assert [name for name, row in rows.items() if row.same_images] == ["side--no-guidance"]
     assert rows["side"].difference == "-" and rows["side--no-guidance"].difference != "-"
@@ -106,7 +106,7 @@ def test_only_an_oracle_is_given_labels(make_plan: Any, tmp_path: Path) -> None:
     plan = make_plan(tmp_path, attacks=("side", "side--true-labels"))
     model = victim.load_victim(plan)
     assert model.labelled is not None
-    audited = AuditedModel(model, plan.protocol.sampler, plan.protocol.micro_batch)
+    audited = AuditedModel(model, plan.sampling.sampler, plan.sampling.micro_batch)
     oracle = view_for("oracle", audited, (), model.labelled)
     assert isinstance(oracle, OracleModel) and len(oracle.training) == len(oracle.labels) == 256
     assert not hasattr(view_for("white box", audited, (), model.labelled), "training")
@@ -116,7 +116,7 @@ def test_only_an_oracle_is_given_labels(make_plan: Any, tmp_path: Path) -> None:
 
 def test_true_labels_without_an_oracle_are_refused_before_any_work(make_plan: Any, tmp_path: Path) -> None:
     plan = make_plan(tmp_path, attacks=("side",))
-    audited = AuditedModel(load_model(plan.model), plan.protocol.sampler, plan.protocol.micro_batch)
+    audited = AuditedModel(load_model(plan.model), plan.sampling.sampler, plan.sampling.micro_batch)
     attack: Any = make_attack("side", {"labels": "true"})
     with pytest.raises(BadInput, match=r"true labels need an oracle \(`--attack side--true-labels`\)"):
         attack.prepare(audited, None)

@@ -92,17 +92,22 @@ def done(make_plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder, said = tmp_path_factory.mktemp("apart"), []
     (folder / "attacks.py").write_text(ATTACKS, encoding="utf-8")
     names = [f"{folder / 'attacks.py'}:{name}" for name in ("Mine", "Dies", "Prints", "Peeks")]
-    plan = make_plan(folder, attacks=[*names, "side"], measures=["rms"])
+    plan = make_plan(folder, attacks=names, measures=["rms"])
     result = runner.execute(plan, lambda phase, done, total: said.append((phase, done, total)))
     return result, said
 
 
-def test_images_and_costs_are_those_of_one_process(done: Any) -> None:
-    result, _ = done
-    ours, theirs = (torch.cat(list(result.folder.candidate_images(f"{name}.s0", 40))) for name in ("side", "mine"))
+def test_images_and_costs_are_those_of_one_process(
+    done: Any, make_plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apart, _ = done
+    monkeypatch.setattr(makers, "is_apart", lambda plan, unit: False)
+    attack = f"{apart.folder.path.parent / 'attacks.py'}:Mine"
+    here = runner.execute(make_plan(tmp_path, attacks=[attack], measures=["rms"]))
+    ours, theirs = (torch.cat(list(run.folder.candidate_images("mine.s0", 40))) for run in (here, apart))
     assert torch.equal(ours, theirs)
-    costs = {cost.attack: cost for cost in result.metrics.costs}
-    assert costs["mine"].nfe == costs["side"].nfe and costs["mine"].flops == costs["side"].flops
+    costs = [next(cost for cost in run.metrics.costs if cost.attack == "mine") for run in (here, apart)]
+    assert costs[0] == costs[1]
 
 
 def test_what_it_returns_and_says_arrives(done: Any) -> None:

@@ -14,7 +14,7 @@ from sidebench.benchmark.reports.page_data import read_contents
 from sidebench.benchmark.reports.tables import probe_flags
 from sidebench.benchmark.reports.verdict import checks
 from sidebench.benchmark.results.run_folder import RunFolder
-from sidebench.benchmark.runs import replay, runner
+from sidebench.benchmark.runs import makers, runner, victim
 
 Plan = Callable[..., Any]
 
@@ -39,7 +39,7 @@ def test_the_candidates_are_those_of_a_float32_run(low: Any, finished: Any) -> N
     stored = read_state(low.folder.float32_file("carlini-uncond.s0")).tensors["images"]
     plain = torch.cat(list(finished.folder.candidate_images("carlini-uncond.s0", 40)))
     own = torch.cat(list(low.folder.candidate_images("carlini-uncond.s0", 40)))
-    assert torch.equal(stored, plain[: len(stored)]) and len(stored) == 16
+    assert torch.equal(stored, plain[: len(stored)]) and len(stored) == 40
     assert not torch.equal(stored, own[: len(stored)])
 
 
@@ -47,8 +47,8 @@ def test_how_far_they_are_off_is_stored_apart_from_the_metrics(low: Any) -> None
     units = read_json(low.folder.path / "costs.json")["units"]
     for name in ("carlini-uncond.s0", "side.s0"):
         found = units[name]["float32"]
-        assert found["candidates"] == 16 and found["refused"] == ""
-        assert found["largest"] > 0 and 0 <= found["share_off"] <= 1 and 0 <= found["decided_otherwise"] <= 16
+        assert found["candidates"] == 40 and found["refused"] == ""
+        assert found["largest"] > 0 and 0 <= found["share_off"] <= 1 and 0 <= found["decided_otherwise"] <= 40
     assert "float32" not in (low.folder.path / "metrics.csv").read_text(encoding="utf-8")
 
 
@@ -65,9 +65,9 @@ def test_candidates_that_decide_otherwise_are_flagged(again: Path, make_plan: Pl
     write_state(folder.float32_file("side.s0"), AttackState({"images": copies}, stored.info))
     result = runner.execute(low_plan(make_plan, again.parent))
     found = read_json(again / "costs.json")["units"]["side.s0"]["float32"]
-    assert found["decided_otherwise"] >= 15, "sixteen copies of a training image against what the run drew"
+    assert found["decided_otherwise"] >= 37, "forty copies of a training image against what the run drew"
     (flag,) = [flag for flag in probe_flags(result.folder) if flag.startswith("side.s0: in float32")]
-    assert f"{found['decided_otherwise']} of 16 candidates fall into another band" in flag
+    assert f"{found['decided_otherwise']} of 40 candidates fall into another band" in flag
     contents = read_contents(folder)
     listed = checks(contents.metrics, contents.audit, contents.quality, contents.costs)
     (check,) = [check for check in listed if check.what == "Repeatability"]
@@ -79,7 +79,7 @@ def test_what_is_there_is_not_made_again(again: Path, make_plan: Plan, monkeypat
     def refuse(*_: Any) -> None:
         raise AssertionError("no model is needed")
 
-    monkeypatch.setattr(runner, "load_victim", refuse)
+    monkeypatch.setattr(victim, "load_victim", refuse)
     assert runner.execute(low_plan(make_plan, again.parent)).failures == {}
     RunFolder(again).float32_file("side.s0").unlink()
     with pytest.raises(AssertionError, match="no model is needed"):
@@ -93,7 +93,7 @@ def test_a_float32_model_too_large_for_the_memory_is_said(
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     RunFolder(again).float32_file("side.s0").unlink()
-    monkeypatch.setattr(replay, "make_candidates", too_large)
+    monkeypatch.setattr(makers, "make_candidates", too_large)
     result = runner.execute(low_plan(make_plan, again.parent))
     assert result.failures == {}
     assert "side.s0: not held against float32: it does not fit into memory" in probe_flags(result.folder)
