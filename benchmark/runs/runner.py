@@ -177,9 +177,9 @@ def _generate_all(plan: RunPlan, folder: RunFolder, progress: Progress) -> dict[
         for unit in todo:
             if makers.apart(unit) is not part:
                 continue
+            maker = makers.of(unit)
             try:
                 with named_failures(unit):
-                    maker = makers.of(unit)
                     state = prepare(plan, folder, unit, maker, progress)
                     _generate(plan, folder, unit, maker, state, progress)
                     _probe(plan, folder, unit, maker, state)
@@ -201,8 +201,9 @@ def _make_again_in_float32(plan: RunPlan, folder: RunFolder, units: Sequence[Uni
     makers = Makers(replace(plan, model=plan.model.model_copy(update={"dtype": "float32"})))
     try:
         for unit in todo:
+            maker = makers.of(unit)
             with named_failures(unit):
-                precision_check.make_again(plan, folder, unit, makers.of(unit))
+                precision_check.make_again(plan, folder, unit, maker)
     finally:
         makers.close()
 

@@ -130,6 +130,12 @@ def test_what_differs_in_one_condition_is_never_ranked_together(base: Record, ch
     assert len(found) == 2 and len({board.name for board in found}) == 2
 
 
+def test_the_micro_batch_makes_no_other_board(base: Record) -> None:
+    one = changed(base, **OWN)
+    (board,) = boards_of([one, changed(vary(one, 0.2, 1), micro_batch=7, submitter="other")])
+    assert len(board.ranked) == 2
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [
