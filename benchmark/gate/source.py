@@ -19,7 +19,7 @@ from ..measures.shard_scores import ShardScores
 from ..progress import silent
 from ..registry import code_of, make_measure
 from ..results.run_folder import RunFolder, asked_candidates, unit_name
-from ..results.score_files import read_scores
+from ..results.score_files import first_scores, read_scores
 from ..results.shards import Shard, below, shard_of
 from ..results.whole import drop_damaged
 from ..runs import batching
@@ -195,7 +195,7 @@ class FinishedRun(ScoreSource):
         self._units = {name: unit_of(folder, manifest, attack, seed, self.measure) for name, attack in attacks.items()}
         space = self.measure.space
         self._shards = {n: below(folder.score_shards(unit, space), self.available) for n, unit in self._units.items()}
-        self.shard_size = max((len(own[0].numbers) for own in self._shards.values()), default=1)
+        self.shard_size = max((len(s.numbers) for own in self._shards.values() for s in own), default=1)
         if identity["pair_identity"] != pair.identity():
             raise BadInput(
                 f"{folder.path.name} is a run of pair {identity['pair']} as it was then, not of {pair.name} as it is "
@@ -219,12 +219,15 @@ class FinishedRun(ScoreSource):
 
     def scores(self, attack: str, shard: int) -> ShardScores:
         """Return one shard's stored scores."""
-        return read_scores(self.folder, self._units[attack], self.measure.space, self._shards[attack][shard])
+        found = self._shards[attack][shard]
+        scores = read_scores(self.folder, self._units[attack], self.measure.space, found)
+        return first_scores(scores, self.available - found.numbers.start)
 
     def images(self, attack: str, shard: int) -> torch.Tensor:
         """Return one shard's stored images."""
-        file = self.folder.images_file(self._units[attack], self._shards[attack][shard])
-        return read_state(file).tensors["images"]
+        found = self._shards[attack][shard]
+        images = read_state(self.folder.images_file(self._units[attack], found)).tensors["images"]
+        return images[: self.available - found.numbers.start]
 
 
 def unit_of(folder: RunFolder, manifest: Mapping[str, Any], attack: Attack, seed: int, measure: Measure) -> str:

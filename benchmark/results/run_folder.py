@@ -29,7 +29,7 @@ from pydantic import ValidationError
 
 from ..contracts import AttackState
 from ..errors import BadInput, CorruptRun, RunConflict, first_problem
-from ..files import read_json, read_state, remove_leftovers, write_checked_json
+from ..files import read_info, read_json, read_state, remove_leftovers, write_checked_json
 from ..protocol import SHARD, Batching
 from .checkpoints import FolderCheckpoints
 from .shards import Shard, below, in_order, missing, named
@@ -135,6 +135,11 @@ class RunFolder:
         """Return where the attack's state is."""
         return self.path / "state" / unit / "state.safetensors"
 
+    def has_state(self, unit: str, candidates: int) -> bool:
+        """Return whether a state is there that is one for so many candidates."""
+        file = self.state_file(unit)
+        return file.exists() and fits(read_info(file), candidates)
+
     def attack_state(self, unit: str) -> AttackState:
         """Return the attack's state as its `prepare` made it, without what it cost."""
         stored = read_state(self.state_file(unit))
@@ -187,7 +192,12 @@ class RunFolder:
     def scored_units(self, manifest: Mapping[str, Any], space: str) -> list[str]:
         """Return the units of the manifest, sorted, that have scores of all candidates that were asked for last."""
         count = asked_candidates(manifest)
-        return sorted(unit for unit in manifest["units"] if not missing(self.score_shards(unit, space), count, count))
+        return sorted(
+            unit
+            for unit in manifest["units"]
+            if not missing(self.score_shards(unit, space), count, count)
+            and (not self.state_file(unit).exists() or self.has_state(unit, count))
+        )
 
     def candidate_images(self, unit: str, count: int) -> "Iterator[Tensor]":
         """Yield a unit's first `count` images in order, uint8 N x C x H x W.
@@ -266,6 +276,11 @@ def unit_name(attack: str, seed: int) -> str:
 def is_unit_name(name: str) -> bool:
     """Return whether a name from a file can be a unit's, and so be a part of paths; attacks are named as registered."""
     return re.fullmatch(r"[a-z0-9][a-z0-9_-]*\.s\d+", name) is not None
+
+
+def fits(info: Mapping[str, Any], candidates: int) -> bool:
+    """Return whether a stored state is one for so many candidates: most attacks prepare the same for any number."""
+    return info.get("candidates") in (None, candidates)
 
 
 def stored_batching(folder: RunFolder) -> Batching | None:

@@ -119,10 +119,10 @@ def read_all_scores(folder: RunFolder, unit: str, space: str, count: int) -> Ite
         raise CorruptRun(f"{folder.path.name} has no scores of {unit} for candidates {first:,} to {last:,}")
     for start in range(0, len(shards), SHARDS_AT_ONCE):
         parts = [read_scores(folder, unit, space, shard) for shard in shards[start : start + SHARDS_AT_ONCE]]
-        yield _first(_joined(parts), count - shards[start].numbers.start)
+        yield first_scores(_joined(parts), count - shards[start].numbers.start)
 
 
-def _first(scores: ShardScores, kept: int) -> ShardScores:
+def first_scores(scores: ShardScores, kept: int) -> ShardScores:
     """Return the scores of the first `kept` candidates."""
     if kept >= len(scores.candidates):
         return scores

@@ -34,7 +34,7 @@ def drop_damaged(folder: RunFolder, units: Collection[str]) -> None:
     Raises:
         CorruptRun: a state or an image of a unit that this call does not make is damaged.
     """
-    lost = [file for file in _pieces(folder) if not is_whole(file)]
+    lost = [file for file in _pieces(folder) if not is_whole(file) or not _is_named_right(file)]
     samples = {file.stem for file in folder.shared_samples().folder.glob("*.safetensors") if file not in lost}
     states = [file for file in folder.path.glob("state/*/state.safetensors") if file not in lost]
     orphans = [file for file in states if not samples.issuperset(read_info(file).get("cost", {}).get("samples", ()))]
@@ -45,6 +45,15 @@ def drop_damaged(folder: RunFolder, units: Collection[str]) -> None:
     for file in lost:
         say(f"{_name(folder, file)} was changed or cut; it is made again")
         _remove(folder, file)
+
+
+def _is_named_right(file: Path) -> bool:
+    """Return whether images are those that their file's place and name say; older ones do not say it themselves."""
+    if file.parent.parent.name != "images":
+        return True
+    info = read_info(file)
+    numbers = f"{info['numbers'][0]:08d}-{info['numbers'][1]:08d}" if "numbers" in info else file.stem
+    return (info.get("unit", file.parent.name), numbers) == (file.parent.name, file.stem)
 
 
 def _pieces(folder: RunFolder) -> Iterator[Path]:

@@ -279,10 +279,12 @@ def _read(stream: IO[bytes], requests: "queue.Queue[Frame]") -> None:
 def main() -> None:
     """Answer requests until the input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the run, whose end is this process's
-    answers = os.fdopen(os.dup(1), "wb")
+    asked, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    # What an attack prints goes to standard error, and where it asks it finds nobody.
     os.dup2(2, 1)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     requests: queue.Queue[Frame] = queue.Queue()
-    threading.Thread(target=_read, args=(sys.stdin.buffer, requests), daemon=True).start()
+    threading.Thread(target=_read, args=(asked, requests), daemon=True).start()
     server = _Server(answers)
     while True:
         frame = requests.get()

@@ -7,7 +7,8 @@ file is what was written (`results.sums`). Anything else is computed again from 
 
 import hashlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +28,22 @@ MOVED = (SUMS, *(name for name in LISTED if "/" not in name), "evidence")
 """The list of sums first: without one, nothing that is there counts."""
 
 
-def put_aside(folder: RunFolder, candidates: int) -> None:
-    """Make room for the results of this number of candidates, and take those of an earlier call, if there are any."""
+@contextmanager
+def changing_number(folder: RunFolder, candidates: int) -> Iterator[None]:
+    """Write a manifest of this number of candidates inside: other results are put aside before, its own taken after.
+
+    At every moment the folder itself holds results of the manifest's number, or none.
+    """
     manifest = folder.manifest()
-    if manifest is None or (before := asked_candidates(manifest)) == candidates:
-        return
-    folder.report_file.unlink(missing_ok=True)
-    own = folder.results_of(before)
-    shutil.rmtree(own, ignore_errors=True)
-    _move(folder.path, own)
-    _move(folder.results_of(candidates), folder.path)
+    if manifest is not None and (before := asked_candidates(manifest)) != candidates:
+        folder.report_file.unlink(missing_ok=True)
+        own = folder.results_of(before)
+        if (folder.path / SUMS).exists():
+            shutil.rmtree(own, ignore_errors=True)
+        _move(folder.path, own)
+    yield
+    if not (folder.path / SUMS).exists():
+        _move(folder.results_of(candidates), folder.path)
 
 
 def _move(source: Path, target: Path) -> None:

@@ -17,7 +17,7 @@ from .. import environment
 from ..candidates import Candidates
 from ..contracts import AttackState, Budget, Progress
 from ..errors import AttackFailed, BadInput, RaisedElsewhere, RunConflict, SidebenchError, raised_in
-from ..files import difference, read_info, read_json, write_checked_json, write_json, write_state
+from ..files import difference, read_json, write_checked_json, write_json, write_state
 from ..progress import say, silent
 from ..protocol import PROBES
 from ..registry import source_of
@@ -30,7 +30,7 @@ from . import kept_results
 from .makers import Maker, Makers
 from .plan import RunPlan, Unit
 from .score import check_references, score_unit
-from .state_cache import fits, kept_state
+from .state_cache import kept_state
 
 if TYPE_CHECKING:
     from ..results.schema import Metrics
@@ -58,7 +58,6 @@ def execute(plan: RunPlan, progress: Progress = silent) -> RunResult:
         if plan.fresh:
             folder.clear()
         _check_space(plan, folder)
-        kept_results.put_aside(folder, plan.candidates)
         open_folder(plan, folder, plan.identity())
         drop_damaged(folder, {unit.name for unit in plan.units})
         for attack, curve in plan.tuned.items():
@@ -120,10 +119,14 @@ def open_folder(plan: RunPlan, folder: RunFolder, identity: Mapping[str, Any]) -
         )
     for unit in plan.units:
         _open_unit(plan, folder, unit, stored["units"].get(unit.name))
+    begun = any(folder.has_made(name) for name in stored["units"])
+    if begun and stored["batching"] != growing["batching"]:
+        raise RunConflict(f"{folder.path} was begun with another micro-batch meanwhile; run the same command again")
     # Another attack or seed, and more candidates, change nothing of what is there, so a run may grow.
     merged = {**stored, **growing, "units": {**stored["units"], **units}}
-    if merged != stored:
-        folder.write_manifest(merged)
+    with kept_results.changing_number(folder, plan.candidates):
+        if merged != stored:
+            folder.write_manifest(merged)
 
 
 def _name_older_run(plan: RunPlan, folder: RunFolder) -> None:
@@ -249,8 +252,7 @@ def _generated(plan: RunPlan, folder: RunFolder, unit: Unit) -> bool:
 
 def _has_state(plan: RunPlan, folder: RunFolder, unit: Unit) -> bool:
     """Return whether the attack's state is there; one that was prepared for another number of candidates is none."""
-    file = folder.state_file(unit.name)
-    return file.exists() and fits(read_info(file), plan.candidates)
+    return folder.has_state(unit.name, plan.candidates)
 
 
 def prepare(plan: RunPlan, folder: RunFolder, unit: Unit, maker: Maker, progress: Progress) -> AttackState:
@@ -308,7 +310,8 @@ def make_shard(plan: RunPlan, folder: RunFolder, unit: Unit, maker: Maker, state
     candidates = Candidates(unit.seed, shard.numbers)
     made = maker.generate(unit, state, candidates, plan.sampling)
     tensors = {"images": made.images, "nan": made.nan, **{f"column_{k}": v for k, v in made.columns.items()}}
-    write_state(file, AttackState(tensors, {"cost": {**made.cost, **began.spent()}}))
+    whose = {"unit": unit.name, "numbers": [shard.numbers.start, shard.numbers.stop]}
+    write_state(file, AttackState(tensors, {"cost": {**made.cost, **began.spent()}, **whose}))
 
 
 def _probes(plan: RunPlan) -> int:
@@ -407,7 +410,7 @@ def _check_same_data(folder: RunFolder, fingerprint: str) -> None:
 def _whole(plan: RunPlan, folder: RunFolder, unit: str) -> bool:
     """Return whether a unit, of this plan or of an earlier one, has all its images."""
     lacking = missing(folder.image_shards(unit), plan.candidates, plan.candidates)
-    return not lacking and folder.state_file(unit).exists() and folder.probe_file(unit).exists()
+    return not lacking and folder.has_state(unit, plan.candidates) and folder.probe_file(unit).exists()
 
 
 def _finished_units(

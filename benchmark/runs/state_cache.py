@@ -24,7 +24,7 @@ from ..errors import CorruptRun, SidebenchError
 from ..files import DAY, canonical_json, read_info, read_json, read_state, write_checked_json, write_state
 from ..progress import say
 from ..registry import code_of
-from ..results.run_folder import RunFolder
+from ..results.run_folder import RunFolder, fits
 
 if TYPE_CHECKING:
     from .plan import RunPlan, Unit
@@ -128,11 +128,6 @@ def kept_state(plan: "RunPlan", unit: "Unit") -> KeptState | None:
             "versions": versions(),
         }
     )
-
-
-def fits(info: Mapping[str, Any], candidates: int) -> bool:
-    """Return whether a stored state is one for so many candidates: most attacks prepare the same for any number."""
-    return info.get("candidates") in (None, candidates)
 
 
 def _root() -> Path:

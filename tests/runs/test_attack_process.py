@@ -50,6 +50,7 @@ class Prints(Base):
 
     def prepare(self, model, budget):
         print("a word on standard output")
+        assert sys.stdin.read() == ""
         budget.progress("thinking", 1, 2)
         return AttackState({"x": torch.arange(3.0)}, {"pid": os.getpid()})
 

@@ -1,18 +1,26 @@
 """A run that grows: more candidates, other attacks, and what its folder then answers for."""
 
+import dataclasses
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
+from sidebench.benchmark.contracts import Band
 from sidebench.benchmark.data import references
 from sidebench.benchmark.errors import BadSetting, RunConflict
 from sidebench.benchmark.files import read_info, read_json
+from sidebench.benchmark.measures.hits import in_band
 from sidebench.benchmark.protocol import TIERS, SamplerSettings, batching, default_micro_batch
+from sidebench.benchmark.registry import make_measure
 from sidebench.benchmark.results.run_folder import RunFolder, stored_batching
+from sidebench.benchmark.results.score_files import read_all_scores
 from sidebench.benchmark.results.shards import missing
+from sidebench.benchmark.results.unit_scores import UnitScores
 from sidebench.benchmark.runs import runner
 
 Plan = Callable[..., Any]
@@ -94,6 +102,27 @@ def test_damaged_results_are_computed_again(copy: RunFolder, make_plan: Plan) ->
     assert (copy.path / "metrics.json").read_bytes() == wanted and (copy.path / "quality.json").is_file()
 
 
+def test_images_under_another_name_are_made_again(copy: RunFolder, make_plan: Plan, caplog: Any) -> None:
+    wanted = (copy.path / "metrics.json").read_bytes()
+    old, new = (f"images/side.s0/000000{numbers}.safetensors" for numbers in ("20-00000032", "20-00000030"))
+    (copy.path / old).rename(copy.path / new)
+    runner.execute(make_plan(copy.path.parent))
+    assert (copy.path / "metrics.json").read_bytes() == wanted and (copy.path / old).exists()
+    assert caplog.messages == [f"{new} was changed or cut; it is made again"]
+
+
+def test_the_gate_reads_the_candidates_that_were_asked_for(copied: Path, make_plan: Plan) -> None:
+    from sidebench.benchmark.data.references import load_references
+    from sidebench.benchmark.gate.source import FinishedRun
+
+    plan = make_plan(copied.parent, candidates=20)
+    folder = runner.execute(plan).folder
+    attack = {unit.attack.name: unit.attack for unit in plan.units}["side"]
+    source = FinishedRun(folder, plan.pair, load_references(plan.pair), {"side": attack}, "nl2c:n50:a0.5", 0)
+    assert [len(source.scores("side", shard).candidates) for shard in range(2)] == [16, 4]
+    assert [len(source.images("side", shard)) for shard in range(2)] == [16, 4]
+
+
 # ---- Plug-ins ---------------------------------------------------------------------------------------
 
 MINE = """
@@ -129,8 +158,11 @@ def test_an_edited_attack_is_another_attack(mine: Path, make_plan: Plan, tmp_pat
     folder = runner.execute(make_plan(tmp_path, **options)).folder
     before = files_of(folder.path)
     edited(mine)
-    with pytest.raises(RunConflict, match=r"mine.s0 was made by other settings: its code has changed; "):
-        runner.execute(make_plan(tmp_path, **options))
+    said = (folder.path / "metrics.json").read_bytes()
+    for number in (16, 24):
+        with pytest.raises(RunConflict, match=r"mine.s0 was made by other settings: its code has changed; "):
+            runner.execute(make_plan(tmp_path, **{**options, "candidates": number}))
+    assert (folder.path / "metrics.json").read_bytes() == said, "a refused call changes nothing"
     result = runner.execute(make_plan(tmp_path, **options, fresh_attacks=[f"{mine}:Mine"]))
     after = files_of(result.folder.path)
     other = {name for name in before if "mine.s0" in name}
@@ -159,6 +191,8 @@ def test_a_state_that_depends_on_the_number_is_made_for_each(mine: Path, make_pl
     assert after[first.format("mine.s0")] != before[first.format("mine.s0")]
     assert after[first.format("carlini-uncond.s0")] == before[first.format("carlini-uncond.s0")]
     assert read_info(folder.state_file("carlini-uncond.s0"))["candidates"] is None
+    fewer = runner.execute(make_plan(tmp_path, **{**options, "attacks": ("carlini-uncond",)}, candidates=16))
+    assert {found.attack for found in fewer.metrics.results} == {"carlini-uncond"}, "the other one's state is of 32"
 
 
 # ---- How the work is cut ----------------------------------------------------------------------------
@@ -191,6 +225,26 @@ def test_the_micro_batch_of_a_folder_holds(make_plan: Plan, tmp_path: Path, make
     with pytest.raises(RunConflict, match="was made with micro-batch 2, which it keeps"):
         plan(candidates=300, micro_batch=16)
     assert plan(candidates=300, micro_batch=16, fresh=True).batching == batching(16)
+
+
+def test_hits_do_not_depend_on_the_micro_batch(finished: Any, make_plan: Plan, tmp_path: Path) -> None:
+    """At most 1 in 1,000 decisions may differ (docs/runs.md), which of these is none."""
+    plan = make_plan(tmp_path, attacks=("carlini-uncond", "side"))
+    other = runner.execute(dataclasses.replace(plan, batching=batching(5)))
+    assert stored_batching(other.folder) == batching(5)
+    measure = make_measure("nl2c:n50:a0.5")
+    for unit in ("carlini-uncond.s0", "side.s0"):
+        best, images = [], []
+        for run in (finished, other):
+            scores = UnitScores(read_all_scores(run.folder, unit, "pixels", 40), [measure])
+            best.append(scores.best_scores[measure.id, "training"])
+            images.append(torch.cat(list(run.folder.candidate_images(unit, 40))).int())
+        assert (images[0] - images[1]).abs().max() <= 1
+        ranked = np.sort(best[0])
+        for place in (10, 20, 30):
+            band = Band("nearest", 0.0, float(ranked[place - 1 : place + 1].mean()))
+            first, second = (in_band(own, band, measure) for own in best)
+            assert first.sum() == place and np.array_equal(first, second)
 
 
 @pytest.mark.parametrize("tier", ["smoke", "quick", "standard"])
