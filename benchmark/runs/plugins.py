@@ -66,7 +66,8 @@ def make_attacks(pair: Pair, chosen: Sequence[str], settings: Mapping[str, Mappi
         # An ablation takes the pair's and the user's settings of the attack that it is one of.
         base = split_ablation(name)[0]
         own = pair.attacks[base].settings if base in pair.attacks else {}
-        given = {**settings.get(base, {}), **settings.get(find("attack", name).name, {}), **settings.get(name, {})}
+        named = dict.fromkeys([base, find("attack", base).name, find("attack", name).name, name])
+        given = {key: value for each in named for key, value in settings.get(each, {}).items()}
         attacks.append(make_attack(name, {**own, **given}))
     if len({attack.name for attack in attacks}) < len(attacks):
         raise BadInput("two attacks of the same name cannot be in one run")

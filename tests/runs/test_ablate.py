@@ -140,3 +140,19 @@ def test_the_command_prints_the_table(
     assert neither.rstrip().endswith("carlini-uncond image for image")
     code, _, complaint = call("ablate", pair, "--attack", "carlini-uncond")
     assert code == 2 and "carlini-uncond names no ablations" in complaint
+
+
+def test_an_attack_from_a_file_is_taken_apart_too(tmp_path: Path, call: Callable[..., tuple[int, str, str]]) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("from sidebench.methods.side import Side\nclass Mine(Side):\n    name = 'mine'\n", encoding="utf-8")
+    names = ablations_of(load_pair("digits"), f"{file}:Mine", {})
+    assert names[2:4] == [f"{file}:Mine", f"{file}:Mine--random-labels"]
+    given = {"mine": {"clusters": 4}, f"{file}:Mine": {"width": 16}, "mine--random-labels": {"batch": 7}}
+    whole, one = make_attacks(load_pair("digits"), names[2:4], given)
+    assert (whole.name, whole.settings.clusters, whole.settings.width) == ("mine", 4, 16)
+    assert (one.name, one.settings.clusters, one.settings.width, one.settings.batch) == (
+        "mine--random-labels",
+        4,
+        16,
+        7,
+    )
