@@ -117,11 +117,12 @@ def open_folder(plan: RunPlan, folder: RunFolder, identity: Mapping[str, Any]) -
         raise RunConflict(
             f"{folder.path} was made by other settings: {changed}; start over with --fresh, or choose another --out"
         )
-    for unit in plan.units:
-        _open_unit(plan, folder, unit, stored["units"].get(unit.name))
     begun = any(folder.has_made(name) for name in stored["units"])
     if begun and stored["batching"] != growing["batching"]:
         raise RunConflict(f"{folder.path} was begun with another micro-batch meanwhile; run the same command again")
+    anew = [unit.name for unit in plan.units if _is_changed(plan, folder, unit, stored["units"])]
+    for name in anew:
+        folder.forget(name)
     # Another attack or seed, and more candidates, change nothing of what is there, so a run may grow.
     merged = {**stored, **growing, "units": {**stored["units"], **units}}
     with kept_results.changing_number(folder, plan.candidates):
@@ -136,21 +137,24 @@ def _name_older_run(plan: RunPlan, folder: RunFolder) -> None:
             say(f"{place} was made by an older sidebench: it is read, not continued; this run is {folder.path.name}")
 
 
-def _open_unit(plan: RunPlan, folder: RunFolder, unit: Unit, stored: Mapping[str, Any] | None) -> None:
-    """Begin a unit anew where that was asked for; refuse one whose finished parts are of other settings or code."""
-    name = unit.attack.name
-    if name in plan.fresh_attacks:
-        folder.forget(unit.name)
-    changed = None if stored is None else difference(stored, unit.description(), unit.name)
-    if changed and not folder.has_made(unit.name):
-        folder.forget(unit.name)  # what a broken-off `prepare` has left is of the other settings
-    elif changed:
+def _is_changed(plan: RunPlan, folder: RunFolder, unit: Unit, stored: Mapping[str, Any]) -> bool:
+    """Return whether a unit is begun anew: it was asked for, or settings changed before an image was made.
+
+    Raises:
+        RunConflict: images of other settings or code are there.
+    """
+    name, before = unit.attack.name, stored.get(unit.name)
+    if before is None or name in plan.fresh_attacks:
+        return before is not None
+    changed = difference(before, unit.description(), unit.name)
+    if changed and folder.has_made(unit.name):
         # The file itself is easier to understand than its hash.
         why = "its code has changed" if changed.startswith(f"{unit.name}.code") else changed
         raise RunConflict(
             f"{folder.path}: {unit.name} was made by other settings: {why}; make it again with --fresh-attack {name} "
             f"(the others stay), or choose another --out"
         )
+    return bool(changed)
 
 
 def _check_space(plan: RunPlan, folder: RunFolder) -> None:
@@ -175,23 +179,29 @@ def _generate_all(plan: RunPlan, folder: RunFolder, progress: Progress) -> dict[
     todo = [unit for unit in plan.units if not _generated(plan, folder, unit)]
     # The model is held once at a time: by the attacks' own process, then here, and by neither for the search or for the
     # same model in float32.
-    for part in (True, False):
+    for apart in (True, False):
         makers = Makers(plan)
-        for unit in todo:
-            if makers.apart(unit) is not part:
-                continue
-            maker = makers.of(unit)
-            try:
-                with named_failures(unit):
-                    state = prepare(plan, folder, unit, maker, progress)
-                    _generate(plan, folder, unit, maker, state, progress)
-                    _probe(plan, folder, unit, maker, state)
-            except SidebenchError as error:
-                failures[unit.name] = error
-        makers.close()
+        try:
+            for unit in todo:
+                if makers.apart(unit) is apart and (error := _make(plan, folder, unit, makers.of(unit), progress)):
+                    failures[unit.name] = error
+        finally:
+            makers.close()
     if plan.model.dtype != "float32":
         _make_again_in_float32(plan, folder, [unit for unit in plan.units if unit.name not in failures])
     return failures
+
+
+def _make(plan: RunPlan, folder: RunFolder, unit: Unit, maker: Maker, progress: Progress) -> SidebenchError | None:
+    """Prepare, generate and probe one unit; return what kept it from its end."""
+    try:
+        with named_failures(unit):
+            state = prepare(plan, folder, unit, maker, progress)
+            _generate(plan, folder, unit, maker, state, progress)
+            _probe(plan, folder, unit, maker, state)
+    except SidebenchError as error:
+        return error
+    return None
 
 
 def _make_again_in_float32(plan: RunPlan, folder: RunFolder, units: Sequence[Unit]) -> None:

@@ -162,7 +162,10 @@ def test_an_edited_attack_is_another_attack(mine: Path, make_plan: Plan, tmp_pat
     for number in (16, 24):
         with pytest.raises(RunConflict, match=r"mine.s0 was made by other settings: its code has changed; "):
             runner.execute(make_plan(tmp_path, **{**options, "candidates": number}))
+    with pytest.raises(RunConflict, match=r"mine.s0 was made by other settings"):
+        runner.execute(make_plan(tmp_path, **options, fresh_attacks=["carlini-uncond"]))
     assert (folder.path / "metrics.json").read_bytes() == said, "a refused call changes nothing"
+    assert files_of(folder.path) == before
     result = runner.execute(make_plan(tmp_path, **options, fresh_attacks=[f"{mine}:Mine"]))
     after = files_of(result.folder.path)
     other = {name for name in before if "mine.s0" in name}
