@@ -16,6 +16,10 @@ def replay(
     candidate: Annotated[int, typer.Argument(metavar="CANDIDATE", help="Its number, from 0.")],
     attack: Annotated[str, typer.Option(help="Attack that made it.")],
     seed: Annotated[int, typer.Option(min=0, help="Run seed.")] = 0,
+    defence: Annotated[
+        list[str] | None,
+        typer.Option("--defence", "--defense", help="A defence of the run that is a local file, FILE.py:CLASS."),
+    ] = None,
     pair: PairOfRun = None,
     out: Annotated[Path | None, typer.Option(help="PNG to write; default: in the run folder.")] = None,
     device: Device = "auto",
@@ -29,7 +33,9 @@ def replay(
     loading("torch and diffusers")
     from ..benchmark.runs import replay as replaying
 
-    found = replaying.replay(folder, attack, candidate, seed=seed, pair=pair, device=device, out=out)
+    found = replaying.replay(
+        folder, attack, candidate, seed=seed, pair=pair, device=device, defences=defence or (), out=out
+    )
     show(replaying.as_dict(found), replaying.as_text(found), as_json)
 
 

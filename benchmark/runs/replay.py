@@ -31,12 +31,18 @@ class Replayed(NamedTuple):
 
 
 def planned_again(
-    folder: RunFolder, attack: str, seeds: Sequence[int], pair: str | None = None, device: str = "auto"
+    folder: RunFolder,
+    attack: str,
+    seeds: Sequence[int],
+    pair: str | None = None,
+    device: str = "auto",
+    defences: Sequence[str] = (),
 ) -> RunPlan:
     """Return the plan of one attack of a stored run, checked to be the run that it was.
 
     `attack` is a registered name or `file.py:Class`, in the words of whoever runs the command; `pair` a pair file where
-    the pair does not ship. What the folder itself names is resolved only if it is registered.
+    the pair does not ship; `defences` local files among the run's defences, named again as `file.py:Class`. What the
+    folder itself names is resolved only if it is registered.
 
     Raises:
         BadInput: the run cannot be made here as it was; the field that differs is named.
@@ -50,7 +56,11 @@ def planned_again(
     for seed in seeds:
         if (name, seed) not in units:
             raise UnknownName("attack and seed of this run", f"{name}, {seed}", [f"{a}, {s}" for a, s in units])
-    around = {registered("defence", k): v for k, v in identity["defences"].items() if not k.startswith(IN_TRAINING)}
+    again = {find("defence", each).name: each for each in defences}
+    for each in again.keys() - identity["defences"].keys():
+        raise UnknownName("defence of this run", each, identity["defences"])
+    stored = {k: v for k, v in identity["defences"].items() if not k.startswith(IN_TRAINING)}
+    around = {again.get(k) or registered("defence", k): v for k, v in stored.items()}
     plan = plan_run(
         load_pair(pair or stored_pair(folder)),
         attacks=(attack,),
@@ -87,6 +97,7 @@ def replay(
     seed: int = 0,
     pair: str | None = None,
     device: str = "auto",
+    defences: Sequence[str] = (),
     out: Path | None = None,
 ) -> Replayed:
     """Make one candidate again, write it as PNG (default: replay/ in the run folder) and compare it with the run's.
@@ -95,7 +106,7 @@ def replay(
         BadSetting: the run has no candidate of this number.
         BadInput: as `planned_again`.
     """
-    plan = planned_again(folder, attack, (seed,), pair, device)
+    plan = planned_again(folder, attack, (seed,), pair, device, defences)
     if not 0 <= candidate < plan.candidates:
         raise BadSetting(f"{folder.path.name} has candidates 0 to {plan.candidates - 1}, not {candidate}")
     (unit,) = plan.units

@@ -71,3 +71,28 @@ def test_the_command_prints_what_came_out(
         main([*line, "--out", str(tmp_path / "c.png"), "--json"])
     assert stop.value.code == 0
     assert json.loads(capsys.readouterr().out)["off"] == 0
+
+
+MINE = """
+from sidebench import Defence
+
+class Same(Defence):
+    name, title, paper, level = "same", "changes nothing", "none", "loop"
+    def wrap(self, model, training):
+        return model
+"""
+
+
+def test_a_local_defence_is_named_again_and_must_be_the_same(pair_file: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(MINE, encoding="utf-8")
+    options: dict[str, Any] = {"defences": [f"{file}:Same"], "candidates": 4, "measures": ["rms"], "device": "cpu"}
+    plan = plan_run(load_pair(pair_file), attacks=["carlini-uncond"], out=tmp_path, **options)
+    folder = runner.execute(plan).folder
+    again = {"pair": pair_file, "device": "cpu", "out": tmp_path / "x.png"}
+    assert replay(folder, "carlini-uncond", 1, defences=[f"{file}:Same"], **again).off == 0
+    with pytest.raises(UnknownName, match="unknown defence 'same'"):
+        replay(folder, "carlini-uncond", 1, **again)
+    file.write_text(MINE + "# edited\n", encoding="utf-8")
+    with pytest.raises(BadInput, match=r"cannot be made here as it was: code\.same\.sha256 was"):
+        replay(folder, "carlini-uncond", 1, defences=[f"{file}:Same"], **again)
