@@ -116,6 +116,11 @@ def canonical_json(content: Any) -> str:
     return json.dumps(content, sort_keys=True, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
 
+def content_sha256(content: Any) -> str:
+    """Return the SHA-256 of a JSON value's canonical text: what something that is kept by content goes by."""
+    return hashlib.sha256(canonical_json(content).encode()).hexdigest()
+
+
 def write_text(path: Path, text: str) -> None:
     """Write text atomically, as UTF-8 with the same line ends, and so the same bytes, on every system."""
     write_atomic(path, lambda file: file.write_text(text, encoding="utf-8", newline="\n"))

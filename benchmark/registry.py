@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from .contracts import Attack, Defence, Measure
 from .errors import BadInput, BadSetting, UnknownName, first_problem, raised_in
-from .files import canonical_json, short_hash
+from .files import content_sha256, sha256, short_hash
 
 Kind = Literal["attack", "defence", "measure"]
 KINDS: dict[str, Kind] = {"attacks": "attack", "defences": "defence", "measures": "measure"}
@@ -228,11 +228,11 @@ def code_of(plugin: type) -> dict[str, str]:
     top = sys.modules[module.__name__.partition(".")[0]]
     place = Path(top.__file__ or "")
     sources = sorted(place.parent.rglob("*.py")) if place.name == "__init__.py" else [file]
-    digests = [[source.relative_to(place.parent).as_posix(), _sha256(source)] for source in sources]
+    digests = [[source.relative_to(place.parent).as_posix(), sha256(source)] for source in sources]
     points = (point for kind in KINDS.values() for point in _entry_points(kind).values())
     dist = next((point.dist for point in points if point.module.partition(".")[0] == top.__name__), None)
     named = {"package": top.__name__} if dist is None else {"package": dist.name, "version": dist.version}
-    return {**named, "sha256": hashlib.sha256(canonical_json(digests).encode()).hexdigest()}
+    return {**named, "sha256": content_sha256(digests)}
 
 
 def source_of(plugin: type) -> Path:
@@ -240,10 +240,6 @@ def source_of(plugin: type) -> Path:
     module = sys.modules[plugin.__module__]
     file = Path(module.__file__ or "")
     return file if hasattr(module, _DIGEST) or "." not in module.__name__ else file.parent
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _entry_points(kind: Kind) -> Mapping[str, importlib.metadata.EntryPoint]:

@@ -5,7 +5,6 @@ images, with which settings, by which code, and with which versions, processor a
 and takes nothing, as with the states of attacks. A cache that cannot be read or written costs time and one line.
 """
 
-import hashlib
 import logging
 import os
 import sys
@@ -18,7 +17,7 @@ from typing import Any, NamedTuple
 from ..contracts import AttackState
 from ..environment import describe, files_hash, harness_code
 from ..errors import CorruptRun, SidebenchError
-from ..files import canonical_json, read_state, write_state
+from ..files import content_sha256, read_state, write_state
 from .hub import cache
 
 FORMAT = 1
@@ -83,7 +82,7 @@ class Fits:
 
     def _file(self, wanted: Mapping[str, Any]) -> Path:
         assert self._folder is not None
-        return self._folder / f"{hashlib.sha256(canonical_json(wanted).encode()).hexdigest()[:32]}.safetensors"
+        return self._folder / f"{content_sha256(wanted)[:32]}.safetensors"
 
     def _taken(self, wanted: Mapping[str, Any]) -> AttackState | None:
         file = self._file(wanted)

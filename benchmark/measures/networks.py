@@ -19,7 +19,7 @@ from .. import files
 from ..data import pipeline_folder
 from ..data.hub import download, look_up
 from ..errors import BadInput, UnsafeFile
-from ..files import canonical_json
+from ..files import content_sha256
 from ..models.load_network import from_transformers
 from . import weights
 
@@ -160,10 +160,9 @@ def _link(source: Path, target: Path) -> None:
 
 def _digest(place: Path) -> str:
     """Return SHA-256 over the names and hashes of a folder's files."""
-    import hashlib
 
     hashes: Mapping[str, str] = {file.name: files.sha256(file) for file in sorted(place.iterdir())}
-    return hashlib.sha256(canonical_json(hashes).encode()).hexdigest()
+    return content_sha256(hashes)
 
 
 @functools.lru_cache(maxsize=2)

@@ -8,6 +8,7 @@ from ..errors import CorruptRun
 from ..files import cannot_write, read_info, read_json, read_state, read_table
 from ..progress import say
 from .run_folder import RunFolder
+from .shards import SAMPLES, shard_of
 
 _READ = {".safetensors": read_state, ".parquet": read_table, ".json": read_json}
 
@@ -52,7 +53,7 @@ def _is_named_right(file: Path) -> bool:
     if file.parent.parent.name != "images":
         return True
     info = read_info(file)
-    numbers = f"{info['numbers'][0]:08d}-{info['numbers'][1]:08d}" if "numbers" in info else file.stem
+    numbers = shard_of(range(*info["numbers"])).name if "numbers" in info else file.stem
     return (info.get("unit", file.parent.name), numbers) == (file.parent.name, file.stem)
 
 
@@ -82,7 +83,7 @@ def _remove(folder: RunFolder, file: Path) -> None:
     if file.parent.parent.name == "images":
         made = _scores(folder, file.parent.name, file.stem)
     elif file.parent == folder.shared_samples().folder:
-        made = _scores(folder, file.stem, "00000")
+        made = _scores(folder, file.stem, SAMPLES.name)
     elif file.name == "state.safetensors":
         made = [folder.kept_file(file.parent.name)]
     for each in (*made, file):

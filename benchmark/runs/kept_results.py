@@ -5,7 +5,6 @@ hold as long as everything that they were computed from is the same, which `resu
 file is what was written (`results.sums`). Anything else is computed again from the stored scores.
 """
 
-import hashlib
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..environment import harness_code
-from ..files import canonical_json, read_info, read_json, sha256, write_json
+from ..files import content_sha256, read_info, read_json, sha256, write_json
 from ..results.run_folder import RunFolder, asked_candidates
 from ..results.score_files import SCORE_PARTS
 from ..results.shards import SAMPLES, below
@@ -69,7 +68,7 @@ def _made_of(plan: RunPlan, folder: RunFolder, units: Units) -> str:
         "data": (manifest.get("data") or {}).get("sha256"),
         "files": [_files(plan, place, name) for place in plan.places(folder) for name, _, _ in units],
     }
-    return hashlib.sha256(canonical_json(content).encode()).hexdigest()
+    return content_sha256(content)
 
 
 def _files(plan: RunPlan, folder: RunFolder, unit: str) -> list[Any]:

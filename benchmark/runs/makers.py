@@ -85,16 +85,11 @@ class Makers:
             self._here = InProcess(load_victim(self.plan))
         return self._here
 
-    def close_apart(self) -> None:
-        """End the process of the attacks, if there is one."""
-        if self._apart is not None:
-            self._apart.close()
-            self._apart = None
-
     def close(self) -> None:
         """Forget the model, and end the process of the attacks."""
-        self.close_apart()
-        self._here = None
+        if self._apart is not None:
+            self._apart.close()
+        self._apart = self._here = None
 
 
 def is_apart(plan: "RunPlan", unit: "Unit") -> bool:

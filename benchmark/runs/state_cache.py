@@ -7,7 +7,6 @@ An entry holds the state with its cost and the plain samples that it was
 made from, which a run scores as well. `SIDEBENCH_STATES=off` keeps and takes nothing.
 """
 
-import hashlib
 import os
 import shutil
 import tempfile
@@ -21,7 +20,7 @@ from ..data.fits import code_beside
 from ..data.hub import cache
 from ..environment import harness_code, versions
 from ..errors import CorruptRun, SidebenchError
-from ..files import DAY, canonical_json, read_info, read_json, read_state, write_checked_json, write_state
+from ..files import DAY, content_sha256, read_info, read_json, read_state, write_checked_json, write_state
 from ..progress import say
 from ..registry import code_of
 from ..results.run_folder import RunFolder, fits
@@ -39,7 +38,7 @@ class KeptState:
 
     def __init__(self, content: Mapping[str, Any]) -> None:
         self.content = content
-        digest = hashlib.sha256(canonical_json(content).encode()).hexdigest()
+        digest = content_sha256(content)
         self.folder = _root() / digest[:32]
 
     def copy_to(self, run: RunFolder, unit: str, candidates: int) -> bool:
