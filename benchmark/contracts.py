@@ -484,6 +484,9 @@ class Measure(ABC):
     floor: float = float("inf")
     """Pairs are stored as far out as this score; a band beyond it is refused."""
     bin_width: float = 0.05
+    decides: bool = True
+    """Whether both sides are measured by one ruler, so that a candidate has a nearest group of X and H together. False:
+    the measure describes either side, and no excess, threshold or verdict is made of it."""
     parts: int = 1
     """Descriptors are this many pieces of equal length; their distance is the largest Euclidean one over the pieces.
     The same for all measures of a space."""

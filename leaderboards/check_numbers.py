@@ -55,16 +55,35 @@ def _band(record: Record, result: Result, band: BandResult, field: str) -> Found
             side = "held_out" if name == "held_out" else "training"
             yield from _side(record, result, found, side, f"{field}.{name}")
     control = band.held_out or band.reference
-    if (band.excess is None) != (control is None) or (band.label_swap_p is None) != (control is None):
-        yield f"{field}.excess", "is there exactly where there is a control"
-    if control is not None and band.excess is not None:
-        if not _overlapping(record) and not _near(band.excess.value, band.training.ams.value - control.ams.value):
-            yield f"{field}.excess.value", "is not the difference of both rates"
-        yield from _interval(band.excess, f"{field}.excess", -1.0)
+    claimed = control is not None and (band.held_out is None or make_measure(result.measure).decides)
+    older = control is not None and not record.hits[0].owned
+    if not older and ((band.excess is None) == claimed or (band.label_swap_p is None) == claimed):
+        yield f"{field}.excess", "is there exactly where there is a control that the measure can use"
+    if band.excess is not None:
+        if not _follows(record, result, band):
+            yield f"{field}.excess.value", "does not follow from what both sides own"
+        yield from _interval(band.excess, f"{field}.excess", -max(1.0, _ratio(record)))
     if band.label_swap_p is not None and not 0 < band.label_swap_p <= 1:
         yield f"{field}.label_swap_p", "is no p-value"
     if band.matched_ams is not None and not 0 <= band.matched_ams <= band.training.ams.value + 1e-9:
         yield f"{field}.matched_ams", "cannot exceed the rate on all training images"
+
+
+def _follows(record: Record, result: Result, band: BandResult) -> bool:
+    """Return whether the excess is that of both sides' shares, as far as the record has them."""
+    assert band.excess is not None
+    if band.reference is not None:
+        return _overlapping(record) or _near(band.excess.value, band.training.ams.value - band.reference.ams.value)
+    if band.owned_training is None or band.owned_held_out is None or len(record.victim.classes) > 1:
+        return True
+    value = (band.owned_training - _ratio(record) * band.owned_held_out) / result.candidates
+    return _near(band.excess.value, value)
+
+
+def _ratio(record: Record) -> float:
+    """Return how many training groups there are for one of the control's."""
+    groups = record.victim.compared_groups()
+    return groups["training"] / max(1, groups["control"])
 
 
 def _overlapping(record: Record) -> bool:
@@ -135,10 +154,10 @@ def _calibrated(result: Result, record: Record, field: str) -> Found:
         where = f"{field}.calibrated.{position}"
         if found.candidates != odd:
             yield f"{where}.candidates", f"is {found.candidates}, the candidates with odd numbers are {odd}"
-        yield from _threshold(found, where, odd)
+        yield from _threshold(record, found, where, odd)
 
 
-def _threshold(found: Calibrated, where: str, odd: int) -> Found:
+def _threshold(record: Record, found: Calibrated, where: str, odd: int) -> Found:
     parts = (found.tau, found.training, found.held_out, found.excess)
     if any((part is None) != bool(found.refused) for part in parts):
         yield f"{where}.refused", "a threshold is either refused or there with its rates"
@@ -147,9 +166,7 @@ def _threshold(found: Calibrated, where: str, odd: int) -> Found:
         if rate is not None:
             yield from _rate(rate, odd, odd, f"{where}.{side}")
     if found.excess and found.training and found.held_out:
-        if not _near(found.excess.value, found.training.value - found.held_out.value):
-            yield f"{where}.excess.value", "is not the difference of both rates"
-        yield from _interval(found.excess, f"{where}.excess", -1.0)
+        yield from _interval(found.excess, f"{where}.excess", -max(1.0, _ratio(record)))
     if found.tau is not None and not (found.tau_low is not None and found.tau_high is not None):
         yield f"{where}.tau_low", "a threshold has an interval"
     elif found.tau is not None and not found.tau_low <= found.tau <= found.tau_high:  # type: ignore[operator]
@@ -185,8 +202,8 @@ def hits(record: Record) -> Found:
     problems: list[tuple[str, str]] = []
     for position, (seed, found) in enumerate(zip(record.seeds, each, strict=True)):
         band = record.headline(seed).bands[0]
-        problems += _named(record, position, "training", found.training_hits, band.training)
-        problems += _named(record, position, "control", found.control_hits, band.held_out or band.reference)
+        problems += _named(record, position, "training", found.training_hits, band)
+        problems += _named(record, position, "control", found.control_hits, band)
         if not problems:
             problems += _excess_again(seed, found, band)
     yield from problems
@@ -194,16 +211,23 @@ def hits(record: Record) -> Found:
         yield "excess", f"{record.excess.value:.6f} and its interval do not follow from the hits"
 
 
-def _named(record: Record, position: int, part: Part, bits: np.ndarray, result: SideResult | None) -> Found:
-    names: dict[str, int] = getattr(record.hits[position], f"{part}_groups")
-    field, count = f"hits.{position}.{part}", int(bits.sum())
-    said = result.ams.count if result is not None else 0
-    if count > said or (count < said and not _overlapping(record)):
-        yield field, f"{count} candidates hit, the results say {said}"
-    if sum(names.values()) != count or any(credit < 1 for credit in names.values()):
-        yield f"{field}_groups", f"the groups' counts do not add up to the {count} candidates that hit"
+def _named(record: Record, position: int, part: Part, shares: np.ndarray, band: BandResult) -> Found:
+    named = record.hits[position]
+    names: dict[str, int | float] = getattr(named, f"{part}_groups")
+    field, count = f"hits.{position}.{part}", float(shares.sum())
+    result = band.training if part == "training" else band.held_out or band.reference
+    said = float(result.ams.count) if result is not None else 0.0
+    whole = _overlapping(record)
+    if named.owned:
+        own = band.owned_training if part == "training" else band.owned_held_out
+        said, whole = said if own is None else own, False
+    if count > said or (count < said and not whole):
+        yield field, f"{count:g} candidates hit, the results say {said:g}"
+    if sum(names.values()) != count or any(credit < 0.5 for credit in names.values()):
+        yield f"{field}_groups", f"the groups' counts do not add up to the {count:g} candidates that hit"
     groups = result.groups if result is not None else 0
-    if len(names) > record.victim.compared_groups()[part] or (len(names) != groups and not _overlapping(record)):
+    fewer = _overlapping(record) or named.owned
+    if len(names) > record.victim.compared_groups()[part] or len(names) > groups or (len(names) < groups and not fewer):
         yield f"{field}_groups", f"{len(names)} groups are named, the results say {groups}"
     if not all(re.fullmatch("[0-9a-f]{16}", name) for name in names):
         yield f"{field}_groups", "names a group by something else than a keyed hash"

@@ -9,8 +9,10 @@ import numpy as np
 from ..benchmark.contracts import Attack, Band, Measure
 from ..benchmark.errors import BadInput
 from ..benchmark.gate.baseline import Baseline, RunBaseline
+from ..benchmark.gate.claims import Sides
 from ..benchmark.gate.source import settings_difference
 from ..benchmark.measures.hits import far_edge
+from ..benchmark.stats.comparison import AttackHits
 from .make_records import file_hash
 from .read_records import read_record
 from .record import Record, pooled_hits
@@ -30,6 +32,7 @@ class RecordBaseline(Baseline):
 
     def __init__(self, record: Record, name: str = "") -> None:
         self.record, self.name = record, f"record {name or record.id}"
+        self.aligned = False
 
     def facts(self) -> Mapping[str, Any]:
         """Return the facts that a record holds; the rows of the reference set are not among them."""
@@ -58,11 +61,17 @@ class RecordBaseline(Baseline):
         self._check(record.seeds[0], measure, tau)
         return record.seeds
 
-    def signs(self, attack: Attack, seed: int, measure: Measure, tau: float) -> np.ndarray:
-        """Return z from the record's packed hits."""
+    def candidates(self, attack: Attack, seed: int, measure: Measure, tau: float) -> int:
+        """Return the record's candidates."""
         self._check(seed, measure, tau)
-        hits = pooled_hits([self.record], [seed])[0]
-        return hits.training_hits.astype(np.int8) - hits.control_hits.astype(np.int8)
+        return self.record.candidates
+
+    def hits(
+        self, attack: Attack, seed: int, measure: Measure, tau: float, sides: Sides, numbers: np.ndarray
+    ) -> AttackHits:
+        """Return what the record's candidates hit, all of them: which group each one hit is not in it."""
+        self._check(seed, measure, tau)
+        return pooled_hits([self.record], [seed])[0]
 
     def _check(self, seed: int, measure: Measure, tau: float | None) -> None:
         """Refuse any threshold but the edge at which the record says what was hit."""

@@ -24,6 +24,7 @@ from ..benchmark.results.score_files import read_all_scores
 from ..benchmark.results.shards import named
 from ..benchmark.results.unit_scores import Groups, UnitScores, stored_groups
 from ..benchmark.stats.comparison import AttackHits, excess_of, pooled
+from ..benchmark.stats.owned import Strata
 from .check import check_record, claims_same
 from .read_records import read_record, record_files
 from .record import SCHEMA, Claim, Hashes, Hits, Made, Record, Victim, command, pack
@@ -112,7 +113,7 @@ def _make(
             defences=identity["defences"],
             code=_code(attack, manifest, unit),
         ),
-        victim=_victim(folder, metrics, manifest),
+        victim=_victim(folder, metrics, manifest, hits[seeds[0]]),
         protocol=Protocol(**rules_of(manifest)),
         candidates=asked_candidates(manifest),
         seeds=seeds,
@@ -153,7 +154,7 @@ def _result(found: Result, measure: Measure) -> Result:
     return found if found.measure == measure.id else found.model_copy(update={"richness": None})
 
 
-def _victim(folder: RunFolder, metrics: Metrics, manifest: Mapping[str, Any]) -> Victim:
+def _victim(folder: RunFolder, metrics: Metrics, manifest: Mapping[str, Any], hits: AttackHits) -> Victim:
     identity = manifest["identity"]
     shipped = load_pair(metrics.pair) if metrics.pair in pair_names() else None
     return Victim(
@@ -173,6 +174,7 @@ def _victim(folder: RunFolder, metrics: Metrics, manifest: Mapping[str, Any]) ->
         training_groups=metrics.training_groups,
         held_out_groups=metrics.held_out_groups,
         worked_example=shipped is not None and shipped.model.location.startswith("zoo:"),
+        classes=[] if hits.strata is None else [(int(ours), int(theirs)) for ours, theirs in hits.strata.sizes],
     )
 
 
@@ -209,18 +211,35 @@ def _hits(seed: int, found: AttackHits, groups: Groups, key: bytes) -> Hits:
     out = shared_groups(groups)
     kept = {side: own[~out[side]] if side in out else own for side, own in groups.items()}
     own, text = (kept["training"], training_group) if found.same_groups else (kept.get("held_out"), held_out_group)
+    names = [_names(kept["training"], key, training_group), [] if own is None else _names(own, key, text)]
+    strata = found.strata or Strata(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
     return Hits(
         seed=seed,
-        training=pack(found.training_hits),
-        control=pack(found.control_hits),
-        training_groups=_named(found.training_credits, kept["training"], key, training_group),
-        control_groups={} if own is None else _named(found.control_credits, own, key, text),
+        training=pack(found.training_hits > 0),
+        control=pack(found.control_hits > 0),
+        training_groups=_named(found.training_credits, names[0]),
+        control_groups=_named(found.control_credits, names[1]),
+        owned=found.controlled and not found.same_groups,
+        classes={
+            side[place]: int(own[place])
+            for side, own, credits in (
+                (names[0], strata.training, found.training_credits),
+                (names[1], strata.held_out, found.control_credits),
+            )
+            for place in range(len(own))
+            if own[place] and credits[place]
+        },
     )
 
 
-def _named(credits: np.ndarray, groups: np.ndarray, key: bytes, text: Callable[[int], str]) -> dict[str, int]:
-    numbers = np.unique(groups)
-    return {keyed_hash(key, text(int(numbers[i]))): int(credits[i]) for i in np.flatnonzero(credits)}
+def _names(groups: np.ndarray, key: bytes, text: Callable[[int], str]) -> list[str]:
+    return [keyed_hash(key, text(int(number))) for number in np.unique(groups)]
+
+
+def _named(credits: np.ndarray, names: Sequence[str]) -> dict[str, int | float]:
+    """Return the credits by name, whole numbers where they are."""
+    found = {names[int(place)]: float(credits[place]) for place in np.flatnonzero(credits)}
+    return {name: int(credit) if credit.is_integer() else credit for name, credit in found.items()}
 
 
 def _made(folder: RunFolder, manifest: Mapping[str, Any], units: Sequence[str]) -> Made:

@@ -24,7 +24,7 @@ BLOCK = 512
 """Rows in one block of tests; bounds the memory of a board of thousands of rows."""
 
 CANDIDATES = 16_384
-"""Candidates in one product of signs, likewise."""
+"""Candidates in one product of values, likewise."""
 
 
 class Sample(NamedTuple):
@@ -50,7 +50,8 @@ class _Block(NamedTuple):
     """Rows under the same seeds, as far as the tests need them."""
 
     keys: np.ndarray
-    signs: np.ndarray
+    values: np.ndarray
+    """What each candidate adds to the excess, (rows, candidates)."""
     credits: tuple[np.ndarray, np.ndarray]
 
 
@@ -82,9 +83,9 @@ def all_pairs(samples: Sequence[Sample]) -> tuple[np.ndarray, np.ndarray]:
             if (chunk, chosen) not in blocks:
                 blocks[chunk, chosen] = _block([samples[row] for row in chunks[chunk][0]], chosen)
             pair.append(blocks[chunk, chosen])
-        chances, signs = _test(pair[0], pair[1], paired=bool(common))
+        chances, ways = _test(pair[0], pair[1], paired=bool(common))
         p[np.ix_(first, second)], p[np.ix_(second, first)] = chances, chances.T
-        direction[np.ix_(first, second)], direction[np.ix_(second, first)] = signs, -signs.T
+        direction[np.ix_(first, second)], direction[np.ix_(second, first)] = ways, -ways.T
     return p, direction
 
 
@@ -120,13 +121,13 @@ def _chunks(samples: Sequence[Sample]) -> Iterator[tuple[list[int], tuple[int, .
 
 
 def _block(samples: Sequence[Sample], seeds: Sequence[int]) -> _Block:
-    signs, credits = [], []
+    values, credits = [], []
     for sample in samples:
         hits = pooled([sample.hits[seed] for seed in seeds])
-        signs.append(hits.training_hits.astype(np.int8) - hits.control_hits.astype(np.int8))
-        credits.append((hits.training_credits, hits.control_credits))
+        values.append(hits.values.astype(np.float32))
+        credits.append((hits.training_credits, hits.weights * hits.control_credits))
     training, control = (_rows([row[part] for row in credits]) for part in (0, 1))
-    return _Block(np.array([sample.key for sample in samples]), np.stack(signs), (training, control))
+    return _Block(np.array([sample.key for sample in samples]), np.stack(values), (training, control))
 
 
 def _rows(credits: Sequence[np.ndarray]) -> np.ndarray:
@@ -141,10 +142,10 @@ def _test(first: _Block, second: _Block, *, paired: bool) -> tuple[np.ndarray, n
     """Return p and the sign of the difference for all rows of one block against all of another."""
     from scipy.special import ndtr, stdtr
 
-    n = first.signs.shape[1]
-    ours, theirs = (block.signs.sum(axis=1, dtype=np.int64).astype(np.float64) for block in (first, second))
-    squares = [np.abs(block.signs).sum(axis=1, dtype=np.int64) for block in (first, second)]
-    cross = _products(first.signs, second.signs) if paired else np.outer(ours, theirs) / n
+    n = first.values.shape[1]
+    ours, theirs = (block.values.sum(axis=1, dtype=np.float64) for block in (first, second))
+    squares = [np.einsum("ij,ij->i", block.values, block.values, dtype=np.float64) for block in (first, second)]
+    cross = _products(first.values, second.values) if paired else np.outer(ours, theirs) / n
     gaps = ours[:, None] - theirs[None, :]
     # By candidate, Bonett and Price: one more candidate on either side.
     centre = gaps / (n + 2)
@@ -161,11 +162,11 @@ def _test(first: _Block, second: _Block, *, paired: bool) -> tuple[np.ndarray, n
 
 
 def _products(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return all products of rows of signs; whole numbers below 2^24 are exact in float32."""
+    """Return all products of rows; whole numbers below 2^24 are exact in float32, and most values are whole."""
     total = np.zeros((len(first), len(second)))
     for start in range(0, first.shape[1], CANDIDATES):
         part = slice(start, start + CANDIDATES)
-        total += first[:, part].astype(np.float32) @ second[:, part].astype(np.float32).T
+        total += first[:, part] @ second[:, part].T
     return total
 
 

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from ..benchmark.errors import BadRecord, first_problem
 from ..benchmark.protocol import CONFIDENCE
+from ..benchmark.results.rates import swap_p
 from ..benchmark.results.schema import Estimate, Result
 from ..benchmark.stats.comparison import AttackHits, excess_of
 from .badge import SUFFIX
@@ -52,8 +53,8 @@ UPGRADES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
 """From an older schema to the next one, by the older one's name."""
 
 
-_WITH_ENDS = ("sidebench-record/3", SCHEMA)
-"""Versions whose intervals are those of now."""
+_WITH_SHARES = (SCHEMA,)
+"""Versions whose excess is that of now."""
 
 
 def record_files(records: Path) -> list[Path]:
@@ -82,9 +83,10 @@ def _no_number(word: str) -> None:
 def parse_record(content: Any, name: str) -> Record:
     """Return the record of a JSON value; `name` is what an error calls it.
 
-    Up to version 2 both ends of an excess were those of a t interval; since then the end on the long tail is moved out
-    (`intervals.group_reaches`). In the closest band of an older record both ends are computed again from its hits,
-    so that records of every version stand side by side. Its other bands do not say what they hit and keep theirs.
+    Up to version 3 an excess was the difference of both sides' rates, with the ends of a t interval over groups; since
+    then it is that of the groups' shares (`stats.owned`). In the closest band of an older record it is computed again
+    from its hits, as if all groups were of one class and each hit owned, so that records of every version stand side
+    by side. Its other bands do not say what they hit and keep theirs.
 
     Raises:
         BadRecord: a field is missing, unknown or impossible, or the schema is newer than this version's.
@@ -103,11 +105,11 @@ def parse_record(content: Any, name: str) -> Record:
         record = Record.model_validate(content)
     except ValidationError as error:
         raise BadRecord(first_problem(error).of(name)) from None
-    return record if first in _WITH_ENDS else _with_ends_again(record)
+    return record if first in _WITH_SHARES else _with_shares(record)
 
 
-def _with_ends_again(record: Record) -> Record:
-    """Return the record with the ends of its excess as its hits have them.
+def _with_shares(record: Record) -> Record:
+    """Return the record with its excess as its hits have it.
 
     A record whose parts do not fit together comes back as it is: `check.py` says what is wrong with it.
     """
@@ -121,17 +123,13 @@ def _with_ends_again(record: Record) -> Record:
         return record
     again = {seed: _headline(headlines[seed], hits) for seed, hits in zip(record.seeds, each, strict=True)}
     results = [again[found.seed] if found is headlines.get(found.seed) else found for found in record.results]
-    return record.model_copy(update={"excess": _ends(record.excess, together), "results": results})
+    return record.model_copy(update={"excess": Estimate.of(*excess_of(together, CONFIDENCE)), "results": results})
 
 
 def _headline(result: Result, hits: AttackHits) -> Result:
     closest, *others = result.bands
     if closest.excess is None:
         return result
-    closest = closest.model_copy(update={"excess": _ends(closest.excess, hits)})
+    p = None if closest.label_swap_p is None else swap_p(hits)
+    closest = closest.model_copy(update={"excess": Estimate.of(*excess_of(hits, CONFIDENCE)), "label_swap_p": p})
     return result.model_copy(update={"bands": [closest, *others]})
-
-
-def _ends(stored: Estimate, hits: AttackHits) -> Estimate:
-    low, high = excess_of(hits, CONFIDENCE).interval
-    return stored.model_copy(update={"low": low, "high": high})

@@ -26,6 +26,7 @@ from ..benchmark.files import canonical_json
 from ..benchmark.protocol import Protocol
 from ..benchmark.results.schema import ControlCheck, Cost, Estimate, Result, fair_control
 from ..benchmark.stats.comparison import AttackHits, pooled
+from ..benchmark.stats.owned import Strata
 
 SCHEMA = "sidebench-record/4"
 """Written by this version, published in schemas/; `read_records.py` brings older ones up to it."""
@@ -82,6 +83,10 @@ class Victim(_Part):
     training_groups: int = Field(ge=1, description="duplicate groups in X")
     held_out_groups: int = Field(ge=0, description="duplicate groups in H")
     worked_example: bool = Field(description="public data that ship with sidebench: an example, not a finding")
+    classes: list[tuple[int, int]] = Field(
+        [],
+        description="compared groups of X and of H by class of their number of images; empty: all are of one class",
+    )
 
     @property
     def same_groups(self) -> bool:
@@ -98,14 +103,19 @@ class Victim(_Part):
 class Hits(_Part):
     """What one seed hit in the headline measure's closest band, by candidate and by duplicate group.
 
-    Duplicate groups on both sides take no part, as in the excess.
+    Duplicate groups on both sides take no part, as in the excess. With `owned`, a candidate counts on the side whose
+    group is nearer, on a tie half on either: then both of its bits are set.
     """
 
     seed: int = Field(ge=0, description="run seed")
     training: str = Field(description="one bit per candidate: its best training match is in the band (see `pack`)")
     control: str = Field(description="the same of the control: on held-out images, or of a reference model")
-    training_groups: dict[str, int] = Field(description="candidates by keyed hash of the training group they hit")
-    control_groups: dict[str, int] = Field(description="the same of the control")
+    training_groups: dict[str, int | float] = Field(
+        description="candidates by keyed hash of the training group they hit"
+    )
+    control_groups: dict[str, int | float] = Field(description="the same of the control")
+    owned: bool = Field(False, description="whether a candidate counts on the side that owns it, as since version 4")
+    classes: dict[str, int] = Field({}, description="class of the named groups that are not of the first one")
 
 
 class Hashes(_Part):
@@ -283,17 +293,40 @@ def attack_hits(record: Record, hits: Hits, places: Mapping[Part, Mapping[str, i
         BadRecord: packed bits are of another number of candidates.
     """
     totals = record.victim.compared_groups()
+    ours, theirs = (unpack(getattr(hits, part), record.candidates, f"hits.{part}") for part in PARTS)
+    share = np.where(ours & theirs, 0.5, 1.0) if hits.owned else np.ones(record.candidates)
     return AttackHits(
-        unpack(hits.training, record.candidates, "hits.training"),
-        unpack(hits.control, record.candidates, "hits.control"),
+        ours * share,
+        theirs * share,
         _credits(hits.training_groups, places["training"], totals["training"]),
         _credits(hits.control_groups, places["control"], totals["control"]),
         same_groups=record.victim.same_groups,
+        strata=_strata(record, places),
     )
 
 
-def _credits(named: Mapping[str, int], places: Mapping[str, int], groups: int) -> np.ndarray:
+def _credits(named: Mapping[str, float], places: Mapping[str, int], groups: int) -> np.ndarray:
     """Return how often each group was hit, the named ones first, `groups` in all."""
-    credits = np.zeros(max(groups, len(places)), dtype=np.int64)
+    credits = np.zeros(max(groups, len(places)))
     credits[[places[name] for name in named]] = list(named.values())
     return credits
+
+
+def _strata(record: Record, places: Mapping[Part, Mapping[str, int]]) -> Strata | None:
+    """Return the classes of the groups in the order of `places`; those without a name are what is left of each."""
+    if len(record.victim.classes) < 2:
+        return None
+    known = {name: number for hits in record.hits for name, number in hits.classes.items()}
+    sides = []
+    for side, part in enumerate(PARTS):
+        left = [int(sizes[side]) for sizes in record.victim.classes]
+        order = []
+        for name in sorted(places[part], key=places[part].__getitem__):
+            number = known.get(name, 0)
+            left[number] -= 1
+            order.append(number)
+        if min(left) < 0:
+            raise BadRecord(f"hits.classes: more {part} groups are named than victim.classes has")
+        order += [number for number, more in enumerate(left) for _ in range(more)]
+        sides.append(np.array(order, dtype=np.int64))
+    return Strata(sides[0], sides[1])

@@ -13,11 +13,13 @@ import torch
 from ..contracts import Attack, Model
 from ..data.references import References
 from ..errors import AttackFailed, TooFew
+from ..measures.hits import as_distances
 from ..stats.thresholds import calibrate
 from . import checks as gate_checks
 from .baseline import BaselineAttack
 from .checks import GateCheck
-from .claims import GateClaim, Matched, Tested, claims_of, joined, matched, settled, tested
+from .claims import Claim, Matched, Sides, Tested, group_claim, joined, matched, raw_claim, settled, tested
+from .looks import Look, LookedAt, due, excess_look, look_numbers, margin_look
 from .policy import Limits, Policy
 from .source import ScoreSource
 
@@ -36,7 +38,11 @@ class AttackProgress:
         self.frozen = False
         self.calibrated_on = 0
         """Candidates of the calibration, whole shards."""
-        self.claims: list[GateClaim] = []
+        self.claims: list[Claim] = []
+        self.looks: list[Look] = []
+        """At the excess; their numbers are fixed before the first candidate."""
+        self.margins: list[Look] = []
+        """At the margin over the baseline, likewise."""
         self.found: Tested | None = None
         self.stopped = ""
         """Why no more candidates are taken, before the answer is certain."""
@@ -65,8 +71,9 @@ class Stages:
     references: References
     limits: Limits
     """Those that can be claimed."""
-    positions: tuple[np.ndarray, np.ndarray]
-    """Each training and each held-out image's duplicate group, 0 up."""
+    sides: Sides
+    hypotheses: int
+    """Claims of all attacks together: what alpha is divided by."""
 
     def freeze(self, line: AttackProgress) -> None:
         """Set the attack's threshold, from its first candidates or from the policy.
@@ -126,7 +133,7 @@ class Stages:
             usable = images[torch.from_numpy(~broken)]
             if len(usable):
                 limit, level = self.policy.limits.of_all_images, self.policy.alpha
-                found.append(gate_checks.check_hidden(usable, *known, limit, level))
+                found.append(gate_checks.check_hidden(usable, *known, self.sides, limit, level))
             if model is not None:
                 found.append(gate_checks.check_model_path(model, *known))
         return [check._replace(name=f"{line.attack.name}: {check.name}") for check in found]
@@ -148,7 +155,7 @@ class Stages:
             if limit is not None and used >= limit:
                 raise Stopped(f"the budget of {limit:g} {unit} is used up")
         scores = self.source.scores(line.attack.name, len(line.shards))
-        line.shards.append(matched(scores, self.source.measure, self.positions))
+        line.shards.append(matched(scores, self.source.measure, self.sides))
         done = line.made - line.calibrated_on
         self.source.progress(f"{line.attack.name}: {stage}", done, max(expected, done))
 
@@ -157,24 +164,57 @@ class Stages:
         open_ = [claim for claim in line.claims if not settled([claim], self.policy.beta)]
         if line.yardstick is None or not open_ or any(claim.limit_name != "baseline_margin" for claim in open_):
             return
-        if line.made >= len(line.yardstick.signs(line.tau)):
+        if line.made >= line.yardstick.candidates(line.tau):
             raise Stopped(
                 f"{line.attack.name}: {line.yardstick.name} has no candidates after these; make its run longer"
             )
 
     def _calibrated(self, shards: Sequence[Matched], rate: float) -> float:
-        found = joined(shards)
-        return calibrate(found.held_out, found.held_out_groups, rate, distance=self.source.measure.distance).tau
+        found, distance = joined(shards), self.source.measure.distance
+        near, far = (as_distances(scores, self.source.measure) for scores in (found.training, found.held_out))
+        own = np.where(near < far, np.nan, found.held_out)
+        ratio = self.sides.groups[0] / self.sides.groups[1]
+        return calibrate(own, found.held_out_groups, rate, distance=distance, ratio=ratio).tau
 
     def _weigh(self, line: AttackProgress) -> None:
         """Bring the attack's claims up to its last shard."""
         found = joined([shard for shard in line.shards if shard.numbers[0] >= line.calibrated_on])
-        sizes = (len(np.unique(self.positions[0])), len(np.unique(self.positions[1])))
-        line.found = tested(found, line.tau, sizes, self.source.measure)
-        rule = self.policy.threshold.calibrate
+        line.found = own = tested(found, line.tau, self.sides, self.source.measure)
+        rule, name = self.policy.threshold.calibrate, line.attack.name
         background = None if rule is None else rule.rate
-        baseline = None if line.yardstick is None else line.yardstick.signs(line.tau)
-        line.claims = claims_of(line.attack.name, line.found, self.limits, baseline, background)
+        numbers = look_numbers(self.source.shard_size, self.policy.budget.candidates)
+        last = bool(line.stopped) or line.made >= self.source.available
+        limits = self.limits
+        claims: list[Claim] = []
+        if limits.excess is not None:
+            level = self.policy.alpha / self.hypotheses / len(numbers)
+            if due(line.looks, numbers, len(own.numbers), last):
+                line.looks.append(excess_look(own.of(slice(None)), limits.excess, level))
+            raw = raw_claim(name, "excess", limits.excess, own, background)
+            values = own.of(slice(None)).values
+            claims.append(LookedAt(name, "excess", limits.excess, tuple(line.looks), len(numbers), values, raw))
+        if limits.raw_rate is not None:
+            claims.append(raw_claim(name, "raw_rate", limits.raw_rate, own, background))
+        if limits.group_rate is not None:
+            claims.append(group_claim(name, limits.group_rate, own))
+        if limits.baseline_margin is not None and line.yardstick is not None:
+            claims.append(self._margin(line, line.yardstick, own, numbers, last))
+        line.claims = claims
+
+    def _margin(
+        self, line: AttackProgress, yardstick: BaselineAttack, own: Tested, numbers: Sequence[int], last: bool
+    ) -> LookedAt:
+        """Return the claim of the margin over the baseline, of the candidates that the baseline has too."""
+        assert self.limits.baseline_margin is not None
+        limit, aligned = self.limits.baseline_margin, yardstick.aligned
+        shared = own.numbers < yardstick.candidates(line.tau) if aligned else np.ones(len(own.numbers), dtype=bool)
+        ours, theirs = own.of(shared), yardstick.hits(line.tau, self.sides, own.numbers[shared])
+        if due(line.margins, numbers, int(shared.sum()), last):
+            levels = self.policy.alpha / self.hypotheses / len(numbers), self.policy.beta / len(numbers)
+            line.margins.append(margin_look(ours, theirs, limit, levels, aligned))
+        values = ours.values - (theirs.values if aligned else theirs.values.mean())
+        looks = tuple(line.margins)
+        return LookedAt(line.attack.name, "baseline_margin", limit, looks, len(numbers), values, None, -2.0)
 
 
 def named(line: AttackProgress, error: Exception) -> str:

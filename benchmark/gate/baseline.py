@@ -10,11 +10,12 @@ import numpy as np
 from ..contracts import Attack, Measure
 from ..errors import BadInput, CorruptRun, UnknownName
 from ..files import difference, read_json, read_table, short_hash
-from ..measures import hits
-from ..measures.shard_scores import SIDES
 from ..results.run_folder import RunFolder, read_run, rules_of, unit_name
 from ..results.score_files import read_scores
+from ..results.shards import Shard
 from ..results.unit_scores import stored_groups
+from ..stats.comparison import AttackHits
+from .claims import Matched, Sides, joined, matched, tested
 from .source import GATE_MANIFEST, GateFolder, code_difference, settings_difference
 
 
@@ -22,6 +23,8 @@ class Baseline(ABC):
     """What a release before this one hit. Seeds make the candidates, so both releases started from the same noise."""
 
     name: str
+    aligned: bool = True
+    """Whether its candidates and groups are known one by one, so that both releases' differences are paired."""
 
     @abstractmethod
     def facts(self) -> Mapping[str, Any]:
@@ -36,8 +39,18 @@ class Baseline(ABC):
         """
 
     @abstractmethod
-    def signs(self, attack: Attack, seed: int, measure: Measure, tau: float) -> np.ndarray:
-        """Return z at threshold tau by candidate number, from 0: training hit minus held-out hit, (N,).
+    def candidates(self, attack: Attack, seed: int, measure: Measure, tau: float) -> int:
+        """Return how many candidates are known at threshold tau.
+
+        Raises:
+            BadInput: what was hit at this threshold is not known.
+        """
+
+    @abstractmethod
+    def hits(
+        self, attack: Attack, seed: int, measure: Measure, tau: float, sides: Sides, numbers: np.ndarray
+    ) -> AttackHits:
+        """Return what candidates of these numbers hit at threshold tau; all that are known, where not `aligned`.
 
         Raises:
             BadInput: what was hit at this threshold is not known.
@@ -55,14 +68,16 @@ class BaselineAttack:
         own = baseline.seeds(attack, measure, tau)
         self.name, self.paired = f"baseline {baseline.name}", seed in own
         self.seed = seed if self.paired else own[0]
+        self.aligned = baseline.aligned
         self._baseline, self._attack, self._measure = baseline, attack, measure
-        self._signs: dict[float, np.ndarray] = {}
 
-    def signs(self, tau: float) -> np.ndarray:
-        """Return z at threshold tau by candidate number, from 0, (N,)."""
-        if tau not in self._signs:
-            self._signs[tau] = self._baseline.signs(self._attack, self.seed, self._measure, tau)
-        return self._signs[tau]
+    def candidates(self, tau: float) -> int:
+        """Return how many candidates are known at threshold tau."""
+        return self._baseline.candidates(self._attack, self.seed, self._measure, tau)
+
+    def hits(self, tau: float, sides: Sides, numbers: np.ndarray) -> AttackHits:
+        """Return what candidates of these numbers hit at threshold tau; all that are known, where not `aligned`."""
+        return self._baseline.hits(self._attack, self.seed, self._measure, tau, sides, numbers)
 
 
 class RunBaseline(Baseline):
@@ -73,6 +88,7 @@ class RunBaseline(Baseline):
         self.folder: RunFolder = GateFolder(path) if gate else read_run(path)
         self.name = path.name
         self.manifest = read_json(self.folder.manifest_file)
+        self._read: dict[str, Matched] = {}
 
     def facts(self) -> Mapping[str, Any]:
         """Return the facts of the stored run."""
@@ -92,16 +108,22 @@ class RunBaseline(Baseline):
                 raise BadInput(f"baseline {self.name}: {changed}")
         return sorted(int(unit["seed"]) for unit in own.values())
 
-    def signs(self, attack: Attack, seed: int, measure: Measure, tau: float) -> np.ndarray:
-        """Return z from the stored scores, as many shards as there are."""
-        parts: list[np.ndarray] = []
+    def candidates(self, attack: Attack, seed: int, measure: Measure, tau: float) -> int:
+        """Return how many candidates have scores."""
+        return sum(len(shard.numbers) for shard in self._shards(attack, seed, measure))
+
+    def hits(
+        self, attack: Attack, seed: int, measure: Measure, tau: float, sides: Sides, numbers: np.ndarray
+    ) -> AttackHits:
+        """Return what candidates of these numbers hit, from the stored scores."""
         unit = unit_name(attack.name, seed)
-        for shard in self.folder.score_shards(unit, measure.space):
-            scores = read_scores(self.folder, unit, measure.space, shard)
-            best = (scores.best_scores(measure, side) for side in SIDES)
-            ours, theirs = (hits.within(own, tau, measure) for own in best)
-            parts.append(ours.astype(np.int8) - theirs.astype(np.int8))
-        return np.concatenate(parts)
+        if unit not in self._read:
+            stored = (read_scores(self.folder, unit, measure.space, s) for s in self._shards(attack, seed, measure))
+            self._read[unit] = joined([matched(scores, measure, sides) for scores in stored])
+        return tested(self._read[unit], tau, sides, measure).of(numbers)
+
+    def _shards(self, attack: Attack, seed: int, measure: Measure) -> list[Shard]:
+        return self.folder.score_shards(unit_name(attack.name, seed), measure.space)
 
     def _scored(self, unit: str, measure: Measure) -> bool:
         return bool(self.folder.score_shards(unit, measure.space))

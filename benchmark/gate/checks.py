@@ -20,6 +20,9 @@ from ..measures.control_check import two_sample
 from ..measures.detector_audit import audit
 from ..measures.image_quality import frechet_distance, real_images
 from ..sampling.sampler import quantise
+from ..stats.comparison import AttackHits
+from ..stats.owned import leak_p
+from .claims import Sides, matched, tested
 from .sequential import count, p_above
 
 if TYPE_CHECKING:
@@ -45,6 +48,7 @@ OVERLAP = 0.01
 """Share of training images with a duplicate among the held-out images, whose leak the excess cannot see."""
 
 SEED = 0
+ALL = slice(None)
 COPIES = 128
 MOST_REAL = 5_000
 MOST_CHANGED = 1024
@@ -156,7 +160,14 @@ def check_model_path(model: Model, references: References, measure: Measure, sco
 
 
 def check_hidden(
-    images: Tensor, references: References, measure: Measure, scorer: "Scorer", tau: float, limit: float, level: float
+    images: Tensor,
+    references: References,
+    measure: Measure,
+    scorer: "Scorer",
+    tau: float,
+    sides: Sides,
+    limit: float,
+    level: float,
 ) -> GateCheck:
     """Would the candidates show a leak if they were changed as a mismatch of preprocessing changes images?
 
@@ -166,26 +177,28 @@ def check_hidden(
     """
     images = images[:MOST_CHANGED]
     forms = {name: quantise(changed) for name, changed in _changed(images.float() / 255).items()}
-    scored = {name: _signs(form, references, measure, scorer, tau) for name, form in forms.items()}
-    p_values = {name: float(p_above(count(z), limit)[-1]) for name, z in scored.items() if name != AS_THEY_ARE}
+    found = {
+        name: tested(matched(scorer.score_finite(form, measure.space), measure, sides), tau, sides, measure).of(ALL)
+        for name, form in forms.items()
+    }
+    p_values = {name: _p_above(hits, limit) for name, hits in found.items() if name != AS_THEY_ARE}
     worst = min(p_values, key=lambda name: p_values[name], default=AS_THEY_ARE)
     if not p_values or p_values[worst] > level / len(p_values):
         return GateCheck("hidden leak", True, f"changed in {len(p_values)} ways, mirrored among them, they hit no more")
+    what = "training images more often than chance" if sides.strata else "training images"
     said = (
-        f"{worst}, the candidates hit {scored[worst].mean():.1%} more training than held-out images, and "
-        f"{scored[AS_THEY_ARE].mean():.1%} as they are: is one side prepared in another way, or was the model trained "
-        f"on changed images?"
+        f"{worst}, {found[worst].values.mean():.1%} of the candidates hit {what}, and "
+        f"{found[AS_THEY_ARE].values.mean():.1%} as they are: is one side prepared in another way, or was the model "
+        f"trained on changed images?"
     )
     return GateCheck("hidden leak", False, said)
 
 
-def _signs(images: Tensor, references: References, measure: Measure, scorer: "Scorer", tau: float) -> np.ndarray:
-    """Return z (N,) at threshold tau: training hit minus held-out hit, the latter 0 where there are no such images."""
-    scores = scorer.score_finite(images, measure.space)
-    z = hits.within(scores.best_scores(measure, "training"), tau, measure).astype(np.int8)
-    if len(references.held_out):
-        z -= hits.within(scores.best_scores(measure, "held_out"), tau, measure)
-    return z
+def _p_above(hits: AttackHits, limit: float) -> float:
+    """Return the p-value of "the leak is at most the limit", of raw hits where there are no held-out images."""
+    if hits.controlled:
+        return leak_p(hits.owned(), 0, limit, SEED)
+    return float(p_above(count(hits.training_hits), limit)[-1])
 
 
 def _some(part: ImageSet) -> Tensor:

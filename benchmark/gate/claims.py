@@ -1,21 +1,21 @@
-"""The statistics of the gate: one claim per attack and limit, each tested after every candidate. No torch.
+"""The statistics of the gate: one claim per attack and limit. No torch.
 
-A claim says "this rate lies below its limit". The gate fails when the opposite is shown for any claim
-(Holm-corrected over all), and passes when every claim is shown: an intersection-union test, whose error is beta
-without correction (Berger 1982, Technometrics 24:295).
+Rates on training images are tested after every candidate, here; an excess at fixed looks, in `looks`. A claim says
+"this rate lies below its limit". The gate fails when the opposite is shown for any claim (Holm-corrected over all), and
+passes when every claim is shown: an intersection-union test, whose error is beta without correction (Berger 1982,
+Technometrics 24:295).
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from ..contracts import Measure
 from ..measures import hits
 from ..measures.shard_scores import SIDES, ShardScores
-from ..stats.comparison import AttackHits, excess_of, holm
-from ..stats.intervals import Interval
-from .policy import Limits
+from ..stats.comparison import AttackHits, holm
+from ..stats.owned import Strata, size_classes
 from .sequential import (
     WEIGHTS,
     Counts,
@@ -31,7 +31,7 @@ from .sequential import (
 )
 
 MEANINGS = {
-    "excess": "hits on training images minus hits on held-out images",
+    "excess": "candidates that training images own, less what held-out images say is chance",
     "group_rate": "hits on the most hit near-duplicate group",
     "raw_rate": "hits on training images",
     "baseline_margin": "excess over the baseline's excess",
@@ -54,7 +54,7 @@ class Matched(NamedTuple):
 
 
 class Tested(NamedTuple):
-    """What the tested candidates of one attack hit; each column (N,)."""
+    """What the tested candidates of one attack hit at the threshold; each column (N,)."""
 
     numbers: np.ndarray
     training: np.ndarray
@@ -62,19 +62,22 @@ class Tested(NamedTuple):
     held_out: np.ndarray
     groups: np.ndarray
     held_out_groups: np.ndarray
-    sizes: tuple[int, int]
-    """Duplicate groups of training and held-out images."""
+    owned: np.ndarray
+    """Share that training images own: 1 where they are nearer, 1/2 on a tie."""
+    owned_held_out: np.ndarray
+    strata: Strata | None
+    """Size classes of the duplicate groups; None without held-out images."""
+    training_groups: int
+    """Duplicate groups of training images."""
 
-    @property
-    def signs(self) -> np.ndarray:
-        """Return z (N,): 1 for a training hit only, -1 for a held-out hit only, else 0."""
-        return self.training.astype(np.int8) - self.held_out.astype(np.int8)
-
-    def over_images(self, confidence: float) -> Interval:
-        """Return the interval of the excess with images as a sample too; see `intervals.excess`."""
-        training = np.bincount(self.groups[self.training], minlength=self.sizes[0])
-        held_out = np.bincount(self.held_out_groups[self.held_out], minlength=self.sizes[1])
-        return excess_of(AttackHits(self.training, self.held_out, training, held_out), confidence).interval
+    def of(self, chosen: np.ndarray | slice) -> AttackHits:
+        """Return what some candidates hit, with held-out images as the control where there are any."""
+        ours, theirs = self.owned[chosen], self.owned_held_out[chosen]
+        credits = np.bincount(self.groups[chosen], weights=ours, minlength=self.training_groups)
+        if self.strata is None:
+            return AttackHits(ours, theirs, credits, np.empty(0))
+        control = np.bincount(self.held_out_groups[chosen], weights=theirs, minlength=len(self.strata.held_out))
+        return AttackHits(ours, theirs, credits, control, strata=self.strata)
 
 
 class GateClaim(NamedTuple):
@@ -93,6 +96,11 @@ class GateClaim(NamedTuple):
     """How the bets on a rate below the limit are weighed."""
 
     @property
+    def total(self) -> int:
+        """Candidates that the claim is about."""
+        return self.counts.total
+
+    @property
     def mean(self) -> float:
         """The mean of the values at the limit."""
         return self.scale * self.limit
@@ -105,8 +113,52 @@ class GateClaim(NamedTuple):
         """Return the p-value of "the rate is at least the limit"."""
         return self._last(p_below(self.counts, self.mean, self.weights))
 
+    def finding(self, p_fail: float, alpha: float, beta: float) -> "Finding":
+        """Return what is known; see `finding`."""
+        return finding(self, p_fail, alpha, beta)
+
+    def course(self, alpha: float, beta: float, hypotheses: int, points: int = 60) -> "Course":
+        """Return how the claim came about; see `course`."""
+        return course(self, alpha, beta, hypotheses, points)
+
     def _last(self, p: np.ndarray) -> float:
         return float(p[-1]) if len(p) else 1.0
+
+
+class Claim(Protocol):
+    """A claim of either kind: tested after every candidate, or at looks."""
+
+    @property
+    def attack(self) -> str:
+        """Name of the attack."""
+
+    @property
+    def limit_name(self) -> str:
+        """Which limit of the policy."""
+
+    @property
+    def limit(self) -> float:
+        """The limit itself."""
+
+    @property
+    def least(self) -> float:
+        """The smallest rate there can be."""
+
+    @property
+    def total(self) -> int:
+        """Candidates that the claim is about."""
+
+    def p_fail(self) -> float:
+        """Return the p-value of "the rate is at most the limit"."""
+
+    def p_pass(self) -> float:
+        """Return the p-value of "the rate is at least the limit"."""
+
+    def finding(self, p_fail: float, alpha: float, beta: float) -> "Finding":
+        """Return what is known, with Holm's p and alpha at Holm's strictest step."""
+
+    def course(self, alpha: float, beta: float, hypotheses: int, points: int = 60) -> "Course":
+        """Return how the claim came about."""
 
 
 class Finding(NamedTuple):
@@ -128,6 +180,8 @@ class Finding(NamedTuple):
     """After how many candidates the claim was settled."""
     needed: int | None
     """Candidates in all that would settle it, were the rates to stay; None where they never would, or it is."""
+    note: str = ""
+    """Why it could not be settled, where more candidates are no help."""
 
 
 class Course(NamedTuple):
@@ -146,12 +200,39 @@ class Answer(NamedTuple):
     passes: bool
 
 
-def matched(shard: ShardScores, measure: Measure, positions: tuple[np.ndarray, np.ndarray]) -> Matched:
-    """Return a shard's best matches; `positions` has each training and each held-out image's group, 0 up."""
+class Sides(NamedTuple):
+    """How references take part: each one's duplicate group, 0 up among those that do, which are left out, and classes.
+
+    `positions` and `left_out` hold an array per side, training first; `strata` is None without held-out images.
+    """
+
+    positions: tuple[np.ndarray, np.ndarray]
+    left_out: tuple[np.ndarray, np.ndarray]
+    strata: Strata | None
+    groups: tuple[int, int]
+    """Duplicate groups that take part, by side."""
+
+    @classmethod
+    def of(cls, groups: tuple[np.ndarray, np.ndarray], left_out: tuple[np.ndarray, np.ndarray]) -> "Sides":
+        """Take each reference's group, and which references lie in groups of both sides, by side."""
+        positions, images = [], []
+        for own, gone in zip(groups, left_out, strict=True):
+            names, place = np.unique(own[~gone], return_inverse=True)
+            whole = np.zeros(len(own), dtype=np.int64)
+            whole[~gone] = place
+            positions.append(whole)
+            images.append(np.bincount(place, minlength=len(names)))
+        strata = size_classes(images[0], images[1]) if len(images[1]) and len(images[0]) else None
+        return cls((positions[0], positions[1]), left_out, strata, (len(images[0]), len(images[1])))
+
+
+def matched(shard: ShardScores, measure: Measure, sides: Sides) -> Matched:
+    """Return a shard's best matches among the references that take part."""
     columns: list[np.ndarray] = []
-    for side, own in zip(SIDES, positions, strict=True):
+    for side, own, gone in zip(SIDES, sides.positions, sides.left_out, strict=True):
         if len(own):
-            columns += [shard.best_scores(measure, side), own[shard.best_ids(side)]]
+            out = gone if gone.any() else None
+            columns += [shard.best_scores(measure, side, out), own[shard.best_ids(side, out)]]
         else:
             columns += [np.full(len(shard.candidates), np.nan), np.zeros(len(shard.candidates), dtype=np.int64)]
     return Matched(shard.candidates, ~shard.valid, *columns)
@@ -164,37 +245,38 @@ def joined(parts: Sequence[Matched]) -> Matched:
     return Matched(*(np.concatenate(columns) for columns in zip(nothing, *parts, strict=True)))
 
 
-def tested(found: Matched, tau: float, sizes: tuple[int, int], measure: Measure) -> Tested:
+def tested(found: Matched, tau: float, sides: Sides, measure: Measure) -> Tested:
     """Return what these candidates hit at the threshold tau."""
     ours, theirs = (hits.within(scores, tau, measure) for scores in (found.training, found.held_out))
-    return Tested(found.numbers, ours, theirs, found.groups, found.held_out_groups, sizes)
+    near, far = (hits.as_distances(scores, measure) for scores in (found.training, found.held_out))
+    return Tested(
+        found.numbers,
+        ours,
+        theirs,
+        found.groups,
+        found.held_out_groups,
+        owned=ours * np.where(near == far, 0.5, ~(far < near)),
+        owned_held_out=theirs * np.where(near == far, 0.5, ~(near < far)),
+        strata=sides.strata,
+        training_groups=sides.groups[0],
+    )
 
 
-def claims_of(
-    attack: str, found: Tested, limits: Limits, baseline: np.ndarray | None, background: float | None
-) -> list[GateClaim]:
-    """Return the claims of one attack, one per limit; `baseline` is z by candidate number from 0.
+def raw_claim(attack: str, name: str, limit: float, found: Tested, background: float | None) -> GateClaim:
+    """Return the claim that the rate of hits on training images, whoever owns them, lies below a limit.
 
-    Candidates that the baseline does not have say nothing about the margin and are left out of it. `background` is
-    the held-out hit rate to which the threshold was calibrated, on other candidates; it makes a pass cheaper.
+    `background` is the chance rate to which the threshold was calibrated, on other candidates; it makes a pass cheaper.
     """
-    claims = []
-    if limits.excess is not None:
-        weights = WEIGHTS if background is None else informed_weights(limits.excess, background)
-        claims.append(GateClaim(attack, "excess", limits.excess, count(found.signs), weights=weights))
-    if limits.raw_rate is not None:
-        claims.append(GateClaim(attack, "raw_rate", limits.raw_rate, count(found.training), least=0.0))
-    if limits.group_rate is not None:
-        counts = _most_hit(found)
-        claims.append(GateClaim(attack, "group_rate", limits.group_rate, counts, least=0.0, hypotheses=found.sizes[0]))
-    if limits.baseline_margin is not None and baseline is not None:
-        both = found.numbers < len(baseline)
-        gaps = (found.signs[both] - baseline[found.numbers[both]]) / 2
-        claims.append(GateClaim(attack, "baseline_margin", limits.baseline_margin, count(gaps), 0.5, -2.0))
-    return claims
+    weights = WEIGHTS if background is None else informed_weights(limit, background)
+    return GateClaim(attack, name, limit, count(found.training), least=0.0, weights=weights)
 
 
-def decide(claims: Sequence[GateClaim], alpha: float, beta: float, hypotheses: int) -> Answer:
+def group_claim(attack: str, limit: float, found: Tested) -> GateClaim:
+    """Return the claim that no duplicate group is hit more often than a limit."""
+    return GateClaim(attack, "group_rate", limit, _most_hit(found), least=0.0, hypotheses=found.training_groups)
+
+
+def decide(claims: Sequence[Claim], alpha: float, beta: float, hypotheses: int) -> Answer:
     """Hold every claim against its limit; any rejection by Holm's method begins with that of the smallest p.
 
     `hypotheses` counts the claims that were not tested, too, so that it does not matter which were.
@@ -205,16 +287,16 @@ def decide(claims: Sequence[GateClaim], alpha: float, beta: float, hypotheses: i
     return Answer(fails, settled(claims, beta))
 
 
-def settled(claims: Sequence[GateClaim], beta: float) -> bool:
+def settled(claims: Sequence[Claim], beta: float) -> bool:
     """Return whether every one of these claims is shown, so that more candidates would add nothing."""
     return all(claim.p_pass() <= beta for claim in claims)
 
 
-def findings(claims: Sequence[GateClaim], alpha: float, beta: float, hypotheses: int) -> list[Finding]:
+def findings(claims: Sequence[Claim], alpha: float, beta: float, hypotheses: int) -> list[Finding]:
     """Return estimate, bounds and what would settle it, by claim."""
     untested = [1.0] * (hypotheses - len(claims))
     adjusted = holm([*(claim.p_fail() for claim in claims), *untested])[: len(claims)]
-    return [_finding(claim, p, alpha / hypotheses, beta) for claim, p in zip(claims, adjusted, strict=True)]
+    return [claim.finding(p, alpha / hypotheses, beta) for claim, p in zip(claims, adjusted, strict=True)]
 
 
 def course(claim: GateClaim, alpha: float, beta: float, hypotheses: int, points: int = 60) -> Course:
@@ -231,8 +313,8 @@ def course(claim: GateClaim, alpha: float, beta: float, hypotheses: int, points:
     )
 
 
-def _finding(claim: GateClaim, p_fail: float, alpha: float, beta: float) -> Finding:
-    """Return what is known; `alpha` is that of Holm's strictest step.
+def finding(claim: GateClaim, p_fail: float, alpha: float, beta: float) -> Finding:
+    """Return what is known of a rate; `alpha` is that of Holm's strictest step.
 
     Bounds are those after the last candidate at which the claim was answered: evidence may fade again, an answer
     that was reached at a stated error does not.

@@ -15,16 +15,17 @@ import numpy as np
 
 from ..contracts import Attack
 from ..data.pair import Pair
-from ..data.references import References
+from ..data.references import References, shared_groups
 from ..errors import AttackFailed, TooFew
 from ..files import read_json
 from ..protocol import CONFIDENCE
+from ..stats.comparison import excess_of
 from ..stats.intervals import Interval
 from . import checks as gate_checks
 from .attack_stages import AttackProgress, Stages, Stopped, named
 from .baseline import Baseline, BaselineAttack, check_comparable, stored_facts
 from .checks import GateCheck
-from .claims import Answer, Finding, GateClaim, Tested, decide, findings, settled
+from .claims import Answer, Claim, Finding, Sides, Tested, decide, findings, settled
 from .policy import Limits, Policy
 from .source import NOTHING, ScoreSource, Spent
 
@@ -47,8 +48,8 @@ class AttackNumbers(NamedTuple):
     held_out_hits: int
     groups: int
     """Duplicate groups of training images that were hit."""
-    over_images: Interval
-    """95 % interval of the excess if the images, too, were drawn anew; no part of the decision."""
+    excess: Interval | None
+    """95 % interval of the excess at the last candidate alone; no part of the decision. None without a control."""
     baseline: str | None
     """What the candidates were compared with."""
     paired: bool
@@ -73,7 +74,7 @@ class Decision:
     """Attacks that were not begun, because a leak was certain before."""
     unchecked: list[str] = field(default_factory=list)
     """What could not be looked at, and why; it does not take a pass away."""
-    claims: list[GateClaim] = field(default_factory=list)
+    claims: list[Claim] = field(default_factory=list)
     """What the findings were taken from, candidate by candidate."""
     spent: Spent = NOTHING
     folder: Path | None = None
@@ -111,10 +112,15 @@ def decide_on(
         fixed = policy.threshold.fixed
         for line in lines:
             line.yardstick = BaselineAttack(baseline, line.attack, policy.seed, source.measure, fixed)
-    sides = (references.training, references.held_out)
-    positions = tuple(np.unique(side.groups, return_inverse=True)[1] for side in sides)
-    stages = Stages(source, policy, references, limits, (positions[0], positions[1]))
-    judged = _Judged(lines, policy, len(lines) * len(limits.model_dump(exclude_none=True)))
+    shared = shared_groups(references.groups())
+    nothing = np.zeros(0, dtype=bool)
+    sides = Sides.of(
+        (references.training.groups, references.held_out.groups),
+        (shared["training"], shared.get("held_out", nothing)),
+    )
+    hypotheses = len(lines) * len(limits.model_dump(exclude_none=True))
+    stages = Stages(source, policy, references, limits, sides, hypotheses)
+    judged = _Judged(lines, policy, hypotheses)
     if judged.hypotheses:  # else nothing can be claimed, whatever the candidates are
         _begin(stages, judged)
         _go_on(stages, judged)
@@ -134,7 +140,7 @@ class _Judged:
     hypotheses: int
     """Claims of all attacks together: what a fail is corrected for, whichever of them were tested in the end."""
 
-    def claims(self) -> list[GateClaim]:
+    def claims(self) -> list[Claim]:
         """Return the claims of every attack so far."""
         return [claim for line in self.lines for claim in line.claims]
 
@@ -202,7 +208,7 @@ def _decision(judged: _Judged, pair: Pair, checks: list[GateCheck], unchecked: l
 
 
 def _numbers(line: AttackProgress, found: Tested) -> AttackNumbers:
-    yardstick = line.yardstick
+    yardstick, hits = line.yardstick, found.of(slice(None))
     return AttackNumbers(
         attack=line.attack.name,
         threshold=line.tau,
@@ -211,7 +217,7 @@ def _numbers(line: AttackProgress, found: Tested) -> AttackNumbers:
         training_hits=int(found.training.sum()),
         held_out_hits=int(found.held_out.sum()),
         groups=len(np.unique(found.groups[found.training])),
-        over_images=found.over_images(CONFIDENCE),
+        excess=excess_of(hits, CONFIDENCE).interval if hits.controlled else None,
         baseline=None if yardstick is None else yardstick.name,
         paired=yardstick is not None and yardstick.paired,
     )

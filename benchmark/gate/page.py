@@ -12,7 +12,7 @@ from ..files import write_text
 from ..reports.page import scrubbed
 from ..reports.plot_style import ALARM, INK, SOFT, TRAINING, canvas, inline, styled, to_svg
 from ..reports.templates import environment
-from .claims import MEANINGS, Course, GateClaim, course
+from .claims import MEANINGS, Claim, Course
 from .text import explanations, headline, rows
 
 if TYPE_CHECKING:
@@ -60,9 +60,9 @@ def panels(decision: "Decision") -> list[Panel]:
     """Return one picture for each claim that has candidates."""
     alpha, beta, hypotheses = decision.policy.alpha, decision.policy.beta, decision.hypotheses
     found = []
-    for number, claim in enumerate(claim for claim in decision.claims if claim.counts.total):
+    for number, claim in enumerate(claim for claim in decision.claims if claim.total):
         with styled():
-            own = course(claim, alpha, beta, hypotheses)
+            own = claim.course(alpha, beta, hypotheses)
             svg = to_svg(_drawn(claim, own), f"gate-{number}")
         said = (
             f"{claim.attack}, {MEANINGS[claim.limit_name]}: {own.rate[-1]:.2%} of {own.candidates[-1]:,} candidates, "
@@ -72,7 +72,7 @@ def panels(decision: "Decision") -> list[Panel]:
     return found
 
 
-def _drawn(claim: GateClaim, own: Course) -> "Figure":
+def _drawn(claim: Claim, own: Course) -> "Figure":
     """Draw the rate and its bounds over the tested candidates, and the limit that they must leave."""
     figure, axes = canvas(height=2.5)
     low, high, limit = 100 * own.low, 100 * own.high, 100 * claim.limit

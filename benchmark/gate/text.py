@@ -44,8 +44,9 @@ def explanations(decision: "Decision") -> list[str]:
     lines += [_sentence(found, policy.alpha, policy.beta) for found in decision.findings]
     if decision.findings:
         lines.append(
-            f"bounds hold at every time: a model within the limits fails with a chance of at most {policy.alpha:.0%} "
-            f"(Holm over {decision.hypotheses}), one beyond a limit passes with at most {policy.beta:.0%}"
+            f"bounds hold at every look: a model within the limits fails with a chance of at most {policy.alpha:.0%} "
+            f"(Holm over {decision.hypotheses}), one beyond a limit passes with at most {policy.beta:.0%}; of this one "
+            f"preparation of each attack"
         )
     lines += [_numbers(found) for found in decision.attacks]
     lines += [f"{name}: not begun, as the answer was certain before" for name in decision.not_needed]
@@ -68,7 +69,7 @@ def as_dict(decision: "Decision") -> dict[str, Any]:
         "checks": [check._asdict() for check in decision.checks],
         "unchecked": decision.unchecked,
         "reasons": decision.reasons,
-        "attacks": [{**found._asdict(), "over_images": list(found.over_images)} for found in decision.attacks],
+        "attacks": [{**found._asdict(), "excess": found.excess and list(found.excess)} for found in decision.attacks],
         "findings": [found._asdict() for found in decision.findings],
         "hypotheses": decision.hypotheses,
         "not_needed": decision.not_needed,
@@ -147,6 +148,8 @@ def _sentence(found: Finding, alpha: float, beta: float) -> str:
         return f"{what}: below {limit}, at most {_share(found.high)} (p = {found.p_pass:.2g}, after {found.after:,})"
     if not found.candidates:
         return f"{what}: no candidate could be compared"
+    if found.note:
+        return f"{what}: {_share(found.low)} to {_share(found.high)} holds {limit}; cannot tell: {found.note}"
     settle = "no number of candidates would settle it at the present rate; change the limit or the threshold"
     if found.needed is not None:
         settle = f"about {found.needed:,} candidates would settle it, were the rates to stay"
@@ -160,11 +163,9 @@ def _numbers(found: "AttackNumbers") -> str:
         f"{found.candidates:,} candidates at threshold {found.threshold:.4f} ({how}), {found.groups:,} groups hit"
     )
     if found.candidates:
-        low, high = (_share(end) for end in found.over_images)
-        text += (
-            f"; 3/N = {3 / found.candidates:.2%} is the least that so many candidates could exclude without a hit; "
-            f"with other images of the same kind the excess may be {low} to {high}"
-        )
+        text += f"; 3/N = {3 / found.candidates:.2%} is the least that so many candidates could exclude without a hit"
+    if found.excess is not None:
+        text += f"; excess {_share(found.excess.low)} to {_share(found.excess.high)}, looked at once"
     if found.baseline is not None:
         how = "both started from the same noise" if found.paired else "from other noise, as it has other seeds"
         text += f"; compared with {found.baseline} ({how})"

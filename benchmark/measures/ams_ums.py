@@ -37,6 +37,15 @@ def found_at_once(pair_rows: np.ndarray) -> float:
     return float((counts**2).sum() / finds) if finds else 1.0
 
 
+def found_alone(pair_rows: np.ndarray, pair_ids: np.ndarray) -> np.ndarray:
+    """Return how many references each candidate alone has in the band, (candidates up to the last one with a pair,).
+
+    `pair_rows` and `pair_ids` (pairs in band,) are candidate and reference of each pair.
+    """
+    often = np.bincount(pair_ids)
+    return np.bincount(pair_rows[often[pair_ids] == 1])
+
+
 def best_frequencies(
     best_ids: np.ndarray, best_scores: np.ndarray, band: Band, references: int, measure: Directed
 ) -> np.ndarray:
@@ -49,9 +58,10 @@ def best_frequencies(
 
 
 def by_group(frequencies: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Add up per-reference counts by duplicate group (one entry per group that has a reference)."""
+    """Add up per-reference counts by duplicate group (one entry per group that has a reference); halves stay halves."""
     _, position = np.unique(groups, return_inverse=True)
-    return np.bincount(position, weights=frequencies, minlength=position.max(initial=-1) + 1).astype(np.int64)
+    total = np.bincount(position, weights=frequencies, minlength=position.max(initial=-1) + 1)
+    return total.astype(np.asarray(frequencies).dtype)
 
 
 def percentile_of_best(best_scores: np.ndarray, measure: Directed, q: float = 95.0) -> float | None:

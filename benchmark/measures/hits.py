@@ -76,6 +76,11 @@ def cumulative_bands(bands: Sequence[Band], measure: Directed) -> list[Band]:
     ]
 
 
+def nested_bands(measure: Measure) -> list[Band]:
+    """Return the closest band and its unions with the others, each within the next: the bands that a verdict reads."""
+    return [*measure.bands[:1], *cumulative_bands(measure.bands, measure)]
+
+
 def all_bands(measure: Measure) -> list[Band]:
     """Return the measure's bands, closest first, and then their unions."""
     return [*measure.bands, *cumulative_bands(measure.bands, measure)]

@@ -31,6 +31,7 @@ class NormalizedL2(Measure):
     distance: ClassVar[bool] = True
     bands = (Band("high", 0.0, 0.5), Band("mid", 0.5, 0.75), Band("low", 0.75, 1.0))
     floor = 1.0
+    decides = False
 
     def __init__(self, options: list[str] | None = None) -> None:
         given = {option[:1]: option[1:] for option in options or []}
@@ -88,6 +89,7 @@ class NormalizedL2Combined(NormalizedL2):
 
     name: ClassVar[str] = "nl2c"
     title: ClassVar[str] = "normalised L2, one normaliser for both sides"
+    decides = True
 
     def check(self, training: int, held_out: int, allow_dense: bool) -> None:
         """Refuse pairs without held-out images too: the normaliser reads them."""

@@ -5,7 +5,7 @@ from typing import Any
 
 from ..files import read_json
 from ..results.run_folder import RunFolder
-from ..results.schema import BandResult, Cost, Effort, Estimate, Metrics, Result
+from ..results.schema import Claim, Cost, Effort, Estimate, Metrics, Rate, Result
 from ..results.tuning_curve import Curve
 
 
@@ -135,10 +135,10 @@ def measure_rows(results: list[Result], *, claims_excess: bool = True, detailed:
                 "band": band.band,
                 "AMS": percent(band.training.ams),
                 "UMS": percent(band.training.ums),
-                "unique": band.training.ums_best.count,
+                "unique groups": band.training.groups,
             }
             if detailed:
-                row |= {"unique groups": band.training.groups, "largest group": band.training.largest_group}
+                row["largest group"] = band.training.largest_group
             if detailed and matched:
                 row["matched AMS"] = "-" if band.matched_ams is None else f"{100 * band.matched_ams:.2f}"
             if control := band.reference or band.held_out:
@@ -199,6 +199,7 @@ def comparison_rows(metrics: Metrics) -> list[dict[str, Any]]:
             "attack": found.first,
             "against": found.second,
             "seed": found.seed,
+            "band": found.band,
             f"difference of {'AMS' if metrics.control == 'none' else 'excess'}": percent(found.difference),
             "ratio": _ratio(found.ratio),
             "p (Holm)": f"{found.p:.2g}",
@@ -331,44 +332,63 @@ def percent(rate: Estimate | None) -> str:
     """Return a rate or difference and its interval in percent, "-" without one."""
     if rate is None:
         return "-"
+    if isinstance(rate, Rate) and rate.one_sided:
+        return f"{100 * rate.value:.2f} [at least {100 * rate.low:.2f}]"
     return f"{100 * rate.value:.2f} [{100 * rate.low:.2f}, {100 * rate.high:.2f}]"
 
 
 def verdicts(metrics: Metrics) -> list[str]:
-    """Say in plain words, for each attack and seed, what the headline measure's closest band shows."""
+    """Say in plain words what each attack shows, over all nested bands of the measure that decides.
+
+    Without a fair control there are rates only, a line for each attack and seed.
+    """
+    if metrics.claims_excess:
+        return [f"{_who(claim)}: {claim_words(claim, metrics.control)}." for claim in metrics.claims]
     if not metrics.results:
         return []
     headline = metrics.results[0].measure
     lines = []
     for result in by_measure(metrics)[headline]:
+        who = f"{result.attack}, seed {result.seed}"
         if not result.bands:
-            lines.append(f"{result.attack}, seed {result.seed}: {headline} has no fixed bands, so no verdict.")
+            lines.append(f"{who}: {headline} has no fixed bands, so no verdict.")
             continue
-        band = result.bands[0]
-        said = _excess_verdict(band) if metrics.claims_excess else _raw_verdict(band)
-        lines.append(f"{result.attack}, seed {result.seed}, {result.candidates:,} candidates: {said}.")
+        lines.append(f"{who}, {result.candidates:,} candidates: {_raw_verdict(result)}.")
     return lines
 
 
-def _raw_verdict(band: BandResult) -> str:
-    """Say what was hit where no excess is claimed."""
-    hits = f"hits {percent(band.training.ams)} % on training"
-    if band.held_out is None:
-        return f"{hits} images; raw rates, no control: how many are chance hits is not known"
-    held_out = percent(band.held_out.ams)
-    return f"{hits} and {held_out} % on held-out images; the control is a surrogate, so no excess is claimed"
+def claim_words(claim: Claim, control: str) -> str:
+    """Say what a claim says, without a full stop."""
+    over = "a reference model" if control == "reference-model" else "held-out images"
+    closest, widest = claim.bands[0], claim.bands[-1]
+    if claim.says == "excess":
+        named = [band for band in claim.bands if band.band in (claim.closest, claim.widest)]
+        shown = " and ".join(f"{band.band} (p = {band.p:.2g}, at least {100 * band.at_least:.2f} %)" for band in named)
+        return f"finds training images; excess over {over} in band{'s' if len(named) > 1 else ''} {shown}"
+    if claim.says == "control does not fit":
+        return f"is nearer to {over} than to training images, which no leak explains: the control does not fit"
+    unseen = f"a leak of up to {100 * widest.at_most:.2f} % of the candidates could have gone unseen"
+    if closest is not widest:
+        unseen += f", up to {100 * closest.at_most:.2f} % in band {closest.band}"
+    if claim.says == "cannot tell":
+        least = "no number of groups is" if claim.least_groups is None else f"{claim.least_groups} hit groups are"
+        return (
+            f"cannot tell by this control: {claim.groups_hit} groups are hit, and {least} needed before its test can "
+            f"speak; use more held-out images or a reference model ({unseen})"
+        )
+    return f"shows no excess over {over}; {unseen}"
 
 
-def _excess_verdict(band: BandResult) -> str:
-    """Say what the excess and its interval show."""
-    assert band.excess is not None
-    low, high = 100 * band.excess.low, 100 * band.excess.high
-    over = "a reference model" if band.reference else "held-out images"
-    if low > 0:
-        said = f"finds {band.training.groups} unique groups of training images; excess {low:.2f} to {high:.2f} %"
-        return said + (f" over {over}" if band.reference else "")
-    if high < 0 and band.reference:
-        return f"hits training images less than {over} does, which no leak explains ({low:.2f} to {high:.2f} %)"
-    if high < 0:
-        return f"is nearer to held-out than to training images, which no leak explains ({low:.2f} to {high:.2f} %)"
-    return f"shows no excess over {over}; at most {high:.2f} % could have gone unseen"
+def _who(claim: Claim) -> str:
+    seeds = f"seed {claim.seeds[0]}" if len(claim.seeds) == 1 else f"{len(claim.seeds)} preparations"
+    return f"{claim.attack}, {seeds}, {claim.candidates:,} candidates"
+
+
+def _raw_verdict(result: Result) -> str:
+    """Say what was hit where no excess is claimed, in the closest and in the widest band."""
+    shown = [result.bands[0], *result.bands[-1:]] if len(result.bands) > 1 else result.bands
+    hits = " and ".join(f"{percent(band.training.ams)} % in band {band.band}" for band in shown)
+    if result.bands[0].held_out is None:
+        return f"hits training images, {hits}; raw rates, no control: how many are chance hits is not known"
+    held_out = " and ".join(f"{percent(band.held_out.ams)} %" for band in shown if band.held_out)
+    return f"hits training images, {hits}, held-out ones {held_out}; a surrogate control: no excess is claimed"

@@ -1,19 +1,15 @@
 """How to read a run: one headline in plain words, and the checks that it rests on."""
 
-from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
-from ..results.schema import Estimate, Metrics, Result
-from .tables import by_measure
+from ..results.schema import Claim, Metrics
+from .tables import claim_words
 
 Tone = Literal["leak", "clear", "open"]
 """Training images were found; none were seen; nothing can be said."""
 
 State = Literal["good", "look", "missing"]
 """As it should be; read the verdict with care; not checked."""
-
-Claimed = Sequence[tuple[Result, Estimate]]
-"""Results with the excess of their closest band."""
 
 
 class Headline(NamedTuple):
@@ -33,25 +29,48 @@ class VerdictCheck(NamedTuple):
 
 
 def headline(metrics: Metrics) -> Headline:
-    """Say in a title and two sentences what the closest band of the first measure shows over all attacks."""
-    results = by_measure(metrics)[metrics.results[0].measure] if metrics.results else []
-    banded = [result for result in results if result.bands]
-    if not banded:
-        measure = results[0].measure if results else "the measure"
+    """Say in a title and a few sentences what all attacks show, over all nested bands of the measure that decides."""
+    if not any(result.bands for result in metrics.results):
+        measure = metrics.results[0].measure if metrics.results else "the measure"
         said = f"{measure} has no fixed bands, so no score counts as a hit. The figures show how near images come."
         return Headline("open", f"{metrics.pair}: no verdict", said)
-    claimed = [(result, excess) for result in banded if (excess := result.bands[0].excess) is not None]
-    if not metrics.claims_excess or not claimed:
+    claims = metrics.claims
+    if not metrics.claims_excess or not claims:
         return Headline("open", f"{metrics.pair}: rates, but no verdict", _unclaimed(metrics))
-    if any(excess.low > 0 for _, excess in claimed):
-        return Headline("leak", f"{metrics.pair} gives training images away", _leak(metrics, claimed))
-    if any(excess.high < 0 for _, excess in claimed):
+    says = {claim.says for claim in claims}
+    if "excess" in says:
+        return Headline("leak", f"{metrics.pair} gives training images away", _leak(metrics))
+    if "control does not fit" in says:
         said = (
             f"Training images are hit less often than {_control_in_words(metrics)}, which no leak explains. Check that "
             f"the training set of the pair is the one that the model was trained on."
         )
         return Headline("open", f"{metrics.pair}: the control does not fit", said)
-    return Headline("clear", f"{metrics.pair}: no leak was seen", _no_leak(metrics, claimed))
+    said = " ".join(f"{claim.attack} {claim_words(claim, metrics.control)}." for claim in claims)
+    if "cannot tell" in says:
+        return Headline("open", f"{metrics.pair}: cannot tell by this control", said)
+    return Headline("clear", f"{metrics.pair}: no leak was seen", _no_leak(metrics))
+
+
+def strongest(metrics: Metrics) -> str | None:
+    """Return the attack that a test calls stronger than each other one in some band, and none weaker; else None.
+
+    The only attack of a run is its strongest.
+    """
+    attacks = list(dict.fromkeys(result.attack for result in metrics.results))
+    if len(attacks) == 1:
+        return attacks[0]
+    beats: dict[str, set[str]] = {name: set() for name in attacks}
+    loses: dict[str, set[str]] = {name: set() for name in attacks}
+    for found in metrics.comparisons:
+        first, second = found.first, found.second
+        if found.verdict.startswith(("finds fewer", "hits fewer")):
+            first, second = second, first
+        elif not found.verdict.startswith(("finds more", "hits more")):
+            continue
+        beats[first].add(second)
+        loses[second].add(first)
+    return next((name for name in attacks if len(beats[name]) == len(attacks) - 1 and not loses[name]), None)
 
 
 def checks(
@@ -72,6 +91,11 @@ def checks(
 
 
 def _unclaimed(metrics: Metrics) -> str:
+    if metrics.claims_excess:
+        return (
+            f"{metrics.results[0].measure} cannot decide: it measures training and held-out images by rulers of their "
+            f"own, or the results were written before verdicts read all bands. Take another measure, or run again."
+        )
     if metrics.control == "iid":
         why = "Training and held-out images are distinguishable by a classifier"
     elif metrics.control == "none":
@@ -81,31 +105,47 @@ def _unclaimed(metrics: Metrics) -> str:
     return f"{why}, so hits alone do not show that images come from training. The rates stand for themselves."
 
 
-def _leak(metrics: Metrics, claimed: Claimed) -> str:
-    """Say how many attacks find training images, and what the one with the largest excess finds."""
-    best = max(claimed, key=lambda pair: pair[1].value)[0]
-    band, found = best.bands[0], [excess for _, excess in claimed if excess.low > 0]
-    who = "The attack hits" if len(claimed) == 1 else f"{len(found)} of {_attacks(claimed)} hit"
-    seed = f" (seed {best.seed})" if _seeds(claimed) > 1 else ""
-    hits, share = f"{band.training.ams.count:,}", f"{100 * band.training.ams.value:.1f} %"
-    if band.reference:
-        chance = f"as are {band.reference.ams.count:,} of the reference model's"
+def _leak(metrics: Metrics) -> str:
+    """Say how many attacks find training images, which is the strongest by the tests, and what one of them finds."""
+    found = [claim for claim in metrics.claims if claim.says == "excess"]
+    best = strongest(metrics)
+    shown = next((claim for claim in found if claim.attack == best), None)
+    if shown is None:
+        shown = max(found, key=lambda claim: max(band.at_least for band in claim.bands))
+    who = "The attack finds" if len(metrics.claims) == 1 else f"{len(found)} of {len(metrics.claims)} attacks find"
+    over = f"{who} training images more often than {_control_in_words(metrics)}."
+    if len(metrics.claims) == 1:
+        name = f"{shown.attack} "
+    elif best == shown.attack:
+        name = f"{shown.attack}, the strongest by every test, "
     else:
-        chance = f"{band.held_out.ams.count if band.held_out else 0:,} of a held-out one"
+        over += " No test names one of them the strongest."
+        name = f"{shown.attack} "
+    return f"{over} {name}{claim_words(shown, metrics.control)}.{_shown_groups(metrics, shown)}"
+
+
+def _shown_groups(metrics: Metrics, claim: Claim) -> str:
+    """Say what an attack hit, in the widest band in which it has an excess."""
+    results = [r for r in metrics.results if (r.attack, r.measure) == (claim.attack, claim.measure)]
+    bands = [band for result in results for band in result.bands if band.band == claim.widest]
+    hits, candidates = sum(band.training.ams.count for band in bands), sum(result.candidates for result in results)
+    groups = max(band.training.groups for band in bands)
+    each = "" if len(bands) == 1 else "up to "
     return (
-        f"{who} training images more often than {_control_in_words(metrics)}. The strongest, {best.attack}{seed}: of "
-        f'{best.candidates:,} candidates, {hits} ({share}) are close matches (band "{band.band}") of a training '
-        f"image, {chance}. They show {band.training.groups:,} unique groups of training images."
+        f" Of {candidates:,} candidates, {hits:,} ({100 * hits / candidates:.1f} %) match a training image in band "
+        f"{claim.widest}, {each}{groups:,} unique groups of them."
     )
 
 
-def _no_leak(metrics: Metrics, claimed: Claimed) -> str:
-    who = "The attack hits" if len(claimed) == 1 else f"None of {_attacks(claimed)} hits"
-    rather = "no more often than" if len(claimed) == 1 else "more often than"
-    most = max(excess.high for _, excess in claimed)
+def _no_leak(metrics: Metrics) -> str:
+    claims = metrics.claims
+    who = "The attack hits" if len(claims) == 1 else f"None of {len(claims)} attacks hits"
+    rather = "no more often than" if len(claims) == 1 else "more often than"
+    widest, closest = (max(claims, key=lambda claim: claim.bands[place].at_most).bands[place] for place in (-1, 0))
+    narrower = "" if len(claims[0].bands) == 1 else f", up to {100 * closest.at_most:.2f} % in band {closest.band}"
     return (
-        f"{who} training images {rather} {_control_in_words(metrics)}. At {claimed[0][0].candidates:,} candidates "
-        f"each, an excess of up to {100 * most:.2f} % could have gone unseen."
+        f"{who} training images {rather} {_control_in_words(metrics)}. At {claims[0].candidates:,} candidates each, a "
+        f"leak of up to {100 * widest.at_most:.2f} % of them could have gone unseen{narrower}."
     )
 
 
@@ -113,14 +153,6 @@ def _control_in_words(metrics: Metrics) -> str:
     if metrics.control == "reference-model":
         return "a reference model does, which is said not to have seen them"
     return "held-out ones, which the model never saw"
-
-
-def _attacks(claimed: Claimed) -> str:
-    return f"{len(claimed)} attack runs" if _seeds(claimed) > 1 else f"{len(claimed)} attacks"
-
-
-def _seeds(claimed: Claimed) -> int:
-    return len({result.seed for result, _ in claimed})
 
 
 def _control(metrics: Metrics) -> VerdictCheck:

@@ -132,11 +132,13 @@ def _count(scores: UnitScores, measure: Measure) -> int:
 
 
 def _finds(hits: AttackHits, *, held_out: bool) -> Finds:
+    # A tie counts on both sides: finds are whole.
+    groups, control = (np.ceil(credits).astype(np.int64) for credits in (hits.training_credits, hits.control_credits))
     return Finds(
         images=len(hits.training_hits),
-        training=int(hits.training_hits.sum()),
-        held_out=int(hits.control_hits.sum()) if held_out else None,
-        groups=hits.training_credits,
+        training=int(groups.sum()),
+        held_out=int(control.sum()) if held_out else None,
+        groups=groups,
     )
 
 

@@ -1,7 +1,7 @@
 """Every rate of one attack and seed, made from its stored scores alone; the keys are declared in `schema`."""
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -9,15 +9,33 @@ from ..contracts import Band, Measure, Side
 from ..errors import CorruptRun, TooFew
 from ..measures import ams_ums, hits
 from ..protocol import CALIBRATION_RATES, CONFIDENCE
-from ..stats.comparison import AttackHits, Ratio, compare, excess_of, label_swap, sign_flip, verdicts
-from ..stats.intervals import Interval, matched_rate, unique_count, wilson
+from ..stats.comparison import SWAP_SEED, AttackHits, Ratio, compare, excess_of, no_leak_test, verdicts
+from ..stats.intervals import matched_rate, unique_bound, unique_count, wilson
+from ..stats.owned import least_groups, lower_limit, size_classes, upper_limit
 from ..stats.richness import chao1, chao2, curve
-from ..stats.thresholds import HitRate, Matches, calibrate, calibrates, evaluate
-from .schema import BandResult, Calibrated, Compared, Estimate, Percentiles, Point, Rate, Result, Richness, SideResult
+from ..stats.thresholds import Threshold, calibrate, calibrates
+from .schema import (
+    BandClaim,
+    BandResult,
+    Calibrated,
+    Claim,
+    Compared,
+    Estimate,
+    Percentiles,
+    Point,
+    Rate,
+    Result,
+    Richness,
+    Says,
+    SideResult,
+)
 from .unit_scores import Groups, UnitScores
 
-SWAP_SEED = 0
-"""Draws of the label-swap tests."""
+CLUSTER = 3
+"""Images that a find brings, or that a duplicate group has, from which on they come in clusters."""
+
+RARE = 0.2
+"""Share of images found by one candidate alone above which clusters may be missing altogether."""
 
 
 def measure_result(
@@ -70,32 +88,138 @@ def attack_hits(
 ) -> AttackHits:
     """Return which candidates hit in the band, and how often each duplicate group was the best match.
 
-    The control is the reference model's candidates on the training images, else the held-out images. Duplicate
-    groups of both sides take no part.
+    The control is the reference model's candidates on the training images, else the held-out images: then a candidate
+    is owned by the nearer of its two best matches. Duplicate groups of both sides take no part.
     """
-    hits, credits = _hits(measure, band, scores, groups, "training")
+    best = {side: _Best.of(measure, scores, own, side) for side, own in groups.items()}
     if reference is not None:
-        others, their_credits = _hits(measure, band, reference, groups, "training")
-    elif "held_out" in groups:
-        others, their_credits = _hits(measure, band, scores, groups, "held_out")
-    else:
-        others, their_credits = np.zeros_like(hits), np.empty(0, dtype=np.int64)
-    return AttackHits(hits, others, credits, their_credits, same_groups=reference is not None)
+        return best["training"].against(_Best.of(measure, reference, groups["training"], "training"), measure, band)
+    return best["training"].owned(best.get("held_out"), measure, band)
+
+
+class _Best(NamedTuple):
+    """Candidates' best matches on one side, among the references that take part in a comparison."""
+
+    scores: np.ndarray
+    """(N,)"""
+    ids: np.ndarray
+    """(N,) the reference."""
+    groups: np.ndarray
+    """Each reference's duplicate group."""
+    kept: np.ndarray
+    """Which references take part."""
+
+    @classmethod
+    def of(cls, measure: Measure, scores: UnitScores, own: np.ndarray, side: Side) -> "_Best":
+        return cls(scores.matched_scores[measure.id, side], scores.matched_ids[side], own, _kept(scores, own, side))
+
+    def rows(self, chosen: np.ndarray) -> "_Best":
+        """Return the best matches of some candidates."""
+        return self._replace(scores=self.scores[chosen], ids=self.ids[chosen])
+
+    def against(self, other: "_Best", measure: Measure, band: Band) -> AttackHits:
+        """Return hits on the same references of a model's candidates and of a reference model's."""
+        ours, theirs = (hits.in_band(side.scores, band, measure).astype(np.float64) for side in (self, other))
+        return AttackHits(ours, theirs, self.credits(ours), other.credits(theirs), same_groups=True)
+
+    def owned(self, other: "_Best | None", measure: Measure, band: Band) -> AttackHits:
+        """Return hits that this side owns and those that the other side does."""
+        if other is None:
+            ours = hits.in_band(self.scores, band, measure).astype(np.float64)
+            return AttackHits(ours, np.zeros_like(ours), self.credits(ours), np.empty(0))
+        ours, theirs = (hits.in_band(side.scores, band, measure).astype(np.float64) for side in (self, other))
+        if measure.decides:
+            near, far = (hits.as_distances(side.scores, measure) for side in (self, other))
+            ours *= np.where(near == far, 0.5, ~(far < near))
+            theirs *= np.where(near == far, 0.5, ~(near < far))
+        strata = size_classes(self.images(), other.images())
+        return AttackHits(ours, theirs, self.credits(ours), other.credits(theirs), strata=strata)
+
+    def credits(self, shares: np.ndarray) -> np.ndarray:
+        """Return the shares by group that takes part, (groups,), zeros too."""
+        each = np.bincount(self.ids[shares > 0], weights=shares[shares > 0], minlength=len(self.groups))
+        return ams_ums.by_group(each[self.kept], self.groups[self.kept])
+
+    def images(self) -> np.ndarray:
+        """Return how many images each group that takes part has, (groups,)."""
+        own = self.groups[self.kept]
+        return ams_ums.by_group(np.ones(len(own), dtype=np.int64), own)
+
+
+def attack_claim(
+    attack: str, seeds: Sequence[int], bands: Sequence[tuple[Band, AttackHits]], measure: Measure, attacks: int
+) -> Claim:
+    """Return what an attack shows in the nested bands, closest first; its preparations are taken together.
+
+    The level is divided by the number of attacks that are judged together, and by that of the bands where each has a
+    limit of its own; the test takes all bands at once (`stats.owned.swap_test`).
+    """
+    every = [hits for _, hits in bands]
+    alpha = (1 - CONFIDENCE) / attacks
+    chances = np.minimum(1.0, attacks * no_leak_test(every).family)
+    claims = [
+        BandClaim(band=band.name, p=float(p), at_least=low, at_most=high)
+        for (band, hits), p in zip(bands, chances, strict=True)
+        for low, high in [_limits(hits, alpha / len(bands))]
+    ]
+    found = [claim.band for claim in claims if claim.p <= 1 - CONFIDENCE]
+    widest = every[-1]
+    hit = int((widest.training_credits > 0).sum()) + int((widest.control_credits > 0).sum())
+    least = None if widest.same_groups else least_groups(widest.owned().strata, alpha)
+    return Claim(
+        attack=attack,
+        seeds=list(seeds),
+        measure=measure.id,
+        candidates=len(widest.training_hits),
+        says=_says(every, bool(found), hit > 0 and (not widest.same_groups and (least is None or hit < least))),
+        closest=found[0] if found else None,
+        widest=found[-1] if found else None,
+        bands=claims,
+        groups_hit=hit,
+        least_groups=least,
+    )
+
+
+def _says(bands: Sequence[AttackHits], found: bool, too_few: bool) -> Says:
+    if found:
+        return "excess"
+    # An interval wholly below 0: held-out images are hit more often than labels alone explain.
+    if any(excess_of(hits, 1 - (1 - CONFIDENCE) / len(bands)).interval.high < 0 for hits in bands):
+        return "control does not fit"
+    return "cannot tell" if too_few else "none seen"
+
+
+def _limits(hits: AttackHits, level: float) -> tuple[float, float]:
+    """Return the lower limit of the leak at the level that the family leaves, and the upper one at 5 %."""
+    if hits.same_groups:
+        low, high = excess_of(hits, 1 - 2 * level).interval.low, excess_of(hits, 2 * CONFIDENCE - 1).interval.high
+        return max(0.0, low), max(0.0, high)
+    owned = hits.owned()
+    return lower_limit(owned, 0, level, SWAP_SEED), upper_limit(owned, 0, 1 - CONFIDENCE, SWAP_SEED)
 
 
 def compare_attacks(
-    units: Sequence[tuple[str, int]], hits: Sequence[AttackHits], measure: Measure, band: Band
+    units: Sequence[tuple[str, int]], hits: Sequence[Sequence[AttackHits]], measure: Measure, bands: Sequence[Band]
 ) -> list[Compared]:
-    """Compare every two attacks under the same seed, Holm-corrected over all comparisons."""
-    pairs = [(i, j) for j in range(len(units)) for i in range(j + 1, len(units)) if units[i][1] == units[j][1]]
-    found = [compare(hits[i], hits[j], CONFIDENCE) for i, j in pairs]
+    """Compare every two attacks under the same seed in every band, Holm-corrected over all comparisons.
+
+    `hits` holds one entry per unit, and in it one per band.
+    """
+    pairs = [
+        (i, j, band)
+        for j in range(len(units))
+        for i in range(j + 1, len(units))
+        if units[i][1] == units[j][1]
+        for band in range(len(bands))
+    ]
+    found = [compare(hits[i][band], hits[j][band], CONFIDENCE) for i, j, band in pairs]
     return [
         Compared(
             first=units[i][0],
             second=units[j][0],
             seed=units[i][1],
             measure=measure.id,
-            band=band.name,
+            band=bands[band].name,
             difference=Estimate.of(*result.difference),
             ratio=_ratio(result.ratio),
             ratio_refused=result.ratio.refused,
@@ -103,7 +227,7 @@ def compare_attacks(
             verdict=verdict.words,
             smallest_difference=verdict.smallest,
         )
-        for (i, j), result, verdict in zip(pairs, found, verdicts(found, CONFIDENCE), strict=True)
+        for (i, j, band), result, verdict in zip(pairs, found, verdicts(found, CONFIDENCE), strict=True)
     ]
 
 
@@ -111,6 +235,9 @@ def _band_result(
     measure: Measure, band: Band, scores: UnitScores, groups: Groups, reference: UnitScores | None
 ) -> BandResult:
     hits = attack_hits(measure, band, scores, groups, reference)
+    # A reference model's candidates are measured against the same images, so any ruler is one for both.
+    decides = hits.controlled and (measure.decides or hits.same_groups)
+    owned = decides and not hits.same_groups
     return BandResult(
         band=band.name,
         low=band.low,
@@ -118,8 +245,10 @@ def _band_result(
         training=side_result(measure, band, scores, groups, "training"),
         held_out=side_result(measure, band, scores, groups, "held_out") if "held_out" in groups else None,
         reference=side_result(measure, band, reference, groups, "training") if reference else None,
-        excess=Estimate.of(*excess_of(hits, CONFIDENCE)) if hits.controlled else None,
-        label_swap_p=swap_p(hits) if hits.controlled else None,
+        owned_training=float(hits.training_hits.sum()) if owned else None,
+        owned_held_out=float(hits.control_hits.sum()) if owned else None,
+        excess=Estimate.of(*excess_of(hits, CONFIDENCE)) if decides else None,
+        label_swap_p=swap_p(hits) if decides else None,
         matched_ams=_matched_ams(measure, band, scores, groups) if "held_out" in groups else None,
     )
 
@@ -132,22 +261,11 @@ def side_result(measure: Measure, band: Band, scores: UnitScores, groups: Groups
     sizes = ams_ums.by_group(np.ones(len(own), dtype=np.int64), own)
     return SideResult(
         ams=_rate(int(frequencies.sum()), scores.candidates),
-        ums=_unique(*_pair_frequencies(measure, band, scores, side, len(own)), scores.candidates),
+        ums=_ums(measure, band, scores, side, own),
         ums_best=_unique(frequencies, 1.0, scores.candidates),
         groups=int((credits > 0).sum()),
         largest_group=int(sizes[credits > 0].max(initial=0)),
     )
-
-
-def _hits(
-    measure: Measure, band: Band, scores: UnitScores, groups: Groups, side: Side
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return which candidates hit a reference that takes part, and how often each of its groups was hit."""
-    best, own = scores.matched_scores[measure.id, side], groups[side]
-    ids = scores.matched_ids[side]
-    frequencies = ams_ums.best_frequencies(ids, best, band, len(own), measure)
-    kept = _kept(scores, own, side)
-    return hits.in_band(best, band, measure), ams_ums.by_group(frequencies[kept], own[kept])
 
 
 def _kept(scores: UnitScores, own: np.ndarray, side: Side) -> np.ndarray:
@@ -157,10 +275,8 @@ def _kept(scores: UnitScores, own: np.ndarray, side: Side) -> np.ndarray:
 
 
 def swap_p(hits: AttackHits) -> float:
-    """Return the one-sided p of the label-swap test that fits the control."""
-    if hits.same_groups:
-        return sign_flip(hits.training_credits - hits.control_credits, SWAP_SEED).one_sided
-    return label_swap(hits.training_credits, hits.control_credits, SWAP_SEED).one_sided
+    """Return the one-sided p of the test of "no leak" that fits the control, for this band alone."""
+    return float(no_leak_test([hits]).bands[0])
 
 
 def _best_frequencies(measure: Measure, band: Band, scores: UnitScores, side: Side, references: int) -> np.ndarray:
@@ -203,32 +319,37 @@ def _calibrated(measure: Measure, scores: UnitScores, groups: Groups, q: float) 
     try:
         if "held_out" not in groups:
             raise TooFew("no held-out images")
-        matches = {side: _matches(measure, scores, own, side) for side, own in groups.items()}
-        halves = {
-            side: [Matches(found.scores[half], found.groups[half], found.total) for half in (even, ~even)]
-            for side, found in matches.items()
-        }
-        held_out = halves["held_out"]
-        threshold = calibrate(held_out[0].scores, held_out[0].groups, q, distance=measure.distance)
-        found = evaluate(threshold, halves["training"][1], held_out[1], within=partial(hits.within, measure=measure))
+        if not measure.decides:
+            raise TooFew(f"{measure.id} measures both sides by rulers of their own")
+        sides = {side: _Best.of(measure, scores, own, side) for side, own in groups.items()}
+        threshold = _threshold(measure, {side: best.rows(even) for side, best in sides.items()}, q)
     except TooFew as error:
         nothing = dict.fromkeys(("tau", "tau_low", "tau_high", "training", "held_out", "excess"))
         return Calibrated(**known, refused=str(error), **nothing)
+    band = hits.band_to(threshold.tau, measure)
+    rest = {side: best.rows(~even) for side, best in sides.items()}
+    rates = {
+        side: _rate(int(hits.in_band(best.scores, band, measure).sum()), len(best.ids)) for side, best in rest.items()
+    }
+    found = rest["training"].owned(rest["held_out"], measure, band)
     return Calibrated(
         **known,
         refused="",
         tau=threshold.tau,
         tau_low=threshold.interval.low,
         tau_high=threshold.interval.high,
-        training=_hit_rate(found.training),
-        held_out=_hit_rate(found.held_out),
-        excess=Estimate.of(*found.excess),
+        training=rates["training"],
+        held_out=rates["held_out"],
+        excess=Estimate.of(*excess_of(found, CONFIDENCE)),
     )
 
 
-def _matches(measure: Measure, scores: UnitScores, own: np.ndarray, side: Side) -> Matches:
-    total = len(np.unique(own[_kept(scores, own, side)]))
-    return Matches(scores.matched_scores[measure.id, side], own[scores.matched_ids[side]], total)
+def _threshold(measure: Measure, sides: Mapping[Side, _Best], q: float) -> Threshold:
+    ours, theirs = sides["training"], sides["held_out"]
+    nearer = hits.as_distances(ours.scores, measure) < hits.as_distances(theirs.scores, measure)
+    own = np.where(nearer, np.nan, theirs.scores)
+    ratio = len(ours.images()) / len(theirs.images())
+    return calibrate(own, theirs.groups[theirs.ids], q, distance=measure.distance, ratio=ratio)
 
 
 def _richness(measure: Measure, band: Band, scores: UnitScores, groups: np.ndarray) -> Richness:
@@ -251,15 +372,27 @@ def _ratio(found: Ratio) -> Estimate | None:
     return None if found.value is None or found.interval is None else Estimate.of(found.value, found.interval)
 
 
-def _hit_rate(found: HitRate) -> Rate:
-    return Rate(count=found.hits, value=found.value, low=found.interval.low, high=found.interval.high)
-
-
 def _rate(count: int, n: int) -> Rate:
-    return _hit_rate(HitRate(count, count / n, wilson(count, n, CONFIDENCE)))
+    low, high = wilson(count, n, CONFIDENCE)
+    return Rate(count=count, value=count / n, low=low, high=high)
+
+
+def _ums(measure: Measure, band: Band, scores: UnitScores, side: Side, own: np.ndarray) -> Rate:
+    """Return UMS, without an upper end where images come in clusters that are found rarely."""
+    frequencies, at_once = _pair_frequencies(measure, band, scores, side, len(own))
+    seen, once = int((frequencies > 0).sum()), int((frequencies == 1).sum())
+    largest = int(np.bincount(np.unique(own, return_inverse=True)[1]).max(initial=0))
+    if max(at_once, largest) < CLUSTER or once <= RARE * seen:
+        return _unique(frequencies, at_once, scores.candidates)
+    key, n = (measure.id, side), scores.candidates
+    inside = hits.in_band(scores.pair_scores[key], band, measure)
+    alone = ams_ums.found_alone(scores.pair_rows[key][inside], scores.pair_ids[key][inside])
+    return Rate(
+        count=seen, value=seen / n, low=unique_bound(seen, alone, CONFIDENCE) / n, high=seen / n, one_sided=True
+    )
 
 
 def _unique(frequencies: np.ndarray, at_once: float, n: int) -> Rate:
     count = int((frequencies > 0).sum())
     low, high = unique_count(frequencies, len(frequencies), CONFIDENCE, at_once=at_once)
-    return _hit_rate(HitRate(count, count / n, Interval(low / n, high / n)))
+    return Rate(count=count, value=count / n, low=low / n, high=high / n)

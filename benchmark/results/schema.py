@@ -1,6 +1,6 @@
 """Every key of metrics.json, declared once with a sentence. `rates` makes them from committed scores."""
 
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -38,6 +38,10 @@ class Rate(Estimate, _Count):  # in this order the count stays the first field o
     """A count of candidates over N_G, with its interval."""
 
     value: float = Field(description="count / N_G")
+    one_sided: bool = Field(
+        False,
+        description="`low` is a one-sided lower bound at 95 %; above the value nothing is known, and `high` repeats it",
+    )
 
 
 class Calibrated(_Record):
@@ -95,13 +99,21 @@ class BandResult(_Record):
     reference: SideResult | None = Field(
         None, description="candidates of the reference model against the training images; None without such a model"
     )
+    owned_training: float | None = Field(
+        None,
+        description="candidates whose nearest duplicate group of X and H together lies in X, in the band; a tie counts "
+        "1/2; None without held-out images",
+    )
+    owned_held_out: float | None = Field(None, description="the same of H")
     excess: Estimate | None = Field(
-        description="AMS on training minus AMS on held-out images (or: minus AMS of the reference model, same images), "
-        "without duplicate groups that lie on both sides; None without control"
+        description="A = sum over size classes c of a_Xc - (G_Xc / G_Hc) a_Hc, with a the share of candidates that a "
+        "side's groups own and G their number: 0 without a leak at any sizes; the ends are limits of the leak. With a "
+        "reference model: AMS minus its AMS on the same images. Without duplicate groups that lie on both sides; None "
+        "without control, and where the measure has a ruler of its own for either side"
     )
     label_swap_p: float | None = Field(
-        description="one-sided p of the label-swap test: more hits in X than by chance (reference model: sign-flip "
-        "test by duplicate group); None without control"
+        description="one-sided p of the label-swap test for this band alone: X owns more than by chance (reference "
+        "model: sign-flip test by duplicate group); None where there is no excess"
     )
     matched_ams: float | None = Field(
         description="AMS on training images matched to the held-out number, without duplicate groups of both sides; "
@@ -133,7 +145,7 @@ class Result(_Record):
 
 
 class Compared(_Record):
-    """Two attacks on the same candidates, by the headline measure's closest band."""
+    """Two attacks on the same candidates, by the measure and in one of the bands of the claims."""
 
     first: str = Field(description="name of the first attack")
     second: str = Field(description="name of the second attack")
@@ -147,11 +159,44 @@ class Compared(_Record):
         description="excess (without control: AMS) of the first over that of the second; None if refused"
     )
     ratio_refused: str = Field(description="why there is no ratio; empty where there is one")
-    p: float = Field(description="two-sided p, Holm-corrected over all comparisons of the run")
+    p: float = Field(description="two-sided p, Holm-corrected over all comparisons and bands of the run")
     verdict: str = Field(
         description="finds more, finds fewer, no difference seen; of raw rates: hits more (raw rate), ..."
     )
     smallest_difference: float = Field(description="difference that this run sees with a chance of 80 %")
+
+
+class BandClaim(_Record):
+    """What one attack, all its preparations together, shows in one of the nested bands."""
+
+    band: str = Field(description="name of the band")
+    p: float = Field(description="one-sided p of no leak, corrected for all nested bands and attacks of the run")
+    at_least: float = Field(description="lower limit of the leak, all bands and attacks of the run together at 95 %")
+    at_most: float = Field(description="upper limit of the leak, at 95 %")
+
+
+Says = Literal["excess", "none seen", "cannot tell", "control does not fit"]
+
+
+class Claim(_Record):
+    """What an attack shows over its control, by the first measure that decides, in all nested bands together."""
+
+    attack: str = Field(description="name of the attack")
+    seeds: list[int] = Field(description="run seeds, whose candidates are taken together")
+    measure: str = Field(description="id of the measure")
+    candidates: int = Field(description="candidates of all seeds")
+    says: Says = Field(
+        description="an excess; none seen; cannot tell: too few groups are hit for any test; the control does not fit: "
+        "held-out images are hit more often than chance allows"
+    )
+    closest: str | None = Field(description="the closest band with an excess; None without any")
+    widest: str | None = Field(description="the widest band with an excess; None without any")
+    bands: list[BandClaim] = Field(description="nested bands, closest first")
+    groups_hit: int = Field(description="duplicate groups of both sides that own a candidate in the widest band")
+    least_groups: int | None = Field(
+        description="groups that must be hit before the label-swap test can reject at the level in force; None: no "
+        "number is enough, or the control is a reference model"
+    )
 
 
 class Cost(_Record):
@@ -221,7 +266,8 @@ class Metrics(_Record):
     held_out_groups: int = Field(description="duplicate groups in H")
     control_check: ControlCheck | None = Field(description="whether X and H can be told apart; None without H")
     results: list[Result] = Field(description="one per attack, seed and measure")
-    comparisons: list[Compared] = Field(description="every two attacks under the same seed")
+    claims: list[Claim] = Field([], description="what each attack shows; empty without a fair control")
+    comparisons: list[Compared] = Field(description="every two attacks under the same seed, in each nested band")
     costs: list[Cost] = Field(description="one per attack and seed")
     efforts: list[Effort] = Field(
         [], description="what each attack finds at the total cost of each attack of the same seed, in both currencies"

@@ -110,7 +110,7 @@ def _against(metrics: "Metrics", name: str, attack: str) -> tuple[str, str]:
     """Return the difference of `name` from the whole attack and what may be said, seed by seed."""
     differences, verdicts = [], []
     for found in metrics.comparisons:
-        if {found.first, found.second} != {name, attack}:
+        if {found.first, found.second} != {name, attack} or found.band != metrics.comparisons[0].band:
             continue
         value, low, high = (
             100 * part for part in (found.difference.value, found.difference.low, found.difference.high)

@@ -17,17 +17,28 @@ from ..data.fits import Fits
 from ..data.references import shared_groups
 from ..files import cannot_write, read_json, write_atomic, write_json, write_table, write_text
 from ..measures import image_quality
-from ..measures.hits import as_distances, closest
+from ..measures.hits import as_distances, closest, nested_bands
 from ..measures.pair_checks import audit_of_pair, control_of_pair
 from ..measures.scorer import Scorer
 from ..results.copying_figures import copying_file
 from ..results.costs import UnitFinds, costs, unit_finds
-from ..results.rates import attack_hits, compare_attacks, measure_result
+from ..results.rates import attack_claim, attack_hits, compare_attacks, measure_result
 from ..results.run_folder import RunFolder
-from ..results.schema import SCHEMA, Compared, ControlCheck, Cost, Metrics, Result, load_metrics, rows
+from ..results.schema import (
+    SCHEMA,
+    Claim,
+    Compared,
+    ControlCheck,
+    Cost,
+    Metrics,
+    Result,
+    fair_control,
+    load_metrics,
+    rows,
+)
 from ..results.score_files import read_all_scores
 from ..results.unit_scores import UnitScores
-from ..stats.comparison import AttackHits
+from ..stats.comparison import AttackHits, pooled
 from . import precision_check
 
 if TYPE_CHECKING:
@@ -108,8 +119,9 @@ def _compute(
         spaces.setdefault(measure.space, []).append(measure)
     results, strongest, copies = [], {}, {}
     finds: dict[str, UnitFinds] = {}
-    compared: list[AttackHits] = []
-    headline = plan.measures[0]
+    compared: list[list[AttackHits]] = []
+    headline, deciding = plan.measures[0], _deciding(plan)
+    bands = nested_bands(deciding) if deciding else []
     for name, attack, seed in units:
         found: dict[str, Result] = {}
         for space, measures in spaces.items():
@@ -123,7 +135,8 @@ def _compute(
                 copies[name] = _copies(folder, name, scores, headline, references)
                 hits = attack_hits(headline, headline.bands[0], scores, groups, theirs) if headline.bands else None
                 finds[name] = unit_finds(folder, name, headline, scores, hits, groups)
-                compared += [hits] if hits is not None else []
+            if deciding is not None and deciding in measures:
+                compared.append([attack_hits(deciding, band, scores, groups, theirs) for band in bands])
         results += [found[measure.id] for measure in plan.measures]
     spent, efforts, varying = costs(folder, units, plan.candidates, finds)
     metrics = Metrics(
@@ -140,7 +153,8 @@ def _compute(
         held_out_groups=len(np.unique(references.held_out.groups)),
         control_check=checked,
         results=results,
-        comparisons=_comparisons(units, compared, headline),
+        claims=_claims(units, compared, deciding) if fair_control(plan.pair.control, checked) else [],
+        comparisons=_comparisons(units, compared, deciding),
         costs=spent,
         efforts=efforts,
         reference_costs=_reference_costs(reference, units) if reference else [],
@@ -166,14 +180,43 @@ def _write_numbers(folder: RunFolder, metrics: Metrics, varying: dict[str, Any],
     write_json(folder.path / "costs.json", {**varying, **environments})
 
 
-def _comparisons(
-    units: Sequence[tuple[str, str, int]], compared: list[AttackHits], headline: Measure
-) -> list[Compared]:
-    """Compare the attacks by the headline's closest band; nothing where it has no bands."""
-    if not headline.bands:
+def _deciding(plan: "RunPlan") -> Measure | None:
+    """Return the first measure with bands that can decide on this pair's control."""
+    any_ruler = plan.pair.control in ("none", "reference-model")
+    return next((measure for measure in plan.measures if measure.bands and (measure.decides or any_ruler)), None)
+
+
+def _claims(
+    units: Sequence[tuple[str, str, int]], compared: Sequence[Sequence[AttackHits]], measure: Measure | None
+) -> list[Claim]:
+    """Return what each attack shows, its preparations taken together; nothing where no measure decides."""
+    if measure is None:
         return []
-    named = [(attack, seed) for _, attack, seed in units]
-    return compare_attacks(named, compared, headline, headline.bands[0])
+    by_attack: dict[str, list[int]] = {}
+    for place, (_, attack, _) in enumerate(units):
+        by_attack.setdefault(attack, []).append(place)
+    return [
+        attack_claim(
+            attack,
+            [units[place][2] for place in places],
+            [
+                (band, pooled([compared[place][number] for place in places]))
+                for number, band in enumerate(nested_bands(measure))
+            ],
+            measure,
+            len(by_attack),
+        )
+        for attack, places in by_attack.items()
+    ]
+
+
+def _comparisons(
+    units: Sequence[tuple[str, str, int]], compared: Sequence[Sequence[AttackHits]], measure: Measure | None
+) -> list[Compared]:
+    """Compare the attacks in each nested band; nothing where no measure decides."""
+    if measure is None:
+        return []
+    return compare_attacks([(attack, seed) for _, attack, seed in units], compared, measure, nested_bands(measure))
 
 
 def _reference_costs(reference: RunFolder, units: Sequence[tuple[str, str, int]]) -> list[Cost]:

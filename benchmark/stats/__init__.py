@@ -1,8 +1,9 @@
 """Intervals, thresholds and tests: pure functions of counts, NumPy, SciPy and statsmodels, no torch.
 
-`intervals` (a rate, a difference, a unique count), `thresholds` (set to a held-out hit rate), `comparison` (two
-attacks, label swaps), `richness` (other numbers of candidates), `equal_cost` (other budgets). Each function names its
-paper, or says that it is ours and which simulation it rests on. May import words only; `data` stands beside it.
+`intervals` (a rate, a difference, a unique count), `owned` (training against held-out groups: label swaps, limits of a
+leak), `thresholds` (set to a chance rate), `comparison` (an excess, two attacks), `richness` (other numbers of
+candidates), `equal_cost` (other budgets). Each function names its paper, or says that it is ours and which simulation
+it rests on. May import words only; `data` stands beside it.
 
     >>> from sidebench.benchmark.stats import wilson
     >>> low, high = wilson(3, 1000)  # 3 of 1,000 candidates hit
@@ -10,11 +11,12 @@ paper, or says that it is ours and which simulation it rests on. May import word
     (0.001, 0.0088)
 """
 
-from .comparison import AttackHits, compare, holm, label_swap, sign_flip, verdicts
+from .comparison import AttackHits, compare, excess_of, holm, no_leak_test, verdicts
 from .equal_cost import Finds, Spending, at_budget
 from .intervals import Excess, Interval, excess, matched_rate, paired_difference, poisson_exact, unique_count, wilson
+from .owned import Owned, Strata, SwapTest, lower_limit, size_classes, swap_test, upper_limit
 from .richness import Distinct, chao1, chao2, curve, good_toulmin, rarefaction
-from .thresholds import Matches, Threshold, calibrate, evaluate
+from .thresholds import Threshold, calibrate
 
 __all__ = [
     "AttackHits",
@@ -22,8 +24,10 @@ __all__ = [
     "Excess",
     "Finds",
     "Interval",
-    "Matches",
+    "Owned",
     "Spending",
+    "Strata",
+    "SwapTest",
     "Threshold",
     "at_budget",
     "calibrate",
@@ -31,17 +35,20 @@ __all__ = [
     "chao2",
     "compare",
     "curve",
-    "evaluate",
     "excess",
+    "excess_of",
     "good_toulmin",
     "holm",
-    "label_swap",
+    "lower_limit",
     "matched_rate",
+    "no_leak_test",
     "paired_difference",
     "poisson_exact",
     "rarefaction",
-    "sign_flip",
+    "size_classes",
+    "swap_test",
     "unique_count",
+    "upper_limit",
     "verdicts",
     "wilson",
 ]

@@ -1,4 +1,4 @@
-"""Two attacks on one pair, and the label-swap tests of one. Pure functions of hits and credits, no torch.
+"""An attack's excess, two attacks on one pair. Pure functions of hits and credits, no torch.
 
 The attacks start from the same noise, candidate by candidate, and are scored against the same duplicate
 groups, so both kinds of sampling unit are paired; every variance here is one of differences.
@@ -12,21 +12,29 @@ import numpy as np
 
 from ..errors import BadInput
 from .intervals import Excess, Interval, excess, group_reaches, group_terms, t_quantile
+from .owned import SWAPS, Owned, Strata, SwapTest, excess_interval, excess_shares, swap_test
 
 POWER = 0.8
 """Chance with which the smallest difference of a verdict would have been seen."""
 
-SWAPS = 9_999
-"""Random label swaps; the smallest p-value is 1 / (SWAPS + 1)."""
+SWAP_SEED = 0
+"""Draws of the label swaps."""
+
+INTERVAL_SWAPS = 1_999
+"""Label swaps for the ends of an interval, whose levels are no smaller than some thousandths."""
 
 
 class AttackHits(NamedTuple):
-    """What one attack hit, and what its control hit.
+    """What one attack hit, and what its control hit, in one band.
 
-    `*_hits` (N,) bool by candidate, `*_credits` (groups,) candidates whose best match lies in the duplicate group
-    (zeros too), each in the same order for both attacks. The control is the same candidates on the held-out
-    images, or, with `same_groups`, the same attack's candidates of a reference model on the training images.
-    Without a control no candidate hits it and `control_credits` is empty; every excess is then the AMS itself.
+    `*_hits` (N,) by candidate and `*_credits` (groups,) by duplicate group, zeros too, each in the same order for all
+    attacks that are compared. The control is one of three:
+
+    - Held-out images. A candidate is owned by its nearest group of X and H together: its share is 1 on that side, on a
+      tie 1/2 on either (`owned`). Each share of H counts as many times as there are groups of X for one of H, class
+      of sizes by class (`strata`; all groups are one class without it).
+    - With `same_groups`, the same attack's candidates of a reference model, hits (bool) on the training images.
+    - None: no candidate hits it and `control_credits` is empty; every excess is then the AMS itself.
     """
 
     training_hits: np.ndarray
@@ -34,15 +42,47 @@ class AttackHits(NamedTuple):
     training_credits: np.ndarray
     control_credits: np.ndarray
     same_groups: bool = False
+    strata: Strata | None = None
 
     @property
     def controlled(self) -> bool:
         """Whether there is a control."""
         return len(self.control_credits) > 0
 
+    @property
+    def weights(self) -> np.ndarray:
+        """How often a hit of each control group counts, (groups,)."""
+        if self.same_groups or not self.controlled:
+            return np.ones(len(self.control_credits))
+        strata = self._strata()
+        found: np.ndarray = strata.ratios[strata.held_out]
+        return found
+
+    @property
+    def values(self) -> np.ndarray:
+        """What each candidate adds to the excess, (N,): its mean is the excess.
+
+        Which class a candidate's group is of is not kept by candidate, so each has the mean weight of its side.
+        """
+        total = self.control_credits.sum()
+        weight = self.weights @ self.control_credits / total if total else 1.0
+        return self.training_hits.astype(np.float64) - weight * self.control_hits
+
     def terms(self) -> list[np.ndarray]:
         """Return the independent sums over groups; see `intervals.group_terms`."""
-        return group_terms(self.training_credits, self.control_credits, same_groups=self.same_groups)
+        weighted = self.weights * self.control_credits
+        return group_terms(self.training_credits, weighted, same_groups=self.same_groups)
+
+    def owned(self) -> Owned:
+        """Return the shares that groups of X and of H own; the control is held-out images."""
+        return Owned(
+            self.training_credits[:, None], self.control_credits[:, None], self._strata(), len(self.training_hits)
+        )
+
+    def _strata(self) -> Strata:
+        if self.strata is not None:
+            return self.strata
+        return Strata(*(np.zeros(len(side), dtype=np.int64) for side in (self.training_credits, self.control_credits)))
 
 
 class Ratio(NamedTuple):
@@ -56,12 +96,12 @@ class Ratio(NamedTuple):
 class Comparison(NamedTuple):
     """The first attack against the second. Rates lie in [-1, 1], so their difference lies in [-2, 2].
 
-    `controlled` says whether the rates are excesses; without a control they are AMS.
+    `first` and `second` are the two rates; `controlled` says whether they are excesses; without a control they are AMS.
     `p` is two-sided and uncorrected; `standard_error` and `freedom` are of the difference, for its power.
     """
 
-    first: Excess
-    second: Excess
+    first: float
+    second: float
     difference: Excess
     ratio: Ratio
     p: float
@@ -81,14 +121,6 @@ class Verdict(NamedTuple):
     words: str
     p: float
     smallest: float
-
-
-class LabelSwap(NamedTuple):
-    """p-values of the label-swap test: of more training hits than held-out ones, and of any imbalance."""
-
-    one_sided: float
-    two_sided: float
-    swaps: int
 
 
 class _Spread(NamedTuple):
@@ -117,25 +149,33 @@ def pooled(found: Sequence[AttackHits]) -> AttackHits:
         np.sum([hits.training_credits for hits in found], axis=0),
         np.sum([hits.control_credits for hits in found], axis=0),
         same_groups=found[0].same_groups,
+        strata=found[0].strata,
     )
 
 
-def excess_of(attack: AttackHits, confidence: float = 0.95) -> Excess:
-    """Return the excess AMS of one attack; see `intervals.excess`.
+def excess_of(attack: AttackHits, confidence: float = 0.95, swaps: int = INTERVAL_SWAPS) -> Excess:
+    """Return the excess of one attack, with its limits.
+
+    Over held-out images it is `owned.excess_shares`, with the limits of `owned.excess_interval`; over a reference
+    model, and without a control, see `intervals.excess`.
 
     Args:
         attack: Hits and credits of the attack and of its control.
         confidence: Coverage of the two-sided interval, between 0 and 1.
+        swaps: Random label swaps, where held-out images are the control.
 
     Examples:
-        60 of 400 candidates hit, six in each of ten groups, and none hits the control.
+        60 of 400 candidates are owned by X, six by each of ten groups of 100, and none by one of the 100 groups of H.
 
         >>> import numpy as np
         >>> hits, none = np.arange(400) < 60, np.zeros(400, dtype=bool)
-        >>> found = excess_of(AttackHits(hits, none, np.full(10, 6), np.zeros(10, dtype=int)))
+        >>> found = excess_of(AttackHits(hits, none, np.repeat([6, 0], [10, 90]), np.zeros(100, dtype=int)))
         >>> f"{found.value:.2f} [{found.interval.low:.3f}, {found.interval.high:.3f}]"
-        '0.15 [0.118, 0.188]'
+        '0.15 [0.034, 0.195]'
     """
+    if attack.controlled and not attack.same_groups:
+        owned = attack.owned()
+        return Excess(float(excess_shares(owned)[0]), excess_interval(owned, 0, confidence, SWAP_SEED, swaps))
     ours, theirs = attack.training_hits.astype(bool), attack.control_hits.astype(bool)
     return excess(
         attack.training_credits,
@@ -146,6 +186,38 @@ def excess_of(attack: AttackHits, confidence: float = 0.95) -> Excess:
         confidence,
         same_groups=attack.same_groups,
     )
+
+
+def no_leak_test(bands: Sequence[AttackHits], swaps: int = SWAPS) -> SwapTest:
+    """Test one attack against "no leak" in several bands together, by the test that fits its control.
+
+    Over held-out images that of `owned.swap_test`. Over a reference model, labels "victim" and "reference" may be
+    swapped in each group if the groups mean nothing to either, so each group's difference has a random sign, the same
+    in all bands (Fisher's randomisation test for pairs).
+
+    Args:
+        bands: What the attack hit in each band, all with the same groups and the same control; there is a control.
+        swaps: Random swaps; no p is smaller than 1 / (swaps + 1).
+
+    Examples:
+        Of three groups of 4 + 4 that own a candidate all lie in X: 5 of 70 ways to divide them have as many.
+
+        >>> import numpy as np
+        >>> hits = AttackHits(np.ones(3), np.zeros(3), np.array([1, 1, 1, 0]), np.zeros(4))
+        >>> no_leak_test([hits]).family.round(2)
+        array([0.07])
+    """
+    if bands[0].same_groups:
+        gaps = np.stack([hits.training_credits - hits.control_credits for hits in bands], axis=1)
+        return _flips(gaps.astype(np.float64), swaps)
+    every = [hits.owned() for hits in bands]
+    together = Owned(
+        np.concatenate([owned.training for owned in every], axis=1),
+        np.concatenate([owned.held_out for owned in every], axis=1),
+        every[0].strata,
+        every[0].candidates,
+    )
+    return swap_test(together, SWAP_SEED, swaps)
 
 
 def compare(first: AttackHits, second: AttackHits, confidence: float = 0.95) -> Comparison:
@@ -161,7 +233,7 @@ def compare(first: AttackHits, second: AttackHits, confidence: float = 0.95) -> 
     (`intervals.group_reaches`), which moves no p. The envelope and the extension of Bonett and Price to differences of
     differences are ours and rest on the simulation in tests/stats/test_comparison.py.
 
-    The ratio is refused where the lower bound of the second attack's excess reaches 0.
+    The ratio is refused where Fieller's set is no interval, as where the second attack's excess may be 0.
 
     Args:
         first: What the first attack and its control hit.
@@ -184,8 +256,7 @@ def compare(first: AttackHits, second: AttackHits, confidence: float = 0.95) -> 
     """
     _check(first, second)
     n = len(first.training_hits)
-    alone = [excess_of(attack, confidence) for attack in (first, second)]
-    values = np.array([found.value for found in alone])
+    values = np.array([float(sum(term.sum() for term in attack.terms())) / n for attack in (first, second)])
     spreads = [_by_candidate(first, second)]
     if min(len(term) for term in first.terms()) > 1:
         spreads.append(_by_group(first, second))
@@ -206,10 +277,10 @@ def compare(first: AttackHits, second: AttackHits, confidence: float = 0.95) -> 
         ends.append(Interval(difference - below, difference + above))
     widest = int(np.argmax(errors))
     return Comparison(
-        first=alone[0],
-        second=alone[1],
+        first=float(values[0]),
+        second=float(values[1]),
         difference=Excess(difference, _envelope(ends)),
-        ratio=_ratio(values, alone[1], spreads, confidence, first.controlled),
+        ratio=_ratio(values, spreads, confidence, first.controlled),
         p=max(chances),
         standard_error=errors[widest],
         freedom=spreads[widest].freedom,
@@ -267,92 +338,20 @@ def verdicts(comparisons: Sequence[Comparison], confidence: float = 0.95) -> lis
     return found
 
 
-def label_swap(training_credits: np.ndarray, held_out_credits: np.ndarray, seed: int, swaps: int = SWAPS) -> LabelSwap:
-    """Test whether duplicate groups called "training" are hit more than those called "held-out".
-
-    Under no memorization the split of groups into X and H is a label without effect, so swapping the labels at
-    random, as many groups on each side as there are, draws the hits from their null distribution given the
-    credits (Fisher's permutation test; the +1 of Phipson and Smyth 2010, Stat. Appl. Genet. Mol. Biol. 9:39).
-    Groups of equal credit are alike: how many of each credit land in X is multivariate hypergeometric, so a swap
-    costs as many draws as there are different credits, however many groups there are. The statistic is the sum of
-    training hits, which orders swaps as the excess does; the two-sided p compares distances from its mean.
-
-    Args:
-        training_credits: (groups,) hits by near-duplicate group of X, whole numbers of at least 0, zeros too.
-        held_out_credits: (groups,) the same of H.
-        seed: The same seed gives the same p.
-        swaps: Random swaps; no p is smaller than 1 / (swaps + 1).
-
-    Raises:
-        BadInput: credits are negative or fractional, or a side has no group.
-
-    Examples:
-        Three groups of X were hit, none of H. Of the 70 ways to call 4 of 8 groups "training", 5 have as many hits.
-
-        >>> import numpy as np
-        >>> found = label_swap(np.array([2, 1, 1, 0]), np.array([0, 0, 0, 0]), seed=0)
-        >>> round(found.one_sided, 2)  # 5 / 70
-        0.07
-    """
-    sides = [_whole(side) for side in (training_credits, held_out_credits)]
-    every = np.concatenate(sides)
-    groups = len(sides[0])
-    # Descending, so that the groups without a credit come last: their number needs no draw.
-    credits, sizes = (column[::-1] for column in np.unique(every, return_counts=True))
-    generator = np.random.Generator(np.random.PCG64(seed))
-    rows = max(1, 4_000_000 // len(credits))
-    sums = np.concatenate(
-        [
-            generator.multivariate_hypergeometric(sizes, groups, size=min(rows, swaps - start), method="marginals")
-            @ credits
-            for start in range(0, swaps, rows)
-        ]
-    )
-    seen, total = int(sides[0].sum()), int(every.sum())
-    # Whole numbers, so that ties are ties: distances from the mean times the number of groups.
-    away = np.abs(sums * len(every) - total * groups)
-    return LabelSwap(
-        one_sided=float((1 + (sums >= seen).sum()) / (1 + swaps)),
-        two_sided=float((1 + (away >= abs(seen * len(every) - total * groups)).sum()) / (1 + swaps)),
-        swaps=swaps,
-    )
-
-
-def sign_flip(differences: np.ndarray, seed: int, swaps: int = SWAPS) -> LabelSwap:
-    """Test whether the first of two models hits duplicate groups more often than the second.
-
-    If the groups mean nothing to either model, the labels "victim" and "reference" may be swapped in each group, so its
-    difference has a random sign (Fisher's randomisation test for pairs; the +1 as in `label_swap`). Groups of the same
-    absolute difference are alike: how many of them are positive is binomial.
-
-    Args:
-        differences: (groups,) the first model's credits minus the second's, whole numbers, zeros too.
-        seed: The same seed gives the same p.
-        swaps: Random swaps; no p is smaller than 1 / (swaps + 1).
-
-    Raises:
-        BadInput: a difference is fractional, or there is no group.
-
-    Examples:
-        Three groups in favour of the first model: 1 of 8 ways to turn the signs has as many.
-
-        >>> import numpy as np
-        >>> found = sign_flip(np.array([1, 1, 1, 0]), seed=0)
-        >>> round(found.one_sided, 1), round(found.two_sided, 1)  # 1 / 8, 2 / 8
-        (0.1, 0.2)
-    """
-    gaps = np.asarray(differences)
-    if gaps.ndim != 1 or not len(gaps) or not np.all(gaps == np.floor(gaps)):
-        raise BadInput("differences of credits are one whole number per duplicate group, and there is a group")
-    sizes, counts = np.unique(np.abs(gaps[gaps != 0]).astype(np.int64), return_counts=True)
-    generator = np.random.Generator(np.random.PCG64(seed))
-    sums = (2 * generator.binomial(counts, 0.5, size=(swaps, len(counts))) - counts) @ sizes
-    seen = int(gaps.sum())
-    return LabelSwap(
-        one_sided=float((1 + (sums >= seen).sum()) / (1 + swaps)),
-        two_sided=float((1 + (np.abs(sums) >= abs(seen)).sum()) / (1 + swaps)),
-        swaps=swaps,
-    )
+def _flips(gaps: np.ndarray, swaps: int) -> SwapTest:
+    """Return the p-values of differences by group and band, (groups, bands), under random signs of the groups."""
+    rows, counts = np.unique(gaps[gaps.any(1)], axis=0, return_counts=True)
+    # A row and its negative are alike up to the sign, which is drawn anyway; those alike share one binomial draw.
+    positive = np.random.Generator(np.random.PCG64(SWAP_SEED)).binomial(counts, 0.5, size=(swaps, len(counts)))
+    deviation = np.sqrt((gaps**2).sum(0))
+    silent = deviation == 0
+    scale = np.where(silent, 1.0, deviation)
+    sums, seen = (2 * positive - counts) @ rows / scale, gaps.sum(0) / scale
+    slack = 1e-9 * (1 + np.abs(seen))
+    bands = (1 + (sums >= seen - slack).sum(0)) / (1 + swaps)
+    largest = sums.max(axis=1, initial=-np.inf)[:, None]
+    family = (1 + (largest >= seen - slack).sum(0)) / (1 + swaps)
+    return SwapTest(bands, np.where(silent, 1.0, family))
 
 
 def _check(first: AttackHits, second: AttackHits) -> None:
@@ -370,29 +369,28 @@ def _check(first: AttackHits, second: AttackHits) -> None:
                 f"{len(attack.control_hits)} control hits"
             )
         for hits, credits in (attack[:4:2], attack[1:4:2]):
-            if int(hits.sum()) != int(credits.sum()):
-                raise BadInput(f"{int(hits.sum())} candidates hit, but the groups' credits add up to {credits.sum()}")
+            if float(hits.sum()) != float(credits.sum()):
+                raise BadInput(f"{hits.sum():g} candidates hit, but the groups' credits add up to {credits.sum():g}")
 
 
-def _signs(attack: AttackHits) -> np.ndarray:
-    """Return (N,) 1 for a training hit only, -1 for a control hit only, else 0."""
-    signs: np.ndarray = attack.training_hits.astype(np.int8) - attack.control_hits.astype(np.int8)
-    return signs
+def _pseudo(*attacks: AttackHits) -> float:
+    """Return the size of what Bonett and Price add on either side of 0: the largest that a candidate may count."""
+    return max(1.0, *(float(attack.weights.max(initial=1.0)) for attack in attacks))
 
 
 def _by_candidate(first: AttackHits, second: AttackHits) -> _Spread:
     """Return the spread with candidates as units, with one on either side of 0 added to both attacks."""
-    signs = np.stack([_signs(first), _signs(second)]).astype(np.float64)
-    n = signs.shape[1]
-    mean = signs.sum(axis=1) / (n + 2)
-    second_moments = (signs @ signs.T + 2 * np.eye(2)) / (n + 2)
+    values = np.stack([first.values, second.values])
+    n = values.shape[1]
+    mean = values.sum(axis=1) / (n + 2)
+    second_moments = (values @ values.T + 2 * _pseudo(first, second) ** 2 * np.eye(2)) / (n + 2)
     return _Spread((second_moments - np.outer(mean, mean)) / (n + 2), np.inf)
 
 
 def _adjusted_error(first: AttackHits, second: AttackHits, centre: float) -> float:
-    gaps = _signs(first) - _signs(second)
+    gaps = first.values - second.values
     n = len(gaps) + 2
-    return math.sqrt(((int((gaps**2).sum(dtype=np.int64)) + 2) / n - centre**2) / n)
+    return math.sqrt(((float(gaps @ gaps) + 2 * _pseudo(first, second) ** 2) / n - centre**2) / n)
 
 
 def _by_group(first: AttackHits, second: AttackHits) -> _Spread:
@@ -417,18 +415,11 @@ def _envelope(ends: Sequence[Interval]) -> Interval:
     return Interval(float(min(end.low for end in ends)), float(max(end.high for end in ends)))
 
 
-def _ratio(
-    values: np.ndarray, denominator: Excess, spreads: Sequence[_Spread], confidence: float, controlled: bool
-) -> Ratio:
+def _ratio(values: np.ndarray, spreads: Sequence[_Spread], confidence: float, controlled: bool) -> Ratio:
     ends = [_fieller(values, spread, confidence) for spread in spreads]
-    what = "excess" if controlled else "AMS"
-    if denominator.interval.low <= 0 or any(end is None for end in ends):
-        return Ratio(
-            None,
-            None,
-            f"no ratio: the second attack's {what} of {denominator.value:.4%} has a lower bound of "
-            f"{min(denominator.interval.low, 0.0):.4%}, which reaches 0",
-        )
+    if values[1] <= 0 or any(end is None for end in ends):
+        what = "excess" if controlled else "AMS"
+        return Ratio(None, None, f"no ratio: the second attack's {what} of {values[1]:.4%} may be 0")
     return Ratio(float(values[0] / values[1]), _envelope([end for end in ends if end is not None]), "")
 
 
@@ -439,10 +430,3 @@ def _fieller(values: np.ndarray, spread: _Spread, confidence: float) -> Interval
         return None
     root = max(0.0, square[0, 1] ** 2 - square[0, 0] * square[1, 1]) ** 0.5
     return Interval(float((square[0, 1] - root) / square[1, 1]), float((square[0, 1] + root) / square[1, 1]))
-
-
-def _whole(credits: np.ndarray) -> np.ndarray:
-    found = np.asarray(credits)
-    if found.ndim != 1 or not len(found) or not np.all(found == np.floor(found)) or found.min() < 0:
-        raise BadInput("credits are one whole number of at least 0 per duplicate group, and each side has a group")
-    return found.astype(np.int64)

@@ -16,10 +16,11 @@ from ...contracts import Band, Measure, Side
 from ...data.references import shared_groups
 from ...errors import BadInput
 from ...files import difference, read_json, read_table
-from ...measures import ams_ums, hits
+from ...measures import hits
 from ...measures.shard_scores import SIDES
 from ...protocol import CONFIDENCE
 from ...registry import make_measure
+from ...results.rates import attack_hits
 from ...results.run_folder import RunFolder, asked_candidates, rules_of
 from ...results.schema import Estimate, Metrics, load_metrics
 from ...results.score_files import read_all_scores
@@ -181,7 +182,7 @@ def _described(run: _Run, baseline: _Run) -> ComparedRun:
 
 
 def _yardsticks(runs: Sequence[_Run]) -> list[HitRule]:
-    """Return the closest band of the first common measure that has bands, and `nearer` in each common space."""
+    """Return the nested bands of the first common measure that decides, and `nearer` in each common space."""
     common = [name for name in runs[0].identity["measures"] if all(name in r.identity["measures"] for r in runs)]
     if not common:
         raise BadInput(
@@ -189,7 +190,10 @@ def _yardsticks(runs: Sequence[_Run]) -> list[HitRule]:
             + "; ".join(f"{run.label} has {', '.join(run.identity['measures'])}" for run in runs)
         )
     measures = [make_measure(name) for name in common]
-    found = [HitRule(f"{m.id}, {m.bands[0].name}", m, m.bands[0]) for m in measures if m.bands][:1]
+    measures = [measure for measure in measures if measure.decides] or measures
+    banded = next((measure for measure in measures if measure.bands), None)
+    bands = hits.nested_bands(banded) if banded else []
+    found = [HitRule(f"{banded.id}, {band.name}", banded, band) for band in bands if banded]
     spaces = {measure.space: measure for measure in reversed(measures)}
     for space in dict.fromkeys(measure.space for measure in measures):
         found.append(HitRule(f"nearer in {space}", spaces[space], None))
@@ -260,26 +264,13 @@ def _hits(run: _Run, units: Sequence[str], yardstick: HitRule, count: int) -> At
     measure = yardstick.measure
     groups = {side: run.references[side][1] for side in SIDES}
     shared = shared_groups(groups)
+    # Without a band all that counts is which side is nearer.
+    band = yardstick.band or hits.band_to(np.inf if measure.distance else -np.inf, measure)
     found = []
     for unit in units:
         scores = UnitScores(read_all_scores(run.folder, unit, measure.space, count), [measure], shared)
-        best = {side: scores.matched_scores[measure.id, side] for side in SIDES}
-        hits, credits = {}, {}
-        for side, other in zip(SIDES, reversed(SIDES), strict=True):
-            hits[side] = _counted(best[side], best[other], yardstick)
-            chosen = scores.matched_ids[side][hits[side]]
-            frequencies, kept = np.bincount(chosen, minlength=len(groups[side])), ~shared[side]
-            credits[side] = ams_ums.by_group(frequencies[kept], groups[side][kept])
-        found.append(AttackHits(hits["training"], hits["held_out"], credits["training"], credits["held_out"]))
+        found.append(attack_hits(measure, band, scores, groups))
     return pooled(found)
-
-
-def _counted(own: np.ndarray, other: np.ndarray, yardstick: HitRule) -> np.ndarray:
-    if yardstick.band is not None:
-        return hits.in_band(own, yardstick.band, yardstick.measure)
-    ours, theirs = (hits.as_distances(scores, yardstick.measure) for scores in (own, other))
-    nearer: np.ndarray = ours < theirs
-    return nearer
 
 
 def _settings_changed(baseline: _Run, theirs: str, run: _Run, ours: str) -> str:
