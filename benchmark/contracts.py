@@ -404,16 +404,17 @@ class Defence(ABC):
     """A sampling-time defence: a Model wrapped into a Model that leaks less.
 
     Attacks prepare and generate on the wrapped model, so each of them meets the defence. Several are put
-    around one model by level, denoiser first and prompt last, and by name within a level; an order that
+    around one model by level, denoiser first and output last, and by name within a level; an order that
     the user could choose would be a setting that nobody reports.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     paper: ClassVar[str]
-    level: ClassVar[Literal["denoiser", "loop", "prompt"]]
+    level: ClassVar[Literal["denoiser", "loop", "prompt", "output"]]
     """Where it acts. Direct denoiser calls of a white-box attack meet the level "denoiser" alone: the
-    others guard the sampling loop of a service."""
+    others guard the sampling loop of a service. One of the level "output" overrides `decode` and nothing else, so
+    that any image can be sent through it."""
     conditionings: ClassVar[frozenset[Conditioning]] = frozenset({"none", "class", "text"})
     uses_training: ClassVar[bool] = False
     """Whether `wrap` is given the training images, which a defender has and an attack must not see."""
@@ -492,6 +493,9 @@ class Measure(ABC):
     The same for all measures of a space."""
     neighbours: int = 1
     """Nearest representatives per side that a score reads; a run keeps at least as many."""
+    round_trip_of: Measure | None = None
+    """The measure that this one is, where its references are compared as they come back from the model's own
+    autoencoder; None where they are compared as they are in the data."""
 
     def __init__(self, options: list[str] | None = None) -> None:
         if options:

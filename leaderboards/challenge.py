@@ -144,13 +144,13 @@ def _make_again(
     from ..benchmark.registry import registered
     from ..benchmark.runs.makers import InProcess
     from ..benchmark.runs.replay import make_again, planned_again
-    from ..benchmark.runs.victim import load_victim
+    from ..benchmark.runs.victim import load_victim, output_path
 
     plan = planned_again(folder, registered("attack", record.claim.attack), record.seeds, pair, device)
     maker = InProcess(load_victim(plan))
-    scorer = Scorer(
-        load_references(plan.pair), [measure], plan.protocol.top_k, environment.pick_device(plan.model.device)
-    )
+    references, where = load_references(plan.pair), environment.pick_device(plan.model.device)
+    path = output_path(plan, references, lambda: maker.model)
+    scorer = Scorer(references, [measure], plan.protocol.top_k, where, path)
     again, done = {}, 0
     for unit in plan.units:
         parts = []

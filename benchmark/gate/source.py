@@ -27,6 +27,7 @@ from ..runs.makers import Makers
 from ..runs.plan import RunPlan
 from ..runs.runner import make_shard, named_failures, open_folder, prepare
 from ..runs.score import score_shard
+from ..runs.victim import output_path
 from ..runs.write_results import write_references
 
 if TYPE_CHECKING:
@@ -109,12 +110,12 @@ class MadeOnDemand(ScoreSource):
         # Whole shards, so that a larger budget goes on with them.
         self.plan = plan = replace(plan, batching=cut, candidates=-(-plan.candidates // cut.shard) * cut.shard)
         self.measure, self.shard_size, self.available = plan.measures[0], cut.shard, plan.candidates
-        self.scorer = Scorer(
-            references, [self.measure], plan.protocol.top_k, environment.pick_device(plan.model.device)
-        )
         self._units = {unit.attack.name: unit for unit in plan.units}
         self._states: dict[str, AttackState] = {}
         self._makers = Makers(plan)
+        path = output_path(plan, references, self._makers.model)
+        device = environment.pick_device(plan.model.device)
+        self.scorer = Scorer(references, [self.measure], plan.protocol.top_k, device, path)
         self._references = references
 
     def open(self) -> None:
@@ -266,4 +267,10 @@ def settings_difference(attack: Attack, stored: Mapping[str, Any]) -> str | None
 def _measure_of(identity: Mapping[str, Any], measure: str) -> Measure:
     if measure not in identity["measures"]:
         raise UnknownName("measure of this run", measure, identity["measures"])
-    return make_measure(measure)
+    made = make_measure(measure)
+    if made.round_trip_of is not None:
+        raise BadInput(
+            f"measure {measure}: its references go through the model, which a finished run does not hold; give "
+            f"the gate the pair, or a policy with {made.round_trip_of.id}"
+        )
+    return made

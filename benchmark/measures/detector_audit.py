@@ -8,7 +8,7 @@ What comes out is how often a copy is found (recall) and how often a non-copy is
 
 import functools
 import io
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -87,8 +87,11 @@ def audit(
     found: dict[str, Any] = {}
     for space in dict.fromkeys(measure.space for measure in measures):
         mine = [measure for measure in measures if measure.space == space]
-        copies = [_judge(_changed(references.training, copied, c, seed), mine, scorer) for c in listed]
-        outside = _judge(_plain(references.pool, others), mine, scorer) if len(others) else None
+        originals = _as_compared(references.training, copied, mine[0], scorer)
+        copies = [_judge(_changed(originals, copied, c, seed), mine, scorer) for c in listed]
+        outside = None
+        if len(others):
+            outside = _judge(_as_compared(references.pool, others, mine[0], scorer).split(_BATCH), mine, scorer)
         groups = references.training.groups
         for measure in mine:
             found[measure.id] = _by_threshold(measure, listed, copies, outside, groups, groups[copied])
@@ -135,30 +138,29 @@ def _drawn(size: int, most: int, seed: int, what: str) -> np.ndarray:
     return np.sort(order[:most])
 
 
-def _changed(part: "ImageSet", positions: np.ndarray, change: Change, seed: int) -> "Iterator[Tensor]":
-    """Yield batches of changed images as uint8, B x C x H x W."""
+def _as_compared(part: "ImageSet", positions: np.ndarray, measure: Measure, scorer: "Scorer") -> "Tensor":
+    """Return images of a part, uint8 N x C x H x W: out of the autoencoder where the measure's references are."""
+    import torch
+
+    return scorer.as_compared(measure, torch.from_numpy(part.images[positions]))
+
+
+def _changed(images: "Tensor", positions: np.ndarray, change: Change, seed: int) -> "Iterator[Tensor]":
+    """Yield batches of changed images as uint8, B x C x H x W; a position names an image's own random stream."""
     import torch
 
     from ..sampling.sampler import quantise
 
     for start in range(0, len(positions), _BATCH):
-        batch = []
-        for position in positions[start : start + _BATCH].tolist():
-            image = torch.from_numpy(part.images[position]).float() / 255
+        batch, numbers = [], positions[start : start + _BATCH].tolist()
+        for image, position in zip(images[start : start + _BATCH], numbers, strict=True):
             own = generator(seed, "audit", position, f"{change.kind} {change.strength}")
-            batch.append(change.apply(image, own).clamp(0, 1))
+            batch.append(change.apply(image.float() / 255, own).clamp(0, 1))
         yield quantise(torch.stack(batch))
 
 
-def _plain(part: "ImageSet", positions: np.ndarray) -> "Iterator[Tensor]":
-    import torch
-
-    for start in range(0, len(positions), _BATCH):
-        yield torch.from_numpy(part.images[positions[start : start + _BATCH]])
-
-
 def _judge(
-    batches: "Iterator[Tensor]", measures: Sequence[Measure], scorer: "Scorer"
+    batches: "Iterable[Tensor]", measures: Sequence[Measure], scorer: "Scorer"
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Return each image's best-match score against the training images by measure, and that match."""
     scores: dict[str, list[np.ndarray]] = {measure.id: [] for measure in measures}

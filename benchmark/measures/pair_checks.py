@@ -29,6 +29,7 @@ def audit_of_pair(references: References, measures: Sequence[Measure], scorer: "
         code=code_beside([type(measure) for measure in measures]),
         neighbours=scorer.k,
         device=scorer.device.type,
+        path=None if scorer.path is None else scorer.path.content,
         seed=SEED,
     )
 

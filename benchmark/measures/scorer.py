@@ -5,6 +5,7 @@ from them without the model (`shard_scores.py`).
 """
 
 import itertools
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from ..data.nearest import top_k, top_k_and_chosen, within
 from ..data.references import ImageSet, References
 from ..errors import BadInput, MeasureFailed, blaming
 from ..registry import source_of
+from .output_path import OutputPath
 from .shard_scores import SIDES, Pairs, ShardScores, no_neighbours, radius_of
 
 _BLOCK = 256
@@ -26,8 +28,20 @@ class Scorer:
     torch is imported here alone: what a report reads back needs none.
     """
 
-    def __init__(self, references: References, measures: list[Measure], k: int, device: torch.device) -> None:
-        self.measures, self.k, self.device = measures, k, device
+    def __init__(
+        self,
+        references: References,
+        measures: list[Measure],
+        k: int,
+        device: torch.device,
+        path: OutputPath | None = None,
+    ) -> None:
+        """Take the references, and the model's output path where there is one to speak of.
+
+        Raises:
+            BadInput: a measure reads more neighbours than are kept, or needs an autoencoder that is not there.
+        """
+        self.measures, self.k, self.device, self.path = measures, k, device, path
         self._sides: dict[Side, ImageSet] = {"training": references.training, "held_out": references.held_out}
         kept = min(k, *(len(part.representatives()) for part in self._sides.values() if len(part)))
         for measure in measures:
@@ -36,6 +50,8 @@ class Scorer:
                     f"measure {measure.id} reads the {measure.neighbours} nearest near-duplicate groups, "
                     f"only {kept} are kept or exist"
                 )
+            if measure.round_trip_of is not None and (path is None or not path.autoencoder):
+                raise BadInput(no_autoencoder(measure))
         self._descriptors: dict[tuple[str, Side], torch.Tensor] = {}
 
     def score(self, images: torch.Tensor, candidates: np.ndarray, nan: np.ndarray, space: str) -> ShardScores:
@@ -58,14 +74,29 @@ class Scorer:
         """Return the descriptors of a side's images, N x D; made once per descriptor space."""
         key = (measure.space, side)
         if key not in self._descriptors:
-            images = torch.from_numpy(self._sides[side].images)
-            parts = (described(measure, (part.float() / 255).to(self.device)) for part in images.split(_BLOCK))
+            images = self._sides[side].images
+            blocks = self._reference_blocks(measure, side)
+            parts = (described(measure, (part.float() / 255).to(self.device)) for part in blocks)
             # Filled block by block: joining the blocks at the end would need the memory twice.
             first = next(parts)
             found = self._descriptors[key] = first.new_empty((len(images), first.shape[1]))
             for number, block in enumerate(itertools.chain([first], parts)):
                 found[number * _BLOCK : number * _BLOCK + len(block)] = block
         return self._descriptors[key]
+
+    def as_compared(self, measure: Measure, images: torch.Tensor) -> torch.Tensor:
+        """Return images of the data, uint8 N x C x H x W, as this measure compares references: as they are, as a rule.
+
+        A measure of round trips gets what the model's autoencoder makes of them.
+        """
+        return images if measure.round_trip_of is None or self.path is None else self.path.once(images)[0]
+
+    def _reference_blocks(self, measure: Measure, side: Side) -> Iterator[torch.Tensor]:
+        images = self._sides[side].images
+        if measure.round_trip_of is None or self.path is None:
+            yield from torch.from_numpy(images).split(_BLOCK)
+        else:
+            yield from self.path.blocks(images, side, _BLOCK)
 
     def _nearest(self, queries: torch.Tensor, measure: Measure, side: Side) -> Neighbours:
         if not len(self._sides[side]):
@@ -118,6 +149,14 @@ class Scorer:
             distances = np.concatenate([distances, more.distances.cpu().numpy()])
         order = np.lexsort((ids, rows))
         return Pairs(rows[order].astype(np.int32), ids[order].astype(np.int32), distances[order])
+
+
+def no_autoencoder(measure: Measure) -> str:
+    """Say that a measure of round trips has no autoencoder to send references through."""
+    plain = "another measure" if measure.round_trip_of is None else measure.round_trip_of.id
+    return (
+        f"measure {measure.id}: its references go through the model's autoencoder, and there is none here; take {plain}"
+    )
 
 
 def described(measure: Measure, images: torch.Tensor) -> torch.Tensor:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from .pipeline import PipelineModel
 
 FAMILIES = ("pixel", "latent", "text", "mixture")
+WITH_AUTOENCODER = ("latent", "text")
+"""Families whose images come out of a decoder."""
 
 
 class ModelFiles(NamedTuple):

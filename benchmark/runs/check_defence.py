@@ -19,11 +19,15 @@ from ..models.flops import OperationCount
 from ..protocol import Sampling
 from ..registry import make_defence
 from ..sampling.call_attack import make_candidates
-from ..sampling.defended import defend
+from ..sampling.defended import DefendedModel, defend
 from ..sampling.views import AuditedModel, view_for
 from .check_attack import COST_TOLERANCE, PROMPTS, NotConformant, check_grouping, quick_sampling
 
 TRAINING_IMAGES = 64
+_SAMPLING_HOOKS = (
+    "predict", "noise_level", "add_noise", "encode", "embed", "prompted", "eta", "conditioned", "started",
+    "guidance_scale", "steering", "corrected", "draw",
+)  # fmt: skip
 
 
 def check_defence(
@@ -43,6 +47,7 @@ def check_defence(
         return defend(load_model(spec), [defence], sampling.sampler.name, lambda: training)
 
     model = build()
+    check_level(defence, model)
     probe = _Prompted() if model.conditioning == "text" else _Plain()
     images = check_grouping(probe, model, AttackState(), sampling, count)
     again = check_grouping(probe, build(), AttackState(), sampling, count)
@@ -56,6 +61,18 @@ def made_up_images(model: Model) -> Tensor:
     """Return noise in [0, 1] that stands for the training images."""
     draw = generator(0, "conformance", 0, "training")
     return torch.rand(TRAINING_IMAGES, *model.image_shape, generator=draw)
+
+
+def check_level(defence: Defence, model: Model) -> None:
+    """A defence on the output leaves sampling alone: its reach could not be computed otherwise."""
+    if defence.level != "output":
+        return
+    layer = getattr(model, "inside", None)  # below the guard that `defend` puts around every defence
+    while isinstance(layer, DefendedModel):
+        for hook in _SAMPLING_HOOKS:
+            if getattr(type(layer), hook) is not getattr(DefendedModel, hook):
+                raise NotConformant(f"{defence.name}: its level is output, and it changes {hook}")
+        layer = layer.inside
 
 
 def check_hidden(defence: Defence, model: Model, training: Tensor, sampling: Sampling) -> None:

@@ -77,6 +77,8 @@ def check_scores(measure: Measure, references: References) -> None:
     """A copy is the best match; a nearer image never scores worse; the radius is where the score is the floor."""
     half = IMAGES // 2
     images = torch.from_numpy(np.concatenate([references.training.images[:half], references.pool.images[:half]]))
+    # What a round trip changes are the references, for which there is no model here.
+    measure = measure.round_trip_of or measure
     scorer = Scorer(references, [measure], IMAGES, torch.device("cpu"))
     found = scorer.score_finite(images, measure.space)
     if not np.array_equal(found.best_ids("training")[:half], np.arange(half)):

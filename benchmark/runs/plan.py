@@ -21,6 +21,7 @@ from ..results.run_folder import RunFolder, unit_name
 from ..sampling.defended import check_fit, in_order
 from . import batching
 from .plugins import (
+    check_autoencoder,
     check_conditioning,
     check_configs,
     check_names,
@@ -120,8 +121,17 @@ class RunPlan:
         return {**{name: dict(values) for name, values in self.trained_with.items()}, **around}
 
     def optimised_spaces(self) -> dict[str, list[str]]:
-        """Return by defence the descriptor spaces whose measures alone must not judge it."""
-        return {defence.name: sorted(defence.optimises) for defence in self.defences}
+        """Return by defence the descriptor spaces whose measures alone must not judge it.
+
+        Other references in a space do not make it another one.
+        """
+        inside = {m.space: m.round_trip_of.space for m in self.measures if m.round_trip_of is not None}
+        return {
+            defence.name: sorted(
+                defence.optimises | {space for space, inner in inside.items() if inner in defence.optimises}
+            )
+            for defence in self.defences
+        }
 
     def identity(self) -> dict[str, Any]:
         """Return what makes this the same run; candidates, attacks and seeds may be added to it (docs/runs.md)."""
@@ -211,6 +221,7 @@ def plan_run(
                 f"{number} candidates are too few for {unit.attack.name}: it needs {unit.attack.least_candidates()}"
             )
     chosen = make_measures(pair, size, measures)
+    check_autoencoder(chosen, spec.family)
     weights = {name: digest for measure in chosen for name, digest in measure.weights().items()}
     for measure in chosen:
         try_measure(measure, size, where["device"])

@@ -8,6 +8,7 @@ from ..data import pipeline_folder
 from ..data.model_files import model_configs
 from ..data.pair import IN_TRAINING, TRAINING_DEFENCES, Pair
 from ..errors import BadInput, BadSetting, MeasureFailed
+from ..models import WITH_AUTOENCODER
 from ..protocol import default_measures
 from ..registry import find, make_attack, make_defence, make_measure, split_ablation
 
@@ -28,6 +29,15 @@ def check_configs(pair: Pair, attacks: Sequence[Attack], measures: Sequence[str]
     check_conditioning(attacks, pipeline_folder.conditioning(folder))
     for measure in make_measures(pair, pipeline_folder.image_size(folder), measures):
         measure.weights()
+
+
+def check_autoencoder(measures: Sequence[Measure], family: str) -> None:
+    """Raise `BadInput` for a measure of round trips where the model has no autoencoder."""
+    from ..measures.scorer import no_autoencoder
+
+    for measure in measures:
+        if measure.round_trip_of is not None and family not in WITH_AUTOENCODER:
+            raise BadInput(no_autoencoder(measure))
 
 
 def try_measure(measure: Measure, size: tuple[int, int, int], device: str) -> None:

@@ -31,6 +31,7 @@ from .makers import Maker, Makers
 from .plan import RunPlan, Unit
 from .score import check_references, score_unit
 from .state_cache import kept_state
+from .victim import output_path
 
 if TYPE_CHECKING:
     from ..results.schema import Metrics
@@ -394,7 +395,9 @@ def _score_all(
     check_references(plan, references)
     _check_same_data(folder, references.fingerprint)
     write_results.write_references(folder, references)
-    scorer = Scorer(references, list(plan.measures), plan.protocol.top_k, environment.pick_device(plan.model.device))
+    path = output_path(plan, references)
+    device = environment.pick_device(plan.model.device)
+    scorer = Scorer(references, list(plan.measures), plan.protocol.top_k, device, path)
     for unit in units:
         score_unit(plan, folder, unit, scorer, progress)
     with sealed(folder):

@@ -139,8 +139,9 @@ class _Bench:
         progress: Progress,
     ) -> None:
         from ..data.references import load_references
+        from ..measures.output_path import OutputPath
         from ..measures.scorer import Scorer
-        from ..models import load_model
+        from ..models import WITH_AUTOENCODER, load_model
 
         self.candidates, self.progress = candidates, progress
         block = pair.data.tuning_block is not None
@@ -159,7 +160,9 @@ class _Bench:
         self.measure.check(len(training), len(held_out), pair.allow_dense_neighbours)
         self.sampling = sampling_of(pair, bare, candidates)
         self.model: Model = defend(bare, defences, self.sampling.sampler.name, training.floats)
-        self.scorer: Scorer = Scorer(self.references, [self.measure], TOP_K, self.model.device)
+        autoencoder = spec.family in WITH_AUTOENCODER
+        path = OutputPath(lambda: self.model, spec.content(), autoencoder=autoencoder)
+        self.scorer: Scorer = Scorer(self.references, [self.measure], TOP_K, self.model.device, path)
         rows = sorted(int(row) for part in (training, held_out) for row in part.rows)
         self.used = Used(model=spec.sha256, seed=self.seed, data=self.references.fingerprint, rows=rows)
         self._prepared: tuple[dict[str, Any], AttackState] | None = None

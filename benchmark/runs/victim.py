@@ -6,9 +6,13 @@ from ..sampling.defended import defend
 from .plan import RunPlan
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from ..contracts import Model
+    from ..data.references import References
+    from ..measures.output_path import OutputPath
 
 
 def load_victim(plan: RunPlan) -> "Model":
@@ -25,6 +29,37 @@ def load_victim(plan: RunPlan) -> "Model":
     if any(unit.attack.access == "oracle" for unit in plan.units):
         model.labelled = _labelled(plan)
     return defend(model, plan.defences, plan.protocol.sampler.name, lambda: _training_images(plan))
+
+
+def output_path(
+    plan: RunPlan, references: "References", load: "Callable[[], Model] | None" = None
+) -> "OutputPath | None":
+    """Return what images of the plan's model go through at the end; None where that leaves them as they are.
+
+    `load` returns the model where it is in memory already; defences inside the sampling loop do not matter.
+    """
+    from .. import environment
+    from ..data.fits import Fits
+    from ..measures.output_path import OutputPath
+    from ..models import WITH_AUTOENCODER, load_model
+    from ..registry import code_of
+
+    around = [defence for defence in plan.defences if defence.level == "output"]
+    autoencoder = plan.model.family in WITH_AUTOENCODER
+    if not around and not autoencoder:
+        return None
+
+    def loaded() -> "Model":
+        return defend(load_model(plan.model), around, plan.protocol.sampler.name, lambda: _training_images(plan))
+
+    content = {
+        "model": plan.model.content(),
+        "dtype": plan.model.dtype,
+        "device": environment.pick_device(plan.model.device).type,
+        "defences": {d.name: [d.settings.model_dump(mode="json"), code_of(type(d))] for d in around},
+    }
+    names = [defence.name for defence in around]
+    return OutputPath(load or loaded, content, autoencoder=autoencoder, defences=names, fits=Fits(references.content()))
 
 
 def captions(plan: RunPlan) -> list[str]:

@@ -15,7 +15,7 @@ from ..registry import source_of
 if TYPE_CHECKING:
     from torch import Tensor
 
-LEVELS = ("denoiser", "loop", "prompt")
+LEVELS = ("denoiser", "loop", "prompt", "output")
 """From the innermost to the outermost."""
 
 
