@@ -143,6 +143,8 @@ def _page(contents: Contents) -> dict[str, Any]:
         "comparisons": tables.comparison_rows(metrics),
         "audit_rows": detector_audit.table_rows(contents.audit, contents.measure.id),
         "audit": contents.audit,
+        "reach_note": tables.reach_note(metrics),
+        "reach_rows": tables.reach_rows(metrics),
         "diagnostics": attack_diagnostics.table_rows(
             {f"{unit.result.attack}, seed {unit.result.seed}": unit.info for unit in contents.units}
         ),

@@ -27,6 +27,8 @@ def text_tables(metrics: Metrics, flags: Sequence[str] = (), *, every_measure: b
         parts.append(f"by {', '.join(left)} too: see the report, metrics.csv or `sidebench show RUN`")
     if metrics.claims_excess:
         parts.append(calibrated_table(metrics, [found[0].measure for found in shown]))
+    if said := reach_table(metrics, [found[0].measure for found in shown]):
+        parts.append(said)
     if metrics.comparisons:
         parts.append("attack against attack\n" + tabulate(comparison_rows(metrics), headers="keys", tablefmt="simple"))
     parts.append("cost\n" + tabulate(cost_rows(metrics.costs), headers="keys", tablefmt="simple"))
@@ -190,6 +192,49 @@ def calibrated_table(metrics: Metrics, measures: Sequence[str]) -> str:
     if refused:
         parts.append(f"refused: {refused[max(refused)]}" + (" (smaller q likewise)" if len(refused) > 1 else ""))
     return "\n".join(parts)
+
+
+def reach_rows(metrics: Metrics) -> list[dict[str, Any]]:
+    """Return one row per measure and band: which images would be seen if the model gave them away whole.
+
+    Nothing where every copy would be an exact one, and where no reach exists; `reach_note` says which of both.
+    """
+    return [
+        {
+            "measure": found.measure,
+            "band": found.band,
+            "training images": percent(found.training),
+            "held-out images": percent(found.held_out),
+            "looked at": found.training.images,
+        }
+        for found in metrics.reach
+        if found.how in ("round trip", "output defence") and found.training
+    ]
+
+
+def reach_note(metrics: Metrics) -> str:
+    """Say in a sentence what the reach is one of, or why there is none; nothing where every copy would be exact."""
+    first = metrics.reach[0] if metrics.reach else None
+    if first is None or first.how == "identity":
+        return ""
+    if first.how == "none":
+        return f"How much of a perfect copy would be seen is not known: {first.reason}."
+    return (
+        f"Percent of reference images that are found again once they went {first.reason}, as every candidate does. "
+        f"A perfect copier's rate would be no higher."
+    )
+
+
+def reach_table(metrics: Metrics, measures: Sequence[str]) -> str:
+    """Return the reach by these measures under a title; nothing where every copy would be an exact one."""
+    from tabulate import tabulate
+
+    note = reach_note(metrics)
+    if not note:
+        return ""
+    rows = [row for row in reach_rows(metrics) if row["measure"] in measures]
+    table = [tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True)] if rows else []
+    return "\n".join(["what the ruler can see", note, *table])
 
 
 def comparison_rows(metrics: Metrics) -> list[dict[str, Any]]:

@@ -12,6 +12,9 @@ from .sums import check_sums
 
 SCHEMA = "sidebench-metrics/1"
 
+How = Literal["identity", "round trip", "output defence", "none"]
+"""How a reach came about."""
+
 
 class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid")
@@ -250,6 +253,37 @@ class ControlCheck(_Record):
     overlapping_held_out: int = Field(0, description="held-out images in these groups")
 
 
+class ReachedShare(Estimate):
+    """A share of reference images, with its interval (Wilson)."""
+
+    value: float = Field(description="count / images")
+    count: int = Field(description="reference images that are reached")
+    images: int = Field(description="reference images that were looked at, evenly spaced in their side")
+
+    @classmethod
+    def counted(cls, count: int, images: int, interval: Interval) -> Self:
+        """Return count / images with its interval."""
+        return cls(value=count / images, low=interval.low, high=interval.high, count=count, images=images)
+
+
+class Reach(_Record):
+    """One measure and band: which reference images would be found if the model gave them away whole.
+
+    Each image goes through what a candidate goes through at the end, and is scored as a candidate. It is reached if
+    its best match lies in the band and is of its own duplicate group.
+    """
+
+    measure: str = Field(description="id of the measure")
+    band: str = Field(description="name; high+mid is the union of both")
+    how: How = Field(
+        description="identity: a copy would be exact, nothing was computed; round trip: through the model's "
+        "autoencoder, then its defences on the output; output defence: through those alone; none: no reach exists"
+    )
+    reason: str = Field(description="why there is no reach, or what the images went through; empty for identity")
+    training: ReachedShare | None = Field(description="of the training images; None where no reach exists")
+    held_out: ReachedShare | None = Field(description="of the held-out images; None without any, or without a reach")
+
+
 class Metrics(_Record):
     """metrics.json: functions of the committed score shards and of logical cost, nothing that varies."""
 
@@ -274,6 +308,9 @@ class Metrics(_Record):
     )
     reference_costs: list[Cost] = Field(
         [], description="the same of the reference model's run; no part of an attack's cost"
+    )
+    reach: list[Reach] = Field(
+        [], description="what each measure and band can see, for all attacks; empty in runs of before it was recorded"
     )
     flags: list[str] = Field(description="what a reader must know before using the numbers")
 

@@ -19,7 +19,9 @@ from ..files import cannot_write, read_json, write_atomic, write_json, write_tab
 from ..measures import image_quality
 from ..measures.hits import as_distances, closest, nested_bands
 from ..measures.pair_checks import audit_of_pair, control_of_pair
+from ..measures.reach import reached
 from ..measures.scorer import Scorer
+from ..results import reach as reaches
 from ..results.copying_figures import copying_file
 from ..results.costs import UnitFinds, costs, unit_finds
 from ..results.rates import attack_claim, attack_hits, compare_attacks, measure_result
@@ -30,7 +32,9 @@ from ..results.schema import (
     Compared,
     ControlCheck,
     Cost,
+    How,
     Metrics,
+    Reach,
     Result,
     fair_control,
     load_metrics,
@@ -80,14 +84,16 @@ def write_results(
     _remove_old(folder)
     began, fits = time.monotonic(), Fits(references.content())
     checked = _control_check(references, fits)
-    metrics, strongest, varying = _compute(plan, folder, units, references, checked)
+    reach = reach_of_run(plan, references, scorer, fits)
+    metrics, strongest, varying = _compute(plan, folder, units, references, checked, reach)
     for name, _, _ in units:
         varying["units"][name]["float32"] = precision_check.compare(folder, name, plan.measures[0], scorer)
     write_json(folder.path / "audit.json", audit_of_pair(references, plan.measures, scorer, fits))
     images = {name: folder.candidate_images(name, plan.candidates) for name, _, _ in units}
     write_json(folder.path / "quality.json", image_quality.assess(images, references, fits))
     _write_evidence(folder, strongest, references, plan)
-    varying["fits"] = {what: spent._asdict() for what, spent in fits.spent.items()}
+    of_path = scorer.path.fits.spent if scorer.path is not None and scorer.path.fits is not None else {}
+    varying["fits"] = {what: spent._asdict() for what, spent in (fits.spent | of_path).items()}
     made = sum(spent.seconds for spent in fits.spent.values() if not spent.kept)
     varying["results_seconds"] = time.monotonic() - began - made
     _write_numbers(folder, metrics, varying, references.fingerprint)
@@ -109,6 +115,7 @@ def _compute(
     units: Sequence[tuple[str, str, int]],
     references: "References",
     checked: ControlCheck | None,
+    reach: list[Reach],
 ) -> tuple[Metrics, dict[str, list[dict[str, Any]]], dict[str, Any]]:
     """Return the metrics, each unit's strongest pairs, and what varies between runs (times, deviations)."""
     groups = references.groups()
@@ -158,8 +165,10 @@ def _compute(
         costs=spent,
         efforts=efforts,
         reference_costs=_reference_costs(reference, units) if reference else [],
+        reach=reach,
         flags=sorted({*_flags(results, checked, plan.pair), *_marks(plan, units, spent, copies)}),
     )
+    metrics.flags = sorted({*metrics.flags, *reaches.flags(metrics)})
     return metrics, strongest, varying
 
 
@@ -241,6 +250,21 @@ def _control_check(references: "References", fits: Fits) -> ControlCheck | None:
         overlapping_training=len(shared["training"]),
         overlapping_held_out=len(shared["held_out"]),
     )
+
+
+def reach_of_run(plan: "RunPlan", references: "References", scorer: Scorer, fits: Fits) -> list[Reach]:
+    """Return what the run's measures can see, on both sides."""
+    path, measures = scorer.path, plan.measures
+    inside = [defence.name for defence in plan.defences if defence.level != "output"]
+    if inside:
+        said = f"{' and '.join(inside)} acts while an image is sampled: no reference image can be sent through it"
+        return reaches.none(measures, said)
+    if path is None:
+        return reaches.identity(measures, {side: len(groups) for side, groups in references.groups().items()})
+    found = reached(references, measures, scorer, path, fits)
+    stretch = [*(["the model's autoencoder"] if path.autoencoder else []), *path.defences]
+    how: How = "round trip" if path.autoencoder else "output defence"
+    return reaches.counted(measures, how, f"through {' and '.join(stretch)}", found.images, found.counts)
 
 
 def _flags(results: Sequence[Any], checked: ControlCheck | None, pair: "Pair") -> list[str]:
