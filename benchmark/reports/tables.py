@@ -221,7 +221,7 @@ def reach_note(metrics: Metrics) -> str:
         return f"How much of a perfect copy would be seen is not known: {first.reason}."
     return (
         f"Percent of reference images that are found again once they went {first.reason}, as every candidate does. "
-        f"A perfect copier's rate would be no higher."
+        f"That is what a perfect copier would score."
     )
 
 

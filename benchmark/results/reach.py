@@ -10,6 +10,8 @@ from ..protocol import CONFIDENCE
 from ..stats.intervals import Interval, wilson
 from .schema import How, Metrics, Reach, ReachedShare
 
+ROUND_TRIP = "roundtrip"
+"""Name of the measure whose references go through the autoencoder too."""
 LEAST = 0.5
 """Reach of the training images below which "no leak seen" says nothing."""
 
@@ -69,10 +71,12 @@ def flags(metrics: Metrics) -> list[str]:
     share = least_reach(metrics, measure, band)
     if share is None or share >= LEAST:
         return []
+    first = metrics.reach[0]
+    like = f"; `--measure {ROUND_TRIP}:{measure}` compares with round trips" if first.how == "round trip" else ""
     seen, missed = f"{100 * share:.1f} %", f"{100 * (1 - share):.1f} %"
     return [
         f"{measure}, band {band}, finds only {seen} of the training images again once they went "
-        f"{metrics.reach[0].reason}: a perfect copy would be called clean in {missed} of cases"
+        f"{first.reason}: a perfect copy would be called clean in {missed} of cases{like}"
     ]
 
 

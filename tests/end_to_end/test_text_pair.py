@@ -11,6 +11,7 @@ from sidebench.benchmark.data import image_cache
 from sidebench.benchmark.data.pair import Pair
 from sidebench.benchmark.errors import BadInput
 from sidebench.benchmark.files import read_state
+from sidebench.benchmark.reports.tables import text_tables
 from sidebench.benchmark.results.shards import shard_of
 from sidebench.benchmark.runs import runner
 from sidebench.benchmark.runs.check_attack import check_attack
@@ -46,7 +47,7 @@ def test_a_run_with_captions_of_the_users_own(folder: Path, tmp_path: Path, monk
             "members": {"split": "train"},
             "held_out": {"split": "test"},
         },
-        measures=["rms"],
+        measures=["nl2:n1:a0.5", "roundtrip:nl2:n1:a0.5"],
         protocol={"micro_batch": 2, "sampler": {"steps": 2}},
         attacks={"prompt-replay": {"origin": "untuned"}},
         licence="none",
@@ -57,6 +58,12 @@ def test_a_run_with_captions_of_the_users_own(folder: Path, tmp_path: Path, monk
     result = runner.execute(plan)
     assert result.metrics is not None and not result.failures
     manifest = json.loads((result.folder.path / "manifest.json").read_text(encoding="utf-8"))
+    # Random weights return noise for noise, and a flag says that no copy would be seen; round trips are all seen.
+    high = {row.measure: row.training for row in result.metrics.reach if row.band == "high"}
+    pixels, through = (high[name] for name in ("nl2:n1:a0.5", "roundtrip:nl2:n1:a0.5"))
+    assert pixels is not None and through is not None and (pixels.value < 0.5, through.value) == (True, 1)
+    assert any("a perfect copy would be called clean" in flag for flag in result.metrics.flags)
+    assert "what the ruler can see" in text_tables(result.metrics)
     assert manifest["components_left_out"] == ["safety_checker"]
     stored = read_state(result.folder.images_file("prompt-replay.s0", shard_of(range(4)))).tensors
     assert len(set(stored["column_prompt"].tolist())) == 2

@@ -69,7 +69,8 @@ def test_a_low_reach_is_flagged_in_a_sentence(metrics: Metrics) -> None:
     (said,) = reach.flags(metrics)
     assert said == (
         f"{NAME}, band high, finds only 10.0 % of the training images again once they went through the model's "
-        f"autoencoder: a perfect copy would be called clean in 90.0 % of cases"
+        f"autoencoder: a perfect copy would be called clean in 90.0 % of cases; `--measure roundtrip:{NAME}` compares "
+        f"with round trips"
     )
     assert metrics.reach[0].training is not None
     metrics.reach[0].training.count = 100
