@@ -213,6 +213,12 @@ def make_measure(measure_id: str) -> Measure:
     return measure
 
 
+def layers(measure: Measure) -> list[Measure]:
+    """Return the measures whose code a measure's scores rest on: itself, and the one inside, if any."""
+    inner = measure.round_trip_of
+    return [measure, *([] if inner is None else layers(inner))]
+
+
 def code_of(plugin: type) -> dict[str, str]:
     """Return which code a plug-in is: what must be equal for two runs of it to be the same.
 

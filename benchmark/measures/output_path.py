@@ -61,10 +61,6 @@ class OutputPath:
         )
         yield from kept.tensors["images"].split(size)
 
-    def close(self) -> None:
-        """Forget the model, to free its memory; it is loaded again where it is needed."""
-        self._model = None
-
 
 @torch.no_grad()
 def _round_trip(model: Model, images: torch.Tensor) -> tuple[torch.Tensor, np.ndarray]:

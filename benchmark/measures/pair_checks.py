@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..contracts import Measure
 from ..data.fits import Fits, code_beside
 from ..data.references import References, shared_groups
+from ..registry import layers
 from .control_check import TwoSample, two_sample
 from .detector_audit import audit
 
@@ -26,7 +27,7 @@ def audit_of_pair(references: References, measures: Sequence[Measure], scorer: "
         lambda: audit(references, measures, scorer, SEED),
         measures=[measure.id for measure in measures],
         weights=[measure.weights() for measure in measures],
-        code=code_beside([type(measure) for measure in measures]),
+        code=code_beside([type(layer) for measure in measures for layer in layers(measure)]),
         neighbours=scorer.k,
         device=scorer.device.type,
         path=None if scorer.path is None else scorer.path.content,

@@ -14,6 +14,7 @@ import torch
 from ..contracts import Measure, Side
 from ..data.fits import Fits, code_beside
 from ..data.references import References
+from ..registry import layers
 from . import hits
 from .output_path import OutputPath
 from .scorer import Scorer
@@ -38,7 +39,7 @@ def reached(
         lambda: _count(references, measures, scorer, path)._asdict(),
         measures=[measure.id for measure in measures],
         weights=[measure.weights() for measure in measures],
-        code=code_beside([type(measure) for measure in measures]),
+        code=code_beside([type(layer) for measure in measures for layer in layers(measure)]),
         neighbours=scorer.k,
         device=scorer.device.type,
         path=path.content,

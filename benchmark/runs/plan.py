@@ -16,7 +16,7 @@ from ..models import ModelFiles, inspect_files
 from ..models.find_model import find_model, find_source
 from ..progress import silent
 from ..protocol import DEFAULT_TIER, TIERS, TOP_K, Batching, Protocol, Sampling
-from ..registry import check_settings, code_of, find
+from ..registry import check_settings, code_of, find, layers
 from ..results.run_folder import RunFolder, unit_name
 from ..sampling.defended import check_fit, in_order
 from . import batching
@@ -137,7 +137,8 @@ class RunPlan:
         """Return what makes this the same run; candidates, attacks and seeds may be added to it (docs/runs.md)."""
         reference = self.reference_model
         own = code_of(RunPlan)
-        plugins = {defence.name: type(defence) for defence in self.defences} | {m.id: type(m) for m in self.measures}
+        plugins: dict[str, type] = {defence.name: type(defence) for defence in self.defences}
+        plugins |= {layer.id: type(layer) for measure in self.measures for layer in layers(measure)}
         others = {name: code for name, plugin in plugins.items() if (code := code_of(plugin)) != own}
         return {
             **({"reference_model": reference.content()} if reference else {}),

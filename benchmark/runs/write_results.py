@@ -254,12 +254,13 @@ def _control_check(references: "References", fits: Fits) -> ControlCheck | None:
 
 def reach_of_run(plan: "RunPlan", references: "References", scorer: Scorer, fits: Fits) -> list[Reach]:
     """Return what the run's measures can see, on both sides."""
-    path, measures = scorer.path, plan.measures
+    path, measures = scorer.path, [measure for measure in plan.measures if measure.bands]
     inside = [defence.name for defence in plan.defences if defence.level != "output"]
     if inside:
-        said = f"{' and '.join(inside)} acts while an image is sampled: no reference image can be sent through it"
+        act, it = ("acts", "it") if len(inside) == 1 else ("act", "them")
+        said = f"{' and '.join(inside)} {act} while an image is sampled: no reference image can be sent through {it}"
         return reaches.none(measures, said)
-    if path is None:
+    if path is None or not measures:
         return reaches.identity(measures, {side: len(groups) for side, groups in references.groups().items()})
     found = reached(references, measures, scorer, path, fits)
     stretch = [*(["the model's autoencoder"] if path.autoencoder else []), *path.defences]

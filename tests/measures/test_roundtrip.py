@@ -19,6 +19,7 @@ from sidebench.benchmark.measures.nl2 import NormalizedL2Combined
 from sidebench.benchmark.measures.output_path import OutputPath
 from sidebench.benchmark.measures.roundtrip import RoundTrip
 from sidebench.benchmark.measures.scorer import Scorer
+from sidebench.benchmark.registry import layers
 from sidebench.benchmark.runs.plugins import check_autoencoder
 
 NL2C, THROUGH = NormalizedL2Combined(["n5", "a0.5"]), RoundTrip(["nl2c", "n5", "a0.5"])
@@ -72,6 +73,7 @@ def test_its_id_and_space_spell_what_it_is() -> None:
     assert RoundTrip().id == "roundtrip:nl2c:n50:a0.5"
     assert THROUGH.bands == NL2C.bands and THROUGH.distance and THROUGH.neighbours == 5
     assert not RoundTrip(["zncc"]).distance
+    assert [layer.id for layer in layers(THROUGH)] == [THROUGH.id, NL2C.id]
     with pytest.raises(BadInput, match=r"measure nl2c:n5:a0\.5: n = 5 neighbours of 20 images"):
         THROUGH.check(20, 20, False)
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]

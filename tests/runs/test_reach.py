@@ -69,12 +69,12 @@ def test_a_defence_on_the_output_lowers_the_reach_by_its_strength(digits: Any) -
 
 
 def test_behind_a_defence_in_the_loop_there_is_none(digits: Any) -> None:
-    for around, named in (([Eta()], "eta acts"), ([OutputNoise(), Stain()], "output-noise acts")):
+    alone = "eta acts while an image is sampled: no reference image can be sent through it"
+    both = "eta and output-noise act while an image is sampled: no reference image can be sent through them"
+    for around, said in (([Eta()], alone), ([Eta(), OutputNoise(), Stain()], both)):
         found = reach_of(digits(*around))
         assert {(row.how, row.training, row.held_out) for row in found} == {("none", None, None)}
-        assert {row.reason for row in found} == {
-            f"{named} while an image is sampled: no reference image can be sent through it"
-        }
+        assert {row.reason for row in found} == {said}
 
 
 def test_a_defence_on_the_output_that_samples_otherwise_does_not_conform(digits: Any) -> None:
