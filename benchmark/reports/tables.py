@@ -415,6 +415,11 @@ def claim_words(claim: Claim, control: str) -> str:
     unseen = f"a leak of up to {100 * widest.at_most:.2f} % of the candidates could have gone unseen"
     if closest is not widest:
         unseen += f", up to {100 * closest.at_most:.2f} % in band {closest.band}"
+    if claim.says == "cannot see":
+        return (
+            f"cannot see a leak: most training images are not found again after the model's own round trip, so no "
+            f"excess over {over} says nothing; take a roundtrip measure"
+        )
     if claim.says == "cannot tell":
         least = "no number of groups is" if claim.least_groups is None else f"{claim.least_groups} hit groups are"
         return (

@@ -2,6 +2,7 @@
 
 from typing import Any, Literal, NamedTuple
 
+from ..results.reach import LEAST
 from ..results.schema import Claim, Metrics
 from .tables import claim_words
 
@@ -47,6 +48,8 @@ def headline(metrics: Metrics) -> Headline:
         )
         return Headline("open", f"{metrics.pair}: the control does not fit", said)
     said = " ".join(f"{claim.attack} {claim_words(claim, metrics.control)}." for claim in claims)
+    if "cannot see" in says:
+        return Headline("open", f"{metrics.pair}: the ruler cannot see a leak", said)
     if "cannot tell" in says:
         return Headline("open", f"{metrics.pair}: cannot tell by this control", said)
     return Headline("clear", f"{metrics.pair}: no leak was seen", _no_leak(metrics))
@@ -82,6 +85,7 @@ def checks(
     """
     return [
         _control(metrics),
+        *_reach(metrics),
         *_detector(metrics, audit),
         _images(metrics),
         *_quality(quality),
@@ -196,6 +200,18 @@ def _detector(metrics: Metrics, audit: dict[str, Any]) -> list[VerdictCheck]:
         *listed,
         VerdictCheck("Detector, false alarms", said, "good" if others["any"]["low"][place] < 0.01 else "look"),
     ]
+
+
+def _reach(metrics: Metrics) -> list[VerdictCheck]:
+    """Return what the ruler can see of copies that went through the model's own output."""
+    if not metrics.reach or metrics.reach[0].how == "identity":
+        return []
+    found = metrics.reach[0]
+    if found.training is None:
+        return [VerdictCheck("Reach", f"none exists: {found.reason}", "missing")]
+    share = found.training.value
+    said = f"{100 * share:.0f} % of training images are found in band {found.band} again, once they went {found.reason}"
+    return [VerdictCheck("Reach", said, "good" if share >= LEAST else "look")]
 
 
 def _images(metrics: Metrics) -> VerdictCheck:

@@ -8,7 +8,7 @@ from ..contracts import Band, Measure, Side
 from ..measures import hits
 from ..protocol import CONFIDENCE
 from ..stats.intervals import Interval, wilson
-from .schema import How, Metrics, Reach, ReachedShare
+from .schema import Claim, How, Metrics, Reach, ReachedShare
 
 ROUND_TRIP = "roundtrip"
 """Name of the measure whose references go through the autoencoder too."""
@@ -78,6 +78,16 @@ def flags(metrics: Metrics) -> list[str]:
         f"{measure}, band {band}, finds only {seen} of the training images again once they went "
         f"{first.reason}: a perfect copy would be called clean in {missed} of cases{like}"
     ]
+
+
+def said_within_reach(metrics: Metrics) -> list[Claim]:
+    """Return the claims, where those that saw no excess say "cannot see" if most training images are out of reach."""
+    found = []
+    for claim in metrics.claims:
+        share = least_reach(metrics, claim.measure, claim.bands[0].band)
+        blind = claim.says == "none seen" and share is not None and share < LEAST
+        found.append(claim.model_copy(update={"says": "cannot see"}) if blind else claim)
+    return found
 
 
 def _exact(size: int, *, here: bool) -> ReachedShare:

@@ -169,6 +169,7 @@ def _compute(
         flags=sorted({*_flags(results, checked, plan.pair), *_marks(plan, units, spent, copies)}),
     )
     metrics.flags = sorted({*metrics.flags, *reaches.flags(metrics)})
+    metrics.claims = reaches.said_within_reach(metrics)
     return metrics, strongest, varying
 
 
