@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import BadInput
 from ..files import sha256
+from . import folder_files
 from .hub import Fetched, Listing, download, explained, look_up, recall, remember, unusable_cache
 from .pair import DataSource
 
@@ -23,6 +24,8 @@ class ImageFiles:
     """Number of rows by split, where the data set says it."""
     content: Mapping[str, Any]
     """What the files' content is known by."""
+    left_out: Mapping[str, int]
+    """Number of files beside them that are not read, by kind."""
 
 
 def fetch_data(data: DataSource, again: bool = False) -> Fetched:
@@ -57,11 +60,9 @@ def find_data_files(data: DataSource) -> tuple[Listing, list[str], dict[str, Any
         download(found, [min(found.sizes, key=lambda name: found.sizes[name])])  # says whether this user may
     with explained("dataset", data.repo, data.revision):
         details = describe(data.repo, found.commit, data.config)
-    splits = used_splits(data)
-    unknown = [split for split in splits if split not in details["files"]]
-    if unknown:
-        raise BadInput(f"dataset {data.repo} has no split {unknown[0]!r}: it has {', '.join(details['files'])}")
-    details["files"] = {split: details["files"][split] for split in splits}
+    names = [name for name in found.sizes if not name.startswith(".")]
+    details["left_out"] = _beside(details, names)
+    details["files"] = _used(data, f"dataset {data.repo}", details)
     return found, sorted({name for listed in details["files"].values() for name in listed}), details
 
 
@@ -73,7 +74,7 @@ def describe_source(data: DataSource) -> tuple[dict[str, Any] | None, str]:
             return known.details["features"], known.licence
         found, _, details = find_data_files(data)
         return details["features"], found.licence
-    return describe(str(Path(str(data.path)).resolve()), None, data.config)["features"], "not stated"
+    return _describe_folder(data)["features"], "not stated"
 
 
 def used_splits(data: DataSource) -> list[str]:
@@ -114,6 +115,8 @@ def _why_not(repo: str, error: Exception) -> str:
         return f"dataset {repo} is a Python script of its own, which sidebench does not run"
     if "Config name is missing" in said or "BuilderConfig" in said:
         return f"dataset {repo}: {said[:300]}"
+    if "[" in repo:
+        return f"dataset {repo}: its card names files, and brackets in a path are a pattern then: rename the folder"
     return f"dataset {repo} holds no images or tables that can be read ({type(error).__name__})"
 
 
@@ -139,15 +142,50 @@ def locate(data: DataSource) -> ImageFiles:
         folder, how = fetched.folder(), fetched.details
         files = {split: [folder / name for name in names] for split, names in how["files"].items()}
         content = {"repo": fetched.repo, "commit": fetched.commit, "files": how["files"]}
-        return ImageFiles(how["builder"], files, how["features"], how["rows"], content)
+        beside = how.get("left_out", {})  # what was fetched by an earlier version does not say
+        return ImageFiles(how["builder"], files, how["features"], how["rows"], content, beside)
+    how = _describe_folder(data)
+    named = {split: [Path(name) for name in names] for split, names in _used(data, str(data.path), how).items()}
+    content = {"files": {split: [[f.name, sha256(f)] for f in listed] for split, listed in named.items()}}
+    return ImageFiles(how["builder"], named, how["features"], how["rows"], content, how["left_out"])
+
+
+def _describe_folder(data: DataSource) -> dict[str, Any]:
+    """Return what `describe` does, and how many files of the folder are not read, of a local folder."""
     assert data.path is not None
-    if not Path(data.path).is_dir():
-        raise BadInput(f"no such folder of images: {Path(data.path).name}")
-    how = describe(str(Path(data.path).resolve()), None, data.config)
-    files = {split: [Path(name) for name in names] for split, names in how["files"].items()}
+    folder = Path(data.path).resolve()
+    if not folder.is_dir():
+        raise BadInput(f"no such folder of images: {data.path}")
+    if data.config is None and not folder_files.states_its_files(folder):
+        found = folder_files.list_folder(folder)
+        names = {split: [str(file) for file in files] for split, files in found.files.items()}
+        return {"builder": found.builder, "files": names, "rows": {}, "features": None, "left_out": found.left_out}
+    how = describe(str(folder), None, data.config)
+    return {**how, "left_out": _beside(how, [str(folder / name) for name in folder_files.everything(folder)])}
+
+
+def _beside(how: Mapping[str, Any], names: list[str]) -> dict[str, int]:
+    """Count what is not read beside image files; tables are what the data set's own card chose of its files."""
+    if how["builder"] != folder_files.IMAGES:
+        return {}
+    return folder_files.left_out(names, {name for listed in how["files"].values() for name in listed})
+
+
+def _used(data: DataSource, owner: str, how: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the files of the splits that a pair uses.
+
+    Raises:
+        BadInput: a split is not there, none of its files is read, or its images are in archives.
+    """
+    files = {}
     for split in used_splits(data):
-        if split not in files:
-            raise BadInput(f"{Path(data.path).name} has no split {split!r}: it has {', '.join(files)}")
-    used = {split: files[split] for split in used_splits(data)}
-    content = {"files": {split: [[f.name, sha256(f)] for f in listed] for split, listed in used.items()}}
-    return ImageFiles(how["builder"], used, how["features"], how["rows"], content)
+        if split not in how["files"]:
+            raise BadInput(f"{owner} has no split {split!r}: it has {', '.join(how['files'])}")
+        files[split] = how["files"][split]
+        if not files[split]:
+            beside = folder_files.in_words(how["left_out"])
+            raise BadInput(f"{owner}: no file of split {split!r} can be read; not read are {beside}")
+        archives = [name for name in files[split] if name.lower().endswith(".zip")]
+        if archives and how["builder"] == folder_files.IMAGES:
+            raise folder_files.archive(owner, archives)
+    return files

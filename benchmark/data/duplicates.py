@@ -1,4 +1,4 @@
-"""Groups of near-duplicates, and splits that keep them whole."""
+"""Groups of near-duplicates, images that are others mirrored or turned, and splits that keep groups whole."""
 
 import hashlib
 from typing import TYPE_CHECKING
@@ -94,15 +94,65 @@ def _floats(images: np.ndarray) -> "Tensor":
 
 def _cell_means(images: "Tensor") -> "Tensor":
     """Return means over a grid of at most 8 x 8 cells, scaled so that distances are at most those of the images."""
-    from torch.nn.functional import avg_pool2d
-
     from .pixels import pixel_descriptors
+
+    return pixel_descriptors(_cells(images))
+
+
+def _cells(images: "Tensor") -> "Tensor":
+    """Return means over a grid of at most 8 x 8 cells, or the images where cells of one size do not fill them."""
+    from torch.nn.functional import avg_pool2d
 
     height, width = images.shape[2:]
     cell = (-(-height // CELLS), -(-width // CELLS))
     if height % cell[0] or width % cell[1]:  # cells of one size only, else the bound does not hold
-        return pixel_descriptors(images)
-    return pixel_descriptors(avg_pool2d(images, cell))
+        return images
+    return avg_pool2d(images, cell)
+
+
+def turned_copies(images: np.ndarray, others: np.ndarray, rms: float) -> np.ndarray:
+    """Mark the images (N,) bool that are at most `rms` from another one mirrored or turned, but not as they stand.
+
+    Both are N x C x H x W, uint8. Of the eight symmetries of the square, images that are none have four. The average
+    of an image over all of them is the same for all its forms and can only bring two images nearer, so one search
+    among these averages, over cells, finds every pair that is then compared in full.
+    """
+    import torch
+
+    from .nearest import within
+
+    as_it_stands, turned = np.zeros((2, len(images)), dtype=bool)
+    if not len(images) or not len(others):
+        return turned
+    averages = torch.cat([_symmetric_means(block) for block in blocks(others)])
+    radius, done = rms * (1 + 1e-5) + 1e-6, 0  # the averages are rounded
+    for block in blocks(images):
+        near = within(_symmetric_means(block), averages, torch.full((len(block),), radius))
+        for rows, ids in zip(near.rows.split(BLOCK), near.ids.split(BLOCK), strict=True):
+            theirs = others[ids.numpy()]
+            for number, form in enumerate(_forms(block[rows.numpy()])):
+                close = rows.numpy()[_distances(form, theirs) <= rms] + done
+                (turned if number else as_it_stands)[close] = True
+        done += len(block)
+    marked: np.ndarray = turned & ~as_it_stands
+    return marked
+
+
+def _forms(images: np.ndarray) -> list[np.ndarray]:
+    """Return the images as they stand, then mirrored and turned in every way that keeps their height and width."""
+    upright = [images, images[..., ::-1], images[..., ::-1, :], images[..., ::-1, ::-1]]
+    square = images.shape[2] == images.shape[3]
+    return upright + [form.swapaxes(2, 3) for form in upright] if square else upright
+
+
+def _symmetric_means(images: np.ndarray) -> "Tensor":
+    """Return cell means averaged over all forms of the images, scaled as `_cell_means`."""
+    import torch
+
+    from .pixels import pixel_descriptors
+
+    forms = _forms(_cells(_floats(images)).numpy())
+    return pixel_descriptors(torch.from_numpy(np.mean(forms, axis=0, dtype=np.float32)))
 
 
 def split_by_group(groups: np.ndarray, rule: SplitRule) -> list[np.ndarray]:

@@ -6,12 +6,14 @@ everything that decoding depends on; nothing in it is a name that could mean som
 or cut since it was written is decoded again.
 """
 
+import functools
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +21,19 @@ import numpy as np
 
 from ..contracts import Progress
 from ..errors import BadInput, CorruptRun
-from ..files import read_json, remove_leftovers, sha256, write_atomic, write_checked_json
+from ..files import cannot_write, read_json, remove_leftovers, sha256, write_atomic, write_checked_json
 from ..progress import say, silent
 from . import decode
 from .dataset_files import ImageFiles, fetch_data, locate, quiet, used_splits
-from .hub import cache
+from .folder_files import METADATA, in_words
+from .hub import cache, unusable_cache
 from .pair import DataSource
 
 BLOCK = 512
 """Images that are held in memory at a time."""
+
+READER = 2
+"""Raised whenever labels, captions or the choice of rows may change; part of the cache's key."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +45,12 @@ class Rows:
     splits: Mapping[str, range]
     """Row numbers of each split."""
     labels: np.ndarray | None
-    captions: list[str] | None
+    captions: list[str | None] | None
+    """None of a row: it has no caption."""
     fingerprint: str
     """SHA-256 over the shape and bytes of all images."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """Number of files of the data set that are not read, by kind."""
 
 
 def load_rows(data: DataSource, progress: Progress = silent) -> Rows:
@@ -52,7 +61,7 @@ def load_rows(data: DataSource, progress: Progress = silent) -> Rows:
     """
     source = locate(data)
     columns = {"image": data.images, "label": data.labels, "caption": data.captions}
-    how = {"decoder": decode.VERSION, "size": data.size, "channels": data.channels, "crop": data.crop}
+    how = {"decoder": decode.VERSION, "reader": READER, "size": data.size, "channels": data.channels, "crop": data.crop}
     key = hashlib.sha256(
         json.dumps([used_splits(data), source.content, columns, how], sort_keys=True).encode()
     ).hexdigest()[:32]
@@ -61,8 +70,39 @@ def load_rows(data: DataSource, progress: Progress = silent) -> Rows:
     if not _is_whole(folder, ("pixels.u8", "texts.json"), "rows.json"):
         if data.source == "hub":
             fetch_data(data).unchanged()
+        _make(folder, str(data.repo or data.path))
         _decode_all(data, source, folder, progress)
-    return _open(folder)
+    rows = _open(folder)
+    found = replace(rows, left_out={**source.left_out, **rows.left_out})
+    _say_once(left_out_in_words(found.left_out))
+    return found
+
+
+def left_out_in_words(left_out: Mapping[str, int]) -> str:
+    """Say what of a data set is not read, by kind; nothing where all of it is."""
+    if not left_out:
+        return ""
+    count = sum(left_out.values())
+    files = "1 file of the data set is" if count == 1 else f"{count:,} files of the data set are"
+    return f"{files} not read: {in_words(left_out)}"
+
+
+@functools.cache
+def _say_once(line: str) -> None:
+    if line:
+        say(line)
+
+
+def _make(folder: Path, owner: str) -> None:
+    """Make a folder of the cache.
+
+    Raises:
+        BadInput: its place may not be used.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unusable_cache(f"images of {owner}", error) or cannot_write(folder, error) from None
 
 
 def _is_whole(folder: Path, names: Sequence[str], note: str) -> bool:
@@ -144,7 +184,8 @@ def _open(folder: Path) -> Rows:
         splits[split] = range(first, first + count)
         first += count
     labels = None if texts["labels"] is None else np.array(texts["labels"], dtype=np.int64)
-    return Rows(_mapped(folder, info["shape"]), splits, labels, texts["captions"], info["sha256"])
+    mapped = _mapped(folder, info["shape"])
+    return Rows(mapped, splits, labels, texts["captions"], info["sha256"], info["left_out"])
 
 
 def _mapped(folder: Path, shape: list[int]) -> np.ndarray:
@@ -159,7 +200,9 @@ class _Texts:
 
     counts: dict[str, int] = field(default_factory=dict)
     labels: list[int] = field(default_factory=list)
-    captions: list[str] = field(default_factory=list)
+    captions: list[str | None] = field(default_factory=list)
+    without_row: Counter[str] = field(default_factory=Counter)
+    """Image files that no row names, by extension."""
 
 
 def _decode_all(data: DataSource, source: ImageFiles, folder: Path, progress: Progress) -> None:
@@ -170,7 +213,12 @@ def _decode_all(data: DataSource, source: ImageFiles, folder: Path, progress: Pr
     labels, captions = texts.labels if data.labels else None, texts.captions if data.captions else None
     write_checked_json(folder / "texts.json", {"labels": labels, "captions": captions})
     shape = [sum(texts.counts.values()), data.channels, data.size, data.size]
-    found = {"shape": shape, "splits": list(texts.counts.items()), "sha256": fingerprint(_mapped(folder, shape))}
+    found = {
+        "shape": shape,
+        "splits": list(texts.counts.items()),
+        "sha256": fingerprint(_mapped(folder, shape)),
+        "left_out": {f"{kind} without a row of metadata": count for kind, count in texts.without_row.items()},
+    }
     write_checked_json(folder / "rows.json", {**found, "files": _note(folder, ("pixels.u8", "texts.json"))})
 
 
@@ -183,13 +231,14 @@ def _decode(data: DataSource, source: ImageFiles, file: Path, texts: _Texts, pro
             for row in _stream(source, files, reader.owner):
                 out.write(reader.pixels(row, done))
                 texts.labels += reader.label(row)
-                texts.captions += reader.caption(row)
+                texts.captions += reader.caption(row, done)
                 done += 1
                 if done % BLOCK == 0:
                     progress(f"decoding {split}", done, max(done, source.rows.get(split, 0)))
             if not done:
                 raise BadInput(f"{reader.owner}: the split is empty")
             texts.counts[split] = done
+            texts.without_row += reader.without_row()
 
 
 def _stream(source: ImageFiles, files: list[Path], owner: str) -> Iterator[dict[str, Any]]:
@@ -200,7 +249,9 @@ def _stream(source: ImageFiles, files: list[Path], owner: str) -> Iterator[dict[
     """
     with quiet() as datasets:
         features = None if source.features is None else datasets.Features.from_dict(source.features)
-        given = {"rows": [str(file) for file in files]}
+        # A list of this kind is taken as it is; of any other, each name is a pattern, in which brackets mean a letter.
+        listed = datasets.data_files.DataFilesList([str(file) for file in files], [()] * len(files))
+        given = {"rows": listed}
         try:
             rows = datasets.load_dataset(
                 source.builder, data_files=given, split="rows", streaming=True, features=features
@@ -210,6 +261,8 @@ def _stream(source: ImageFiles, files: list[Path], owner: str) -> Iterator[dict[
                     rows = rows.cast_column(name, datasets.Image(decode=False))
             yield from rows
         except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
+            if isinstance(error, OSError) and error.filename not in listed and (place := unusable_cache(owner, error)):
+                raise place from None
             raise BadInput(f"{owner} cannot be read ({type(error).__name__}): a file is damaged") from None
 
 
@@ -220,6 +273,7 @@ class _Reader:
         self.data, self.owner = data, owner
         self.files = {str(file) for file in files}
         self.column = data.images
+        self._named: set[str] = set()
 
     def pixels(self, row: dict[str, Any], number: int) -> bytes:
         """Return the decoded image."""
@@ -229,6 +283,8 @@ class _Reader:
         if isinstance(value, dict) and value.get("bytes") is None and value.get("path") not in self.files:
             # Only files of the data set itself are opened: a row may name any path on this machine.
             raise BadInput(f"{self.owner}, row {number}: column {self.column!r} holds no image")
+        if isinstance(value, dict) and value.get("path") in self.files:
+            self._named.add(value["path"])
         try:
             return decode.decode(value, self.data.size, self.data.channels, self.data.crop).tobytes()
         except BadInput as error:
@@ -243,12 +299,28 @@ class _Reader:
             raise BadInput(f"{self.owner}: column {self.data.labels!r} holds {type(value).__name__}, not class numbers")
         return [value]
 
-    def caption(self, row: dict[str, Any]) -> list[str]:
-        """Return the caption, the first where a row has several, if there is a column of them."""
+    def caption(self, row: dict[str, Any], number: int) -> list[str | None]:
+        """Return the caption, the first where a row has several, if there is a column of them; None if it has none.
+
+        Raises:
+            BadInput: the column holds something else than text.
+        """
         if self.data.captions is None:
             return []
         value = self._value(row, self.data.captions)
-        return [str(value[0] if isinstance(value, list) and value else value)]
+        several = value if isinstance(value, list) else [value]
+        found = next((text for text in several if text is not None), None)
+        if found is not None and not isinstance(found, str):
+            kind = type(found).__name__
+            raise BadInput(f"{self.owner}, row {number}: column {self.data.captions!r} holds {kind}, not captions")
+        return [found]
+
+    def without_row(self) -> Counter[str]:
+        """Count the image files that no row named, by extension; nothing where the images are no files."""
+        if not self._named:
+            return Counter()
+        unnamed = (Path(file) for file in self.files - self._named)
+        return Counter(file.suffix.lower() for file in unnamed if file.name not in METADATA)
 
     def _value(self, row: dict[str, Any], column: str) -> Any:
         if column not in row:

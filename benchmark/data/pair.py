@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -305,6 +306,7 @@ class Pair(Settings):
 
 def named_model(name: str) -> ModelSource:
     """Return the model that a user names: a folder, or `OWNER/NAME` of the Hub, perhaps with `@REVISION`."""
+    name = beside(Path(), name) if name.startswith("~") else name
     repo, revision = repository(name)
     looks_so = re.fullmatch(r"[\w.-]+/[\w.-]+", repo) and not repo.startswith(".")
     if Path(name).is_dir() or name.startswith("zoo:") or not looks_so:
@@ -360,6 +362,11 @@ def _read(path: Path) -> Pair:
         raise BadPair(shown.of(f"pair file {path.name}")) from None
 
 
+def beside(folder: Path, path: str) -> str:
+    """Return a path as it stands in a file of this folder: relative to it, absolute, or from the user's home (~)."""
+    return str(folder / os.path.expanduser(path))  # noqa: PTH111  Path.expanduser raises where there is no such home
+
+
 def _resolve(pair: Pair, folder: Path) -> Pair:
     """Make the paths in a user's pair file relative to that file, and read its lists of row numbers."""
     update: dict[str, Any] = {}
@@ -368,18 +375,18 @@ def _resolve(pair: Pair, folder: Path) -> Pair:
         if model is None:
             continue
         if model.location and not model.location.startswith("zoo:"):
-            model = model.model_copy(update={"location": str(folder / model.location)})
+            model = model.model_copy(update={"location": beside(folder, model.location)})
         if model.lora is not None and model.lora.location:
-            beside = model.lora.model_copy(update={"location": str(folder / model.lora.location)})
-            model = model.model_copy(update={"lora": beside})
+            lora = model.lora.model_copy(update={"location": beside(folder, model.lora.location)})
+            model = model.model_copy(update={"lora": lora})
         update[key] = model
     data = pair.data
     if data.path is not None:
-        data = data.model_copy(update={"path": str(folder / data.path)})
+        data = data.model_copy(update={"path": beside(folder, data.path)})
     for side in ("members", "held_out"):
         chosen = getattr(data, side)
         if chosen is not None and isinstance(chosen.indices, str):
-            listed = chosen.model_copy(update={"indices": _read_indices(folder / chosen.indices)})
+            listed = chosen.model_copy(update={"indices": _read_indices(Path(beside(folder, chosen.indices)))})
             data = data.model_copy(update={side: listed})
     return pair.model_copy(update={**update, "data": data})
 

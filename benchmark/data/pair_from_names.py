@@ -8,7 +8,7 @@ from ..errors import BadInput
 from . import model_files, pipeline_folder
 from .dataset_files import describe_source
 from .model_files import model_configs
-from .pair import AttackDefaults, DataSource, ModelSource, Pair, Selection, load_pair, named_model, repository
+from .pair import AttackDefaults, DataSource, ModelSource, Pair, Selection, beside, load_pair, named_model, repository
 
 FIRST_ATTACK = {"none": "carlini-uncond", "class": "carlini-uncond", "text": "prompt-replay"}
 """What runs by conditioning where no attack is named, with its own defaults."""
@@ -75,6 +75,7 @@ def pair_of(
 
 def _data(dataset: str, split: str, holdout: str | None, form: dict[str, Any]) -> tuple[DataSource, str]:
     """Return the data source, with its columns, and the licence that its card names."""
+    dataset = beside(Path(), dataset) if dataset.startswith("~") else dataset
     place: dict[str, Any] = {"source": "folder", "path": dataset}
     if not Path(dataset).is_dir():
         repo, revision = repository(dataset)

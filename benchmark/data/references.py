@@ -14,7 +14,7 @@ from ..errors import BadInput
 from ..progress import silent
 from .duplicates import duplicate_groups, split_by_group
 from .fits import Fits
-from .image_cache import fingerprint, load_rows, take
+from .image_cache import Rows, fingerprint, left_out_in_words, load_rows, take
 from .pair import DataSource, Pair, Selection, TuningBlock
 
 if TYPE_CHECKING:
@@ -74,6 +74,10 @@ class References:
     tuning: ImageSet
     fingerprint: str
     """SHA-256 over the shape and bytes of all images of the data set."""
+    left_out: str = ""
+    """What of the data set is not read, in words; empty where all of it is."""
+    duplicate_rms: float = 0.0
+    """Images at most this far apart (rms) are one group."""
 
     def content(self) -> dict[str, str]:
         """Return hashes of all that the four parts are: the images, and which of them lie where with what labels."""
@@ -110,6 +114,7 @@ class _Loaded:
     labels: np.ndarray | None
     captions: list[str] | None
     fingerprint: str
+    left_out: str
     members: np.ndarray
     """Row numbers that training images are taken from."""
     held_out: np.ndarray | None
@@ -126,12 +131,12 @@ def load_references(pair: Pair, progress: Progress = silent, *, tuning: bool = F
     loaded, data = _load(pair.data, progress), pair.data
     if data.sha256 not in (None, loaded.fingerprint):
         raise BadInput(f"{pair.name}: the data are not the pinned ones (SHA-256 {loaded.fingerprint[:16]}...)")
+    rms = data.duplicate_rms if data.split is None else data.split.duplicate_rms
+    groups = _groups(loaded, rms, progress)
     if data.split is None:
-        groups = _groups(loaded, data.duplicate_rms, progress)
         nothing = np.empty(0, dtype=np.int64)
         parts = [loaded.members, nothing if loaded.held_out is None else loaded.held_out, nothing, nothing]
     else:
-        groups = _groups(loaded, data.split.duplicate_rms, progress)
         allowed = loaded.members
         if data.within is not None:
             allowed = allowed[split_by_group(groups[allowed], data.within)[3]]
@@ -139,7 +144,7 @@ def load_references(pair: Pair, progress: Progress = silent, *, tuning: bool = F
     if data.tuning_block is not None:
         parts[:2] = _set_aside(parts[:2], groups, data.tuning_block, tuning)
     sets = [_part(loaded, rows, groups) for rows in parts]
-    return References(sets[0], sets[1], sets[2], sets[3], loaded.fingerprint)
+    return References(sets[0], sets[1], sets[2], sets[3], loaded.fingerprint, loaded.left_out, rms)
 
 
 def _groups(loaded: _Loaded, rms: float, progress: Progress) -> np.ndarray:
@@ -189,6 +194,24 @@ def _part(loaded: _Loaded, rows: np.ndarray, groups: np.ndarray) -> ImageSet:
     return ImageSet(take(loaded.images, rows), rows, groups[rows], labels, captions)
 
 
+def _captions(rows: Rows, chosen: list[tuple[str, np.ndarray]]) -> list[str] | None:
+    """Return the captions of all rows; "" of rows without one, which are none of the chosen (split, row numbers).
+
+    Raises:
+        BadInput: a chosen row has no caption; which one, and how many.
+    """
+    if rows.captions is None:
+        return None
+    for split, numbers in chosen:
+        lacking = [row for row in numbers.tolist() if rows.captions[row] is None]
+        if lacking:
+            raise BadInput(
+                f"{len(lacking)} of {len(numbers)} images of split {split} have no caption, the first is row "
+                f"{lacking[0] - rows.splits[split].start}: fill them in, or name the rows to use (data.members.indices)"
+            )
+    return [caption or "" for caption in rows.captions]
+
+
 def _load(data: DataSource, progress: Progress) -> _Loaded:
     if data.source in ("hub", "folder"):
         rows = load_rows(data, progress)
@@ -197,9 +220,13 @@ def _load(data: DataSource, progress: Progress) -> _Loaded:
         members = _selected(data.members, rows.splits[data.members.split])
         if held_out is not None and np.intersect1d(members, held_out).size:
             raise BadInput("the same rows are named as members and as held out")
-        return _Loaded(rows.images, rows.labels, rows.captions, rows.fingerprint, members, held_out)
+        chosen = [(data.members.split, members)]
+        if data.held_out is not None and held_out is not None:
+            chosen.append((data.held_out.split, held_out))
+        captions, left_out = _captions(rows, chosen), left_out_in_words(rows.left_out)
+        return _Loaded(rows.images, rows.labels, captions, rows.fingerprint, left_out, members, held_out)
     images, labels = _digits() if data.source == "scikit-learn-digits" else _npz(data)
-    return _Loaded(images, labels, None, fingerprint(images), np.arange(len(images)), None)
+    return _Loaded(images, labels, None, fingerprint(images), "", np.arange(len(images)), None)
 
 
 def _selected(chosen: Selection, split: range) -> np.ndarray:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..contracts import Measure
+from ..data.duplicates import turned_copies
 from ..data.fits import Fits, code_beside
 from ..data.references import References, shared_groups
 from ..registry import layers
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 SEED = 0
 """Draws of the audit and of the two-sample folds; the same in every run of a pair."""
+
+TURNED_RMS = 0.02
+"""How far at least (rms) a held-out image may lie from a training image that it is turned: a copy saved again moves."""
 
 
 def audit_of_pair(references: References, measures: Sequence[Measure], scorer: "Scorer", fits: Fits) -> dict[str, Any]:
@@ -53,3 +57,21 @@ def control_of_pair(references: References, fits: Fits) -> TwoSample | None:
 
     found = fits.values("two-sample check of the control", compared, seed=SEED)
     return TwoSample(**{**found, "images": tuple(found["images"])})
+
+
+def turned_of_pair(references: References, fits: Fits) -> int:
+    """Count the held-out images that are training images mirrored or turned; groups on both sides are none of them.
+
+    They stay in every comparison. A model that was trained with flips has seen them, which nothing here can know, and
+    other pictures are symmetric by nature.
+    """
+    radius = max(TURNED_RMS, references.duplicate_rms)
+
+    def counted() -> dict[str, Any]:
+        marks = shared_groups(references.groups())
+        held_out = references.held_out.take(~marks["held_out"])
+        return {"count": int(turned_copies(held_out.images, references.training.images, radius).sum())}
+
+    if not len(references.held_out):
+        return 0
+    return int(fits.values("held-out images that are turned training images", counted, rms=radius)["count"])

@@ -18,7 +18,7 @@ from ..data.references import shared_groups
 from ..files import cannot_write, read_json, write_atomic, write_json, write_table, write_text
 from ..measures import image_quality
 from ..measures.hits import as_distances, closest, nested_bands
-from ..measures.pair_checks import audit_of_pair, control_of_pair
+from ..measures.pair_checks import audit_of_pair, control_of_pair, turned_of_pair
 from ..measures.reach import reached
 from ..measures.scorer import Scorer
 from ..results import reach as reaches
@@ -83,9 +83,9 @@ def write_results(
     """Compute the metrics of all finished units from the stored scores and write every artefact."""
     _remove_old(folder)
     began, fits = time.monotonic(), Fits(references.content())
-    checked = _control_check(references, fits)
+    checked, turned = _control_check(references, fits), turned_of_pair(references, fits)
     reach = reach_of_run(plan, references, scorer, fits)
-    metrics, strongest, varying = _compute(plan, folder, units, references, checked, reach)
+    metrics, strongest, varying = _compute(plan, folder, units, references, checked, turned, reach)
     for name, _, _ in units:
         varying["units"][name]["float32"] = precision_check.compare(folder, name, plan.measures[0], scorer)
     write_json(folder.path / "audit.json", audit_of_pair(references, plan.measures, scorer, fits))
@@ -115,6 +115,7 @@ def _compute(
     units: Sequence[tuple[str, str, int]],
     references: "References",
     checked: ControlCheck | None,
+    turned: int,
     reach: list[Reach],
 ) -> tuple[Metrics, dict[str, list[dict[str, Any]]], dict[str, Any]]:
     """Return the metrics, each unit's strongest pairs, and what varies between runs (times, deviations)."""
@@ -159,6 +160,7 @@ def _compute(
         training_groups=len(np.unique(references.training.groups)),
         held_out_groups=len(np.unique(references.held_out.groups)),
         control_check=checked,
+        turned_held_out=turned,
         results=results,
         claims=_claims(units, compared, deciding) if fair_control(plan.pair.control, checked) else [],
         comparisons=_comparisons(units, compared, deciding),
@@ -166,7 +168,13 @@ def _compute(
         efforts=efforts,
         reference_costs=_reference_costs(reference, units) if reference else [],
         reach=reach,
-        flags=sorted({*_flags(results, checked, plan.pair), *_marks(plan, units, spent, copies)}),
+        flags=sorted(
+            {
+                *_flags(results, checked, plan.pair),
+                *_flags_of_data(references, turned),
+                *_marks(plan, units, spent, copies),
+            }
+        ),
     )
     metrics.flags = sorted({*metrics.flags, *reaches.flags(metrics)})
     metrics.claims = reaches.said_within_reach(metrics)
@@ -295,6 +303,17 @@ def _flags(results: Sequence[Any], checked: ControlCheck | None, pair: "Pair") -
             if count := getattr(result, kind):
                 flags.add(f"{result.attack} seed {result.seed}: {count} {kind} images of {result.candidates}")
     return sorted(flags)
+
+
+def _flags_of_data(references: "References", turned: int) -> Iterator[str]:
+    """Yield what a reader must know of how the images were read and dealt out."""
+    if references.left_out:
+        yield references.left_out
+    if turned:
+        yield (
+            f"{turned:,} of {len(references.held_out):,} held-out images are training images mirrored or turned: a "
+            f"model that was trained with flips has seen them, so the excess may be too small"
+        )
 
 
 def _marks(

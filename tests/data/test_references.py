@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sidebench.benchmark.contracts import Side
 from sidebench.benchmark.data import fits, references
-from sidebench.benchmark.data.duplicates import duplicate_groups, split_by_group
+from sidebench.benchmark.data.duplicates import duplicate_groups, split_by_group, turned_copies
 from sidebench.benchmark.data.pair import DataSource, Pair, SplitRule, load_pair
 from sidebench.benchmark.data.references import ImageSet, load_references, shared_groups
 from sidebench.benchmark.errors import BadInput, TooFew
@@ -187,6 +187,39 @@ def test_groups_equal_brute_force() -> None:
     assert 8 < len(set(wanted.tolist())) < 60
     same = groups[:, None] == groups[None]
     assert np.array_equal(same, wanted[:, None] == wanted[None])
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 3), (3, 16, 16), (1, 4, 2), (1, 7, 7)], ids=str)
+def test_turned_copies_equal_brute_force(shape: tuple[int, int, int]) -> None:
+    rng, radius = np.random.default_rng(4), 0.03
+    others = rng.integers(0, 256, (30, *shape)).astype(np.uint8)
+    square = shape[1] == shape[2]
+    images = others[rng.integers(0, 30, 60)].astype(int)
+    for number, image in enumerate(images):
+        form = image[:, :: rng.choice([1, -1]), :: rng.choice([1, -1])]
+        images[number] = form.swapaxes(1, 2) if square and rng.random() < 0.5 else form
+    noise = np.repeat(rng.normal(0, [[1.0], [7.0], [9.0]], (3, 20)), 1, axis=0).reshape(60, 1, 1, 1)
+    near = np.clip(images + noise * rng.choice([1, -1], (60, *shape)), 0, 255).astype(np.uint8)
+
+    def distance(left: np.ndarray, right: np.ndarray) -> float:
+        return float(np.sqrt(((left / 255 - right / 255) ** 2).mean()))
+
+    def forms(image: np.ndarray) -> list[np.ndarray]:
+        turns = range(4) if square else (0, 2)
+        return [np.rot90(side, turn, (1, 2)) for side in (image, image[..., ::-1]) for turn in turns]
+
+    least = [[min(distance(form, other) for other in others) for form in forms(image)] for image in near]
+    wanted = [min(row) <= radius < row[0] for row in least]
+    assert 5 < sum(wanted) < 55
+    assert turned_copies(near, others, radius).tolist() == wanted
+
+
+def test_what_is_a_copy_as_it_stands_is_not_turned() -> None:
+    symmetric = np.array([[[[1, 200, 1], [90, 30, 90], [1, 200, 1]]]], dtype=np.uint8)
+    assert not turned_copies(symmetric, symmetric, 0.0).any()
+    other = RNG.integers(0, 256, (3, 1, 4, 4), dtype=np.uint8)
+    assert turned_copies(other[..., ::-1], other, 0.0).all() and not turned_copies(other, other, 0.0).any()
+    assert not turned_copies(other[:0], other, 0.0).size and not turned_copies(other, other[:0], 0.0).any()
 
 
 def test_representatives_are_the_first_of_each_group() -> None:

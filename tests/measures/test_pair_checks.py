@@ -10,10 +10,10 @@ import torch
 from sidebench.benchmark.data import fits
 from sidebench.benchmark.data.fits import Fits
 from sidebench.benchmark.data.pair import load_pair
-from sidebench.benchmark.data.references import References, load_references
+from sidebench.benchmark.data.references import ImageSet, References, load_references
 from sidebench.benchmark.measures import detector_audit, pair_checks
 from sidebench.benchmark.measures.image_quality import assess
-from sidebench.benchmark.measures.pair_checks import audit_of_pair, control_of_pair
+from sidebench.benchmark.measures.pair_checks import audit_of_pair, control_of_pair, turned_of_pair
 from sidebench.benchmark.measures.scorer import Scorer
 from sidebench.benchmark.measures.set_level_copying import assess as assess_copying
 from sidebench.benchmark.registry import make_measure
@@ -59,6 +59,24 @@ def test_the_control_is_checked_once(references: References, kept: Path, monkeyp
         control_of_pair(swapped, Fits(swapped.content()))
     alone = dataclasses.replace(references, held_out=references.held_out.take(np.arange(0)))
     assert control_of_pair(alone, Fits(alone.content())) is None
+
+
+def test_turned_training_images_are_counted_among_the_held_out_ones(references: References) -> None:
+    def count(held_out: ImageSet) -> int:
+        return turned_of_pair(dataclasses.replace(references, held_out=held_out), Fits(references.content()))
+
+    assert count(references.held_out) == 0, "of digits the flag says nothing"
+    images = np.array(references.held_out.images)
+    images[:6] = references.training.images[:6, ..., ::-1]
+    images[6:9] = np.rot90(references.training.images[6:9], axes=(2, 3))
+    images[9] = np.clip(references.training.images[9, :, ::-1].astype(int) + 4, 0, 255)  # saved again: rms 0.016
+    images[10] = references.training.images[10]
+    mirrored = dataclasses.replace(references.held_out, images=images)
+    assert count(mirrored) == 10
+    groups = np.array(mirrored.groups)
+    groups[0] = references.training.groups[0]
+    assert count(dataclasses.replace(mirrored, groups=groups)) == 9, "a group of both sides is left out already"
+    assert count(mirrored.take(np.arange(0))) == 0
 
 
 def test_content_says_which_images_lie_where(references: References) -> None:

@@ -27,6 +27,7 @@ def test_results_are_written_anew_and_old_figures_removed(copied: Path, make_pla
     costs = read_json(copied / "costs.json")
     assert set(costs["fits"]) == {
         "two-sample check of the control",
+        "held-out images that are turned training images",
         "audit of the detector",
         "moments of real images",
         "radii of real images",
