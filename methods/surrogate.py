@@ -116,11 +116,15 @@ def synthetic_images(model: WhiteBoxModel, settings: SurrogateSettings, budget: 
 
     Raises:
         BadInput: the true labels are not there; said before anything is drawn.
+        TooFew: some of the images are not whole.
     """
     if settings.labels == "true" and not isinstance(model, OracleModel):
         raise BadInput("true labels need an oracle (`--attack side--true-labels`) and a pair that has labels")
     # A purpose of their own: no synthetic image is one of the candidates that are scored.
-    return model.sample(Candidates(budget.seed, range(settings.synthetic_images), "synthetic"))
+    images = model.sample(Candidates(budget.seed, range(settings.synthetic_images), "synthetic"))
+    if broken := int((~images.isfinite()).flatten(1).any(1).sum()):
+        raise TooFew(f"the model makes NaN: {broken} of {len(images)} synthetic images are not whole, all are needed")
+    return images
 
 
 def pseudo_label(model: WhiteBoxModel, images: Tensor, settings: SurrogateSettings, seed: int) -> PseudoLabels:

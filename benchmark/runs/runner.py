@@ -17,13 +17,13 @@ from .. import environment
 from ..candidates import Candidates
 from ..contracts import AttackState, Budget, Progress
 from ..errors import AttackFailed, BadInput, RaisedElsewhere, RunConflict, SidebenchError, raised_in
-from ..files import difference, read_json, write_checked_json, write_json, write_state
+from ..files import difference, read_info, read_json, write_checked_json, write_json, write_state
 from ..progress import say, silent
 from ..protocol import PROBES
 from ..registry import source_of
 from ..results.run_folder import MANIFEST_SCHEMA, RunFolder
 from ..results.schema import load_metrics
-from ..results.shards import Shard, missing
+from ..results.shards import Shard, below, missing
 from ..results.sums import sealed
 from ..results.whole import drop_damaged
 from . import kept_results
@@ -321,7 +321,8 @@ def make_shard(plan: RunPlan, folder: RunFolder, unit: Unit, maker: Maker, state
     candidates = Candidates(unit.seed, shard.numbers)
     made = maker.generate(unit, state, candidates, plan.sampling)
     tensors = {"images": made.images, "nan": made.nan, **{f"column_{k}": v for k, v in made.columns.items()}}
-    whose = {"unit": unit.name, "numbers": [shard.numbers.start, shard.numbers.stop]}
+    broken = int(made.nan.sum())
+    whose = {"unit": unit.name, "numbers": [shard.numbers.start, shard.numbers.stop], "nan": broken}
     write_state(file, AttackState(tensors, {"cost": {**made.cost, **began.spent()}, **whose}))
 
 
@@ -386,10 +387,12 @@ def _score_all(
     from ..measures.scorer import Scorer
     from . import write_results
 
-    units = _finished_units(plan, folder, failures)
-    if not units:
+    made = _finished_units(plan, folder, failures)
+    failures |= {name: no_image for name, _, _ in made if (no_image := _makes_only_nan(plan, folder, name))}
+    units = [unit for unit in made if unit[0] not in failures]
+    if not made:
         return None
-    if kept_results.hold(plan, folder, units):
+    if units and kept_results.hold(plan, folder, units):
         return load_metrics(folder)
     references = load_references(plan.pair, progress)
     check_references(plan, references)
@@ -398,12 +401,30 @@ def _score_all(
     path = output_path(plan, references)
     device = environment.pick_device(plan.model.device)
     scorer = Scorer(references, list(plan.measures), plan.protocol.top_k, device, path)
-    for unit in units:
+    for unit in made:  # the gate reads the scores of broken images too
         score_unit(plan, folder, unit, scorer, progress)
+    if not units:
+        return None
     with sealed(folder):
         metrics = write_results.write_results(plan, folder, units, references, scorer)
         kept_results.note_origin(plan, folder, units)
         return metrics
+
+
+def _makes_only_nan(plan: RunPlan, folder: RunFolder, unit: str) -> BadInput | None:
+    """Return what to say of a unit without one whole image: its rates would be 0 on both sides, as of a safe model."""
+    models = {"model": plan.model, "reference_model": plan.reference_model}
+    for (key, spec), place in zip(models.items(), plan.places(folder), strict=False):
+        shards = below(place.image_shards(unit), plan.candidates)
+        broken = [read_info(place.images_file(unit, shard)).get("nan") for shard in shards]
+        if spec is not None and broken == [len(shard.numbers) for shard in shards]:
+            name = plan.sources.get(key, {}).get("repo", spec.location)
+            hint = "" if spec.dtype == "float32" else ", or try --dtype float32"
+            return BadInput(
+                f"{unit}: {key.replace('_', ' ')} {name} makes only NaN: none of {plan.candidates:,} images is whole, "
+                f"so no rate means anything; check the weights{hint}"
+            )
+    return None
 
 
 def _check_same_data(folder: RunFolder, fingerprint: str) -> None:

@@ -296,13 +296,20 @@ class Nan(Base):
         return Generated(images)
 
 
+class OnlyNan(Base):
+    name = "only-nan"
+
+    def generate(self, model, state, candidates):
+        return Generated(torch.full((len(candidates), *model.image_shape), float("nan")))
+
+
 class Constant(Base):
     name = "constant"
 
     def generate(self, model, state, candidates):
         return Generated(torch.full((len(candidates), *model.image_shape), 0.25))
 '''
-CLASSES = ("Raises", "Shape", "Prepares", "Nan", "Constant")
+CLASSES = ("Raises", "Shape", "Prepares", "Nan", "OnlyNan", "Constant")
 
 
 @pytest.fixture(scope="module")
@@ -318,11 +325,25 @@ def _names(file: Path) -> list[str]:
 
 
 def test_failing_attacks_are_named(faulty: Any) -> None:
-    assert set(faulty.failures) == {"raises.s0", "shape.s0", "prepares.s0"}
+    assert set(faulty.failures) == {"raises.s0", "shape.s0", "prepares.s0", "only-nan.s0"}
     for name, reason in {"raises.s0": "no luck", "shape.s0": "wanted float of shape", "prepares.s0": "dict"}.items():
         error = faulty.failures[name]
         assert isinstance(error, AttackFailed) and error.exit_code == 3
         assert name.removesuffix(".s0") in str(error) and reason in str(error)
+
+
+def test_a_unit_of_nothing_but_nan_has_no_results(faulty: Any, make_plan: Plan) -> None:
+    error = faulty.failures["only-nan.s0"]
+    assert isinstance(error, BadInput) and error.exit_code == 2
+    assert str(error) == (
+        "only-nan.s0: model zoo:digits makes only NaN: none of 40 images is whole, so no rate means anything; "
+        "check the weights"
+    )
+    assert "only-nan.s0" in faulty.folder.scored_units(faulty.folder.manifest(), "pixels"), "for the gate"
+    file = faulty.folder.path.parent / "faulty.py"
+    before = result_bytes(faulty.folder.path)
+    again = runner.execute(make_plan(file.parent, attacks=[f"{file}:OnlyNan"]))
+    assert set(again.failures) == {"only-nan.s0"} and result_bytes(faulty.folder.path) == before
 
 
 def test_results_of_the_others_stay(faulty: Any, finished: Any) -> None:
