@@ -3,6 +3,7 @@
 No logic is here, and nothing heavy is imported before a command needs it: `sidebench --help` answers at once.
 """
 
+import io
 import os
 import sys
 import traceback
@@ -53,6 +54,10 @@ LEADERBOARD: Commands = {
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command and leave with its exit code (0 to 4, 70 or 130)."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Of a console that knows ASCII alone, say: a letter that it cannot show is spelt by its number.
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = app(args=arguments, standalone_mode=False)
         if code == INTERRUPTED:  # what typer makes of Ctrl-C

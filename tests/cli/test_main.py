@@ -1,5 +1,6 @@
 """Exit codes, and what leaves with them."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -24,6 +25,20 @@ def test_version_as_a_module(tmp_path: Path) -> None:
         [sys.executable, "-m", "sidebench", "--version"], cwd=tmp_path, capture_output=True, text=True
     )
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, __version__, "")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_what_a_console_cannot_show_is_spelt_by_number(here: Path, encoding: str) -> None:
+    pair = (here / "tiny.yaml").read_text(encoding="utf-8")
+    (here / "tiny.yaml").write_text(f"{pair}\nnotes: Größe → 数据\n", encoding="utf-8")
+    known = dict(os.environ, PYTHONIOENCODING=encoding)
+    shown, refused = (
+        subprocess.run([sys.executable, "-m", "sidebench", "show", name], cwd=here, capture_output=True, env=known)
+        for name in ("tiny.yaml", "→.yaml")
+    )
+    umlauts = "Gr\\xf6\\xdfe" if encoding == "ascii" else "Größe"
+    assert shown.returncode == 0 and umlauts + r" \u2192 \u6570\u636e" in shown.stdout.decode(encoding)
+    assert refused.returncode == 2 and r"no such pair file: \u2192.yaml" in refused.stderr.decode(encoding)
 
 
 def test_no_arguments_print_the_help(call: Call) -> None:
