@@ -147,7 +147,10 @@ class Stages:
         """
         budget, spent = self.policy.budget, self.source.spent
         if line.made >= self.source.available:
-            raise Stopped(f"{line.attack.name}: there are {self.source.available:,} candidates, all are used")
+            name, wanted = line.attack.name, self.policy.candidates
+            more = self.source.how_to_have(name, wanted) if wanted > line.made else ""
+            said = f"{name}: there are {self.source.available:,} candidates, all are used"
+            raise Stopped(f"{said}; {more}" if more else said)
         for unit, limit, used in (
             ("seconds", budget.seconds, spent.seconds),
             ("GPU-seconds", budget.gpu_seconds, spent.gpu_seconds),

@@ -10,7 +10,7 @@ import torch
 
 from .. import environment
 from ..contracts import Attack, AttackState, Measure, ModelSpec, Progress
-from ..data.pair import Pair
+from ..data.pair import Pair, pair_names
 from ..data.references import References
 from ..errors import BadInput, UnknownName
 from ..files import difference, read_info, read_json, read_state, short_hash
@@ -73,6 +73,10 @@ class ScoreSource(ABC):
     def victim(self) -> "Model | None":
         """Return the model with its defences, where the source has one."""
         return None
+
+    def how_to_have(self, attack: str, candidates: int) -> str:
+        """Return what to do where there are fewer candidates than a policy may take; empty where nothing helps."""
+        return ""
 
 
 class GateFolder(RunFolder):
@@ -217,6 +221,13 @@ class FinishedRun(ScoreSource):
             return load_model(spec)
         except BadInput:  # another model's files, or none
             return None
+
+    def how_to_have(self, attack: str, candidates: int) -> str:
+        """Return the command that goes on with the run."""
+        name = self._pair.name
+        file = name if name in pair_names() else f"{name}.yaml"
+        command = f"sidebench run {file} --attack {attack} --candidates {candidates} --out {self.folder.path.parent}"
+        return f"the policy takes up to {candidates:,}; the run's own command goes on with it: {command}"
 
     def scores(self, attack: str, shard: int) -> ShardScores:
         """Return one shard's stored scores."""

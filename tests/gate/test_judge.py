@@ -426,7 +426,13 @@ def test_what_a_run_lacks_is_named(finished: Any) -> None:
     with pytest.raises(BadInput, match="give the run's own pair file"):
         judge.gate_run(folder, load_pair("digits-clean"), policy())
     decision = judge.gate_run(folder, pair, policy(threshold={"calibrate": {"rate": 0.01, "candidates": 1000}}))
-    assert decision.verdict == "cannot tell" and "there are 40 candidates, all are used" in decision.reasons[0]
+    assert decision.verdict == "cannot tell"
+    wanted = 1000 + policy().budget.candidates
+    assert decision.reasons == [
+        f"carlini-uncond: there are 40 candidates, all are used; the policy takes up to {wanted:,}; the run's own "
+        f"command goes on with it: sidebench run digits --attack carlini-uncond --candidates {wanted} "
+        f"--out {folder.path.parent}"
+    ]
 
 
 # ---- Baselines --------------------------------------------------------------------------------------
