@@ -57,10 +57,11 @@ class CarliniCond(Attack):
     def prepare(self, model: WhiteBoxModel, budget: Budget) -> AttackState:
         """Label synthetic images by clustering and train the classifier on them."""
         images = surrogate.synthetic_images(model, self.settings, budget)
-        labels = surrogate.pseudo_label(model, images, self.settings, budget.seed)
+        others = surrogate.images_to_check(model, self.settings, budget)
+        labels = surrogate.pseudo_label(model, images, self.settings, budget.seed, others)
         network = surrogate.make_classifier(model, len(labels.sizes), self.settings, time_conditioned=False)
         info = surrogate.train(network, model, images, labels.labels, self.settings, budget)
-        checked = surrogate.by_timestep(network, model, images, labels.labels, budget.seed)
+        checked = surrogate.by_timestep(network, model, others, labels.of_others, budget.seed)
         return surrogate.save_classifier(network, labels, info, checked)
 
     def generate(self, model: WhiteBoxModel, state: AttackState, candidates: Candidates) -> Generated:

@@ -4,6 +4,8 @@ The paper takes SSCD and reports CLIP and DINOv2 as near-equivalent. Any registe
 for small images there are pixels, their principal components, and a network trained on the synthetic images alone.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -86,10 +88,15 @@ def check_weights(name: str) -> None:
         make_measure(name).weights()
 
 
-def describe(model: WhiteBoxModel, images: Tensor, name: str, *, components: int, steps: int, seed: int) -> np.ndarray:
-    """Return N x D features (float64) of images in [0, 1], N x C x H x W; pixels and pca are centred.
+Describe = Callable[[Tensor], np.ndarray]
+"""Features (float64, N x D) of images in [0, 1], N x C x H x W."""
 
-    `components` is for pca, `steps` and `seed` are for the network, whose training is charged.
+
+def fitted(model: WhiteBoxModel, images: Tensor, name: str, *, components: int, steps: int, seed: int) -> Describe:
+    """Return what describes images, fitted to these ones (N x C x H x W in [0, 1]): pixels, pca and codes are centred.
+
+    `components` is for pca, `steps` and `seed` are for the network, whose training is charged, with one description of
+    the images.
     """
     if name == "network":
         return _learnt(model, images, steps, seed)
@@ -97,18 +104,18 @@ def describe(model: WhiteBoxModel, images: Tensor, name: str, *, components: int
         from ..benchmark.registry import make_measure
 
         measure = make_measure(name)
-        blocks = [measure.descriptors(block).cpu().double() for block in images.split(BLOCK)]
-        return torch.cat(blocks).numpy()
+        return lambda x: torch.cat([measure.descriptors(block).cpu().double() for block in x.split(BLOCK)]).numpy()
     flat = images.flatten(1).double().numpy()
-    features: np.ndarray = flat - flat.mean(0)
-    if name == "pca":
-        _, _, axes = np.linalg.svd(features, full_matrices=False)
-        features = features @ axes[: min(components, *features.shape)].T
-    return features
+    mean = flat.mean(0)
+    if name == "pixels":
+        return lambda x: x.flatten(1).double().numpy() - mean
+    _, _, axes = np.linalg.svd(flat - mean, full_matrices=False)
+    chosen = axes[: min(components, *flat.shape)].T
+    return lambda x: (x.flatten(1).double().numpy() - mean) @ chosen
 
 
-def _learnt(model: WhiteBoxModel, images: Tensor, steps: int, seed: int) -> np.ndarray:
-    """Train the autoencoder on the images and return their codes, centred."""
+def _learnt(model: WhiteBoxModel, images: Tensor, steps: int, seed: int) -> Describe:
+    """Train the autoencoder on the images; it describes by codes, less the mean code of these images."""
     x = images * 2 - 1
     shape = (images.shape[1], images.shape[2], images.shape[3])
     with torch.random.fork_rng(devices=[]):
@@ -127,8 +134,12 @@ def _learnt(model: WhiteBoxModel, images: Tensor, steps: int, seed: int) -> np.n
         optimiser.step()
     # A backward pass for the parameters costs twice the forward one.
     model.charge(3.0 * steps * batch * forward_flops(network, shape))
-    with torch.no_grad():
-        codes = torch.cat([network.encoder(block.to(model.device)).cpu() for block in x.split(BLOCK)])
     model.charge(len(x) * forward_flops(network.encoder, shape))
-    found: np.ndarray = (codes - codes.mean(0)).double().numpy()
-    return found
+    network.requires_grad_(False)
+
+    def codes(pictures: Tensor) -> Tensor:
+        scaled = pictures * 2 - 1
+        return torch.cat([network.encoder(block.to(model.device)).cpu() for block in scaled.split(BLOCK)])
+
+    mean = codes(images).mean(0)
+    return lambda pictures: (codes(pictures) - mean).double().numpy()

@@ -63,7 +63,8 @@ class Side(Attack):
         images = surrogate.synthetic_images(model, self.settings, budget)
 
         # 2 - 4. Cluster them, drop loose clusters, label every image by its nearest surviving centroid.
-        labels = surrogate.pseudo_label(model, images, self.settings, budget.seed)
+        others = surrogate.images_to_check(model, self.settings, budget)
+        labels = surrogate.pseudo_label(model, images, self.settings, budget.seed, others)
 
         # 5. Train p(y | x_t, t) on forward-noised synthetic images: what it will be asked about is noisy. An ordinary
         # classifier in its place is carlini-cond.
@@ -73,8 +74,8 @@ class Side(Attack):
             surrogate.train(teacher, model, images, labels.labels, self.settings, budget, name="teacher")
         network = surrogate.make_classifier(model, len(labels.sizes), self.settings, time_conditioned=True)
         info = surrogate.train(network, model, images, labels.labels, self.settings, budget, teacher=teacher)
-        # For the report: at which noise levels the classifier knows anything. No denoiser call.
-        checked = surrogate.by_timestep(network, model, images, labels.labels, budget.seed)
+        # For the report: at which noise levels the classifier knows anything of images that it has not seen.
+        checked = surrogate.by_timestep(network, model, others, labels.of_others, budget.seed)
         return surrogate.save_classifier(network, labels, info, checked)
 
     def generate(self, model: WhiteBoxModel, state: AttackState, candidates: Candidates) -> Generated:

@@ -24,12 +24,15 @@ from ..benchmark.contracts import (
 )
 from ..benchmark.errors import BadInput, TooFew
 from ..benchmark.sampling.prediction_types import clean_estimate
-from .features import check_features, describe
+from .features import Describe, check_features, fitted
 from .networks import SurrogateClassifier, gradient_flops, scaled_blocks
 
 CHECKPOINT_EVERY = 100
 
-CHECKED_IMAGES = 256
+CHECKED_SHARE = 1 / 16
+LEAST_CHECKED, MOST_CHECKED = 32, 256
+"""Images that the trained classifier is asked about: a share of N_syn, but where N_syn is small up to half of it."""
+
 CHECKED_TIMESTEPS = 11
 
 TUNING_GRID = {"training_steps": (100, 300, 1000), "guidance_scale": (0.1, 0.3, 1.0, 3.0)}
@@ -109,6 +112,8 @@ class PseudoLabels(NamedTuple):
     """Members of each surviving cluster after re-assignment."""
     cohesions: list[float]
     """Of all K clusters, before the filter."""
+    of_others: Tensor
+    """(M,) int64 of the other images, by the same rule; -1 of a class that no synthetic image has."""
 
 
 def synthetic_images(model: WhiteBoxModel, settings: SurrogateSettings, budget: Budget) -> Tensor:
@@ -122,25 +127,41 @@ def synthetic_images(model: WhiteBoxModel, settings: SurrogateSettings, budget: 
         raise BadInput("true labels need an oracle (`--attack side--true-labels`) and a pair that has labels")
     # A purpose of their own: no synthetic image is one of the candidates that are scored.
     images = model.sample(Candidates(budget.seed, range(settings.synthetic_images), "synthetic"))
-    if broken := int((~images.isfinite()).flatten(1).any(1).sum()):
-        raise TooFew(f"the model makes NaN: {broken} of {len(images)} synthetic images are not whole, all are needed")
+    if (images == images[:1]).all():
+        raise TooFew(f"the model's {len(images)} synthetic images are all the same, as where it makes only NaN")
     return images
 
 
-def pseudo_label(model: WhiteBoxModel, images: Tensor, settings: SurrogateSettings, seed: int) -> PseudoLabels:
+def images_to_check(model: WhiteBoxModel, settings: SurrogateSettings, budget: Budget) -> Tensor:
+    """Draw images for `by_timestep` that no classifier is trained on: a few more than N_syn, paid for like those.
+
+    Held back from the synthetic set they would cost nothing, and train another classifier.
+    """
+    synthetic = settings.synthetic_images
+    count = min(MOST_CHECKED, max(round(CHECKED_SHARE * synthetic), min(LEAST_CHECKED, synthetic // 2)))
+    return model.sample(Candidates(budget.seed, range(count), "classifier check"))
+
+
+def pseudo_label(
+    model: WhiteBoxModel, images: Tensor, settings: SurrogateSettings, seed: int, others: Tensor | None = None
+) -> PseudoLabels:
     """Steps 2 to 4: features, k-means, cohesion filter, labels by the nearest surviving centroid.
+
+    The `others` are labelled by what was found among the images, and have no part in it.
 
     Raises:
         TooFew: fewer than two clusters are cohesive enough, or all true labels are one.
     """
+    others = images[:0] if others is None else others
     if settings.labels == "true":
         assert isinstance(model, OracleModel)
-        return true_labels(images, model.training, model.labels)
+        return true_labels(images, model.training, model.labels, others)
     from sklearn.cluster import KMeans
     from sklearn.metrics import pairwise_distances_argmin
     from threadpoolctl import threadpool_limits
 
-    features = _features(model, images, settings, seed)
+    features_of = _features(model, images, settings, seed)
+    features = features_of(images)
     # One thread: k-means adds partial sums in thread order, so its centroids depend on the count.
     with threadpool_limits(1):
         random_state = stream_seed(seed, "k-means", 0, "start") % 2**32
@@ -165,27 +186,33 @@ def pseudo_label(model: WhiteBoxModel, images: Tensor, settings: SurrogateSettin
         survivors = _normalised(survivors)
     with threadpool_limits(1):
         labels = pairwise_distances_argmin(features, survivors)
+        theirs = pairwise_distances_argmin(features_of(others), survivors) if len(others) else labels[:0]
     if settings.labels == "random":
-        drawn = torch.randint(len(kept), (len(images),), generator=generator(seed, "labels", 0, "random"))
-        labels = drawn.numpy()
+        labels, theirs = (
+            torch.randint(len(kept), (len(part),), generator=generator(seed, "labels", number, "random")).numpy()
+            for number, part in enumerate((images, others))
+        )
     return PseudoLabels(
         torch.from_numpy(labels),
         np.bincount(labels, minlength=len(kept)).tolist(),
         [float(value) for value in cohesions],
+        torch.from_numpy(theirs),
     )
 
 
-def true_labels(images: Tensor, training: Tensor, classes: Tensor) -> PseudoLabels:
+def true_labels(images: Tensor, training: Tensor, classes: Tensor, others: Tensor) -> PseudoLabels:
     """Label each image (N x C x H x W) by the class of the training image nearest to it in pixels.
 
     Raises:
         TooFew: they all have one class.
     """
-    nearest = torch.cdist(images.flatten(1), training.flatten(1)).argmin(1)
+    nearest, theirs = (torch.cdist(part.flatten(1), training.flatten(1)).argmin(1) for part in (images, others))
     known, labels = classes[nearest].unique(return_inverse=True)
     if len(known) < 2:
         raise TooFew("the true labels of the synthetic images are all one class, two are needed")
-    return PseudoLabels(labels, labels.bincount().tolist(), [])
+    same = classes[theirs][:, None] == known
+    of_others = torch.where(same.any(1), same.int().argmax(1), -1)
+    return PseudoLabels(labels, labels.bincount().tolist(), [], of_others)
 
 
 def make_classifier(
@@ -269,11 +296,10 @@ def by_timestep(
     """Say for timesteps from 0 to T - 1 how often the classifier is right on x_t, and how sure it is.
 
     `accuracy` and `confidence` (the mean largest probability) lie in 0 .. 1; `calibration_error` is the expected
-    one in ten bins (Guo et al. 2017, arXiv 1706.04599, equation 3). The images are those that it was trained on
-    under fresh noise, so the figures flatter it: holding images back would train another classifier, and drawing
-    more would cost denoiser calls. The work is no part of the attack and is not charged.
+    one in ten bins (Guo et al. 2017, arXiv 1706.04599, equation 3). On images that it was trained on the figures would
+    flatter it, so give it `images_to_check`. The classifier's work here is no part of the attack and is not charged.
     """
-    x_0, wanted = model.encode(images[:CHECKED_IMAGES]), labels[:CHECKED_IMAGES]
+    x_0, wanted = model.encode(images), labels
     found = []
     for t in np.linspace(0, network.num_train_timesteps - 1, CHECKED_TIMESTEPS).round().astype(int).tolist():
         noise = torch.randn(x_0.shape, generator=generator(seed, "classifier check", t, "noise"))
@@ -297,7 +323,12 @@ def by_timestep(
 def save_classifier(
     network: SurrogateClassifier, labels: PseudoLabels, info: dict[str, Any], checked: list[dict[str, float]]
 ) -> AttackState:
-    """Pack what `generate` needs (the weights, and how many classes they have), and what a report shows."""
+    """Pack what `generate` needs (the weights, and how many classes they have), and what a report shows.
+
+    `chance` is how often one is right who always names the most frequent label of the images of `by_timestep`.
+    """
+    known = labels.of_others[labels.of_others >= 0]
+    most = int(known.bincount().max()) if len(known) else 0
     tensors = {f"classifier.{key}": value for key, value in network.state_dict().items()}
     return AttackState(
         tensors,
@@ -307,6 +338,7 @@ def save_classifier(
             "cohesions": labels.cohesions,
             "training": info,
             "by_timestep": checked,
+            "checked_on": {"images": len(labels.of_others), "chance": most / max(1, len(labels.of_others))},
         },
     )
 
@@ -341,8 +373,8 @@ def weighted(settings: SurrogateSettings, gradient: Tensor, step: Step, predicti
     return guided
 
 
-def _features(model: WhiteBoxModel, images: Tensor, settings: SurrogateSettings, seed: int) -> np.ndarray:
-    features = describe(
+def _features(model: WhiteBoxModel, images: Tensor, settings: SurrogateSettings, seed: int) -> Describe:
+    found = fitted(
         model,
         images,
         settings.features,
@@ -352,7 +384,7 @@ def _features(model: WhiteBoxModel, images: Tensor, settings: SurrogateSettings,
     )
     # Of unit vectors the squared Euclidean distance is 2 - 2 cos: k-means then clusters by the cosine that cohesion
     # measures.
-    return _normalised(features) if settings.distance == "cosine" else features
+    return (lambda x: _normalised(found(x))) if settings.distance == "cosine" else found
 
 
 def _normalised(vectors: np.ndarray) -> np.ndarray:

@@ -24,6 +24,7 @@ from ..measures.scorer import Scorer
 from ..results import reach as reaches
 from ..results.copying_figures import copying_file
 from ..results.costs import UnitFinds, costs, unit_finds
+from ..results.guidance import guided_by_chance, read_check
 from ..results.rates import attack_claim, attack_hits, compare_attacks, measure_result
 from ..results.run_folder import RunFolder
 from ..results.schema import (
@@ -173,6 +174,7 @@ def _compute(
                 *_flags(results, checked, plan.pair),
                 *_flags_of_data(references, turned),
                 *_marks(plan, units, spent, copies),
+                *_guided_by_chance(folder, units),
             }
         ),
     )
@@ -330,6 +332,14 @@ def _marks(
             yield f"{attack} seed {seed}: {cost.hits} hits without one call of the denoiser"
         if copies.get(name):
             yield f"{attack} seed {seed}: {copies[name]} of {plan.candidates} images are training images, byte for byte"
+
+
+def _guided_by_chance(folder: RunFolder, units: Sequence[tuple[str, str, int]]) -> Iterator[str]:
+    """Yield the guided attacks whose guidance knows nothing: what they find is what plain sampling would."""
+    for name, attack, seed in units:
+        checked = read_check(folder, name)
+        if checked is not None and (said := guided_by_chance(checked)):
+            yield f"{attack} seed {seed}: {said}"
 
 
 def _copies(folder: RunFolder, unit: str, scores: UnitScores, measure: Measure, references: "References") -> int:

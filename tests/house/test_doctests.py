@@ -13,6 +13,7 @@ WITH_EXAMPLES = [
     "benchmark.measures",
     "benchmark.measures.metrics",
     "benchmark.results",
+    "benchmark.results.guidance",
     "benchmark.sampling",
     "benchmark.stats",
     "benchmark.stats.comparison",

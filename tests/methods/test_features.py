@@ -19,7 +19,7 @@ from sidebench.benchmark.runs.check_attack import quick_sampling
 from sidebench.benchmark.runs.plan import plan_run
 from sidebench.benchmark.sampling.call_attack import prepare_attack
 from sidebench.benchmark.sampling.views import AuditedModel
-from sidebench.methods.features import describe
+from sidebench.methods.features import fitted
 
 SAMPLING = quick_sampling(steps=2)
 SMALL = {"synthetic_images": 24, "clusters": 3, "training_steps": 2, "batch": 8, "width": 8, "cohesion": -1.0}
@@ -44,7 +44,7 @@ def two_kinds() -> torch.Tensor:
 
 
 def made(name: str, images: torch.Tensor, seed: int = 0) -> np.ndarray:
-    return describe(audited(), images, name, components=4, steps=150, seed=seed)
+    return fitted(audited(), images, name, components=4, steps=150, seed=seed)(images)
 
 
 def test_the_network_tells_kinds_of_images_apart_and_repeats_itself() -> None:
@@ -62,9 +62,9 @@ def test_the_network_tells_kinds_of_images_apart_and_repeats_itself() -> None:
 
 def test_the_training_of_the_network_is_charged() -> None:
     model = audited()
-    describe(model, two_kinds(), "network", components=4, steps=1, seed=0)
+    fitted(model, two_kinds(), "network", components=4, steps=1, seed=0)
     one = sum(model.ledger.flops.values())
-    describe(model, two_kinds(), "network", components=4, steps=3, seed=0)
+    fitted(model, two_kinds(), "network", components=4, steps=3, seed=0)
     three = sum(model.ledger.flops.values()) - one
     assert 0 < one < three
 

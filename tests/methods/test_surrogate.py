@@ -22,6 +22,7 @@ from sidebench.methods import surrogate
 from sidebench.methods.networks import ResidualBlock, SurrogateClassifier, TimeModule, gradient_flops, scaled_blocks
 from sidebench.methods.surrogate import SurrogateSettings, pseudo_label
 
+DIGITS: Any = {"family": "pixel", "location": "zoo:digits"}
 SAMPLING = quick_sampling(steps=3)
 MODEL: Any = None
 """Labels by pixels ask the model for nothing."""
@@ -114,6 +115,60 @@ def test_blobs_are_found_in_every_feature_space(features: Any, distance: Any) ->
     settings = SurrogateSettings(clusters=2, features=features, distance=distance, pca_components=2, cohesion=-1)
     labels = pseudo_label(MODEL, images[blob < 2], settings, seed=0).labels
     assert labels[:20].unique().numel() == labels[20:].unique().numel() == 1 and labels[0] != labels[-1]
+
+
+@pytest.mark.parametrize("features", ["pixels", "pca", "network", "rms"])
+@pytest.mark.parametrize("distance", ["cosine", "euclidean"])
+def test_other_images_are_labelled_by_the_same_rule_and_change_nothing(features: Any, distance: Any) -> None:
+    images = three_blobs()[0][:40].repeat(1, 1, 2, 2)
+    more = {"features": features, "distance": distance, "feature_steps": 2, "pca_components": 2, "cohesion": -1}
+    settings, view = SurrogateSettings(clusters=2, **more), audited(load_model(ModelSpec(**DIGITS)))
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(1))[:13]
+    alone = pseudo_label(view, images, settings, seed=0)
+    found = pseudo_label(view, images, settings, seed=0, others=images[order])
+    assert torch.equal(found.labels, alone.labels) and found.cohesions == alone.cohesions and not len(alone.of_others)
+    assert torch.equal(found.of_others, found.labels[order])
+
+
+def test_a_true_label_that_no_synthetic_image_has_is_never_right() -> None:
+    training = torch.tensor([0.0, 0.5, 1.0]).reshape(3, 1, 1, 1)
+    found = surrogate.true_labels(training[:2], training, torch.tensor([7, 5, 3]), training)
+    assert found.labels.tolist() == [1, 0] and found.of_others.tolist() == [1, 0, -1]
+
+
+def test_the_check_of_the_classifier_has_images_of_its_own_and_does_not_move_it(
+    model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attack = make_attack("side", SMALL)
+    view = audited(model)
+    synthetic = surrogate.synthetic_images(view, attack.settings, budget(tmp_path / "0"))
+    others = surrogate.images_to_check(view, attack.settings, budget(tmp_path / "0"))
+    assert len(others) == 12 and not any(torch.equal(one, other) for one in synthetic for other in others)
+    states = []
+    for least in (12, 4):
+        monkeypatch.setattr(surrogate, "LEAST_CHECKED", least)
+        states.append(attack.prepare(audited(model), budget(tmp_path / str(least))))
+    assert [state.info["checked_on"]["images"] for state in states] == [12, 4]
+    assert all(torch.equal(states[1].tensors[key], tensor) for key, tensor in states[0].tensors.items())
+
+
+@pytest.mark.parametrize(("synthetic", "count"), [(2, 1), (24, 12), (64, 32), (512, 32), (2048, 128), (50_000, 256)])
+def test_a_few_images_more_are_drawn_for_the_check(synthetic: int, count: int, tmp_path: Path) -> None:
+    class Counting:
+        def sample(self, candidates: Candidates) -> int:
+            return len(candidates)
+
+    settings = SurrogateSettings(synthetic_images=synthetic, clusters=2)
+    assert surrogate.images_to_check(Counting(), settings, budget(tmp_path)) == count  # type: ignore[arg-type]
+
+
+def test_synthetic_images_that_are_all_the_same_are_refused(tmp_path: Path) -> None:
+    class Broken:
+        def sample(self, candidates: Candidates) -> Tensor:
+            return torch.zeros(len(candidates), 1, 8, 8)  # what NaN is in 8 bits
+
+    with pytest.raises(TooFew, match="24 synthetic images are all the same, as where it makes only NaN"):
+        surrogate.synthetic_images(Broken(), SurrogateSettings(**SMALL), budget(tmp_path))  # type: ignore[arg-type]
 
 
 # ---- Network ----------------------------------------------------------------------------------------
@@ -292,7 +347,7 @@ def test_training_is_charged_once_also_after_resume(objective: str, model: Any, 
         with pytest.raises(Stopped):
             prepare(tmp_path / "parts", 1)
     again, paid = prepare(tmp_path / "parts", 1)
-    assert paid == cost and paid["nfe"] == {"prepare": 24 * 3}
+    assert paid == cost and paid["nfe"] == {"prepare": (24 + 12) * 3}
     assert dict(again.info) == dict(state.info)
     assert all(torch.equal(again.tensors[key], tensor) for key, tensor in state.tensors.items())
 

@@ -96,10 +96,10 @@ def test_random_labels_leave_a_classifier_that_knows_nothing(ablated: Any) -> No
 def test_true_labels_are_those_of_the_nearest_training_image() -> None:
     training = torch.tensor([0.0, 0.5, 1.0]).view(3, 1, 1, 1)
     images = torch.tensor([0.05, 0.6, 0.9, 0.45]).view(4, 1, 1, 1)
-    found = true_labels(images, training, torch.tensor([7, 3, 7]))
+    found = true_labels(images, training, torch.tensor([7, 3, 7]), images[:0])
     assert found.labels.tolist() == [1, 0, 1, 0] and found.sizes == [2, 2]
     with pytest.raises(TooFew, match="all one class"):
-        true_labels(images, training, torch.tensor([7, 7, 7]))
+        true_labels(images, training, torch.tensor([7, 7, 7]), images)
 
 
 def test_only_an_oracle_is_given_labels(make_plan: Any, tmp_path: Path) -> None:

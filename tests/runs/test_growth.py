@@ -282,5 +282,6 @@ def test_rows_computed_are_rows_booked(make_plan: Plan, tmp_path: Path, monkeypa
     # The synthetic images of both guided attacks are the same, made once and booked twice; the counted calls that are
     # left are those by which a model says how much a call of it is.
     shared = result.metrics.costs[1].nfe["prepare"]
-    assert sum(rows) <= 1.05 * (attacked + probed - shared) and sum(rows) >= attacked + probed - shared
+    booked, padding = attacked + probed - shared, 3 * (256 - 32)  # 32 images for the check of the classifiers
+    assert booked <= sum(rows) <= 1.05 * booked + padding
     assert probed <= 0.03 * attacked

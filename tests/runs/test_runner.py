@@ -98,24 +98,27 @@ def test_metrics_file_validates(finished: Any) -> None:
     assert metrics.run_id == finished.folder.path.name
     assert [cost.attack for cost in metrics.costs] == ["carlini-uncond", "carlini-cond", "side"]
     assert {result.candidates for result in metrics.results} == {40}
-    assert metrics.flags == []
+    # After three steps of training.
+    assert [flag.partition(" on ")[0] for flag in metrics.flags] == [
+        f"{attack} seed 0: the classifier that guides is no better than chance" for attack in ("carlini-cond", "side")
+    ]
 
 
 def test_logical_costs_are_counted(finished: Any) -> None:
     costs = {cost.attack: cost for cost in finished.metrics.costs}
     assert costs["carlini-uncond"].nfe == {"generate": 40 * 3}
     for name in ("carlini-cond", "side"):
-        assert costs[name].nfe == {"prepare": 24 * 3, "generate": 40 * 3}
+        assert costs[name].nfe == {"prepare": (24 + 12) * 3, "generate": 40 * 3}
         assert costs[name].flops["prepare"] > 0 and costs[name].flops["generate"] > 0
 
 
 def test_attacks_stand_beside_each_other_at_equal_effort(finished: Any) -> None:
     found, costs = finished.metrics.efforts, {cost.attack: cost for cost in finished.metrics.costs}
-    plain, guided = 40 * 3, (24 + 40) * 3
+    plain, guided = 40 * 3, (24 + 12 + 40) * 3
     calls = {(each.budget, each.attack): each for each in found if each.currency == "denoiser calls"}
     assert list(calls) == [(budget, attack) for budget in (plain, guided) for attack in costs]
-    assert calls[plain, "side"].candidates == 16 and calls[plain, "side"].kind == "rarefied"
-    assert calls[guided, "carlini-uncond"].candidates == 64
+    assert calls[plain, "side"].candidates == 4 and calls[plain, "side"].kind == "rarefied"
+    assert calls[guided, "carlini-uncond"].candidates == 76
     assert calls[guided, "side"].budget_of == "carlini-cond and side"
     for each in found:
         cost = costs[each.attack]
