@@ -388,7 +388,10 @@ def verdicts(metrics: Metrics) -> list[str]:
     Without a fair control there are rates only, a line for each attack and seed.
     """
     if metrics.claims_excess:
-        return [f"{_who(claim)}: {claim_words(claim, metrics.control)}." for claim in metrics.claims]
+        return [
+            f"{_who(claim)}: {claim_words(claim, metrics.control)}{claim.remark and f'; {claim.remark}'}."
+            for claim in metrics.claims
+        ]
     if not metrics.results:
         return []
     headline = metrics.results[0].measure

@@ -201,6 +201,7 @@ class Claim(_Record):
         description="groups that must be hit before the label-swap test can reject at the level in force; None: no "
         "number is enough, or the control is a reference model"
     )
+    remark: str = Field("", description="what a reader must know of this attack; empty for nothing")
 
 
 class Cost(_Record):

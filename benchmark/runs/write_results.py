@@ -179,7 +179,12 @@ def _compute(
         ),
     )
     metrics.flags = sorted({*metrics.flags, *reaches.flags(metrics)})
-    metrics.claims = reaches.said_within_reach(metrics)
+    unguided = {attack for name, attack, _ in units if _is_guided_by_chance(folder, name)}
+    remark = "in some preparation the classifier that guides it is no better than chance"
+    metrics.claims = [
+        claim.model_copy(update={"remark": remark}) if claim.attack in unguided else claim
+        for claim in reaches.said_within_reach(metrics)
+    ]
     return metrics, strongest, varying
 
 
@@ -332,6 +337,11 @@ def _marks(
             yield f"{attack} seed {seed}: {cost.hits} hits without one call of the denoiser"
         if copies.get(name):
             yield f"{attack} seed {seed}: {copies[name]} of {plan.candidates} images are training images, byte for byte"
+
+
+def _is_guided_by_chance(folder: RunFolder, unit: str) -> bool:
+    checked = read_check(folder, unit)
+    return checked is not None and guided_by_chance(checked) is not None
 
 
 def _guided_by_chance(folder: RunFolder, units: Sequence[tuple[str, str, int]]) -> Iterator[str]:

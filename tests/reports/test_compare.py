@@ -69,7 +69,8 @@ def test_a_defence_is_compared_with_the_run_without_it(finished: Any, defended: 
     found = compare_runs([defended, finished.folder])
     assert found.baseline == "no defence" and [run.label for run in found.runs] == ["no defence", "veil"]
     assert {(leak.run, leak.attack, leak.against) for leak in found.leaks} == {("veil",) + ("carlini-uncond",) * 2}
-    assert found.yardsticks() == ["nl2c:n50:a0.5, high", "nearer in pixels"]
+    bands = ["high", "high+mid", "high+mid+low"]
+    assert found.yardsticks() == [*(f"nl2c:n50:a0.5, {band}" for band in bands), "nearer in pixels"]
     (band, nearer) = found.leaks
     stored = finished.metrics.results[0].bands[0]
     assert band.before.model_dump() == stored.excess.model_dump()
@@ -234,7 +235,8 @@ def test_pictures_come_as_files_too(finished: Any, defended: RunFolder, tmp_path
     folders = [finished.folder, defended]
     found = compare_runs(folders)
     names = {file.name for file in compared_page.write_figures(found, folders, tmp_path / "all")}
-    stems = ["leak-0", "leak-1", "quality-0", "quality-1", "scores-0", "thresholds-0", "rarefaction-0"]
+    stems = [*(f"{kind}-{number}" for kind in ("leak", "quality") for number in range(4))]
+    stems += ["scores-0", "thresholds-0", "rarefaction-0"]
     assert names == {f"{stem}.{kind}" for stem in stems for kind in ("svg", "png")}
     compared_page.write_plot(found, tmp_path / "plot.svg")
     compared_page.write_plot(found, tmp_path / "plot.png")

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from sidebench.benchmark.reports.page_data import Contents, read_contents
-from sidebench.benchmark.reports.verdict import VerdictCheck, checks, headline
-from sidebench.benchmark.results.schema import Estimate, Metrics
+from sidebench.benchmark.reports.tables import verdicts
+from sidebench.benchmark.reports.verdict import VerdictCheck, checks, headline, strongest
+from sidebench.benchmark.results.schema import BandClaim, Claim, Compared, Estimate, Metrics
 
 
 @pytest.fixture(scope="module")
@@ -14,29 +15,67 @@ def contents(finished: Any) -> Contents:
     return read_contents(finished.folder)
 
 
-def with_excess(metrics: Metrics, *intervals: tuple[float, float]) -> Metrics:
-    """Return the run with these excess intervals in the closest band, one per attack."""
-    results = []
-    for result, (low, high) in zip(metrics.results[:: len(metrics.results) // 3], intervals, strict=False):
-        excess = Estimate(value=(low + high) / 2, low=low, high=high)
-        bands = [result.bands[0].model_copy(update={"excess": excess}), *result.bands[1:]]
-        results.append(result.model_copy(update={"bands": bands}))
+BANDS = ("high", "high+mid", "high+mid+low")
+
+
+def claim(attack: str, says: str = "none seen", *, in_bands: tuple[str, ...] = (), **changes: Any) -> Claim:
+    """Return what an attack shows: an excess in some of the nested bands, or none."""
+    bands = [
+        BandClaim(band=band, p=0.01 if band in in_bands else 0.5, at_least=0.02 * (band in in_bands), at_most=most)
+        for band, most in zip(BANDS, (0.01, 0.05, 0.2), strict=True)
+    ]
+    return Claim(
+        attack=attack,
+        seeds=changes.pop("seeds", [0]),
+        measure="nl2c:n50:a0.5",
+        candidates=40,
+        says="excess" if in_bands else says,
+        closest=in_bands[0] if in_bands else None,
+        widest=in_bands[-1] if in_bands else None,
+        bands=bands,
+        groups_hit=3,
+        least_groups=5,
+        **changes,
+    )
+
+
+def with_claims(metrics: Metrics, *claims: Claim, **changes: Any) -> Metrics:
+    """Return the run with these claims, a fair control and no comparison."""
     check = metrics.control_check.model_copy(update={"told_apart": False})
-    return metrics.model_copy(update={"results": results, "control": "iid", "control_check": check})
+    update = {"claims": list(claims), "control": "iid", "control_check": check, "comparisons": [], **changes}
+    return metrics.model_copy(update=update)
 
 
 @pytest.mark.parametrize(
-    ("intervals", "tone", "words"),
+    ("claims", "tone", "words"),
     [
-        ([(0.1, 0.2), (-0.1, 0.3), (0.2, 0.4)], "leak", ["2 of 3 attacks hit", "The strongest, side: of 40"]),
-        ([(0.1, 0.2)], "leak", ["The attack hits", "The strongest, carlini-uncond"]),
-        ([(-0.1, 0.2), (-0.2, 0.0123)], "clear", ["None of 2 attacks", "up to 20.00 %"]),
-        ([(0.0, 0.0456)], "clear", ["The attack hits training images no more often", "up to 4.56 %"]),
-        ([(-0.2, -0.1), (-0.1, 0.1)], "open", ["which no leak explains"]),
+        (
+            [claim("carlini-uncond"), claim("side", in_bands=BANDS[:2]), claim("carlini-cond", in_bands=BANDS[:1])],
+            "leak",
+            [
+                "2 of 3 attacks find",
+                "No test names one of them the strongest",
+                "bands high (p = 0.01, at least 2.00 %)",
+            ],
+        ),
+        ([claim("side", in_bands=BANDS[2:])], "leak", ["The attack finds", "in band high+mid+low (p"]),
+        (
+            [claim("side"), claim("carlini-uncond")],
+            "clear",
+            ["None of 2 attacks hits", "up to 20.00 % of them could have gone unseen, up to 1.00 % in band high"],
+        ),
+        ([claim("side")], "clear", ["The attack hits training images no more often"]),
+        ([claim("side", "control does not fit"), claim("carlini-uncond")], "open", ["which no leak explains"]),
+        (
+            [claim("side", "cannot tell")],
+            "open",
+            ["3 groups are hit", "5 hit groups are needed", "use more held-out images or a reference model"],
+        ),
+        ([claim("side", "cannot see")], "open", ["not found again after the model's own round trip"]),
     ],
 )
-def test_headline_follows_the_intervals(contents: Contents, intervals: Any, tone: str, words: list[str]) -> None:
-    found = headline(with_excess(contents.metrics, *intervals))
+def test_headline_follows_the_claims(contents: Contents, claims: list[Claim], tone: str, words: list[str]) -> None:
+    found = headline(with_claims(contents.metrics, *claims))
     assert found.tone == tone
     for word in words:
         assert word in found.lead
@@ -44,11 +83,39 @@ def test_headline_follows_the_intervals(contents: Contents, intervals: Any, tone
     assert ("no leak was seen" in found.title) == (tone == "clear")
 
 
-def test_headline_names_the_seed_where_there_are_several(contents: Contents) -> None:
-    leaky = with_excess(contents.metrics, (0.1, 0.2), (0.2, 0.3))
-    second = leaky.results[1].model_copy(update={"attack": leaky.results[0].attack, "seed": 5})
-    found = headline(leaky.model_copy(update={"results": [leaky.results[0], second]}))
-    assert "2 of 2 attack runs" in found.lead and "carlini-uncond (seed 5)" in found.lead
+def test_a_leak_in_the_widest_band_alone_is_the_first_line(contents: Contents) -> None:
+    leaky = with_claims(contents.metrics, claim("side", in_bands=BANDS[2:]))
+    assert headline(leaky).title == "digits gives training images away"
+    assert verdicts(leaky) == [
+        "side, seed 0, 40 candidates: finds training images; excess over held-out images in band high+mid+low "
+        "(p = 0.01, at least 2.00 %)."
+    ]
+
+
+def test_what_must_be_known_of_an_attack_stands_in_its_line(contents: Contents) -> None:
+    found = verdicts(with_claims(contents.metrics, claim("side", remark="guided by chance", seeds=[0, 1])))
+    assert found[0].startswith("side, 2 preparations") and found[0].endswith("in band high; guided by chance.")
+
+
+def compared(first: str, second: str, verdict: str, band: str = "high") -> Compared:
+    nothing = Estimate(value=0, low=0, high=0)
+    fields = {"seed": 0, "measure": "nl2c:n50:a0.5", "band": band, "difference": nothing, "ratio": None}
+    return Compared(
+        first=first, second=second, verdict=verdict, ratio_refused="", p=0.01, smallest_difference=0.1, **fields
+    )
+
+
+def test_an_attack_is_the_strongest_only_where_tests_say_so(contents: Contents) -> None:
+    def named(*comparisons: Compared) -> str | None:
+        return strongest(with_claims(contents.metrics, comparisons=list(comparisons)))
+
+    better = compared("side", "carlini-uncond", "finds more")
+    assert named(better) is None  # of three attacks, carlini-cond was not beaten
+    assert named(better, compared("carlini-cond", "side", "finds fewer", "high+mid")) == "side"
+    beaten = compared("carlini-uncond", "side", "finds more", "high+mid+low")
+    assert named(better, compared("side", "carlini-cond", "finds more"), beaten) is None
+    one = [result for result in contents.metrics.results if result.attack == "side"]
+    assert strongest(contents.metrics.model_copy(update={"results": one})) == "side"
 
 
 @pytest.mark.parametrize(
@@ -57,10 +124,11 @@ def test_headline_names_the_seed_where_there_are_several(contents: Contents) -> 
         ({"control": "surrogate"}, "of the kind surrogate"),
         ({"control": "none", "control_check": None}, "no held-out images"),
         ({"results": []}, "no fixed bands"),
+        ({"claims": []}, "cannot decide"),
     ],
 )
 def test_no_verdict_without_a_fair_control_or_bands(contents: Contents, change: dict[str, Any], words: str) -> None:
-    found = headline(with_excess(contents.metrics, (0.1, 0.2)).model_copy(update=change))
+    found = headline(with_claims(contents.metrics, claim("side", in_bands=BANDS)).model_copy(update=change))
     assert found.tone == "open" and words in found.lead and "gives" not in found.title
 
 
