@@ -7,7 +7,9 @@ its own. Files of earlier versions carry none and are read unchecked.
 import errno
 import hashlib
 import json
+import math
 import os
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +23,7 @@ from .errors import BadInput, CannotWrite, CorruptRun, SidebenchError
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
+    from filelock import BaseFileLock
     from torch import Tensor
 
 import functools
@@ -28,7 +31,19 @@ import functools
 import yaml
 
 MOST_LEVELS = 64
-"""Levels of a YAML file that a user wrote."""
+"""Levels of a YAML or JSON file that somebody else may have written."""
+
+MOST_BYTES = 64 * 2**20
+"""Bytes of the largest file that is read as one text."""
+
+MOST_YAML = 2**20
+"""Bytes of the largest YAML file; a reader in Python takes ten seconds for them."""
+
+MADE = b"Made by sidebench"
+"""Stands near the beginning or the end of every page, picture and summary that a command writes where it is told to."""
+
+_ENDS = 4096
+"""Bytes at either end of a file among which `MADE` is looked for."""
 
 JSON_HASH = "content_sha256"
 """Key under which checked JSON carries the SHA-256 of everything else in it."""
@@ -41,6 +56,8 @@ def sha256(path: Path) -> str:
     """Return the SHA-256 of a file; a file that this process has hashed already is read again only if it changed."""
     try:
         state = path.stat()
+        if not stat.S_ISREG(state.st_mode):
+            raise OSError(errno.EINVAL, _NO_FILE, str(path))
         return _sha256(path, state.st_size, state.st_mtime_ns)
     except FileNotFoundError:
         raise BadInput(f"{path.parent.name}/{path.name} is missing") from None
@@ -51,6 +68,80 @@ def _sha256(path: Path, size: int, changed: int) -> str:
     # Planning and loading both check the files; those of a large model take half a minute.
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+_NO_FILE = "Not a regular file"
+
+
+def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
+    """Return what a file holds, at most so many bytes.
+
+    A pipe or a device is not opened: reading it may wait or go on for ever.
+
+    Raises:
+        OSError: there is no such file, it cannot be opened, is none, or is larger; `strerror` says which.
+    """
+    try:
+        state = path.stat()
+    except ValueError:  # a null character in the name
+        raise OSError(errno.EINVAL, "Not a name of a file", str(path)) from None
+    if stat.S_ISDIR(state.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(state.st_mode):
+        raise OSError(errno.EINVAL, _NO_FILE, str(path))
+    with path.open("rb") as stream:
+        content = stream.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EINVAL, f"Larger than {most:,} bytes", str(path))
+    return content
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return the value that JSON text spells, if everything here can work with it.
+
+    Unlike `json.loads` this refuses numbers that are none or infinite (NaN, 1e999), whole numbers beyond 64 bits, half
+    a character (a lone surrogate), and more than 64 levels.
+
+    Raises:
+        ValueError: the text breaks one of these rules, or is no JSON in UTF-8.
+    """
+    text = text.decode() if isinstance(text, bytes) else text
+    try:
+        content = json.loads(text, parse_constant=_no_number, parse_float=_finite, parse_int=_whole)
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
+    level, depth = [content], 0
+    while level := [each for each in level if isinstance(each, dict | list)]:
+        depth += 1
+        if depth > MOST_LEVELS:
+            raise ValueError(_TOO_DEEP)
+        level = [inner for each in level for inner in (each.values() if isinstance(each, dict) else each)]
+    if "\\ud" in text.lower():
+        try:
+            json.dumps(content, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ValueError("a text in it holds half a character") from None
+    return content
+
+
+_TOO_DEEP = f"it is nested deeper than {MOST_LEVELS} levels"
+
+
+def _no_number(word: str) -> None:
+    raise ValueError(f"{word} is no number")
+
+
+def _finite(word: str) -> float:
+    value = float(word)
+    if not math.isfinite(value):
+        raise ValueError(f"{word[:40]} is no finite number")
+    return value
+
+
+def _whole(word: str) -> int:
+    if len(word) > 20 or not -(2**63) <= int(word) < 2**64:
+        raise ValueError(f"{word[:40]} is beyond 64 bits")
+    return int(word)
 
 
 def difference(stored: Any, wanted: Any, key: str = "") -> str | None:
@@ -67,12 +158,15 @@ def difference(stored: Any, wanted: Any, key: str = "") -> str | None:
 def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `path`, then put it in place in one step.
 
+    What is there keeps its permissions; a link, a pipe or a device is not replaced.
+
     Raises:
         CannotWrite: the disk is full or failing; what was there stays.
         BadInput: the place cannot be written to.
     """
     temporary: Path | None = None
     try:
+        mode = _replaced_mode(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         os.close(handle)
@@ -80,7 +174,7 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
         write(temporary)
         with temporary.open("r+b") as stream:  # Windows flushes only what is open for writing
             os.fsync(stream.fileno())
-        temporary.chmod(0o644)
+        temporary.chmod(mode)
         temporary.replace(path)
     except OSError as error:
         raise cannot_write(path, error) from None
@@ -88,6 +182,103 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
         if temporary is not None:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+
+def _replaced_mode(path: Path) -> int:
+    """Return the permissions of the file that is to be replaced, or those of a new one.
+
+    Raises:
+        BadInput: what is there may not be replaced.
+    """
+    try:
+        mode = path.lstat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return 0o644
+    if stat.S_ISLNK(mode):
+        raise BadInput(f"cannot write {path}: it is a link; remove it, or name the file that it leads to")
+    if stat.S_ISDIR(mode):
+        raise BadInput(f"cannot write {path}: it is a folder")
+    if not stat.S_ISREG(mode):
+        raise BadInput(f"cannot write {path}: it is no regular file")
+    return stat.S_IMODE(mode)
+
+
+def check_output(path: Path | None, *, force: bool = False) -> None:
+    """Refuse a file that a user named for output where something is that sidebench did not write.
+
+    Args:
+        path: The file, or None where none was asked for.
+        force: Replace it all the same, if it is a regular file.
+
+    Raises:
+        BadInput: another file is there, or something that is no file.
+    """
+    if path is None:
+        return
+    try:
+        _replaced_mode(path)
+        if not force and path.exists() and not _is_ours(path):
+            raise BadInput(f"{path} is there and sidebench did not write it; choose another file, or add --force")
+    except OSError as error:
+        raise cannot_write(path, error) from None
+
+
+def _is_ours(path: Path) -> bool:
+    """Return whether a file is empty or names sidebench as its maker."""
+    with path.open("rb") as stream:
+        start = stream.read(_ENDS)
+        stream.seek(max(0, path.stat().st_size - _ENDS))
+        return not start or MADE in start or MADE in stream.read(_ENDS)
+
+
+def lock_of(path: Path) -> "BaseFileLock":
+    """Return the lock of this file, to be acquired.
+
+    A lock is an empty file. Taking one would empty whatever else is there, so that is refused.
+
+    Raises:
+        BadInput: something else is there: a link, a file with a content or with another name, no file.
+    """
+    from filelock import FileLock
+
+    with suppress(FileNotFoundError, NotADirectoryError):
+        found = path.lstat()
+        if not stat.S_ISREG(found.st_mode) or found.st_size or found.st_nlink > 1:
+            raise BadInput(f"cannot write to {path.parent}: {path.name} in it is no lock of sidebench; remove it")
+    return FileLock(path)
+
+
+def refuse_links(folder: Path) -> None:
+    """Refuse a folder of somebody else's in which a name leads out of it, or to something that is no file.
+
+    Whoever reads or writes in it would reach other files of this machine, or wait for ever.
+
+    Raises:
+        BadInput: it holds such a name, which is named.
+    """
+    root = folder.resolve()
+    places = [root]
+    while places:
+        place = places.pop()
+        with os.scandir(place) as entries:
+            for entry in entries:
+                if entry.is_symlink() and not _stays(Path(entry.path), root):
+                    raise BadInput(f"{folder}: {_below(entry, root)} is a link that leads out of the folder; remove it")
+                if entry.is_dir(follow_symlinks=False):
+                    places.append(Path(entry.path))
+                elif not entry.is_symlink() and not entry.is_file():
+                    raise BadInput(f"{folder}: {_below(entry, root)} is no regular file; remove it")
+
+
+def _stays(link: Path, root: Path) -> bool:
+    try:
+        return link.resolve().is_relative_to(root)
+    except (OSError, RuntimeError):  # it leads to itself
+        return False
+
+
+def _below(entry: "os.DirEntry[str]", root: Path) -> str:
+    return Path(entry.path).relative_to(root).as_posix()
 
 
 def remove_leftovers(folder: Path, name: str = "*", age: float = DAY) -> None:
@@ -136,14 +327,14 @@ def write_checked_json(path: Path, content: Mapping[str, Any]) -> None:
     write_json(path, _with_hash(content))
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object of a run folder.
+def read_json(path: Path, most: int = MOST_BYTES) -> dict[str, Any]:
+    """Read a JSON object of a run folder, of at most so many bytes.
 
     Raises:
         CorruptRun: the file cannot be read, holds no object, or not what `write_checked_json` wrote.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(read_bytes(path, most))
         if not isinstance(content, dict):
             raise CorruptRun(f"{path.parent.name}/{path.name} holds no object")
         if not _is_intact(content):
@@ -151,8 +342,9 @@ def read_json(path: Path) -> dict[str, Any]:
                 f"{path.parent.name}/{path.name} is not what was written (its SHA-256 differs); put a copy of it back, "
                 f"or start over with --fresh"
             )
-    except (OSError, ValueError, RecursionError) as error:
-        raise CorruptRun(f"{path.parent.name}/{path.name} cannot be read: {error}") from None
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise CorruptRun(f"{path.parent.name}/{path.name} cannot be read: {why}") from None
     return content
 
 
@@ -218,7 +410,7 @@ def _read_safetensors(path: Path, *, tensors: bool) -> AttackState:
         if not _is_intact(content) or (tensors and content["tensors_sha256"] != _tensors_sha256(found)):
             raise _changed(path)
         return AttackState(found, content["info"])
-    except (SafetensorError, OSError, ValueError, LookupError, AttributeError, TypeError) as error:
+    except (SafetensorError, OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
         raise _unreadable(path, error) from None
 
 
@@ -245,6 +437,10 @@ def _changed(path: Path) -> CorruptRun:
     )
 
 
+_ROWS_PER_BYTE = 64
+"""More rows than that of what is stored here fit into no byte; a file that says so would fill the memory."""
+
+
 def write_table(path: Path, table: "pa.Table") -> None:
     """Write a parquet table atomically, with the SHA-256 of its columns."""
     import pyarrow.parquet as pq
@@ -265,6 +461,8 @@ def read_table(path: Path) -> "pa.Table":
     try:
         # A relative path with a colon, such as control:copycat/..., is an address to pyarrow.
         file = pq.ParquetFile(path.absolute(), pre_buffer=False)
+        if file.metadata.num_rows > _ROWS_PER_BYTE * path.stat().st_size:
+            raise _changed(path)
         table = file.read(use_threads=False)
         # pyarrow writes a schema of its own beside the hash: where that is missing too, the file's end was changed.
         footer, stated = file.metadata.metadata or {}, table.schema.metadata
@@ -316,7 +514,7 @@ def read_yaml(path: Path, what: str, kind: type[BadInput] = BadInput, *, advice:
         BadInput: the file cannot be opened, or breaks a rule; one line.
     """
     try:
-        content = path.read_bytes()
+        content = read_bytes(path, MOST_YAML)
     except OSError as error:
         raise kind(f"{what}: {error.strerror}{'; ' if advice else ''}{advice}") from None
     return parse_yaml(content, what, kind)
@@ -389,6 +587,8 @@ class _Loader(yaml.SafeLoader):
             value = super().construct_object(node, deep)
             if isinstance(value, int | str):
                 str(value).encode()  # a number of 5,000 digits, or half a character, would fail far from here
+            if isinstance(value, int) and not -(2**63) <= value < 2**64:
+                raise OverflowError
             return value
         except (ValueError, OverflowError):
             looks = {"int": "a number", "float": "a number", "timestamp": "a date"}

@@ -29,6 +29,9 @@ from .folder_files import METADATA, in_words
 from .hub import cache, unusable_cache
 from .pair import DataSource
 
+_MOST = 2**32
+"""Bytes of the largest list of labels and captions that is read."""
+
 BLOCK = 512
 """Images that are held in memory at a time."""
 
@@ -178,7 +181,7 @@ def _gather(whole: Path, size: int, rows: np.ndarray, file: Path) -> None:
 
 
 def _open(folder: Path) -> Rows:
-    info, texts = read_json(folder / "rows.json"), read_json(folder / "texts.json")
+    info, texts = read_json(folder / "rows.json", _MOST), read_json(folder / "texts.json", _MOST)
     splits, first = {}, 0
     for split, count in info["splits"]:
         splits[split] = range(first, first + count)
