@@ -4,7 +4,6 @@ Works on names and small JSON files alone, so that a repository can be judged be
 Newer folders hold each component in a folder of its own; older ones with one network hold all in the root.
 """
 
-import json
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 
 from ..contracts import Conditioning
 from ..errors import BadInput, UnsafeFile
+from ..files import parse_json, read_bytes
 
 FAMILIES: Mapping[str, str] = {
     "DDPMPipeline": "pixel",
@@ -51,6 +51,12 @@ _WEIGHTS = re.compile(
     r"(diffusion_pytorch_model|pytorch_model|model)"
     r"(?:\.(?P<before>[\w-]+))?(?:-\d{5}-of-\d{5})?(?:\.(?P<after>[\w-]+))?(?P<kind>\.safetensors|\.bin)"
 )
+
+
+_MOST = {"layers": 512, "sample_size": 8192, "image_size": 8192, "channels": 2**15, "train_timesteps": 10**5}
+"""Largest number under a key of a component's configuration that holds this word."""
+
+_MOST_BLOCKS = 64
 
 
 @dataclass(frozen=True)
@@ -242,15 +248,32 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-        BadInput: the file is missing, no JSON, or no object.
+        BadInput: the file is missing, no JSON, no object, or asks for a network of a size that nobody has.
     """
     name = f"{path.parent.name}/{path.name}"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(read_bytes(path))
     except FileNotFoundError:
         raise BadInput(f"{path.parent.name}: no {path.name}, so this is no diffusers pipeline folder") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise BadInput(f"{name} cannot be read: {error.strerror}") from None
+    except ValueError as error:
         raise BadInput(f"{name} is not JSON: {error}") from None
     if not isinstance(content, dict):
         raise BadInput(f"{name} holds no settings")
+    for key, value in content.items():
+        if (most := next((most for word, most in _MOST.items() if word in key), None)) is not None:
+            _check_size(f"{name}, {key}", value, most)
     return content
+
+
+def _check_size(what: str, value: Any, most: int) -> None:
+    """Refuse a number, or a list of them, that would build a network for hours or fill the memory."""
+    values = value if isinstance(value, list) else [value]
+    if len(values) > _MOST_BLOCKS:
+        raise BadInput(f"{what}: holds {len(values):,} values, at most {_MOST_BLOCKS} are loaded")
+    for each in values:
+        if isinstance(each, list):
+            _check_size(what, each, most)
+        elif isinstance(each, int | float) and not 0 <= each <= most:
+            raise BadInput(f"{what}: is {each:,}, from 0 to {most:,} is loaded")

@@ -10,13 +10,13 @@ import numpy as np
 from ..contracts import Attack, Measure
 from ..errors import BadInput, CorruptRun, UnknownName
 from ..files import difference, read_json, read_table, short_hash
-from ..results.run_folder import RunFolder, read_run, rules_of, unit_name
+from ..results.run_folder import RunFolder, believed, read_run, rules_of, unit_name
 from ..results.score_files import read_scores
 from ..results.shards import Shard
 from ..results.unit_scores import stored_groups
 from ..stats.comparison import AttackHits
 from .claims import Matched, Sides, joined, matched, tested
-from .source import GATE_MANIFEST, GateFolder, code_difference, settings_difference
+from .source import GATE_MANIFEST, code_difference, read_gate, settings_difference
 
 
 class Baseline(ABC):
@@ -85,14 +85,15 @@ class RunBaseline(Baseline):
 
     def __init__(self, path: Path) -> None:
         gate = (path / GATE_MANIFEST).is_file()
-        self.folder: RunFolder = GateFolder(path) if gate else read_run(path)
+        self.folder: RunFolder = read_gate(path) if gate else read_run(path)
         self.name = path.name
         self.manifest = read_json(self.folder.manifest_file)
         self._read: dict[str, Matched] = {}
 
     def facts(self) -> Mapping[str, Any]:
         """Return the facts of the stored run."""
-        return stored_facts(self.folder, self.manifest)
+        with believed(self.folder):
+            return stored_facts(self.folder, self.manifest)
 
     def seeds(self, attack: Attack, measure: Measure, tau: float | None) -> list[int]:
         """Return the seeds of the attack's units that have scores."""
@@ -117,10 +118,12 @@ class RunBaseline(Baseline):
     ) -> AttackHits:
         """Return what candidates of these numbers hit, from the stored scores."""
         unit = unit_name(attack.name, seed)
-        if unit not in self._read:
-            stored = (read_scores(self.folder, unit, measure.space, s) for s in self._shards(attack, seed, measure))
-            self._read[unit] = joined([matched(scores, measure, sides) for scores in stored])
-        return tested(self._read[unit], tau, sides, measure).of(numbers)
+        with believed(self.folder):
+            if unit not in self._read:
+                shards = self._shards(attack, seed, measure)
+                stored = (read_scores(self.folder, unit, measure.space, shard) for shard in shards)
+                self._read[unit] = joined([matched(scores, measure, sides) for scores in stored])
+            return tested(self._read[unit], tau, sides, measure).of(numbers)
 
     def _shards(self, attack: Attack, seed: int, measure: Measure) -> list[Shard]:
         return self.folder.score_shards(unit_name(attack.name, seed), measure.space)

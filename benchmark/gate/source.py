@@ -13,12 +13,12 @@ from ..contracts import Attack, AttackState, Measure, ModelSpec, Progress
 from ..data.pair import Pair, pair_names
 from ..data.references import References
 from ..errors import BadInput, UnknownName
-from ..files import difference, read_info, read_json, read_state, short_hash
+from ..files import difference, read_info, read_json, read_state, refuse_links, short_hash
 from ..measures.scorer import Scorer
 from ..measures.shard_scores import ShardScores
 from ..progress import silent
 from ..registry import code_of, make_measure
-from ..results.run_folder import RunFolder, asked_candidates, unit_name
+from ..results.run_folder import RunFolder, asked_candidates, believed, unit_name
 from ..results.score_files import first_scores, read_scores
 from ..results.shards import Shard, below, shard_of
 from ..results.whole import drop_damaged
@@ -97,6 +97,19 @@ class GateFolder(RunFolder):
         self.write_manifest({**manifest, "units": kept})
 
 
+def read_gate(path: Path) -> GateFolder:
+    """Open a gate's folder for reading.
+
+    Raises:
+        BadInput: a name in it leads out of it.
+        CorruptRun: its manifest cannot be read.
+    """
+    folder = GateFolder(path)
+    refuse_links(folder.path)
+    folder.checked_manifest()
+    return folder
+
+
 class MadeOnDemand(ScoreSource):
     """Attacks a model, a shard at a time. What is in the folder already is used again, states and shards alike.
 
@@ -129,7 +142,7 @@ class MadeOnDemand(ScoreSource):
         """
         if self.plan.fresh:
             self.folder.clear()
-        stored = (self.folder.manifest() or {"units": {}})["units"]
+        stored = (self.folder.checked_manifest() or {"units": {}})["units"]
         for unit in self.plan.units:
             if unit.name in stored and difference(stored[unit.name], unit.description()):
                 self.folder.forget(unit.name)
@@ -216,7 +229,9 @@ class FinishedRun(ScoreSource):
         own = self._pair.model
         if own.repo is not None:
             return None
-        spec = ModelSpec(**self._attacked, location=own.location, variant=own.variant)
+        # Nothing else of what the folder says: not where files lie, nor that a pickle may be loaded.
+        content = {key: self._attacked[key] for key in ("family", "sha256")}
+        spec = ModelSpec(**content, location=own.location, variant=own.variant)
         try:
             return load_model(spec)
         except BadInput:  # another model's files, or none
@@ -238,8 +253,9 @@ class FinishedRun(ScoreSource):
     def images(self, attack: str, shard: int) -> torch.Tensor:
         """Return one shard's stored images."""
         found = self._shards[attack][shard]
-        images = read_state(self.folder.images_file(self._units[attack], found)).tensors["images"]
-        return images[: self.available - found.numbers.start]
+        with believed(self.folder):
+            images = read_state(self.folder.images_file(self._units[attack], found)).tensors["images"]
+            return images[: self.available - found.numbers.start]
 
 
 def unit_of(folder: RunFolder, manifest: Mapping[str, Any], attack: Attack, seed: int, measure: Measure) -> str:

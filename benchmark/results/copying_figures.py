@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import BadInput
 from ..files import read_json, write_json
-from .run_folder import RunFolder, asked_candidates, stored_pair, unit_name
+from .run_folder import RunFolder, asked_candidates, believing, stored_pair, unit_name
 from .schema import load_metrics
 
 
@@ -18,6 +18,7 @@ def copying_file(folder: RunFolder) -> Path:
     return folder.path / "copying.json"
 
 
+@believing
 def write_copying(folder: RunFolder, pair_name: str | None) -> dict[str, Any]:
     """Compute the figures of every finished unit, write and return them; see `set_level_copying.assess`.
 

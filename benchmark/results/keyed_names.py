@@ -19,11 +19,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..errors import BadInput, CorruptRun
+from ..files import lock_of, read_bytes
 from .run_folder import RunFolder
 
 KEY_FILE = "hash.key"
 KEY_BYTES = 32
 _DIGITS = 16
+_MOST_BYTES = 4096
 
 
 def run_key(folder: RunFolder) -> bytes:
@@ -35,7 +37,7 @@ def run_key(folder: RunFolder) -> bytes:
     """
     file = folder.path / KEY_FILE
     try:
-        key = (file.read_bytes() if file.exists() else b"") or _make(file)
+        key = (read_bytes(file, _MOST_BYTES) if file.exists() else b"") or _make(file)
     except OSError as error:
         raise BadInput(f"cannot read or make {file}: {error.strerror}; it names training images in reports") from None
     if len(key) != KEY_BYTES:
@@ -63,15 +65,12 @@ def held_out_group(group: int) -> str:
 
 def _make(file: Path) -> bytes:
     """Write a random key into a new or empty file, or return the one that another process wrote first."""
-    from filelock import FileLock
-
     beside = file.with_name(f".{file.name}.lock")
-    if beside.is_symlink():
-        raise BadInput(f"cannot make {file}: {beside.name} beside it is a link; remove it")
+    lock = lock_of(beside)
     try:
         with (
-            os.fdopen(os.open(file, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as stream,
-            FileLock(beside).acquire(poll_interval=0.01),
+            os.fdopen(os.open(file, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600), "r+b") as stream,
+            lock.acquire(poll_interval=0.01),
         ):
             key = stream.read()
             if not key:

@@ -11,7 +11,7 @@ from ..files import read_json
 from ..measures import hits
 from ..registry import make_measure
 from .rates import measure_result
-from .run_folder import RunFolder, asked_candidates
+from .run_folder import RunFolder, asked_candidates, believing
 from .schema import Result
 from .score_files import read_all_scores
 from .unit_scores import UnitScores, stored_groups
@@ -39,6 +39,7 @@ def parse_bands(text: str) -> list[Band]:
     return bands
 
 
+@believing
 def rescore(folder: RunFolder, bands: Sequence[Band], measure_id: str | None = None) -> list[Result]:
     """Compute every rate of a run again with these bands, for its headline measure or the one named.
 

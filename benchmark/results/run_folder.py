@@ -18,24 +18,29 @@
 A unit is one attack under one seed; `unit_name` names it.
 """
 
+import functools
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from pydantic import ValidationError
 
 from ..contracts import AttackState
-from ..errors import BadInput, CorruptRun, RunConflict, first_problem
-from ..files import read_info, read_json, read_state, remove_leftovers, write_checked_json
+from ..errors import BadInput, CorruptRun, RunConflict, SidebenchError, first_problem
+from ..files import lock_of, read_info, read_json, read_state, refuse_links, remove_leftovers, write_checked_json
 from ..protocol import SHARD, Batching
 from .checkpoints import FolderCheckpoints
+from .manifest import UNIT_PATTERN, check_manifest
 from .shards import Shard, below, in_order, missing, named
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 MANIFEST_SCHEMA = "sidebench-manifest/2"
 LOCK_FILE = ".lock"
@@ -59,16 +64,14 @@ class RunFolder:
 
         Raises:
             RunConflict: another process holds the lock.
-            BadInput: the folder cannot be written.
+            BadInput: the folder cannot be written, or a name in it leads out of it.
         """
-        from filelock import FileLock, Timeout
+        from filelock import Timeout
 
-        file = self.path / LOCK_FILE
-        lock = FileLock(file)
         try:
-            if file.is_symlink():
-                raise BadInput(f"cannot write to {self.path}: {LOCK_FILE} in it is a link; remove it")
             self.path.mkdir(parents=True, exist_ok=True)
+            refuse_links(self.path)
+            lock = lock_of(self.path / LOCK_FILE)
             lock.acquire(timeout=0)
         except Timeout:
             raise RunConflict(f"another process is writing to {self.path}") from None
@@ -118,6 +121,17 @@ class RunFolder:
     def manifest(self) -> dict[str, Any] | None:
         """Return the manifest, or None in a new folder."""
         return read_json(self.manifest_file) if self.manifest_file.exists() else None
+
+    def checked_manifest(self) -> dict[str, Any] | None:
+        """Return the manifest as `manifest` does, for whoever opens a folder that may be anybody's.
+
+        Raises:
+            CorruptRun: it cannot be read, was changed, or lacks what readers rely on.
+        """
+        found = self.manifest()
+        if found is not None:
+            check_manifest(found, f"{self.path.name}/{self.manifest_file.name}")
+        return found
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
         """Write the manifest."""
@@ -246,12 +260,48 @@ def read_run(path: str | Path) -> RunFolder:
     """Open a finished or unfinished run for reading.
 
     Raises:
-        BadInput: this is no run folder.
+        BadInput: this is no run folder, or a name in it leads out of it.
+        CorruptRun: its manifest cannot be read.
     """
     folder = RunFolder(Path(path))
     if not folder.manifest_file.is_file():
         raise BadInput(f"{path} is no run folder: it has no manifest.json")
+    refuse_links(folder.path)
+    folder.checked_manifest()
     return folder
+
+
+@contextmanager
+def believed(*folders: RunFolder) -> Iterator[None]:
+    """Read runs inside; where their files do not fit together, that is said in one line.
+
+    Each file carries its hash, and what every reader needs is checked. Whoever made the folder can write other hashes,
+    though, and files that contradict each other in more ways than could be looked for.
+
+    Raises:
+        CorruptRun: anything but an error of sidebench or of the operating system was raised.
+    """
+    try:
+        yield
+    except (SidebenchError, OSError):
+        raise
+    except Exception as error:  # a stranger's files may fail in any way
+        shown = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        which = " or ".join(folder.path.name for folder in folders)
+        raise CorruptRun(
+            f"{which} does not hold what a run writes ({shown}); it was changed, or sidebench has a bug here"
+        ) from error
+
+
+def believing(function: Callable[Concatenate[RunFolder, P], T]) -> Callable[Concatenate[RunFolder, P], T]:
+    """Let a function that is handed a run folder first read it as in `believed`."""
+
+    @functools.wraps(function)
+    def reader(folder: RunFolder, /, *arguments: P.args, **options: P.kwargs) -> T:
+        with believed(folder):
+            return function(folder, *arguments, **options)
+
+    return reader
 
 
 def stored_pair(folder: RunFolder) -> str:
@@ -275,7 +325,7 @@ def unit_name(attack: str, seed: int) -> str:
 
 def is_unit_name(name: str) -> bool:
     """Return whether a name from a file can be a unit's, and so be a part of paths; attacks are named as registered."""
-    return re.fullmatch(r"[a-z0-9][a-z0-9_-]*\.s\d+", name) is not None
+    return re.fullmatch(UNIT_PATTERN.strip("^$"), name) is not None
 
 
 def fits(info: Mapping[str, Any], candidates: int) -> bool:

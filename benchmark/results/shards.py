@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from ..errors import CorruptRun
 
-_NAME = re.compile(r"(\d{8,})-(\d{8,})")
+_NAME = re.compile(r"(\d{8,15})-(\d{8,15})")
 _NAME_BEFORE = re.compile(r"\d{5}")
 
 

@@ -17,6 +17,7 @@ from ..models.find_model import find_model, find_source
 from ..progress import silent
 from ..protocol import DEFAULT_TIER, TIERS, TOP_K, Batching, Protocol, Sampling
 from ..registry import check_settings, code_of, find, layers
+from ..results.manifest import MOST_CANDIDATES
 from ..results.run_folder import RunFolder, unit_name
 from ..sampling.defended import check_fit, in_order
 from . import batching
@@ -194,6 +195,8 @@ def plan_run(
     number = candidate_count(tier, candidates)
     if any(seed < 0 for seed in seeds):
         raise BadSetting(f"a seed must not be negative, was {min(seeds)}")
+    if any(seed >= 2**63 for seed in seeds):
+        raise BadSetting(f"a seed must be below 2^63, was {max(seeds)}")
     kind = check_settings(Protocol, {"dtype": dtype}, "run").dtype
     batching.check_micro_batch(micro_batch)
     where = {"device": str(environment.pick_device(device)), "dtype": kind}
@@ -291,6 +294,8 @@ def candidate_count(tier: str | None, candidates: int | None) -> int:
     if candidates is not None:
         if candidates < 1:
             raise BadSetting(f"candidates must be at least 1, was {candidates}")
+        if candidates > MOST_CANDIDATES:
+            raise BadSetting(f"candidates must be at most {MOST_CANDIDATES:,}, was {candidates}")
         return candidates
     if (tier or DEFAULT_TIER) not in TIERS:
         raise UnknownName("tier", str(tier), TIERS)

@@ -82,7 +82,7 @@ def open_folder(plan: RunPlan, folder: RunFolder, identity: Mapping[str, Any]) -
         RunConflict: what the folder holds was made by other settings or other code.
     """
     units = {unit.name: unit.description() for unit in plan.units}
-    stored = folder.manifest()
+    stored = folder.checked_manifest()
     if stored is None:
         _name_older_run(plan, folder)
     makers, before = Makers(plan), () if stored is None else stored.get("apart", ())
