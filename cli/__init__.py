@@ -8,12 +8,14 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from .. import __version__
 from ..benchmark.errors import BadInput, SidebenchError, printable
+from ..benchmark.files import cannot_write
 from . import attacks, gate, leaderboard, look, machine, run
 from .output import complain, complain_of
 
@@ -72,11 +74,19 @@ def main(arguments: list[str] | None = None) -> None:
         # The reader of stdout has gone (`sidebench list pairs | head`); keep Python from complaining at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
-    except Exception as error:  # the last resort: a bug, shown whole
-        print(printable(traceback.format_exc()), file=sys.stderr)
-        complain(f"unexpected {type(error).__name__}: {error}; this is a bug in sidebench")
-        code = UNEXPECTED
+    except Exception as error:  # the last resort
+        code = _unexpected(error)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _unexpected(error: Exception) -> int:
+    """Say what nobody foresaw: a file that the system will not open, list or write; or a bug, shown whole."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        complain(f"{str(error.filename)[:200]}: {error.strerror}")
+        return cannot_write(Path(str(error.filename)), error).exit_code
+    print(printable(traceback.format_exc()), file=sys.stderr)
+    complain(f"unexpected {type(error).__name__}: {error}; this is a bug in sidebench")
+    return UNEXPECTED
 
 
 def _root(

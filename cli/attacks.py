@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from . import values
-from .options import AsJson, Candidates, Device, OutOfRun, PairOfRun, PairWithRecipe, Run, Seeds, Tier, Traceback
+from .options import AsJson, Candidates, Device, Force, OutOfRun, PairOfRun, PairWithRecipe, Run, Seeds, Tier, Traceback
 from .output import complain_of, loading, show
 
 
@@ -22,13 +22,16 @@ def replay(
     ] = None,
     pair: PairOfRun = None,
     out: Annotated[Path | None, typer.Option(help="PNG to write; default: in the run folder.")] = None,
+    force: Force = False,
     device: Device = "auto",
     traceback: Traceback = False,
     as_json: AsJson = False,
 ) -> None:
     """Reproduce one candidate of a run from its stored state, and compare it with the run's image."""
+    from ..benchmark.files import check_output
     from ..benchmark.results.run_folder import read_run
 
+    check_output(out, force=force)
     folder = read_run(run_folder)
     loading("torch and diffusers")
     from ..benchmark.runs import replay as replaying

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .options import AsJson, Device, Traceback
+from .options import AsJson, Device, Force, Traceback
 from .output import loading, show
 
 
@@ -26,6 +26,7 @@ def gate(
     device: Device = "auto",
     out: Annotated[Path, typer.Option(help="Folder in which the gate's folder is made.")] = Path("runs"),
     fresh: Annotated[bool, typer.Option("--fresh", help="Use nothing of an earlier gate.")] = False,
+    force: Force = False,
     traceback: Traceback = False,
     as_json: AsJson = False,
 ) -> int:
@@ -35,7 +36,7 @@ def gate(
     from ..benchmark.progress import reporter_for
 
     loaded = load_policy(policy)
-    write_files.check_places([junit, summary, report])
+    write_files.check_places([junit, summary, report], force=force)
     loading("torch and diffusers")
     from ..benchmark.gate.judge import judge
     from ..leaderboards.gate_baseline import read_baseline

@@ -41,9 +41,9 @@ def check(
 ) -> int:
     """Check records: schema, hashes, impossible counts, duplicates; with --run, reproduce drawn candidates."""
     from ..leaderboards.check import check_files
-    from ..leaderboards.read_records import record_files
+    from ..leaderboards.read_records import chosen_files
 
-    chosen = files or record_files(records)
+    chosen = chosen_files(files or [], records)
     problems = check_files(chosen, None if files else records)
     for problem in problems:
         complain(str(problem))

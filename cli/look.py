@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ..benchmark.errors import BadSetting
-from .options import AsJson, FinishedRun, PairOfRun, Run
+from .options import AsJson, FinishedRun, Force, PairOfRun, Run
 from .output import loading, show
 
 
@@ -40,16 +40,19 @@ def report(
     figures: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write each plot as SVG and PNG into this folder too.")
     ] = None,
+    force: Force = False,
 ) -> None:
     """Write the HTML report of a run, one file that works without a network."""
+    from ..benchmark.files import check_output
     from ..benchmark.reports.page import write_figures, write_report
     from ..benchmark.results.run_folder import read_run
 
+    check_output(out, force=force)
     folder = read_run(run_folder)
     target = out or folder.report_file
     write_report(folder, target, with_images=with_images)
     print(target)
-    for file in write_figures(folder, figures) if figures else ():
+    for file in write_figures(folder, figures, force=force) if figures else ():
         print(file)
 
 
@@ -63,15 +66,19 @@ def compare(
     figures: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write each plot of the page as SVG and PNG into this folder.")
     ] = None,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Compare finished runs: leak before and after a defence, quality and time; or attacks across runs."""
+    from ..benchmark.files import check_output
     from ..benchmark.reports.compare import page, schema, verdict
     from ..benchmark.reports.compare.compare_runs import compare_runs
     from ..benchmark.results.run_folder import read_run
 
     if with_images and out is None:
         raise BadSetting("--with-images puts pictures into a page: give it --out FILE.html")
+    for target in (out, plot):
+        check_output(target, force=force)
     folders = [read_run(path) for path in runs]
     found = compare_runs(folders)
     show(found, schema.as_text(found, verdict.sentences(found)), as_json)
@@ -79,7 +86,7 @@ def compare(
         page.write_page(found, folders, out, with_images=with_images)
     if plot is not None:
         page.write_plot(found, plot)
-    for file in page.write_figures(found, folders, figures) if figures else ():
+    for file in page.write_figures(found, folders, figures, force=force) if figures else ():
         print(file, file=sys.stderr)
 
 

@@ -53,4 +53,5 @@ RECORDS = Path("leaderboards/records")
 # ---- What to write ----------------------------------------------------------------------------------
 
 OutOfRun = Annotated[Path, Option(help="Folder in which the run folder is made.")]
+Force = Annotated[bool, Option("--force", help="Replace files that sidebench did not write.")]
 AsJson = Annotated[bool, Option("--json", help="Print JSON on stdout; everything else goes to stderr.")]

@@ -13,6 +13,9 @@ def show(found: Any, text: str, as_json: bool, *, sort_keys: bool = False) -> No
     print(_as_json(found, sort_keys) if as_json else printable(text))
 
 
+LONGEST = 2000
+"""Letters of the longest line that is said of an error."""
+
 TRACEBACKS = False
 """Whether `--traceback` was given: errors are then shown with all the lines that they came by."""
 
@@ -26,8 +29,9 @@ def complain_of(error: SidebenchError) -> None:
 
 
 def complain(message: str) -> None:
-    """Say in one line what went wrong."""
-    print("sidebench: " + printable(" ".join(message.split())), file=sys.stderr)
+    """Say in one line what went wrong; what was given may be long, and its beginning is enough to know it by."""
+    line = printable(" ".join(message.split()))
+    print(f"sidebench: {line if len(line) <= LONGEST else line[: LONGEST - 3] + '...'}", file=sys.stderr)
 
 
 def loading(what: str) -> None:

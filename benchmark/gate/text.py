@@ -6,6 +6,7 @@ Names of attacks and pairs, and messages with them, come from files: they are es
 import xml.etree.ElementTree as ET
 from typing import TYPE_CHECKING, Any
 
+from ..files import MADE
 from .claims import MEANINGS, Finding
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def as_markdown(decision: "Decision") -> str:
         escaped = [{key: _plain(value) for key, value in row.items()} for row in rows(decision)]
         parts.append(tabulate(escaped, headers="keys", tablefmt="github", disable_numparse=True))
     parts.append("\n".join(f"- {_plain(line)}" for line in explanations(decision)))
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join([*parts, f"<!-- {MADE.decode()} -->"]) + "\n"
 
 
 def junit(decision: "Decision") -> ET.ElementTree:
@@ -113,6 +114,7 @@ def junit(decision: "Decision") -> ET.ElementTree:
     suite.set("failures", str(len(suite.findall("testcase/failure"))))
     suite.set("errors", str(len(suite.findall("testcase/error"))))
     suite.set("skipped", str(len(suite.findall("testcase/skipped"))))
+    suite.append(ET.Comment(f" {MADE.decode()} "))
     return ET.ElementTree(suite)
 
 

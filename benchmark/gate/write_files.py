@@ -6,30 +6,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import BadInput
-from ..files import write_atomic, write_json, write_text
+from ..files import check_output, write_atomic, write_json, write_text
 from .text import as_dict, as_markdown, junit
 
 if TYPE_CHECKING:
     from .decision import Decision
 
 
-def check_places(files: Iterable[Path | None]) -> None:
+def check_places(files: Iterable[Path | None], *, force: bool = False) -> None:
     """Refuse a file that could not be written, before minutes of work.
 
     Raises:
-        BadInput: the file is a folder, or its folder cannot be made or written to.
+        BadInput: the file is a folder or another's, or its folder cannot be made or written to.
     """
     for file in files:
         if file is None:
             continue
+        check_output(file, force=force)
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=file.parent):
                 pass
         except OSError as error:
             raise BadInput(f"cannot write {file}: {error.strerror or error}") from None
-        if file.is_dir():
-            raise BadInput(f"cannot write {file}: it is a folder")
 
 
 def write_files(

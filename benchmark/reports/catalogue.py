@@ -2,12 +2,15 @@
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import registry
 from ..data.pair import IN_TRAINING, TRAINING_DEFENCES, Recipe, load_pair, pair_names, recipe_field
 from ..errors import UnknownName
 from ..registry import KINDS
+
+if TYPE_CHECKING:
+    from ..results.run_folder import RunFolder
 
 
 class Description(NamedTuple):
@@ -147,11 +150,15 @@ def _method(cls: Any, traits: dict[str, str]) -> Description:
 
 
 def _run(path: str) -> Description:
-    from ..results.run_folder import read_run
+    from ..results.run_folder import believing, read_run
+
+    return believing(_read_run)(read_run(path))
+
+
+def _read_run(folder: "RunFolder") -> Description:
     from ..results.schema import load_metrics
     from .tables import probe_flags, text_tables, verdicts
 
-    folder = read_run(path)
     manifest = folder.manifest() or {}
     head = [f"run {manifest.get('run_id')}"]
     head += [f"  {name}: {unit['settings']}" for name, unit in manifest.get("units", {}).items()]

@@ -24,7 +24,7 @@ from ..measures import hits
 from ..measures.shard_scores import SIDES
 from ..protocol import CONFIDENCE
 from ..registry import make_measure
-from ..results.run_folder import RunFolder, asked_candidates, stored_pair
+from ..results.run_folder import RunFolder, asked_candidates, believing, stored_pair
 from ..results.score_files import read_all_scores
 from ..stats.intervals import wilson
 from .templates import environment
@@ -137,6 +137,7 @@ def make_sheet(
     return target
 
 
+@believing
 def precision(folder: RunFolder) -> dict[str, Any]:
     """Return precision by threshold for each set, from label/answers.json and label/key.json.
 
@@ -171,6 +172,7 @@ def precision(folder: RunFolder) -> dict[str, Any]:
     return {"measure": key.measure, "distance": measure.distance, "sheet": key.sheet, "sets": sets}
 
 
+@believing
 def sheet_for(folder: RunFolder, pair_name: str | None, pairs_per_set: int, seed: int) -> Path:
     """Make the sheet of a run by its headline measure, with the references of its pair.
 

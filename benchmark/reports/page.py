@@ -6,12 +6,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..files import write_atomic, write_text
+from ..files import check_output, write_atomic, write_text
 from ..measures import detector_audit
-from ..results.run_folder import RunFolder, unit_name
+from ..results.run_folder import RunFolder, believing, unit_name
 from . import attack_diagnostics, figures, label_sheet, tables, tuning_plot, verdict
 from .page_data import Contents, read_contents
-from .plot_style import inline, styled, to_png, to_svg
+from .plot_style import inline, picture_file, styled, to_svg
 from .templates import environment
 
 if TYPE_CHECKING:
@@ -21,6 +21,10 @@ _PATH = re.compile(r"(?<![\w/:.~-])(?:file:/*|~|[A-Za-z]:)?[/\\]+[\w.@+-]+(?:[/\
 """An absolute path within a text; not a URL, whose slashes follow a colon or a name."""
 
 
+_NO_STEM = re.compile(r"[^\w.,:=+-]")
+"""What no name of a picture's file holds: names of units and attacks come from the run's files."""
+
+
 class Picture(NamedTuple):
     """One figure: what it shows in words, and how it is drawn."""
 
@@ -28,6 +32,7 @@ class Picture(NamedTuple):
     draw: "Callable[[], Figure]"
 
 
+@believing
 def write_report(folder: RunFolder, target: Path | None = None, *, with_images: bool = False) -> None:
     """Write the HTML report of a finished run, one file without any outside reference.
 
@@ -49,25 +54,30 @@ def write_report(folder: RunFolder, target: Path | None = None, *, with_images: 
         write_report(folder.reference(), with_images=with_images)
 
 
-def write_figures(folder: RunFolder, target: Path) -> list[Path]:
+@believing
+def write_figures(folder: RunFolder, target: Path, *, force: bool = False) -> list[Path]:
     """Write every picture of the report as SVG and PNG into a folder, which is made; return the files.
 
-    None shows an image of the data. The SVGs are the same bytes for the same run.
+    None shows an image of the data. The SVGs are the same bytes for the same run. Files that sidebench did not write
+    are replaced only with `force`.
     """
-    return written(_pictures(read_contents(folder)), target)
+    return written(_pictures(read_contents(folder)), target, force=force)
 
 
-def written(pictures: dict[str, Picture], target: Path) -> list[Path]:
-    """Write pictures, by the stem of their file's name, as SVG and PNG into a folder; return the files."""
-    made = []
-    for name, picture in pictures.items():
+def written(pictures: dict[str, Picture], target: Path, *, force: bool = False) -> list[Path]:
+    """Write pictures, by the stem of their file's name, as SVG and PNG into a folder; return the files.
+
+    Raises:
+        BadInput: a file of this name is there that sidebench did not write, without `force`; none is written then.
+    """
+    files = {target / f"{_NO_STEM.sub('-', name)}.{kind}": (name, kind) for name in pictures for kind in ("svg", "png")}
+    for file in files:
+        check_output(file, force=force)
+    for file, (name, kind) in files.items():
         with styled():
-            figure = picture.draw()
-            files = {"svg": to_svg(figure, name).encode(), "png": to_png(figure)}
-        for kind, content in files.items():
-            made.append(target / f"{name}.{kind}")
-            write_atomic(made[-1], lambda file, content=content: file.write_bytes(content))  # type: ignore[misc]
-    return made
+            content = picture_file(pictures[name].draw(), name, kind)
+        write_atomic(file, lambda part, content=content: part.write_bytes(content))  # type: ignore[misc]
+    return list(files)
 
 
 def scrubbed(value: Any) -> Any:

@@ -95,9 +95,12 @@ def read_contents(folder: RunFolder, *, with_images: bool = False) -> Contents:
 
 def _tuning(folder: RunFolder, attack: str) -> Curve:
     try:
-        return Curve.model_validate(read_json(folder.tuning_file(attack))["curve"])
+        curve = Curve.model_validate(read_json(folder.tuning_file(attack))["curve"])
     except (ValidationError, KeyError):
         raise CorruptRun(f"tuning/{attack}.json holds no curve of `sidebench tune`") from None
+    if curve.attack != attack:
+        raise CorruptRun(f"tuning/{attack}.json holds a curve of {curve.attack}")
+    return curve
 
 
 def _unit(

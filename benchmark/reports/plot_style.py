@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..contracts import Measure
+from ..files import MADE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -152,8 +153,15 @@ def to_svg(figure: "Figure", name: str) -> str:
 def to_png(figure: "Figure") -> bytes:
     """Return a figure as PNG on white, 200 dots per inch."""
     stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=200, facecolor="white", metadata={"Software": None})
+    figure.savefig(stream, format="png", dpi=200, facecolor="white", metadata={"Software": MADE.decode()})
     return stream.getvalue()
+
+
+def picture_file(figure: "Figure", name: str, kind: str) -> bytes:
+    """Return the content of a figure's file, "svg" or "png"; it names sidebench as its maker."""
+    if kind == "png":
+        return to_png(figure)
+    return f"{to_svg(figure, name)}<!-- {MADE.decode()} -->\n".encode()
 
 
 def inline(svg: str) -> str:

@@ -10,8 +10,8 @@ import torch
 from ..candidates import Candidates
 from ..data.pair import IN_TRAINING, load_pair
 from ..errors import BadInput, BadSetting, UnknownName
-from ..files import difference, read_json, write_atomic
-from ..results.run_folder import RunFolder, asked_candidates, stored_batching, stored_pair
+from ..files import MADE, difference, read_json, write_atomic
+from ..results.run_folder import RunFolder, asked_candidates, believing, stored_batching, stored_pair
 from .makers import InProcess, Maker
 from .plan import RunPlan, Unit, plan_run
 from .victim import load_victim
@@ -30,6 +30,7 @@ class Replayed(NamedTuple):
     """Largest difference from it in uint8 levels; 0: the same image."""
 
 
+@believing
 def planned_again(
     folder: RunFolder,
     attack: str,
@@ -89,6 +90,7 @@ def make_again(
     return made.images, made.nan
 
 
+@believing
 def replay(
     folder: RunFolder,
     attack: str,
@@ -135,7 +137,10 @@ def as_dict(found: Replayed) -> dict[str, Any]:
 
 def _write(image: torch.Tensor, target: Path) -> None:
     from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
 
+    about = PngInfo()
+    about.add_text("Software", MADE.decode())
     pixels = image.permute(1, 2, 0).numpy()
     picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels[..., :3])
-    write_atomic(target, lambda path: picture.save(path, format="PNG"))
+    write_atomic(target, lambda path: picture.save(path, format="PNG", pnginfo=about))

@@ -6,9 +6,13 @@ from typing import Any
 
 import pytest
 
+from sidebench.benchmark.contracts import ModelSpec
+from sidebench.benchmark.data.pair import load_pair
 from sidebench.benchmark.errors import BadInput, UnknownName
 from sidebench.benchmark.files import read_json, write_checked_json
+from sidebench.benchmark.gate.source import FinishedRun
 from sidebench.benchmark.registry import registered
+from sidebench.benchmark.reports import page
 from sidebench.benchmark.results.run_folder import read_run
 from sidebench.leaderboards.challenge import challenge
 from sidebench.leaderboards.make_records import make_records
@@ -79,3 +83,71 @@ def test_only_installed_names_come_from_folders_and_records() -> None:
             registered("attack", name)
     with pytest.raises(UnknownName, match="sid"):
         registered("attack", "sid")
+
+
+EVIL_CLASS = "sub/evil.py:A"
+
+
+def change_metrics(folder: Path, **result: Any) -> None:
+    """Change every result, and take away the sums that would tell."""
+    metrics = read_json(folder / "metrics.json")
+    metrics["results"] = [{**found, **result} for found in metrics["results"]]
+    write_checked_json(folder / "metrics.json", metrics)
+    (folder / "SHA256SUMS").unlink()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda folder: change(folder, measures=[EVIL_CLASS]),
+        lambda folder: change(folder, defences={EVIL_CLASS.replace(":A", ":D"): {}}),
+        lambda folder: change_metrics(folder, measure=EVIL_CLASS),
+        lambda folder: change_metrics(folder, attack=EVIL_CLASS),
+    ],
+    ids=["measure of the run", "defence", "measure of a result", "attack of a result"],
+)
+def test_no_command_runs_what_a_folder_names(
+    change: Callable[[Path], None], hostile: Path, finished: Any, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "inlined", lambda name, picture: {"title": picture.title, "svg": "<svg/>"})
+    change(hostile)
+    for command in (
+        ("show", hostile),
+        ("report", hostile),
+        ("score", hostile, "--bands", "near=0:0.3"),
+        ("compare", finished.folder.path, hostile),
+        ("label", hostile),
+        ("leaderboard", "add", hostile, "--as", "me", "--records", "records"),
+        ("gate", hostile, "--policy", "example"),
+        ("replay", hostile, 0, "--attack", "side"),
+    ):
+        code, _, err = call(*command)
+        assert code in (0, 2) and "Traceback" not in err, (command, err)
+    assert not (hostile / "imported").exists()
+
+
+def test_a_folder_cannot_allow_a_pickle_or_name_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gate loads the pair's own model; of the folder it takes the family and the hashes alone."""
+    loaded: list[ModelSpec] = []
+    monkeypatch.setattr("sidebench.benchmark.models.load_model", loaded.append)
+    source = object.__new__(FinishedRun)
+    source._pair = load_pair("digits")
+    source._attacked = {
+        "family": "pixel",
+        "sha256": {},
+        "allow_pickle": True,
+        "location": "sub",
+        "lora": {"location": "sub/evil", "sha256": ""},
+    }
+    source.victim()
+    assert loaded == [ModelSpec(family="pixel", location="zoo:digits")]
+
+
+def test_a_picture_of_the_folder_is_no_file_of_the_user(hostile: Path, tmp_path: Path, call: Call) -> None:
+    """`report --with-images` puts files of evidence/ into a page that is passed on."""
+    (tmp_path / "secret").write_text("four years", encoding="utf-8")
+    picture = next((hostile / "evidence").glob("*/*.png"))
+    picture.unlink()
+    picture.symlink_to(tmp_path / "secret")
+    code, _, err = call("report", hostile, "--with-images")
+    assert code == 2 and "is a link that leads out of the folder; remove it" in err

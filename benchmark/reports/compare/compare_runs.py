@@ -21,7 +21,7 @@ from ...measures.shard_scores import SIDES
 from ...protocol import CONFIDENCE
 from ...registry import make_measure
 from ...results.rates import attack_hits
-from ...results.run_folder import RunFolder, asked_candidates, rules_of
+from ...results.run_folder import RunFolder, asked_candidates, believed, rules_of
 from ...results.schema import Estimate, Metrics, load_metrics
 from ...results.score_files import read_all_scores
 from ...results.unit_scores import UnitScores
@@ -85,7 +85,11 @@ def compare_runs(folders: Sequence[RunFolder]) -> Comparing:
     """
     if len({folder.path.resolve() for folder in folders}) < max(2, len(folders)):
         raise BadInput("compare needs two different run folders or more")
-    runs = _read(baseline_first(folders))
+    with believed(*folders):
+        return _compared(_read(baseline_first(folders)))
+
+
+def _compared(runs: Sequence[_Run]) -> Comparing:
     for run in runs:
         if not run.metrics.held_out_images:
             raise BadInput(f"{run.metrics.run_id} has control {run.metrics.control}: compare needs held-out images")

@@ -11,7 +11,7 @@ from ...results.run_folder import RunFolder
 from .. import figures, tables
 from ..page import Picture, inlined, scrubbed, written
 from ..page_data import Contents, UnitContents, read_contents
-from ..plot_style import styled, to_png, to_svg
+from ..plot_style import picture_file, styled
 from ..templates import environment
 from ..verdict import checks
 from . import figures as compared_figures
@@ -42,9 +42,12 @@ def write_page(found: Comparing, folders: Sequence[RunFolder], target: Path, *, 
     write_text(target, page)
 
 
-def write_figures(found: Comparing, folders: Sequence[RunFolder], target: Path) -> list[Path]:
-    """Write every picture of the page as SVG and PNG into a folder, which is made; return the files."""
-    return written(_pictures(found, _groups(found, _read(found, folders))), target)
+def write_figures(found: Comparing, folders: Sequence[RunFolder], target: Path, *, force: bool = False) -> list[Path]:
+    """Write every picture of the page as SVG and PNG into a folder, which is made; return the files.
+
+    Files that sidebench did not write are replaced only with `force`.
+    """
+    return written(_pictures(found, _groups(found, _read(found, folders))), target, force=force)
 
 
 def write_plot(found: Comparing, target: Path) -> None:
@@ -57,7 +60,7 @@ def write_plot(found: Comparing, target: Path) -> None:
         raise BadInput(f"{target.name}: a plot is written as .svg or .png")
     with styled():
         figure = compared_figures.against_quality(found, found.yardsticks())
-        content = to_svg(figure, "compare").encode() if target.suffix == ".svg" else to_png(figure)
+        content = picture_file(figure, "compare", target.suffix[1:])
     write_atomic(target, lambda file: file.write_bytes(content))
 
 
