@@ -4,7 +4,6 @@ It stands in a file of its own beside the record, `<name>.checked.json` beside `
 bytes: a record that was changed afterwards has no badge.
 """
 
-import json
 from datetime import date
 from pathlib import Path
 from typing import Literal, Self
@@ -12,6 +11,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..benchmark.errors import BadRecord, first_problem
+from ..benchmark.files import parse_json, read_bytes
 
 SUFFIX = ".checked.json"
 
@@ -78,11 +78,12 @@ def read_checked(record: Path, sha256: str) -> Checked | None:
     if not file.is_file():
         return None
     try:
-        found = Checked.model_validate(json.loads(file.read_text(encoding="utf-8")))
+        found = Checked.model_validate(parse_json(read_bytes(file)))
     except ValidationError as error:
         raise BadRecord(first_problem(error).of(file.name)) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise BadRecord(f"{file.name} cannot be read: {error}") from None
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise BadRecord(f"{file.name} cannot be read: {why}") from None
     if found.record != sha256:
         raise BadRecord(f"{file.name}, record: is the hash of another record; challenge this one again")
     return found

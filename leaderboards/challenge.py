@@ -19,7 +19,7 @@ from ..benchmark.files import write_json
 from ..benchmark.measures.hits import in_band
 from ..benchmark.progress import silent
 from ..benchmark.registry import make_measure
-from ..benchmark.results.run_folder import RunFolder, unit_name
+from ..benchmark.results.run_folder import RunFolder, believed, unit_name
 from ..benchmark.results.score_files import read_all_scores
 from ..benchmark.results.unit_scores import UnitScores, stored_groups
 from .badge import TOLERANCE, Checked, checked_file
@@ -52,6 +52,21 @@ def challenge(
     total = record.candidates * len(record.seeds)
     if not 1 <= count <= total:
         raise BadSetting(f"between 1 and {total} candidates can be reproduced, not {count}")
+    with believed(folder):
+        return _challenged(file, folder, record, count, pair, device, draw, progress)
+
+
+def _challenged(
+    file: Path,
+    folder: RunFolder,
+    record: Record,
+    count: int,
+    pair: str | None,
+    device: str,
+    draw: str | None,
+    progress: Progress,
+) -> Checked:
+    total = record.candidates * len(record.seeds)
     measure = make_measure(record.measure)
     check_commitment(record, folder)
     stored = {seed: _stored(record, folder, seed, measure) for seed in record.seeds}

@@ -19,9 +19,6 @@ from .check_numbers import Found
 from .read_records import read_content, read_record
 from .record import SCHEMA, Record
 
-LARGEST = 16_000_000
-"""Bytes of the largest record's file that is read."""
-
 FIRST: Sequence[Callable[[Record], Found]] = (
     check_fields.texts,
     check_fields.seeds,
@@ -50,16 +47,18 @@ def check_files(files: Iterable[Path], records: Path | None = None, today: date 
     problems = []
     for file in files:
         try:
-            if file.stat().st_size > LARGEST:
-                raise BadRecord(f"{file.name}: is larger than {LARGEST:,} bytes")
             record = read_record(file)
+            found = [*_place(record, file, records), *check_record(record, today)]
+            badge = list(_badge(record, file, _latest(today)))
         except (SidebenchError, OSError) as error:
             problems.append(_unreadable(file, error))
             continue
+        except (ValueError, LookupError, TypeError, ArithmeticError) as error:
+            # A number or name that no rule looked for; the others are checked all the same.
+            problems.append(Problem(file.name, "record", f"cannot be checked ({type(error).__name__}: {error})"))
+            continue
         read[str(file)] = record
-        problems += [Problem(file.name, *found) for found in _place(record, file, records)]
-        problems += [Problem(file.name, *found) for found in check_record(record, today)]
-        problems += _badge(record, file, _latest(today))
+        problems += [*(Problem(file.name, *each) for each in found), *badge]
     if records is not None:
         problems += _stray_badges(records)
     return problems + list(_together(read))

@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from ..benchmark.contracts import Measure
 from ..benchmark.data.pair import load_pair, pair_names
 from ..benchmark.data.references import shared_groups
-from ..benchmark.errors import BadInput, BadRecord, CorruptRun, UnknownName
+from ..benchmark.errors import BadInput, BadRecord, CorruptRun, UnknownName, first_problem
 from ..benchmark.files import read_json, read_table, write_text
 from ..benchmark.protocol import CONFIDENCE, Protocol
 from ..benchmark.registry import make_measure
 from ..benchmark.results.keyed_names import held_out_group, keyed_hash, run_key, training_group
 from ..benchmark.results.rates import attack_hits
-from ..benchmark.results.run_folder import RunFolder, asked_candidates, rules_of, unit_name
+from ..benchmark.results.run_folder import RunFolder, asked_candidates, believing, rules_of, unit_name
 from ..benchmark.results.schema import Estimate, Metrics, Result, load_metrics
 from ..benchmark.results.score_files import read_all_scores
 from ..benchmark.results.shards import named
@@ -31,6 +32,7 @@ from .record import SCHEMA, Claim, Hashes, Hits, Made, Record, Victim, command, 
 from .record_tuning import with_tunings
 
 
+@believing
 def make_records(
     folder: RunFolder, submitter: str, attacks: Sequence[str] = (), today: date | None = None
 ) -> list[Record]:
@@ -48,10 +50,13 @@ def make_records(
     measure = make_measure(metrics.results[0].measure)
     if not measure.bands:
         raise BadInput(f"{measure.id} has no fixed bands, so there is nothing to rank: put a measure with bands first")
-    return [
-        _make(folder, metrics, manifest, measure, name, submitter, today or datetime.now(UTC).date())
-        for name in attacks or found
-    ]
+    try:
+        return [
+            _make(folder, metrics, manifest, measure, name, submitter, today or datetime.now(UTC).date())
+            for name in attacks or found
+        ]
+    except ValidationError as error:
+        raise BadRecord(first_problem(error).of(f"{folder.path.name} makes no record")) from None
 
 
 def add_records(

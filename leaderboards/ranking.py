@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from ..benchmark.data.pair import Pair, load_pair, pair_names
 from ..benchmark.errors import BadRecord
+from ..benchmark.files import read_bytes
 from ..benchmark.protocol import RANKED
 from .badge import Checked, read_checked
 from .rank_tests import samples_of, standing
@@ -140,10 +141,14 @@ def _read(records: Path) -> tuple[list[Entry], list[tuple[str, str]]]:
             content = read_content(file)
             record = parse_record(content, file.name)
             _complete(record, file.name)
-        except BadRecord as error:
+            sha256 = hashlib.sha256(read_bytes(file)).hexdigest()
+        except (BadRecord, OSError) as error:
             unusable.append((name, str(error)))
             continue
-        sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+        except (ValueError, LookupError, TypeError, ArithmeticError) as error:
+            # A number or name that no rule looked for; the others are ranked all the same.
+            unusable.append((name, f"{file.name} cannot be ranked ({type(error).__name__}: {error})"))
+            continue
         try:
             checked = read_checked(file, sha256)
         except BadRecord as error:

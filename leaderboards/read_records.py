@@ -1,13 +1,13 @@
 """Read records from their files, and bring those of an older schema up to the present one."""
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from ..benchmark.errors import BadRecord, first_problem
+from ..benchmark.errors import BadInput, BadRecord, first_problem
+from ..benchmark.files import parse_json, read_bytes
 from ..benchmark.protocol import CONFIDENCE
 from ..benchmark.results.rates import swap_p
 from ..benchmark.results.schema import Estimate, Result
@@ -57,6 +57,14 @@ _WITH_SHARES = (SCHEMA,)
 """Versions whose excess is that of now."""
 
 
+LARGEST = 16_000_000
+"""Bytes of the largest record's file that is read."""
+
+MOST = 2**26
+"""Candidates under all seeds, and images of either side by seed, of the largest record that is read: the tests of a
+board hold a number for each."""
+
+
 def record_files(records: Path) -> list[Path]:
     """Return every record's file below a folder, sorted."""
     return sorted(file for file in records.rglob("*.json") if not file.name.endswith(SUFFIX))
@@ -70,14 +78,10 @@ def read_record(path: Path) -> Record:
 def read_content(path: Path) -> Any:
     """Return the JSON value in a record's file, as it stands there; raises `BadRecord` where it holds none."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
-    except (OSError, ValueError, RecursionError) as error:
+        return parse_json(read_bytes(path, LARGEST))
+    except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise BadRecord(f"{path.name} cannot be read: {why}") from None
-
-
-def _no_number(word: str) -> None:
-    raise ValueError(f"{word} is no number")
 
 
 def parse_record(content: Any, name: str) -> Record:
@@ -105,7 +109,37 @@ def parse_record(content: Any, name: str) -> Record:
         record = Record.model_validate(content)
     except ValidationError as error:
         raise BadRecord(first_problem(error).of(name)) from None
+    _check_sizes(record, name)
     return record if first in _WITH_SHARES else _with_shares(record)
+
+
+def _check_sizes(record: Record, name: str) -> None:
+    """Refuse a record of sizes that nobody has and that would fill the memory of whoever ranks it."""
+    victim = record.victim
+    sizes = {
+        "candidates": record.candidates,
+        "victim.training_images": victim.training_images,
+        "victim.held_out_images": victim.held_out_images,
+        "victim.training_groups": victim.training_groups,
+        "victim.held_out_groups": victim.held_out_groups,
+    }
+    for field, size in sizes.items():
+        if size * len(record.seeds) > MOST:
+            raise BadRecord(f"{name}, {field}: {size:,} under {len(record.seeds)} seeds are more than is read")
+
+
+def chosen_files(files: Sequence[Path], records: Path) -> list[Path]:
+    """Return the records that a user named, or every one below a folder.
+
+    Raises:
+        BadInput: there is none.
+    """
+    if not files and not records.is_dir():
+        raise BadInput(f"no such folder of records: {records}; give --records FOLDER, or the files")
+    found = list(files) or record_files(records)
+    if not found:
+        raise BadInput(f"{records} holds no records; make some with `sidebench leaderboard add RUN --as NAME`")
+    return found
 
 
 def _with_shares(record: Record) -> Record:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..benchmark.errors import BadInput
+from ..benchmark.files import parse_json, read_bytes, refuse_links, write_text
 from ..benchmark.reports.templates import environment
 from ..benchmark.results.schema import Estimate, Result
 from . import board_charts, schema, tables, verdicts
@@ -46,18 +47,22 @@ def write_site(found: Leaderboard, out: Path) -> int:
         BadInput: the folder holds something else than an earlier build, or cannot be written.
     """
     listing = out / LISTING
-    if out.exists() and not listing.is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise BadInput(f"{out} is not an earlier build and not empty; choose another folder with --out")
     try:
-        names = {LISTING}
+        if out.exists() and not listing.is_file() and (not out.is_dir() or any(out.iterdir())):
+            raise BadInput(f"{out} is not an earlier build and not empty; choose another folder with --out")
+        out.mkdir(parents=True, exist_ok=True)
+        refuse_links(out)
+        before, names = _listed(listing), {LISTING}
+        # First of all, so that a call that is killed leaves a folder that the next one knows for a build.
+        _write_listing(listing, before | names)
         for name, text in site_files(found):
             file = out / name
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text, encoding="utf-8", newline="\n")
             names.add(name)
-        for name in _listed(listing) - names:
+        for name in before - names:
             (out / name).unlink(missing_ok=True)
-        listing.write_text(json.dumps(sorted(names), indent=0) + "\n", encoding="utf-8")
+        _write_listing(listing, names)
     except OSError as error:
         raise BadInput(f"cannot write to {out}: {error.strerror}; choose another folder with --out") from None
     return len(names)
@@ -239,11 +244,15 @@ def _manifest(record: Record, schema_name: str) -> str:
     return json.dumps(content, indent=1, sort_keys=True)
 
 
+def _write_listing(listing: Path, names: set[str]) -> None:
+    write_text(listing, json.dumps(sorted(names), indent=0) + "\n")
+
+
 def _listed(listing: Path) -> set[str]:
     """Return the files of the earlier build; names that lead out of the folder are none of ours."""
     try:
-        names = json.loads(listing.read_text(encoding="utf-8"))
+        names = parse_json(read_bytes(listing))
     except (OSError, ValueError):
         return set()
-    safe = {str(name) for name in names if isinstance(names, list)}
+    safe = {name for name in names if isinstance(name, str)} if isinstance(names, list) else set()
     return {name for name in safe if not Path(name).is_absolute() and ".." not in Path(name).parts}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from ..benchmark.errors import BadInput
+from ..benchmark.files import read_bytes, write_atomic
 from .ranking import Board, BoardRow, Leaderboard, Overall, method_of
 from .record import Record
 
@@ -220,11 +221,16 @@ def _csv(rows: Sequence[dict[str, Any]]) -> str:
     return pd.DataFrame(cells).to_csv(index=False, lineterminator="\n")
 
 
+_FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""What a spreadsheet takes for the beginning of a formula, full-width letters among them."""
+
+
 def _cell(value: Any) -> Any:
     """Return text that no spreadsheet takes for a formula."""
     if not isinstance(value, str):
         return value
-    return f"'{clean(value)}" if value.startswith(("=", "+", "-", "@", "\t", "\r")) else clean(value)
+    text = clean(value)  # first: a letter that is not shown may hide what a formula begins with
+    return f"'{text}" if text.startswith(_FORMULA) or value.startswith(("\t", "\r", "\n")) else text
 
 
 def _raw(row: BoardRow) -> dict[str, Any]:
@@ -318,13 +324,15 @@ def update_readme(file: Path, tables: str, *, check: bool) -> bool:
         BadInput: the file cannot be read, has no markers, or, with `check`, is out of date; then it is not written.
     """
     try:
-        text = file.read_text(encoding="utf-8")
+        text = read_bytes(file).decode()
     except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{file} cannot be read: {error}") from None
+        why = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
+        raise BadInput(f"{file} cannot be read: {why}") from None
     wanted = with_tables(text, tables, file.name)
     if wanted == text:
         return False
     if check:
         raise BadInput(f"{file} is out of date: run `sidebench leaderboard build --readme {file}`")
-    file.write_text(wanted, encoding="utf-8")
+    # Through a link, as an editor does: a README may be one, and what stands around the tables is kept.
+    write_atomic(file.resolve(), lambda part: part.write_bytes(wanted.encode()))
     return True
