@@ -12,10 +12,10 @@ from .. import environment
 from ..contracts import Attack, AttackState, Measure, ModelSpec, Progress
 from ..data.pair import Pair, pair_names
 from ..data.references import References
-from ..errors import BadInput, UnknownName
+from ..errors import BadInput, CorruptRun, UnknownName
 from ..files import difference, read_info, read_json, read_state, refuse_links, short_hash
 from ..measures.scorer import Scorer
-from ..measures.shard_scores import ShardScores
+from ..measures.shard_scores import SIDES, ShardScores
 from ..progress import silent
 from ..registry import code_of, make_measure
 from ..results.run_folder import RunFolder, asked_candidates, believed, unit_name
@@ -205,9 +205,22 @@ class FinishedRun(ScoreSource):
         measure: str,
         seed: int,
     ) -> None:
+        with believed(folder):
+            self._read(folder, pair, references, attacks, measure, seed)
+
+    def _read(
+        self,
+        folder: RunFolder,
+        pair: Pair,
+        references: References,
+        attacks: Mapping[str, Attack],
+        measure: str,
+        seed: int,
+    ) -> None:
         manifest = read_json(folder.manifest_file)
         identity = manifest["identity"]
         self.folder, self.progress = folder, silent
+        self._sides = dict(zip(SIDES, (len(references.training.images), len(references.held_out.images)), strict=True))
         self.measure = _measure_of(identity, measure)
         self.available = asked_candidates(manifest)
         self._units = {name: unit_of(folder, manifest, attack, seed, self.measure) for name, attack in attacks.items()}
@@ -248,14 +261,20 @@ class FinishedRun(ScoreSource):
         """Return one shard's stored scores."""
         found = self._shards[attack][shard]
         scores = read_scores(self.folder, self._units[attack], self.measure.space, found)
+        for side, images in self._sides.items():
+            ids = scores.neighbours[side].ids
+            if ids.size and ids.max() >= images:
+                raise CorruptRun(f"{self.folder.path.name}: scores of {attack} name a {side} image beyond {images:,}")
         return first_scores(scores, self.available - found.numbers.start)
 
     def images(self, attack: str, shard: int) -> torch.Tensor:
         """Return one shard's stored images."""
-        found = self._shards[attack][shard]
+        found, unit = self._shards[attack][shard], self._units[attack]
         with believed(self.folder):
-            images = read_state(self.folder.images_file(self._units[attack], found)).tensors["images"]
-            return images[: self.available - found.numbers.start]
+            images = read_state(self.folder.images_file(unit, found)).tensors["images"]
+        if images.dtype != torch.uint8 or images.ndim != 4 or len(images) != len(found.numbers):
+            raise CorruptRun(f"{self.folder.path.name}: images/{unit}/{found.name} does not hold these candidates")
+        return images[: self.available - found.numbers.start]
 
 
 def unit_of(folder: RunFolder, manifest: Mapping[str, Any], attack: Attack, seed: int, measure: Measure) -> str:

@@ -30,12 +30,16 @@ class _Model(_Part):
     sha256: dict[str, str]
 
 
+class _Rules(_Part):
+    top_k: Annotated[int, Field(ge=1)]
+
+
 class _Identity(_Part):
     pair: str
     pair_identity: str
     measures: Annotated[list[str], Field(min_length=1)]
     defences: dict[str, dict[str, Any]]
-    protocol: dict[str, Any]
+    protocol: _Rules
     model: _Model
     code: dict[str, dict[str, str]] = {}
     candidates: Annotated[int, Field(ge=0, le=MOST_CANDIDATES)] | None = None

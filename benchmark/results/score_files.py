@@ -90,6 +90,8 @@ def _problem(scores: ShardScores, numbers: range) -> str | None:
     """Say what is impossible about the scores of these candidates (of any, where there are none), if anything is."""
     if not len(scores.candidates):
         return "it holds no candidate"
+    if odd := _odd_type(scores):
+        return f"its {odd} are of another type"
     if np.any(np.diff(scores.candidates) != 1):
         return "the candidates' numbers do not follow one another"
     for side in SIDES:
@@ -103,6 +105,18 @@ def _problem(scores: ShardScores, numbers: range) -> str | None:
     if numbers and (scores.candidates[0] != numbers.start or len(scores.candidates) != len(numbers)):
         return "it holds other candidates than its name says"
     return None
+
+
+def _odd_type(scores: ShardScores) -> str:
+    """Return which columns are of a type that no run writes, or nothing."""
+    kinds = {"candidates' numbers": (scores.candidates, "iu"), "marks": (scores.nan, "b")}
+    kinds["marks of constant images"] = (scores.constant, "b")
+    for side in SIDES:
+        known, pairs, name = scores.neighbours[side], scores.pairs[side], side.replace("_", "-")
+        kinds |= {f"{name} images": (known.ids, "iu"), f"{name} distances": (known.distances, "f")}
+        kinds |= {f"{name} representatives": (known.representatives, "f"), f"{name} pairs' rows": (pairs.rows, "iu")}
+        kinds |= {f"{name} pairs' images": (pairs.ids, "iu"), f"{name} pairs' distances": (pairs.distances, "f")}
+    return next((name for name, (values, kind) in kinds.items() if values.size and values.dtype.kind not in kind), "")
 
 
 def read_all_scores(folder: RunFolder, unit: str, space: str, count: int) -> Iterator[ShardScores]:

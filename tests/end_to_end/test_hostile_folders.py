@@ -1,15 +1,25 @@
 """A run folder or record is data: no file that it names is run or read."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
+from complaints import complaints
 
-from sidebench.benchmark.contracts import ModelSpec
+from sidebench.benchmark.contracts import AttackState, ModelSpec
 from sidebench.benchmark.data.pair import load_pair
 from sidebench.benchmark.errors import BadInput, UnknownName
-from sidebench.benchmark.files import read_json, write_checked_json
+from sidebench.benchmark.files import (
+    read_json,
+    read_state,
+    read_table,
+    write_checked_json,
+    write_state,
+    write_table,
+)
 from sidebench.benchmark.gate.source import FinishedRun
 from sidebench.benchmark.registry import registered
 from sidebench.benchmark.reports import page
@@ -151,3 +161,51 @@ def test_a_picture_of_the_folder_is_no_file_of_the_user(hostile: Path, tmp_path:
     picture.symlink_to(tmp_path / "secret")
     code, _, err = call("report", hostile, "--with-images")
     assert code == 2 and "is a link that leads out of the folder; remove it" in err
+
+
+SHARD = "carlini-uncond.s0.pixels.00000000-00000016"
+
+
+def put_column(file: Path, name: str, values: pa.Array) -> None:
+    table = read_table(file)
+    write_table(file, table.set_column(table.column_names.index(name), name, values))
+
+
+def beyond(folder: Path) -> None:
+    ids = pa.FixedSizeListArray.from_arrays(pa.array([10**6] * 16 * 50, pa.int32()), 50)
+    put_column(folder / "scores" / f"{SHARD}.parquet", "training_ids", ids)
+
+
+def of_text(folder: Path) -> None:
+    put_column(folder / "scores" / f"{SHARD}.parquet", "nan", pa.array(["x"] * 16))
+
+
+def cut(folder: Path) -> None:
+    file = folder / "images" / "carlini-uncond.s0" / "00000000-00000016.safetensors"
+    state = read_state(file)
+    write_state(file, AttackState({**state.tensors, "images": state.tensors["images"][:3]}, state.info))
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (beyond, "scores of carlini-uncond name a training image beyond 256"),
+        (of_text, "its marks are of another type"),
+        (cut, "does not hold these candidates"),
+    ],
+)
+def test_the_gate_refuses_scores_and_images_that_cannot_be(
+    damage: Callable[[Path], None], said: str, hostile: Path, call: Call
+) -> None:
+    damage(hostile)
+    policy = {
+        "schema": "sidebench-policy/1",
+        "attacks": {"carlini-uncond": {}},
+        "measure": "nl2c:n50:a0.5",
+        "threshold": {"fixed": 0.5},
+        "limits": {"raw_rate": 0.5},
+        "budget": {"candidates": 40},
+    }
+    Path("policy.yaml").write_text(json.dumps(policy), encoding="utf-8")
+    code, _, err = call("gate", hostile, "--policy", "policy.yaml")
+    assert code == 2 and said in complaints(err)[-1]
