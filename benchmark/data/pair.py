@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from ..contracts import Settings
 from ..errors import BadPair, UnknownName, first_problem
-from ..files import read_yaml
+from ..files import read_bytes, read_yaml, write_text
 from ..protocol import SamplerSettings
 
 FOLDER = Path(__file__).parent / "pairs"
@@ -345,7 +345,7 @@ def load_pair(name: str) -> Pair:
 def write_pair(pair: Pair, path: Path) -> None:
     """Write a pair file that `load_pair` reads."""
     content = pair.model_dump(mode="json", exclude_defaults=True)
-    path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100), encoding="utf-8")
+    write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100))
 
 
 def _read(path: Path) -> Pair:
@@ -393,9 +393,11 @@ def _resolve(pair: Pair, folder: Path) -> Pair:
 
 def _read_indices(path: Path) -> list[int]:
     try:
-        numbers = [int(line) for line in path.read_text(encoding="utf-8").split()]
+        numbers = [int(line) for line in read_bytes(path).decode().split()]
     except (OSError, ValueError) as error:
-        raise BadPair(f"{path.name} is no list of row numbers, one a line: {error}") from None
+        # Nothing of the file itself: a pair's author may have named one that is not theirs.
+        why = error.strerror if isinstance(error, OSError) else "it holds something else"
+        raise BadPair(f"{path.name} is no list of row numbers, one a line: {why}") from None
     if not numbers or min(numbers) < 0:
         raise BadPair(f"{path.name} is no list of row numbers, one a line")
     return numbers

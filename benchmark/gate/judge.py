@@ -11,7 +11,7 @@ from ..data.pair import Pair, load_pair, pair_names
 from ..data.references import load_references
 from ..errors import BadInput
 from ..progress import silent
-from ..results.run_folder import RunFolder, read_run, stored_pair
+from ..results.run_folder import RunFolder, believing, read_run, stored_pair
 from ..runs.plan import plan_run
 from ..runs.plugins import make_attacks
 from ..runs.score import check_references
@@ -100,6 +100,7 @@ def gate_pair(
         return replace(decision, folder=source.folder.path)
 
 
+@believing
 def gate_run(folder: RunFolder, pair: Pair, policy: Policy, *, baseline: Baseline | None = None) -> Decision:
     """Take the same decision on a finished run's stored scores; nothing is made.
 

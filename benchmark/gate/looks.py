@@ -81,7 +81,7 @@ class LookedAt(NamedTuple):
             p_pass=self.p_pass(),
             after=min(ends, default=None),
             needed=None if told or own is None else own.needed,
-            note="" if told or last is None else _too_few(last),
+            note="" if told or last is None or (own is not None and own.needed) else _too_few(last),
         )
 
     def course(self, alpha: float, beta: float, hypotheses: int, points: int = 60) -> Course:

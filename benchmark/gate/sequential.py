@@ -89,8 +89,11 @@ def informed_weights(limit: float, background: float) -> np.ndarray:
     """Return the weights w_j with which a clean model is soonest shown to lie below the limit.
 
     z is 1 with the chance `background`, in [0, 1), else 0: what chance alone hits of the training images. The bet is
-    the one whose capital grows fastest against "the mean is at least `limit`" (0 < limit < 1).
+    the one whose capital grows fastest against "the mean is at least `limit`" (0 < limit < 1). Where chance alone
+    reaches the limit no bet grows, and the weights are those of an unknown background.
     """
+    if background >= limit:
+        return WEIGHTS
     z, chance = np.array([1.0, 0.0]), np.array([background, 1 - background])
     # Growth per candidate, E[log gain]: the bet of the fastest growth ends a test soonest (Kelly).
     best = int(np.argmax(_gains(-z, -limit) @ chance))

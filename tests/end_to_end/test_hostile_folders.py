@@ -10,8 +10,8 @@ import pytest
 from complaints import complaints
 
 from sidebench.benchmark.contracts import AttackState, ModelSpec
-from sidebench.benchmark.data.pair import load_pair
-from sidebench.benchmark.errors import BadInput, UnknownName
+from sidebench.benchmark.data.pair import load_pair, write_pair
+from sidebench.benchmark.errors import BadInput, BadPair, UnknownName
 from sidebench.benchmark.files import (
     read_json,
     read_state,
@@ -209,3 +209,16 @@ def test_the_gate_refuses_scores_and_images_that_cannot_be(
     Path("policy.yaml").write_text(json.dumps(policy), encoding="utf-8")
     code, _, err = call("gate", hostile, "--policy", "policy.yaml")
     assert code == 2 and said in complaints(err)[-1]
+
+
+def test_a_list_of_rows_shows_nothing_of_a_file_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "secret.txt").write_text("root:x:0:0\n", encoding="utf-8")
+    pair = tmp_path / "mine.yaml"
+    write_pair(load_pair("digits"), pair)
+    content = pair.read_text(encoding="utf-8")
+    pair.write_text(
+        content.replace("data:\n", "data:\n  members: {split: train, indices: secret.txt}\n", 1), encoding="utf-8"
+    )
+    with pytest.raises(BadPair, match=r"secret\.txt is no list of row numbers, one a line: it holds") as refused:
+        load_pair(str(pair))
+    assert "root" not in str(refused.value)

@@ -15,13 +15,13 @@ import yaml
 
 from sidebench.benchmark import models
 from sidebench.benchmark.data.pair import FOLDER, Pair, load_pair
-from sidebench.benchmark.data.references import References
+from sidebench.benchmark.data.references import References, load_references, shared_groups
 from sidebench.benchmark.errors import BadInput, BadPolicy, UnknownName
 from sidebench.benchmark.gate import decision as gate_decision
 from sidebench.benchmark.gate import judge, source
 from sidebench.benchmark.gate.baseline import RunBaseline
 from sidebench.benchmark.gate.checks import check_judge
-from sidebench.benchmark.gate.claims import course
+from sidebench.benchmark.gate.claims import Sides
 from sidebench.benchmark.gate.decision import Decision
 from sidebench.benchmark.gate.page import write_page
 from sidebench.benchmark.gate.policy import Policy, load_policy
@@ -96,8 +96,10 @@ def test_the_threshold_is_frozen_before_the_test(tmp_path: Path) -> None:
     made = folder.score_shards("carlini-uncond.s0", "pixels")[:3]
     measure = source.make_measure("nl2c:n50:a0.5")
     shards = [source.read_scores(folder, "carlini-uncond.s0", "pixels", shard) for shard in made]
-    best = np.concatenate([shard.best_scores(measure, "held_out") for shard in shards])
-    assert np.mean(best <= seen.threshold) == pytest.approx(0.02, abs=0.002)
+    sides = ("training", "held_out")
+    ours, theirs = (np.concatenate([shard.best_scores(measure, side) for shard in shards]) for side in sides)
+    # So many are owned by held-out images, as many of which there are as of training images.
+    assert np.mean((theirs <= seen.threshold) & (theirs <= ours)) == pytest.approx(0.02, abs=0.002)
 
 
 def test_a_refused_calibration_is_extended_and_then_no_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,7 +250,7 @@ def test_a_leak_that_a_change_of_the_images_hides_cannot_pass(tmp_path: Path, mo
     assert decision.verdict == "cannot tell" and "hidden leak" in failed(decision)
     assert decision.findings[0].p_pass <= 0.05  # as they are, the copies hit nothing
     (said,) = [check.said for check in decision.checks if "hidden leak" in check.name]
-    assert said.startswith("mirrored, the candidates hit 21.1%") and "0.0% as they are" in said
+    assert said.startswith("mirrored, 21.1% of the candidates hit") and "0.0% as they are" in said
     clean = decide(tmp_path / "clean")
     assert clean.verdict == "cannot tell" and "hidden leak" not in failed(clean)
 
@@ -553,13 +555,21 @@ def test_a_record_is_a_baseline_at_its_own_threshold(tmp_path: Path) -> None:
     measure = source.make_measure("nl2c:n50:a0.5")
     attack = plan_run(pair, **options).units[0].attack
     stored = RunBaseline(run.folder.path)
-    assert np.array_equal(baseline.signs(attack, 0, measure, 0.5), stored.signs(attack, 0, measure, 0.5))
+    groups = load_references(pair).groups()
+    left_out = shared_groups(groups)
+    sides = Sides.of((groups["training"], groups["held_out"]), (left_out["training"], left_out["held_out"]))
+    numbers = np.arange(256)
+    told, known = (found.hits(attack, 0, measure, 0.5, sides, numbers) for found in (baseline, stored))
+    assert np.array_equal(told.training_hits, known.training_hits)
+    assert np.array_equal(told.control_hits, known.control_hits)
+    assert sorted(told.training_credits) == sorted(known.training_credits)
+    assert told.training_hits.sum() > 10
     with pytest.raises(BadInput, match=r"says what hit at 0\.5, not at 0\.4"):
-        baseline.signs(attack, 0, measure, 0.4)
+        baseline.hits(attack, 0, measure, 0.4, sides, numbers)
     with pytest.raises(BadInput, match=r"not at a calibrated threshold: give the policy threshold\.fixed: 0\.5"):
         baseline.seeds(attack, measure, None)
-    decision = judge.gate_run(run.folder, pair, policy(limits={"baseline_margin": 0.1}), baseline=baseline)
-    assert decision.verdict == "pass" and decision.findings[0].rate == 0
+    decision = judge.gate_run(run.folder, pair, policy(limits={"baseline_margin": 0.3}), baseline=baseline)
+    assert decision.verdict == "pass" and decision.findings[0].rate == pytest.approx(0)
 
 
 # ---- Policies, files and the command ----------------------------------------------------------------
@@ -677,11 +687,11 @@ def test_the_page_shows_how_each_claim_came_about_and_no_image(tmp_path: Path) -
     assert "<script" not in page and str(tmp_path) not in page
     assert not re.search(r"<img|data:image|<image|src=|href=\"(?!#)", page)
     assert page.count("<svg") == 2 and "carlini-uncond: group_rate" in page and "schema: sidebench-policy/1" in page
-    own = course(decision.claims[0], 0.05, 0.05, 2)
-    last = decision.findings[0]
-    assert own.candidates[-1] == last.candidates and own.rate[-1] == last.rate
-    assert (own.low[-1], own.high[-1]) == (last.low, last.high)
-    assert np.all(own.low <= own.rate) and np.all(own.rate <= own.high) and np.all(np.diff(own.candidates) > 0)
+    for claim, last in zip(decision.claims, decision.findings, strict=True):
+        own = claim.course(0.05, 0.05, 2)
+        assert own.candidates[-1] == last.candidates and own.rate[-1] == pytest.approx(last.rate)
+        assert (own.low[-1], own.high[-1]) == pytest.approx((last.low, last.high))
+        assert np.all(np.diff(own.candidates) > 0) and np.all(own.low <= own.high)
 
 
 def test_names_from_files_are_escaped(tmp_path: Path) -> None:
@@ -694,3 +704,27 @@ def test_names_from_files_are_escaped(tmp_path: Path) -> None:
     assert "<b>" not in text and "](" not in text.replace("\\](", "") and "\\|" in text
     parsed = ET.fromstring(ET.tostring(junit(changed).getroot()))
     assert "<b>" in (parsed.get("name") or "") and "\x07" not in (parsed.get("name") or "")
+
+
+# ---- Sides of different size ------------------------------------------------------------------------
+
+
+def unequal(held_out: int, name: str) -> Pair:
+    """Return a shipped pair with fewer held-out images."""
+    pair = load_pair(name)
+    split = pair.data.split.model_copy(update={"held_out": held_out})
+    data = pair.data.model_copy(update={"split": split})
+    return pair.model_copy(update={"data": data, "allow_dense_neighbours": True})
+
+
+EXAMPLE = {"threshold": {"calibrate": {"rate": 0.05, "candidates": 2048}}, "limits": {"excess": 0.1}}
+
+
+def test_a_clean_model_does_not_fail_with_few_held_out_images(tmp_path: Path) -> None:
+    decision = decide(tmp_path, pair=unequal(100, "digits-clean"), **EXAMPLE)
+    assert decision.verdict in ("pass", "cannot tell") and decision.findings[0].low < 0.1
+
+
+def test_a_leak_fails_with_few_held_out_images(tmp_path: Path) -> None:
+    decision = decide(tmp_path, LEAKY, pair=unequal(64, "digits"), **EXAMPLE)
+    assert decision.verdict == "fail" and decision.findings[0].low > 0.1

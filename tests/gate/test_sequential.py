@@ -2,7 +2,6 @@
 
 import importlib.util
 import itertools
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,15 +82,18 @@ def test_without_a_hit_the_bound_is_a_little_above_three_by_n() -> None:
     assert first_at_most(p_above(spotless, 0.01), 0.05) is None
 
 
-@pytest.mark.parametrize("background", [0.0, 0.01, 0.03])
+@pytest.mark.parametrize("background", [0.0, 0.002, 0.005])
 def test_a_known_background_puts_most_of_the_capital_on_one_bet(background: float) -> None:
     weights = informed_weights(0.01, background)
     assert weights.sum() == pytest.approx(1) and np.all(weights > 0)
     best = int(weights.argmax())
     assert weights[best] > 0.7
-    # The bet that Kelly's rule asks for: mean over variance of a clean model's z, as a share of the largest bet.
-    kelly = 0.01 / (2 * background + 0.01**2)
-    assert SHARES[best] == pytest.approx(min(1.0, kelly * 0.99), rel=0.2)
+    # The bet that Kelly's rule asks for: where a hit costs the share c and a miss gains c * 1 / 99, (0.01 - b) / 0.01.
+    assert SHARES[best] == pytest.approx(min(1.0, (0.01 - background) / 0.01), rel=0.2)
+
+
+def test_where_chance_reaches_the_limit_no_bet_is_preferred() -> None:
+    assert np.array_equal(informed_weights(0.01, 0.01), WEIGHTS)
 
 
 @pytest.mark.parametrize("told", [0.001, 0.02, 0.06])
@@ -146,12 +148,10 @@ def errors() -> Any:
     return module
 
 
-@pytest.mark.parametrize(("excess", "verdict", "fewer"), [(0.0, "pass", 2.0), (0.1, "fail", 10.0)])
-@pytest.mark.parametrize("background", [0.003, 0.03])
-def test_fewer_candidates_than_the_fixed_test(
-    errors: Any, background: float, excess: float, verdict: str, fewer: float
-) -> None:
-    found = errors.row(0.01, background, excess, partial(errors.mixture, calibrated=background))
-    assert float(found[f"{verdict}, %"]) >= 95
-    assert float(found["fewer by"]) >= fewer
-    assert float(found[f"fixed: {verdict}, %"]) >= 87.5  # the fixed test keeps what it was planned for
+@pytest.mark.parametrize(
+    ("excess", "verdict", "share"), [(0.0, "pass", 0.9), (1.0, "fail", 0.05), (1.0, "pass", 0.05), (10.0, "fail", 1.0)]
+)
+def test_the_gate_errs_as_rarely_as_it_says(errors: Any, excess: float, verdict: str, share: float) -> None:
+    found = float(errors.row(0.05, 0.015, 0.05 * excess, 0.015)[f"{verdict}, %"]) / 100
+    # Errors at the limit stay below their level, right answers come as often as they should.
+    assert found <= share + 0.08 if excess == 1 else found >= share
