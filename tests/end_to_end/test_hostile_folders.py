@@ -215,10 +215,8 @@ def test_a_list_of_rows_shows_nothing_of_a_file_that_is_none(tmp_path: Path) -> 
     (tmp_path / "secret.txt").write_text("root:x:0:0\n", encoding="utf-8")
     pair = tmp_path / "mine.yaml"
     write_pair(load_pair("digits"), pair)
-    content = pair.read_text(encoding="utf-8")
-    pair.write_text(
-        content.replace("data:\n", "data:\n  members: {split: train, indices: secret.txt}\n", 1), encoding="utf-8"
-    )
+    chosen = "data:\n  members: {split: train, indices: secret.txt}\n"
+    pair.write_text(pair.read_text(encoding="utf-8").replace("data:\n", chosen, 1), encoding="utf-8")
     with pytest.raises(BadPair, match=r"secret\.txt is no list of row numbers, one a line: it holds") as refused:
         load_pair(str(pair))
     assert "root" not in str(refused.value)

@@ -717,7 +717,7 @@ def unequal(held_out: int, name: str) -> Pair:
     return pair.model_copy(update={"data": data, "allow_dense_neighbours": True})
 
 
-EXAMPLE = {"threshold": {"calibrate": {"rate": 0.05, "candidates": 2048}}, "limits": {"excess": 0.1}}
+EXAMPLE: dict[str, Any] = {"threshold": {"fixed": 1.0}, "limits": {"excess": 0.1}}
 
 
 def test_a_clean_model_does_not_fail_with_few_held_out_images(tmp_path: Path) -> None:
