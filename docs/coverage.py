@@ -6,12 +6,11 @@ import numpy as np
 from scipy.stats import binom, norm
 from tabulate import tabulate
 
-from sidebench.benchmark.measures.ams_ums import found_at_once
+from sidebench.benchmark.measures.ams_ums import found_alone, found_at_once
 from sidebench.benchmark.protocol import TIERS
 from sidebench.benchmark.stats.comparison import AttackHits, compare
-from sidebench.benchmark.stats.intervals import excess, unique_count, wilson
+from sidebench.benchmark.stats.intervals import unique_bound, unique_count, wilson
 from sidebench.benchmark.stats.richness import extrapolates_to, good_toulmin, rarefaction
-from sidebench.benchmark.stats.thresholds import Matches, calibrate, calibrates, evaluate
 
 DRAWS = 2000
 
@@ -57,32 +56,24 @@ def clustered_simulated(rates: np.ndarray, sizes: np.ndarray, together: float, n
     return held / DRAWS, jackknife / DRAWS
 
 
-def calibration_simulated(q: float, leak: float, reach: float, n: int) -> float:
-    """Set tau on n candidates so that held-out images are hit at the rate q, and take the excess on n others.
+def bound_simulated(rates: np.ndarray, sizes: np.ndarray, n: int = 1000) -> tuple[float, float]:
+    """Each candidate finds at most one cluster of near-copies, all its members at once.
 
-    `leak` of the candidates are copies at distances uniform on [0, reach q]; all others are uniform on [0, 1], so the
-    true threshold is q. Groups are log-normal and drawn anew each time. Distances above 20 q are all 1: no threshold
-    comes near them.
+    Return the coverage of the one-sided bound of `ums`, and that of the interval that it takes the place of.
     """
-    rng = np.random.default_rng(4)
-    truth, held = leak * (min(1.0, 1 / reach) - q), 0
+    rng = np.random.default_rng(7)
+    truth, starts = (sizes * (1 - (1 - rates) ** n)).sum(), np.r_[0, np.cumsum(sizes)]
+    held, before = 0, 0
     for _ in range(DRAWS):
-        sides = []
-        for copies in (rng.random(2 * n) < leak, np.zeros(2 * n, dtype=bool)):
-            weights = rng.lognormal(-0.125, 0.5, 100)
-            near = rng.random(2 * n) < 20 * q * weights.mean()
-            distances, own = np.ones(2 * n), np.zeros(2 * n, dtype=np.int64)
-            distances[near] = 20 * q * rng.random(near.sum())
-            distances[copies] = reach * q * rng.random(copies.sum())
-            close = near | copies
-            own[close] = rng.choice(100, close.sum(), p=weights / weights.sum())
-            sides.append(Matches(distances, own, 100))
-        even = calibrates(np.arange(2 * n))
-        threshold = calibrate(sides[1].scores[even], sides[1].groups[even], q, distance=True)
-        rest = [Matches(side.scores[~even], side.groups[~even], side.total) for side in sides]
-        low, high = evaluate(threshold, *rest, within=np.less_equal).excess.interval
-        held += low <= truth <= high
-    return held / DRAWS
+        found = rng.choice(len(rates) + 1, n, p=[*rates, 1 - rates.sum()])
+        found = found[found < len(rates)]
+        rows = np.repeat(np.arange(len(found)), sizes[found])
+        ids = np.concatenate([np.arange(0), *(np.arange(starts[c], starts[c + 1]) for c in found)]).astype(np.int64)
+        often = np.bincount(ids, minlength=starts[-1])
+        held += unique_bound(int((often > 0).sum()), found_alone(rows, ids)) <= truth
+        low, high = unique_count(often, starts[-1], at_once=found_at_once(rows))
+        before += low <= truth <= high
+    return held / DRAWS, before / DRAWS
 
 
 def attacks_simulated(
@@ -91,29 +82,28 @@ def attacks_simulated(
     """Let two attacks hit groups on both sides at these mean rates; groups have log-normal weights of this sigma.
 
     The groups are a new sample each time. A candidate picks its group by weight and hits with a chance that is the
-    attack's; half of the candidates act alike in both attacks. Return the coverage of the first attack's excess, of
-    the difference of both, and of their ratio where one is given: first of what is true of the training images
-    drawn, then of what is true of all images like them.
+    attack's; half of the candidates act alike in both attacks. Return the coverage of the difference of both and of
+    their ratio, where one is given: first of what is true of the training images drawn, then of all images like them.
     """
     rng = np.random.default_rng(5)
-    held, given = np.zeros(6), 0
+    held, given = np.zeros(4), 0
     for _ in range(DRAWS):
         ours, theirs = (_hits(rates, spread, groups, n, rng) for rates in (training, held_out))
         attacks = [AttackHits(x.hits, h.hits, x.credits, h.credits) for x, h in zip(ours, theirs, strict=True)]
         found = compare(*attacks)
-        ends = [found.first.interval, found.difference.interval, found.ratio.interval]
-        given += ends[2] is not None
+        ends = [found.difference.interval, found.ratio.interval]
+        given += ends[1] is not None
         own, all_like_them = (
             [rate - chance for rate, chance in zip(rates, held_out, strict=True)]
             for rates in ([x.rate for x in ours], training)
         )
-        truths = [(a, a - b, a / b) for a, b in (own, all_like_them)]
+        truths = [(a - b, a / b) for a, b in (own, all_like_them)]
         held += [
             end is not None and end.low <= truth <= end.high
             for each in truths
             for end, truth in zip(ends, each, strict=True)
         ]
-    return [float(x) for x in held / np.tile([DRAWS, DRAWS, max(given, 1)], 2)]
+    return [float(x) for x in held / np.tile([DRAWS, max(given, 1)], 2)]
 
 
 class Hits(NamedTuple):
@@ -161,30 +151,15 @@ def curve_simulated(chances: np.ndarray, times: float, n: int = 1000) -> float:
     return held / given
 
 
-def excess_simulated(rates: np.ndarray, n: int = 1000) -> float:
-    """Groups fall into X or H at random, candidates hit them at fixed rates: the true excess is 0."""
-    rng = np.random.default_rng(2)
-    half, held = len(rates) // 2, 0
-    for _ in range(DRAWS):
-        order = rng.permutation(rates)
-        hits = [rng.multinomial(n, [*side, 1 - side.sum()])[:-1] for side in (order[:half], order[half:])]
-        both = sum(hit.sum() for hit in hits)
-        # Independent sides: a candidate hits both with the product of the rates.
-        overlap = rng.binomial(min(h.sum() for h in hits), max(h.sum() for h in hits) / n) if both else 0
-        low, high = excess(*hits, int(hits[0].sum() - overlap), int(hits[1].sum() - overlap), n).interval
-        held += low <= 0 <= high
-    return held / DRAWS
-
-
 def print_attacks() -> None:
-    """Print what the intervals of excess, difference and ratio cover where attacks find something."""
+    """Print what the intervals of difference and ratio cover where attacks find something."""
     uneven = {
         "even groups (sigma 0.5, 200)": ((0.2, 0.1), (0.03, 0.02), 0.5, 200),
         "uneven (sigma 1, 200)": ((0.2, 0.1), (0.03, 0.02), 1.0, 200),
         "very uneven (sigma 1.5, 200)": ((0.2, 0.1), (0.03, 0.02), 1.5, 200),
         "very uneven, few (sigma 1.5, 100)": ((0.2, 0.1), (0.03, 0.02), 1.5, 100),
     }
-    what = ("excess", "difference", "ratio")
+    what = ("difference", "ratio")
     heads = ["groups", *(f"{name}, {frame}" for frame in ("these images", "all like them") for name in what)]
     table = [[name, *(f"{100 * value:.1f}" for value in attacks_simulated(*world))] for name, world in uneven.items()]
     print(tabulate(table, headers=heads, tablefmt="github", disable_numparse=True))
@@ -220,13 +195,25 @@ def main() -> None:
         ours, jackknife = clustered_simulated(*community)
         rows.append((f"unique count, near-copies, {name}", f"{DRAWS:,} draws", ours))
         rows.append((f"the same by the first-order jackknife, {name}", f"{DRAWS:,} draws", jackknife))
-    groups = {
-        "equal, 512 groups": np.full(512, 1e-3),
-        "log-normal, 512 groups": np.minimum(rng.lognormal(-8, 1, 512), 0.01),
-        "pareto, 200 groups": np.minimum(2e-5 * (1 + rng.pareto(1.0, 200)), 0.01),
-        "five heavy of 100 groups": np.r_[np.full(5, 0.02), np.full(95, 1e-4)],
+    rare = {
+        "5 of 50 images beside 200 single ones": (
+            np.r_[np.full(200, 1e-3), np.full(5, 3e-4)],
+            np.r_[np.full(200, 1), np.full(5, 50)],
+        ),
+        "50 of 8 beside 50 common single ones": (
+            np.r_[np.full(50, 6e-3), np.full(50, 2e-4)],
+            np.r_[np.full(50, 1), np.full(50, 8)],
+        ),
+        "3 of 100 beside 100 single ones": (
+            np.r_[np.full(3, 5e-4), np.full(100, 2e-3)],
+            np.r_[np.full(3, 100), np.full(100, 1)],
+        ),
+        "100 of 10": (np.full(100, 2e-4), np.full(100, 10)),
     }
-    rows += [(f"excess under no leak, {name}", f"{DRAWS:,} draws", excess_simulated(p)) for name, p in groups.items()]
+    for name, clusters_of in rare.items():
+        bound, interval = bound_simulated(*clusters_of)
+        rows.append((f"unique count, one-sided bound, rare clusters, {name}", f"{DRAWS:,} draws", bound))
+        rows.append(("the interval that it takes the place of", f"{DRAWS:,} draws", interval))
     for times, what in (
         (0.25, "rarefied to a quarter"),
         (2.0, "extrapolated to twice"),
@@ -236,22 +223,6 @@ def main() -> None:
             (f"unique count {what}, {name}", f"{DRAWS:,} draws", curve_simulated(communities[name], times))
             for name in ("log-normal, 100 images", "equal and rare, 300 images")
         ]
-    worlds = {
-        "no leak": (0.0, 1.0),
-        "5 % copies inside tau": (0.05, 0.5),
-        "5 % around tau": (0.05, 2.0),
-        "5 % that end at tau": (0.05, 1.0),
-    }
-    rows += [
-        (
-            f"calibrated excess, q = {q:g}, N = {2 * n:,}, {name}",
-            f"{DRAWS:,} draws",
-            calibration_simulated(q, *world, n),
-        )
-        for q, n in ((1e-2, 1_000), (1e-3, 10_000), (1e-4, 100_000))
-        for name, world in worlds.items()
-        if q == 1e-2 or name == "5 % that end at tau" or (q == 1e-3 and name == "no leak")
-    ]
     table = [(name, how, f"{100 * value:.1f}") for name, how, value in rows]
     print(tabulate(table, headers=["interval", "how", "coverage, %"], tablefmt="github", disable_numparse=True), "\n")
     print_attacks()

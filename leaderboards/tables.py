@@ -289,7 +289,7 @@ def readme_tables(board_list: Leaderboard) -> str:
 
 HOW_TO_READ = (
     "Rank ranges hold every rank that the tests allow: rows whose ranges overlap are tied (paired tests of all rows "
-    "against all, Holm-corrected, 5 %). Excess, the rate on training images less that on held-out ones, carries its "
+    "against all, Holm-corrected, 5 %). Excess, the share that training images own less chance, carries its "
     "95 % interval; unique groups are per preparation, and hits are per 1,000 denoiser-equivalents."
 )
 

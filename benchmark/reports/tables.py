@@ -412,7 +412,8 @@ def claim_words(claim: Claim, control: str) -> str:
     if claim.says == "excess":
         named = [band for band in claim.bands if band.band in (claim.closest, claim.widest)]
         shown = " and ".join(f"{band.band} (p = {band.p:.2g}, at least {100 * band.at_least:.2f} %)" for band in named)
-        return f"finds training images; excess over {over} in band{'s' if len(named) > 1 else ''} {shown}"
+        which = f"; {len(claim.memorised)} groups stand out one by one" if claim.memorised else ""
+        return f"finds training images; excess over {over} in band{'s' if len(named) > 1 else ''} {shown}{which}"
     if claim.says == "control does not fit":
         return f"is nearer to {over} than to training images, which no leak explains: the control does not fit"
     unseen = f"a leak of up to {100 * widest.at_most:.2f} % of the candidates could have gone unseen"

@@ -8,10 +8,11 @@ import numpy as np
 from ..contracts import Band, Measure, Side
 from ..errors import CorruptRun, TooFew
 from ..measures import ams_ums, hits
+from ..measures.shard_scores import SIDES
 from ..protocol import CALIBRATION_RATES, CONFIDENCE
 from ..stats.comparison import SWAP_SEED, AttackHits, Ratio, compare, excess_of, no_leak_test, verdicts
 from ..stats.intervals import matched_rate, unique_bound, unique_count, wilson
-from ..stats.owned import least_groups, lower_limit, size_classes, upper_limit
+from ..stats.owned import least_groups, lower_limit, memorised, size_classes, upper_limit
 from ..stats.richness import chao1, chao2, curve
 from ..stats.thresholds import Threshold, calibrate, calibrates
 from .schema import (
@@ -140,14 +141,47 @@ class _Best(NamedTuple):
         each = np.bincount(self.ids[shares > 0], weights=shares[shares > 0], minlength=len(self.groups))
         return ams_ums.by_group(each[self.kept], self.groups[self.kept])
 
+    def nearest(self, owned: np.ndarray, measure: Measure) -> np.ndarray:
+        """Return the least distance of an owned candidate by group that takes part, (groups,), infinite without one."""
+        chosen = owned & np.isfinite(self.scores)
+        each = np.full(len(self.groups), np.inf)
+        np.minimum.at(each, self.ids[chosen], hits.as_distances(self.scores[chosen], measure))
+        names, place = np.unique(self.groups[self.kept], return_inverse=True)
+        found = np.full(len(names), np.inf)
+        np.minimum.at(found, place, each[self.kept])
+        return found
+
     def images(self) -> np.ndarray:
         """Return how many images each group that takes part has, (groups,)."""
         own = self.groups[self.kept]
         return ams_ums.by_group(np.ones(len(own), dtype=np.int64), own)
 
 
+def nearest_by_group(measure: Measure, scores: UnitScores, groups: Groups) -> tuple[np.ndarray, np.ndarray]:
+    """Return the least distance of a candidate that each group owns, of X and of H; infinite where it owns none."""
+    sides = [_Best.of(measure, scores, groups[side], side) for side in SIDES]
+    near, far = (hits.as_distances(best.scores, measure) for best in sides)
+    return sides[0].nearest(~(far < near), measure), sides[1].nearest(~(near < far), measure)
+
+
+def memorised_groups(nearest: Sequence[tuple[np.ndarray, np.ndarray]], groups: Groups, left_out: Groups) -> list[int]:
+    """Return the duplicate groups of X that some candidate comes nearer to than chance explains.
+
+    `nearest` holds what `nearest_by_group` says of each preparation of an attack.
+    """
+    kept = [groups[side][~left_out[side]] for side in SIDES]
+    ours, theirs = (np.min([found[number] for found in nearest], axis=0) for number in (0, 1))
+    called = memorised(ours, theirs, size_classes(*(np.unique(own, return_counts=True)[1] for own in kept)))
+    return [int(number) for number in np.unique(kept[0])[called]]
+
+
 def attack_claim(
-    attack: str, seeds: Sequence[int], bands: Sequence[tuple[Band, AttackHits]], measure: Measure, attacks: int
+    attack: str,
+    seeds: Sequence[int],
+    bands: Sequence[tuple[Band, AttackHits]],
+    measure: Measure,
+    attacks: int,
+    found_groups: Sequence[int] = (),
 ) -> Claim:
     """Return what an attack shows in the nested bands, closest first; its preparations are taken together.
 
@@ -175,6 +209,7 @@ def attack_claim(
         closest=found[0] if found else None,
         widest=found[-1] if found else None,
         bands=claims,
+        memorised=list(found_groups),
         groups_hit=hit,
         least_groups=least,
     )

@@ -6,7 +6,7 @@ costs.json books its time apart.
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +25,14 @@ from ..results import reach as reaches
 from ..results.copying_figures import copying_file
 from ..results.costs import UnitFinds, costs, unit_finds
 from ..results.guidance import guided_by_chance, read_check
-from ..results.rates import attack_claim, attack_hits, compare_attacks, measure_result
+from ..results.rates import (
+    attack_claim,
+    attack_hits,
+    compare_attacks,
+    measure_result,
+    memorised_groups,
+    nearest_by_group,
+)
 from ..results.run_folder import RunFolder
 from ..results.schema import (
     SCHEMA,
@@ -129,6 +136,7 @@ def _compute(
     results, strongest, copies = [], {}, {}
     finds: dict[str, UnitFinds] = {}
     compared: list[list[AttackHits]] = []
+    nearest: list[tuple[np.ndarray, np.ndarray]] = []
     headline, deciding = plan.measures[0], _deciding(plan)
     bands = nested_bands(deciding) if deciding else []
     for name, attack, seed in units:
@@ -146,8 +154,14 @@ def _compute(
                 finds[name] = unit_finds(folder, name, headline, scores, hits, groups)
             if deciding is not None and deciding in measures:
                 compared.append([attack_hits(deciding, band, scores, groups, theirs) for band in bands])
+                if plan.pair.control == "iid":
+                    nearest.append(nearest_by_group(deciding, scores, groups))
         results += [found[measure.id] for measure in plan.measures]
     spent, efforts, varying = costs(folder, units, plan.candidates, finds)
+
+    def called(places: Sequence[int]) -> list[int]:
+        return memorised_groups([nearest[place] for place in places], groups, left_out) if nearest else []
+
     metrics = Metrics(
         schema=SCHEMA,
         run_id=folder.path.name,
@@ -163,7 +177,7 @@ def _compute(
         control_check=checked,
         turned_held_out=turned,
         results=results,
-        claims=_claims(units, compared, deciding) if fair_control(plan.pair.control, checked) else [],
+        claims=_claims(units, compared, deciding, called) if fair_control(plan.pair.control, checked) else [],
         comparisons=_comparisons(units, compared, deciding),
         costs=spent,
         efforts=efforts,
@@ -212,9 +226,15 @@ def _deciding(plan: "RunPlan") -> Measure | None:
 
 
 def _claims(
-    units: Sequence[tuple[str, str, int]], compared: Sequence[Sequence[AttackHits]], measure: Measure | None
+    units: Sequence[tuple[str, str, int]],
+    compared: Sequence[Sequence[AttackHits]],
+    measure: Measure | None,
+    called: Callable[[Sequence[int]], list[int]],
 ) -> list[Claim]:
-    """Return what each attack shows, its preparations taken together; nothing where no measure decides."""
+    """Return what each attack shows, its preparations taken together; nothing where no measure decides.
+
+    `called` says which groups the units at some places have memorised.
+    """
     if measure is None:
         return []
     by_attack: dict[str, list[int]] = {}
@@ -230,6 +250,7 @@ def _claims(
             ],
             measure,
             len(by_attack),
+            called(places),
         )
         for attack, places in by_attack.items()
     ]

@@ -264,6 +264,40 @@ def leak_p(owned: Owned, band: int, limit: float, seed: int, swaps: int = SWAPS)
     return _Residual(owned, band, seed, swaps).p_above(limit)
 
 
+def memorised(training: np.ndarray, held_out: np.ndarray, strata: Strata, rate: float = 0.05) -> np.ndarray:
+    """Return which training groups candidates come nearer to than chance explains, (G_X,) bool.
+
+    Each group's p-value is conformal: the share of held-out groups of its class, itself added, that candidates come at
+    least as near to. Of the groups that are called, at most the share `rate` is expected to be called wrongly
+    (Benjamini and Hochberg 1995, J. R. Stat. Soc. B 57:289; for conformal p-values Bates et al. 2023, Ann. Stat.
+    51:149).
+
+    Args:
+        training: (G_X,) the least distance of a candidate that the group owns; infinite where it owns none.
+        held_out: (G_H,) the same of H.
+        strata: The groups' classes.
+        rate: False discovery rate, between 0 and 1.
+
+    Examples:
+        99 held-out groups, to none of which a candidate comes within 1, and 20 training groups that have copies.
+
+        >>> import numpy as np
+        >>> ours, theirs = np.repeat([0.1, 2.0], [20, 80]), np.full(99, 2.0)
+        >>> strata = Strata(np.zeros(100, dtype=int), np.zeros(99, dtype=int))
+        >>> int(memorised(ours, theirs, strata).sum())
+        20
+    """
+    p = np.ones(len(training))
+    for number in range(len(strata.sizes)):
+        own, others = strata.training == number, np.sort(held_out[strata.held_out == number])
+        nearer = np.searchsorted(others, training[own], side="right")
+        p[own] = np.where(np.isfinite(training[own]), (1 + nearer) / (1 + len(others)), 1.0)
+    order = np.sort(p)
+    passed = np.flatnonzero(order <= rate * np.arange(1, len(p) + 1) / len(p))
+    called: np.ndarray = p <= (order[passed[-1]] if len(passed) else -1.0)
+    return called
+
+
 def clopper_pearson(count: float, n: int, tail: float) -> Interval:
     """Return the exact interval of a rate with the chance `tail` on either side (Clopper and Pearson 1934).
 

@@ -17,6 +17,7 @@ from sidebench.benchmark.stats.owned import (
     leak_p,
     least_groups,
     lower_limit,
+    memorised,
     size_classes,
     swap_test,
     upper_limit,
@@ -138,6 +139,32 @@ def test_label_swap_is_no_more_often_small_than_it_says(training: int, held_out:
         assert binomtest(often, draws, level, alternative="greater").pvalue > 0.001, f"{level}: {often / draws}"
         # Not so conservative as to be useless.
         assert level < 0.05 or often / draws > 0.4 * level
+
+
+# ---- which groups ----
+
+
+def test_conformal_p_values_are_ranks_among_held_out_groups_of_the_class() -> None:
+    strata = Strata(np.array([0, 0, 1]), np.array([0, 0, 0, 1]))
+    ours, theirs = np.array([0.1, 0.5, 0.1]), np.array([0.3, 0.6, np.inf, 0.05])
+    # p: 1 / 4, 2 / 4, and 2 / 2 in the class of the only held-out group that is nearer.
+    assert memorised(ours, theirs, strata, rate=0.74).tolist() == [False, False, False]
+    assert memorised(ours, theirs, strata, rate=0.75).tolist() == [True, True, False]
+    assert not memorised(np.full(3, np.inf), theirs, strata, rate=0.99).any()
+
+
+@pytest.mark.simulation(few=300, full=2000)
+def test_few_of_the_groups_that_are_called_are_called_wrongly(draws: int) -> None:
+    rng = np.random.default_rng(11)
+    wrong, seen = [], []
+    for _ in range(draws):
+        chance, copied = rng.exponential(1, 400), np.arange(200) < 30
+        ours = np.where(copied, rng.uniform(0, 0.002, 200), chance[:200])
+        called = memorised(ours, chance[200:], one_class(200, 200))
+        wrong.append((called & ~copied).sum() / max(1, called.sum()))
+        seen.append((called & copied).sum() / 30)
+    assert np.mean(wrong) <= 0.05 + 3 * np.std(wrong) / math.sqrt(draws)
+    assert np.mean(seen) > 0.4
 
 
 # ---- limits ----
