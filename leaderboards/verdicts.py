@@ -40,7 +40,7 @@ def _finding(record: Record) -> str:
     elif record.excess.high < 0:
         said = f"hits less than {over}, which no leak explains ({low} to {high} %)"
     else:
-        said = f"shows no excess over {over}; at most {high} % could have gone unseen"
+        said = f"shows no excess over {over} in band {record.band}, where at most {high} % could have gone unseen"
     return f"{who} {said}, {under}."
 
 

@@ -130,7 +130,8 @@ def test_without_control_there_are_raw_rates_only(uncontrolled: Any, make_plan: 
 
 
 def test_without_control_attacks_are_compared_by_their_ams(uncontrolled: Any) -> None:
-    (compared,) = uncontrolled.metrics.comparisons
+    compared, *wider = uncontrolled.metrics.comparisons
+    assert [found.band for found in wider] == ["high+mid", "high+mid+low"]
     ams = {r.attack: r.bands[0].training.ams.value for r in uncontrolled.metrics.results if r.bands}
     assert compared.difference.value == pytest.approx(ams[compared.first] - ams[compared.second])
     assert compared.verdict.endswith("(raw rate)")
