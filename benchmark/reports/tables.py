@@ -186,7 +186,7 @@ def calibrated_table(metrics: Metrics, measures: Sequence[str]) -> str:
 
     table = [row for row in calibrated_rows(metrics) if row["measure"] in measures]
     refused = {found.q: found.refused for r in metrics.results for found in r.calibrated if found.refused}
-    parts = ["thresholds calibrated to a held-out hit rate q"]
+    parts = ["thresholds calibrated so that chance hits training images at the rate q"]
     if table:
         parts.append(tabulate(table, headers="keys", tablefmt="simple", disable_numparse=True))
     if refused:

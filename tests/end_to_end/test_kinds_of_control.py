@@ -373,7 +373,9 @@ def test_shared_groups_leave_both_sides_of_the_comparison() -> None:
     assert hits.training_credits.tolist() == [1, 1, 1, 0]  # groups 0 .. 3
     assert hits.control_credits.tolist() == [0, 1, 0]  # groups 7, 8, 9
     band = measure_result("own", 0, measure, scores, GROUPS).bands[0]
-    assert band.excess is not None and band.excess.value == pytest.approx((3 - 1) / 6)
+    # Four groups of X are left and three of H, whose hit counts 4 / 3.
+    assert band.excess is not None and band.excess.value == pytest.approx((3 - 4 / 3) / 6)
+    assert (band.owned_training, band.owned_held_out) == (3, 1)
     # The raw rates keep every image.
     assert (band.training.ams.count, band.held_out and band.held_out.ams.count) == (4, 2)
     # X' has 4 images, H' 3: the pairs in band that stay are X0, X1 and X2, one a candidate; 1 - C(3, 3) / C(4, 3).

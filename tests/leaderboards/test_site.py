@@ -118,7 +118,7 @@ def test_a_record_page_has_verdict_command_hashes_and_badge(found: Leaderboard, 
     ("low", "high", "wanted"),
     [
         (0.1, 0.2, "unique groups of training images, excess over held-out images 10.00 to 20.00 %"),
-        (-0.1, 0.2, "no excess over held-out images; at most 20.00 % could have gone unseen"),
+        (-0.1, 0.2, "no excess over held-out images in band high, where at most 20.00 % could have gone unseen"),
         (-0.2, -0.1, "hits less than held-out images, which no leak explains"),
     ],
 )
