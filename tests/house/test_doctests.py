@@ -19,6 +19,7 @@ WITH_EXAMPLES = [
     "benchmark.stats.comparison",
     "benchmark.stats.equal_cost",
     "benchmark.stats.intervals",
+    "benchmark.stats.preparations",
     "benchmark.stats.richness",
     "benchmark.stats.thresholds",
     "leaderboards",
