@@ -9,6 +9,8 @@ left out:
 - groups: duplicate groups line up only where the keyed names come under one key. Otherwise the groups count as
   independent samples. Attacks favour the same groups, so the covariance that is left out is above 0 and the test is
   conservative: it calls fewer rows different (simulated in tests/leaderboards/test_rank_tests.py).
+- preparations: candidates of all seeds are pooled, so the variance between an attack's preparations is left out, and
+  the ranges are about the preparations in the records (`benchmark.stats.preparations` is for attacks of one run).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
