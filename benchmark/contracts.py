@@ -370,6 +370,11 @@ class Attack(ABC):
     def check(self) -> None:
         """Raise `BadInput` where something that the attack needs cannot be loaded; called before any work."""
 
+    @classmethod
+    def prepares(cls) -> bool:
+        """Return whether another run seed is another preparation, since the attack has a `prepare` of its own."""
+        return cls.prepare is not Attack.prepare
+
     def least_candidates(self) -> int:
         """Return the smallest number of candidates that the attack makes sense for."""
         return 1

@@ -1,4 +1,4 @@
-"""An attack on its way through the gate: its threshold is set and frozen, then its candidates are tested.
+"""A preparation of an attack on its way through the gate: its threshold is set and frozen, then candidates are tested.
 
 Work comes in shards. Costs count as stored with each shard, so that a gate which was killed and started again ends
 where it would have ended, whatever it had to make anew.
@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..contracts import Attack, Model
+from ..contracts import Model
 from ..data.references import References
 from ..errors import AttackFailed, TooFew
 from ..measures.hits import as_distances
+from ..runs.plan import Unit
 from ..stats.thresholds import calibrate
 from . import checks as gate_checks
 from .baseline import BaselineAttack
@@ -24,14 +25,16 @@ from .policy import Limits, Policy
 from .source import ScoreSource
 
 MOST_IMAGES = 2048
-"""Candidates per attack that the checks look at, the first ones."""
+"""Candidates per preparation that the checks look at, the first ones."""
 
 
 class AttackProgress:
-    """One attack: its threshold and its shards so far."""
+    """One preparation of an attack: its threshold and its shards so far."""
 
-    def __init__(self, attack: Attack, yardstick: BaselineAttack | None) -> None:
-        self.attack = attack
+    def __init__(self, unit: Unit, name: str, yardstick: BaselineAttack | None = None) -> None:
+        self.unit = unit
+        self.name = name
+        """What the answer calls it: the attack's name, or the unit's where several preparations are judged."""
         self.yardstick = yardstick
         self.shards: list[Matched] = []
         self.tau = 0.0
@@ -73,7 +76,7 @@ class Stages:
     """Those that can be claimed."""
     sides: Sides
     hypotheses: int
-    """Claims of all attacks together: what alpha is divided by."""
+    """Claims of all preparations together: what alpha is divided by."""
 
     def freeze(self, line: AttackProgress) -> None:
         """Set the attack's threshold, from its first candidates or from the policy.
@@ -108,7 +111,7 @@ class Stages:
         budget = self.policy.budget
         try:
             if line.tested >= budget.candidates:
-                raise Stopped(f"{line.attack.name}: the budget of {budget.candidates:,} tested candidates is used up")
+                raise Stopped(f"{line.name}: the budget of {budget.candidates:,} tested candidates is used up")
             self._check_yardstick(line)
             self._take(line, "test (stops when certain)", budget.candidates)
         except (AttackFailed, Stopped) as error:
@@ -124,7 +127,7 @@ class Stages:
         shards = range(min(len(line.shards), -(-MOST_IMAGES // self.source.shard_size)))
         if not shards:
             return []
-        images = torch.cat([self.source.images(line.attack.name, shard) for shard in shards])
+        images = torch.cat([self.source.images(line.unit.name, shard) for shard in shards])
         broken = np.concatenate([line.shards[shard].broken for shard in shards])
         found = gate_checks.check_images(images, broken, self.references)
         if line.frozen:
@@ -136,7 +139,7 @@ class Stages:
                 found.append(gate_checks.check_hidden(usable, *known, self.sides, limit, level))
             if model is not None:
                 found.append(gate_checks.check_model_path(model, *known))
-        return [check._replace(name=f"{line.attack.name}: {check.name}") for check in found]
+        return [check._replace(name=f"{line.name}: {check.name}") for check in found]
 
     def _take(self, line: AttackProgress, stage: str, expected: int) -> None:
         """Add the attack's next shard, of a stage that is expected to take so many candidates.
@@ -147,7 +150,7 @@ class Stages:
         """
         budget, spent = self.policy.budget, self.source.spent
         if line.made >= self.source.available:
-            name, wanted = line.attack.name, self.policy.candidates
+            name, wanted = line.name, self.policy.candidates
             more = self.source.how_to_have(name, wanted) if wanted > line.made else ""
             said = f"{name}: there are {self.source.available:,} candidates, all are used"
             raise Stopped(f"{said}; {more}" if more else said)
@@ -157,10 +160,10 @@ class Stages:
         ):
             if limit is not None and used >= limit:
                 raise Stopped(f"the budget of {limit:g} {unit} is used up")
-        scores = self.source.scores(line.attack.name, len(line.shards))
+        scores = self.source.scores(line.unit.name, len(line.shards))
         line.shards.append(matched(scores, self.source.measure, self.sides))
         done = line.made - line.calibrated_on
-        self.source.progress(f"{line.attack.name}: {stage}", done, max(expected, done))
+        self.source.progress(f"{line.name}: {stage}", done, max(expected, done))
 
     def _check_yardstick(self, line: AttackProgress) -> None:
         """Stop where all that is open is the margin over a baseline that has no more candidates."""
@@ -168,9 +171,7 @@ class Stages:
         if line.yardstick is None or not open_ or any(claim.limit_name != "baseline_margin" for claim in open_):
             return
         if line.made >= line.yardstick.candidates(line.tau):
-            raise Stopped(
-                f"{line.attack.name}: {line.yardstick.name} has no candidates after these; make its run longer"
-            )
+            raise Stopped(f"{line.name}: {line.yardstick.name} has no candidates after these; make its run longer")
 
     def _calibrated(self, shards: Sequence[Matched], rate: float) -> float:
         found, distance = joined(shards), self.source.measure.distance
@@ -183,7 +184,7 @@ class Stages:
         """Bring the attack's claims up to its last shard."""
         found = joined([shard for shard in line.shards if shard.numbers[0] >= line.calibrated_on])
         line.found = own = tested(found, line.tau, self.sides, self.source.measure)
-        rule, name = self.policy.threshold.calibrate, line.attack.name
+        rule, name = self.policy.threshold.calibrate, line.name
         background = None if rule is None else rule.rate
         numbers = look_numbers(self.source.shard_size, self.policy.budget.candidates)
         last = bool(line.stopped) or line.made >= self.source.available
@@ -217,10 +218,10 @@ class Stages:
             line.margins.append(margin_look(ours, theirs, limit, levels, aligned))
         values = ours.values - (theirs.values if aligned else theirs.values.mean())
         looks = tuple(line.margins)
-        return LookedAt(line.attack.name, "baseline_margin", limit, looks, len(numbers), values, None, -2.0)
+        return LookedAt(line.name, "baseline_margin", limit, looks, len(numbers), values, None, -2.0)
 
 
 def named(line: AttackProgress, error: Exception) -> str:
-    """Return what kept an attack from an answer, with its name."""
+    """Return what kept a preparation from an answer, with its name."""
     said = str(error)
-    return said if line.attack.name in said or isinstance(error, Stopped) else f"{line.attack.name}: {said}"
+    return said if line.name in said or isinstance(error, Stopped) else f"{line.name}: {said}"

@@ -2,8 +2,9 @@
 
 The first candidates of the policy's calibration set the threshold, the others are tested in the order of their
 numbers. Each attack's first shard is looked at before the next attack is prepared, so a clear leak costs one attack
-only. Nothing about the decision is stored but the scores themselves, so a gate that was killed and started again
-gives the same answer.
+only. Several preparations of an attack are judged as so many attacks would be: each has a threshold and claims of its
+own, any of them fails the model, and all of them must pass. Nothing about the decision is stored but the scores
+themselves, so a gate that was killed and started again gives the same answer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,12 +14,12 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from ..contracts import Attack
 from ..data.pair import Pair
 from ..data.references import References, shared_groups
 from ..errors import AttackFailed, TooFew
 from ..files import read_json
 from ..protocol import CONFIDENCE
+from ..runs.plan import Unit
 from ..stats.comparison import excess_of
 from ..stats.intervals import Interval
 from . import checks as gate_checks
@@ -36,9 +37,10 @@ UNCONTROLLED = ("group_rate", "raw_rate")
 
 
 class AttackNumbers(NamedTuple):
-    """What was seen of one attack."""
+    """What was seen of one attack, or of one of its preparations."""
 
     attack: str
+    """Its name, with the seed behind it where several preparations are judged."""
     threshold: float
     calibrated_on: int
     """Candidates of the calibration; 0 for a fixed threshold."""
@@ -70,6 +72,8 @@ class Decision:
     findings: list[Finding] = field(default_factory=list)
     hypotheses: int = 0
     """How many claims a fail is corrected for, those of attacks that were not needed too."""
+    preparations: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """Seeds of the preparations that the answer is about, by attack; those that prepare nothing are not among them."""
     not_needed: list[str] = field(default_factory=list)
     """Attacks that were not begun, because a leak was certain before."""
     unchecked: list[str] = field(default_factory=list)
@@ -92,11 +96,11 @@ def decide_on(
     source: ScoreSource,
     pair: Pair,
     policy: Policy,
-    attacks: Mapping[str, Attack],
+    units: Sequence[Unit],
     references: References,
     baseline: Baseline | None,
 ) -> Decision:
-    """Judge the candidates of a source by a policy.
+    """Judge the candidates of a source by a policy; `units` are the attacks, each under the seeds to judge.
 
     Raises:
         BadInput: the baseline cannot be compared; the message names the field.
@@ -104,14 +108,14 @@ def decide_on(
     limits, checks = _claimable(policy.limits, references, pair.control)
     manifest = read_json(source.folder.manifest_file)
     checks += gate_checks.check_judge(source.measure, manifest.get("optimised_spaces", {}))
-    lines = [AttackProgress(attack, None) for attack in attacks.values()]
+    lines = [AttackProgress(unit, _name(unit, policy)) for unit in units]
     if baseline is None:
         limits = limits.model_copy(update={"baseline_margin": None})
     elif limits.baseline_margin is not None:
         check_comparable(baseline, stored_facts(source.folder, manifest))
         fixed = policy.threshold.fixed
         for line in lines:
-            line.yardstick = BaselineAttack(baseline, line.attack, policy.seed, source.measure, fixed)
+            line.yardstick = BaselineAttack(baseline, line.unit.attack, line.unit.seed, source.measure, fixed)
     shared = shared_groups(references.groups())
     nothing = np.zeros(0, dtype=bool)
     sides = Sides.of(
@@ -133,12 +137,12 @@ def decide_on(
 
 @dataclass(frozen=True)
 class _Judged:
-    """The attacks of a decision, those included that were not begun or did not get as far as a test."""
+    """The preparations of a decision, those included that were not begun or did not get as far as a test."""
 
     lines: Sequence[AttackProgress]
     policy: Policy
     hypotheses: int
-    """Claims of all attacks together: what a fail is corrected for, whichever of them were tested in the end."""
+    """Claims of all of them together: what a fail is corrected for, whichever were tested in the end."""
 
     def claims(self) -> list[Claim]:
         """Return the claims of every attack so far."""
@@ -201,16 +205,30 @@ def _decision(judged: _Judged, pair: Pair, checks: list[GateCheck], unchecked: l
         attacks=[_numbers(line, line.found) for line in judged.lines if line.found is not None],
         findings=findings(claims, policy.alpha, policy.beta, judged.hypotheses),
         hypotheses=judged.hypotheses,
-        not_needed=[line.attack.name for line in judged.lines if line.found is None and not line.stopped],
+        preparations=_preparations(judged.lines),
+        not_needed=[line.name for line in judged.lines if line.found is None and not line.stopped],
         claims=claims,
         spent=spent,
     )
 
 
+def _name(unit: Unit, policy: Policy) -> str:
+    """Return what the answer calls a unit: by its attack alone, unless several preparations of it are judged."""
+    return unit.name if policy.preparations > 1 and unit.attack.prepares() else unit.attack.name
+
+
+def _preparations(lines: Sequence[AttackProgress]) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for line in lines:
+        if line.unit.attack.prepares():
+            found.setdefault(line.unit.attack.name, []).append(line.unit.seed)
+    return found
+
+
 def _numbers(line: AttackProgress, found: Tested) -> AttackNumbers:
     yardstick, hits = line.yardstick, found.of(slice(None))
     return AttackNumbers(
-        attack=line.attack.name,
+        attack=line.name,
         threshold=line.tau,
         calibrated_on=line.calibrated_on,
         candidates=len(found.numbers),

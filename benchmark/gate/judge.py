@@ -3,16 +3,17 @@
 Attacks never see a reference image, though here references are loaded before the last image is made.
 """
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from ..contracts import Progress
+from ..contracts import Attack, Progress
 from ..data.pair import Pair, load_pair, pair_names
 from ..data.references import load_references
 from ..errors import BadInput
 from ..progress import silent
 from ..results.run_folder import RunFolder, believing, read_run, stored_pair
-from ..runs.plan import plan_run
+from ..runs.plan import Unit, plan_run
 from ..runs.plugins import make_attacks
 from ..runs.score import check_references
 from .baseline import Baseline
@@ -77,13 +78,14 @@ def gate_pair(
         settings=policy.attacks,
         model=model,
         candidates=policy.candidates,
-        seeds=(policy.seed,),
+        seeds=policy.seeds,
         measures=(policy.measure,),
         device=device,
         out=out,
         fresh=fresh,
         progress=progress,
     )
+    plan = replace(plan, units=tuple(_judged([unit.attack for unit in plan.units], policy)))
     try:
         references = load_references(pair, progress)
         check_references(plan, references)
@@ -92,9 +94,8 @@ def gate_pair(
         return Decision("cannot tell", pair.name, policy, [GateCheck("references", False, str(error))])
     with source.folder.locked():
         source.open()
-        attacks = {unit.attack.name: unit.attack for unit in plan.units}
         try:
-            decision = decide_on(source, pair, policy, attacks, references, baseline)
+            decision = decide_on(source, pair, policy, plan.units, references, baseline)
         finally:
             source.close()
         return replace(decision, folder=source.folder.path)
@@ -108,13 +109,19 @@ def gate_run(folder: RunFolder, pair: Pair, policy: Policy, *, baseline: Baselin
         BadInput: the run has not what the policy asks for; the message names it.
     """
     check_baseline_rule(policy, baseline=baseline is not None)
-    attacks = {attack.name: attack for attack in make_attacks(pair, list(policy.attacks), policy.attacks)}
+    units = _judged(make_attacks(pair, list(policy.attacks), policy.attacks), policy)
     try:
         references = load_references(pair)
     except BadInput as error:
         return Decision("cannot tell", folder.path.name, policy, [GateCheck("references", False, str(error))])
-    source = FinishedRun(folder, pair, references, attacks, policy.measure, policy.seed)
-    return decide_on(source, pair, policy, attacks, references, baseline)
+    source = FinishedRun(folder, pair, references, units, policy.measure)
+    return decide_on(source, pair, policy, units, references, baseline)
+
+
+def _judged(attacks: Iterable[Attack], policy: Policy) -> list[Unit]:
+    """Return the units to judge: all attacks under the first seed, then those that prepare under the others."""
+    every = {attack.name: attack for attack in attacks}.values()
+    return [Unit(attack, seed) for seed in policy.seeds for attack in every if seed == policy.seed or attack.prepares()]
 
 
 def _pair(subject: str) -> Pair:

@@ -84,7 +84,7 @@ class GateBudget(Settings):
     """Where the gate gives up."""
 
     candidates: Annotated[int, Field(ge=1)]
-    """Tested candidates per attack."""
+    """Tested candidates per attack, and of each of its preparations."""
     seconds: Annotated[float, Field(gt=0)] | None = None
     """Seconds of preparing and generating, all attacks together."""
     gpu_seconds: Annotated[float, Field(gt=0)] | None = None
@@ -105,6 +105,8 @@ class Policy(Settings):
     beta: Annotated[float, Field(gt=0, le=0.5)] = 0.05
     """Chance that a model beyond a limit passes."""
     budget: GateBudget
+    preparations: Annotated[int, Field(ge=1)] = 1
+    """How many preparations of each attack are judged, under the seeds from `seed` on; one where it has none."""
     cannot_tell: Literal["stop", "fail"] = "stop"
     """Exit code 4, or 1: a no."""
     seed: Annotated[int, Field(ge=0)] = 0
@@ -119,8 +121,13 @@ class Policy(Settings):
 
     @property
     def candidates(self) -> int:
-        """How many candidates per attack the gate may need at most, those of the calibration too."""
+        """How many candidates per preparation the gate may need at most, those of the calibration too."""
         return self.threshold.most + self.budget.candidates
+
+    @property
+    def seeds(self) -> range:
+        """The seeds under which an attack is prepared and judged; one without a preparation under the first alone."""
+        return range(self.seed, self.seed + self.preparations)
 
 
 def policy_names() -> list[str]:

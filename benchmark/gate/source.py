@@ -1,7 +1,7 @@
 """Where the gate's scores come from: made shard by shard, or read from a finished run."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,7 +24,7 @@ from ..results.shards import Shard, below, shard_of
 from ..results.whole import drop_damaged
 from ..runs import batching
 from ..runs.makers import Makers
-from ..runs.plan import RunPlan
+from ..runs.plan import RunPlan, Unit
 from ..runs.runner import make_shard, named_failures, open_folder, prepare
 from ..runs.score import score_shard
 from ..runs.victim import output_path
@@ -51,30 +51,30 @@ NOTHING = Spent(0.0, 0.0, 0.0)
 
 
 class ScoreSource(ABC):
-    """Shards of scored candidates by attack."""
+    """Shards of scored candidates by unit, an attack under one seed."""
 
     folder: RunFolder
     measure: Measure
     scorer: Scorer
     shard_size: int
     available: int
-    """Candidates per attack that there can be."""
+    """Candidates per unit that there can be."""
     spent = NOTHING
     progress: Progress
 
     @abstractmethod
-    def scores(self, attack: str, shard: int) -> ShardScores:
-        """Return one shard's scores."""
+    def scores(self, unit: str, shard: int) -> ShardScores:
+        """Return one shard's scores, of the unit of this name."""
 
     @abstractmethod
-    def images(self, attack: str, shard: int) -> torch.Tensor:
+    def images(self, unit: str, shard: int) -> torch.Tensor:
         """Return one shard's images, uint8 N x C x H x W."""
 
     def victim(self) -> "Model | None":
         """Return the model with its defences, where the source has one."""
         return None
 
-    def how_to_have(self, attack: str, candidates: int) -> str:
+    def how_to_have(self, unit: str, candidates: int) -> str:
         """Return what to do where there are fewer candidates than a policy may take; empty where nothing helps."""
         return ""
 
@@ -127,7 +127,7 @@ class MadeOnDemand(ScoreSource):
         # Whole shards, so that a larger budget goes on with them.
         self.plan = plan = replace(plan, batching=cut, candidates=-(-plan.candidates // cut.shard) * cut.shard)
         self.measure, self.shard_size, self.available = plan.measures[0], cut.shard, plan.candidates
-        self._units = {unit.attack.name: unit for unit in plan.units}
+        self._units = {unit.name: unit for unit in plan.units}
         self._states: dict[str, AttackState] = {}
         self._makers = Makers(plan)
         path = output_path(plan, references, self._makers.model)
@@ -161,33 +161,32 @@ class MadeOnDemand(ScoreSource):
         """Forget the model, and end the attacks' own process."""
         self._makers.close()
 
-    def scores(self, attack: str, shard: int) -> ShardScores:
+    def scores(self, unit: str, shard: int) -> ShardScores:
         """Make a shard, or what is missing of it, and return its scores.
 
         Raises:
             AttackFailed: the attack raised, or returned what its contract does not allow.
         """
-        unit, numbers = self._units[attack], self._shard(shard)
-        made = self.folder.images_file(unit.name, numbers).exists() and self.folder.state_file(unit.name).exists()
+        own, numbers = self._units[unit], self._shard(shard)
+        made = self.folder.images_file(unit, numbers).exists() and self.folder.state_file(unit).exists()
         if not made:
-            with named_failures(unit):
-                if attack not in self._states:
-                    self._states[attack] = prepare(self.plan, self.folder, unit, self._makers.of(unit), self.progress)
-                make_shard(self.plan, self.folder, unit, self._makers.of(unit), self._states[attack], numbers)
-        score_shard(self.plan, self.folder, unit.name, numbers, self.scorer)
-        files = [self.folder.images_file(unit.name, numbers)]
-        if shard == 0 and not self.folder.kept_file(unit.name).exists():
-            files.append(self.folder.state_file(unit.name))
+            with named_failures(own):
+                if unit not in self._states:
+                    self._states[unit] = prepare(self.plan, self.folder, own, self._makers.of(own), self.progress)
+                make_shard(self.plan, self.folder, own, self._makers.of(own), self._states[unit], numbers)
+        score_shard(self.plan, self.folder, unit, numbers, self.scorer)
+        files = [self.folder.images_file(unit, numbers)]
+        if shard == 0 and not self.folder.kept_file(unit).exists():
+            files.append(self.folder.state_file(unit))
         costs = [read_info(file)["cost"] for file in files]
         seconds = self.spent.seconds + sum(cost["seconds"] for cost in costs)
         processor = self.spent.processor_seconds + sum(cost["processor_seconds"] for cost in costs)
         self.spent = Spent(seconds, 0.0 if self.plan.model.device == "cpu" else seconds, processor)
-        return read_scores(self.folder, unit.name, self.measure.space, numbers)
+        return read_scores(self.folder, unit, self.measure.space, numbers)
 
-    def images(self, attack: str, shard: int) -> torch.Tensor:
+    def images(self, unit: str, shard: int) -> torch.Tensor:
         """Return one shard's images; it must have been made."""
-        file = self.folder.images_file(self._units[attack].name, self._shard(shard))
-        return read_state(file).tensors["images"]
+        return read_state(self.folder.images_file(unit, self._shard(shard))).tensors["images"]
 
     def _shard(self, number: int) -> Shard:
         return shard_of(range(number * self.shard_size, (number + 1) * self.shard_size))
@@ -201,21 +200,14 @@ class FinishedRun(ScoreSource):
         folder: RunFolder,
         pair: Pair,
         references: References,
-        attacks: Mapping[str, Attack],
+        units: Sequence[Unit],
         measure: str,
-        seed: int,
     ) -> None:
         with believed(folder):
-            self._read(folder, pair, references, attacks, measure, seed)
+            self._read(folder, pair, references, units, measure)
 
     def _read(
-        self,
-        folder: RunFolder,
-        pair: Pair,
-        references: References,
-        attacks: Mapping[str, Attack],
-        measure: str,
-        seed: int,
+        self, folder: RunFolder, pair: Pair, references: References, units: Sequence[Unit], measure: str
     ) -> None:
         manifest = read_json(folder.manifest_file)
         identity = manifest["identity"]
@@ -223,9 +215,10 @@ class FinishedRun(ScoreSource):
         self._sides = dict(zip(SIDES, (len(references.training.images), len(references.held_out.images)), strict=True))
         self.measure = _measure_of(identity, measure)
         self.available = asked_candidates(manifest)
-        self._units = {name: unit_of(folder, manifest, attack, seed, self.measure) for name, attack in attacks.items()}
+        names = [unit_of(folder, manifest, unit.attack, unit.seed, self.measure) for unit in units]
         space = self.measure.space
-        self._shards = {n: below(folder.score_shards(unit, space), self.available) for n, unit in self._units.items()}
+        self._attacks = {name: unit.attack.name for name, unit in zip(names, units, strict=True)}
+        self._shards = {name: below(folder.score_shards(name, space), self.available) for name in names}
         self.shard_size = max((len(s.numbers) for own in self._shards.values() for s in own), default=1)
         if identity["pair_identity"] != pair.identity():
             raise BadInput(
@@ -250,26 +243,26 @@ class FinishedRun(ScoreSource):
         except BadInput:  # another model's files, or none
             return None
 
-    def how_to_have(self, attack: str, candidates: int) -> str:
+    def how_to_have(self, unit: str, candidates: int) -> str:
         """Return the command that goes on with the run."""
-        name = self._pair.name
+        name, attack = self._pair.name, self._attacks[unit]
         file = name if name in pair_names() else f"{name}.yaml"
         command = f"sidebench run {file} --attack {attack} --candidates {candidates} --out {self.folder.path.parent}"
         return f"the policy takes up to {candidates:,}; the run's own command goes on with it: {command}"
 
-    def scores(self, attack: str, shard: int) -> ShardScores:
+    def scores(self, unit: str, shard: int) -> ShardScores:
         """Return one shard's stored scores."""
-        found = self._shards[attack][shard]
-        scores = read_scores(self.folder, self._units[attack], self.measure.space, found)
+        found = self._shards[unit][shard]
+        scores = read_scores(self.folder, unit, self.measure.space, found)
         for side, images in self._sides.items():
             ids = scores.neighbours[side].ids
             if ids.size and ids.max() >= images:
-                raise CorruptRun(f"{self.folder.path.name}: scores of {attack} name a {side} image beyond {images:,}")
+                raise CorruptRun(f"{self.folder.path.name}: scores of {unit} name a {side} image beyond {images:,}")
         return first_scores(scores, self.available - found.numbers.start)
 
-    def images(self, attack: str, shard: int) -> torch.Tensor:
+    def images(self, unit: str, shard: int) -> torch.Tensor:
         """Return one shard's stored images."""
-        found, unit = self._shards[attack][shard], self._units[attack]
+        found = self._shards[unit][shard]
         with believed(self.folder):
             images = read_state(self.folder.images_file(unit, found)).tensors["images"]
         if images.dtype != torch.uint8 or images.ndim != 4 or len(images) != len(found.numbers):

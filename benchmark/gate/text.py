@@ -46,8 +46,8 @@ def explanations(decision: "Decision") -> list[str]:
     if decision.findings:
         lines.append(
             f"bounds hold at every look: a model within the limits fails with a chance of at most {policy.alpha:.0%} "
-            f"(Holm over {decision.hypotheses}), one beyond a limit passes with at most {policy.beta:.0%}; of this one "
-            f"preparation of each attack"
+            f"(Holm over {decision.hypotheses}), one beyond a limit passes with at most {policy.beta:.0%}; "
+            f"{_conditions(decision)}"
         )
     lines += [_numbers(found) for found in decision.attacks]
     lines += [f"{name}: not begun, as the answer was certain before" for name in decision.not_needed]
@@ -73,6 +73,7 @@ def as_dict(decision: "Decision") -> dict[str, Any]:
         "attacks": [{**found._asdict(), "excess": found.excess and list(found.excess)} for found in decision.attacks],
         "findings": [found._asdict() for found in decision.findings],
         "hypotheses": decision.hypotheses,
+        "preparations": {name: list(seeds) for name, seeds in decision.preparations.items()},
         "not_needed": decision.not_needed,
         "spent": decision.spent._asdict(),
         "policy": decision.policy.model_dump(mode="json", by_alias=True),
@@ -132,6 +133,21 @@ def rows(decision: "Decision") -> list[dict[str, str]]:
         }
         for found in decision.findings
     ]
+
+
+def _conditions(decision: "Decision") -> str:
+    """Say what the errors are conditional on: the images, and these preparations of the attacks that have any."""
+    prepared, count = decision.preparations, decision.policy.preparations
+    if not prepared:
+        return "on these images; no attack here prepares anything"
+    names, seeds = " and ".join(prepared), next(iter(prepared.values()))
+    if count == 1:
+        return f"on these images, of this preparation of {names} (seed {seeds[0]}): another one may find more"
+    return (
+        f"on these images, of these {count} preparations of {names} (seeds {seeds[0]} to {seeds[-1]}): any of them "
+        f"fails the model, at {decision.policy.alpha:.0%} / {count} each, and all of them must pass; another one may "
+        f"find more"
+    )
 
 
 def _answer(found: Finding, alpha: float, beta: float) -> str:

@@ -167,6 +167,103 @@ class Broken(Attack):
         raise ValueError("out of luck")
 """
 
+# ---- Several preparations ---------------------------------------------------------------------------
+
+MOODY = """
+import numpy as np
+import torch
+from sidebench import Attack, AttackState, Generated
+
+class Moody(Attack):
+    name, title, paper, access = "moody", "moody", "none", "samples"
+
+    def prepare(self, model, budget):
+        return AttackState({}, {"seed": budget.seed})
+
+    def generate(self, model, state, candidates):
+        images = model.sample(candidates)
+        if state.info["seed"] in LEAKS:
+            known = torch.from_numpy(np.load(FILE)).float() / 255
+            for row, number in enumerate(candidates.numbers):
+                if number % 4 == 0:
+                    images[row] = known[number % len(known)]
+        return Generated(images)
+"""
+
+
+@pytest.fixture
+def moody(tmp_path: Path) -> Callable[..., str]:
+    """Return a function that writes an attack which finds training images under the seeds that it is given alone."""
+
+    def write(*leaks: int) -> str:
+        file, images = tmp_path / f"moody{len(leaks)}.py", tmp_path / "images.npy"
+        np.save(images, judge.load_references(load_pair("digits")).training.images)
+        code = MOODY.replace("LEAKS", repr(leaks)).replace("FILE", repr(str(images)))
+        file.write_text(code, encoding="utf-8")
+        return f"{file}:Moody"
+
+    return write
+
+
+def test_all_preparations_must_pass(tmp_path: Path, moody: Callable[..., str]) -> None:
+    attacks: dict[str, Any] = {"carlini-uncond": {}, moody(): {}}
+    decision = decide(tmp_path, attacks=attacks, preparations=2)
+    assert decision.verdict == "pass" and decision.hypotheses == 3
+    # What prepares nothing is judged once; the others have thresholds, candidates and checks of their own.
+    names = ["carlini-uncond", "moody.s0", "moody.s1"]
+    assert [found.attack for found in decision.findings] == [seen.attack for seen in decision.attacks] == names
+    assert all(found.p_pass <= 0.05 for found in decision.findings)
+    assert {check.name for check in decision.checks} > {f"{name}: sample quality" for name in names}
+    assert dict(decision.preparations) == {"moody": [0, 1]} == as_dict(decision)["preparations"]
+    assert "on these images, of these 2 preparations of moody (seeds 0 to 1): any of them fails" in as_text(decision)
+    suite = junit(decision).getroot()
+    assert suite is not None and [case.get("classname") for case in suite][:3] == names
+    assert "moody.s1" in as_markdown(decision)
+
+
+def test_any_preparation_fails_the_model(tmp_path: Path, moody: Callable[..., str]) -> None:
+    attacks: dict[str, Any] = {moody(1): {}}
+    one = decide(tmp_path, attacks=attacks)
+    assert one.verdict == "pass" and "of this preparation of moody (seed 0): another one may find more" in as_text(one)
+    both = decide(tmp_path, attacks=attacks, preparations=2)
+    assert both.verdict == "fail" and both.folder == one.folder
+    first, second = both.findings
+    assert first.p_pass <= 0.05 and second.attack == "moody.s1" and second.p_fail <= 0.05 and second.low > 0.02
+    # Each is tested at alpha / 2: what is shown of the second alone is sharper.
+    alone = decide(tmp_path, attacks=attacks, seed=1)
+    assert alone.findings[0].low > second.low and second.p_fail == pytest.approx(2 * alone.findings[0].p_fail)
+    write_page(both, tmp_path / "gate.html")
+    assert "moody.s1: excess" in (tmp_path / "gate.html").read_text(encoding="utf-8")
+
+
+def test_a_preparation_that_cannot_be_told_takes_the_pass(tmp_path: Path, moody: Callable[..., str]) -> None:
+    decision = decide(tmp_path, attacks={moody(): {}}, preparations=2, limits={"excess": 0.008})
+    assert decision.verdict == "pass"
+    decision = decide(
+        tmp_path, attacks={moody(): {}}, preparations=2, limits={"excess": 0.008}, budget={"candidates": 256}
+    )
+    assert decision.verdict == "cannot tell"
+    assert decision.reasons == [f"moody.s{s}: the budget of 256 tested candidates is used up" for s in (0, 1)]
+
+
+def test_a_run_and_a_baseline_have_preparations_by_seed(tmp_path: Path, moody: Callable[..., str]) -> None:
+    pair, attack = load_pair("digits"), moody(1)
+    options: dict[str, Any] = {"model": CLEAN, "device": "cpu", "out": tmp_path, "measures": ["nl2c:n50:a0.5"]}
+    run = runner.execute(plan_run(pair, attacks=[attack], seeds=(0, 1), candidates=256, **options)).folder
+    rules: dict[str, Any] = {"attacks": {attack: {}}, "preparations": 2}
+    from_run, from_model = judge.gate_run(run, pair, policy(**rules)), decide(tmp_path, **rules)
+    assert from_run.findings == from_model.findings and from_run.verdict == from_model.verdict == "fail"
+    with pytest.raises(UnknownName, match=r"moody\.s2"):
+        judge.gate_run(run, pair, policy(attacks={attack: {}}, preparations=3))
+    margin = policy(**rules, **MARGIN)
+    same = judge.gate_run(run, pair, margin, baseline=RunBaseline(run.path))
+    assert (
+        same.verdict == "pass"
+        and [(seen.paired, seen.baseline) for seen in same.attacks] == [(True, f"baseline {run.path.name}")] * 2
+    )
+    assert [found.rate for found in same.findings] == [0, 0]
+
+
 # ---- It cannot be fooled by accident ----------------------------------------------------------------
 
 
@@ -600,6 +697,7 @@ def test_the_example_policy_is_complete_and_commented() -> None:
         ("limits: {excess: .nan}", r"limits\.excess: Input should be"),
         ("schema: sidebench-policy/2", "schema: Input should be 'sidebench-policy/1'"),
         ("alpha: [", "is not YAML, line"),
+        ("preparations: 0", "preparations: Input should be greater than or equal to 1"),
         ("alpha: 0", "alpha: Input should be greater than 0"),
         ("cannot_tell: shrug", "cannot_tell: Input should be 'stop' or 'fail'"),
     ],

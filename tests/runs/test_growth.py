@@ -117,10 +117,10 @@ def test_the_gate_reads_the_candidates_that_were_asked_for(copied: Path, make_pl
 
     plan = make_plan(copied.parent, candidates=20)
     folder = runner.execute(plan).folder
-    attack = {unit.attack.name: unit.attack for unit in plan.units}["side"]
-    source = FinishedRun(folder, plan.pair, load_references(plan.pair), {"side": attack}, "nl2c:n50:a0.5", 0)
-    assert [len(source.scores("side", shard).candidates) for shard in range(2)] == [16, 4]
-    assert [len(source.images("side", shard)) for shard in range(2)] == [16, 4]
+    units = [unit for unit in plan.units if unit.name == "side.s0"]
+    source = FinishedRun(folder, plan.pair, load_references(plan.pair), units, "nl2c:n50:a0.5")
+    assert [len(source.scores("side.s0", shard).candidates) for shard in range(2)] == [16, 4]
+    assert [len(source.images("side.s0", shard)) for shard in range(2)] == [16, 4]
 
 
 # ---- Plug-ins ---------------------------------------------------------------------------------------
