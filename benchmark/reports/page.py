@@ -151,6 +151,8 @@ def _page(contents: Contents) -> dict[str, Any]:
         "calibrated": _grouped(tables.calibrated_rows(metrics)) if claims else [],
         "refusals": sorted({found.refused for r in metrics.results for found in r.calibrated if found.refused}),
         "comparisons": tables.comparison_rows(metrics),
+        "ratios": tables.ratio_rows(metrics),
+        "ratios_refused": sorted({found.ratio_refused for found in metrics.attack_ratios if found.ratio_refused}),
         "audit_rows": detector_audit.table_rows(contents.audit, contents.measure.id),
         "audit": contents.audit,
         "reach_note": tables.reach_note(metrics),

@@ -1,5 +1,6 @@
 """Results as rows, as text tables for the terminal, and as verdicts in plain words."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,6 +8,9 @@ from ..files import read_json
 from ..results.run_folder import RunFolder
 from ..results.schema import Claim, Cost, Effort, Estimate, Metrics, Rate, Result
 from ..results.tuning_curve import Curve
+
+ONE_PREPARATION = "of this preparation of each: another seed may say otherwise"
+"""What a comparison under one seed is about."""
 
 
 def text_tables(metrics: Metrics, flags: Sequence[str] = (), *, every_measure: bool = False) -> str:
@@ -30,7 +34,11 @@ def text_tables(metrics: Metrics, flags: Sequence[str] = (), *, every_measure: b
     if said := reach_table(metrics, [found[0].measure for found in shown]):
         parts.append(said)
     if metrics.comparisons:
-        parts.append("attack against attack\n" + tabulate(comparison_rows(metrics), headers="keys", tablefmt="simple"))
+        table = tabulate(comparison_rows(metrics), headers="keys", tablefmt="simple")
+        parts.append(f"attack against attack, {ONE_PREPARATION}\n{table}")
+    if metrics.attack_ratios:
+        table = tabulate(ratio_rows(metrics), headers="keys", tablefmt="simple")
+        parts.append(f"attack against attack over their preparations\n{table}")
     parts.append("cost\n" + tabulate(cost_rows(metrics.costs), headers="keys", tablefmt="simple"))
     if metrics.efforts and every_measure:
         parts.append("at equal effort\n" + tabulate(effort_rows(metrics.efforts), headers="keys", tablefmt="simple"))
@@ -255,6 +263,26 @@ def comparison_rows(metrics: Metrics) -> list[dict[str, Any]]:
     ]
 
 
+def ratio_rows(metrics: Metrics) -> list[dict[str, Any]]:
+    """Return one row per comparison of two attacks over their preparations."""
+    what = "AMS" if metrics.control == "none" else "excess"
+    return [
+        {
+            "attack": found.first,
+            "against": found.second,
+            "preparations": "-" if found.preparations is None else str(found.preparations),
+            "band": found.band,
+            what: percent(found.first_rate),
+            f"{what} of the other": percent(found.second_rate),
+            "ratio": _ratio(found.ratio),
+            "p (Holm)": "-" if found.ratio is None else f"{found.p:.2g}",
+            "verdict": found.verdict,
+            "between preparations": "-" if found.spread is None else f"x {math.exp(found.spread):.2f}",
+        }
+        for found in metrics.attack_ratios
+    ]
+
+
 def _ratio(found: Estimate | None) -> str:
     return "-" if found is None else f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
 
@@ -434,8 +462,9 @@ def claim_words(claim: Claim, control: str) -> str:
 
 
 def _who(claim: Claim) -> str:
-    seeds = f"seed {claim.seeds[0]}" if len(claim.seeds) == 1 else f"{len(claim.seeds)} preparations"
-    return f"{claim.attack}, {seeds}, {claim.candidates:,} candidates"
+    if len(claim.seeds) == 1:
+        return f"{claim.attack}, seed {claim.seeds[0]}, {claim.candidates:,} candidates of this preparation"
+    return f"{claim.attack}, {len(claim.seeds)} preparations, {claim.candidates:,} candidates"
 
 
 def _raw_verdict(result: Result) -> str:

@@ -58,14 +58,14 @@ def headline(metrics: Metrics) -> Headline:
 def strongest(metrics: Metrics) -> str | None:
     """Return the attack that a test calls stronger than each other one in some band, and none weaker; else None.
 
-    The only attack of a run is its strongest.
+    The only attack of a run is its strongest. With several preparations it is the tests over them that count.
     """
     attacks = list(dict.fromkeys(result.attack for result in metrics.results))
     if len(attacks) == 1:
         return attacks[0]
     beats: dict[str, set[str]] = {name: set() for name in attacks}
     loses: dict[str, set[str]] = {name: set() for name in attacks}
-    for found in metrics.comparisons:
+    for found in metrics.attack_ratios or metrics.comparisons:
         first, second = found.first, found.second
         if found.verdict.startswith(("finds fewer", "hits fewer")):
             first, second = second, first
@@ -121,7 +121,8 @@ def _leak(metrics: Metrics) -> str:
     if len(metrics.claims) == 1:
         name = f"{shown.attack} "
     elif best == shown.attack:
-        name = f"{shown.attack}, the strongest by every test, "
+        of = "by every test" if metrics.attack_ratios else "by every test of this preparation of each"
+        name = f"{shown.attack}, the strongest {of}, "
     else:
         over += " No test names one of them the strongest."
         name = f"{shown.attack} "
@@ -255,5 +256,5 @@ def _replication(metrics: Metrics) -> VerdictCheck:
     if seeds > 1:
         return VerdictCheck("Replication", f"{seeds} preparations of each attack, on one model", "good")
     return VerdictCheck(
-        "Replication", "one preparation of each attack, on one model: it says nothing of others", "look"
+        "Replication", "this preparation of each attack, on one model: it says nothing of others", "look"
     )

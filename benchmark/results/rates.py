@@ -10,12 +10,14 @@ from ..errors import CorruptRun, TooFew
 from ..measures import ams_ums, hits
 from ..measures.shard_scores import SIDES
 from ..protocol import CALIBRATION_RATES, CONFIDENCE
-from ..stats.comparison import SWAP_SEED, AttackHits, Ratio, compare, excess_of, no_leak_test, verdicts
-from ..stats.intervals import matched_rate, unique_bound, unique_count, wilson
+from ..stats.comparison import SWAP_SEED, AttackHits, Ratio, compare, excess_of, holm, no_leak_test, verdicts
+from ..stats.intervals import Excess, matched_rate, unique_bound, unique_count, wilson
 from ..stats.owned import least_groups, lower_limit, memorised, size_classes, upper_limit
+from ..stats.preparations import Over, Prepared, compare_prepared, rate_over_preparations
 from ..stats.richness import chao1, chao2, curve
 from ..stats.thresholds import Threshold, calibrate, calibrates
 from .schema import (
+    AttackRatio,
     BandClaim,
     BandResult,
     Calibrated,
@@ -264,6 +266,58 @@ def compare_attacks(
         )
         for (i, j, band), result, verdict in zip(pairs, found, verdicts(found, CONFIDENCE), strict=True)
     ]
+
+
+def compare_prepared_attacks(
+    prepared: Sequence[Sequence[Prepared]], measure: Measure, bands: Sequence[Band]
+) -> list[AttackRatio]:
+    """Compare every two attacks over the seeds that they share, two or more, Holm-corrected over all ratios.
+
+    `prepared` holds one entry per band, and in it one per attack, in the same order.
+    """
+    found = [
+        (band, attacks[i], attacks[j], compare_prepared(attacks[i], attacks[j], attacks, CONFIDENCE))
+        for j in range(len(prepared[0]))
+        for i in range(j + 1, len(prepared[0]))
+        if len(set(prepared[0][i].hits) & set(prepared[0][j].hits)) > 1
+        for band, attacks in zip(bands, prepared, strict=True)
+    ]
+    rates = {
+        (band.name, attack.attack): rate_over_preparations(attack, attacks, CONFIDENCE)
+        for band, attacks in zip(bands, prepared, strict=True)
+        for attack in attacks
+    }
+    chances = holm([over.p for _, _, _, over in found])
+    return [
+        AttackRatio(
+            first=first.attack,
+            second=second.attack,
+            seeds=sorted(set(first.hits) & set(second.hits)),
+            preparations=over.preparations,
+            measure=measure.id,
+            band=band.name,
+            first_rate=_estimate(rates[band.name, first.attack]),
+            second_rate=_estimate(rates[band.name, second.attack]),
+            spread=over.spread,
+            ratio=_ratio(over.ratio),
+            ratio_refused=over.ratio.refused,
+            p=p,
+            verdict=_ratio_words(over, p),
+        )
+        for (band, first, second, over), p in zip(found, chances, strict=True)
+    ]
+
+
+def _ratio_words(over: Over, p: float) -> str:
+    if over.ratio.value is None:
+        return "no ratio"
+    verb, raw = ("finds", "") if over.controlled else ("hits", " (raw rate)")
+    seen = f"{verb} {'more' if over.ratio.value > 1 else 'fewer'}"
+    return (seen if p < 1 - CONFIDENCE else "no difference seen") + raw
+
+
+def _estimate(found: Excess | None) -> Estimate | None:
+    return None if found is None else Estimate.of(*found)
 
 
 def _band_result(

@@ -159,6 +159,11 @@ class RunFolder:
         stored = read_state(self.state_file(unit))
         return AttackState(stored.tensors, stored.info["state"])
 
+    def is_prepared(self, unit: str) -> bool:
+        """Return whether the attack has a state at all: without one, another seed is no other preparation."""
+        state = self.attack_state(unit)
+        return bool(state.tensors or state.info)
+
     def kept_file(self, unit: str) -> Path:
         """Return what says that the state was taken from an earlier run, where it was; see `runs.state_cache`."""
         return self.path / "state" / unit / "kept.json"

@@ -169,6 +169,31 @@ class Compared(_Record):
     smallest_difference: float = Field(description="difference that this run sees with a chance of 80 %")
 
 
+class AttackRatio(_Record):
+    """Two attacks over their preparations, in one of the bands of the claims: a statement about the attacks."""
+
+    first: str = Field(description="name of the first attack")
+    second: str = Field(description="name of the second attack")
+    seeds: list[int] = Field(description="run seeds that both have, two or more")
+    preparations: int | None = Field(
+        description="preparations of the attacks, one per seed; None where neither prepares anything"
+    )
+    measure: str = Field(description="id of the measure")
+    band: str = Field(description="name of the band")
+    first_rate: Estimate | None = Field(
+        description="excess (without control: AMS) of the first, the geometric mean over its preparations; None where "
+        "one of them has none"
+    )
+    second_rate: Estimate | None = Field(description="the same of the second")
+    spread: float | None = Field(
+        description="standard deviation of log rates between preparations; None where it is not known"
+    )
+    ratio: Estimate | None = Field(description="rate of the first over that of the second; None if refused")
+    ratio_refused: str = Field(description="why there is no ratio; empty where there is one")
+    p: float = Field(description="two-sided p of a ratio of 1, Holm-corrected over all ratios of the run")
+    verdict: str = Field(description="as in `comparisons`, over these preparations; no ratio: nothing is said")
+
+
 class BandClaim(_Record):
     """What one attack, all its preparations together, shows in one of the nested bands."""
 
@@ -310,6 +335,10 @@ class Metrics(_Record):
     results: list[Result] = Field(description="one per attack, seed and measure")
     claims: list[Claim] = Field([], description="what each attack shows; empty without a fair control")
     comparisons: list[Compared] = Field(description="every two attacks under the same seed, in each nested band")
+    attack_ratios: list[AttackRatio] = Field(
+        [],
+        description="every two attacks over the preparations that they share, in each nested band; empty with one seed",
+    )
     costs: list[Cost] = Field(description="one per attack and seed")
     efforts: list[Effort] = Field(
         [], description="what each attack finds at the total cost of each attack of the same seed, in both currencies"

@@ -29,6 +29,7 @@ from ..results.rates import (
     attack_claim,
     attack_hits,
     compare_attacks,
+    compare_prepared_attacks,
     measure_result,
     memorised_groups,
     nearest_by_group,
@@ -36,6 +37,7 @@ from ..results.rates import (
 from ..results.run_folder import RunFolder
 from ..results.schema import (
     SCHEMA,
+    AttackRatio,
     Claim,
     Compared,
     ControlCheck,
@@ -51,6 +53,7 @@ from ..results.schema import (
 from ..results.score_files import read_all_scores
 from ..results.unit_scores import UnitScores
 from ..stats.comparison import AttackHits, pooled
+from ..stats.preparations import Prepared
 from . import precision_check
 
 if TYPE_CHECKING:
@@ -179,6 +182,7 @@ def _compute(
         results=results,
         claims=_claims(units, compared, deciding, called) if fair_control(plan.pair.control, checked) else [],
         comparisons=_comparisons(units, compared, deciding),
+        attack_ratios=_attack_ratios(folder, units, compared, deciding),
         costs=spent,
         efforts=efforts,
         reference_costs=_reference_costs(reference, units) if reference else [],
@@ -237,9 +241,7 @@ def _claims(
     """
     if measure is None:
         return []
-    by_attack: dict[str, list[int]] = {}
-    for place, (_, attack, _) in enumerate(units):
-        by_attack.setdefault(attack, []).append(place)
+    by_attack = _by_attack(units)
     return [
         attack_claim(
             attack,
@@ -254,6 +256,36 @@ def _claims(
         )
         for attack, places in by_attack.items()
     ]
+
+
+def _attack_ratios(
+    folder: RunFolder,
+    units: Sequence[tuple[str, str, int]],
+    compared: Sequence[Sequence[AttackHits]],
+    measure: Measure | None,
+) -> list[AttackRatio]:
+    """Compare the attacks over their preparations; nothing where each has one, or no measure decides."""
+    by_attack = _by_attack(units)
+    if measure is None or max(map(len, by_attack.values())) == 1:
+        return []
+    random = {attack: folder.is_prepared(units[places[0]][0]) for attack, places in by_attack.items()}
+    bands = nested_bands(measure)
+    prepared = [
+        [
+            Prepared(attack, {units[place][2]: compared[place][number] for place in places}, random[attack])
+            for attack, places in by_attack.items()
+        ]
+        for number in range(len(bands))
+    ]
+    return compare_prepared_attacks(prepared, measure, bands)
+
+
+def _by_attack(units: Sequence[tuple[str, str, int]]) -> dict[str, list[int]]:
+    """Return the places of each attack's units, one per seed."""
+    found: dict[str, list[int]] = {}
+    for place, (_, attack, _) in enumerate(units):
+        found.setdefault(attack, []).append(place)
+    return found
 
 
 def _comparisons(
