@@ -239,11 +239,13 @@ def lock_of(path: Path) -> "BaseFileLock":
     Raises:
         BadInput: something else is there: a link, a file with a content or with another name, no file.
     """
-    from filelock import FileLock
+    from filelock import FileLock, SoftFileLock
 
+    # Where the system has no locks the file itself is one: it is made anew, never opened, and names its owner.
+    soft = issubclass(FileLock, SoftFileLock)
     with suppress(FileNotFoundError, NotADirectoryError):
         found = path.lstat()
-        if not stat.S_ISREG(found.st_mode) or found.st_size or found.st_nlink > 1:
+        if not stat.S_ISREG(found.st_mode) or (found.st_size and not soft) or found.st_nlink > 1:
             raise BadInput(f"cannot write to {path.parent}: {path.name} in it is no lock of sidebench; remove it")
     return FileLock(path)
 

@@ -151,7 +151,7 @@ class Stages:
         budget, spent = self.policy.budget, self.source.spent
         if line.made >= self.source.available:
             name, wanted = line.name, self.policy.candidates
-            more = self.source.how_to_have(name, wanted) if wanted > line.made else ""
+            more = self.source.how_to_have(line.unit.name, wanted) if wanted > line.made else ""
             said = f"{name}: there are {self.source.available:,} candidates, all are used"
             raise Stopped(f"{said}; {more}" if more else said)
         for unit, limit, used in (

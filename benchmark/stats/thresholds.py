@@ -131,7 +131,7 @@ def _check(q: float, ratio: float, n: int, groups: int) -> None:
         raise BadInput(f"{n} held-out scores but {groups} duplicate groups: one of each per candidate is needed")
     if q * n / ratio < MIN_HITS * (1 - 1e-9):
         needed = int(np.ceil(MIN_HITS / q * ratio * (1 - 1e-9)))
-        sides = "" if ratio == 1 else f" with {ratio:.3g} groups of training images for one of held-out ones"
+        sides = "" if 0.95 < ratio < 1.05 else f" with {ratio:.3g} groups of training images for one of held-out ones"
         raise TooFew(
             f"q = {q:g} cannot be calibrated: {n} calibration candidates give {q * n / ratio:.3g} expected held-out "
             f"hits{sides}, and {MIN_HITS} are needed; at least {needed} calibration candidates or a larger q would do"

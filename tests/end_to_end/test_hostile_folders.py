@@ -189,7 +189,7 @@ def cut(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (beyond, "scores of carlini-uncond name a training image beyond 256"),
+        (beyond, "scores of carlini-uncond.s0 name a training image beyond 256"),
         (of_text, "its marks are of another type"),
         (cut, "does not hold these candidates"),
     ],

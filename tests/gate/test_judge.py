@@ -824,5 +824,5 @@ def test_a_clean_model_does_not_fail_with_few_held_out_images(tmp_path: Path) ->
 
 
 def test_a_leak_fails_with_few_held_out_images(tmp_path: Path) -> None:
-    decision = decide(tmp_path, LEAKY, pair=unequal(64, "digits"), **EXAMPLE)
-    assert decision.verdict == "fail" and decision.findings[0].low > 0.1
+    decision = decide(tmp_path, LEAKY, pair=unequal(64, "digits"))
+    assert decision.verdict == "fail" and decision.findings[0].low > 0.02
