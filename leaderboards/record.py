@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -100,6 +100,10 @@ class Victim(_Part):
         return {"training": training, "control": training if self.same_groups else self.held_out_groups - shared}
 
 
+Credit = Annotated[int, Field(ge=0, lt=2**53)] | Annotated[float, Field(ge=0, lt=2**53, multiple_of=0.5)]
+"""Candidates that a group owns: a whole number, or half of one more where a candidate is tied."""
+
+
 class Hits(_Part):
     """What one seed hit in the headline measure's closest band, by candidate and by duplicate group.
 
@@ -110,10 +114,10 @@ class Hits(_Part):
     seed: int = Field(ge=0, description="run seed")
     training: str = Field(description="one bit per candidate: its best training match is in the band (see `pack`)")
     control: str = Field(description="the same of the control: on held-out images, or of a reference model")
-    training_groups: dict[str, int | float] = Field(
+    training_groups: dict[str, Credit] = Field(
         description="candidates by keyed hash of the training group they hit"
     )
-    control_groups: dict[str, int | float] = Field(description="the same of the control")
+    control_groups: dict[str, Credit] = Field(description="the same of the control")
     owned: bool = Field(False, description="whether a candidate counts on the side that owns it, as since version 4")
     classes: dict[str, int] = Field({}, description="class of the named groups that are not of the first one")
 
