@@ -114,9 +114,7 @@ class Hits(_Part):
     seed: int = Field(ge=0, description="run seed")
     training: str = Field(description="one bit per candidate: its best training match is in the band (see `pack`)")
     control: str = Field(description="the same of the control: on held-out images, or of a reference model")
-    training_groups: dict[str, Credit] = Field(
-        description="candidates by keyed hash of the training group they hit"
-    )
+    training_groups: dict[str, Credit] = Field(description="candidates by keyed hash of the training group they hit")
     control_groups: dict[str, Credit] = Field(description="the same of the control")
     owned: bool = Field(False, description="whether a candidate counts on the side that owns it, as since version 4")
     classes: dict[str, int] = Field({}, description="class of the named groups that are not of the first one")

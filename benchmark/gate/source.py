@@ -206,9 +206,7 @@ class FinishedRun(ScoreSource):
         with believed(folder):
             self._read(folder, pair, references, units, measure)
 
-    def _read(
-        self, folder: RunFolder, pair: Pair, references: References, units: Sequence[Unit], measure: str
-    ) -> None:
+    def _read(self, folder: RunFolder, pair: Pair, references: References, units: Sequence[Unit], measure: str) -> None:
         manifest = read_json(folder.manifest_file)
         identity = manifest["identity"]
         self.folder, self.progress = folder, silent

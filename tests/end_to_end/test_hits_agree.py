@@ -16,7 +16,7 @@ from sidebench.benchmark.gate import claims
 from sidebench.benchmark.gate.baseline import RunBaseline
 from sidebench.benchmark.gate.checks import check_detector, check_model_path
 from sidebench.benchmark.measures.detector_audit import audit
-from sidebench.benchmark.measures.hits import within
+from sidebench.benchmark.measures.hits import band_to, in_band
 from sidebench.benchmark.measures.metrics import AverageMemorizationScore, UniqueMemorizationScore
 from sidebench.benchmark.measures.shard_scores import Pairs, ShardScores
 from sidebench.benchmark.reports import label_sheet
@@ -30,8 +30,6 @@ from sidebench.benchmark.results.score_files import read_scores, write_scores
 from sidebench.benchmark.results.shards import shard_of
 from sidebench.benchmark.results.unit_scores import UnitScores, stored_groups
 from sidebench.benchmark.runs import precision_check
-from sidebench.benchmark.stats.intervals import Interval
-from sidebench.benchmark.stats.thresholds import Matches, Threshold, evaluate
 
 EDGES = [step / 10 for step in range(1, 10)]
 UNIT, SPACE = "made.s0", "planted"
@@ -92,10 +90,19 @@ def made_references() -> References:
 
 def made_run(path: Path, measure: Measure, scores: ShardScores, references: References) -> RunFolder:
     folder = RunFolder(path)
+    identity = {
+        "candidates": 3,
+        "protocol": {"shard": 8, "top_k": 1},
+        "measures": [measure.id],
+        "pair": "made",
+        "pair_identity": "made",
+        "defences": {},
+        "model": {"family": "pixel", "sha256": {}},
+    }
     folder.write_manifest(
         {
-            "identity": {"candidates": 3, "protocol": {"shard": 8}, "measures": [measure.id]},
-            "units": {UNIT: {"attack": "made", "seed": 0, "settings": {}}},
+            "identity": identity,
+            "units": {UNIT: {"attack": "made", "seed": 0, "settings": {}, "access": "samples"}},
             "control": "iid",
             "data": {"sha256": references.fingerprint},
         }
@@ -121,13 +128,19 @@ def test_all_agree_at_the_edge(edge: float, distance: bool, tmp_path: Path, monk
     folder = made_run(tmp_path / "run", measure, shard, references)
     for module in (rescore, label_sheet):
         monkeypatch.setattr(module, "make_measure", lambda _: measure)
-    scorer = cast(Any, SimpleNamespace(score=lambda *_: shard, score_finite=lambda *_: shard))
+    scorer = cast(
+        Any,
+        SimpleNamespace(
+            score=lambda *_: shard, score_finite=lambda *_: shard, as_compared=lambda _, images: images, path=None
+        ),
+    )
     wanted = [True, True, False] if distance else [False, True, True]
 
     # A run, and `sidebench score`.
     stored, groups = UnitScores([read_scores(folder, UNIT, SPACE, SHARD)], [measure]), stored_groups(folder)
     hits = attack_hits(measure, measure.bands[0], stored, groups)
-    assert hits.training_hits.tolist() == hits.control_hits.tolist() == wanted
+    # Both sides are equally near, so each owns half of a candidate.
+    assert hits.training_hits.tolist() == hits.control_hits.tolist() == [0.5 * hit for hit in wanted]
     again = rescore.rescore(folder, measure.bands)[0]
     for result in (measure_result("made", 0, measure, stored, groups), again):
         near, far, union = result.bands
@@ -144,11 +157,8 @@ def test_all_agree_at_the_edge(edge: float, distance: bool, tmp_path: Path, monk
     assert (bins <= place if distance else bins >= place).tolist() == wanted
     assert precision_check._bands(torch.zeros(3), measure, scorer)[:, 0].tolist() == wanted
 
-    # A threshold: the rates at it.
-    threshold = Threshold(edge, Interval(edge, edge), 0.95, 0.1, 1, 1, 3, ((edge, 0.0),))
-    matches = Matches(stored.best_scores[measure.id, "training"], NUMBERS, 3)
-    found = evaluate(threshold, matches, matches, within=lambda scores, tau: within(scores, tau, measure))
-    assert found.training.hits == found.held_out.hits == 2
+    # A threshold: the band that ends at it.
+    assert in_band(stored.best_scores[measure.id, "training"], band_to(edge, measure), measure).tolist() == wanted
 
     # The detector's audit, and the gate that reads it, with the edge as a policy and as a calibration gives it.
     judged = audit(references, [measure], scorer, 0, 3, kinds=("identical",))["measures"][measure.id]
@@ -157,10 +167,13 @@ def test_all_agree_at_the_edge(edge: float, distance: bool, tmp_path: Path, monk
         assert "identical 67%" in check_detector(references, measure, scorer, tau).said
         model = cast(Any, SimpleNamespace(encode=lambda x: x, decode=lambda x: x, device="cpu"))
         assert "67% of known" in check_model_path(model, references, measure, scorer, tau).said
-        candidates = claims.tested(claims.matched(shard, measure, (NUMBERS, NUMBERS)), tau, (3, 3), measure)
+        nothing = np.zeros(3, dtype=bool)
+        sides = claims.Sides.of((NUMBERS, NUMBERS), (nothing, nothing))
+        candidates = claims.tested(claims.matched(shard, measure, sides), tau, sides, measure)
         assert candidates.training.tolist() == candidates.held_out.tolist() == wanted
         attack = cast(Any, SimpleNamespace(name="made"))
-        assert RunBaseline(folder.path).signs(attack, 0, measure, tau).tolist() == [0, 0, 0]
+        before = RunBaseline(folder.path).hits(attack, 0, measure, tau, sides, NUMBERS)
+        assert before.training_hits.tolist() == candidates.owned.tolist() == [0.5 * hit for hit in wanted]
 
     # The label sheet: its strata, and the precision among the answers.
     label_sheet.make_sheet(folder, references, measure.id)

@@ -87,8 +87,8 @@ def test_a_leak_in_the_widest_band_alone_is_the_first_line(contents: Contents) -
     leaky = with_claims(contents.metrics, claim("side", in_bands=BANDS[2:]))
     assert headline(leaky).title == "digits gives training images away"
     assert verdicts(leaky) == [
-        "side, seed 0, 40 candidates: finds training images; excess over held-out images in band high+mid+low "
-        "(p = 0.01, at least 2.00 %)."
+        "side, seed 0, 40 candidates of this preparation: finds training images; excess over held-out images in band "
+        "high+mid+low (p = 0.01, at least 2.00 %)."
     ]
 
 
