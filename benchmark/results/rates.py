@@ -202,12 +202,15 @@ def attack_claim(
     widest = every[-1]
     hit = int((widest.training_credits > 0).sum()) + int((widest.control_credits > 0).sum())
     least = None if widest.same_groups else least_groups(widest.owned().strata, alpha)
+    owned = float(widest.training_hits.sum() + widest.control_hits.sum())
+    # So many hits in so few groups may be a leak or chance. Of fewer hits the upper limit says all there is to say.
+    concentrated = not widest.same_groups and hit > 0 and (least is None or hit < least <= owned)
     return Claim(
         attack=attack,
         seeds=list(seeds),
         measure=measure.id,
         candidates=len(widest.training_hits),
-        says=_says(every, bool(found), hit > 0 and (not widest.same_groups and (least is None or hit < least))),
+        says=_says(every, bool(found), concentrated),
         closest=found[0] if found else None,
         widest=found[-1] if found else None,
         bands=claims,

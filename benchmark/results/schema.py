@@ -214,9 +214,9 @@ class Claim(_Record):
     measure: str = Field(description="id of the measure")
     candidates: int = Field(description="candidates of all seeds")
     says: Says = Field(
-        description="an excess; none seen; cannot tell: too few groups are hit for any test; cannot see: most training "
-        "images are not found again after the model's own round trip; the control does not fit: held-out images are "
-        "hit more often than chance allows"
+        description="an excess; none seen; cannot tell: hits lie in too few groups for any test; cannot see: most "
+        "training images are not found again after the model's own round trip; the control does not fit: held-out "
+        "images are hit more often than chance allows"
     )
     closest: str | None = Field(description="the closest band with an excess; None without any")
     widest: str | None = Field(description="the widest band with an excess; None without any")
