@@ -13,7 +13,7 @@ import torch
 from ..contracts import Model
 from ..data.references import References
 from ..errors import AttackFailed, TooFew
-from ..measures.hits import as_distances
+from ..measures.hits import owned_by_control
 from ..runs.plan import Unit
 from ..stats.thresholds import calibrate
 from . import checks as gate_checks
@@ -175,8 +175,7 @@ class Stages:
 
     def _calibrated(self, shards: Sequence[Matched], rate: float) -> float:
         found, distance = joined(shards), self.source.measure.distance
-        near, far = (as_distances(scores, self.source.measure) for scores in (found.training, found.held_out))
-        own = np.where(near < far, np.nan, found.held_out)
+        own = owned_by_control(found.training, found.held_out, self.source.measure)
         ratio = self.sides.groups[0] / self.sides.groups[1]
         return calibrate(own, found.held_out_groups, rate, distance=distance, ratio=ratio).tau
 
@@ -191,12 +190,12 @@ class Stages:
         limits = self.limits
         claims: list[Claim] = []
         if limits.excess is not None:
-            level = self.policy.alpha / self.hypotheses / len(numbers)
+            level, found_hits = self.policy.alpha / self.hypotheses / len(numbers), own.of(slice(None))
             if due(line.looks, numbers, len(own.numbers), last):
-                line.looks.append(excess_look(own.of(slice(None)), limits.excess, level))
+                line.looks.append(excess_look(found_hits, limits.excess, level))
             raw = raw_claim(name, "excess", limits.excess, own, background)
-            values = own.of(slice(None)).values
-            claims.append(LookedAt(name, "excess", limits.excess, tuple(line.looks), len(numbers), values, raw))
+            looks = tuple(line.looks)
+            claims.append(LookedAt(name, "excess", limits.excess, looks, len(numbers), found_hits.values, raw))
         if limits.raw_rate is not None:
             claims.append(raw_claim(name, "raw_rate", limits.raw_rate, own, background))
         if limits.group_rate is not None:

@@ -248,15 +248,15 @@ def joined(parts: Sequence[Matched]) -> Matched:
 def tested(found: Matched, tau: float, sides: Sides, measure: Measure) -> Tested:
     """Return what these candidates hit at the threshold tau."""
     ours, theirs = (hits.within(scores, tau, measure) for scores in (found.training, found.held_out))
-    near, far = (hits.as_distances(scores, measure) for scores in (found.training, found.held_out))
+    shares = hits.owned_shares(found.training, found.held_out, measure)
     return Tested(
         found.numbers,
         ours,
         theirs,
         found.groups,
         found.held_out_groups,
-        owned=ours * np.where(near == far, 0.5, ~(far < near)),
-        owned_held_out=theirs * np.where(near == far, 0.5, ~(near < far)),
+        owned=ours * shares[0],
+        owned_held_out=theirs * shares[1],
         strata=sides.strata,
         training_groups=sides.groups[0],
     )

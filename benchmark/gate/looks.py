@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..stats.comparison import SWAP_SEED, AttackHits, compare, excess_of
-from ..stats.owned import SWAPS, excess_shares, leak_p, least_groups, lower_limit
+from ..stats.owned import SWAPS, leak_p, least_groups, lower_limit
 from .claims import Course, Finding, GateClaim, course, finding
 
 
@@ -20,7 +20,6 @@ class Look(NamedTuple):
     """What one look at an attack's tested candidates saw."""
 
     candidates: int
-    value: float
     p_fail: float
     """Of "at most the limit", at this look alone."""
     p_pass: float
@@ -115,7 +114,6 @@ def excess_look(hits: AttackHits, limit: float, level: float) -> Look:
     swaps = max(SWAPS, int(20 / level))
     return Look(
         candidates=len(hits.training_hits),
-        value=float(excess_shares(owned)[0]),
         p_fail=leak_p(owned, 0, limit, SWAP_SEED, swaps),
         p_pass=1.0,
         low=lower_limit(owned, 0, level, SWAP_SEED, swaps),
@@ -150,7 +148,6 @@ def margin_look(ours: AttackHits, theirs: AttackHits, limit: float, levels: tupl
     alpha, beta = levels
     return Look(
         candidates=len(ours.training_hits),
-        value=value,
         p_fail=float(t.sf((value - limit) / below, freedom)),
         p_pass=float(t.sf((limit - value) / above, freedom)),
         low=max(-1.0, value - float(t.isf(alpha, freedom)) * below),

@@ -49,6 +49,22 @@ def as_distances(scores: np.ndarray, measure: Directed) -> np.ndarray:
     return scores if measure.distance else -scores
 
 
+def owned_shares(ours: np.ndarray, theirs: np.ndarray, measure: Directed) -> tuple[np.ndarray, np.ndarray]:
+    """Return which share of each candidate either side owns, by its best scores on both: 1 and 0, or 1/2 each on a tie.
+
+    A side without a match (NaN) owns nothing that counts: no such score lies in a band.
+    """
+    near, far = (as_distances(scores, measure) for scores in (ours, theirs))
+    return np.where(near == far, 0.5, ~(far < near)), np.where(near == far, 0.5, ~(near < far))
+
+
+def owned_by_control(ours: np.ndarray, theirs: np.ndarray, measure: Directed) -> np.ndarray:
+    """Return the held-out side's best scores, NaN where a training image is nearer."""
+    nearer = as_distances(ours, measure) < as_distances(theirs, measure)
+    found: np.ndarray = np.where(nearer, np.nan, theirs)
+    return found
+
+
 def closest(measure: Directed) -> float:
     """Return the score of an exact copy."""
     return 0.0 if measure.distance else 1.0

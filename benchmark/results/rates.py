@@ -132,9 +132,8 @@ class _Best(NamedTuple):
             return AttackHits(ours, np.zeros_like(ours), self.credits(ours), np.empty(0))
         ours, theirs = (hits.in_band(side.scores, band, measure).astype(np.float64) for side in (self, other))
         if measure.decides:
-            near, far = (hits.as_distances(side.scores, measure) for side in (self, other))
-            ours *= np.where(near == far, 0.5, ~(far < near))
-            theirs *= np.where(near == far, 0.5, ~(near < far))
+            shares = hits.owned_shares(self.scores, other.scores, measure)
+            ours, theirs = ours * shares[0], theirs * shares[1]
         strata = size_classes(self.images(), other.images())
         return AttackHits(ours, theirs, self.credits(ours), other.credits(theirs), strata=strata)
 
@@ -162,8 +161,8 @@ class _Best(NamedTuple):
 def nearest_by_group(measure: Measure, scores: UnitScores, groups: Groups) -> tuple[np.ndarray, np.ndarray]:
     """Return the least distance of a candidate that each group owns, of X and of H; infinite where it owns none."""
     sides = [_Best.of(measure, scores, groups[side], side) for side in SIDES]
-    near, far = (hits.as_distances(best.scores, measure) for best in sides)
-    return sides[0].nearest(~(far < near), measure), sides[1].nearest(~(near < far), measure)
+    ours, theirs = hits.owned_shares(sides[0].scores, sides[1].scores, measure)
+    return sides[0].nearest(ours > 0, measure), sides[1].nearest(theirs > 0, measure)
 
 
 def memorised_groups(nearest: Sequence[tuple[np.ndarray, np.ndarray]], groups: Groups, left_out: Groups) -> list[int]:
@@ -438,8 +437,7 @@ def _calibrated(measure: Measure, scores: UnitScores, groups: Groups, q: float) 
 
 def _threshold(measure: Measure, sides: Mapping[Side, _Best], q: float) -> Threshold:
     ours, theirs = sides["training"], sides["held_out"]
-    nearer = hits.as_distances(ours.scores, measure) < hits.as_distances(theirs.scores, measure)
-    own = np.where(nearer, np.nan, theirs.scores)
+    own = hits.owned_by_control(ours.scores, theirs.scores, measure)
     ratio = len(ours.images()) / len(theirs.images())
     return calibrate(own, theirs.groups[theirs.ids], q, distance=measure.distance, ratio=ratio)
 
