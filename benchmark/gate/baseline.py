@@ -135,7 +135,7 @@ class RunBaseline(Baseline):
 def stored_facts(folder: RunFolder, manifest: Mapping[str, Any]) -> dict[str, Any]:
     """Return what two releases must share to be compared, from a folder's manifest and references."""
     groups = stored_groups(folder)
-    table = read_table(folder.path / "references.parquet")
+    table = read_table(folder.references_file)
     try:
         return {
             "protocol": rules_of(manifest),

@@ -11,11 +11,12 @@ from ..measures.ams_ums import ams_count
 from ..protocol import PROBE_LIMIT
 from ..stats.comparison import AttackHits
 from ..stats.equal_cost import AtBudget, Currency, Finds, Spending, at_budget
+from .ledgers import shard_costs
 from .rates import attack_hits
 from .run_folder import RunFolder
 from .schema import Cost, Effort, Estimate
 from .score_files import read_scores
-from .shards import SAMPLES, below
+from .shards import SAMPLES
 from .unit_scores import Groups, UnitScores
 
 Unit = tuple[str, str, int]
@@ -110,11 +111,16 @@ def equal_effort(
     return efforts
 
 
+def work_of_candidates(folder: RunFolder, unit: str, candidates: int) -> dict[str, dict[str, float]]:
+    """Return what generating a unit's first `candidates` took, by its ledger: `nfe` and `flops` by phase."""
+    parts = _of_candidates(folder, unit, candidates)
+    return {key: _added(parts, key) for key in ("nfe", "flops")}
+
+
 def _of_candidates(folder: RunFolder, unit: str, candidates: int) -> list[dict[str, Any]]:
     """Return the cost of each shard; of one that holds later candidates too, the part of the first ones."""
     found = []
-    for shard in below(folder.image_shards(unit), candidates):
-        cost = dict(read_info(folder.images_file(unit, shard))["cost"])
+    for shard, cost in shard_costs(folder, unit, candidates):
         wanted = min(candidates, shard.numbers.stop) - shard.numbers.start
         found.append(cost if wanted == len(shard.numbers) else _share(cost, wanted, len(shard.numbers)))
     return found

@@ -116,6 +116,7 @@ class RunFolder:
         for file in self.path.glob(f"scores/{unit}.*"):
             file.unlink()
         shutil.rmtree(self.path / "evidence" / unit, ignore_errors=True)
+        self.ledger_file(unit).unlink(missing_ok=True)
         shutil.rmtree(self.path / "state" / unit, ignore_errors=True)
 
     def manifest(self) -> dict[str, Any] | None:
@@ -195,6 +196,15 @@ class RunFolder:
     def image_shards(self, unit: str) -> list[Shard]:
         """Return the shards of a unit whose images are there, in order."""
         return self._shards(self.path / "images" / unit, "", ".safetensors", f"images/{unit}")
+
+    @property
+    def references_file(self) -> Path:
+        """Return where it is written which images the references are, and in which duplicate groups."""
+        return self.path / "references.parquet"
+
+    def ledger_file(self, unit: str) -> Path:
+        """Return where it is written what each shard of a unit cost."""
+        return self.path / "ledger" / f"{unit}.json"
 
     def score_shards(self, unit: str, space: str) -> list[Shard]:
         """Return the shards of a unit whose scores are there, in order."""

@@ -69,7 +69,7 @@ def _columns(
 
 def stored_groups(folder: RunFolder) -> Groups:
     """Return each reference's duplicate group by side that has images, from references.parquet."""
-    table = read_table(folder.path / "references.parquet")
+    table = read_table(folder.references_file)
     try:
         sides, groups = np.array(table["side"].to_pylist()), table["group"].to_numpy()
     except KeyError as error:

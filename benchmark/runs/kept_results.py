@@ -99,7 +99,7 @@ def hold(plan: RunPlan, folder: RunFolder, units: Units) -> bool:
     if not is_sealed(folder) or not (folder.path / ORIGIN).exists():
         return False
     places = plan.places(folder)
-    if not all((place.path / "references.parquet").exists() for place in places):
+    if not all(place.references_file.exists() for place in places):
         return False
     if not all(is_scored(plan, place, name) for place in places for name, _, _ in units):
         return False

@@ -32,7 +32,7 @@ def make_again(plan: "RunPlan", folder: RunFolder, unit: "Unit", maker: Maker) -
     small = min(plan.batching.micro_batch, len(numbers))
     plan = replace(plan, batching=plan.batching.model_copy(update={"micro_batch": small}))
     try:
-        images, _ = replay.make_again(folder, plan, unit, maker, numbers)
+        images = replay.make_again(folder, plan, unit, maker, numbers).images
     except torch.OutOfMemoryError:
         found = AttackState({"images": torch.empty(0, dtype=torch.uint8)}, {"refused": "it does not fit into memory"})
     else:

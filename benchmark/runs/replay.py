@@ -12,6 +12,7 @@ from ..data.pair import IN_TRAINING, load_pair
 from ..errors import BadInput, BadSetting, UnknownName
 from ..files import MADE, difference, read_json, write_atomic
 from ..results.run_folder import RunFolder, asked_candidates, believing, stored_batching, stored_pair
+from ..sampling.call_attack import Made
 from .makers import InProcess, Maker
 from .plan import RunPlan, Unit, plan_run
 from .victim import load_victim
@@ -81,13 +82,9 @@ def planned_again(
     return replace(plan, batching=stored_batching(folder) or plan.batching)
 
 
-def make_again(
-    folder: RunFolder, plan: RunPlan, unit: Unit, maker: Maker, numbers: Sequence[int]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return these candidates as uint8 images, N x C x H x W, and which had values that are not finite, (N,) bool."""
-    state = folder.attack_state(unit.name)
-    made = maker.generate(unit, state, Candidates(unit.seed, numbers), plan.sampling)
-    return made.images, made.nan
+def make_again(folder: RunFolder, plan: RunPlan, unit: Unit, maker: Maker, numbers: Sequence[int]) -> Made:
+    """Return these candidates, made from the state in the folder, with what that took."""
+    return maker.generate(unit, folder.attack_state(unit.name), Candidates(unit.seed, numbers), plan.sampling)
 
 
 @believing
@@ -112,7 +109,7 @@ def replay(
     if not 0 <= candidate < plan.candidates:
         raise BadSetting(f"{folder.path.name} has candidates 0 to {plan.candidates - 1}, not {candidate}")
     (unit,) = plan.units
-    image = make_again(folder, plan, unit, InProcess(load_victim(plan)), [candidate])[0][0]
+    image = make_again(folder, plan, unit, InProcess(load_victim(plan)), [candidate]).images[0]
     target = out or folder.path / "replay" / f"{unit.name}-candidate{candidate}.png"
     _write(image, target)
     if not any(candidate in shard.numbers for shard in folder.image_shards(unit.name)):

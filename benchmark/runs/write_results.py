@@ -6,7 +6,7 @@ costs.json books its time apart.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,46 +17,32 @@ from ..data.fits import Fits
 from ..data.references import shared_groups
 from ..files import cannot_write, read_json, write_atomic, write_json, write_table, write_text
 from ..measures import image_quality
-from ..measures.hits import as_distances, closest, nested_bands
+from ..measures.hits import as_distances, closest
 from ..measures.pair_checks import audit_of_pair, control_of_pair, turned_of_pair
 from ..measures.reach import reached
 from ..measures.scorer import Scorer
 from ..results import reach as reaches
 from ..results.copying_figures import copying_file
-from ..results.costs import UnitFinds, costs, unit_finds
+from ..results.from_scores import Asked, figures, said_with_care
 from ..results.guidance import guided_by_chance, read_check
-from ..results.rates import (
-    attack_claim,
-    attack_hits,
-    compare_attacks,
-    compare_prepared_attacks,
-    measure_result,
-    memorised_groups,
-    nearest_by_group,
-)
+from ..results.ledgers import keep_ledger
 from ..results.run_folder import RunFolder
 from ..results.schema import (
     SCHEMA,
-    AttackRatio,
-    Claim,
-    Compared,
     ControlCheck,
     Cost,
     How,
     Metrics,
     Reach,
-    Result,
     fair_control,
-    load_metrics,
     rows,
 )
-from ..results.score_files import read_all_scores
 from ..results.unit_scores import UnitScores
-from ..stats.comparison import AttackHits, pooled
-from ..stats.preparations import Prepared
 from . import precision_check
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from ..data.pair import Pair
     from ..data.references import References
     from .plan import RunPlan
@@ -70,10 +56,15 @@ EVIDENCE = 12
 
 def write_references(folder: RunFolder, references: "References") -> None:
     """Store which data-set row each reference number is, and its duplicate group."""
+    write_table(folder.references_file, references_table(references))
+
+
+def references_table(references: "References") -> "pa.Table":
+    """Return side, number, row of the data set and duplicate group of every reference image."""
     import pyarrow as pa
 
     parts = {"training": references.training, "held_out": references.held_out}
-    table = pa.table(
+    return pa.table(
         {
             "side": np.concatenate([np.full(len(part), side) for side, part in parts.items()]),
             "reference": np.concatenate([np.arange(len(part)) for part in parts.values()]),
@@ -81,7 +72,6 @@ def write_references(folder: RunFolder, references: "References") -> None:
             "group": np.concatenate([part.groups for part in parts.values()]),
         }
     )
-    write_table(folder.path / "references.parquet", table)
 
 
 def write_results(
@@ -94,8 +84,10 @@ def write_results(
     """Compute the metrics of all finished units from the stored scores and write every artefact."""
     _remove_old(folder)
     began, fits = time.monotonic(), Fits(references.content())
-    checked, turned = _control_check(references, fits), turned_of_pair(references, fits)
+    checked, turned = control_check(references, fits), turned_of_pair(references, fits)
     reach = reach_of_run(plan, references, scorer, fits)
+    for name, _, _ in units:
+        keep_ledger(folder, name)
     metrics, strongest, varying = _compute(plan, folder, units, references, checked, turned, reach)
     for name, _, _ in units:
         varying["units"][name]["float32"] = precision_check.compare(folder, name, plan.measures[0], scorer)
@@ -130,41 +122,17 @@ def _compute(
     reach: list[Reach],
 ) -> tuple[Metrics, dict[str, list[dict[str, Any]]], dict[str, Any]]:
     """Return the metrics, each unit's strongest pairs, and what varies between runs (times, deviations)."""
-    groups = references.groups()
-    left_out = shared_groups(groups)
-    reference = folder.reference() if plan.reference_model else None
-    spaces: dict[str, list[Any]] = {}
-    for measure in plan.measures:
-        spaces.setdefault(measure.space, []).append(measure)
-    results, strongest, copies = [], {}, {}
-    finds: dict[str, UnitFinds] = {}
-    compared: list[list[AttackHits]] = []
-    nearest: list[tuple[np.ndarray, np.ndarray]] = []
-    headline, deciding = plan.measures[0], _deciding(plan)
-    bands = nested_bands(deciding) if deciding else []
-    for name, attack, seed in units:
-        found: dict[str, Result] = {}
-        for space, measures in spaces.items():
-            scores = UnitScores(read_all_scores(folder, name, space, plan.candidates), measures, left_out)
-            theirs = (
-                UnitScores(read_all_scores(reference, name, space, plan.candidates), measures) if reference else None
-            )
-            found |= {m.id: measure_result(attack, seed, m, scores, groups, theirs) for m in measures}
-            if space == headline.space:
-                strongest[name] = _strongest(scores, headline)
-                copies[name] = _copies(folder, name, scores, headline, references)
-                hits = attack_hits(headline, headline.bands[0], scores, groups, theirs) if headline.bands else None
-                finds[name] = unit_finds(folder, name, headline, scores, hits, groups)
-            if deciding is not None and deciding in measures:
-                compared.append([attack_hits(deciding, band, scores, groups, theirs) for band in bands])
-                if plan.pair.control == "iid":
-                    nearest.append(nearest_by_group(deciding, scores, groups))
-        results += [found[measure.id] for measure in plan.measures]
-    spent, efforts, varying = costs(folder, units, plan.candidates, finds)
+    strongest: dict[str, list[dict[str, Any]]] = {}
+    copies: dict[str, int] = {}
+    headline = plan.measures[0]
 
-    def called(places: Sequence[int]) -> list[int]:
-        return memorised_groups([nearest[place] for place in places], groups, left_out) if nearest else []
+    def look(name: str, scores: UnitScores) -> None:
+        strongest[name] = _strongest(scores, headline)
+        copies[name] = _copies(folder, name, scores, headline, references)
 
+    fair = fair_control(plan.pair.control, checked)
+    asked = Asked(units, plan.measures, plan.candidates, plan.pair.control, fair)
+    found = figures(folder, asked, references.groups(), look)
     metrics = Metrics(
         schema=SCHEMA,
         run_id=folder.path.name,
@@ -179,31 +147,20 @@ def _compute(
         held_out_groups=len(np.unique(references.held_out.groups)),
         control_check=checked,
         turned_held_out=turned,
-        results=results,
-        claims=_claims(units, compared, deciding, called) if fair_control(plan.pair.control, checked) else [],
-        comparisons=_comparisons(units, compared, deciding),
-        attack_ratios=_attack_ratios(folder, units, compared, deciding),
-        costs=spent,
-        efforts=efforts,
-        reference_costs=_reference_costs(reference, units) if reference else [],
+        **{key: value for key, value in found._asdict().items() if key != "varying"},
         reach=reach,
         flags=sorted(
             {
-                *_flags(results, checked, plan.pair),
+                *_flags(found.results, checked, plan.pair),
                 *_flags_of_data(references, turned),
-                *_marks(plan, units, spent, copies),
+                *_marks(plan, units, found.costs, copies),
                 *_guided_by_chance(folder, units),
             }
         ),
     )
     metrics.flags = sorted({*metrics.flags, *reaches.flags(metrics)})
-    unguided = {attack for name, attack, _ in units if _is_guided_by_chance(folder, name)}
-    remark = "in some preparation the classifier that guides it is no better than chance"
-    metrics.claims = [
-        claim.model_copy(update={"remark": remark}) if claim.attack in unguided else claim
-        for claim in reaches.said_within_reach(metrics)
-    ]
-    return metrics, strongest, varying
+    metrics.claims = said_with_care(folder, units, metrics)
+    return metrics, strongest, found.varying
 
 
 def _write_numbers(folder: RunFolder, metrics: Metrics, varying: dict[str, Any], fingerprint: str) -> None:
@@ -223,87 +180,7 @@ def _write_numbers(folder: RunFolder, metrics: Metrics, varying: dict[str, Any],
     write_json(folder.path / "costs.json", {**varying, **environments})
 
 
-def _deciding(plan: "RunPlan") -> Measure | None:
-    """Return the first measure with bands that can decide on this pair's control."""
-    any_ruler = plan.pair.control in ("none", "reference-model")
-    return next((measure for measure in plan.measures if measure.bands and (measure.decides or any_ruler)), None)
-
-
-def _claims(
-    units: Sequence[tuple[str, str, int]],
-    compared: Sequence[Sequence[AttackHits]],
-    measure: Measure | None,
-    called: Callable[[Sequence[int]], list[int]],
-) -> list[Claim]:
-    """Return what each attack shows, its preparations taken together; nothing where no measure decides.
-
-    `called` says which groups the units at some places have memorised.
-    """
-    if measure is None:
-        return []
-    by_attack = _by_attack(units)
-    return [
-        attack_claim(
-            attack,
-            [units[place][2] for place in places],
-            [
-                (band, pooled([compared[place][number] for place in places]))
-                for number, band in enumerate(nested_bands(measure))
-            ],
-            measure,
-            len(by_attack),
-            called(places),
-        )
-        for attack, places in by_attack.items()
-    ]
-
-
-def _attack_ratios(
-    folder: RunFolder,
-    units: Sequence[tuple[str, str, int]],
-    compared: Sequence[Sequence[AttackHits]],
-    measure: Measure | None,
-) -> list[AttackRatio]:
-    """Compare the attacks over their preparations; nothing where each has one, or no measure decides."""
-    by_attack = _by_attack(units)
-    if measure is None or max(map(len, by_attack.values())) == 1:
-        return []
-    random = {attack: folder.is_prepared(units[places[0]][0]) for attack, places in by_attack.items()}
-    bands = nested_bands(measure)
-    prepared = [
-        [
-            Prepared(attack, {units[place][2]: compared[place][number] for place in places}, random[attack])
-            for attack, places in by_attack.items()
-        ]
-        for number in range(len(bands))
-    ]
-    return compare_prepared_attacks(prepared, measure, bands)
-
-
-def _by_attack(units: Sequence[tuple[str, str, int]]) -> dict[str, list[int]]:
-    """Return the places of each attack's units, one per seed."""
-    found: dict[str, list[int]] = {}
-    for place, (_, attack, _) in enumerate(units):
-        found.setdefault(attack, []).append(place)
-    return found
-
-
-def _comparisons(
-    units: Sequence[tuple[str, str, int]], compared: Sequence[Sequence[AttackHits]], measure: Measure | None
-) -> list[Compared]:
-    """Compare the attacks in each nested band; nothing where no measure decides."""
-    if measure is None:
-        return []
-    return compare_attacks([(attack, seed) for _, attack, seed in units], compared, measure, nested_bands(measure))
-
-
-def _reference_costs(reference: RunFolder, units: Sequence[tuple[str, str, int]]) -> list[Cost]:
-    """Return the reference run's costs of these units, in their order."""
-    found = {(cost.attack, cost.seed): cost for cost in load_metrics(reference).costs}
-    return [found[attack, seed] for _, attack, seed in units]
-
-
-def _control_check(references: "References", fits: Fits) -> ControlCheck | None:
+def control_check(references: "References", fits: Fits) -> ControlCheck | None:
     """Look for a difference between the training and held-out images that are compared."""
     found = control_of_pair(references, fits)
     if found is None:
@@ -390,11 +267,6 @@ def _marks(
             yield f"{attack} seed {seed}: {cost.hits} hits without one call of the denoiser"
         if copies.get(name):
             yield f"{attack} seed {seed}: {copies[name]} of {plan.candidates} images are training images, byte for byte"
-
-
-def _is_guided_by_chance(folder: RunFolder, unit: str) -> bool:
-    checked = read_check(folder, unit)
-    return checked is not None and guided_by_chance(checked) is not None
 
 
 def _guided_by_chance(folder: RunFolder, units: Sequence[tuple[str, str, int]]) -> Iterator[str]:

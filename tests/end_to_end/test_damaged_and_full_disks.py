@@ -22,7 +22,7 @@ def run(make_pair_file: Callable[..., Path], call: Call, tmp_path: Path, monkeyp
     """Return a function that runs a tiny pair as the command does; what only describes a run is left out."""
     monkeypatch.setattr(write_results, "audit_of_pair", lambda *arguments: {})
     monkeypatch.setattr(write_results.image_quality, "assess", lambda *arguments: {})
-    monkeypatch.setattr(write_results, "_control_check", lambda *arguments: None)
+    monkeypatch.setattr(write_results, "control_check", lambda *arguments: None)
     monkeypatch.setattr("sidebench.benchmark.reports.page.write_report", lambda folder: None)
     pair = make_pair_file(tmp_path)
     options = ("--attack", "side", "--candidates", 8, "--measure", "rms", "--device", "cpu")

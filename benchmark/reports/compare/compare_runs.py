@@ -134,7 +134,7 @@ def _read(folders: Sequence[RunFolder]) -> list[_Run]:
 
 
 def _references(folder: RunFolder) -> dict[Side, tuple[np.ndarray, np.ndarray]]:
-    table = read_table(folder.path / "references.parquet")
+    table = read_table(folder.references_file)
     sides = table["side"].to_numpy(zero_copy_only=False)
     rows, groups = table["row"].to_numpy(), table["group"].to_numpy()
     return {side: (rows[sides == side], groups[sides == side]) for side in SIDES}
