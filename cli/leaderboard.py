@@ -35,6 +35,9 @@ def check(
         Path | None, typer.Option("--run", help="Submitted run folder of the one RECORD named, to challenge it.")
     ] = None,
     challenge: Annotated[int, typer.Option(min=1, help="Candidates to reproduce from RUN's state.")] = 32,
+    prepare: Annotated[
+        bool, typer.Option("--prepare", help="With --run: prepare the attack again too, which takes as long as it did.")
+    ] = False,
     pair: Annotated[str | None, typer.Option(help="The record's pair file, if it is not a shipped pair.")] = None,
     device: Device = "auto",
     as_json: AsJson = False,
@@ -61,7 +64,7 @@ def check(
 
     with reporter_for(sys.stderr) as progress:
         found = challenges.challenge(
-            chosen[0], read_run(run_folder), challenge, pair=pair, device=device, progress=progress
+            chosen[0], read_run(run_folder), challenge, pair=pair, device=device, prepare=prepare, progress=progress
         )
     show(found, challenges.as_text(found), as_json)
     return 0 if found.agreed == found.checked else BadInput.exit_code

@@ -19,6 +19,9 @@ TOLERANCE = 0.01
 """Largest difference of a best-match score that counts as the same: other devices round otherwise."""
 
 
+Prepared = Literal["the same", "others"]
+
+
 class Checked(BaseModel):
     """The outcome of a challenge."""
 
@@ -34,6 +37,11 @@ class Checked(BaseModel):
     largest: float = Field(ge=0, description="largest difference seen")
     device: str = Field(max_length=16, description="kind of device of the check")
     day: date = Field(description="day of the check (UTC)")
+    prepared: Prepared | None = Field(
+        None,
+        description="whether preparing the attack again gave the same states, bit for bit, or others, as other "
+        "hardware does; None where that was not done",
+    )
 
     @model_validator(mode="after")
     def _counts_fit(self) -> Self:
@@ -48,15 +56,15 @@ class Checked(BaseModel):
 
     @property
     def words(self) -> str:
-        """Return the badge, e.g. "32 of 1,024 reproduced"."""
+        """Return the badge, e.g. "reproduced 32 of 1,024"."""
         if self.passed:
-            return f"{self.checked:,} of {self.of:,} reproduced"
+            return f"reproduced {self.checked:,} of {self.of:,}"
         return f"{self.checked - self.agreed:,} of {self.checked:,} reproduced candidates differ"
 
     @property
     def brief(self) -> str:
         """Return the badge under a column that says what it counts, e.g. "32 of 1,024"."""
-        return self.words.replace(" reproduced", "").replace(" candidates", "")
+        return self.words.replace("reproduced ", "").replace("candidates ", "")
 
     def wrong_at_most(self, confidence: float = 0.95) -> float:
         """Return the largest share of wrong candidates that so many agreeing draws leave possible (the 3 / n rule)."""

@@ -1,31 +1,43 @@
 """Verification by challenge: candidates drawn after submission are reproduced from the submitted state.
 
-A record commits to the hashes of its scores and states. Whoever checks it gets the run's folder (without images),
-compares it with those hashes, draws candidates that nobody could know before, makes and scores them again, and compares
-with what the scores say. That proves the scores, not how the state came about: for that the whole command is run
-again.
+A record commits to the hashes of its scores, states and ledgers. Whoever checks it gets the run's folder (without
+images), compares it with those hashes, makes the record again from it, draws candidates that nobody could know before,
+makes and scores them again, and compares scores, groups and cost with what the folder says. That proves the scores, not
+how the state came about: for that the whole command is run again.
 """
 
 import secrets
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
-from ..benchmark.contracts import Measure, Progress
-from ..benchmark.errors import BadRecord, BadSetting
-from ..benchmark.files import write_json
-from ..benchmark.measures.hits import in_band
+from ..benchmark.contracts import Measure, Progress, Side
+from ..benchmark.errors import BadRecord, BadSetting, SidebenchError
+from ..benchmark.files import read_info, write_json
+from ..benchmark.measures.hits import as_distances, far_edge, in_band
+from ..benchmark.measures.shard_scores import ShardScores
 from ..benchmark.progress import silent
+from ..benchmark.protocol import VERSION
 from ..benchmark.registry import make_measure
+from ..benchmark.results.costs import work_of_candidates
 from ..benchmark.results.run_folder import RunFolder, believed, unit_name
 from ..benchmark.results.score_files import read_all_scores
-from ..benchmark.results.unit_scores import UnitScores, stored_groups
-from .badge import TOLERANCE, Checked, checked_file
-from .make_records import file_hash, scores_hash, unit_hits
+from ..benchmark.results.unit_scores import Groups, UnitScores
+from .badge import TOLERANCE, Checked, Prepared, checked_file
+from .figures_again import differences
+from .make_records import file_hash, make_records, scores_hash, sides_hash
 from .read_records import read_record
-from .record import Record, pooled_hits
+from .record import Record
+
+if TYPE_CHECKING:
+    from ..benchmark.data.references import References
+    from ..benchmark.measures.scorer import Scorer
+    from ..benchmark.runs.makers import Maker
+    from ..benchmark.runs.plan import RunPlan, Unit
 
 
 def challenge(
@@ -36,15 +48,17 @@ def challenge(
     pair: str | None = None,
     device: str = "auto",
     draw: str | None = None,
+    prepare: bool = False,
     progress: Progress = silent,
 ) -> Checked:
     """Make `count` candidates of the record in `file` again; how many agree is returned and written beside it.
 
     `folder` is the submitted run folder; `pair` a pair file where the pair does not ship; `draw` repeats an
-    earlier draw.
+    earlier draw; with `prepare` the attack is prepared again too, which takes as long as it took.
 
     Raises:
-        BadRecord: the folder is not the one that the record commits to, or does not hold what the record says.
+        BadRecord: the folder is not the one that the record commits to, or does not hold what the record says; or the
+            pair's images, or the cost of the drawn candidates, are others.
         BadInput: the run cannot be set up here as it was.
         BadSetting: more candidates were asked for than there are.
     """
@@ -53,7 +67,7 @@ def challenge(
     if not 1 <= count <= total:
         raise BadSetting(f"between 1 and {total} candidates can be reproduced, not {count}")
     with believed(folder):
-        return _challenged(file, folder, record, count, pair, device, draw, progress)
+        return _challenged(file, folder, record, count, pair, device, draw, prepare, progress)
 
 
 def _challenged(
@@ -64,23 +78,31 @@ def _challenged(
     pair: str | None,
     device: str,
     draw: str | None,
+    prepare: bool,
     progress: Progress,
 ) -> Checked:
+    if record.protocol.version != VERSION:
+        raise BadRecord(f"protocol.version: is {record.protocol.version}, and candidates are made here by {VERSION}")
     total = record.candidates * len(record.seeds)
     measure = make_measure(record.measure)
     check_commitment(record, folder)
-    stored = {seed: _stored(record, folder, seed, measure) for seed in record.seeds}
+    _check_content(record, folder)
     draw = draw or secrets.token_hex(16)
     places = np.sort(np.random.default_rng(int(draw, 16)).choice(total, size=count, replace=False))
     chosen = {
         seed: (places[places // record.candidates == number] % record.candidates)
         for number, seed in enumerate(record.seeds)
     }
-    device, again = _make_again(record, folder, chosen, measure, pair, device, progress)
-    agreed, largest = 0, 0.0
-    for seed, scores in again.items():
-        same, gap = _compare(stored[seed], scores, chosen[seed], measure)
-        agreed, largest = agreed + same, max(largest, gap)
+    again = _Again.of(record, folder, measure, pair, device)
+    _check_victim(record, again.references)
+    prepared = _prepare_again(again, folder) if prepare else None
+    agreed, largest, done = 0, 0.0, 0
+    for unit in again.plan.units:
+        numbers = chosen[unit.seed]
+        if len(numbers):
+            same, gap = again.compare(folder, unit, numbers)
+            agreed, largest, done = agreed + same, max(largest, gap), done + len(numbers)
+            progress("candidates reproduced", done, count)
     found = Checked(
         schema="sidebench-challenge/1",
         record=file_hash(file),
@@ -90,8 +112,9 @@ def _challenged(
         of=total,
         tolerance=TOLERANCE,
         largest=largest,
-        device=device,
+        device=again.plan.model.device.partition(":")[0],
         day=datetime.now(UTC).date(),
+        prepared=prepared,
     )
     write_json(checked_file(file), found.model_dump(mode="json", by_alias=True))
     return found
@@ -105,9 +128,10 @@ def as_text(found: Checked) -> str:
             f"{found.largest:.4f} where {found.tolerance:g} is allowed (draw {found.draw}): this state does not make "
             f"these scores here"
         )
+    states = f"; prepared again: {found.prepared} states" if found.prepared else ""
     return (
         f"{found.words}, all within {found.tolerance:g} (largest difference {found.largest:.4f}): at 95 % confidence "
-        f"at most {100 * found.wrong_at_most():.1f} % of the scores are not what the state makes"
+        f"at most {100 * found.wrong_at_most():.1f} % of the scores are not what the state makes{states}"
     )
 
 
@@ -120,69 +144,162 @@ def check_commitment(record: Record, folder: RunFolder) -> None:
     wanted = {"manifest": record.hashes.manifest, "metrics": record.hashes.metrics}
     found = {"manifest": file_hash(folder.manifest_file), "metrics": file_hash(folder.path / "metrics.json")}
     for seed in record.seeds:
-        unit = unit_name(record.claim.attack, seed)
-        wanted |= {f"scores.{seed}": record.hashes.scores[str(seed)], f"state.{seed}": record.hashes.state[str(seed)]}
+        unit, key = unit_name(record.claim.attack, seed), str(seed)
+        wanted |= {f"scores.{seed}": record.hashes.scores[key], f"state.{seed}": record.hashes.state[key]}
         found |= {f"scores.{seed}": scores_hash(folder, unit), f"state.{seed}": file_hash(folder.state_file(unit))}
+        if record.hashes.ledger:
+            wanted[f"ledger.{seed}"] = record.hashes.ledger[key]
+            found[f"ledger.{seed}"] = file_hash(folder.ledger_file(unit))
     for name, digest in wanted.items():
         if found[name] != digest:
             raise BadRecord(f"{folder.path.name}, hashes.{name}: is not what the record commits to")
 
 
-def _stored(record: Record, folder: RunFolder, seed: int, measure: Measure) -> UnitScores:
-    """Return a unit's stored scores, after comparing them with the hits that the record names."""
-    unit = unit_name(record.claim.attack, seed)
-    found = unit_hits(folder, unit, measure, stored_groups(folder))
-    said = pooled_hits([record], [seed])[0]
-    pairs = {
-        "training": (said.training_hits, found.training_hits),
-        "control": (said.control_hits, found.control_hits),
-    }
-    for name, (ours, theirs) in pairs.items():
-        if not np.array_equal(ours, theirs):
-            raise BadRecord(f"{folder.path.name}, hits of seed {seed}, {name}: are not those of the stored scores")
-    return UnitScores(read_all_scores(folder, unit, measure.space, record.candidates), [measure])
+OWN_WORDS = {"submitter", "submitted", "tuning", "owner", "signature"}
+"""What of a record does not follow from its run: who claims it and when, and where the settings came from."""
 
 
-def _make_again(
-    record: Record,
-    folder: RunFolder,
-    chosen: Mapping[int, np.ndarray],
-    measure: Measure,
-    pair: str | None,
-    device: str,
-    progress: Progress,
-) -> tuple[str, dict[int, UnitScores]]:
-    """Return the kind of device, and the drawn candidates' scores by seed, made from the stored state."""
-    from ..benchmark import environment
-    from ..benchmark.data.references import load_references
-    from ..benchmark.measures.scorer import Scorer
+def _check_content(record: Record, folder: RunFolder) -> None:
+    """Make the record of this folder again and compare it with what was submitted, field by field.
+
+    Raises:
+        BadRecord: a field is another one, or a figure of the folder is not what its scores say.
+    """
+    (made,) = make_records(folder, record.submitter, [record.claim.attack])
+    said, again = (each.model_dump(mode="json", exclude=OWN_WORDS) for each in (record, made))
+    if found := next(differences(said, again), None):
+        key, ours, theirs = found
+        raise BadRecord(f"{key}: is {str(ours)[:80]}, and {str(theirs)[:80]} in the record of {folder.path.name}")
+
+
+def _check_victim(record: Record, references: "References") -> None:
+    """Compare the images that the pair has here with those that the record says it has.
+
+    Raises:
+        BadRecord: other images, other sides, or a control check that comes out otherwise.
+    """
+    from ..benchmark.data.fits import Fits
+    from ..benchmark.runs.write_results import control_check, references_table
+
+    found = {"data_sha256": references.fingerprint, "sides_sha256": sides_hash(references_table(references))}
+    for field, value in found.items():
+        if getattr(record.victim, field) != value:
+            raise BadRecord(f"victim.{field}: the images of {record.victim.name} here are others, or otherwise divided")
+    said, again = record.victim.control_check, control_check(references, Fits(references.content()))
+    if (said is None) != (again is None):
+        raise BadRecord("victim.control_check: is there exactly where held-out images are")
+    if said is None or again is None:
+        return
+    if said.told_apart != again.told_apart or abs(said.auc - again.auc) > SAME_AUC:
+        raise BadRecord(f"victim.control_check: the AUC is {said.auc:.3f}, computed again {again.auc:.3f}")
+
+
+SAME_AUC = 0.01
+"""Largest difference of a classifier's AUC that other processors explain."""
+
+KINDS = {"nfe": "denoiser calls", "flops": "operations"}
+"""What is counted of an attack's work, in words."""
+
+SAME_COST = 0.02
+"""Largest relative difference of what candidates cost that counts as the same: an attack may spend more on some."""
+
+
+class _Again(NamedTuple):
+    """What it takes to make a record's candidates and scores again."""
+
+    plan: "RunPlan"
+    maker: "Maker"
+    references: "References"
+    scorer: "Scorer"
+    measure: Measure
+
+    @classmethod
+    def of(cls, record: Record, folder: RunFolder, measure: Measure, pair: str | None, device: str) -> Self:
+        """Load model and images, checked to be those of the run."""
+        from ..benchmark import environment
+        from ..benchmark.data.references import load_references
+        from ..benchmark.measures.scorer import Scorer
+        from ..benchmark.runs.makers import InProcess
+        from ..benchmark.runs.replay import planned_again
+        from ..benchmark.runs.victim import load_victim, output_path
+
+        plan = planned_again(folder, installed(record), record.seeds, pair, device)
+        maker = InProcess(load_victim(plan))
+        references, where = load_references(plan.pair), environment.pick_device(plan.model.device)
+        path = output_path(plan, references, lambda: maker.model)
+        return cls(plan, maker, references, Scorer(references, [measure], plan.protocol.top_k, where, path), measure)
+
+    def compare(self, folder: RunFolder, unit: "Unit", numbers: np.ndarray) -> tuple[int, float]:
+        """Make these candidates again and return how many agree with the stored scores, and the largest difference.
+
+        Raises:
+            BadRecord: they cost more than the run's ledger says.
+        """
+        from ..benchmark.runs.replay import make_again
+
+        parts, spent = [], []
+        for start in range(0, len(numbers), self.plan.batching.shard):
+            some = numbers[start : start + self.plan.batching.shard]
+            made = make_again(folder, self.plan, unit, self.maker, some.tolist())
+            spent.append(made.cost)
+            parts.append(self.scorer.score(made.images, some, made.nan.numpy(), self.measure.space))
+        stored = read_all_scores(folder, unit.name, self.measure.space, self.plan.candidates)
+        before, now = UnitScores(stored, [self.measure]), UnitScores(parts, [self.measure])
+        check_cost(work_of_candidates(folder, unit.name, self.plan.candidates), self.plan.candidates, spent,
+                   len(numbers), unit.name)  # fmt: skip
+        return agreement(before, now, parts, numbers, self.references.groups(), self.measure)
+
+
+def installed(record: Record) -> str:
+    """Return the name of the record's attack, which is installed.
+
+    Raises:
+        BadRecord: it is not; the message says what to install.
+    """
     from ..benchmark.registry import registered
-    from ..benchmark.runs.makers import InProcess
-    from ..benchmark.runs.replay import make_again, planned_again
-    from ..benchmark.runs.victim import load_victim, output_path
 
-    plan = planned_again(folder, registered("attack", record.claim.attack), record.seeds, pair, device)
-    maker = InProcess(load_victim(plan))
-    references, where = load_references(plan.pair), environment.pick_device(plan.model.device)
-    path = output_path(plan, references, lambda: maker.model)
-    scorer = Scorer(references, [measure], plan.protocol.top_k, where, path)
-    again, done = {}, 0
-    for unit in plan.units:
-        parts = []
-        size = plan.batching.shard
-        for start in range(0, len(chosen[unit.seed]), size):
-            numbers = chosen[unit.seed][start : start + size]
-            images, nan = make_again(folder, plan, unit, maker, numbers.tolist())
-            parts.append(scorer.score(images, numbers, nan.numpy(), measure.space))
-            done += len(numbers)
-            progress("candidates reproduced", done, sum(map(len, chosen.values())))
-        if parts:
-            again[unit.seed] = UnitScores(parts, [measure])
-    return plan.model.device.partition(":")[0], again
+    try:
+        return registered("attack", record.claim.attack)
+    except SidebenchError as error:
+        code = record.claim.code.get(record.claim.attack)
+        if not code:
+            raise
+        what = f"{code.get('package', 'a package')} {code.get('version', '')}".strip()
+        where = f" from {code['address']}" if "address" in code else ""
+        raise BadRecord(f"claim.attack: {record.claim.attack} is not installed here; install {what}{where}") from error
 
 
-def _compare(stored: UnitScores, again: UnitScores, numbers: np.ndarray, measure: Measure) -> tuple[int, float]:
-    """Return how many of the candidates agree on both sides, and the largest difference of a score."""
+def check_cost(
+    said: Mapping[str, Mapping[str, float]], of: int, counted: Sequence[Mapping[str, Any]], made: int, unit: str
+) -> None:
+    """Compare what `made` candidates took now with what a ledger says that all `of` them took.
+
+    Raises:
+        BadRecord: a phase takes more or less than the ledger says, by more than `SAME_COST`.
+    """
+    for kind, words in KINDS.items():
+        for phase in sorted({*said[kind], *(name for cost in counted for name in cost[kind])}):
+            wanted, found = said[kind].get(phase, 0) / of, sum(cost[kind].get(phase, 0) for cost in counted) / made
+            if abs(wanted - found) > SAME_COST * max(wanted, found):
+                raise BadRecord(
+                    f"costs, {unit}, {phase}: says {wanted:,.1f} {words} a candidate, counted again {found:,.1f}"
+                )
+
+
+def agreement(
+    stored: UnitScores,
+    again: UnitScores,
+    parts: Sequence[ShardScores],
+    numbers: np.ndarray,
+    groups: Groups,
+    measure: Measure,
+) -> tuple[int, float]:
+    """Return how many candidates agree on both sides in score, hit, near-duplicate group and number of pairs in reach.
+
+    The largest difference of a score is returned beside it.
+
+    `parts` are the shards of `again`; another group counts as the same where both are as near, within the tolerance.
+    """
     agree, largest = np.ones(len(numbers), dtype=bool), 0.0
     for side in stored.sides:
         before = stored.best_scores[measure.id, side][numbers]
@@ -190,6 +307,63 @@ def _compare(stored: UnitScores, again: UnitScores, numbers: np.ndarray, measure
         gap = np.nan_to_num(np.abs(before - now), nan=1.0)
         gap[np.isnan(before) & np.isnan(now)] = 0.0
         hits = [in_band(scores, measure.bands[0], measure) for scores in (before, now)]
-        agree &= (gap <= TOLERANCE) & (hits[0] == hits[1])
+        named = groups[side][stored.best_ids[side][numbers]]
+        agree &= (gap <= TOLERANCE) & (hits[0] == hits[1]) & _is_nearest(parts, named, groups[side], side)
+        agree &= _same_pairs(stored, again, numbers, side, measure)
         largest = max(largest, float(gap.max()))
     return int(agree.sum()), largest
+
+
+def _is_nearest(parts: Sequence[ShardScores], named: np.ndarray, groups: np.ndarray, side: Side) -> np.ndarray:
+    """Return whether each candidate's named group is its nearest, or as near within the tolerance; (N,) bool."""
+    ids, distances = (
+        np.concatenate([getattr(part.neighbours[side], name) for part in parts]) for name in ("ids", "distances")
+    )
+    near = distances <= distances[:, :1] * (1 + TOLERANCE) + TOLERANCE * np.finfo(np.float32).eps
+    found: np.ndarray = ((groups[ids] == named[:, None]) & near).any(axis=1)
+    return found
+
+
+def _same_pairs(stored: UnitScores, again: UnitScores, numbers: np.ndarray, side: Side, measure: Measure) -> np.ndarray:
+    """Return whether candidates have as many references in the widest band, but for those at its edge; (N,) bool."""
+    edge = float(as_distances(np.array(far_edge(measure.bands[-1], measure)), measure))
+
+    def counted(scores: UnitScores, within: float) -> np.ndarray:
+        close = as_distances(scores.pair_scores[measure.id, side], measure) <= within
+        return np.bincount(scores.pair_rows[measure.id, side][close], minlength=scores.candidates)
+
+    inner, outer = edge - 2 * TOLERANCE, edge
+    clear, possible = (counted(stored, within)[numbers] for within in (inner, outer))
+    found: np.ndarray = (clear <= counted(again, outer)) & (counted(again, inner) <= possible)
+    return found
+
+
+def _prepare_again(again: _Again, folder: RunFolder) -> Prepared:
+    """Prepare every unit once more, in a folder that is thrown away.
+
+    Raises:
+        BadRecord: a preparation takes more or less than its state says.
+    """
+    import torch
+
+    from ..benchmark.contracts import Budget
+    from ..benchmark.results.checkpoints import FolderCheckpoints
+
+    same = True
+    for unit in again.plan.units:
+        with tempfile.TemporaryDirectory() as place:
+            kept = FolderCheckpoints(Path(place) / "shared")
+            budget = Budget(unit.seed, again.plan.candidates, FolderCheckpoints(Path(place) / "own"), silent)
+            made = again.maker.prepare(unit, again.plan.sampling, budget, kept)
+        said = read_info(folder.state_file(unit.name))["cost"]
+        for kind, words in KINDS.items():
+            for phase in sorted({*said[kind], *made.cost[kind]}):
+                wanted, found = (cost[kind].get(phase, 0) for cost in (said, made.cost))
+                if abs(wanted - found) > SAME_COST * max(wanted, found):
+                    raise BadRecord(
+                        f"costs, {unit.name}, {phase}: says {wanted:,.0f} {words}, counted again {found:,.0f}"
+                    )
+        stored = folder.attack_state(unit.name)
+        same &= stored.info == made.state.info and stored.tensors.keys() == made.state.tensors.keys()
+        same = same and all(torch.equal(stored.tensors[name], tensor) for name, tensor in made.state.tensors.items())
+    return "the same" if same else "others"

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import ValidationError
@@ -27,9 +27,13 @@ from ..benchmark.results.unit_scores import Groups, UnitScores, stored_groups
 from ..benchmark.stats.comparison import AttackHits, excess_of, pooled
 from ..benchmark.stats.owned import Strata
 from .check import check_record, claims_same
+from .figures_again import check_figures
 from .read_records import read_record, record_files
 from .record import SCHEMA, Claim, Hashes, Hits, Made, Record, Victim, command, pack
 from .record_tuning import with_tunings
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @believing
@@ -40,6 +44,7 @@ def make_records(
 
     Raises:
         BadInput: the run has no results, no fixed bands, or attacks another model than a pair's.
+        BadRecord: a figure of metrics.json is not what the run's scores say.
         UnknownName: the run has no such attack.
     """
     metrics, manifest = load_metrics(folder), read_json(folder.manifest_file)
@@ -47,6 +52,7 @@ def make_records(
     for name in attacks:
         if name not in found:
             raise UnknownName("attack of this run", name, found)
+    check_figures(folder, metrics)
     measure = make_measure(metrics.results[0].measure)
     if not measure.bands:
         raise BadInput(f"{measure.id} has no fixed bands, so there is nothing to rank: put a measure with bands first")
@@ -134,6 +140,7 @@ def _make(
             metrics=file_hash(folder.path / "metrics.json"),
             scores={str(seed): scores_hash(folder, unit) for seed, unit in units.items()},
             state={str(seed): file_hash(folder.state_file(unit)) for seed, unit in units.items()},
+            ledger={str(seed): file_hash(folder.ledger_file(unit)) for seed, unit in units.items()},
         ),
         made=_made(folder, manifest, list(units.values())),
         command=command(
@@ -170,7 +177,7 @@ def _victim(folder: RunFolder, metrics: Metrics, manifest: Mapping[str, Any], hi
         sources=_sources(manifest),
         model_sha256=identity["model"]["sha256"],
         data_sha256=manifest["data"]["sha256"],
-        sides_sha256=_sides_hash(folder),
+        sides_sha256=sides_hash(read_table(folder.references_file)),
         control=manifest["control"],
         reference_sha256=identity.get("reference_model", {}).get("sha256", {}),
         control_check=metrics.control_check,
@@ -190,9 +197,8 @@ def _sources(manifest: Mapping[str, Any]) -> Any:
     }
 
 
-def _sides_hash(folder: RunFolder) -> str:
+def sides_hash(table: "pa.Table") -> str:
     """Return a SHA-256 over side, row in the data set and duplicate group of every reference image."""
-    table = read_table(folder.path / "references.parquet")
     columns = [table[name].to_pylist() for name in ("side", "row", "group")]
     return hashlib.sha256("".join(f"{line}\n" for line in zip(*columns, strict=True)).encode()).hexdigest()
 

@@ -127,6 +127,9 @@ class Hashes(_Part):
     metrics: str = Field(pattern=r"^[0-9a-f]{64}$", description="of metrics.json")
     scores: dict[str, str] = Field(description="by seed, of the names and hashes of all score files of the unit")
     state: dict[str, str] = Field(description="by seed, of the attack's state file")
+    ledger: dict[str, str] = Field(
+        {}, description="by seed, of the file that says what each shard cost; empty in records of before version 4"
+    )
 
 
 class Made(_Part):

@@ -239,7 +239,9 @@ def _by_measure(record: Record) -> dict[str, list[Result]]:
 def _manifest(record: Record, schema_name: str) -> str:
     """Return a record without its numbers as JSON: what it takes to make it again."""
     numbers = {"results", "hits", "costs", "tuning", "excess"}
-    content = {**record.model_dump(mode="json", by_alias=True, exclude=numbers), "schema": schema_name}
+    # An older record holds nothing of what later versions added.
+    stored = record.model_dump(mode="json", by_alias=True, exclude=numbers, exclude_unset=True)
+    content = {**stored, "schema": schema_name}
     # JSON writes letters beyond ASCII by number, so nothing in it can turn the order of letters or hide.
     return json.dumps(content, indent=1, sort_keys=True)
 

@@ -51,7 +51,7 @@ def test_an_honest_run_agrees(run: RunFolder, pair_file: Path, tmp_path: Path) -
     found = challenge(file, run, 12, pair=str(pair_file), device="cpu")
     assert (found.checked, found.agreed, found.of) == (12, 12, 60)
     assert found.largest == 0.0
-    assert found.words == "12 of 60 reproduced"
+    assert found.words == "reproduced 12 of 60"
     assert found.wrong_at_most() == pytest.approx(1 - 0.05 ** (1 / 12))
     assert read_checked(file, file_hash(file)) == found and record_files(tmp_path / "records") == [file]
     again = challenge(file, run, 12, pair=str(pair_file), device="cpu", draw=found.draw)

@@ -247,7 +247,7 @@ def test_a_badge_counts_for_the_same_bytes_only(base: Record, tmp_path: Path) ->
     checked_file(file).write_text(good.model_dump_json(by_alias=True), encoding="utf-8")
     found = read_leaderboard(tmp_path)
     assert found.boards[0].ranked[0].entry.checked == good and not found.unusable
-    assert good.words == "32 of 40 reproduced" and not badge(entry(base), agreed=30).passed
+    assert good.words == "reproduced 32 of 40" and not badge(entry(base), agreed=30).passed
     other = badge(entry(base), record="0" * 64).model_dump_json(by_alias=True)
     for text in (other, "{}", "[", other.replace("32", "41", 1)):
         checked_file(file).write_text(text, encoding="utf-8")

@@ -106,7 +106,7 @@ def test_a_record_page_has_verdict_command_hashes_and_badge(found: Leaderboard, 
     }
     text = files[f"records/{rows['<i>x</i>'].entry.id}.html"]
     assert "unique groups of training images" in text and "on average" in text and "under each of 2 seeds" in text
-    assert "32 of 40 reproduced" in text and rows["<i>x</i>"].entry.sha256 in text
+    assert "reproduced 32 of 40" in text and rows["<i>x</i>"].entry.sha256 in text
     real = files[f"records/{rows['side'].entry.id}.html"]
     assert "side.clusters=3" in real and "worked example" in real and "plain sampling (carlini-uncond)" in real
     free = next(row for board in found.boards for row in board.apart if row.record.victim.name == "free")
