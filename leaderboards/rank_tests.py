@@ -11,6 +11,9 @@ left out:
   conservative: it calls fewer rows different (simulated in tests/leaderboards/test_rank_tests.py).
 - preparations: candidates of all seeds are pooled, so the variance between an attack's preparations is left out, and
   the ranges are about the preparations in the records (`benchmark.stats.preparations` is for attacks of one run).
+
+At equal cost a row's hits are divided by what a candidate costs it, preparation included: the same tests then ask which
+row finds more for a denoiser-equivalent. Costs are counted, so they add no variance.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,6 +37,8 @@ class Sample(NamedTuple):
 
     key: str
     hits: Mapping[int, AttackHits]
+    cost: float = 1.0
+    """What its hits are divided by, above 0: 1 compares at equal candidates."""
 
 
 class Standing(NamedTuple):
@@ -52,6 +57,8 @@ class _Block(NamedTuple):
     """Rows under the same seeds, as far as the tests need them."""
 
     keys: np.ndarray
+    worth: np.ndarray
+    """1 / cost of each row, (rows,)."""
     values: np.ndarray
     """What each candidate adds to the excess, (rows, candidates)."""
     credits: tuple[np.ndarray, np.ndarray]
@@ -112,6 +119,18 @@ def samples_of(records: Sequence[Record]) -> list[Sample]:
     ]
 
 
+def at_equal_cost(samples: Sequence[Sample], costs: Sequence[float]) -> list[Sample] | None:
+    """Return the samples with each row's cost per candidate; None where a row costs nothing, which compares with none.
+
+    Examples:
+        >>> at_equal_cost([Sample("", {})], [0.0]) is None
+        True
+    """
+    if min(costs, default=0.0) <= 0:
+        return None
+    return [sample._replace(cost=cost) for sample, cost in zip(samples, costs, strict=True)]
+
+
 def _chunks(samples: Sequence[Sample]) -> Iterator[tuple[list[int], tuple[int, ...]]]:
     """Yield row numbers with their seeds: rows of the same seeds, at most BLOCK at a time."""
     by_seeds: dict[tuple[int, ...], list[int]] = {}
@@ -129,7 +148,8 @@ def _block(samples: Sequence[Sample], seeds: Sequence[int]) -> _Block:
         values.append(hits.values.astype(np.float32))
         credits.append((hits.training_credits, hits.weights * hits.control_credits))
     training, control = (_rows([row[part] for row in credits]) for part in (0, 1))
-    return _Block(np.array([sample.key for sample in samples]), np.stack(values), (training, control))
+    keys, worth = np.array([sample.key for sample in samples]), np.array([1 / sample.cost for sample in samples])
+    return _Block(keys, worth, np.stack(values), (training, control))
 
 
 def _rows(credits: Sequence[np.ndarray]) -> np.ndarray:
@@ -148,14 +168,17 @@ def _test(first: _Block, second: _Block, *, paired: bool) -> tuple[np.ndarray, n
     ours, theirs = (block.values.sum(axis=1, dtype=np.float64) for block in (first, second))
     squares = [np.einsum("ij,ij->i", block.values, block.values, dtype=np.float64) for block in (first, second)]
     cross = _products(first.values, second.values) if paired else np.outer(ours, theirs) / n
-    gaps = ours[:, None] - theirs[None, :]
+    # Of two rows the dearer one's hits count for less; the cheaper one's stay whole, so that no value exceeds 1.
+    larger = np.maximum(first.worth[:, None], second.worth[None, :])
+    mine, other = first.worth[:, None] / larger, second.worth[None, :] / larger
+    gaps = mine * ours[:, None] - other * theirs[None, :]
     # By candidate, Bonett and Price: one more candidate on either side.
     centre = gaps / (n + 2)
-    moment = (squares[0][:, None] + squares[1][None, :] - 2 * cross + 2) / (n + 2)
+    moment = (mine**2 * squares[0][:, None] + other**2 * squares[1][None, :] - 2 * mine * other * cross + 2) / (n + 2)
     p = 2 * ndtr(-np.abs(centre) / np.sqrt((moment - centre**2) / (n + 2)))
     sizes = [min(side.shape[1] for side in sides) for sides in zip(first.credits, second.credits, strict=True)]
     if min(sizes) > 1:
-        spread = _group_variance(first, second)
+        spread = _group_variance(first, second, mine, other)
         error = np.sqrt(np.maximum(spread, 0))
         away = np.divide(np.abs(gaps), error, out=np.full_like(gaps, np.inf), where=error > 0)
         by_group = np.where((error == 0) & (gaps == 0), 1.0, 2 * stdtr(min(sizes) - 1, -away))
@@ -172,15 +195,16 @@ def _products(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return total
 
 
-def _group_variance(first: _Block, second: _Block) -> np.ndarray:
-    """Return the variance of the difference of hits with groups as units, (rows, rows)."""
+def _group_variance(first: _Block, second: _Block, mine: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return the variance of the difference of hits, weighted by `mine` and `other`, with groups as units."""
     same_key = first.keys[:, None] == second.keys[None, :]
     total = np.zeros((len(first.keys), len(second.keys)))
     for ours, theirs in zip(first.credits, second.credits, strict=True):
         groups = min(ours.shape[1], theirs.shape[1])
-        own, other = (ours**2).sum(axis=1), (theirs**2).sum(axis=1)
+        own, others = (ours**2).sum(axis=1), (theirs**2).sum(axis=1)
         covariance = np.where(same_key, ours[:, :groups] @ theirs[:, :groups].T, 0.0)
-        total += groups / (groups - 1) * (own[:, None] + other[None, :] - 2 * covariance)
+        weighted = mine**2 * own[:, None] + other**2 * others[None, :] - 2 * mine * other * covariance
+        total += groups / (groups - 1) * weighted
     return total
 
 

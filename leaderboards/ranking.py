@@ -17,7 +17,7 @@ from ..benchmark.errors import BadRecord
 from ..benchmark.files import read_bytes
 from ..benchmark.protocol import RANKED
 from .badge import Checked, read_checked
-from .rank_tests import samples_of, standing
+from .rank_tests import at_equal_cost, samples_of, standing
 from .read_records import parse_record, read_content, record_files
 from .record import SCHEMA, BoardKind, Record
 
@@ -49,13 +49,16 @@ class Entry(NamedTuple):
 class BoardRow(NamedTuple):
     """An entry on a board. Without a rank, `why` says in a sentence why it has none.
 
-    `best` and `worst` are the ends of its rank range; `against_plain` is what the test against plain sampling on the
-    same board says, empty for plain sampling itself and where there is none.
+    `best` and `worst` are the ends of its rank range at equal candidates, `best_by_cost` and `worst_by_cost` at equal
+    cost: None on boards of defences, and where a row of the board costs nothing. `against_plain` is what the test
+    against plain sampling on the same board says, empty for plain sampling itself and where there is none.
     """
 
     entry: Entry
     best: int | None = None
     worst: int | None = None
+    best_by_cost: int | None = None
+    worst_by_cost: int | None = None
     against_plain: str = ""
     why: str = ""
 
@@ -191,6 +194,11 @@ def method_of(record: Record) -> str:
     return " + ".join(record.claim.defences) or record.claim.attack
 
 
+def equivalents_per_candidate(record: Record) -> float:
+    """Return what a candidate costs in denoiser-equivalents, its share of the preparation included."""
+    return sum(cost.denoiser_equivalents for cost in record.costs) / (record.candidates * len(record.seeds))
+
+
 def _complete(record: Record, name: str) -> None:
     """Raise BadRecord where a part is missing that a page shows; whether the parts agree is for `check` to say."""
     seeds = sorted(set(record.seeds))
@@ -307,7 +315,11 @@ def _ranked(entries: Sequence[Entry], kind: BoardKind) -> list[BoardRow]:
     attacks = kind == "attacks"
     sign = -1 if attacks else 1
     entries = sorted(entries, key=lambda entry: (sign * entry.record.excess.value, entry.id))
-    found = standing(samples_of([entry.record for entry in entries]), highest_first=attacks)
+    samples = samples_of([entry.record for entry in entries])
+    found = standing(samples, highest_first=attacks)
+    costs = [equivalents_per_candidate(entry.record) for entry in entries]
+    paid = at_equal_cost(samples, costs) if attacks else None
+    by_cost = None if paid is None else standing(paid, highest_first=True)
     names = [entry.record.claim.attack for entry in entries]
     plain = names.index(PLAIN) if attacks and PLAIN in names else None
     return [
@@ -315,6 +327,8 @@ def _ranked(entries: Sequence[Entry], kind: BoardKind) -> list[BoardRow]:
             entry,
             best=int(found.best[row]),
             worst=int(found.worst[row]),
+            best_by_cost=None if by_cost is None else int(by_cost.best[row]),
+            worst_by_cost=None if by_cost is None else int(by_cost.worst[row]),
             against_plain="" if plain is None or names[row] == PLAIN else WORDS[int(found.finds_more[row, plain])],
         )
         for row, entry in enumerate(entries)

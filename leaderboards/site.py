@@ -186,6 +186,7 @@ def _environment() -> "Environment":
         "number": number,
         "overall_title": tables.overall_title,
         "percent": tables.percent,
+        "rank_by_cost": tables.rank_by_cost,
         "rank_range": tables.rank_range,
         "rate": _rate,
         "said": said,

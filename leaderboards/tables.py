@@ -69,6 +69,14 @@ def rank_range(row: BoardRow) -> str:
     return f"{row.best}" if row.best == row.worst else f"{row.best}-{row.worst}"
 
 
+def rank_by_cost(row: BoardRow) -> str:
+    """Return the rank range at equal cost, a dash where there is none."""
+    if row.best_by_cost is None:
+        return "-"
+    same = row.best_by_cost == row.worst_by_cost
+    return f"{row.best_by_cost}" if same else f"{row.best_by_cost}-{row.worst_by_cost}"
+
+
 def percent(value: float | None) -> str:
     """Return a rate in percent, a dash for None."""
     return "-" if value is None else f"{100 * value:.2f}"
@@ -172,6 +180,7 @@ def _table(rows: Sequence[BoardRow], board: Board, form: Format, *, why: bool = 
         table.append(
             {
                 "why" if why else "rank": row.why if why else rank_range(row),
+                **({} if why or board.kind == "defences" else {"rank at equal cost": rank_by_cost(row)}),
                 board.kind.removesuffix("s"): "no defence" if row in board.reference else text(method),
                 "submitter": text(row.record.submitter),
                 "excess, %": excess_text(row.record),
@@ -198,7 +207,7 @@ def _tabulate(rows: Sequence[dict[str, Any]], form: Format) -> str:
     from tabulate import tabulate
 
     style = {"md": "github", "txt": "simple", "tex": "latex_booktabs"}[form]
-    words = ("rank", "why", "attack", "defence", "submitter", "hardware", "reproduced")
+    words = ("rank", "rank at equal cost", "why", "attack", "defence", "submitter", "hardware", "reproduced")
     aligned = ["left" if key in words else "right" for key in rows[0]]
     return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True, colalign=aligned)
 
@@ -239,6 +248,8 @@ def _raw(row: BoardRow) -> dict[str, Any]:
     return {
         "rank_best": row.best,
         "rank_worst": row.worst,
+        "rank_by_cost_best": row.best_by_cost,
+        "rank_by_cost_worst": row.worst_by_cost,
         "not_ranked_because": row.why,
         "attack": record.claim.attack,
         "access": record.claim.access,
@@ -289,8 +300,9 @@ def readme_tables(board_list: Leaderboard) -> str:
 
 HOW_TO_READ = (
     "Rank ranges hold every rank that the tests allow: rows whose ranges overlap are tied (paired tests of all rows "
-    "against all, Holm-corrected, 5 %). Excess, the share that training images own less chance, carries its "
-    "95 % interval; unique groups are per preparation, and hits are per 1,000 denoiser-equivalents."
+    "against all, Holm-corrected, 5 %). At equal cost hits are divided by their denoiser-equivalents, preparation "
+    "included. Excess, the share that training images own less chance, carries its 95 % interval; unique groups are "
+    "per preparation, hits per 1,000 denoiser-equivalents."
 )
 
 

@@ -86,18 +86,30 @@ def _defended(leaks: int, rows: int, called: str) -> str:
 
 
 def _leaders(board: Board) -> str:
-    """Name who leads; a tie by its size where it is large."""
-    tie = [row for row in board.ranked if row.best == 1]
-    if len(board.ranked) == 1 or not tie:
+    """Name who leads at equal candidates, and of attacks also at equal cost."""
+    if len(board.ranked) == 1:
         return ""
+    first = {
+        "At equal candidates": [row.best == 1 for row in board.ranked],
+        "At equal cost": [row.best_by_cost == 1 for row in board.ranked],
+    }
+    said = {when: _lead([row for row, leads in zip(board.ranked, tie, strict=True) if leads], board)
+            for when, tie in first.items() if any(tie)}  # fmt: skip
+    if len(said) == 2 and len(set(said.values())) == 1:
+        said = {"At equal candidates and at equal cost": next(iter(said.values()))}
+    return " ".join(f"{when} {words}." for when, words in said.items())
+
+
+def _lead(tie: Sequence[BoardRow], board: Board) -> str:
+    """Say that one row leads or some share the lead; a tie by its size where it is large."""
     if len(tie) == len(board.ranked):
-        return "The tests see no difference between them."
+        return "the tests see no difference between them"
     names = list(dict.fromkeys(method_of(row.record) for row in tie))
     attacks = board.kind == "attacks"
     if len(tie) == 1:
-        return f"{names[0]} {'finds most' if attacks else 'leaves least'}."
+        return f"{names[0]} {'finds most' if attacks else 'leaves least'}"
     who = f"{', '.join(names[:-1])} and {names[-1]}" if 1 < len(names) < 4 else f"{len(tie):,} rows"
-    return f"{'Most is found' if attacks else 'Least is left'} by a tie of {who}."
+    return f"{'most is found' if attacks else 'least is left'} by a tie of {who}"
 
 
 def board_notes(boards: Sequence[Board]) -> dict[str, str]:

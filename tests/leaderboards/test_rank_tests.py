@@ -6,7 +6,7 @@ from simulated_attacks import World, draw
 
 from sidebench.benchmark.stats.comparison import AttackHits, compare, holm
 from sidebench.leaderboards import rank_tests
-from sidebench.leaderboards.rank_tests import Sample, all_pairs, samples_of, standing
+from sidebench.leaderboards.rank_tests import Sample, all_pairs, at_equal_cost, samples_of, standing
 
 GROUPS = 60
 
@@ -39,6 +39,46 @@ def test_all_pairs_are_the_comparisons_one_by_one() -> None:
                 wanted = compare(pooled(rows[i], common), pooled(rows[j], common))
                 assert p[i, j] == pytest.approx(wanted.p)
                 assert direction[i, j] == np.sign(wanted.difference.value)
+
+
+def scaled(found: Sample, factor: float) -> AttackHits:
+    hits = pooled(found, (0,))
+    return AttackHits(*(np.asarray(part) * factor for part in hits[:4]))
+
+
+def test_at_equal_cost_hits_count_by_what_they_cost() -> None:
+    rng = np.random.default_rng(4)
+    rows = [sample(rate, rng) for rate in (0.3, 0.12, 0.2)]
+    costs = [4.0, 1.0, 2.0]
+    p, direction = all_pairs(at_equal_cost(rows, costs) or [])
+    for i in range(3):
+        for j in range(3):
+            least = min(costs[i], costs[j])
+            wanted = compare(scaled(rows[i], least / costs[i]), scaled(rows[j], least / costs[j]))
+            if i != j:
+                assert p[i, j] == pytest.approx(wanted.p)
+                assert direction[i, j] == np.sign(wanted.difference.value)
+    other = all_pairs(at_equal_cost(rows, [1000 * cost for cost in costs]) or [])
+    assert np.allclose(p, other[0]) and np.array_equal(direction, other[1])
+    assert at_equal_cost(rows, [1.0, 0.0, 1.0]) is None
+
+
+def test_cheat_keeping_the_best_of_four_samples() -> None:
+    rng = np.random.default_rng(5)
+    plain, best_of_four = sample(0.2, rng), sample(0.4, rng)
+    by_candidate = standing([best_of_four, plain], highest_first=True)
+    by_cost = standing(at_equal_cost([best_of_four, plain], [200.0, 50.0]) or [], highest_first=True)
+    assert by_candidate.best.tolist() == by_candidate.worst.tolist() == [1, 2]
+    assert by_cost.best.tolist() == by_cost.worst.tolist() == [2, 1]
+
+
+def test_equal_finds_for_equal_cost_are_called_different_rarely() -> None:
+    wrong = 0
+    for number in range(200):
+        rng = np.random.default_rng(1_000 + number)
+        rows = at_equal_cost([sample(0.31, rng), sample(0.16, rng)], [2.0, 1.0]) or []
+        wrong += all_pairs(rows)[0][0, 1] < 0.05
+    assert wrong <= 0.05 * 200
 
 
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -274,7 +274,7 @@ def test_text_of_a_record_stays_text(base: Record) -> None:
     markdown = tables.board_table(board, "md")
     assert "<b>" not in markdown and "\u202e" not in markdown
     assert not re.search(r"(?<!\\)[\]*`]", re.sub(r"\[-?[\d.]+, [\d.]+\]", "", markdown.splitlines()[2]))
-    assert len(markdown.splitlines()) == 3 and markdown.splitlines()[2].replace(r"\|", "").count("|") == 13
+    assert len(markdown.splitlines()) == 3 and markdown.splitlines()[2].replace(r"\|", "").count("|") == 14
     assert r"50 \% \& \$x\_\{1\}\$" in tables.board_table(board, "tex")
     assert len(tables.board_table(board, "txt").splitlines()) == 3
     (row,) = csv.DictReader(io.StringIO(tables.board_table(board, "csv")))

@@ -150,20 +150,35 @@ def board_of(base: Record, kind: str, *excesses: tuple[float, float], same: str 
             "attacks",
             [(0.1, 0.2)] * 2,
             2,
-            "All 2 attacks find training images. The tests see no difference between them.",
+            "All 2 attacks find training images. At equal candidates the tests see no difference between them.",
         ),
-        ("attacks", [(0.1, 0.2), (-0.1, 0.2)], 1, "1 of 2 attacks finds training images. m0 finds most."),
+        (
+            "attacks",
+            [(0.1, 0.2), (-0.1, 0.2)],
+            1,
+            "1 of 2 attacks finds training images. At equal candidates m0 finds most.",
+        ),
         ("attacks", [(-0.1, 0.1)] * 3, 2, "None of 3 attacks shows a leak."),
-        ("attacks", [(0.1, 0.2)] * 6, 5, "All 6 attacks find training images. Most is found by a tie of 5 rows."),
+        (
+            "attacks",
+            [(0.1, 0.2)] * 6,
+            5,
+            "All 6 attacks find training images. At equal candidates most is found by a tie of 5 rows.",
+        ),
         ("defences", [(0.1, 0.2)], 1, "Behind the one defence here a leak is left."),
         ("defences", [(-0.1, 0.2)], 1, "Behind the one defence here no leak is seen."),
-        ("defences", [(-0.1, 0.2), (0.1, 0.2)], 1, "Behind 1 of 2 defences no leak is seen. m0 leaves least."),
-        ("defences", [(0.1, 0.2)] * 2, 1, "Behind all 2 defences a leak is left. m0 leaves least."),
+        (
+            "defences",
+            [(-0.1, 0.2), (0.1, 0.2)],
+            1,
+            "Behind 1 of 2 defences no leak is seen. At equal candidates m0 leaves least.",
+        ),
+        ("defences", [(0.1, 0.2)] * 2, 1, "Behind all 2 defences a leak is left. At equal candidates m0 leaves least."),
         (
             "defences",
             [(-0.1, 0.2)] * 4,
             3,
-            "Behind none of 4 defences a leak is seen. Least is left by a tie of m0, m1 and m2.",
+            "Behind none of 4 defences a leak is seen. At equal candidates least is left by a tie of m0, m1 and m2.",
         ),
     ],
 )
@@ -175,9 +190,21 @@ def test_a_board_says_what_it_shows(
     assert verdicts.board_verdict(board._replace(ranked=ranked)) == said
 
 
+def test_a_board_names_who_leads_at_equal_cost_too(real_records: list[Record]) -> None:
+    board = board_of(real_records[0], "attacks", (0.1, 0.2), (0.1, 0.2), (0.1, 0.2))
+    first = "All 3 attacks find training images."
+    for by_cost, said in (
+        ((3, 1, 1), "At equal candidates m0 finds most. At equal cost most is found by a tie of m1 and m2."),
+        ((1, 2, 3), "At equal candidates and at equal cost m0 finds most."),
+        ((None, None, None), "At equal candidates m0 finds most."),
+    ):
+        ranked = [row._replace(best_by_cost=best) for row, best in zip(board.ranked, by_cost, strict=True)]
+        assert verdicts.board_verdict(board._replace(ranked=ranked)) == f"{first} {said}"
+
+
 def test_a_method_made_again_counts_as_a_row(real_records: list[Record]) -> None:
     board = board_of(real_records[0], "attacks", (0.1, 0.2), (0.1, 0.2), same="side")
-    assert verdicts.board_verdict(board) == "All 2 rows find training images. side finds most."
+    assert verdicts.board_verdict(board) == "All 2 rows find training images. At equal candidates side finds most."
     assert verdicts.board_verdict(board._replace(ranked=[], apart=board.ranked)) == "Nothing is ranked here."
 
 
