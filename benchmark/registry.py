@@ -45,6 +45,11 @@ def origin(kind: Kind, name: str) -> str:
     return _entry_points(kind)[name].value
 
 
+def ships(kind: Kind, name: str) -> bool:
+    """Return whether a registered plug-in is one of sidebench's own."""
+    return origin(kind, name).startswith(f"{_PACKAGE}.")
+
+
 def registered(kind: Kind, name: str) -> str:
     """Return a name that a run folder or a record gives, checked to be that of an installed plug-in.
 

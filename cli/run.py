@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..benchmark.errors import BadSetting
 from . import values
 from .options import (
     AllowPickle,
@@ -42,6 +43,10 @@ def run(
     tier: Tier = None,
     candidates: Candidates = None,
     seed: Seeds = None,
+    secret_seeds: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="N preparations under seeds that nobody can guess, instead of --seed."),
+    ] = None,
     measure: Annotated[list[str] | None, typer.Option(help="Measure id, headline first.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="ATTACK.KEY=VALUE", help="Change a setting.")
@@ -74,12 +79,16 @@ def run(
     loaded, model = chosen_pairs(pairs or [], model, dataset, split, holdout, allow_pickle)
     loading("torch and diffusers")
     from ..benchmark.reports.page import write_report
+    from ..benchmark.results import secret_seeds as secret
     from ..benchmark.results import tuning_curve
     from ..benchmark.runs.plan import plan_run
     from ..benchmark.runs.runner import execute
     from ..benchmark.runs.tune import with_curves
 
+    if secret_seeds and seed:
+        raise BadSetting("--seed and --secret-seeds: give one of them")
     curves = tuning_curve.read_curves(tuned or [])
+    nonces = [secret.secret_seeds(pair.identity(), secret_seeds or 0) if secret_seeds else None for pair in loaded]
     with reporter_for(sys.stderr) as progress:
         plans = [
             plan_run(
@@ -89,7 +98,7 @@ def run(
                 model=model,
                 tier=tier,
                 candidates=candidates,
-                seeds=seed or (0,),
+                seeds=seed or (0,) if nonce is None else nonce.seeds,
                 measures=measure or (),
                 settings=tuning_curve.with_tuned(settings, curves),
                 device=device,
@@ -101,13 +110,15 @@ def run(
                 allow_pickle=allow_pickle,
                 progress=progress,
             )
-            for pair in loaded
+            for pair, nonce in zip(loaded, nonces, strict=True)
         ]
         plans = [with_curves(plan, curves, progress) for plan in plans]
     found, code = [], 0
-    for plan in plans:
+    for plan, nonce in zip(plans, nonces, strict=True):
         with reporter_for(sys.stderr) as progress:
             result = execute(plan, progress)
+        if nonce is not None:
+            secret.keep_nonce(result.folder, nonce.nonce)
         for error in result.failures.values():
             complain_of(error)
             code = max(code, error.exit_code)

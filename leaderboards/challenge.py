@@ -6,6 +6,7 @@ makes and scores them again, and compares scores, groups and cost with what the 
 how the state came about: for that the whole command is run again.
 """
 
+import hashlib
 import secrets
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,7 @@ from ..benchmark.registry import make_measure
 from ..benchmark.results.costs import work_of_candidates
 from ..benchmark.results.run_folder import RunFolder, believed, unit_name
 from ..benchmark.results.score_files import read_all_scores
+from ..benchmark.results.secret_seeds import nonce_in, seed_of
 from ..benchmark.results.unit_scores import Groups, UnitScores
 from .badge import TOLERANCE, Checked, Prepared, checked_file
 from .figures_again import differences
@@ -85,15 +87,15 @@ def _challenged(
         raise BadRecord(f"protocol.version: is {record.protocol.version}, and candidates are made here by {VERSION}")
     total = record.candidates * len(record.seeds)
     measure = make_measure(record.measure)
-    check_commitment(record, folder)
+    seeds = seeds_of(record, folder)
+    check_commitment(record, folder, seeds)
     _check_content(record, folder)
     draw = draw or secrets.token_hex(16)
     places = np.sort(np.random.default_rng(int(draw, 16)).choice(total, size=count, replace=False))
     chosen = {
-        seed: (places[places // record.candidates == number] % record.candidates)
-        for number, seed in enumerate(record.seeds)
+        seed: (places[places // record.candidates == number] % record.candidates) for number, seed in enumerate(seeds)
     }
-    again = _Again.of(record, folder, measure, pair, device)
+    again = _Again.of(record, seeds, folder, measure, pair, device)
     _check_victim(record, again.references)
     prepared = _prepare_again(again, folder) if prepare else None
     agreed, largest, done = 0, 0.0, 0
@@ -135,7 +137,21 @@ def as_text(found: Checked) -> str:
     )
 
 
-def check_commitment(record: Record, folder: RunFolder) -> None:
+def seeds_of(record: Record, folder: RunFolder) -> list[int]:
+    """Return the run seed of each preparation of a record, which may tell no more than their numbers.
+
+    Raises:
+        BadRecord: the folder's nonce is not the one that the record commits to.
+    """
+    if record.nonce is None:
+        return record.seeds
+    nonce = nonce_in(folder)
+    if hashlib.sha256(nonce).hexdigest() != record.nonce:
+        raise BadRecord(f"{folder.path.name}, nonce: is not what the record commits to")
+    return [seed_of(nonce, number) for number in record.seeds]
+
+
+def check_commitment(record: Record, folder: RunFolder, seeds: Sequence[int]) -> None:
     """Compare a run folder with the hashes that a record commits to.
 
     Raises:
@@ -143,13 +159,13 @@ def check_commitment(record: Record, folder: RunFolder) -> None:
     """
     wanted = {"manifest": record.hashes.manifest, "metrics": record.hashes.metrics}
     found = {"manifest": file_hash(folder.manifest_file), "metrics": file_hash(folder.path / "metrics.json")}
-    for seed in record.seeds:
-        unit, key = unit_name(record.claim.attack, seed), str(seed)
-        wanted |= {f"scores.{seed}": record.hashes.scores[key], f"state.{seed}": record.hashes.state[key]}
-        found |= {f"scores.{seed}": scores_hash(folder, unit), f"state.{seed}": file_hash(folder.state_file(unit))}
+    for key, seed in zip(map(str, record.seeds), seeds, strict=True):
+        unit = unit_name(record.claim.attack, seed)
+        wanted |= {f"scores.{key}": record.hashes.scores[key], f"state.{key}": record.hashes.state[key]}
+        found |= {f"scores.{key}": scores_hash(folder, unit), f"state.{key}": file_hash(folder.state_file(unit))}
         if record.hashes.ledger:
-            wanted[f"ledger.{seed}"] = record.hashes.ledger[key]
-            found[f"ledger.{seed}"] = file_hash(folder.ledger_file(unit))
+            wanted[f"ledger.{key}"] = record.hashes.ledger[key]
+            found[f"ledger.{key}"] = file_hash(folder.ledger_file(unit))
     for name, digest in wanted.items():
         if found[name] != digest:
             raise BadRecord(f"{folder.path.name}, hashes.{name}: is not what the record commits to")
@@ -214,7 +230,9 @@ class _Again(NamedTuple):
     measure: Measure
 
     @classmethod
-    def of(cls, record: Record, folder: RunFolder, measure: Measure, pair: str | None, device: str) -> Self:
+    def of(
+        cls, record: Record, seeds: Sequence[int], folder: RunFolder, measure: Measure, pair: str | None, device: str
+    ) -> Self:
         """Load model and images, checked to be those of the run."""
         from ..benchmark import environment
         from ..benchmark.data.references import load_references
@@ -223,7 +241,7 @@ class _Again(NamedTuple):
         from ..benchmark.runs.replay import planned_again
         from ..benchmark.runs.victim import load_victim, output_path
 
-        plan = planned_again(folder, installed(record), record.seeds, pair, device)
+        plan = planned_again(folder, installed(record), seeds, pair, device)
         maker = InProcess(load_victim(plan))
         references, where = load_references(plan.pair), environment.pick_device(plan.model.device)
         path = output_path(plan, references, lambda: maker.model)

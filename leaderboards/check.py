@@ -22,6 +22,8 @@ from .record import SCHEMA, Record
 FIRST: Sequence[Callable[[Record], Found]] = (
     check_fields.texts,
     check_fields.seeds,
+    check_fields.privacy,
+    check_fields.claim,
     check_fields.results,
     check_fields.victim,
     check_fields.command,

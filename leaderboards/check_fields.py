@@ -6,14 +6,15 @@ Each rule yields (field, message) for what it finds.
 import re
 from typing import Any
 
-from ..benchmark.data.pair import Pair, load_pair, pair_names
+from ..benchmark.data.pair import IN_TRAINING, Pair, load_pair, pair_names
 from ..benchmark.errors import SidebenchError
 from ..benchmark.measures.hits import all_bands
 from ..benchmark.measures.shard_scores import SIDES
-from ..benchmark.registry import make_measure
+from ..benchmark.protocol import VERSION
+from ..benchmark.registry import Kind, check_settings, find, make_measure, names, ships, split_ablation
+from .aggregates import command_of
 from .check_numbers import Found
 from .record import Record
-from .record import command as command_of
 
 _SECRETS = {
     "an absolute path": re.compile(r"(?:^|[\s'\"=:,(])(?:/[\w.~-]+){2,}|\b[A-Za-z]:\\|\\\\\w"),
@@ -52,7 +53,9 @@ def seeds(record: Record) -> Found:
     seeds = record.seeds
     if sorted(set(seeds)) != seeds or seeds[0] < 0:
         yield "seeds", "must be in order, each once, none negative"
-    stored = {"costs": [cost.seed for cost in record.costs], "hits": [hits.seed for hits in record.hits]}
+    stored = {"costs": [cost.seed for cost in record.costs]}
+    if record.victim.public:
+        stored["hits"] = [hits.seed for hits in record.hits]
     for field, found in stored.items():
         if found != seeds:
             yield field, "must have one entry per seed, in order"
@@ -62,9 +65,61 @@ def seeds(record: Record) -> Found:
         if not all(re.fullmatch("[0-9a-f]{64}", value) for value in hashes.values()):
             yield field, "holds something that is no SHA-256"
     attacks = {"results": {found.attack for found in record.results}, "costs": {cost.attack for cost in record.costs}}
-    for field, names in attacks.items():
-        if names != {record.claim.attack}:
-            yield field, f"are of {', '.join(sorted(names))}, the claim of {record.claim.attack}"
+    for field, own in attacks.items():
+        if own != {record.claim.attack}:
+            yield field, f"are of {', '.join(sorted(own))}, the claim of {record.claim.attack}"
+
+
+def privacy(record: Record) -> Found:
+    """A record of images that are not public makes no statement about any one of them."""
+    if record.victim.public:
+        if record.shares or record.nonce is not None:
+            yield "shares", "belong to a record of images that are not public"
+        return
+    if record.victim.name in pair_names() and load_pair(record.victim.name).public:
+        yield "victim.public", f"is not that of the pair {record.victim.name}"
+    if record.hits:
+        yield "hits", "say which candidates are training images, and the images are not public"
+    if record.nonce is None:
+        yield "nonce", "is missing: whoever has the model can make the candidates of seeds that are told"
+    if record.seeds != list(range(len(record.seeds))):
+        yield "seeds", "number the preparations from 0 where the images are not public"
+
+
+def claim(record: Record) -> Found:
+    """Attack and defences that are known here have the access and the settings that are claimed for them."""
+    claimed = record.claim
+    named: list[tuple[Kind, str, dict[str, Any], str]] = []
+    named.append(("attack", claimed.attack, claimed.settings, "claim.settings"))
+    for name, settings in claimed.defences.items():
+        if not name.startswith(IN_TRAINING):
+            named.append(("defence", name, settings, f"claim.defences.{name}"))
+    for kind, name, settings, field in named:
+        known = split_ablation(name)[0] if kind == "attack" else name
+        if known not in names(kind):
+            if not {"package", "version"} <= claimed.code.get(name, {}).keys():
+                yield (
+                    "claim.code",
+                    f"does not say of which package {kind} {name} is; it does not ship with sidebench",
+                )
+            continue
+        if ships(kind, known) and name in claimed.code:
+            yield "claim.code", f"says that {name} is of another package, and it ships with sidebench"
+        plugin = find(kind, name)
+        if kind == "attack" and claimed.access != plugin.access:
+            yield "claim.access", f"is {claimed.access}, and {name} is an attack with access {plugin.access}"
+        yield from _settings(plugin, settings, field, complete=record.protocol.version == VERSION)
+
+
+def _settings(plugin: Any, settings: dict[str, Any], field: str, *, complete: bool) -> Found:
+    try:
+        whole = check_settings(plugin.Settings, settings, plugin.name).model_dump(mode="json")
+    except SidebenchError as error:
+        yield field, str(error)
+        return
+    # Under an older protocol an attack may have had fewer.
+    if complete and (lacking := sorted(whole.keys() - settings.keys())):
+        yield field, f"does not say {lacking[0]}"
 
 
 def results(record: Record) -> Found:
@@ -87,8 +142,8 @@ def results(record: Record) -> Found:
         bands = all_bands(measure)
         if [(band.band, band.low, band.high) for band in result.bands] != [tuple(vars(b).values()) for b in bands]:
             yield f"{field}.bands", f"are not the bands of {measure.id}"
-        if (result.richness is not None) != (result.measure == record.measure):
-            yield f"{field}.richness", "belongs to the headline measure alone"
+        if (result.richness is not None) != (result.measure == record.measure and record.victim.public):
+            yield f"{field}.richness", "belongs to the headline measure alone, of images that are public"
         if result.measure == record.measure and (not bands or record.band != bands[0].name):
             yield "band", f"is not the closest band of {measure.id}"
 
@@ -154,14 +209,7 @@ def _shipped(record: Record, pair: Pair) -> Found:
 
 def command(record: Record) -> Found:
     """The command is that of the settings."""
-    wanted = command_of(
-        record.victim.name,
-        {record.claim.attack: record.claim.settings},
-        record.claim.defences,
-        record.candidates,
-        record.seeds,
-        _measures(record),
-    )
+    wanted = command_of(record)
     if record.command != wanted:
         yield "command", "is not the command of these settings"
 

@@ -5,13 +5,14 @@ number that was changed by hand contradicts another field.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import numpy as np
 
 from ..benchmark.contracts import Measure
 from ..benchmark.errors import BadRecord
+from ..benchmark.measures.hits import nested_bands
 from ..benchmark.measures.shard_scores import SIDES
 from ..benchmark.protocol import CALIBRATION_RATES, CONFIDENCE
 from ..benchmark.registry import make_measure
@@ -20,7 +21,7 @@ from ..benchmark.results.schema import BandResult, Calibrated, Estimate, Rate, R
 from ..benchmark.stats.comparison import AttackHits, excess_of
 from ..benchmark.stats.intervals import Excess, wilson
 from ..benchmark.stats.thresholds import calibrates
-from .record import Part, Record, pooled_hits
+from .record import Cell, Part, Record, pooled_hits
 
 CONTROLS = {"iid": {"held_out"}, "surrogate": {"held_out"}, "reference-model": {"reference"}, "none": set()}
 """What stands beside the training images in each band, by kind of control."""
@@ -56,7 +57,7 @@ def _band(record: Record, result: Result, band: BandResult, field: str) -> Found
             yield from _side(record, result, found, side, f"{field}.{name}")
     control = band.held_out or band.reference
     claimed = control is not None and (band.held_out is None or make_measure(result.measure).decides)
-    older = control is not None and not record.hits[0].owned
+    older = control is not None and record.victim.public and not record.hits[0].owned
     if not older and ((band.excess is None) == claimed or (band.label_swap_p is None) == claimed):
         yield f"{field}.excess", "is there exactly where there is a control that the measure can use"
     if band.excess is not None:
@@ -191,7 +192,10 @@ def _richness(result: Result, richness: Richness, field: str) -> Found:
 
 
 def hits(record: Record) -> Found:
-    """Compute counts, groups and the excess of the headline band from the hits."""
+    """Compute counts, groups and the excess of the headline band from the hits, as far as the record has them."""
+    if not record.victim.public:
+        yield from _shares(record)
+        return
     try:
         each = [pooled_hits([record], [seed])[0] for seed in record.seeds]
         together = pooled_hits([record], record.seeds)[0]
@@ -209,6 +213,37 @@ def hits(record: Record) -> Found:
     yield from problems
     if not problems and not _same(record.excess, excess_of(together, CONFIDENCE)):
         yield "excess", f"{record.excess.value:.6f} and its interval do not follow from the hits"
+
+
+def _shares(record: Record) -> Found:
+    """Compare what both sides own by preparation and band with the results; intervals are for a challenge."""
+    wanted = [(seed, band.name) for seed in record.seeds for band in nested_bands(make_measure(record.measure))]
+    if [(share.seed, share.band) for share in record.shares] != wanted:
+        yield "shares", "must have one entry per preparation and nested band, in order"
+        return
+    for position, share in enumerate(record.shares):
+        found = {band.band: band for band in record.headline(share.seed).bands}[share.band]
+        owned: dict[Part, tuple[float, float | None]]
+        owned = {"training": (share.training, found.owned_training), "control": (share.control, found.owned_held_out)}
+        for part, (said, results) in owned.items():
+            field, cells = f"shares.{position}.{part}", getattr(share, f"{part}_groups")
+            if results is not None and not _near(said, results):
+                yield field, f"is {said:g}, the results say {results:g}"
+            yield from _cells(cells, said, record.victim.compared_groups()[part], f"{field}_groups")
+    excesses = [record.headline(seed).bands[0].excess for seed in record.seeds]
+    known = [found.value for found in excesses if found is not None]
+    if len(known) == len(record.seeds) and not _near(record.excess.value, sum(known) / len(known)):
+        yield "excess.value", "is not the mean of the preparations"
+
+
+def _cells(cells: Sequence[Cell], owned: float, groups: int, field: str) -> Found:
+    if sum(cell.candidates for cell in cells) > owned + 1e-9 or sum(cell.groups for cell in cells) > groups:
+        yield field, "hold more than there is"
+    for cell in cells:
+        if not cell.groups * (cell.least - 0.5) <= cell.candidates <= cell.groups * cell.most:
+            yield field, f"{cell.groups} groups of {cell.least} to {cell.most} each cannot own {cell.candidates:g}"
+    if any(later.least < earlier.most for earlier, later in pairwise(cells)):
+        yield field, "must be in order"
 
 
 def _named(record: Record, position: int, part: Part, shares: np.ndarray, band: BandResult) -> Found:

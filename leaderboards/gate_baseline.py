@@ -54,6 +54,8 @@ class RecordBaseline(Baseline):
         claim, record = self.record.claim, self.record
         if attack.name != claim.attack:
             raise BadInput(f"{self.name} is of {claim.attack}, not of {attack.name}")
+        if not record.victim.public:
+            raise BadInput(f"{self.name} says of no candidate whether it hit (images not public): name its run folder")
         if changed := settings_difference(attack, claim.settings):
             raise BadInput(f"{self.name}: {changed}")
         if measure.id != record.measure:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import ValidationError
 
-from ..benchmark.contracts import Measure
+from ..benchmark.contracts import Band, Measure
 from ..benchmark.data.pair import load_pair, pair_names
 from ..benchmark.data.references import shared_groups
 from ..benchmark.errors import BadInput, BadRecord, CorruptRun, UnknownName, first_problem
 from ..benchmark.files import read_json, read_table, write_text
+from ..benchmark.measures.hits import nested_bands
 from ..benchmark.protocol import CONFIDENCE, Protocol
 from ..benchmark.registry import make_measure
 from ..benchmark.results.keyed_names import held_out_group, keyed_hash, run_key, training_group
@@ -22,10 +23,12 @@ from ..benchmark.results.rates import attack_hits
 from ..benchmark.results.run_folder import RunFolder, asked_candidates, believing, rules_of, unit_name
 from ..benchmark.results.schema import Estimate, Metrics, Result, load_metrics
 from ..benchmark.results.score_files import read_all_scores
+from ..benchmark.results.secret_seeds import numbers_of
 from ..benchmark.results.shards import named
 from ..benchmark.results.unit_scores import Groups, UnitScores, stored_groups
 from ..benchmark.stats.comparison import AttackHits, excess_of, pooled
 from ..benchmark.stats.owned import Strata
+from .aggregates import aggregated, shares_of
 from .check import check_record, claims_same
 from .figures_again import check_figures
 from .read_records import read_record, record_files
@@ -110,10 +113,12 @@ def _make(
     seeds = [cost.seed for cost in costs]
     units = {seed: unit_name(attack, seed) for seed in seeds}
     groups = stored_groups(folder)
-    hits = {seed: unit_hits(folder, unit, measure, groups) for seed, unit in units.items()}
+    bands = nested_bands(measure)
+    every = {seed: unit_hits(folder, unit, measure, groups, bands) for seed, unit in units.items()}
+    hits = {seed: found[0] for seed, found in every.items()}
     excess = excess_of(pooled(list(hits.values())), CONFIDENCE)
     unit = manifest["units"][units[seeds[0]]]
-    return Record(
+    made = Record(
         schema=SCHEMA,
         submitter=submitter,
         submitted=today,
@@ -152,6 +157,15 @@ def _make(
             identity["measures"],
         ),
     )
+    if made.victim.public:
+        return made
+    nonce, numbers = numbers_of(folder, seeds)
+    shares = [
+        shares_of(numbers[seed], band.name, found)
+        for seed, own in every.items()
+        for band, found in zip(bands, own, strict=True)
+    ]
+    return aggregated(made, numbers, nonce, shares)
 
 
 def _code(attack: str, manifest: Mapping[str, Any], unit: Mapping[str, Any]) -> dict[str, dict[str, str]]:
@@ -185,6 +199,7 @@ def _victim(folder: RunFolder, metrics: Metrics, manifest: Mapping[str, Any], hi
         held_out_images=metrics.held_out_images,
         training_groups=metrics.training_groups,
         held_out_groups=metrics.held_out_groups,
+        public=manifest.get("public", shipped is not None and shipped.public),
         worked_example=shipped is not None and shipped.model.location.startswith("zoo:"),
         classes=[] if hits.strata is None else [(int(ours), int(theirs)) for ours, theirs in hits.strata.sizes],
     )
@@ -203,8 +218,10 @@ def sides_hash(table: "pa.Table") -> str:
     return hashlib.sha256("".join(f"{line}\n" for line in zip(*columns, strict=True)).encode()).hexdigest()
 
 
-def unit_hits(folder: RunFolder, unit: str, measure: Measure, groups: Groups) -> AttackHits:
-    """Return what a unit hit in the measure's closest band, from its stored scores.
+def unit_hits(
+    folder: RunFolder, unit: str, measure: Measure, groups: Groups, bands: Sequence[Band]
+) -> list[AttackHits]:
+    """Return what a unit hit in each of these bands, from its stored scores.
 
     Raises:
         CorruptRun: a score file is missing or broken.
@@ -215,7 +232,7 @@ def unit_hits(folder: RunFolder, unit: str, measure: Measure, groups: Groups) ->
         places.append((folder.reference(), {}))
     count = asked_candidates(manifest)
     found = [UnitScores(read_all_scores(place, unit, measure.space, count), [measure], out) for place, out in places]
-    return attack_hits(measure, measure.bands[0], found[0], groups, *found[1:])
+    return [attack_hits(measure, band, found[0], groups, *found[1:]) for band in bands]
 
 
 def _hits(seed: int, found: AttackHits, groups: Groups, key: bytes) -> Hits:

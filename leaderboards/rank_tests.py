@@ -12,6 +12,8 @@ left out:
 - preparations: candidates of all seeds are pooled, so the variance between an attack's preparations is left out, and
   the ranges are about the preparations in the records (`benchmark.stats.preparations` is for attacks of one run).
 
+- records of images that are not public hold sums by preparation alone: a board with one of them tests preparations.
+
 At equal cost a row's hits are divided by what a candidate costs it, preparation included: the same tests then ask which
 row finds more for a denoiser-equivalent. Costs are counted, so they add no variance.
 """
@@ -69,11 +71,42 @@ def standing(samples: Sequence[Sample], *, highest_first: bool, alpha: float = 0
 
     Ranges hold together: with a chance of at least 1 - alpha no row is called better than one that it equals.
     """
-    p, direction = all_pairs(samples)
+    return _standing(*all_pairs(samples), highest_first=highest_first, alpha=alpha)
+
+
+def standing_of_preparations(values: Sequence[np.ndarray], *, highest_first: bool, alpha: float = 0.05) -> Standing:
+    """Return the rank ranges of rows of which one number per preparation is known, by Welch's t test of each two.
+
+    Preparations are the units, so a row of one says nothing; numbers that do not vary at all say nothing either.
+
+    Examples:
+        >>> rows = [np.array([0.30, 0.31, 0.29]), np.array([0.10, 0.11, 0.10]), np.array([0.2])]
+        >>> found = standing_of_preparations(rows, highest_first=True)
+        >>> list(zip(found.best.tolist(), found.worst.tolist()))
+        [(1, 2), (2, 3), (1, 3)]
+    """
+    from scipy.stats import ttest_ind_from_stats
+
+    rows = len(values)
+    means = np.array([own.mean() for own in values])
+    sizes = np.array([len(own) for own in values])
+    spreads = np.array([own.std(ddof=1) if len(own) > 1 else np.nan for own in values])
+    p = np.ones((rows, rows))
+    known = np.flatnonzero((sizes > 1) & (spreads > 0))
+    if len(known):
+        mean, spread, size = (part[known] for part in (means, spreads, sizes))
+        p[np.ix_(known, known)] = ttest_ind_from_stats(
+            mean[:, None], spread[:, None], size[:, None], mean[None], spread[None], size[None], equal_var=False
+        ).pvalue
+    direction = np.sign(means[:, None] - means[None, :]).astype(np.int8)
+    return _standing(p, direction, highest_first=highest_first, alpha=alpha)
+
+
+def _standing(p: np.ndarray, direction: np.ndarray, *, highest_first: bool, alpha: float) -> Standing:
     found = np.triu(np.where(p <= _holm_limit(p, alpha), direction, 0), k=1).astype(np.int8)
     finds_more = found - found.T
     better = finds_more if highest_first else -finds_more
-    rows = len(samples)
+    rows = len(p)
     return Standing(1 + (better < 0).sum(axis=1), rows - (better > 0).sum(axis=1), finds_more)
 
 

@@ -12,12 +12,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from ..benchmark.data.pair import Pair, load_pair, pair_names
 from ..benchmark.errors import BadRecord
 from ..benchmark.files import read_bytes
 from ..benchmark.protocol import RANKED
 from .badge import Checked, read_checked
-from .rank_tests import at_equal_cost, samples_of, standing
+from .rank_tests import Standing, at_equal_cost, samples_of, standing, standing_of_preparations
 from .read_records import parse_record, read_content, record_files
 from .record import SCHEMA, BoardKind, Record
 
@@ -205,7 +207,7 @@ def _complete(record: Record, name: str) -> None:
     there = {
         "results": [found.seed for found in record.results if found.measure == record.measure and found.bands],
         "costs": [cost.seed for cost in record.costs],
-        "hits": [hits.seed for hits in record.hits],
+        "hits": [hits.seed for hits in record.hits] if record.victim.public else record.seeds,
     }
     for field, found in there.items():
         if seeds != record.seeds or found != seeds:
@@ -315,11 +317,7 @@ def _ranked(entries: Sequence[Entry], kind: BoardKind) -> list[BoardRow]:
     attacks = kind == "attacks"
     sign = -1 if attacks else 1
     entries = sorted(entries, key=lambda entry: (sign * entry.record.excess.value, entry.id))
-    samples = samples_of([entry.record for entry in entries])
-    found = standing(samples, highest_first=attacks)
-    costs = [equivalents_per_candidate(entry.record) for entry in entries]
-    paid = at_equal_cost(samples, costs) if attacks else None
-    by_cost = None if paid is None else standing(paid, highest_first=True)
+    found, by_cost = _standings([entry.record for entry in entries], attacks=attacks)
     names = [entry.record.claim.attack for entry in entries]
     plain = names.index(PLAIN) if attacks and PLAIN in names else None
     return [
@@ -333,6 +331,27 @@ def _ranked(entries: Sequence[Entry], kind: BoardKind) -> list[BoardRow]:
         )
         for row, entry in enumerate(entries)
     ]
+
+
+def _standings(records: Sequence[Record], *, attacks: bool) -> tuple[Standing, Standing | None]:
+    """Return where the records stand at equal candidates, and attacks at equal cost where each costs something."""
+    if all(record.victim.public for record in records):
+        samples = samples_of(records)
+        paid = at_equal_cost(samples, [equivalents_per_candidate(each) for each in records]) if attacks else None
+        by_cost = None if paid is None else standing(paid, highest_first=True)
+        return standing(samples, highest_first=attacks), by_cost
+    values = [_excess_by_preparation(record) for record in records]
+    found = standing_of_preparations(values, highest_first=attacks)
+    costs = [np.array([cost.denoiser_equivalents for cost in record.costs]) for record in records]
+    if not attacks or any((own <= 0).any() for own in costs):
+        return found, None
+    finds = [own / spent for own, spent in zip(values, costs, strict=True)]
+    return found, standing_of_preparations(finds, highest_first=True)
+
+
+def _excess_by_preparation(record: Record) -> np.ndarray:
+    found = [record.headline(seed).bands[0].excess for seed in record.seeds]
+    return np.array([0.0 if excess is None else excess.value for excess in found])
 
 
 def _overall_rows(boards: Sequence[Board]) -> list[OverallRow]:

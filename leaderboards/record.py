@@ -34,6 +34,9 @@ SCHEMA = "sidebench-record/4"
 
 BoardKind = Literal["attacks", "defences"]
 Part = Literal["training", "control"]
+
+FEWEST = 5
+"""Groups in the smallest cell of a histogram in a record of images that are not public."""
 PARTS: tuple[Part, Part] = ("training", "control")
 
 
@@ -82,6 +85,9 @@ class Victim(_Part):
     held_out_images: int = Field(ge=0, description="|H|")
     training_groups: int = Field(ge=1, description="duplicate groups in X")
     held_out_groups: int = Field(ge=0, description="duplicate groups in H")
+    public: bool = Field(
+        True, description="the images are published, so that the record may say of each candidate whether it hit"
+    )
     worked_example: bool = Field(description="public data that ship with sidebench: an example, not a finding")
     classes: list[tuple[int, int]] = Field(
         [],
@@ -118,6 +124,31 @@ class Hits(_Part):
     control_groups: dict[str, Credit] = Field(description="the same of the control")
     owned: bool = Field(False, description="whether a candidate counts on the side that owns it, as since version 4")
     classes: dict[str, int] = Field({}, description="class of the named groups that are not of the first one")
+
+
+class Cell(_Part):
+    """Duplicate groups that own about as many candidates."""
+
+    least: int = Field(ge=1, description="candidates of the group with the fewest, halves rounded up")
+    most: int = Field(ge=1, description="candidates of the group with the most, likewise")
+    groups: int = Field(ge=FEWEST, description="how many groups")
+    candidates: float = Field(gt=0, description="candidates that they own together")
+
+
+class Shares(_Part):
+    """What one preparation hit in one of the nested bands, of a pair whose images are not public.
+
+    No statement is about any one image or candidate.
+    """
+
+    seed: int = Field(ge=0, description="number of the preparation")
+    band: str = Field(max_length=64, description="name of the band")
+    training: float = Field(ge=0, description="candidates that groups of training images own, a tie counts 1/2")
+    control: float = Field(ge=0, description="the same of the control")
+    training_groups: list[Cell] = Field(
+        description="training groups by how many candidates they own, cells of fewer than five groups put together"
+    )
+    control_groups: list[Cell] = Field(description="the same of the control")
 
 
 class Hashes(_Part):
@@ -180,7 +211,16 @@ class Record(_Part):
     excess: Estimate = Field(description="AMS minus that of the control, all seeds together; without one, AMS")
     results: list[Result] = Field(description="every rate, by seed and measure")
     costs: list[Cost] = Field(description="logical work by seed")
-    hits: list[Hits] = Field(description="what was hit, by seed")
+    hits: list[Hits] = Field(description="what was hit, by seed; empty where the images are not public")
+    shares: list[Shares] = Field(
+        [], description="what was hit, by preparation and nested band; empty where the images are public"
+    )
+    nonce: str | None = Field(
+        None,
+        pattern=r"^[0-9a-f]{64}$",
+        description="SHA-256 of the nonce that makes the seeds, of images that are not public; seeds then number the "
+        "preparations",
+    )
     key_id: str = Field(
         pattern=r"^[0-9a-f]{16}$", description="names the key of the hashes; equal: groups can be paired"
     )
@@ -228,11 +268,13 @@ def command(
     candidates: int,
     seeds: Sequence[int],
     measures: Sequence[str],
+    secret_seeds: int = 0,
 ) -> str:
     """Return the command that makes a run again, every setting spelled out; settings stand by attack and defence."""
     # The others are part of the victim.
     around = {name: own for name, own in defences.items() if not name.startswith(IN_TRAINING)}
     parts = ["sidebench", "run", pair, *_options("--attack", attack), "--candidates", str(candidates)]
+    parts += ["--secret-seeds", str(secret_seeds)] if secret_seeds else []
     parts += [*_options("--seed", seeds), *_options("--measure", measures), *_options("--defence", around)]
     for owner, settings in {**attack, **around}.items():
         parts += _options("--set", (f"{owner}.{key}={json.dumps(settings[key])}" for key in sorted(settings)))

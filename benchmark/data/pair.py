@@ -263,6 +263,8 @@ class Pair(Settings):
     attacks: dict[str, AttackDefaults] = {}
     """What `sidebench run` runs when no attack is named, with this pair's settings."""
     licence: str
+    public: bool = False
+    """The training images are published: a leaderboard record may say of each candidate whether it hit."""
     notes: str = ""
     verified: bool = True
     """False: nobody has run this pair against the real Hub yet."""
@@ -291,7 +293,7 @@ class Pair(Settings):
 
     def identity(self) -> str:
         """Return a hash of what can change a number; attacks' settings are kept by unit, weights by hash."""
-        prose = {"title", "description", "notes", "licence", "recipe", "attacks", "verified"}
+        prose = {"title", "description", "notes", "licence", "recipe", "attacks", "verified", "public"}
         # Defaults are left out, so that a field added later does not change the identity of the pairs there are.
         content = self.model_dump(exclude=prose, exclude_defaults=True, mode="json")
         for model in ("model", "reference_model"):

@@ -35,15 +35,27 @@ def run_key(folder: RunFolder) -> bytes:
         CorruptRun: the key file does not hold 32 bytes.
         BadInput: the key cannot be read, or a new one cannot be written.
     """
-    file = folder.path / KEY_FILE
+    anew = "reports and records made before then name images by other hashes"
+    return secret_file(folder.path / KEY_FILE, "it names training images in reports", anew)
+
+
+def secret_file(file: Path, why: str, anew: str) -> bytes:
+    """Return the 32 random bytes in a file, made on first need and readable by its owner only.
+
+    Messages say what they are for (`why`), and what it means to delete them (`anew`).
+
+    Raises:
+        CorruptRun: the file does not hold 32 bytes.
+        BadInput: it cannot be read, or a new one cannot be written.
+    """
     try:
         key = (read_bytes(file, _MOST_BYTES) if file.exists() else b"") or _make(file)
     except OSError as error:
-        raise BadInput(f"cannot read or make {file}: {error.strerror}; it names training images in reports") from None
+        raise BadInput(f"cannot read or make {file}: {error.strerror}; {why}") from None
     if len(key) != KEY_BYTES:
         raise CorruptRun(
-            f"{folder.path.name}/{KEY_FILE} holds {len(key)} bytes instead of {KEY_BYTES}; delete it for a new key "
-            f"(reports and records made before then name images by other hashes)"
+            f"{file.parent.name}/{file.name} holds {len(key)} bytes instead of {KEY_BYTES}; delete it for a new key "
+            f"({anew})"
         )
     return key
 

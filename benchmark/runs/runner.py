@@ -90,6 +90,7 @@ def open_folder(plan: RunPlan, folder: RunFolder, identity: Mapping[str, Any]) -
         "units": units,
         "batching": plan.batching.model_dump(),
         "candidates": plan.candidates,
+        "public": plan.pair.public,
         # Called in a process of their own; the others had the run's own memory before them.
         "apart": sorted({*before, *(unit.name for unit in plan.units if makers.apart(unit))}),
     }

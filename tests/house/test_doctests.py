@@ -14,6 +14,8 @@ WITH_EXAMPLES = [
     "benchmark.measures.metrics",
     "benchmark.results",
     "benchmark.results.guidance",
+    "benchmark.results.secret_seeds",
+    "benchmark.results.shards",
     "benchmark.sampling",
     "benchmark.stats",
     "benchmark.stats.comparison",
@@ -23,6 +25,9 @@ WITH_EXAMPLES = [
     "benchmark.stats.richness",
     "benchmark.stats.thresholds",
     "leaderboards",
+    "leaderboards.aggregates",
+    "leaderboards.figures_again",
+    "leaderboards.rank_tests",
     "methods",
     "methods.defences",
 ]

@@ -1,0 +1,160 @@
+"""Records of images that are not public say nothing of any one image, and stand on boards all the same."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from made_records import changed, entry
+
+from sidebench.benchmark.data.pair import load_pair
+from sidebench.benchmark.errors import BadInput, BadRecord
+from sidebench.benchmark.results.keyed_names import keyed_hash, run_key, training_group
+from sidebench.benchmark.results.run_folder import RunFolder
+from sidebench.benchmark.results.secret_seeds import NONCE_FILE, keep_nonce, secret_seeds, seed_of
+from sidebench.benchmark.results.unit_scores import stored_groups
+from sidebench.benchmark.runs import runner
+from sidebench.benchmark.runs.plan import plan_run
+from sidebench.leaderboards.aggregates import histogram
+from sidebench.leaderboards.challenge import challenge
+from sidebench.leaderboards.check import check_record
+from sidebench.leaderboards.make_records import make_records, write_record
+from sidebench.leaderboards.rank_tests import standing_of_preparations
+from sidebench.leaderboards.ranking import rank
+from sidebench.leaderboards.read_records import read_record
+from sidebench.leaderboards.record import Record
+
+
+@pytest.fixture(scope="module")
+def pair_file(make_pair_file: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file: Path = make_pair_file(tmp_path_factory.mktemp("pair"), name="theirs", public=False)
+    return file
+
+
+@pytest.fixture(scope="module")
+def folder(pair_file: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """Return a run under two secret seeds of a pair whose images are not public."""
+    pair = load_pair(str(pair_file))
+    secret = secret_seeds(pair.identity(), 2, tmp_path_factory.mktemp("keys") / "seeds.key")
+    plan = plan_run(pair, attacks=["carlini-uncond"], candidates=30, seeds=secret.seeds, device="cpu",
+                    model="control:mixture:0.4", out=tmp_path_factory.mktemp("runs"))  # fmt: skip
+    found = runner.execute(plan).folder
+    keep_nonce(found, secret.nonce)
+    return found
+
+
+@pytest.fixture(scope="module")
+def record(folder: RunFolder) -> Record:
+    return make_records(folder, "somebody")[0]
+
+
+def test_a_record_holds_sums_and_no_seed(record: Record, folder: RunFolder) -> None:
+    text = record.text()
+    assert record.seeds == [0, 1] and record.hits == [] and not record.victim.public
+    assert "--secret-seeds 2" in record.command and "--seed " not in record.command
+    for unit in json.loads(folder.manifest_file.read_text())["units"].values():
+        assert str(unit["seed"]) not in text
+    key = run_key(folder)
+    for group in np.unique(stored_groups(folder)["training"]):
+        assert keyed_hash(key, training_group(int(group))) not in text
+    for share in record.shares:
+        band = next(band for band in record.headline(share.seed).bands if band.band == share.band)
+        assert share.training == band.owned_training and share.control == band.owned_held_out
+        assert all(cell.groups >= 5 for cell in [*share.training_groups, *share.control_groups])
+    assert any(share.training for share in record.shares), "the test hits nothing, and shows nothing"
+
+
+def test_it_stands_up_to_the_check_and_to_a_changed_digit(record: Record) -> None:
+    assert [found for found in check_record(record) if not found[0].startswith("victim")] == []
+    share = record.shares[0]
+    for field, other in (
+        ("shares.0.training", {"shares": [share.model_copy(update={"training": 7.5}), *record.shares[1:]]}),
+        ("shares", {"shares": record.shares[1:]}),
+        ("nonce", {"nonce": None}),
+        ("seeds", {"seeds": [0, 2]}),
+        ("excess.value", {"excess": record.excess.model_copy(update={"value": record.excess.value + 0.01})}),
+        ("command", {"command": record.command.replace("--secret-seeds 2", "--seed 0 --seed 1")}),
+    ):
+        assert field in [found for found, _ in check_record(record.model_copy(update=other))]
+
+
+def test_cheat_bits_in_a_record_of_images_that_are_not_public(record: Record, real_records: list[Record]) -> None:
+    found = [field for field, _ in check_record(record.model_copy(update={"hits": real_records[0].hits}))]
+    assert "hits" in found
+    bare = real_records[0].model_copy(update={"shares": record.shares})
+    assert "shares" in [field for field, _ in check_record(bare)]
+
+
+def test_seeds_that_can_be_guessed_make_no_record(pair_file: Path, tmp_path: Path) -> None:
+    plan = plan_run(load_pair(str(pair_file)), attacks=["carlini-uncond"], candidates=8, seeds=(3,), device="cpu",
+                    model="control:mixture:0.4", out=tmp_path)  # fmt: skip
+    folder = runner.execute(plan).folder
+    with pytest.raises(BadInput, match="whoever knows its seed 3 can make its candidates: run it with"):
+        make_records(folder, "somebody")
+
+
+def test_a_challenge_is_shown_the_nonce(record: Record, folder: RunFolder, tmp_path: Path) -> None:
+    file = write_record(record, tmp_path)
+    assert read_record(file) == record
+    nonce = (folder.path / NONCE_FILE).read_bytes()
+    (folder.path / NONCE_FILE).write_bytes(bytes(32))
+    try:
+        with pytest.raises(BadRecord, match="nonce: is not what the record commits to"):
+            challenge(file, folder, 5, device="cpu")
+    finally:
+        (folder.path / NONCE_FILE).write_bytes(nonce)
+
+
+def test_secret_seeds_are_found_again_and_differ_by_pair(tmp_path: Path) -> None:
+    file = tmp_path / "keys" / "seeds.key"
+    first = secret_seeds("a" * 64, 3, file)
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert secret_seeds("a" * 64, 2, file).seeds == first.seeds[:2]
+    assert not set(first.seeds) & set(secret_seeds("b" * 64, 3, file).seeds)
+    assert all(2**62 <= seed < 2**63 for seed in first.seeds)
+    assert first.seeds == tuple(seed_of(first.nonce, number) for number in range(3))
+
+
+@pytest.mark.parametrize(
+    ("credits", "cells"),
+    [
+        ([1] * 4, []),
+        ([1] * 5, [(1, 1, 5, 5.0)]),
+        ([1] * 3 + [2] * 3, [(1, 2, 6, 9.0)]),
+        ([0.5] * 5 + [3] * 9 + [40], [(1, 1, 5, 2.5), (3, 40, 10, 67.0)]),
+    ],
+)
+def test_small_cells_are_put_together(credits: list[float], cells: list[tuple[int, int, int, float]]) -> None:
+    found = histogram(np.array([0.0, *credits]))
+    assert [(cell.least, cell.most, cell.groups, cell.candidates) for cell in found] == cells
+
+
+def test_boards_of_sums_test_preparations(record: Record) -> None:
+    def row(name: str, values: list[float]) -> Record:
+        results = []
+        for number, value in enumerate(values):
+            closest, *others = record.headline(0).bands
+            excess = record.excess.model_copy(update={"value": value})
+            bands = [closest.model_copy(update={"excess": excess}), *others]
+            results.append(record.headline(0).model_copy(update={"seed": number, "bands": bands}))
+        numbers = list(range(len(values)))
+        costs = [
+            record.costs[0].model_copy(update={"seed": number, "denoiser_equivalents": 10.0}) for number in numbers
+        ]
+        mean = record.excess.model_copy(update={"value": float(np.mean(values))})
+        return changed(record, attack=name, seeds=numbers, results=results, costs=costs, excess=mean, name="x")
+
+    rows = [row("side", [0.30, 0.31, 0.29]), row("polish", [0.10, 0.11, 0.10]), row("side-walk", [0.2, 0.5, 0.1])]
+    check = record.victim.control_check
+    assert check is not None
+    fair = [changed(each, control_check=check.model_copy(update={"told_apart": False})) for each in rows]
+    (board,) = rank([entry(each) for each in fair]).boards
+    found = {each.record.claim.attack: (each.best, each.worst, each.best_by_cost) for each in board.ranked}
+    assert found == {"side": (1, 2, 1), "side-walk": (1, 3, 1), "polish": (2, 3, 2)}
+
+
+def test_preparations_that_are_alike_are_called_different_rarely() -> None:
+    rng = np.random.default_rng(6)
+    draws = [standing_of_preparations(list(rng.normal(0.2, 0.03, (2, 3))), highest_first=True) for _ in range(400)]
+    assert sum(found.best[1] == 2 or found.best[0] == 2 for found in draws) <= 0.05 * 400 + 9
