@@ -19,13 +19,28 @@ def add(
         list[Path] | None, typer.Option(metavar="CURVE", help="Curve of `sidebench tune` to show with the record.")
     ] = None,
     records: Records = RECORDS,
+    key: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Private key that speaks for NAME; default: your own, made once."),
+    ] = None,
+    unsigned: Annotated[
+        bool,
+        typer.Option("--unsigned", help="For maintainers: listed in owners.json, not signed."),
+    ] = False,
 ) -> None:
-    """Write a record for each attack of a run, over all of its seeds."""
+    """Write a record for each attack of a run, over all of its seeds, signed for NAME."""
     from ..benchmark.results.run_folder import read_run
+    from ..leaderboards import owner_keys
     from ..leaderboards.make_records import add_records
 
-    for file in add_records(read_run(run_folder), submitter, attack or (), records, tuning or ()):
+    if unsigned and key is not None:
+        raise BadSetting("--unsigned uses no key: leave out --key")
+    signer = None if unsigned else key or owner_keys.default_file()
+    new = signer is not None and not signer.exists()
+    for file in add_records(read_run(run_folder), submitter, attack or (), records, tuning or (), signer):
         print(file)
+    if new:
+        print(f"made the key {signer}: keep it secret, whoever has it speaks for {submitter}", file=sys.stderr)
 
 
 def check(
@@ -40,14 +55,20 @@ def check(
     ] = False,
     pair: Annotated[str | None, typer.Option(help="The record's pair file, if it is not a shipped pair.")] = None,
     device: Device = "auto",
+    base: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Records that are merged: none may change, names stay theirs.")
+    ] = None,
     as_json: AsJson = False,
 ) -> int:
-    """Check records: schema, hashes, impossible counts, duplicates; with --run, reproduce drawn candidates."""
+    """Check records: schema, owners, hashes, impossible counts, duplicates; with --run, reproduce drawn candidates."""
     from ..leaderboards.check import check_files
+    from ..leaderboards.check_base import check_on_base
     from ..leaderboards.read_records import chosen_files
 
+    if base is not None and (files or run_folder is not None):
+        raise BadSetting("--base compares whole folders: name no RECORD and no --run")
     chosen = chosen_files(files or [], records)
-    problems = check_files(chosen, None if files else records)
+    problems = check_on_base(records, base) if base else check_files(chosen, None if files else records)
     for problem in problems:
         complain(str(problem))
     if problems or run_folder is None:

@@ -5,6 +5,7 @@ it is computed again from the hits, so a number that was changed by hand contrad
 named. What a record cannot prove about itself is challenged with the run's folder (`challenge.py`).
 """
 
+import functools
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
@@ -13,7 +14,7 @@ from typing import NamedTuple
 
 from ..benchmark.errors import BadRecord, SidebenchError
 from ..benchmark.files import canonical_json
-from . import check_fields, check_numbers
+from . import check_fields, check_numbers, owners
 from .badge import SUFFIX, TOLERANCE, checked_file, read_checked
 from .check_numbers import Found
 from .read_records import read_content, read_record
@@ -43,14 +44,24 @@ class Problem(NamedTuple):
         return f"{self.file}, {self.field}: {self.message}"
 
 
-def check_files(files: Iterable[Path], records: Path | None = None, today: date | None = None) -> list[Problem]:
-    """Return every problem of these records, alone and together; `records` is the folder they should lie in."""
+def check_files(
+    files: Iterable[Path],
+    records: Path | None = None,
+    today: date | None = None,
+    registry: owners.Owners | None = None,
+) -> list[Problem]:
+    """Return every problem of these records, alone and together.
+
+    `records` is the folder they should lie in, `registry` says who owns which name, in place of that folder's own.
+    """
     read: dict[str, Record] = {}
-    problems = []
+    problems = [] if records is None or registry else check_registry(records)
+    owners_of = functools.cache(owners.read_owners)
     for file in files:
         try:
             record = read_record(file)
-            found = [*_place(record, file, records), *check_record(record, today)]
+            fault = _fault(record, file, registry or owners_of(records or owners.folder_of(file)))
+            found = [*_place(record, file, records), *fault, *check_record(record, today)]
             badge = list(_badge(record, file, _latest(today)))
         except (SidebenchError, OSError) as error:
             problems.append(_unreadable(file, error))
@@ -59,7 +70,8 @@ def check_files(files: Iterable[Path], records: Path | None = None, today: date 
             # A number or name that no rule looked for; the others are checked all the same.
             problems.append(Problem(file.name, "record", f"cannot be checked ({type(error).__name__}: {error})"))
             continue
-        read[str(file)] = record
+        if not fault:  # a forged record says nothing about a genuine one
+            read[str(file)] = record
         problems += [*(Problem(file.name, *each) for each in found), *badge]
     if records is not None:
         problems += _stray_badges(records)
@@ -81,6 +93,24 @@ def _latest(today: date | None) -> date:
 
 
 # ---- Files ------------------------------------------------------------------------------------------
+
+
+def check_registry(records: Path) -> list[Problem]:
+    """Return what is wrong with the file that says who owns which name."""
+    file = records / owners.FILE
+    if not file.exists():
+        return []
+    try:
+        if owners.read_owners(records).text().encode() == file.read_bytes():
+            return []
+        return [Problem(file.name, "file", "is not written as sidebench does (sorted keys, each once)")]
+    except BadRecord as error:
+        return [_unreadable(file, error)]
+
+
+def _fault(record: Record, file: Path, registry: owners.Owners) -> list[tuple[str, str]]:
+    found = registry.fault(record, read_content(file), hashlib.sha256(file.read_bytes()).hexdigest())
+    return [found] if found else []
 
 
 def _unreadable(file: Path, error: Exception) -> Problem:
@@ -152,5 +182,7 @@ def claims_same(first: Record, second: Record) -> bool:
 
 def _claimed(record: Record) -> str:
     kept = {"submitter", "claim", "victim", "protocol", "candidates", "seeds", "measure"}
-    # A repetition under a newer schema, which says where the victim came from, is a repetition still.
+    # A repetition under a newer schema, which says where the victim came from, is a repetition still; and so is one
+    # under another spelling of the name.
+    record = record.model_copy(update={"submitter": owners.normal(record.submitter)})
     return record.model_dump_json(include=kept, exclude={"victim": {"sources"}})

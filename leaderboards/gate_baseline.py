@@ -7,14 +7,15 @@ from typing import Any
 import numpy as np
 
 from ..benchmark.contracts import Attack, Band, Measure
-from ..benchmark.errors import BadInput
+from ..benchmark.errors import BadInput, BadRecord
 from ..benchmark.gate.baseline import Baseline, RunBaseline
 from ..benchmark.gate.claims import Sides
 from ..benchmark.gate.source import settings_difference
 from ..benchmark.measures.hits import far_edge
 from ..benchmark.stats.comparison import AttackHits
+from . import owners
 from .make_records import file_hash
-from .read_records import read_record
+from .read_records import read_content, read_record
 from .record import Record, pooled_hits
 
 
@@ -23,8 +24,22 @@ def read_baseline(path: Path) -> Baseline:
 
     Raises:
         BadInput: it is none of these.
+        BadRecord: the record's signature does not hold, or its folder has an owners.json by which it is not its
+            submitter's.
     """
-    return RecordBaseline(read_record(path), file_hash(path)[:12]) if path.is_file() else RunBaseline(path)
+    return RecordBaseline(_owned(path), file_hash(path)[:12]) if path.is_file() else RunBaseline(path)
+
+
+def _owned(path: Path) -> Record:
+    """Return the record in a file, unless somebody else speaks in it for its submitter."""
+    record, content, folder = read_record(path), read_content(path), owners.folder_of(path)
+    if (folder / owners.FILE).exists():
+        fault = owners.read_owners(folder).fault(record, content, file_hash(path))
+    else:
+        fault = owners.signature_fault(record, content)
+    if fault:
+        raise BadRecord(f"{path.name}, {fault[0]}: {fault[1]}")
+    return record
 
 
 class RecordBaseline(Baseline):

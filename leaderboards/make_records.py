@@ -28,6 +28,7 @@ from ..benchmark.results.shards import named
 from ..benchmark.results.unit_scores import Groups, UnitScores, stored_groups
 from ..benchmark.stats.comparison import AttackHits, excess_of, pooled
 from ..benchmark.stats.owned import Strata
+from . import owners
 from .aggregates import aggregated, shares_of
 from .check import check_record, claims_same
 from .figures_again import check_figures
@@ -69,15 +70,22 @@ def make_records(
 
 
 def add_records(
-    folder: RunFolder, submitter: str, attacks: Sequence[str], records: Path, tunings: Sequence[Path] = ()
+    folder: RunFolder,
+    submitter: str,
+    attacks: Sequence[str],
+    records: Path,
+    tunings: Sequence[Path] = (),
+    key_file: Path | None = None,
 ) -> list[Path]:
     """Make a run's records, check them beside those that are there, write them and return their files.
 
-    Each of `tunings` is a curve of `sidebench tune`, for the record of its attack.
+    Each of `tunings` is a curve of `sidebench tune`, for the record of its attack. They are signed with the key in
+    `key_file`, which is made where there is none; without a file they are listed as the maintainers' (`owners.claim`).
 
     Raises:
         BadRecord: a record would be refused; none is written then.
-        BadInput: a curve is of none of these attacks, or of another pair.
+        BadInput: a curve is of none of these attacks, or of another pair; the name is somebody else's, or the key
+            cannot be used.
     """
     made = with_tunings(make_records(folder, submitter, attacks), tunings)
     for record in made:
@@ -88,7 +96,7 @@ def add_records(
     for record in made:
         if same := next((file for file, other in stored if claims_same(record, other)), None):
             raise BadRecord(f"{record.claim.attack}, claim: is claimed in {same.name} already, by the same submitter")
-    return [write_record(record, records) for record in made]
+    return [write_record(record, records) for record in owners.claim(made, records, key_file)]
 
 
 def write_record(record: Record, records: Path) -> Path:

@@ -18,6 +18,7 @@ from ..benchmark.data.pair import Pair, load_pair, pair_names
 from ..benchmark.errors import BadRecord
 from ..benchmark.files import read_bytes
 from ..benchmark.protocol import RANKED
+from . import owners
 from .badge import Checked, read_checked
 from .rank_tests import Standing, at_equal_cost, samples_of, standing, standing_of_preparations
 from .read_records import parse_record, read_content, record_files
@@ -32,7 +33,8 @@ WORDS = {1: "finds more", -1: "finds fewer", 0: "no difference seen"}
 class Entry(NamedTuple):
     """A record with its file (relative, `/` between folders), the SHA-256 of its bytes, and its badge.
 
-    `path` is where the file lies, None for a record that was not read from one; `schema` the one that it names.
+    `path` is where the file lies, None for a record that was not read from one; `schema` the one that it names;
+    `maintainers` whether it is theirs, so that others may be tested against it (`owners.py`).
     """
 
     record: Record
@@ -41,6 +43,7 @@ class Entry(NamedTuple):
     checked: Checked | None
     path: Path | None = None
     schema: str = SCHEMA
+    maintainers: bool = False
 
     @property
     def id(self) -> str:
@@ -53,7 +56,7 @@ class BoardRow(NamedTuple):
 
     `best` and `worst` are the ends of its rank range at equal candidates, `best_by_cost` and `worst_by_cost` at equal
     cost: None on boards of defences, and where a row of the board costs nothing. `against_plain` is what the test
-    against plain sampling on the same board says, empty for plain sampling itself and where there is none.
+    against the maintainers' plain sampling on the same board says, empty for that itself and where there is none.
     """
 
     entry: Entry
@@ -71,7 +74,10 @@ class BoardRow(NamedTuple):
 
 
 class Board(NamedTuple):
-    """Comparable records: `ranked` in order, `reference` the attack without a defence, `apart` never ranked."""
+    """Comparable records: `ranked` in order, `apart` never ranked.
+
+    `reference` is the attack without a defence, by the maintainers.
+    """
 
     name: str
     ranked: list[BoardRow]
@@ -140,6 +146,7 @@ def read_leaderboard(records: Path) -> Leaderboard:
 
 def _read(records: Path) -> tuple[list[Entry], list[tuple[str, str]]]:
     entries, unusable = [], []
+    registry = _registry(records)
     for file in record_files(records):
         name = file.relative_to(records).as_posix()
         try:
@@ -147,6 +154,10 @@ def _read(records: Path) -> tuple[list[Entry], list[tuple[str, str]]]:
             record = parse_record(content, file.name)
             _complete(record, file.name)
             sha256 = hashlib.sha256(read_bytes(file)).hexdigest()
+            if isinstance(registry, BadRecord):
+                raise registry
+            if fault := registry.fault(record, content, sha256):
+                raise BadRecord(f"{file.name}, {fault[0]}: {fault[1]}")
         except (BadRecord, OSError) as error:
             unusable.append((name, str(error)))
             continue
@@ -159,8 +170,16 @@ def _read(records: Path) -> tuple[list[Entry], list[tuple[str, str]]]:
         except BadRecord as error:
             checked = None
             unusable.append((name, str(error)))
-        entries.append(Entry(record, name, sha256, checked, file, content["schema"]))
+        entries.append(Entry(record, name, sha256, checked, file, content["schema"], registry.is_maintainers(record)))
     return entries, unusable
+
+
+def _registry(records: Path) -> owners.Owners | BadRecord:
+    """Return who owns which name, or why that cannot be said: then no record counts."""
+    try:
+        return owners.read_owners(records)
+    except BadRecord as error:
+        return error
 
 
 def rank(entries: Sequence[Entry]) -> Leaderboard:
@@ -257,7 +276,8 @@ def _stale(entries: Iterable[Entry]) -> dict[str, str]:
             found[entry.file] = why
             continue
         record = entry.record
-        key = _key([record.submitter, sorted(record.seeds), _board_key(record), record.claim.model_dump(mode="json")])
+        own = [record.owner, owners.normal(record.submitter), sorted(record.seeds)]
+        key = _key([own, _board_key(record), record.claim.model_dump(mode="json")])
         if older := newest.get(key):
             found[older.file] = f"superseded by record {entry.id} of {record.submitted}, same submitter and claim"
         newest[key] = entry
@@ -306,7 +326,8 @@ def _board(key: str, entries: Sequence[Entry], current: Iterable[Entry]) -> Boar
         reference = [
             BoardRow(entry, why="the same attack without a defence")
             for entry in current
-            if not entry.record.claim.defences and _attack_key(entry.record) == key and not _why_apart(entry.record)
+            if entry.maintainers and not entry.record.claim.defences
+            if _attack_key(entry.record) == key and not _why_apart(entry.record)
         ]
     digest = hashlib.sha256(key.encode()).hexdigest()[:8]
     board = Board("", ranked, reference, apart)
@@ -318,8 +339,9 @@ def _ranked(entries: Sequence[Entry], kind: BoardKind) -> list[BoardRow]:
     sign = -1 if attacks else 1
     entries = sorted(entries, key=lambda entry: (sign * entry.record.excess.value, entry.id))
     found, by_cost = _standings([entry.record for entry in entries], attacks=attacks)
-    names = [entry.record.claim.attack for entry in entries]
-    plain = names.index(PLAIN) if attacks and PLAIN in names else None
+    # Nobody else's: whoever could put up plain sampling with many hits would make every other attack look weak.
+    plain_rows = [row for row, entry in enumerate(entries) if entry.maintainers and entry.record.claim.attack == PLAIN]
+    plain = plain_rows[0] if attacks and plain_rows else None
     return [
         BoardRow(
             entry,
@@ -327,7 +349,7 @@ def _ranked(entries: Sequence[Entry], kind: BoardKind) -> list[BoardRow]:
             worst=int(found.worst[row]),
             best_by_cost=None if by_cost is None else int(by_cost.best[row]),
             worst_by_cost=None if by_cost is None else int(by_cost.worst[row]),
-            against_plain="" if plain is None or names[row] == PLAIN else WORDS[int(found.finds_more[row, plain])],
+            against_plain="" if plain is None or row in plain_rows else WORDS[int(found.finds_more[row, plain])],
         )
         for row, entry in enumerate(entries)
     ]

@@ -12,6 +12,7 @@ from ..benchmark.protocol import CONFIDENCE
 from ..benchmark.results.rates import swap_p
 from ..benchmark.results.schema import Estimate, Result
 from ..benchmark.stats.comparison import AttackHits, excess_of
+from . import owners
 from .badge import SUFFIX
 from .record import SCHEMA, Record, pooled_hits
 
@@ -32,7 +33,12 @@ def _with_far_ends(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_batching_apart(content: dict[str, Any]) -> dict[str, Any]:
-    """Version 3 kept how the work was cut among the rules, and did not say of which code a plug-in was."""
+    """Version 3 kept how the work was cut among the rules, and did not say of which code a plug-in was.
+
+    It had no signatures.
+    """
+    if field := next((field for field in ("owner", "signature") if field in content), None):
+        raise BadRecord(f"{field}: belongs to sidebench-record/4, the schema is an older one")
     protocol, made, claim = (dict(part) if isinstance(part := content.get(k), dict) else part for k in _MOVED)
     if isinstance(protocol, dict) and isinstance(made, dict):
         protocol.pop("shard", None)
@@ -67,7 +73,8 @@ board hold a number for each."""
 
 def record_files(records: Path) -> list[Path]:
     """Return every record's file below a folder, sorted."""
-    return sorted(file for file in records.rglob("*.json") if not file.name.endswith(SUFFIX))
+    registry = records / owners.FILE
+    return sorted(file for file in records.rglob("*.json") if not file.name.endswith(SUFFIX) and file != registry)
 
 
 def read_record(path: Path) -> Record:

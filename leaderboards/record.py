@@ -227,6 +227,12 @@ class Record(_Part):
     hashes: Hashes = Field(description="what the record rests on")
     made: Made = Field(description="hardware class, versions, seconds")
     tuning: Tuning | None = Field(None, description="how the settings were tuned; None where that is not told")
+    owner: str | None = Field(
+        None, pattern=r"^[0-9a-f]{64}$", description="Ed25519 public key of the submitter; None: the maintainers'"
+    )
+    signature: str | None = Field(
+        None, pattern=r"^[0-9a-f]{128}$", description="the owner's, over the canonical text without this field"
+    )
     command: str = Field(max_length=4000, description="the command that makes the run again")
 
     @property

@@ -1,4 +1,4 @@
-"""The published schemas: JSON Schema of records and badges, one file per version, in schemas/.
+"""The published schemas: JSON Schema of records, badges and owners, one file per version, in schemas/.
 
 The files of versions that are no longer written stay as they were, since records of them are still read.
 """
@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from . import owners
 from .badge import Checked
 from .record import SCHEMA, Record
 
@@ -29,7 +30,11 @@ def file_name(version: str) -> str:
 def current() -> dict[str, str]:
     """Return the text of each schema that this version writes, by file name."""
     badge = "sidebench-challenge/1"
-    return {file_name(SCHEMA): text(Record, SCHEMA), file_name(badge): text(Checked, badge)}
+    return {
+        file_name(SCHEMA): text(Record, SCHEMA),
+        file_name(badge): text(Checked, badge),
+        file_name(owners.SCHEMA): text(owners.Owners, owners.SCHEMA),
+    }
 
 
 def text(model: type[BaseModel], version: str) -> str:

@@ -83,6 +83,12 @@ def no_kept_states() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def own_keys(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep the keys that `leaderboard add` makes out of the home of whoever runs the tests."""
+    os.environ["XDG_CONFIG_HOME"] = str(tmp_path_factory.mktemp("config"))
+
+
+@pytest.fixture(scope="session", autouse=True)
 def attacks_stay_here() -> Iterator[None]:
     """Call every attack in the tests' own process: one of its own takes 8 s to start, and makes the same images.
 

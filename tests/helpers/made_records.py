@@ -8,10 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from sidebench.benchmark.files import write_text
 from sidebench.benchmark.results.schema import Estimate
 from sidebench.benchmark.stats.comparison import AttackHits, excess_of
 from sidebench.benchmark.stats.intervals import wilson
 from sidebench.leaderboards.badge import Checked
+from sidebench.leaderboards.make_records import write_record
+from sidebench.leaderboards.owners import FILE, claim, read_owners
 from sidebench.leaderboards.ranking import Entry
 from sidebench.leaderboards.record import Hits, Record, pack
 
@@ -94,14 +97,25 @@ def entry(record: Record, checked: Any = None) -> Entry:
     import hashlib
 
     digest = hashlib.sha256(record.text().encode()).hexdigest()
-    return Entry(record, record.file(Path()).as_posix(), digest, checked)
+    return Entry(record, record.file(Path()).as_posix(), digest, checked, maintainers=record.owner is None)
+
+
+def store(record: Record, records: Path) -> Path:
+    """Write a record below a folder, list it there as its maintainers' own, and return its file."""
+    (listed,) = claim([record], records, None)
+    return write_record(listed, records)
+
+
+def list_file(file: Path, name: str, records: Path) -> None:
+    """List a file as an unsigned record of a folder's maintainers under a name, as older schemas have none else."""
+    write_text(records / FILE, read_owners(records).listing(name, [file.read_bytes()]).text())
 
 
 def as_version(record: Record, version: int) -> dict[str, Any]:
     """Return a record's content under an older schema, 1 to 3: 1 had no sources, and none of them knew code."""
     content: dict[str, Any] = json.loads(record.text())
     content["protocol"] |= {"micro_batch": content["made"].pop("micro_batch"), "shard": 256}
-    del content["claim"]["code"]
+    del content["claim"]["code"], content["owner"], content["signature"]
     if version == 1:
         del content["victim"]["sources"]
     return {**content, "schema": f"sidebench-record/{version}"}

@@ -27,6 +27,7 @@ WITH_EXAMPLES = [
     "leaderboards",
     "leaderboards.aggregates",
     "leaderboards.figures_again",
+    "leaderboards.owners",
     "leaderboards.rank_tests",
     "methods",
     "methods.defences",

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_records import as_version, changed, entry
+from made_records import as_version, changed, entry, list_file, store
 
 from sidebench.benchmark.errors import BadRecord
 from sidebench.benchmark.files import canonical_json
 from sidebench.benchmark.runs import runner
 from sidebench.leaderboards.badge import checked_file
 from sidebench.leaderboards.check import check_files, check_record
-from sidebench.leaderboards.make_records import make_records, write_record
+from sidebench.leaderboards.make_records import make_records
 from sidebench.leaderboards.ranking import rank, read_leaderboard
 from sidebench.leaderboards.read_records import parse_record, record_files
 from sidebench.leaderboards.record import Record, Source, pack, unpack
@@ -243,12 +243,12 @@ def test_the_shipped_pair_is_compared(finished: Any) -> None:
 
 def test_a_file_must_be_as_it_was_made_and_where_it_belongs(finished: Any, tmp_path: Path) -> None:
     made = make_records(finished.folder, "somebody", today=TODAY)
-    files = [write_record(record, tmp_path) for record in made]
+    files = [store(record, tmp_path) for record in made]
     assert check_files(record_files(tmp_path), tmp_path, TODAY) == []
     text = files[0].read_text(encoding="utf-8")
 
     files[0].write_text(json.dumps(json.loads(text)), encoding="utf-8")
-    assert [p.field for p in check_files([files[0]], tmp_path, TODAY)] == ["file"]
+    assert [p.field for p in check_files([files[0]], tmp_path, TODAY)] == ["file", "signature"]
     files[0].write_text(text.replace("somebody", "nobody"), encoding="utf-8")
     assert "changed after it was made" in str(check_files([files[0]], tmp_path, TODAY)[0])
     files[0].write_text(text[: len(text) // 2], encoding="utf-8")
@@ -270,16 +270,16 @@ def test_claiming_twice_is_refused_and_repeating_another_is_not(finished: Any, t
     again = first.model_copy(update={"submitted": TODAY + timedelta(days=1)})
     other = first.model_copy(update={"submitter": "somebody else"})
     for record in (first, other):
-        write_record(record, tmp_path)
+        store(record, tmp_path)
     assert check_files(record_files(tmp_path), tmp_path, TODAY) == []
-    write_record(again, tmp_path)
+    store(again, tmp_path)
     assert [problem.field for problem in check_files(record_files(tmp_path), tmp_path, TODAY)] == ["claim"]
 
 
 def test_two_pairs_of_one_name_are_refused(made: list[Record], content: dict[str, Any], tmp_path: Path) -> None:
-    write_record(made[0], tmp_path)
+    store(made[0], tmp_path)
     victim = made[1].victim.model_copy(update={"identity": "0" * 64})
-    write_record(made[1].model_copy(update={"victim": victim}), tmp_path)
+    store(made[1].model_copy(update={"victim": victim}), tmp_path)
     assert [problem.field for problem in check_files(record_files(tmp_path), tmp_path, TODAY)] == ["victim.identity"]
 
 
@@ -290,7 +290,7 @@ def test_two_pairs_of_one_name_are_refused(made: list[Record], content: dict[str
 def checked(finished: Any, tmp_path: Path) -> Path:
     """Return the file of a record with a badge."""
     [record] = make_records(finished.folder, "somebody", ["side"], today=TODAY)
-    file = write_record(record, tmp_path)
+    file = store(record, tmp_path)
     badge = {
         "schema": "sidebench-challenge/1",
         "record": hashlib.sha256(file.read_bytes()).hexdigest(),
@@ -353,6 +353,7 @@ def test_a_file_of_an_older_schema_stands_as_it_was_written(finished: Any, tmp_p
     file = record.file(tmp_path, name)
     file.parent.mkdir(parents=True)
     file.write_text(text, encoding="utf-8")
+    list_file(file, record.submitter, tmp_path)
     assert check_files([file], tmp_path, TODAY) == []
     (board,) = read_leaderboard(tmp_path).boards
     assert board.ranked[0].entry.id == name and board.ranked[0].record == record
@@ -368,6 +369,6 @@ def test_the_same_claim_under_two_schemas_is_one_board_and_a_repetition(finished
     origin = {"model": Source(repo="a/b", commit="0" * 40)}
     newer = record.model_copy(update={"victim": record.victim.model_copy(update={"sources": origin})})
     for each in (record, newer):
-        write_record(each, tmp_path)
+        store(each, tmp_path)
     assert [problem.field for problem in check_files(record_files(tmp_path), tmp_path, TODAY)] == ["claim"]
     assert len(rank([entry(record), entry(changed(newer, submitter="other"))]).boards) == 1

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 from complaints import complaints
+from made_records import store
 
 from sidebench.leaderboards import site
 from sidebench.leaderboards.build import build
 from sidebench.leaderboards.check import check_files
-from sidebench.leaderboards.make_records import write_record
 from sidebench.leaderboards.read_records import record_files
 from sidebench.leaderboards.record import Record
 from sidebench.leaderboards.tables import BEGIN, END, board_table
@@ -64,7 +64,7 @@ BAD = {
 def records(real_records: list[Record], tmp_path: Path) -> Path:
     """Return a folder of three records and many bad ones."""
     folder = tmp_path / "records"
-    good = [write_record(record, folder) for record in real_records]
+    good = [store(record, folder) for record in real_records]
     text = good[0].read_text(encoding="utf-8")
     for name, change in BAD.items():
         good[0].with_name(f"bad-{name}.json").write_text(put(text, *change), encoding="utf-8")
@@ -121,7 +121,7 @@ def test_no_cell_begins_a_formula(before: str, first: str, real_records: list[Re
 def test_a_disk_that_is_full_keeps_the_readme(
     real_records: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
 ) -> None:
-    write_record(real_records[0], tmp_path / "records")
+    store(real_records[0], tmp_path / "records")
     readme = tmp_path / "README.md"
     before = f"# Mine\n{BEGIN}\nold\n{END}\nand more\n"
     readme.write_text(before, encoding="utf-8")
@@ -142,7 +142,7 @@ def test_a_disk_that_is_full_keeps_the_readme(
 def test_a_first_build_that_was_killed_is_repeated(
     real_records: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_record(real_records[0], tmp_path / "records")
+    store(real_records[0], tmp_path / "records")
 
     def killed(found: Any) -> Any:
         yield "index.html", "half"
@@ -156,7 +156,7 @@ def test_a_first_build_that_was_killed_is_repeated(
 
 
 def test_a_site_is_not_written_through_a_link(real_records: list[Record], tmp_path: Path, call: Call) -> None:
-    write_record(real_records[0], tmp_path / "records")
+    store(real_records[0], tmp_path / "records")
     build(tmp_path / "records", tmp_path / "out", None)
     (tmp_path / "outside").mkdir()
     (tmp_path / "out" / "boards").rename(tmp_path / "out" / "before")

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_records import HUGE, OWN, badge, changed, entry, vary
+from made_records import HUGE, OWN, badge, changed, entry, store, vary
 
 from sidebench.benchmark.errors import BadInput
 from sidebench.benchmark.protocol import SamplerSettings
 from sidebench.leaderboards import ranking, tables
 from sidebench.leaderboards.badge import checked_file
 from sidebench.leaderboards.build import build
-from sidebench.leaderboards.make_records import write_record
 from sidebench.leaderboards.ranking import Board, Leaderboard, rank, read_leaderboard
 from sidebench.leaderboards.record import Record
 
@@ -218,7 +217,7 @@ def test_over_boards_counts_ties_and_never_mixes(base: Record, board: Board) -> 
 
 
 def test_records_that_cannot_be_used_are_listed(base: Record, tmp_path: Path) -> None:
-    good = write_record(base, tmp_path)
+    good = store(base, tmp_path)
     content = json.loads(base.text())
     spoilt = {
         "newer.json": json.dumps({**content, "schema": "sidebench-record/99"}),
@@ -242,7 +241,7 @@ def test_records_that_cannot_be_used_are_listed(base: Record, tmp_path: Path) ->
 
 
 def test_a_badge_counts_for_the_same_bytes_only(base: Record, tmp_path: Path) -> None:
-    file = write_record(base, tmp_path)
+    file = store(base, tmp_path)
     good = badge(entry(base))
     checked_file(file).write_text(good.model_dump_json(by_alias=True), encoding="utf-8")
     found = read_leaderboard(tmp_path)
@@ -310,7 +309,7 @@ def test_readme_tables_stand_between_the_markers(base: Record, tmp_path: Path) -
     assert "old" in readme.read_text(encoding="utf-8")
     build(empty, None, readme)
     assert readme.read_text(encoding="utf-8") == f"{before}\n{tables.EMPTY}\n{after}"
-    write_record(base, empty)
+    store(base, empty)
     with pytest.raises(BadInput, match="out of date"):
         build(empty, None, readme, check=True)
     assert "tables written" in build(empty, None, readme).text

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_records import HUGE, OWN, badge, changed, entry, vary
+from made_records import HUGE, OWN, badge, changed, entry, store, vary
 
 from sidebench.benchmark.errors import BadInput
 from sidebench.leaderboards import board_charts, site, verdicts
 from sidebench.leaderboards.build import build
-from sidebench.leaderboards.make_records import write_record
 from sidebench.leaderboards.ranking import Board, BoardRow, Leaderboard, rank
 from sidebench.leaderboards.read_records import parse_record
 from sidebench.leaderboards.record import Record, Tuning, TuningPoint
@@ -259,7 +258,7 @@ def test_rows_that_differ_in_guidance_alone_make_a_curve(real_records: list[Reco
 
 
 def test_records_and_schemas_are_files_of_the_site(real_records: list[Record], tmp_path: Path) -> None:
-    written = [write_record(record, tmp_path / "records") for record in real_records]
+    written = [store(record, tmp_path / "records") for record in real_records]
     build(tmp_path / "records", tmp_path / "out", None)
     for record, file in zip(real_records, written, strict=True):
         assert (tmp_path / f"out/records/{record.id}.json").read_bytes() == file.read_bytes()
@@ -279,7 +278,7 @@ def test_an_empty_leaderboard_says_so(tmp_path: Path) -> None:
 
 def test_a_later_build_removes_what_is_gone_and_nothing_else(real_records: list[Record], tmp_path: Path) -> None:
     records, out = tmp_path / "records", tmp_path / "out"
-    written = [write_record(record, records) for record in real_records]
+    written = [store(record, records) for record in real_records]
     build(records, out, None)
     (out / "CNAME").write_text("mine", encoding="utf-8")
     page = next(out.glob(f"records/{real_records[0].id}.html"))
@@ -348,7 +347,7 @@ def test_a_tuning_is_drawn_and_told(real_records: list[Record]) -> None:
 def test_the_command_builds_and_warns(real_records: list[Record], tmp_path: Path, capsys: Any) -> None:
     from sidebench.cli import main
 
-    write_record(real_records[0], tmp_path / "records")
+    store(real_records[0], tmp_path / "records")
     (tmp_path / "records/bad.json").write_text("{", encoding="utf-8")
     with pytest.raises(SystemExit) as left:
         main(["leaderboard", "build", "--records", str(tmp_path / "records"), "--out", str(tmp_path / "site")])
