@@ -1,7 +1,8 @@
 """Publish records to a dataset repository on the Hub: one commit on top of what is there, or a pull request.
 
 The commit names its parent, so two submitters cannot overwrite each other: the later one is told that the repository
-has moved. A record that is there already is never changed. Authentication is the user's own login
+has moved. A record that is there already is never changed, and neither is an owner: new names are added to the
+`owners.json` that is there. Authentication is the user's own login
 (`hf auth login`, HF_TOKEN); nothing of it is read or printed here.
 """
 
@@ -11,8 +12,9 @@ from typing import NamedTuple
 
 from ..benchmark.data.hub import explained
 from ..benchmark.errors import BadInput
+from . import owners
 from .badge import SUFFIX, checked_file
-from .check import check_files
+from .check import Problem, check_files
 from .read_records import record_files
 
 FOLDER = "records"
@@ -24,7 +26,7 @@ class Publication(NamedTuple):
 
     repo: str
     parent: str
-    new: dict[str, Path]
+    new: dict[str, Path | bytes]
     present: int
     """Files that are there already, the same."""
 
@@ -33,15 +35,14 @@ def prepare(repo: str, records: Path) -> Publication:
     """Compare a folder of records with the repository and return what it lacks.
 
     Raises:
-        BadInput: there are no records, one of them has a problem or differs from the one that is there, or the
-            repository cannot be found or read.
+        BadInput: there are no records, one of them has a problem or differs from the one that is there, a name
+            belongs to somebody else there, or the repository cannot be found or read.
         CannotReach: the Hub does not answer.
     """
     files = record_files(records)
     if not files:
         raise BadInput(f"{records} holds no records; make some with `sidebench leaderboard add RUN`")
-    if problems := check_files(files, records):
-        raise BadInput(f"{problems[0]} ({len(problems)} problems; `sidebench leaderboard check` lists them)")
+    _refuse(check_files(files, records), "`sidebench leaderboard check` lists them")
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
 
@@ -50,13 +51,40 @@ def prepare(repo: str, records: Path) -> Publication:
         parent = api.dataset_info(repo).sha
         tree = api.list_repo_tree(repo, recursive=True, revision=parent, repo_type="dataset")
         there = {entry.path: entry.blob_id for entry in tree if isinstance(entry, RepoFile)}
-    found = [*files, *(beside for file in files if (beside := checked_file(file)).is_file())]
+    found: list[Path] = [*files, *(beside for file in files if (beside := checked_file(file)).is_file())]
     local = {f"{FOLDER}/{file.relative_to(records).as_posix()}": file for file in found}
-    new = {path: file for path, file in local.items() if there.get(path) != _blob(file)}
-    for path, file in new.items():
+    changed = {path: file for path, file in local.items() if there.get(path) != _blob(file.read_bytes())}
+    for path, file in changed.items():
         if path in there and file in files:
             raise BadInput(f"{path} in {repo} differs from the one here: records are never changed")
-    return Publication(repo, str(parent), new, len(local) - len(new))
+    registry = f"{FOLDER}/{owners.FILE}"
+    text = _registry(repo, str(parent), records, files, registry in there).encode()
+    new: dict[str, Path | bytes] = {**changed, **({} if there.get(registry) == _blob(text) else {registry: text})}
+    return Publication(repo, str(parent), new, len(local) + 1 - len(new))
+
+
+def _registry(repo: str, parent: str, records: Path, files: list[Path], there: bool) -> str:
+    """Return the owners.json that the repository should have: its own with the names that are new here.
+
+    Raises:
+        BadInput: a name, or an unsigned record, is not of whom the repository says.
+    """
+    own = owners.read_owners(records)
+    if not there:
+        return own.text()
+    from huggingface_hub import hf_hub_download
+
+    with explained("dataset", repo, sending=True):
+        file = hf_hub_download(repo, f"{FOLDER}/{owners.FILE}", revision=parent, repo_type="dataset")
+    base = owners.parse_owners(Path(file).read_bytes())
+    _refuse([Problem(owners.FILE, *found) for found in own.taken(base)], f"names stay their owners' in {repo}")
+    _refuse(check_files(files, records, registry=own.after(base)), f"by the {owners.FILE} of {repo}")
+    return own.after(base).text()
+
+
+def _refuse(problems: list[Problem], more: str) -> None:
+    if problems:
+        raise BadInput(f"{problems[0]} ({len(problems)} problems; {more})")
 
 
 def send(publication: Publication, *, create_pr: bool = False) -> str:
@@ -70,7 +98,7 @@ def send(publication: Publication, *, create_pr: bool = False) -> str:
     from huggingface_hub import CommitOperationAdd, HfApi
 
     operations = [CommitOperationAdd(path, file) for path, file in sorted(publication.new.items())]
-    count = len([path for path in publication.new if not path.endswith(SUFFIX)])
+    count = len([path for path in publication.new if not path.endswith((SUFFIX, f"/{owners.FILE}"))])
     with explained("dataset", publication.repo, sending=True):
         made = HfApi().create_commit(
             publication.repo,
@@ -85,13 +113,17 @@ def send(publication: Publication, *, create_pr: bool = False) -> str:
 
 def as_text(publication: Publication) -> str:
     """Say what would be sent, a line per file."""
-    size = sum(file.stat().st_size for file in publication.new.values())
-    lines = [f"{path} ({file.stat().st_size:,} bytes)" for path, file in sorted(publication.new.items())]
-    total = f"{len(lines):,} files, {size:,} bytes, for {publication.repo} on top of {publication.parent[:12]}; "
+    sizes = {path: len(_content(found)) for path, found in sorted(publication.new.items())}
+    lines = [f"{path} ({size:,} bytes)" for path, size in sizes.items()]
+    total = f"{len(lines):,} files, {sum(sizes.values()):,} bytes, for {publication.repo} on top of "
+    total += f"{publication.parent[:12]}; "
     return "\n".join([*lines, f"{total}{publication.present:,} are there already"])
 
 
-def _blob(file: Path) -> str:
+def _content(found: Path | bytes) -> bytes:
+    return found if isinstance(found, bytes) else found.read_bytes()
+
+
+def _blob(content: bytes) -> str:
     """Return the id that git gives to a file's content."""
-    content = file.read_bytes()
     return hashlib.sha1(f"blob {len(content)}\0".encode() + content, usedforsecurity=False).hexdigest()

@@ -3,13 +3,16 @@
 import json
 import subprocess
 import sys
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
 from local_hub import TOKEN, LocalHub
+from made_records import changed, list_file, store
 
 from sidebench.leaderboards.make_records import make_records, write_record
+from sidebench.leaderboards.owners import FILE, claim, parse_owners, read_owners
 
 CLIENT = r"""
 import contextlib, io, json, sys
@@ -48,7 +51,7 @@ def commands(hub: LocalHub, home: Path, lines: list[list[str]], token: str | Non
 def records(finished: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("records")
     for record in make_records(finished.folder, "somebody"):
-        write_record(record, folder)
+        store(record, folder)
     return folder
 
 
@@ -67,7 +70,7 @@ def test_dry_then_sent_then_nothing_left(records: Path, tmp_path: Path) -> None:
         ]
         for file in records.rglob("*.json"):
             assert files[f"records/{file.relative_to(records)}"] == file.read_bytes()
-        assert again[0] == 0 and "0 files" in again[1] and "3 are there already" in again[1]
+        assert again[0] == 0 and "0 files" in again[1] and "4 are there already" in again[1]
 
 
 def test_pull_request_leaves_main_alone(records: Path, tmp_path: Path) -> None:
@@ -77,7 +80,7 @@ def test_pull_request_leaves_main_alone(records: Path, tmp_path: Path) -> None:
         [asked] = commands(hub, tmp_path, [publish])
         assert asked[0] == 0 and "discussions/1" in asked[1]
         assert list(repo.commits[repo.branches["main"]]) == ["README.md"]
-        assert len(repo.commits[repo.branches["refs/pr/1"]]) == 4
+        assert len(repo.commits[repo.branches["refs/pr/1"]]) == 5
 
 
 RACE = r"""
@@ -113,7 +116,7 @@ def test_two_submitters_cannot_overwrite_each_other(records: Path, tmp_path: Pat
 def test_wrong_input_is_one_line_without_the_token(records: Path, tmp_path: Path, finished: Any) -> None:
     changed = tmp_path / "changed"
     [record] = make_records(finished.folder, "somebody", ["side"])
-    file = write_record(record, changed)
+    file = store(record, changed)
     with LocalHub() as hub:
         hub.add("datasets", "someone/board", {f"records/{file.relative_to(changed)}": b"{}"})
         hub.add("datasets", "someone/open", {"README.md": b"# board"})
@@ -141,3 +144,30 @@ def test_wrong_input_is_one_line_without_the_token(records: Path, tmp_path: Path
         assert found[0] == code and words in found[2], found
         assert len([row for row in found[2].splitlines() if row.startswith("sidebench:")]) == 1
         assert "hf_of" not in found[1] + found[2]
+
+
+def test_names_stay_their_owners(records: Path, tmp_path: Path, finished: Any) -> None:
+    [record] = make_records(finished.folder, "other", ["side"])
+    folders = {name: tmp_path / name for name in ("new", "rival", "unsigned")}
+    for name, submitter in (("new", "other"), ("rival", "Some Body")):
+        (signed,) = claim([changed(record, submitter=submitter)], folders[name], tmp_path / f"{name}.pem")
+        write_record(signed, folders[name])
+    forged = changed(record, submitter="somebody", submitted=date(2026, 1, 2))
+    list_file(write_record(forged, folders["unsigned"]), "somebody", folders["unsigned"])
+    there = {f"records/{file.relative_to(records)}": file.read_bytes() for file in records.rglob("*.json")}
+    with LocalHub() as hub:
+        repo = hub.add("datasets", "someone/board", there)
+        first = repo.branches["main"]
+        publish = ["leaderboard", "publish", "--repo", "someone/board", "--send", "--records"]
+        rival, unsigned, new, again = commands(
+            hub, tmp_path, [[*publish, str(folders[name])] for name in ("rival", "unsigned", "new", "new")]
+        )
+    assert rival[0] == 2 and f"{FILE}, names.somebody: belongs to the maintainers in what is merged" in rival[2]
+    assert unsigned[0] == 2 and "signature: is missing" in unsigned[2]
+    assert new[0] == 0 and again[0] == 0 and "0 files" in again[1], (new, again)
+    before, after = (parse_owners(repo.commits[sha][f"records/{FILE}"]) for sha in (first, repo.branches["main"]))
+    (mine,) = read_owners(folders["new"]).maintainers
+    assert after == before.naming("other", mine), "the repository's maintainers stay the only ones"
+    assert there.items() - repo.commits[repo.branches["main"]].items() == {
+        (f"records/{FILE}", there[f"records/{FILE}"])
+    }
