@@ -231,7 +231,7 @@ class Record(_Part):
         None, pattern=r"^[0-9a-f]{64}$", description="Ed25519 public key of the submitter; None: the maintainers'"
     )
     signature: str | None = Field(
-        None, pattern=r"^[0-9a-f]{128}$", description="the owner's, over the canonical text without this field"
+        None, pattern=r"^[0-9a-f]{128}$", description="the owner's, over all else as JSON, keys sorted, no spaces"
     )
     command: str = Field(max_length=4000, description="the command that makes the run again")
 
