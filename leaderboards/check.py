@@ -164,15 +164,32 @@ def _stray_badges(records: Path) -> Iterator[Problem]:
 def _together(read: dict[str, Record]) -> Iterator[Problem]:
     """Find records that claim the same, and pairs that share a name but nothing else."""
     claims: dict[str, str] = {}
+    copied: dict[str, str] = {}
     pairs: dict[tuple[str, int], tuple[str, str]] = {}
     for path, record in read.items():
         file = Path(path).name
         first = claims.setdefault(_claimed(record), file)
         if first != file:
             yield Problem(file, "claim", f"is claimed by {first} already, by the same submitter")
+        for digest in made_of(record):
+            if (original := copied.setdefault(digest, file)) != file and first == file:
+                yield Problem(file, "hashes", f"are those of {original}: a record is copied, and a repetition is not")
+                break
         identity, first = pairs.setdefault((record.victim.name, record.victim.revision), (record.victim.identity, file))
         if identity != record.victim.identity:
             yield Problem(file, "victim.identity", f"is another pair than that of {first}, under the same name")
+
+
+def made_of(record: Record) -> list[str]:
+    """Return what nobody else's record has: by preparation, the hashes of manifest, scores and state together.
+
+    A manifest says when and where its run was made, so a repetition has another one.
+    """
+    return [
+        f"{record.hashes.manifest} {record.hashes.scores[str(seed)]} {record.hashes.state[str(seed)]}"
+        for seed in record.seeds
+        if {str(seed)} <= record.hashes.scores.keys() & record.hashes.state.keys()
+    ]
 
 
 def claims_same(first: Record, second: Record) -> bool:

@@ -16,9 +16,12 @@ from .aggregates import command_of
 from .check_numbers import Found
 from .record import Record
 
+_ADDRESS = "an address"
+_MAY_HOLD_ADDRESS = re.compile(r"victim\.made_by|claim\.code\..*\.address")
+
 _SECRETS = {
     "an absolute path": re.compile(r"(?:^|[\s'\"=:,(])(?:/[\w.~-]+){2,}|\b[A-Za-z]:\\|\\\\\w"),
-    "an address": re.compile(r"\w://|\b\w[\w.-]*@[\w-]+\.\w"),
+    _ADDRESS: re.compile(r"\w://|\b\w[\w.-]*@[\w-]+\.\w"),
     "a token": re.compile(r"\b(?:hf|ghp|glpat|sk|xox[bp])[_-]\w{8,}"),
     "an image": re.compile(r"data:|iVBORw0KGgo|/9j/4"),
     "a control character": re.compile(r"[\x00-\x1f\x7f\u200b-\u200f\u202a-\u202e\u2066-\u2069\ufeff]"),
@@ -39,7 +42,7 @@ def texts(record: Record) -> Found:
                 yield from walk(entry, f"{field}.{position}")
         elif isinstance(value, str):
             for what, pattern in _SECRETS.items():
-                if pattern.search(value):
+                if pattern.search(value) and not (what == _ADDRESS and _MAY_HOLD_ADDRESS.fullmatch(field)):
                     yield field, f"holds {what}, which no record may"
 
     content = record.model_dump(mode="json", by_alias=True)
@@ -97,11 +100,8 @@ def claim(record: Record) -> Found:
     for kind, name, settings, field in named:
         known = split_ablation(name)[0] if kind == "attack" else name
         if known not in names(kind):
-            if not {"package", "version"} <= claimed.code.get(name, {}).keys():
-                yield (
-                    "claim.code",
-                    f"does not say of which package {kind} {name} is; it does not ship with sidebench",
-                )
+            if not {"sha256"} < claimed.code.get(name, {}).keys():
+                yield "claim.code", f"does not say of which package or file {kind} {name} is; it does not ship"
             continue
         if ships(kind, known) and name in claimed.code:
             yield "claim.code", f"says that {name} is of another package, and it ships with sidebench"

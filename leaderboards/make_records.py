@@ -1,6 +1,7 @@
 """Make records from a finished run folder: one per attack, over all of its seeds."""
 
 import hashlib
+import importlib.metadata
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime
@@ -33,7 +34,7 @@ from .aggregates import aggregated, shares_of
 from .check import check_record, claims_same
 from .figures_again import check_figures
 from .read_records import read_record, record_files
-from .record import SCHEMA, Claim, Hashes, Hits, Made, Record, Victim, command, pack
+from .record import SCHEMA, Claim, Hashes, Hits, Made, Quality, Record, Victim, command, pack
 from .record_tuning import with_tunings
 
 if TYPE_CHECKING:
@@ -156,6 +157,7 @@ def _make(
             ledger={str(seed): file_hash(folder.ledger_file(unit)) for seed, unit in units.items()},
         ),
         made=_made(folder, manifest, list(units.values())),
+        quality=_quality(folder, list(units.values())),
         command=command(
             metrics.pair,
             {attack: unit["settings"]},
@@ -180,7 +182,21 @@ def _code(attack: str, manifest: Mapping[str, Any], unit: Mapping[str, Any]) -> 
     """Return the code of what does not ship with sidebench; runs of `sidebench/1` did not keep it."""
     stored = manifest["identity"].get("code", {})
     known = {attack: unit.get("code", {}), **{name: stored.get(name, {}) for name in manifest["identity"]["defences"]}}
-    return {name: dict(code) for name, code in known.items() if code and code != stored.get("sidebench")}
+    own = stored.get("sidebench")
+    return {name: {**code, **_address(code)} for name, code in known.items() if code and code != own}
+
+
+def _address(code: Mapping[str, str]) -> dict[str, str]:
+    """Return where a package can be had, as its metadata say; nothing for a local file."""
+    if "package" not in code:
+        return {}
+    try:
+        about = importlib.metadata.metadata(code["package"])
+    except importlib.metadata.PackageNotFoundError:
+        return {}
+    urls = [line.partition(",")[2].strip() for line in about.get_all("Project-URL", [])]
+    found = [url for url in [*urls, *about.get_all("Home-page", [])] if re.match("https?://", url)]
+    return {"address": found[0]} if found else {}
 
 
 def _result(found: Result, measure: Measure) -> Result:
@@ -207,6 +223,7 @@ def _victim(folder: RunFolder, metrics: Metrics, manifest: Mapping[str, Any], hi
         held_out_images=metrics.held_out_images,
         training_groups=metrics.training_groups,
         held_out_groups=metrics.held_out_groups,
+        made_by=manifest.get("made_by", ""),
         public=manifest.get("public", shipped is not None and shipped.public),
         worked_example=shipped is not None and shipped.model.location.startswith("zoo:"),
         classes=[] if hits.strata is None else [(int(ours), int(theirs)) for ours, theirs in hits.strata.sizes],
@@ -266,6 +283,16 @@ def _hits(seed: int, found: AttackHits, groups: Groups, key: bytes) -> Hits:
             if own[place] and credits[place]
         },
     )
+
+
+def _quality(folder: RunFolder, units: Sequence[str]) -> Quality | None:
+    found = read_json(folder.path / "quality.json")
+    real = found.get("training images")
+    if real is None or any(unit not in found for unit in units):
+        return None
+    means = {key: float(np.mean([found[unit][key] for unit in units])) for key in ("precision", "recall")}
+    frechet = float(np.mean([found[unit]["frechet_distance"] for unit in units]))
+    return Quality(frechet=frechet, frechet_of_training=real["frechet_distance"], **means)
 
 
 def _names(groups: np.ndarray, key: bytes, text: Callable[[int], str]) -> list[str]:

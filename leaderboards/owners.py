@@ -1,4 +1,4 @@
-"""Whose a record is: nobody speaks for another.
+"""Whose a record is: nobody speaks for another, and a pair's name stands for one victim.
 
 `owners.json` in a folder of records names the owner of each submitter's name: a public key, or the maintainers. Whose
 name is entered first has it, so "first" is what was merged first and no date that a record states. A record counts
@@ -22,6 +22,7 @@ from ..benchmark.errors import BadInput, BadRecord, first_problem
 from ..benchmark.files import canonical_json, parse_json, read_bytes, write_text
 from .owner_keys import holds, make_key, public_half, read_key, refuse_place, signed
 from .record import Record
+from .victims import facts, name_of, other_victim
 
 FILE = "owners.json"
 """The registry's name, at the top of a folder of records."""
@@ -76,6 +77,9 @@ class Owners(BaseModel):
     maintainers: list[Key] = Field(description="public keys of those whose records others are tested against")
     names: dict[str, Key | Literal["maintainers"]] = Field(description="public key, or the maintainers, by name")
     unsigned: list[Sha256] = Field(description="SHA-256 of the records that are the maintainers' without a signature")
+    victims: dict[str, dict[str, Any]] = Field(
+        {}, description="hashes and sizes of model, images and sides by NAME@REVISION of a pair, as first recorded"
+    )
 
     @field_validator("names")
     @classmethod
@@ -101,9 +105,9 @@ class Owners(BaseModel):
             return "signature", f"is missing, and {FILE} does not list the record among those of the maintainers"
         if owner is None:
             return "submitter", f"{FILE} names no owner of {record.submitter!r}"
-        if record.owner == owner or (owner == MAINTAINERS and self.is_maintainers(record)):
-            return None
-        return "owner", f"{record.submitter!r} belongs to {_whom(owner)}"
+        if record.owner != owner and not (owner == MAINTAINERS and self.is_maintainers(record)):
+            return "owner", f"{record.submitter!r} belongs to {_whom(owner)}"
+        return other_victim(record, self.victims)
 
     def is_maintainers(self, record: Record) -> bool:
         """Return whether a record without a fault is the maintainers'."""
@@ -131,15 +135,24 @@ class Owners(BaseModel):
         hashes = {hashlib.sha256(content).hexdigest() for content in files}
         return self.naming(name, MAINTAINERS).model_copy(update={"unsigned": sorted({*self.unsigned, *hashes})})
 
+    def knowing(self, made: Iterable[Record]) -> "Owners":
+        """Return the registry with an entry for the pair of each record; one that is there stays."""
+        new = {name_of(record): facts(record) for record in made}
+        return self.model_copy(update={"victims": {**new, **self.victims}})
+
     def after(self, base: "Owners") -> "Owners":
         """Return what counts once this registry is merged on top of `base`: that one, and names that are new."""
-        return base.model_copy(update={"names": {**self.names, **base.names}})
+        new = {field: {**getattr(self, field), **getattr(base, field)} for field in ("names", "victims")}
+        return base.model_copy(update=new)
 
     def changes(self, base: "Owners") -> Iterator[tuple[str, str]]:
         """Yield (field, message) of every entry of `base` that is changed or removed, and who else would decide."""
         yield from self.taken(base)
         for name in sorted(base.names.keys() - self.names.keys()):
             yield f"names.{name}", "is removed; a name stays its owner's"
+        for name in sorted(base.victims):
+            if self.victims.get(name) != base.victims[name]:
+                yield f"victims.{name}", "is changed or removed; a pair stays what its first record has it"
         for field in ("maintainers", "unsigned"):
             if set(getattr(self, field)) != set(getattr(base, field)):
                 yield field, "is changed; only the maintainers say what is theirs"
@@ -199,18 +212,22 @@ def claim(made: Sequence[Record], records: Path, key_file: Path | None) -> list[
 
     Raises:
         BadInput: the name belongs to somebody else, or the key cannot be used or made.
-        BadRecord: the registry cannot be read.
+        BadRecord: the registry cannot be read, or a record is of another victim than the one of its name.
     """
     owners, name = read_owners(records), made[0].submitter
+    for record in made:
+        if other := other_victim(record, owners.victims):
+            raise BadRecord(f"{record.claim.attack}, {other[0]}: {other[1]}")
     if key_file is None:
         owners.refuse_other(name, MAINTAINERS)
-        entered, found = owners.listing(name, [record.text().encode() for record in made]), list(made)
+        listed = [record.text().encode() for record in made]
+        entered, found = owners.listing(name, listed).knowing(made), list(made)
     else:
         refuse_place(key_file, records)
         key = read_key(key_file)
         owners.refuse_other(name, public_half(key) if key else None)
         key = key or make_key(key_file)
-        entered, found = owners.naming(name, public_half(key)), [signed(record, key) for record in made]
+        entered, found = owners.naming(name, public_half(key)).knowing(made), [signed(record, key) for record in made]
         if not (records / FILE).exists():
             entered = entered.model_copy(update={"maintainers": [public_half(key)]})
     if entered != owners:

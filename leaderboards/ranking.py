@@ -27,6 +27,15 @@ from .record import SCHEMA, BoardKind, Record
 PLAIN = "carlini-uncond"
 """The attack that is plain sampling: what another one must beat to be worth its cost."""
 
+LEAST_PREPARATIONS = 3
+"""Preparations of a record that is ranked: one says little of an attack."""
+
+LEAST_CANDIDATES = 256
+"""Candidates per preparation of a record that is ranked."""
+
+MOST_FRECHET = 2.0
+"""Frechet distance of a ranked defence's images, in multiples of that of training images, both to other real images."""
+
 WORDS = {1: "finds more", -1: "finds fewer", 0: "no difference seen"}
 
 
@@ -289,6 +298,8 @@ def _outdated(record: Record, shipped: Mapping[str, Pair]) -> str:
     if version not in RANKED:
         return f"protocol {version}; {' and '.join(RANKED)} are ranked"
     pair = shipped.get(victim.name)
+    if pair is None and not (victim.made_by or {"model", "data"} <= victim.sources.keys()):
+        return f"nobody else has the pair {victim.name}: it neither ships nor comes from the Hub, and made_by is empty"
     if pair is None:
         return ""
     if victim.revision < pair.revision:
@@ -309,9 +320,31 @@ def _why_apart(record: Record) -> str:
         return "control reference-model: held against another model, not against held-out images"
     if victim.control != "iid":
         return f"control {victim.control}: the rates have no fair control, so no excess is claimed"
+    if local := [name for name, code in record.claim.code.items() if "package" not in code]:
+        return f"{local[0]} is a file of the submitter's own; others need a package to run it"
+    if len(record.seeds) < LEAST_PREPARATIONS or record.candidates < LEAST_CANDIDATES:
+        return (
+            f"{len(record.seeds)} preparations of {record.candidates:,} candidates; ranked are at least "
+            f"{LEAST_PREPARATIONS} of {LEAST_CANDIDATES:,}"
+        )
+    if record.claim.defences and (poor := _poor_quality(record)):
+        return poor
     if not record.claims_excess:
         return "training and held-out images are distinguishable by a classifier, so the control is only a surrogate"
     return ""
+
+
+def _poor_quality(record: Record) -> str:
+    """Return why a defence is not ranked for what it does to the images, or nothing where they are good enough."""
+    quality = record.quality
+    if quality is None:
+        return "the record does not say how good the images are that the defence leaves"
+    if quality.frechet <= MOST_FRECHET * quality.frechet_of_training:
+        return ""
+    return (
+        f"the defence spoils the images: Frechet distance {quality.frechet:.3g}, over {MOST_FRECHET:g} times that of "
+        f"training images ({quality.frechet_of_training:.3g})"
+    )
 
 
 # ---- Order ------------------------------------------------------------------------------------------

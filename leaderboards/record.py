@@ -88,6 +88,9 @@ class Victim(_Part):
     public: bool = Field(
         True, description="the images are published, so that the record may say of each candidate whether it hit"
     )
+    made_by: str = Field(
+        "", max_length=300, description="how others get the pair that neither ships nor comes from the Hub"
+    )
     worked_example: bool = Field(description="public data that ship with sidebench: an example, not a finding")
     classes: list[tuple[int, int]] = Field(
         [],
@@ -180,6 +183,15 @@ class Made(_Part):
     probe_share_off: float = Field(ge=0, le=1, description="largest share of values that another batch size changed")
 
 
+class Quality(_Part):
+    """Are the candidates images of the right kind? Means over the preparations, pixels as features."""
+
+    frechet: float = Field(ge=0, description="Frechet distance of the candidates to images outside of the training set")
+    frechet_of_training: float = Field(ge=0, description="the same of the training images themselves")
+    precision: float = Field(ge=0, le=1, description="share of candidates on the manifold of real images")
+    recall: float = Field(ge=0, le=1, description="share of real images on the manifold of the candidates")
+
+
 class TuningPoint(_Part):
     """Values of the settings and what they found on a shadow victim."""
 
@@ -226,6 +238,9 @@ class Record(_Part):
     )
     hashes: Hashes = Field(description="what the record rests on")
     made: Made = Field(description="hardware class, versions, seconds")
+    quality: Quality | None = Field(
+        None, description="of the candidates; None where images are too large for it, and in older records"
+    )
     tuning: Tuning | None = Field(None, description="how the settings were tuned; None where that is not told")
     owner: str | None = Field(
         None, pattern=r"^[0-9a-f]{64}$", description="Ed25519 public key of the submitter; None: the maintainers'"

@@ -13,7 +13,7 @@ from ..benchmark.errors import BadInput
 from ..benchmark.files import parse_json, read_bytes, refuse_links, write_text
 from ..benchmark.reports.templates import environment
 from ..benchmark.results.schema import Estimate, Result
-from . import board_charts, schema, tables, verdicts
+from . import board_charts, ranking, schema, tables, verdicts
 from .ranking import PLAIN, Board, BoardRow, Leaderboard, method_of
 from .record import Record
 from .svg import COLOURS, ChartLine, Scale, number, scale
@@ -127,6 +127,8 @@ def board_page(board: Board) -> str:
         "board.html.j2",
         "../",
         board=board,
+        least=(ranking.LEAST_PREPARATIONS, ranking.LEAST_CANDIDATES),
+        most_frechet=number(ranking.MOST_FRECHET),
         different=different,
         scale=_excess_scale([row.record for row in [*board.ranked, *board.reference]]),
         chart=board_charts.groups_chart(lines),

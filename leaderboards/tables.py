@@ -18,6 +18,9 @@ FORMATS: tuple[Format, ...] = ("md", "txt", "csv", "tex")
 
 BEGIN, END = "<!-- leaderboard: begin -->", "<!-- leaderboard: end -->"
 
+QUALITY = ("frechet", "frechet_of_training", "precision", "recall")
+"""Columns of a record's quality in the CSV."""
+
 README_ROWS = 10
 """Rows of a board that a README shows."""
 
@@ -111,9 +114,10 @@ def conditions(board: Board) -> str:
     record, victim = board.first, board.first.victim
     against = f", against {clean(record.claim.attack)} with one set of settings" if board.kind == "defences" else ""
     example = "; worked example, public data" if victim.worked_example else ""
+    made = f"; made by: {clean(victim.made_by)}" if victim.made_by else ""
     return (
         f"{board.kind}{against}; revision {victim.revision}, protocol {record.protocol.version}, control "
-        f"{victim.control}, {record.candidates:,} candidates, {record.measure}, band {record.band}{example}"
+        f"{victim.control}, {record.candidates:,} candidates, {record.measure}, band {record.band}{made}{example}"
     )
 
 
@@ -187,6 +191,7 @@ def _table(rows: Sequence[BoardRow], board: Board, form: Format, *, why: bool = 
                 "unique groups": count(found.unique_groups),
                 "AMS, %": percent(found.ams),
                 "control AMS, %": percent(found.control_ams),
+                **(_quality(row.record) if board.kind == "defences" else {}),
                 "preparations": len(row.record.seeds),
                 "denoiser-equivalents": f"{found.equivalents:,.0f}",
                 "hits per 1,000 equivalents": f"{found.hits_per_1000:.2f}",
@@ -199,7 +204,19 @@ def _table(rows: Sequence[BoardRow], board: Board, form: Format, *, why: bool = 
     return _tabulate(table, form)
 
 
-NOT_BRIEF = ("AMS, %", "control AMS, %", "denoiser-equivalents", "hardware")
+def _quality(record: Record) -> dict[str, str]:
+    """Return how good the images are that a defence leaves; dashes where the record does not say."""
+    quality = record.quality
+    if quality is None:
+        return dict.fromkeys(("Frechet", "precision", "recall"), "-")
+    return {
+        "Frechet": f"{quality.frechet:.3f} ({quality.frechet_of_training:.3f})",
+        "precision": f"{quality.precision:.2f}",
+        "recall": f"{quality.recall:.2f}",
+    }
+
+
+NOT_BRIEF = ("AMS, %", "control AMS, %", "precision", "recall", "denoiser-equivalents", "hardware")
 """Columns that a README leaves to the pages."""
 
 
@@ -266,6 +283,7 @@ def _raw(row: BoardRow) -> dict[str, Any]:
         "seeds": " ".join(map(str, record.seeds)),
         "denoiser_equivalents": found.equivalents,
         "hits_per_1000_equivalents": found.hits_per_1000,
+        **{f"quality_{key}": getattr(record.quality, key, None) for key in QUALITY},
         "hardware": hardware(record),
         "made_again": checked.checked if checked else None,
         "made_again_agreed": checked.agreed if checked else None,
@@ -302,7 +320,8 @@ HOW_TO_READ = (
     "Rank ranges hold every rank that the tests allow: rows whose ranges overlap are tied (paired tests of all rows "
     "against all, Holm-corrected, 5 %). At equal cost hits are divided by their denoiser-equivalents, preparation "
     "included. Excess, the share that training images own less chance, carries its 95 % interval; unique groups are "
-    "per preparation, hits per 1,000 denoiser-equivalents."
+    "per preparation, hits per 1,000 denoiser-equivalents. Frechet: distance of a defence's images to images outside "
+    "of the training set, in brackets that of the training images; above twice that a defence has no rank."
 )
 
 

@@ -265,6 +265,9 @@ class Pair(Settings):
     licence: str
     public: bool = False
     """The training images are published: a leaderboard record may say of each candidate whether it hit."""
+    made_by: Annotated[str, Field(max_length=300)] = ""
+    """How others make or get the same model and images, where the pair neither ships nor comes from the Hub: a command
+    or an address. A record without it stands on no board."""
     notes: str = ""
     verified: bool = True
     """False: nobody has run this pair against the real Hub yet."""
@@ -293,7 +296,7 @@ class Pair(Settings):
 
     def identity(self) -> str:
         """Return a hash of what can change a number; attacks' settings are kept by unit, weights by hash."""
-        prose = {"title", "description", "notes", "licence", "recipe", "attacks", "verified", "public"}
+        prose = {"title", "description", "notes", "licence", "recipe", "attacks", "verified", "public", "made_by"}
         # Defaults are left out, so that a field added later does not change the identity of the pairs there are.
         content = self.model_dump(exclude=prose, exclude_defaults=True, mode="json")
         for model in ("model", "reference_model"):

@@ -91,6 +91,7 @@ def open_folder(plan: RunPlan, folder: RunFolder, identity: Mapping[str, Any]) -
         "batching": plan.batching.model_dump(),
         "candidates": plan.candidates,
         "public": plan.pair.public,
+        "made_by": plan.pair.made_by,
         # Called in a process of their own; the others had the run's own memory before them.
         "apart": sorted({*before, *(unit.name for unit in plan.units if makers.apart(unit))}),
     }

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_records import as_version, changed, entry, list_file, store
+from made_records import as_version, changed, entry, list_file, repeated, store
 
 from sidebench.benchmark.errors import BadRecord
 from sidebench.benchmark.files import canonical_json
 from sidebench.benchmark.runs import runner
 from sidebench.leaderboards.badge import checked_file
 from sidebench.leaderboards.check import check_files, check_record
-from sidebench.leaderboards.make_records import make_records
+from sidebench.leaderboards.make_records import make_records, write_record
 from sidebench.leaderboards.ranking import rank, read_leaderboard
 from sidebench.leaderboards.read_records import parse_record, record_files
 from sidebench.leaderboards.record import Record, Source, pack, unpack
@@ -268,7 +268,7 @@ def test_a_file_must_be_as_it_was_made_and_where_it_belongs(finished: Any, tmp_p
 def test_claiming_twice_is_refused_and_repeating_another_is_not(finished: Any, tmp_path: Path) -> None:
     [first] = make_records(finished.folder, "somebody", ["side"], today=TODAY)
     again = first.model_copy(update={"submitted": TODAY + timedelta(days=1)})
-    other = first.model_copy(update={"submitter": "somebody else"})
+    other = repeated(first.model_copy(update={"submitter": "somebody else"}))
     for record in (first, other):
         store(record, tmp_path)
     assert check_files(record_files(tmp_path), tmp_path, TODAY) == []
@@ -279,7 +279,10 @@ def test_claiming_twice_is_refused_and_repeating_another_is_not(finished: Any, t
 def test_two_pairs_of_one_name_are_refused(made: list[Record], content: dict[str, Any], tmp_path: Path) -> None:
     store(made[0], tmp_path)
     victim = made[1].victim.model_copy(update={"identity": "0" * 64})
-    store(made[1].model_copy(update={"victim": victim}), tmp_path)
+    other = made[1].model_copy(update={"victim": victim})
+    with pytest.raises(BadRecord, match=r"victim\.identity: is not that of digits@1 as its first record has it"):
+        store(other, tmp_path)
+    list_file(write_record(other, tmp_path), "somebody", tmp_path)
     assert [problem.field for problem in check_files(record_files(tmp_path), tmp_path, TODAY)] == ["victim.identity"]
 
 

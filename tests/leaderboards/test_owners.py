@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
     NoEncryption,
     PrivateFormat,
 )
-from made_records import OWN, badge, changed, entry, list_file, store, vary
+from made_records import OWN, badge, changed, entry, list_file, repeated, store, vary
 
 from sidebench.benchmark.errors import BadInput, BadRecord
 from sidebench.leaderboards import owner_keys
@@ -339,7 +339,7 @@ def test_a_gate_takes_no_forged_baseline(base: Record, merged: Path, tmp_path: P
 
 def new_record(folder: Path, submitter: str, key: Ed25519PrivateKey) -> str:
     genuine = Record(**content_of(file_of(folder, "alice")))
-    return write_record(signed(changed(genuine, submitter=submitter, seeds=genuine.seeds), key), folder).name
+    return write_record(signed(repeated(changed(genuine, submitter=submitter)), key), folder).name
 
 
 def test_what_is_merged_passes_and_a_new_name_is_welcome(merged: Path, sent: Path) -> None:
@@ -386,7 +386,7 @@ def test_cheat_a_new_record_by_another_key_is_refused(merged: Path, sent: Path, 
 
 def test_cheat_an_unsigned_record_that_is_listed_by_its_maker_is_refused(merged: Path, sent: Path) -> None:
     forged = changed(Record(**content_of(file_of(sent, "alice"))), owner=None, signature=None, submitter="sidebench")
-    file = write_record(forged, sent)
+    file = write_record(repeated(forged), sent)
     assert fields(check_files(record_files(sent), sent)) == [(file.name, "signature")]
     list_file(file, "sidebench", sent)
     assert check_files(record_files(sent), sent) == [], "a folder of one's own says who maintains it"

@@ -17,10 +17,13 @@ from sidebench.leaderboards import ranking, tables
 from sidebench.leaderboards.badge import checked_file
 from sidebench.leaderboards.build import build
 from sidebench.leaderboards.ranking import Board, Leaderboard, rank, read_leaderboard
-from sidebench.leaderboards.record import Record
+from sidebench.leaderboards.record import Record, Source
 
 EMPTY_POINT = {"values": {}, "excess": {"value": 0.0, "low": 0.0, "high": 0.0}}
 TUNING = {"measure": "rms", "candidates": 4, "points": [{**EMPTY_POINT, "values": {"x": 1}}]}
+
+
+HUB = Source(repo="owner/name", commit="0" * 40)
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +186,47 @@ def test_a_later_record_of_the_same_claim_supersedes(base: Record) -> None:
     assert [row.record for row in found.stale] == [base]
     assert entry(later).id in found.stale[0].why
     assert len(found.boards[0].ranked) == 3
+
+
+def test_few_preparations_or_candidates_stand_apart(base: Record, least_sizes: tuple[int, int]) -> None:
+    preparations, candidates = least_sizes
+    assert (preparations, candidates) == (3, 256)
+    enough = vary(base, 0.2, 0, candidates=256, seeds=(0, 1, 2), **OWN)
+    few = vary(base, 0.2, 1, candidates=256, seeds=(0, 1), attack="few", **OWN)
+    small = vary(base, 0.2, 2, candidates=255, seeds=(0, 1, 2), **OWN)
+    found = {row.record.claim.attack: row.why for board in boards_of([enough, few]) for row in board.apart}
+    assert found == {"few": "2 preparations of 256 candidates; ranked are at least 3 of 256"}
+    (board,) = boards_of([small])
+    assert not board.ranked and "3 preparations of 255 candidates" in board.apart[0].why
+
+
+def test_cheat_a_defence_that_spoils_the_images_has_no_rank(base: Record) -> None:
+    quality = vary(base, 0.2, 0).quality
+    assert quality is not None
+    for frechet, ranked in ((1.8, 1), (1.81, 0)):
+        spoilt = quality.model_copy(update={"frechet": frechet, "frechet_of_training": 0.9})
+        (board,) = boards_of([vary(base, 0.0, 1, defences={"noise": {}}, quality=spoilt, **OWN)])
+        assert len(board.ranked) == ranked
+    assert "Frechet distance 1.81, over 2 times that of training images (0.9)" in board.apart[0].why
+    (board,) = boards_of([vary(base, 0.0, 1, defences={"noise": {}}, quality=None, **OWN)])
+    assert "does not say how good the images are" in board.apart[0].why
+    (board,) = boards_of([vary(base, 0.2, 1, quality=None, **OWN)])
+    assert board.ranked, "an attack's images are whatever it likes"
+
+
+def test_a_pair_that_nobody_else_has_is_retired(base: Record) -> None:
+    record = vary(base, 0.2, 0, **OWN)
+    for changes in ({"made_by": "sidebench train digits --seed 3"}, {"sources": {"model": HUB, "data": HUB}}):
+        assert rank([entry(changed(record, **{"made_by": "", **changes}))]).boards
+    for changes in ({}, {"sources": {"model": HUB}}):
+        found = rank([entry(changed(record, **{"made_by": "", **changes}))])
+        assert not found.boards and "nobody else has the pair faces" in found.stale[0].why
+
+
+def test_a_file_of_the_submitters_own_stands_apart(base: Record) -> None:
+    for code, ranked in (({"file": "mine.py", "sha256": "0" * 64}, 0), ({"package": "mine", "version": "1"}, 1)):
+        (board,) = boards_of([vary(base, 0.2, 0, attack="mine", code={"mine": code}, **OWN)])
+        assert len(board.ranked) == ranked
 
 
 # ---- over boards ----

@@ -17,7 +17,7 @@ from torch import Tensor
 from ...candidates import generator
 from ...contracts import Progress
 from ...data.duplicates import duplicate_groups
-from ...data.pair import IN_TRAINING, DataSource, ModelSource, Pair, Recipe, write_pair
+from ...data.pair import IN_TRAINING, DataSource, ModelSource, Pair, Recipe, pair_names, write_pair
 from ...data.references import ImageSet, load_references
 from ...environment import pick_device
 from ...errors import BadInput, BadSetting
@@ -62,10 +62,19 @@ def train(
             "model": ModelSource(location="."),
             "recipe": recipe,
             "data": _seen_from(pair.data, out),
+            "made_by": _command(pair, split_seed, changes or {}),
         }
     )
     write_pair(victim, out / "pair.yaml")
     return out
+
+
+def _command(pair: Pair, split_seed: int | None, changes: Mapping[str, Any]) -> str:
+    """Return the command that makes the same victim from a pair that ships; of another pair's, what its file says."""
+    if pair.name not in pair_names():
+        return pair.made_by
+    options = {**changes, **({} if split_seed is None else {"split_seed": split_seed})}
+    return " ".join(["sidebench train", pair.name, *(f"--{k.replace('_', '-')} {v}" for k, v in options.items())])
 
 
 def _seen_from(data: DataSource, folder: Path) -> DataSource:
