@@ -72,7 +72,7 @@ def run(
     as_json: AsJson = False,
 ) -> int:
     """Attack one or more pairs and print the tables. The same command resumes an interrupted run."""
-    from ..benchmark.data.pair_from_names import chosen_pairs
+    from ..benchmark.models.pair_from_names import chosen_pairs
     from ..benchmark.progress import reporter_for
 
     settings = values.settings(set_)
@@ -162,7 +162,7 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Say what a run needs: files, access, licences, disk, memory, time. Downloads no weights and no images."""
-    from ..benchmark.data.pair_from_names import chosen_pairs
+    from ..benchmark.models.pair_from_names import chosen_pairs
 
     loaded, _ = chosen_pairs(pairs or [], model, dataset, split, holdout, allow_pickle)
     loading("torch")
@@ -197,7 +197,7 @@ def fetch(
         print(f"{assignment.partition('=')[0]}: SHA-256 {bring_in(assignment)}", file=sys.stderr)
     if weights and not (pairs or model):
         return
-    from ..benchmark.data.pair_from_names import chosen_pairs
+    from ..benchmark.models.pair_from_names import chosen_pairs
     from ..benchmark.progress import reporter_for
     from ..benchmark.runs import forecast
 

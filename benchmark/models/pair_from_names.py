@@ -4,11 +4,21 @@ import re
 from pathlib import Path
 from typing import Any
 
+from ..data import model_files, pipeline_folder
+from ..data.dataset_files import describe_source
+from ..data.model_files import model_configs
+from ..data.pair import (
+    AttackDefaults,
+    DataSource,
+    ModelSource,
+    Pair,
+    Selection,
+    beside,
+    load_pair,
+    named_model,
+    repository,
+)
 from ..errors import BadInput
-from . import model_files, pipeline_folder
-from .dataset_files import describe_source
-from .model_files import model_configs
-from .pair import AttackDefaults, DataSource, ModelSource, Pair, Selection, beside, load_pair, named_model, repository
 
 FIRST_ATTACK = {"none": "carlini-uncond", "class": "carlini-uncond", "text": "prompt-replay"}
 """What runs by conditioning where no attack is named, with its own defaults."""
