@@ -17,7 +17,7 @@ from ..errors import BadInput
 from . import lora
 from .flops import OperationCount
 from .load_network import load_whole
-from .schedule import DiscreteSchedule, StraightPath
+from .schedule import DiscreteSchedule, StraightPath, alphas_cumprod
 
 
 class PipelineModel(Model):
@@ -46,7 +46,7 @@ class PipelineModel(Model):
             self.scheduler_config = self.schedule.scheduler_config()
         else:
             self.scheduler_config = self.read_schedule(config)
-            self.schedule = DiscreteSchedule(_alphas_cumprod(self.scheduler_config))
+            self.schedule = DiscreteSchedule(alphas_cumprod(self.scheduler_config))
         self.num_train_timesteps = self.schedule.num_train_timesteps
 
     def read_schedule(self, config: dict[str, Any]) -> dict[str, Any]:
@@ -59,9 +59,7 @@ class PipelineModel(Model):
 
     def as_trained(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return x_t and its time as the network saw them in training: in its dtype, a flow's on the straight path."""
-        if isinstance(self.schedule, StraightPath):
-            alpha, sigma = self.noise_level(t)
-            x_t, t = x_t / (alpha + sigma).view(-1, 1, 1, 1), self.schedule.network_time(t)
+        x_t, t = self.schedule.as_trained(x_t, t)
         return x_t.to(self.dtype), t
 
     def conditioned(self, condition: Tensor | None, candidates: Candidates) -> Tensor | None:
@@ -157,10 +155,3 @@ def prediction_type(config: Mapping[str, Any], owner: str) -> PredictionType:
 def _variant(place: Path, variant: str | None) -> str | None:
     """Return the variant where this component has it; its plain weights are taken otherwise."""
     return variant if variant and any(f".{variant}." in file.name for file in place.iterdir()) else None
-
-
-def _alphas_cumprod(config: Mapping[str, Any]) -> Tensor:
-    from diffusers import DDPMScheduler
-
-    cumulative: Tensor = DDPMScheduler.from_config(dict(config)).alphas_cumprod
-    return cumulative

@@ -28,6 +28,18 @@ class DiscreteSchedule:
         alpha = (1 + value**2).rsqrt()
         return alpha.float(), (value * alpha).float()
 
+    def as_trained(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return x_t and its time as the network saw them in training."""
+        return x_t, t
+
+
+def alphas_cumprod(config: Mapping[str, Any]) -> Tensor:
+    """Return the cumulative products of 1 - beta that a diffusers configuration states."""
+    from diffusers import DDPMScheduler
+
+    cumulative: Tensor = DDPMScheduler.from_config(dict(config)).alphas_cumprod
+    return cumulative
+
 
 class StraightPath(DiscreteSchedule):
     """The noise levels of a flow, x = (1 - s) x_0 + s n, in variance-preserving scaling.
@@ -49,6 +61,11 @@ class StraightPath(DiscreteSchedule):
         even = torch.arange(1, steps + 1, dtype=torch.float64) / steps
         self.s = shift * even / (1 + (shift - 1) * even)
         super().__init__((1 - self.s) ** 2 / ((1 - self.s) ** 2 + self.s**2))
+
+    def as_trained(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return x_t on the straight path, and N s."""
+        alpha, sigma = self.noise_level(t)
+        return x_t / (alpha + sigma).view(-1, 1, 1, 1), self.network_time(t)
 
     def network_time(self, t: Tensor) -> Tensor:
         """Return what the network is given as its time, N s, at timesteps `t` (any shape), float32."""
