@@ -43,6 +43,8 @@ _HOME = {
     "References": "data.references",
     "load_references": "data.references",
     "load_model": "models",
+    "from_torch": "models.torch_module",
+    "pair_of": "models.pair_from_names",
     # Runs: plan, carry out, read again.
     "RunPlan": "runs.plan",
     "plan_run": "runs.plan",
@@ -59,6 +61,7 @@ _HOME = {
     "check_attack": "runs.check_attack",
     "check_defence": "runs.check_defence",
     "check_measure": "runs.check_measure",
+    "check_model": "runs.check_model",
     "NotConformant": "runs.check_attack",
     # Metrics: torchmetrics classes.
     "AverageMemorizationScore": "measures.metrics",
@@ -108,6 +111,8 @@ if TYPE_CHECKING:
     from .benchmark.measures.metrics import UniqueBestMatchScore as UniqueBestMatchScore
     from .benchmark.measures.metrics import UniqueMemorizationScore as UniqueMemorizationScore
     from .benchmark.models import load_model as load_model
+    from .benchmark.models.pair_from_names import pair_of as pair_of
+    from .benchmark.models.torch_module import from_torch as from_torch
     from .benchmark.reports.compare.compare_runs import compare_runs as compare_runs
     from .benchmark.reports.page import write_report as write_report
     from .benchmark.results.rescore import rescore as rescore
@@ -119,6 +124,7 @@ if TYPE_CHECKING:
     from .benchmark.runs.check_attack import check_attack as check_attack
     from .benchmark.runs.check_defence import check_defence as check_defence
     from .benchmark.runs.check_measure import check_measure as check_measure
+    from .benchmark.runs.check_model import check_model as check_model
     from .benchmark.runs.plan import RunPlan as RunPlan
     from .benchmark.runs.plan import plan_run as plan_run
     from .benchmark.runs.runner import RunResult as RunResult

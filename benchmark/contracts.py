@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from .candidates import Candidates
 
@@ -58,7 +58,8 @@ class ModelSpec(Settings):
 
     family: str
     location: str
-    """Where the files are: `zoo:NAME` for an embedded model, otherwise a folder. Never stored in a run."""
+    """Where the files are: `zoo:NAME` for an embedded model, a folder, or a model of somebody's own, as `FILE.py:NAME`
+    or by the name that an installed package registers. Never stored in a run."""
     sha256: dict[str, str] = {}
     """Pinned SHA-256 by file name relative to the location; a file that differs is refused."""
     variant: str | None = None
@@ -68,11 +69,14 @@ class ModelSpec(Settings):
     device: str = "cpu"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     lora: LoraSpec | None = None
+    live: Any = Field(None, exclude=True, repr=False)
+    """The `Model` itself where it is an object of this process: no other process can build it, no record holds it."""
 
     def content(self) -> dict[str, Any]:
         """Return what the model is, wherever its files lie: its family, and SHA-256 by file name, the LoRA's too."""
         adapter = {} if self.lora is None else {f"lora:{self.lora.scale!r}": self.lora.sha256}
-        return {"family": self.family, "sha256": {**self.sha256, **adapter}}
+        live = {} if self.live is None else {"live": True}
+        return {"family": self.family, "sha256": {**self.sha256, **adapter}, **live}
 
 
 class Model(ABC):
@@ -80,8 +84,14 @@ class Model(ABC):
 
     `x_t` lives in the space that the model denoises (pixels in [-1, 1], or latents), with the
     variance-preserving scaling alpha^2 + sigma^2 = 1.
+
+    A model of your own is a subclass, or what `sidebench.from_torch` makes of a module (docs/add-a-model.md). A run
+    puts the tensors and modules that are its attributes on a device, and sets `spec` and `device`.
     """
 
+    weights: ClassVar[str | None] = None
+    """For a model of your own: a file of tensors beside its source. The class is then called with them, as a dict by
+    name, and otherwise without an argument."""
     spec: ModelSpec
     sample_shape: tuple[int, int, int]
     """(C, H, W) of x_t."""

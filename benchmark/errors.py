@@ -143,12 +143,18 @@ def raised_in(error: BaseException, source: Path | None) -> str:
     """Return " (mine.py, line 12)", the deepest line below a file or folder that an error came from; or nothing."""
     if source is None:
         return ""
+    whole = source.resolve()
     lines = [
         f" ({Path(frame.filename).name}, line {frame.lineno})"
         for frame in traceback.extract_tb(error.__traceback__)
-        if Path(frame.filename).is_relative_to(source)
+        if frame.filename.endswith(".py") and _lies_below(Path(frame.filename).resolve(), whole)
     ]
     return lines[-1] if lines else ""
+
+
+def _lies_below(file: Path, source: Path) -> bool:
+    """Return whether a file is this one, or lies in this folder; packages installed into the folder do not count."""
+    return file.is_relative_to(source) and "site-packages" not in file.relative_to(source).parts
 
 
 @contextmanager

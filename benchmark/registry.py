@@ -1,28 +1,31 @@
-"""Find attacks, defences and measures: entry points of installed packages, or `path/to/file.py:Class`.
+"""Find attacks, defences, measures and models: entry points of installed packages, or `path/to/file.py:Class`.
 
 Names are read without importing anything; a plug-in is imported when it is used. `ATTACK--ABLATION` is an attack with
 something taken away, as the attack itself says.
 """
 
+import ast
 import functools
 import hashlib
 import importlib.metadata
+import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 from pydantic import ValidationError
 
-from .contracts import Attack, Defence, Measure
+from .contracts import Attack, Defence, Measure, Model
 from .errors import BadInput, BadSetting, UnknownName, first_problem, raised_in
 from .files import content_sha256, sha256, short_hash
 
-Kind = Literal["attack", "defence", "measure"]
-KINDS: dict[str, Kind] = {"attacks": "attack", "defences": "defence", "measures": "measure"}
+Kind = Literal["attack", "defence", "measure", "model"]
+KINDS: dict[str, Kind] = {"attacks": "attack", "defences": "defence", "measures": "measure", "models": "model"}
 """Every kind by its plural."""
 ABLATED = "--"
 """Between the name of an attack and that of an ablation."""
@@ -32,7 +35,9 @@ _DIGEST = "__sidebench_sha256__"
 """Attribute of such a module: the SHA-256 of what was compiled."""
 _PACKAGE = __name__.partition(".")[0]
 _FOUND_AS: WeakKeyDictionary[type, str] = WeakKeyDictionary()
-_BASE: dict[Kind, type] = {"attack": Attack, "defence": Defence, "measure": Measure}
+_BASE: dict[Kind, type] = {"attack": Attack, "defence": Defence, "measure": Measure, "model": Model}
+_BESIDE: set[str] = set()
+"""Names of the modules that local files have imported from their folders."""
 
 
 def names(kind: Kind) -> list[str]:
@@ -85,6 +90,8 @@ def split_ablation(name: str) -> tuple[str, str]:
 def find(kind: Kind, name: str) -> Any:
     """Return the class registered under `name`, or the class of a local `file.py:Class`.
 
+    A model may be a function too, which returns one.
+
     Raises:
         UnknownName: nothing is registered under this name, or the attack has no such ablation.
         BadInput: the file or the class in it cannot be loaded.
@@ -103,8 +110,8 @@ def _find(kind: Kind, name: str) -> Any:
     base, ablation = split_ablation(name)
     if kind == "attack" and ablation:
         return _ablated(find(kind, base), ablation)
-    if ".py:" in name:
-        loaded = _from_file(name)
+    if is_local(name):
+        loaded = _from_file(name, functions=kind == "model")
     else:
         points = _entry_points(kind)
         if name not in points:
@@ -113,6 +120,8 @@ def _find(kind: Kind, name: str) -> Any:
             loaded = points[name].load()
         except Exception as error:  # a plug-in's import may fail in any way; name the plug-in
             raise BadInput(f"{kind} {name!r} cannot be imported: {error!r}") from error
+    if kind == "model":
+        return _checked_model(name, loaded)
     if not (isinstance(loaded, type) and issubclass(loaded, _BASE[kind])):
         article = "an" if kind == "attack" else "a"
         raise BadInput(f"{name!r} is not {article} {kind}: it must be a subclass of sidebench.{_BASE[kind].__name__}")
@@ -123,6 +132,20 @@ def _find(kind: Kind, name: str) -> Any:
         raise BadInput(f"{kind} {name!r} has no {unnamed[0]}")
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", found.name):
         raise BadInput(f"{kind} {name!r}: the name {found.name!r} must be lower-case letters, digits, '-' and '_'")
+    return loaded
+
+
+def _checked_model(name: str, loaded: Any) -> Any:
+    """Return what makes a model: a class, or a function that returns one."""
+    if isinstance(loaded, type) and not issubclass(loaded, Model):
+        wrap = ""
+        if any(base.__module__.partition(".")[0] == "torch" for base in loaded.__mro__):
+            wrap = "; it is a torch module, so name a function that returns sidebench.from_torch(module, ...)"
+        raise BadInput(f"{name!r} is not a model: it must be a subclass of sidebench.Model, or return one{wrap}")
+    if missing := getattr(loaded, "__abstractmethods__", None):
+        raise BadInput(f"model {name!r} does not define {', '.join(sorted(missing))}")
+    if not callable(loaded):
+        raise BadInput(f"{name!r} is not a model but a {type(loaded).__name__}: name a class, or a function without ()")
     return loaded
 
 
@@ -155,9 +178,11 @@ def kind_in_file(name: str) -> Kind:
     """Return what the class of a local `file.py:Class` is.
 
     Raises:
-        BadInput: the file cannot be loaded, or the class is none of the three.
+        BadInput: the file cannot be loaded, or the class is none of the four.
     """
-    loaded = _from_file(name)
+    loaded = _from_file(name, functions=True)
+    if isinstance(loaded, FunctionType):
+        return "model"
     for kind, base in _BASE.items():
         if isinstance(loaded, type) and issubclass(loaded, base):
             return kind
@@ -263,11 +288,83 @@ def _read_entry_points(kind: Kind, _path: tuple[str, ...]) -> Mapping[str, impor
     return {point.name: point for point in importlib.metadata.entry_points(group=f"sidebench.{kind}s")}
 
 
-def _from_file(name: str) -> Any:
-    file, _, cls = name.rpartition(":")
+def is_local(name: str) -> bool:
+    """Return whether a name spells a local `file.py:Class`."""
+    return ".py:" in name
+
+
+def local_file(name: str) -> Path:
+    """Return the file of a local `file.py:Class`.
+
+    Raises:
+        BadInput: there is no such file.
+    """
+    file = name.rpartition(":")[0]
     path = Path(file)
     if not path.is_file():
         raise BadInput(f"no such file: {file} (wanted for {name})")
+    return path
+
+
+def sources_beside(file: Path) -> Iterator[Path]:
+    """Yield a local file, and the modules and packages in its folder that it imports, and these in turn.
+
+    A package is yielded whole. The source is read, nothing is imported.
+    """
+    seen, pending = set(), [file]
+    while pending:
+        source = pending.pop()
+        if source in seen:
+            continue
+        seen.add(source)
+        yield source
+        for name in _imported(source):
+            if (module := file.parent / f"{name}.py").is_file():
+                pending.append(module)
+            elif (file.parent / name / "__init__.py").is_file():
+                pending += sorted((file.parent / name).rglob("*.py"))
+
+
+def _imported(source: Path) -> Iterator[str]:
+    """Yield the first part of every module that a file imports by its whole name; none of one that is not Python."""
+    try:
+        nodes = list(ast.walk(ast.parse(source.read_bytes())))
+    except (OSError, SyntaxError, ValueError):
+        return
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+            yield node.module.partition(".")[0]
+
+
+@contextmanager
+def importing_beside(file: Path) -> Iterator[None]:
+    """Let a local file import what lies in its folder, which comes last on the path: nothing in it hides a module."""
+    folder, before = str(file.resolve().parent), set(sys.modules)
+    sys.path.append(folder)
+    try:
+        yield
+    finally:
+        if folder in sys.path:
+            sys.path.reverse()
+            sys.path.remove(folder)
+            sys.path.reverse()
+        for name in sys.modules.keys() - before:
+            if (getattr(sys.modules[name], "__file__", None) or "").startswith(folder + os.sep):
+                _BESIDE.add(name)
+
+
+def _forget_beside() -> None:
+    """Forget what local files imported from their folders: two may each hold a `network.py`, and one may change."""
+    for name in _BESIDE:
+        sys.modules.pop(name, None)
+    _BESIDE.clear()
+
+
+def _from_file(name: str, *, functions: bool = False) -> Any:
+    path = local_file(name)
+    file, _, cls = name.rpartition(":")
     # What is compiled is what was hashed: Python's own cache goes by the second, so an edit within the second that it
     # was made in would run as it was before. Another place or content is another module.
     try:
@@ -279,11 +376,14 @@ def _from_file(name: str) -> Any:
     module.__file__ = str(path)
     setattr(module, _DIGEST, digest)
     sys.modules[module.__name__] = module
+    _forget_beside()
     try:
-        exec(compile(source, str(path), "exec"), module.__dict__)
+        with importing_beside(path):
+            exec(compile(source, str(path), "exec"), module.__dict__)
     except (Exception, SystemExit) as error:  # the user's own file may fail in any way; name it
         raise BadInput(f"{file} cannot be imported: {error!r}{raised_in(error, path)}") from error
     if not hasattr(module, cls):
-        classes = [key for key, value in vars(module).items() if isinstance(value, type)]
-        raise UnknownName(f"class in {file}", cls, classes)
+        kinds = (type, FunctionType) if functions else type
+        known = [key for key, value in vars(module).items() if isinstance(value, kinds)]
+        raise UnknownName(f"{'class or function' if functions else 'class'} in {file}", cls, known)
     return getattr(module, cls)

@@ -7,7 +7,20 @@ from typing import Annotated
 import typer
 
 from . import values
-from .options import AsJson, Candidates, Device, Force, OutOfRun, PairOfRun, PairWithRecipe, Run, Seeds, Tier, Traceback
+from .options import (
+    AllowPickle,
+    AsJson,
+    Candidates,
+    Device,
+    Force,
+    OutOfRun,
+    PairOfRun,
+    PairWithRecipe,
+    Run,
+    Seeds,
+    Tier,
+    Traceback,
+)
 from .output import complain_of, loading, show
 
 
@@ -20,7 +33,11 @@ def replay(
         list[str] | None,
         typer.Option("--defence", "--defense", help="A defence of the run that is a local file, FILE.py:CLASS."),
     ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="What the run attacked instead of the pair's model, named again.")
+    ] = None,
     pair: PairOfRun = None,
+    allow_pickle: AllowPickle = False,
     out: Annotated[Path | None, typer.Option(help="PNG to write; default: in the run folder.")] = None,
     force: Force = False,
     device: Device = "auto",
@@ -37,7 +54,16 @@ def replay(
     from ..benchmark.runs import replay as replaying
 
     found = replaying.replay(
-        folder, attack, candidate, seed=seed, pair=pair, device=device, defences=defence or (), out=out
+        folder,
+        attack,
+        candidate,
+        seed=seed,
+        pair=pair,
+        device=device,
+        defences=defence or (),
+        model=model,
+        allow_pickle=allow_pickle,
+        out=out,
     )
     show(replaying.as_dict(found), replaying.as_text(found), as_json)
 
@@ -79,11 +105,11 @@ def train(
 
 
 def new(
-    kind: Annotated[str, typer.Argument(metavar="attack|defence|measure")],
+    kind: Annotated[str, typer.Argument(metavar="attack|defence|measure|model")],
     name: Annotated[str, typer.Argument(metavar="NAME", help="Lower-case letters, digits and hyphens.")],
     out: Annotated[Path | None, typer.Option(help="Folder to make; default: ./NAME.")] = None,
 ) -> None:
-    """Write a package with a working attack, defence or measure, its test and its page, to start from."""
+    """Write a package with a working attack, defence, measure or model, its test and its page, to start from."""
     from ..benchmark.runs.new_plugin import write_skeleton
 
     for file in write_skeleton(kind, name, out or Path(name)):

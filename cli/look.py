@@ -12,7 +12,7 @@ from .output import loading, show
 
 
 def list_(
-    kind: Annotated[str, typer.Argument(metavar="pairs|attacks|defences|measures")],
+    kind: Annotated[str, typer.Argument(metavar="pairs|attacks|defences|measures|models")],
     as_json: AsJson = False,
 ) -> None:
     """List what is there by name."""
@@ -23,10 +23,10 @@ def list_(
 
 
 def show_(
-    name: Annotated[str, typer.Argument(metavar="PAIR|ATTACK|DEFENCE|MEASURE|RUN")],
+    name: Annotated[str, typer.Argument(metavar="PAIR|ATTACK|DEFENCE|MEASURE|MODEL|RUN")],
     as_json: AsJson = False,
 ) -> None:
-    """Show one pair, attack, defence, measure or run folder."""
+    """Show one pair, attack, defence, measure, model of your own or run folder."""
     from ..benchmark.reports.catalogue import describe
 
     found = describe(name)

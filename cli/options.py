@@ -15,7 +15,8 @@ Model = Annotated[
     str | None,
     Option(
         metavar="REPO[@REV]",
-        help="Another model than the pair's: a repository, a folder, or control:copycat|heldout|mixture:P.",
+        help="Another model than the pair's: a repository, a folder, FILE.py:NAME, a registered name, or "
+        "control:copycat|heldout|mixture:P.",
     ),
 ]
 Dataset = Annotated[

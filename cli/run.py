@@ -76,8 +76,8 @@ def run(
     from ..benchmark.progress import reporter_for
 
     settings = values.settings(set_)
-    loaded, model = chosen_pairs(pairs or [], model, dataset, split, holdout, allow_pickle)
     loading("torch and diffusers")
+    loaded, model = chosen_pairs(pairs or [], model, dataset, split, holdout, allow_pickle)
     from ..benchmark.reports.page import write_report
     from ..benchmark.results import secret_seeds as secret
     from ..benchmark.results import tuning_curve
@@ -136,10 +136,11 @@ def run(
 
 
 def _as_text(folder: "RunFolder", metrics: "Metrics") -> str:
-    from ..benchmark.reports.tables import probe_flags, text_tables, verdicts
+    from ..benchmark.reports.tables import model_line, probe_flags, text_tables, verdicts
 
+    head = [line for line in [model_line(folder)] if line]
     where = f"run folder: {folder.path} (report.html, metrics.csv, evidence/)"
-    return "\n\n".join([text_tables(metrics, probe_flags(folder)), "\n".join(verdicts(metrics)), where]) + "\n"
+    return "\n\n".join([*head, text_tables(metrics, probe_flags(folder)), "\n".join(verdicts(metrics)), where]) + "\n"
 
 
 def _as_dict(folder: "RunFolder", metrics: "Metrics") -> dict[str, Any]:

@@ -53,6 +53,8 @@ def make_records(
         UnknownName: the run has no such attack.
     """
     metrics, manifest = load_metrics(folder), read_json(folder.manifest_file)
+    if manifest["identity"]["model"].get("live"):
+        raise BadInput(f"{folder.path.name} attacked an object of a notebook, which nobody can reproduce: no record")
     found = list(dict.fromkeys(cost.attack for cost in metrics.costs))
     for name in attacks:
         if name not in found:

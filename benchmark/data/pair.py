@@ -14,6 +14,7 @@ from ..contracts import Settings
 from ..errors import BadPair, UnknownName, first_problem
 from ..files import read_bytes, read_yaml, write_text
 from ..protocol import SamplerSettings
+from ..registry import is_local, names
 
 FOLDER = Path(__file__).parent / "pairs"
 Control = Literal["iid", "surrogate", "reference-model", "none"]
@@ -64,7 +65,8 @@ class ModelSource(Settings):
 
     family: Literal["pixel", "latent", "text"] = "pixel"
     location: str = ""
-    """`zoo:NAME` for a model that ships with sidebench, otherwise a folder (relative to the pair file)."""
+    """`zoo:NAME` for a model that ships with sidebench, otherwise a folder (relative to the pair file); for a model of
+    your own, `FILE.py:NAME` or the name that an installed package registers."""
     repo: str | None = None
     """`OWNER/NAME` on the Hub, instead of a location."""
     revision: str = "main"
@@ -309,8 +311,13 @@ class Pair(Settings):
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+def is_own_location(location: str) -> bool:
+    """Return whether a location is somebody's own code: a local `FILE.py:NAME`, or a registered model."""
+    return is_local(location) or (location in names("model") and not Path(location).is_dir())
+
+
 def named_model(name: str) -> ModelSource:
-    """Return the model that a user names: a folder, or `OWNER/NAME` of the Hub, perhaps with `@REVISION`."""
+    """Return the model that a user names: a folder, `OWNER/NAME` of the Hub, perhaps with `@REVISION`, or own code."""
     name = beside(Path(), name) if name.startswith("~") else name
     repo, revision = repository(name)
     looks_so = re.fullmatch(r"[\w.-]+/[\w.-]+", repo) and not repo.startswith(".")
@@ -379,7 +386,7 @@ def _resolve(pair: Pair, folder: Path) -> Pair:
         model = getattr(pair, key)
         if model is None:
             continue
-        if model.location and not model.location.startswith("zoo:"):
+        if model.location and not model.location.startswith("zoo:") and model.location not in names("model"):
             model = model.model_copy(update={"location": beside(folder, model.location)})
         if model.lora is not None and model.lora.location:
             lora = model.lora.model_copy(update={"location": beside(folder, model.lora.location)})

@@ -170,7 +170,7 @@ class MadeOnDemand(ScoreSource):
         own, numbers = self._units[unit], self._shard(shard)
         made = self.folder.images_file(unit, numbers).exists() and self.folder.state_file(unit).exists()
         if not made:
-            with named_failures(own):
+            with named_failures(self.plan, own):
                 if unit not in self._states:
                     self._states[unit] = prepare(self.plan, self.folder, own, self._makers.of(own), self.progress)
                 make_shard(self.plan, self.folder, own, self._makers.of(own), self._states[unit], numbers)

@@ -1,8 +1,8 @@
 """The model under audit: diffusers pipelines and closed-form controls behind the one `Model` contract.
 
-`pixel`, `latent`, `text` are the families of pipelines, `analytic` and `controls` models with known truth, `lora` and
-`schedule` what they are made with, `find_model` goes from a name to files, `zoo/` holds the embedded models. May import
-words, stats and data.
+`pixel`, `latent`, `text` are the families of pipelines, `torch_module` and `own_model` models of somebody's own,
+`analytic` and `controls` models with known truth, `lora` and `schedule` what they are made with, `find_model` goes from
+a name to files, `zoo/` holds the embedded models. May import words, stats and data.
 
     from sidebench import ModelSpec, load_model
 
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from .. import files
 from ..contracts import Conditioning, Model, ModelSpec
 from ..data import model_files, pipeline_folder
+from ..data.pair import is_own_location
 from ..errors import UnknownName
 
 if TYPE_CHECKING:
@@ -39,13 +40,27 @@ class ModelFiles(NamedTuple):
     """Components that the pipeline has and that are not loaded."""
 
 
+def is_own(spec: ModelSpec) -> bool:
+    """Return whether a model is somebody's own code, not a pipeline's files or a control."""
+    return spec.live is not None or is_own_location(spec.location)
+
+
 def inspect_files(spec: ModelSpec) -> ModelFiles:
     """Check a model's files against their pinned hashes and read the image size.
 
+    A model of somebody's own is loaded for it, and tried.
+
     Raises:
-        BadInput: the files are missing or say no image size.
+        BadInput: the files are missing or say no image size, or the model does not keep its contract.
         UnsafeFile: a file is a pickle, or not the pinned one.
     """
+    if is_own(spec):
+        from .own_model import load_tried
+
+        model = load_tried(spec)
+        channels, height, width = model.image_shape
+        size = model.sample_shape[1], model.sample_shape[2], model.sample_shape[0]
+        return ModelFiles(model.spec.sha256, (height, width, channels), size, model.conditioning)
     if spec.family == "mixture":
         from safetensors import safe_open
 
@@ -72,6 +87,10 @@ def load_model(spec: ModelSpec) -> Model:
         BadInput: the files are missing, or the device is not there.
         UnsafeFile: a file is a pickle, or not the pinned one; the LoRA's too.
     """
+    if is_own(spec):
+        from .own_model import load_own
+
+        return load_own(spec)
     if spec.family == "mixture":
         from .analytic import MixtureModel
 

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .. import files
-from ..contracts import LoraSpec, ModelSpec
+from ..contracts import LoraSpec, Model, ModelSpec
 from ..data import model_files, pipeline_folder
 from ..data.model_files import fetch_lora, fetch_model
-from ..data.pair import LoraSource, ModelSource, Pair, named_model
+from ..data.pair import LoraSource, ModelSource, Pair, is_own_location, named_model
 from ..errors import BadInput
 
 
@@ -18,8 +18,12 @@ class FoundModel(NamedTuple):
     source: dict[str, dict[str, str]]
 
 
-def find_model(pair: Pair, model: str | None, out: Path, allow_pickle: bool = False) -> FoundModel:
-    """Find the pair's model, or the one that the user names; what is not there yet is fetched from the Hub."""
+def find_model(pair: Pair, model: str | Model | None, out: Path, allow_pickle: bool = False) -> FoundModel:
+    """Find the pair's model, or the one that the user names or holds; what is not there is fetched from the Hub."""
+    if isinstance(model, Model):
+        from .own_model import live_spec
+
+        return FoundModel(live_spec(model), {})
     if model is None:
         return find_source(pair.model, pair.name, allow_pickle)
     if model.startswith("control:"):
@@ -31,6 +35,8 @@ def find_model(pair: Pair, model: str | None, out: Path, allow_pickle: bool = Fa
 
 def find_source(own: ModelSource, pair: str | None, allow_pickle: bool) -> FoundModel:
     """Find a model's files; one that a pair names must be of the family that the pair says."""
+    if is_own_location(own.location):
+        return FoundModel(_own_spec(own, pair, allow_pickle), {})
     folder, source = own.location, {}
     if own.repo is not None:
         fetched = fetch_model(own, allow_pickle)
@@ -51,6 +57,19 @@ def find_source(own: ModelSource, pair: str | None, allow_pickle: bool) -> Found
         lora=lora,
     )
     return FoundModel(spec, source)
+
+
+def _own_spec(own: ModelSource, pair: str | None, allow_pickle: bool) -> ModelSpec:
+    """Return the specification of a model of somebody's own, which is built to know its family."""
+    from .own_model import facts_of
+
+    if own.lora is not None:
+        raise BadInput(f"{own.location}: a LoRA goes on a pipeline; put it on the module itself")
+    spec = ModelSpec(family=own.family, location=own.location, sha256=own.sha256, allow_pickle=allow_pickle)
+    found = facts_of(spec)
+    if pair is not None and found.family != own.family:
+        raise BadInput(f"pair {pair}: the model is of family {found.family}, the pair says {own.family}")
+    return spec.model_copy(update={"family": found.family, "sha256": {**own.sha256, **found.sha256}})
 
 
 def _find_lora(own: LoraSource) -> tuple[LoraSpec, dict[str, dict[str, str]]]:

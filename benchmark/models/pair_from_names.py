@@ -2,8 +2,9 @@
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from ..contracts import Conditioning, Model
 from ..data import model_files, pipeline_folder
 from ..data.dataset_files import describe_source
 from ..data.model_files import model_configs
@@ -14,11 +15,14 @@ from ..data.pair import (
     Pair,
     Selection,
     beside,
+    is_own_location,
     load_pair,
     named_model,
     repository,
 )
 from ..errors import BadInput
+from . import inspect_files
+from .find_model import find_source
 
 FIRST_ATTACK = {"none": "carlini-uncond", "class": "carlini-uncond", "text": "prompt-replay"}
 """What runs by conditioning where no attack is named, with its own defaults."""
@@ -49,38 +53,70 @@ def chosen_pairs(
 
 
 def pair_of(
-    model: str, dataset: str, split: str | None, holdout: str | None = None, allow_pickle: bool = False
+    model: str | Model, dataset: str, split: str | None, holdout: str | None = None, allow_pickle: bool = False
 ) -> Pair:
     """Make a pair of a model and a data set, each a folder or `OWNER/NAME@REVISION` on the Hub.
 
-    The images are brought to the model's size by the rule `centre`, the columns are found by their types. An
-    official split that the model was not trained on is a surrogate control, never iid.
+    The model may be code of your own too: `FILE.py:NAME`, a registered name, or the `Model` itself, which `plan_run` is
+    then given once more. The images are brought to the model's size by the rule `centre`, the columns are found by
+    their types. An official split that the model was not trained on is a surrogate control, never iid.
 
     Raises:
         BadInput: one of them cannot be used, or a name is missing.
     """
     if split is None:
         raise BadInput("--dataset needs --split, the split that the model was trained on (and --holdout, another)")
-    victim = named_model(model)
-    folder, licence = model_configs(victim, allow_pickle)
-    found = pipeline_folder.read_folder(folder, model_files.owner_of(folder))[0]
-    height, width, channels = pipeline_folder.image_size(folder)
+    victim = _victim(model, allow_pickle)
+    height, width, channels = victim.size
     if height != width or channels not in (1, 3):
-        raise BadInput(f"{found.owner} makes images of {height}x{width}x{channels}; square grey or RGB ones can be run")
+        raise BadInput(
+            f"{victim.owner} makes images of {height}x{width}x{channels}; square grey or RGB ones can be run"
+        )
     data, data_licence = _data(dataset, split, holdout, {"size": height, "channels": channels})
     return Pair(
-        name=_slug(f"{found.owner}.{data.repo or Path(str(data.path)).resolve().name}"),
-        title=f"{found.owner} and {dataset}",
+        name=_slug(f"{victim.owner}.{data.repo or Path(str(data.path)).resolve().name}"),
+        title=f"{victim.owner} and {dataset}",
         description="made on the command line",
         revision=1,
         control="none" if holdout is None else "surrogate",
-        model=ModelSource(**{**victim.model_dump(), "family": found.family}),
+        model=victim.source,
         data=data,
-        attacks={
-            FIRST_ATTACK[pipeline_folder.conditioning(folder)]: AttackDefaults(origin="defaults of the attack, untuned")
-        },
-        licence=f"model: {licence}; data: {data_licence}, as their cards say",
+        attacks={FIRST_ATTACK[victim.conditioning]: AttackDefaults(origin="defaults of the attack, untuned")},
+        licence=f"model: {victim.licence}; data: {data_licence}, as their cards say",
     )
+
+
+class _Victim(NamedTuple):
+    """What a pair needs to know of its model."""
+
+    owner: str
+    source: ModelSource
+    size: tuple[int, int, int]
+    """(height, width, channels)."""
+    conditioning: Conditioning
+    licence: str
+
+
+def _victim(model: str | Model, allow_pickle: bool) -> _Victim:
+    if isinstance(model, Model):
+        from .own_model import live_spec
+
+        spec = live_spec(model)
+        source = ModelSource(**{"family": spec.family, "location": spec.location})
+        channels, height, width = model.image_shape
+        return _Victim(spec.location, source, (height, width, channels), model.conditioning, "not stated")
+    named = named_model(model)
+    if is_own_location(named.location):
+        from .own_model import owner_of
+
+        spec = find_source(named, None, allow_pickle).spec
+        files, source = inspect_files(spec), ModelSource(**{**named.model_dump(), "family": spec.family})
+        return _Victim(owner_of(named.location), source, files.image_size, files.conditioning, "not stated")
+    folder, licence = model_configs(named, allow_pickle)
+    found = pipeline_folder.read_folder(folder, model_files.owner_of(folder))[0]
+    source = ModelSource(**{**named.model_dump(), "family": found.family})
+    size, conditioning = pipeline_folder.image_size(folder), pipeline_folder.conditioning(folder)
+    return _Victim(found.owner, source, size, conditioning, licence)
 
 
 def _data(dataset: str, split: str, holdout: str | None, form: dict[str, Any]) -> tuple[DataSource, str]:

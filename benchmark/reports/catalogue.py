@@ -56,7 +56,7 @@ def as_text(rows: list[dict[str, str]], kind: str) -> str:
 
 
 def describe(name: str) -> Description:
-    """Describe a pair, an attack, a defence, a measure (by its id) or a run folder.
+    """Describe a pair, an attack, a defence, a measure (by its id), a model of somebody's own or a run folder.
 
     Raises:
         UnknownName: it is none of these.
@@ -71,13 +71,14 @@ def describe(name: str) -> Description:
     if kind is None:
         known = [*pair_names(), *(known for kind in KINDS.values() for known in registry.names(kind))]
         raise UnknownName("pair, attack, defence, measure or run folder", name, known)
-    return {"attack": _attack, "defence": _defence, "measure": _measure}[kind](name)
+    return {"attack": _attack, "defence": _defence, "measure": _measure, "model": _model}[kind](name)
 
 
 def _kind_of(name: str) -> registry.Kind | None:
     if ".py:" in name:
         return registry.kind_in_file(name)
-    registered: dict[registry.Kind, str] = {"attack": name, "defence": name, "measure": name.partition(":")[0]}
+    registered: dict[registry.Kind, str] = dict.fromkeys(KINDS.values(), name)
+    registered["measure"] = name.partition(":")[0]
     return next((kind for kind, own in registered.items() if own in registry.names(kind)), None)
 
 
@@ -125,6 +126,24 @@ def _measure(name: str) -> Description:
     return Description(data, "\n".join([*lines, " ".join((measure.__doc__ or "").split())]))
 
 
+def _model(name: str) -> Description:
+    """Describe a model of somebody's own, which is built for it."""
+    from ..contracts import ModelSpec
+    from ..models import load_model
+
+    model = load_model(ModelSpec(family="pixel", location=name))
+    data = {
+        "images": "x".join(str(size) for size in model.image_shape),
+        "conditioning": model.conditioning,
+        "predicts": model.prediction_type,
+        "timesteps": model.num_train_timesteps,
+        "operations of a call": model.flops_per_sample(),
+        "SHA-256": model.spec.sha256,
+    }
+    lines = [f"{name}: a model", *(f"{key}: {value}" for key, value in data.items())]
+    return Description({"name": name, **data}, "\n".join(lines))
+
+
 def _method(cls: Any, traits: dict[str, str]) -> Description:
     settings = [
         {
@@ -157,10 +176,11 @@ def _run(path: str) -> Description:
 
 def _read_run(folder: "RunFolder") -> Description:
     from ..results.schema import load_metrics
-    from .tables import probe_flags, text_tables, verdicts
+    from .tables import model_line, probe_flags, text_tables, verdicts
 
     manifest = folder.manifest() or {}
     head = [f"run {manifest.get('run_id')}"]
+    head += [f"  {line}" for line in [model_line(folder)] if line]
     head += [f"  {name}: {unit['settings']}" for name, unit in manifest.get("units", {}).items()]
     if not (folder.path / "metrics.json").exists():
         return Description(manifest, "\n".join([*head, "unfinished: run the same command again"]))

@@ -49,6 +49,15 @@ def text_tables(metrics: Metrics, flags: Sequence[str] = (), *, every_measure: b
     return "\n\n".join(parts)
 
 
+def model_line(folder: RunFolder) -> str:
+    """Name a model of somebody's own and the files that it is made of, in a line; nothing for any other."""
+    manifest = folder.manifest() or {}
+    if "model_name" not in manifest:
+        return ""
+    files = ", ".join(f"{name} {digest[:12]}" for name, digest in manifest["identity"]["model"]["sha256"].items())
+    return f"model {manifest['model_name']} (SHA-256: {files})"
+
+
 def _defended(metrics: Metrics) -> str:
     """Name the defences with their settings, in a sentence; nothing without any."""
     named = [

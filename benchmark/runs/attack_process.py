@@ -25,6 +25,7 @@ from .. import errors
 from ..candidates import Candidates
 from ..contracts import Attack, AttackState, Budget, ModelSpec
 from ..errors import AttackFailed, BadInput, RaisedElsewhere, SidebenchError, raised_in
+from ..models.own_model import source_folder
 from ..protocol import Sampling
 from ..registry import code_of, find, found_as, make_attack, make_defence, source_of
 from ..results.checkpoints import FolderCheckpoints
@@ -216,9 +217,14 @@ class _Server:
     def failed(self, error: Exception) -> Frame:
         """Say what went wrong."""
         kind = type(error).__name__
-        line = "" if isinstance(error, SidebenchError) else raised_in(error, self.source)
+        line = "" if isinstance(error, SidebenchError) else self._line_of(error)
         trace = "".join(traceback.format_exception(error))
         return Frame({"error": {"kind": kind, "message": str(error), "line": line, "trace": trace}})
+
+    def _line_of(self, error: Exception) -> str:
+        """Return the line of the model's or the attack's source that an error came from; an attack calls a model."""
+        inside = raised_in(error, source_folder(self.model.spec)) if hasattr(self, "model") else ""
+        return inside or raised_in(error, self.source)
 
     def _open(self, values: dict[str, Any], _: Tensors) -> Frame:
         from ..models import load_model

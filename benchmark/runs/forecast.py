@@ -18,9 +18,11 @@ from ..data.model_files import (
     model_configs,
     model_key,
 )
-from ..data.pair import LoraSource, ModelSource, Pair
+from ..data.pair import LoraSource, ModelSource, Pair, is_own_location
 from ..errors import BadInput
 from ..measures import fetch_weights, weights
+from ..models import inspect_files
+from ..models.find_model import find_source
 from ..progress import silent
 from ..protocol import TOP_K
 from .plugins import make_measures
@@ -80,7 +82,7 @@ def examine(
     if pair.data.source == "hub":
         part, rows = _data_part(pair)
         parts.append(part)
-    height, width, channels = pipeline_folder.image_size(model_configs(pair.model, allow_pickle)[0])
+    height, width, channels = _image_size(pair, allow_pickle)
     ready = all(part.here for part in parts if part.what in ("model", "LoRA"))
     target = str(pick_device(device))
     tried = rehearse(pair, candidates, target, out, allow_pickle) if ready else None
@@ -175,7 +177,14 @@ def _access(found: Listing) -> str:
 
 
 def _measures(pair: Pair, allow_pickle: bool) -> list[Measure]:
-    return make_measures(pair, pipeline_folder.image_size(model_configs(pair.model, allow_pickle)[0]))
+    return make_measures(pair, _image_size(pair, allow_pickle))
+
+
+def _image_size(pair: Pair, allow_pickle: bool) -> tuple[int, int, int]:
+    """Return (height, width, channels) of the model's images; one of somebody's own is built for it."""
+    if is_own_location(pair.model.location):
+        return inspect_files(find_source(pair.model, pair.name, allow_pickle).spec).image_size
+    return pipeline_folder.image_size(model_configs(pair.model, allow_pickle)[0])
 
 
 def _fetch_networks(pair: Pair, allow_pickle: bool) -> list[Part]:

@@ -96,10 +96,10 @@ def is_apart(plan: "RunPlan", unit: "Unit") -> bool:
     """Return whether a unit's attack is called in a process of its own.
 
     What ships with sidebench is not, nor an oracle, which is given the training images, nor any attack where a defence
-    holds them, nor one that was never looked up by name.
+    holds them, nor one that was never looked up by name, nor one on a model that is an object of this process.
     """
     attack = type(unit.attack)
     ships = code_of(attack) == code_of(Makers)
     holds = unit.attack.access == "oracle" or any(defence.uses_training for defence in plan.defences)
     named = all(found_as(type(plugin)) for plugin in (unit.attack, *plan.defences))
-    return named and not ships and not holds
+    return named and not ships and not holds and plan.model.live is None

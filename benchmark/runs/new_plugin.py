@@ -1,4 +1,4 @@
-"""`sidebench new`: a package with one attack, defence or measure, its test and its page, that works as it stands."""
+"""`sidebench new`: a package with one plug-in (attack, defence, measure, model), its test and its page"""
 
 import importlib.util
 import keyword
@@ -27,7 +27,8 @@ def write_skeleton(kind: str, name: str, target: Path) -> list[Path]:
     if target.exists():
         raise BadInput(f"{target} exists already; choose another with --out")
     skeletons = environment(FOLDER, autoescape=False, keep_trailing_newline=True)
-    cls = "".join(part.capitalize() for part in name.split("-"))
+    # A model is a function that makes one.
+    cls = module if kind == "model" else "".join(part.capitalize() for part in name.split("-"))
     files = {
         "pyproject.toml": "pyproject.toml.j2",
         f"{module}.py": f"{kind}.py.j2",

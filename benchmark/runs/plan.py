@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import environment
-from ..contracts import Attack, Defence, Measure, ModelSpec, Progress, VictimFacts
+from ..contracts import Attack, Defence, Measure, Model, ModelSpec, Progress, VictimFacts
 from ..data.dataset_files import fetch_data
 from ..data.pair import Pair
 from ..data.references import counts
@@ -167,7 +167,7 @@ def plan_run(
     *,
     attacks: Sequence[str] = (),
     defences: Sequence[str] = (),
-    model: str | None = None,
+    model: str | Model | None = None,
     tier: str | None = None,
     candidates: int | None = None,
     seeds: Sequence[int] = (0,),
@@ -185,9 +185,10 @@ def plan_run(
     """Check everything that can be checked without work and return the plan.
 
     Without `attacks`, those that the pair names run. `settings` go over the pair's, by attack or defence. `model` takes
-    another model than the pair's: a pipeline folder, a repository (`OWNER/NAME@REVISION`), or a control with known
-    truth (`control:copycat`). `micro_batch` holds for a new folder alone; `fresh_attacks` are made again, the other
-    units of the folder stay. What was not fetched from the Hub yet is fetched here, and nothing after this.
+    another model than the pair's: a pipeline folder, a repository (`OWNER/NAME@REVISION`), code of your own
+    (`FILE.py:NAME`, a registered name, or the `Model` itself), or a control with known truth (`control:copycat`).
+    `micro_batch` holds for a new folder alone; `fresh_attacks` are made again, the other units of the folder stay. What
+    was not fetched from the Hub yet is fetched here, and nothing after this.
 
     Raises:
         BadInput: anything that cannot be used, in one line.

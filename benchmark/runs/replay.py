@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ..candidates import Candidates
+from ..contracts import Model
 from ..data.pair import IN_TRAINING, load_pair
 from ..errors import BadInput, BadSetting, UnknownName
 from ..files import MADE, difference, read_json, write_atomic
@@ -39,12 +40,14 @@ def planned_again(
     pair: str | None = None,
     device: str = "auto",
     defences: Sequence[str] = (),
+    model: str | Model | None = None,
+    allow_pickle: bool = False,
 ) -> RunPlan:
     """Return the plan of one attack of a stored run, checked to be the run that it was.
 
     `attack` is a registered name or `file.py:Class`, in the words of whoever runs the command; `pair` a pair file where
-    the pair does not ship; `defences` local files among the run's defences, named again as `file.py:Class`. What the
-    folder itself names is resolved only if it is registered.
+    the pair does not ship; `defences` local files among the run's defences, named again as `file.py:Class`; `model`
+    what was attacked in place of the pair's model. What the folder itself names is resolved only if it is registered.
 
     Raises:
         BadInput: the run cannot be made here as it was; the field that differs is named.
@@ -66,6 +69,8 @@ def planned_again(
     plan = plan_run(
         load_pair(pair or stored_pair(folder)),
         attacks=(attack,),
+        model=model,
+        allow_pickle=allow_pickle,
         defences=tuple(around),
         candidates=asked_candidates(manifest),
         seeds=tuple(seeds),
@@ -97,6 +102,8 @@ def replay(
     pair: str | None = None,
     device: str = "auto",
     defences: Sequence[str] = (),
+    model: str | Model | None = None,
+    allow_pickle: bool = False,
     out: Path | None = None,
 ) -> Replayed:
     """Make one candidate again, write it as PNG (default: replay/ in the run folder) and compare it with the run's.
@@ -105,7 +112,7 @@ def replay(
         BadSetting: the run has no candidate of this number.
         BadInput: as `planned_again`.
     """
-    plan = planned_again(folder, attack, (seed,), pair, device, defences)
+    plan = planned_again(folder, attack, (seed,), pair, device, defences, model, allow_pickle)
     if not 0 <= candidate < plan.candidates:
         raise BadSetting(f"{folder.path.name} has candidates 0 to {plan.candidates - 1}, not {candidate}")
     (unit,) = plan.units

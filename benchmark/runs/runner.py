@@ -18,6 +18,8 @@ from ..candidates import Candidates
 from ..contracts import AttackState, Budget, Progress
 from ..errors import AttackFailed, BadInput, RaisedElsewhere, RunConflict, SidebenchError, raised_in
 from ..files import difference, read_info, read_json, write_checked_json, write_json, write_state
+from ..models import is_own
+from ..models.own_model import owner_of, source_folder
 from ..progress import say, silent
 from ..protocol import PROBES
 from ..registry import source_of
@@ -103,6 +105,7 @@ def open_folder(plan: RunPlan, folder: RunFolder, identity: Mapping[str, Any]) -
             **growing,
             "control": plan.pair.control,
             "sources": plan.sources,
+            **({"model_name": owner_of(plan.model.location)} if is_own(plan.model) else {}),
             "components_left_out": list(plan.left_out),
             "device": plan.model.device.partition(":")[0],
             "optimised_spaces": plan.optimised_spaces(),
@@ -198,7 +201,7 @@ def _generate_all(plan: RunPlan, folder: RunFolder, progress: Progress) -> dict[
 def _make(plan: RunPlan, folder: RunFolder, unit: Unit, maker: Maker, progress: Progress) -> SidebenchError | None:
     """Prepare, generate and probe one unit; return what kept it from its end."""
     try:
-        with named_failures(unit):
+        with named_failures(plan, unit):
             state = prepare(plan, folder, unit, maker, progress)
             _generate(plan, folder, unit, maker, state, progress)
             _probe(plan, folder, unit, maker, state)
@@ -218,7 +221,7 @@ def _make_again_in_float32(plan: RunPlan, folder: RunFolder, units: Sequence[Uni
     try:
         for unit in todo:
             maker = makers.of(unit)
-            with named_failures(unit):
+            with named_failures(plan, unit):
                 precision_check.make_again(plan, folder, unit, maker)
     finally:
         makers.close()
@@ -237,8 +240,8 @@ class _Clock:
 
 
 @contextmanager
-def named_failures(unit: Unit) -> Any:
-    """Turn whatever a plug-in raises into an error with the attack's name."""
+def named_failures(plan: RunPlan, unit: Unit) -> Any:
+    """Turn whatever a plug-in raises into an error with the attack's name, and the line of it or of the model."""
     try:
         yield
     except SidebenchError:
@@ -247,7 +250,8 @@ def named_failures(unit: Unit) -> Any:
         hint = ""
         if "out of memory" in str(error).lower():
             hint = "; start over with a smaller --micro-batch"
-        kind, line = type(error).__name__, raised_in(error, source_of(type(unit.attack)))
+        kind, line = type(error).__name__, raised_in(error, source_folder(plan.model))  # an attack calls a model
+        line = line or raised_in(error, source_of(type(unit.attack)))
         if isinstance(error, RaisedElsewhere):
             kind, line = error.kind, error.line
         raise AttackFailed(f"{unit.name} failed: {kind}: {error}{line}{hint}") from error

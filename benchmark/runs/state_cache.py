@@ -96,8 +96,8 @@ class KeptState:
 
 
 def kept_state(plan: "RunPlan", unit: "Unit") -> KeptState | None:
-    """Return the place of a unit's state; None where nothing is kept, or where its code cannot be read."""
-    if os.environ.get("SIDEBENCH_STATES", "on") == "off":
+    """Return the place of a unit's state; None where nothing is kept, or where some code cannot be read."""
+    if os.environ.get("SIDEBENCH_STATES", "on") == "off" or plan.model.live is not None:
         return None
     plugins = [type(unit.attack), *(type(defence) for defence in plan.defences)]
     beside = code_beside(plugins)

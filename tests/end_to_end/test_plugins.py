@@ -9,9 +9,12 @@ import pytest
 
 from sidebench.benchmark import registry
 from sidebench.benchmark.contracts import Band
+from sidebench.benchmark.data.pair import load_pair
 from sidebench.benchmark.errors import BadInput, MeasureFailed, UnknownName
 from sidebench.benchmark.measures.rms import Rms
 from sidebench.benchmark.measures.zncc import Zncc
+from sidebench.benchmark.models import inspect_files
+from sidebench.benchmark.models.find_model import find_model
 from sidebench.benchmark.registry import KINDS
 from sidebench.benchmark.reports.catalogue import describe, listing
 from sidebench.benchmark.results.shards import shard_of
@@ -23,7 +26,7 @@ from sidebench.benchmark.runs.new_plugin import write_skeleton
 # ---- Skeletons --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["attack", "defence", "measure"])
+@pytest.mark.parametrize("kind", ["attack", "defence", "measure", "model"])
 def test_a_new_package_passes_its_own_test(kind: str, tmp_path: Path) -> None:
     files = write_skeleton(kind, "my-own", tmp_path / "my-own")
     assert {file.name for file in files} == {"pyproject.toml", "my_own.py", "test_my_own.py", "README.md"}
@@ -44,6 +47,7 @@ def test_a_new_package_passes_its_own_test(kind: str, tmp_path: Path) -> None:
         ("attack", "../x", "a name is lower-case letters"),
         ("attack", "side", "'side' is registered already"),
         ("measure", "carlini-cond", "registered already"),
+        ("model", "side", "'side' is registered already"),
         ("defence", "json", "a Python module of this name exists"),
         ("defence", "numpy", "a Python module of this name exists"),
         ("defence", "class", "a Python module of this name exists"),
@@ -67,18 +71,21 @@ def test_what_is_there_is_not_overwritten(tmp_path: Path) -> None:
 
 
 def test_entry_points_of_an_installed_package_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for kind in ("attack", "defence", "measure"):
+    for kind in registry.KINDS.values():
         write_skeleton(kind, f"my-{kind}", tmp_path / kind)
         (tmp_path / f"my_{kind}.py").write_bytes((tmp_path / kind / f"my_{kind}.py").read_bytes())
     info = tmp_path / "others_work-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: others-work\nVersion: 1.0\n", encoding="utf-8")
-    points = "".join(f"[sidebench.{kind}s]\nmy-{kind} = my_{kind}:My{kind.title()}\n" for kind in registry._BASE)
+    classes = {kind: "my_model" if kind == "model" else f"My{kind.title()}" for kind in registry.KINDS.values()}
+    points = "".join(f"[sidebench.{kind}s]\nmy-{kind} = my_{kind}:{cls}\n" for kind, cls in classes.items())
     (info / "entry_points.txt").write_text(points, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
-    for kind in registry._BASE:
+    for kind, cls in classes.items():
         assert f"my-{kind}" in registry.names(kind)
-        assert registry.find(kind, f"my-{kind}").name == f"my-{kind}"
+        assert registry.find(kind, f"my-{kind}").__name__ == cls
+    spec = find_model(load_pair("digits"), "my-model", Path()).spec
+    assert set(spec.sha256) == {"others-work", "tensors"} and inspect_files(spec).image_size == (8, 8, 1)
     assert "side" in registry.names("attack"), "the others are still there"
 
 
@@ -216,6 +223,9 @@ def test_show_knows_measures_and_classes_of_local_files(tmp_path: Path) -> None:
     assert shown.data["id"] == "nl2c:n10:a0.5" and "high 0 to 0.5, mid 0.5 to 0.75" in shown.text
     for kind in KINDS.values():
         file = next(f for f in write_skeleton(kind, f"shown-{kind}", tmp_path / kind) if f.name == f"shown_{kind}.py")
+        if kind == "model":
+            assert "images: 1x8x8\nconditioning: none\npredicts: epsilon" in describe(f"{file}:shown_model").text
+            continue
         assert f"shown-{kind}: shown-{kind} (none)" in describe(f"{file}:Shown{kind.title()}").text
     with pytest.raises(BadInput, match=r"is none of sidebench\.Attack, sidebench\.Defence, sidebench\.Measure"):
         describe(f"{tmp_path / 'attack' / 'shown_attack.py'}:Settings")

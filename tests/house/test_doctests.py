@@ -12,6 +12,7 @@ WITH_EXAMPLES = [
     "benchmark.gate",
     "benchmark.measures",
     "benchmark.measures.metrics",
+    "benchmark.models.torch_module",
     "benchmark.results",
     "benchmark.results.guidance",
     "benchmark.results.secret_seeds",

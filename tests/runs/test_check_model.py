@@ -1,0 +1,126 @@
+"""The conformance suite of models: what ships passes, and each broken contract is noticed and named."""
+
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+from tiny_networks import own_model, tiny_denoiser
+from torch import Tensor, nn
+
+from sidebench import Model, ModelSpec, check_model, from_torch, load_model, load_pair, load_references
+from sidebench.benchmark.contracts import PredictionType
+from sidebench.benchmark.models.analytic import MixtureModel
+from sidebench.benchmark.runs.check_attack import NotConformant
+from sidebench.benchmark.runs.check_model import check_prediction
+
+KINDS = get_args(PredictionType)
+
+
+@pytest.fixture(scope="module")
+def digits() -> Tensor:
+    return load_references(load_pair("digits")).training.floats()
+
+
+def made(module: nn.Module, **options: Any) -> Model:
+    return from_torch(module, **{"schedule": ("linear", 1000, 1e-4, 0.02), "image_shape": (1, 8, 8), **options})
+
+
+def zoo(name: str) -> Any:
+    return load_model(ModelSpec(family="pixel", location=f"zoo:{name}")).unet  # type: ignore[attr-defined]
+
+
+# ---- The prediction type ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_an_exact_model_of_any_type_is_known_by_its_samples(kind: Any, digits: Tensor) -> None:
+    model = MixtureModel(digits * 2 - 1, 0.3, prediction_type=kind)
+    check_prediction(model, "mixture")
+    check_prediction(model, "mixture", digits[:8])
+    for other in KINDS:
+        if other != kind:
+            with pytest.raises(NotConformant, match=f"mixture: predicts {kind}, not {other}: read so it explains"):
+                check_prediction(Said(model, other), "mixture")
+            with pytest.raises(NotConformant, match=f"predicts {kind}, not {other}: .* of these images"):
+                check_prediction(Said(model, other), "mixture", digits[:8])
+
+
+class Said(MixtureModel):
+    """A model with another word for what it predicts."""
+
+    def __init__(self, model: MixtureModel, word: Any) -> None:
+        super().__init__(model.means, model.std, prediction_type=word)
+        self.inside = model
+
+    def predict(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        return self.inside.predict(x_t, t)
+
+
+@pytest.mark.parametrize("name", ["digits", "digits-clean"])
+def test_trained_networks_are_epsilon_and_nothing_else(name: str, digits: Tensor) -> None:
+    check_model(made(zoo(name)))
+    check_model(made(zoo(name)), images=digits[:8])
+    with pytest.raises(NotConformant, match="UNet2DModel: predicts epsilon, not v_prediction"):
+        check_model(made(zoo(name), prediction="v_prediction"))
+
+
+@pytest.mark.parametrize(
+    "options", [{"time": lambda t: t / 1000}, {"schedule": ("linear", 1000, 1e-6, 1e-4)}, {"image_range": (-9.0, 9.0)}]
+)
+def test_with_images_other_training_than_was_said_is_noticed(options: dict[str, Any], digits: Tensor) -> None:
+    with pytest.raises(NotConformant, match="does not denoise these images, whatever it predicts"):
+        check_model(made(zoo("digits"), **options), images=digits[:8])
+
+
+def test_an_untrained_model_passes_without_images(tmp_path: Path) -> None:
+    check_model(own_model(tmp_path))
+    check_model(made(tiny_denoiser(classes=11), conditioning="class", num_classes=10, null_class=10))
+
+
+# ---- The rest ---------------------------------------------------------------------------------------
+
+
+class OverBatch(nn.Module):
+    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        return x_t - x_t.mean(0)
+
+
+class FirstTime(nn.Module):
+    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        return x_t * t[0] / 1000
+
+
+@pytest.mark.parametrize("module", [OverBatch(), FirstTime()])
+def test_rows_that_see_each_other_are_noticed(module: nn.Module) -> None:
+    with pytest.raises(NotConformant, match="off where the other rows change"):
+        check_model(made(module))
+
+
+class Turned(MixtureModel):
+    """The exact model with faults of its own."""
+
+    fault = ""
+
+    def noise_level(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        if self.fault == "levels":
+            return super().noise_level(t * 0.5)
+        return super().noise_level(t)
+
+    def flops_per_sample(self) -> int:
+        return super().flops_per_sample() * (3 if self.fault == "cost" else 1)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("levels", r"noise_level has alpha .* scheduler_config .*: attacks and sampler would see two schedules"),
+        ("cost", r"flops_per_sample is .*, torch counts"),
+    ],
+)
+def test_levels_and_cost_that_are_not_those_stated_are_noticed(fault: str, message: str, digits: Tensor) -> None:
+    model = Turned(digits * 2 - 1, 0.1)
+    model.fault = fault
+    with pytest.raises(NotConformant, match=message):
+        check_model(model)
