@@ -58,10 +58,11 @@ def check_model(
         NotConformant: a check failed; the message says which and what was seen.
         BadInput: the model cannot be built, or not be called.
     """
-    named = isinstance(model, str)
-    spec = ModelSpec(family="pixel", location=model, allow_pickle=allow_pickle) if named else live_spec(model)
-    if named:
+    if isinstance(model, str):
+        spec = ModelSpec(family="pixel", location=model, allow_pickle=allow_pickle)
         spec = spec.model_copy(update={"sha256": facts_of(spec).sha256})
+    else:
+        spec = live_spec(model)
     loaded, owner = load_tried(spec.model_copy(update={"device": str(pick_device(device))})), owner_of(spec.location)
     with torch.no_grad():
         check_levels(loaded, owner)

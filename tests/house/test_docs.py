@@ -6,12 +6,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from typer.main import get_command
 
 import sidebench
 from sidebench.benchmark.contracts import ModelSpec
+from sidebench.benchmark.data.model_files import locate
 from sidebench.benchmark.data.pair import Pair
+from sidebench.benchmark.models import load_model
 from sidebench.benchmark.runs.check_attack import check_attack
 from sidebench.cli import app
 
@@ -35,6 +38,21 @@ def test_the_example_check_runs_as_written(tmp_path: Path) -> None:
     (tmp_path / "sharpened.py").write_text(example, encoding="utf-8")
     (tmp_path / "check.py").write_text(check, encoding="utf-8")
     subprocess.run([sys.executable, "check.py"], cwd=tmp_path, check=True)
+
+
+def test_the_example_model_is_the_network_in_at_most_fifteen_lines(tmp_path: Path) -> None:
+    in_a_file, in_a_notebook = code_blocks("docs/add-a-model.md")
+    assert len(in_a_file.splitlines()) <= 15 and len(in_a_notebook.splitlines()) <= 15
+    (tmp_path / "mine.py").write_text(in_a_file, encoding="utf-8")
+    network = "from sidebench import ModelSpec, load_model\n\n\ndef Network():\n"
+    network += "    return load_model(ModelSpec(family='pixel', location='zoo:digits')).unet\n"
+    (tmp_path / "network.py").write_text(network, encoding="utf-8")
+    weights = locate("zoo:digits") / "unet" / "diffusion_pytorch_model.safetensors"
+    (tmp_path / "weights.safetensors").write_bytes(weights.read_bytes())
+    theirs = load_model(ModelSpec(family="pixel", location="zoo:digits"))
+    mine = load_model(ModelSpec(family="pixel", location=f"{tmp_path / 'mine.py'}:ddpm"))
+    x_t, t = torch.ones(1, 1, 8, 8), torch.tensor([500])
+    assert torch.allclose(mine.predict(x_t, t), theirs.predict(x_t, t), atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def test_built_in_names() -> None:
     assert registry.origin("attack", "carlini-uncond") == "sidebench.methods.carlini_uncond:CarliniUncond"
 
 
-@pytest.mark.parametrize("kind", ["attack", "defence", "measure"])
+@pytest.mark.parametrize("kind", ["attack", "defence", "measure", "model"])
 def test_unknown_name_says_its_kind(kind: Any) -> None:
     with pytest.raises(UnknownName, match=f"unknown {kind} 'ghost'"):
         registry.find(kind, "ghost")
@@ -108,6 +108,36 @@ def test_files_of_one_name_are_kept_apart(file: Path, tmp_path: Path) -> None:
     second.write_text(MINE.format(mark="second"), encoding="utf-8")
     marks = [registry.find("attack", f"{path}:Mine").mark for path in (file, second, file)]
     assert marks == ["first", "second", "first"]
+
+
+def test_a_file_imports_what_lies_beside_it_as_it_is_now(file: Path, tmp_path: Path) -> None:
+    path, source = list(sys.path), f"from beside import mark\nimport json as mine_json\n{MINE.format(mark='')}"
+    source = source.replace("mark = ''", "mark = mark")
+    (tmp_path / "json.py").write_text("raise ValueError('not Python's own')", encoding="utf-8")
+    for folder in (tmp_path, tmp_path / "other"):
+        folder.mkdir(exist_ok=True)
+        (folder / "mine.py").write_text(source, encoding="utf-8")
+        for mark in ("first", "afterwards"):
+            (folder / "beside.py").write_text(f"mark = '{folder.name} {mark}'", encoding="utf-8")
+            assert registry.find("attack", f"{folder / 'mine.py'}:Mine").mark == f"{folder.name} {mark}"
+    assert sys.path == path
+
+
+def test_the_sources_of_a_file_are_those_in_its_folder_that_it_imports(tmp_path: Path) -> None:
+    files = {
+        "mine.py": "import one, os\nfrom package.inside import x",
+        "one.py": "def f():\n    import two",
+        "two.py": "import mine",
+        "package/__init__.py": "",
+        "package/inside.py": "from .deep import y",
+        "package/deep.py": "y = 1",
+        "other.py": "",
+    }
+    (tmp_path / "package").mkdir()
+    for name, text in files.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    found = {source.relative_to(tmp_path).as_posix() for source in registry.sources_beside(tmp_path / "mine.py")}
+    assert found == files.keys() - {"other.py"}
 
 
 def test_changed_file_is_read_again(file: Path) -> None:
