@@ -76,8 +76,12 @@ def run(
     from ..benchmark.progress import reporter_for
 
     settings = values.settings(set_)
-    loading("torch and diffusers")
+    built = model is not None and ".py:" in model  # to see what it is; a typing error elsewhere loads nothing heavy
+    if built:
+        loading("torch and diffusers")
     loaded, model = chosen_pairs(pairs or [], model, dataset, split, holdout, allow_pickle)
+    if not built:
+        loading("torch and diffusers")
     from ..benchmark.reports.page import write_report
     from ..benchmark.results import secret_seeds as secret
     from ..benchmark.results import tuning_curve

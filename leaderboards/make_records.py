@@ -120,7 +120,10 @@ def _make(
     today: date,
 ) -> Record:
     identity, key = manifest["identity"], run_key(folder)
+    public = _is_public(manifest, metrics.pair)
     costs = [cost for cost in metrics.costs if cost.attack == attack]
+    nonce, numbers = ("", {}) if public else numbers_of(folder, [cost.seed for cost in costs])
+    costs = [cost for cost in costs if public or cost.seed in numbers]
     seeds = [cost.seed for cost in costs]
     units = {seed: unit_name(attack, seed) for seed in seeds}
     groups = stored_groups(folder)
@@ -147,7 +150,7 @@ def _make(
         measure=measure.id,
         band=measure.bands[0].name,
         excess=Estimate.of(*excess),
-        results=[_result(found, measure) for found in metrics.results if found.attack == attack],
+        results=[_result(each, measure) for each in metrics.results if each.attack == attack and each.seed in seeds],
         costs=costs,
         hits=[_hits(seed, found, groups, key) for seed, found in hits.items()],
         key_id=keyed_hash(key, "name of the key"),
@@ -169,9 +172,8 @@ def _make(
             identity["measures"],
         ),
     )
-    if made.victim.public:
+    if public:
         return made
-    nonce, numbers = numbers_of(folder, seeds)
     shares = [
         shares_of(numbers[seed], band.name, found)
         for seed, own in every.items()
@@ -226,10 +228,15 @@ def _victim(folder: RunFolder, metrics: Metrics, manifest: Mapping[str, Any], hi
         training_groups=metrics.training_groups,
         held_out_groups=metrics.held_out_groups,
         made_by=manifest.get("made_by", ""),
-        public=manifest.get("public", shipped is not None and shipped.public),
+        public=_is_public(manifest, metrics.pair),
         worked_example=shipped is not None and shipped.model.location.startswith("zoo:"),
         classes=[] if hits.strata is None else [(int(ours), int(theirs)) for ours, theirs in hits.strata.sizes],
     )
+
+
+def _is_public(manifest: Mapping[str, Any], pair: str) -> bool:
+    """Return whether the images are published; a manifest of before it was asked leaves that to the shipped pairs."""
+    return bool(manifest.get("public", pair in pair_names() and load_pair(pair).public))
 
 
 def _sources(manifest: Mapping[str, Any]) -> Any:

@@ -10,6 +10,7 @@ that was shown says nothing of other pairs.
 import hashlib
 import hmac
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -79,22 +80,22 @@ def nonce_in(folder: RunFolder) -> bytes:
         raise CorruptRun(f"{folder.path.name}/{NONCE_FILE} cannot be read: {error.strerror}") from None
 
 
-def numbers_of(folder: RunFolder, seeds: list[int]) -> tuple[str, dict[int, int]]:
-    """Return what a record commits to, and the number of the preparation by seed.
+def numbers_of(folder: RunFolder, seeds: Sequence[int]) -> tuple[str, dict[int, int]]:
+    """Return what a record commits to, and the number of the preparation by seed, of the seeds that are secret.
 
     Raises:
-        BadInput: the folder has no nonce, or a seed is not of it.
+        BadInput: none of them is, or the folder has no nonce.
+        CorruptRun: the nonce cannot be read.
     """
     nonce = nonce_in(folder)
     known = {seed_of(nonce, number): number for number in range(len(seeds))} if nonce else {}
-    for seed in seeds:
-        if seed not in known:
-            shown = str(seed) if seed < _SMALLEST else "a seed"
-            raise BadInput(
-                f"{folder.path.name} is of images that are not public, and whoever knows its seed {shown} can make its "
-                f"candidates: run it with --secret-seeds {len(seeds)}, or let the pair file say public: true"
-            )
-    return hashlib.sha256(nonce).hexdigest(), known
+    found = {seed: known[seed] for seed in seeds if seed in known}
+    if not found:
+        raise BadInput(
+            f"{folder.path.name} is of images that are not public, and whoever knows a seed can make its candidates: "
+            f"run it with --secret-seeds {max(3, len(seeds))}, or let the pair file say public: true"
+        )
+    return hashlib.sha256(nonce).hexdigest(), found
 
 
 def _default_key_file() -> Path:

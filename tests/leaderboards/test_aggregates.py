@@ -90,8 +90,20 @@ def test_seeds_that_can_be_guessed_make_no_record(pair_file: Path, tmp_path: Pat
     plan = plan_run(load_pair(str(pair_file)), attacks=["carlini-uncond"], candidates=8, seeds=(3,), device="cpu",
                     model="control:mixture:0.4", out=tmp_path)  # fmt: skip
     folder = runner.execute(plan).folder
-    with pytest.raises(BadInput, match="whoever knows its seed 3 can make its candidates: run it with"):
+    with pytest.raises(BadInput, match="whoever knows a seed can make its candidates: run it with --secret-seeds 3"):
         make_records(folder, "somebody")
+
+
+def test_seeds_that_were_chosen_stay_out_of_the_record(pair_file: Path, tmp_path: Path) -> None:
+    pair = load_pair(str(pair_file))
+    secret = secret_seeds(pair.identity(), 1, tmp_path / "seeds.key")
+    plan = plan_run(pair, attacks=["carlini-uncond"], candidates=8, seeds=(3, *secret.seeds), device="cpu",
+                    model="control:mixture:0.4", out=tmp_path)  # fmt: skip
+    folder = runner.execute(plan).folder
+    keep_nonce(folder, secret.nonce)
+    (record,) = make_records(folder, "somebody")
+    assert record.seeds == [0] and {found.seed for found in record.results} == {0}
+    assert [cost.seed for cost in record.costs] == [0] and record.hashes.scores.keys() == {"0"}
 
 
 def test_a_challenge_is_shown_the_nonce(record: Record, folder: RunFolder, tmp_path: Path) -> None:
