@@ -21,6 +21,7 @@ from weakref import WeakKeyDictionary
 from pydantic import ValidationError
 
 from .contracts import Attack, Defence, Measure, Model
+from .environment import version
 from .errors import BadInput, BadSetting, UnknownName, first_problem, raised_in
 from .files import content_sha256, sha256, short_hash
 
@@ -257,7 +258,7 @@ def code_of(plugin: type) -> dict[str, str]:
     """
     module = sys.modules[plugin.__module__]
     if module.__name__.partition(".")[0] == _PACKAGE:
-        return {"package": _PACKAGE, "version": importlib.metadata.version(_PACKAGE)}
+        return {"package": _PACKAGE, "version": version(_PACKAGE)}
     file = Path(module.__file__ or "")
     if digest := getattr(module, _DIGEST, None):
         return {"file": file.name, "sha256": digest}

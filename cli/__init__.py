@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from .. import __version__
+from ..benchmark.environment import collect_seldom
 from ..benchmark.errors import BadInput, SidebenchError, printable
 from ..benchmark.files import cannot_write
 from . import attacks, gate, leaderboard, look, machine, run
@@ -56,6 +57,7 @@ LEADERBOARD: Commands = {
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command and leave with its exit code (0 to 4, 70 or 130)."""
+    collect_seldom()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # Of a console that knows ASCII alone, say: a letter that it cannot show is spelt by its number.

@@ -1,0 +1,37 @@
+"""What a run was made with, and how a process starts and leaves."""
+
+import subprocess
+import sys
+
+from sidebench.benchmark.environment import ALLOCATIONS, PACKAGES, version, versions
+
+
+def test_versions_are_those_installed() -> None:
+    import numpy
+
+    found = versions()
+    assert set(found) == {"python", *PACKAGES}
+    assert found["numpy"] == numpy.__version__ == version("numpy")
+    assert version("no-such-package") == "missing"
+
+
+LEAVING = """
+import atexit, gc
+from sidebench.benchmark.environment import collect_seldom
+
+class Slow:
+    def __del__(self):
+        print("searched on leaving")
+
+collect_seldom()
+slow = Slow()
+slow.itself = slow
+del slow
+atexit.register(print, "said on leaving")
+print(gc.isenabled(), gc.get_threshold()[0])
+"""
+
+
+def test_garbage_is_collected_seldom_and_not_on_leaving() -> None:
+    done = subprocess.run([sys.executable, "-c", LEAVING], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [f"True {ALLOCATIONS}", "said on leaving"]
