@@ -1,5 +1,6 @@
 """What fills the templates of every page, text and new plug-in."""
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -7,8 +8,11 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 
+@functools.cache
 def environment(*folders: Path, **options: Any) -> "Environment":
     """Return a Jinja environment in which every value is escaped as HTML, unless `autoescape=False` is given.
+
+    The same arguments get the same environment, which parses each template once.
 
     Args:
         folders: Where templates are looked for first; those of the reports and of the comparison come last.
