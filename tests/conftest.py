@@ -1,6 +1,7 @@
 """Small plans and one finished run that several files read."""
 
 import dataclasses
+import gc
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ import torch
 import yaml
 
 from sidebench.benchmark.data.pair import FOLDER, Pair, load_pair
+from sidebench.benchmark.environment import collect_seldom
 from sidebench.benchmark.protocol import Batching, SamplerSettings
 from sidebench.benchmark.reports.page import write_report
 from sidebench.benchmark.runs import makers, runner
@@ -80,6 +82,18 @@ def one_thread() -> None:
 def no_kept_states() -> None:
     """Keep no states between tests: each looks at what its own run does."""
     os.environ["SIDEBENCH_STATES"] = "off"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def garbage_is_collected_seldom() -> None:
+    """Do as the command does: what is loaded stays, and is not searched over and over."""
+    collect_seldom()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def what_stays_is_not_searched() -> None:
+    """Leave out of later searches what earlier files have loaded."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
