@@ -99,8 +99,12 @@ def refuse_place(file: Path, records: Path) -> None:
     Raises:
         BadInput: the file lies, or would lie, in one.
     """
-    for folder in (place := file.parent.resolve(), *place.parents):
-        if folder == records.resolve() or RunFolder(folder).manifest_file.is_file():
+    try:
+        place, goes = file.parent.resolve(), records.resolve()
+    except OSError as error:  # the folder that one works in may be gone
+        raise BadInput(f"{records}: {error.strerror}; give --records a full path, or change the folder") from None
+    for folder in (place, *place.parents):
+        if folder == goes or RunFolder(folder).manifest_file.is_file():
             raise BadInput(f"key {file}: lies in {folder.name}, which goes to others; keep it outside")
 
 

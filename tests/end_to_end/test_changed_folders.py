@@ -48,7 +48,7 @@ def test_there_are_enough() -> None:
 
 @pytest.mark.parametrize("start", range(0, len(CHANGES), 10))
 def test_a_changed_folder_is_refused_in_a_line_or_does_no_harm(
-    start: int, place: Path, finished: Any, call: Call
+    start: int, place: Path, finished: Any, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other, run = finished.folder.path, place / "work" / "run"
     for number in range(start, min(start + 10, len(CHANGES))):
@@ -61,6 +61,7 @@ def test_a_changed_folder_is_refused_in_a_line_or_does_no_harm(
         assert code == 0 or (len(complaints(err)) == 1 and not out and len(err) < 2500), (name, arguments, err)
         shutil.rmtree(place / "work")
         (place / "work").mkdir()
+        monkeypatch.chdir(place / "work")
 
 
 @pytest.mark.parametrize("number", [number for number, (name, _) in enumerate(CHANGES) if "images/" in name])

@@ -17,13 +17,15 @@ from sidebench.benchmark.files import (
     read_state,
     read_table,
     write_checked_json,
+    write_json,
     write_state,
     write_table,
 )
 from sidebench.benchmark.gate.source import FinishedRun
 from sidebench.benchmark.registry import registered
 from sidebench.benchmark.reports import page
-from sidebench.benchmark.results.run_folder import read_run
+from sidebench.benchmark.results.run_folder import RunFolder, read_run
+from sidebench.benchmark.results.sums import sealed
 from sidebench.leaderboards.challenge import challenge
 from sidebench.leaderboards.make_records import make_records
 
@@ -68,6 +70,9 @@ def test_replay_runs_no_defence_of_the_folder(hostile: Path, call: Call) -> None
 
 def test_a_challenge_runs_no_defence_of_the_folder(hostile: Path, tmp_path: Path) -> None:
     change(hostile, defences={"sub/evil.py:D": {}})
+    with sealed(RunFolder(hostile)):
+        metrics = read_json(hostile / "metrics.json")
+        write_json(hostile / "metrics.json", metrics | {"defences": {"sub/evil.py:D": {}}})
     record = make_records(read_run(hostile), "somebody", ["carlini-uncond"])[0]
     file = tmp_path / "record.json"
     file.write_text(record.text(), encoding="utf-8")
