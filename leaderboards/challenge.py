@@ -263,8 +263,9 @@ class _Again(NamedTuple):
             parts.append(self.scorer.score(made.images, some, made.nan.numpy(), self.measure.space))
         stored = read_all_scores(folder, unit.name, self.measure.space, self.plan.candidates)
         before, now = UnitScores(stored, [self.measure]), UnitScores(parts, [self.measure])
-        check_cost(work_of_candidates(folder, unit.name, self.plan.candidates), self.plan.candidates, spent,
-                   len(numbers), unit.name)  # fmt: skip
+        candidates = self.plan.candidates
+        said = _per_candidate([work_of_candidates(folder, unit.name, candidates)], candidates)
+        check_cost(said, _per_candidate(spent, len(numbers)), unit.name, digits=1, each=" a candidate")
         return agreement(before, now, parts, numbers, self.references.groups(), self.measure)
 
 
@@ -287,21 +288,35 @@ def installed(record: Record) -> str:
         raise BadRecord(f"claim.attack: {record.claim.attack} is not installed here; install {what}{where}") from error
 
 
-def check_cost(
-    said: Mapping[str, Mapping[str, float]], of: int, counted: Sequence[Mapping[str, Any]], made: int, unit: str
-) -> None:
-    """Compare what `made` candidates took now with what a ledger says that all `of` them took.
+Work = Mapping[str, Mapping[str, float]]
+"""`nfe` and `flops`, each by phase."""
+
+
+def check_cost(said: Work, counted: Work, unit: str, digits: int = 0, each: str = "") -> None:
+    """Compare the work that was counted now with the work that the run says; `each` says of what, in messages.
 
     Raises:
-        BadRecord: a phase takes more or less than the ledger says, by more than `SAME_COST`.
+        BadRecord: a phase takes more or less than the run says, by more than `SAME_COST`.
     """
     for kind, words in KINDS.items():
-        for phase in sorted({*said[kind], *(name for cost in counted for name in cost[kind])}):
-            wanted, found = said[kind].get(phase, 0) / of, sum(cost[kind].get(phase, 0) for cost in counted) / made
+        for phase in sorted({*said[kind], *counted[kind]}):
+            wanted, found = (work[kind].get(phase, 0) for work in (said, counted))
             if abs(wanted - found) > SAME_COST * max(wanted, found):
                 raise BadRecord(
-                    f"costs, {unit}, {phase}: says {wanted:,.1f} {words} a candidate, counted again {found:,.1f}"
+                    f"costs, {unit}, {phase}: says {wanted:,.{digits}f} {words}{each}, counted again "
+                    f"{found:,.{digits}f}"
                 )
+
+
+def _per_candidate(works: Sequence[Mapping[str, Any]], candidates: int) -> Work:
+    """Return what all of this work together comes to for each of so many candidates."""
+    return {
+        kind: {
+            phase: sum(work[kind].get(phase, 0) for work in works) / candidates
+            for phase in {name for work in works for name in work[kind]}
+        }
+        for kind in KINDS
+    }
 
 
 def agreement(
@@ -373,14 +388,7 @@ def _prepare_again(again: _Again, folder: RunFolder) -> Prepared:
             kept = FolderCheckpoints(Path(place) / "shared")
             budget = Budget(unit.seed, again.plan.candidates, FolderCheckpoints(Path(place) / "own"), silent)
             made = again.maker.prepare(unit, again.plan.sampling, budget, kept)
-        said = read_info(folder.state_file(unit.name))["cost"]
-        for kind, words in KINDS.items():
-            for phase in sorted({*said[kind], *made.cost[kind]}):
-                wanted, found = (cost[kind].get(phase, 0) for cost in (said, made.cost))
-                if abs(wanted - found) > SAME_COST * max(wanted, found):
-                    raise BadRecord(
-                        f"costs, {unit.name}, {phase}: says {wanted:,.0f} {words}, counted again {found:,.0f}"
-                    )
+        check_cost(read_info(folder.state_file(unit.name))["cost"], made.cost, unit.name)
         stored = folder.attack_state(unit.name)
         same &= stored.info == made.state.info and stored.tensors.keys() == made.state.tensors.keys()
         same = same and all(torch.equal(stored.tensors[name], tensor) for name, tensor in made.state.tensors.items())
