@@ -4,11 +4,14 @@ torch's own FlopCounterMode follows modules with hooks that refuse `torch.autogr
 is what guidance does; its table of formulas is used without the hooks.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
+
+if TYPE_CHECKING:
+    from ..contracts import Model
 
 _LIKE = {
     "_scaled_dot_product_flash_attention_for_cpu": "_scaled_dot_product_flash_attention",
@@ -40,3 +43,12 @@ class OperationCount(TorchDispatchMode):
         if formula is not None:
             self.total += int(formula(*args, **kwargs, out_val=result))
         return result
+
+
+def of_one_call(model: "Model") -> int:
+    """Return the operations of one call of a model's denoiser on one sample, of class 0 where it takes classes."""
+    x = torch.zeros(1, *model.sample_shape, device=model.device)
+    t = torch.zeros(1, dtype=torch.long, device=model.device)
+    with OperationCount() as counter, torch.no_grad():
+        model.predict(x, t, t if model.conditioning == "class" else None)
+    return int(counter.total)

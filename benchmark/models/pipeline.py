@@ -15,7 +15,7 @@ from ..contracts import LoraSpec, Model, ModelSpec, PredictionType
 from ..data import model_files, pipeline_folder
 from ..errors import BadInput
 from . import lora
-from .flops import OperationCount
+from .flops import of_one_call
 from .load_network import load_whole
 from .schedule import DiscreteSchedule, StraightPath, alphas_cumprod
 
@@ -123,12 +123,7 @@ class PipelineModel(Model):
 
     @cached_property
     def _flops(self) -> int:
-        x = torch.zeros(1, *self.sample_shape, device=self.device)
-        t = torch.zeros(1, dtype=torch.long, device=self.device)
-        condition = t if self.conditioning == "class" else None
-        with OperationCount() as counter, torch.no_grad():
-            self.predict(x, t, condition)
-        return int(counter.total)
+        return of_one_call(self)
 
 
 def square(size: Any) -> tuple[int, int]:

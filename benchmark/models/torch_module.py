@@ -16,7 +16,7 @@ from ..candidates import Candidates
 from ..contracts import Conditioning, Model, ModelSpec, PredictionType
 from ..data.pipeline_folder import SCHEDULERS
 from ..errors import BadInput
-from .flops import OperationCount
+from .flops import of_one_call
 from .pipeline import prediction_type
 from .schedule import DiscreteSchedule, StraightPath, alphas_cumprod
 
@@ -179,11 +179,7 @@ class TorchModel(Model):
 
     @cached_property
     def _flops(self) -> int:
-        x = torch.zeros(1, *self.sample_shape, device=self.device)
-        t = torch.zeros(1, dtype=torch.long, device=self.device)
-        with OperationCount() as counter, torch.no_grad():
-            self.predict(x, t, t if self.conditioning == "class" else None)
-        return max(1, int(counter.total))
+        return max(1, of_one_call(self))
 
     def _labels(self, x_t: Tensor, condition: Tensor | None) -> Tensor:
         if condition is not None:
