@@ -44,6 +44,17 @@ class Settings(BaseModel):
 # ---- Models -----------------------------------------------------------------------------------------
 
 
+class ImageForm(Settings):
+    """What images of a folder or table are decoded to."""
+
+    size: int = Field(ge=1)
+    """Height and width."""
+    channels: Literal[1, 3]
+    crop: Literal["centre", "squash", "none"]
+    """centre: the largest square in the middle, then resize. squash: resize whatever the shape. none: refuse images
+    of another size."""
+
+
 class LoraSpec(Settings):
     """A LoRA on top of a model, as a worker finds it."""
 
@@ -69,6 +80,8 @@ class ModelSpec(Settings):
     device: str = "cpu"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     lora: LoraSpec | None = None
+    form: ImageForm | None = None
+    """Of images that exist already (family images): what they are decoded to; none: what the first of them is."""
     live: Any = Field(None, exclude=True, repr=False)
     """The `Model` itself where it is an object of this process: no other process can build it, no record holds it."""
 
@@ -405,7 +418,7 @@ class VictimFacts(NamedTuple):
     """What is known of the model under audit before it is loaded, so that misfits are said before any work."""
 
     family: str
-    """pixel, latent, text or mixture."""
+    """pixel, latent, text, mixture or images."""
     conditioning: Conditioning
     image_shape: tuple[int, int, int]
     """(C, H, W) of an image."""

@@ -26,6 +26,7 @@ Commands = dict[str, Callable[..., int | None]]
 
 COMMANDS: Commands = {
     "run": run.run,
+    "score-images": run.score_images,
     "plan": run.plan,
     "fetch": run.fetch,
     "list": look.list_,

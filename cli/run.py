@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..benchmark.errors import BadSetting
+from ..benchmark.errors import BadInput, BadSetting
 from . import values
 from .options import (
     AllowPickle,
@@ -26,8 +26,11 @@ from .options import (
 from .output import complain_of, loading, show
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ..benchmark.results.run_folder import RunFolder
     from ..benchmark.results.schema import Metrics
+    from ..benchmark.runs.plan import RunPlan
 
 
 def run(
@@ -73,7 +76,6 @@ def run(
 ) -> int:
     """Attack one or more pairs and print the tables. The same command resumes an interrupted run."""
     from ..benchmark.models.pair_from_names import chosen_pairs
-    from ..benchmark.progress import reporter_for
 
     settings = values.settings(set_)
     built = model is not None and ".py:" in model  # to see what it is; a typing error elsewhere loads nothing heavy
@@ -82,11 +84,10 @@ def run(
     loaded, model = chosen_pairs(pairs or [], model, dataset, split, holdout, allow_pickle)
     if not built:
         loading("torch and diffusers")
-    from ..benchmark.reports.page import write_report
+    from ..benchmark.progress import reporter_for
     from ..benchmark.results import secret_seeds as secret
     from ..benchmark.results import tuning_curve
     from ..benchmark.runs.plan import plan_run
-    from ..benchmark.runs.runner import execute
     from ..benchmark.runs.tune import with_curves
 
     if secret_seeds and seed:
@@ -117,12 +118,70 @@ def run(
             for pair, nonce in zip(loaded, nonces, strict=True)
         ]
         plans = [with_curves(plan, curves, progress) for plan in plans]
+    return _execute(plans, [nonce and nonce.nonce for nonce in nonces], as_json)
+
+
+def score_images(
+    images: Annotated[
+        str, typer.Argument(metavar="IMAGES", help="A folder of generated images, a parquet file, or an npz file.")
+    ],
+    pair: Annotated[
+        str | None, typer.Argument(metavar="PAIR", help="The pair whose images they are held against.")
+    ] = None,
+    dataset: Dataset = None,
+    split: Split = None,
+    holdout: Holdout = None,
+    candidates: Annotated[int | None, typer.Option(help="The first N of them; default: all.")] = None,
+    measure: Annotated[list[str] | None, typer.Option(help="Measure id, headline first.")] = None,
+    device: Device = "auto",
+    out: OutOfRun = Path("runs"),
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over instead of going on with an earlier run.")] = False,
+    traceback: Traceback = False,
+    as_json: AsJson = False,
+) -> int:
+    """Look for training images among images that somebody generated already, without their model.
+
+    They are held against the training and held-out images of PAIR, or of --dataset, as an attack's candidates are.
+    """
+    from ..benchmark.data.pair import AS_GIVEN, GIVEN
+    from ..benchmark.models.pair_from_names import chosen_pairs
+    from ..benchmark.progress import reporter_for
+
+    if pair is None and dataset is None:
+        raise BadInput("say what the images are held against: a PAIR, or --dataset, --split and --holdout")
+    names = [] if pair is None else [pair]
+    (loaded,), model = chosen_pairs(names, f"{GIVEN}{images.removeprefix(GIVEN)}", dataset, split, holdout)
+    loading("torch and diffusers")
+    from ..benchmark.runs.plan import plan_run
+
+    with reporter_for(sys.stderr) as progress:
+        planned = plan_run(
+            loaded,
+            attacks=(AS_GIVEN,),
+            model=model,
+            candidates=candidates,
+            measures=measure or (),
+            device=device,
+            out=out,
+            fresh=fresh,
+            progress=progress,
+        )
+    return _execute([planned], [None], as_json)
+
+
+def _execute(plans: "Sequence[RunPlan]", nonces: "Sequence[bytes | None]", as_json: bool) -> int:
+    """Carry out the plans one after the other, print their tables, and return the exit code."""
+    from ..benchmark.progress import reporter_for
+    from ..benchmark.reports.page import write_report
+    from ..benchmark.results import secret_seeds as secret
+    from ..benchmark.runs.runner import execute
+
     found, code = [], 0
     for plan, nonce in zip(plans, nonces, strict=True):
         with reporter_for(sys.stderr) as progress:
             result = execute(plan, progress)
         if nonce is not None:
-            secret.keep_nonce(result.folder, nonce.nonce)
+            secret.keep_nonce(result.folder, nonce)
         for error in result.failures.values():
             complain_of(error)
             code = max(code, error.exit_code)

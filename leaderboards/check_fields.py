@@ -186,6 +186,9 @@ def _shipped(record: Record, pair: Pair) -> Found:
         yield "victim.revision", f"is {victim.revision}, the shipped pair's {pair.revision}; update sidebench"
     if victim.revision != pair.revision:
         return
+    if victim.family == "images":
+        yield "victim.family", f"is images, and {pair.name} is a model: write a pair file whose model is images:PATH"
+        return
     wanted: dict[str, Any] = {
         "identity": pair.identity(),
         "control": pair.control,

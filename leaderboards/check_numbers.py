@@ -281,10 +281,17 @@ def costs(record: Record) -> Found:
     for position, cost in enumerate(record.costs):
         field = f"costs.{position}"
         band = record.headline(cost.seed).bands[0]
-        if min([*cost.nfe.values(), *cost.flops.values(), cost.skipped_steps, 0]) < 0 or cost.denoiser_flops < 1:
+        if min([*cost.nfe.values(), *cost.flops.values(), cost.skipped_steps, cost.denoiser_flops, 0]) < 0:
             yield field, "work cannot be negative"
             continue
-        work = sum(cost.nfe.values()) + sum(cost.flops.values()) / cost.denoiser_flops
+        calls, operations = sum(cost.nfe.values()), sum(cost.flops.values())
+        if (record.victim.family == "images") != (cost.denoiser_flops == 0) or (calls and not cost.denoiser_flops):
+            yield (
+                f"{field}.denoiser_flops",
+                f"cannot be {cost.denoiser_flops} of a victim of family {record.victim.family}",
+            )
+            continue
+        work = calls + (operations / cost.denoiser_flops if cost.denoiser_flops else 0.0)
         if not _near(cost.denoiser_equivalents, work, relative=1e-9):
             yield f"{field}.denoiser_equivalents", f"calls and operations add up to {work:,.0f}"
         if cost.hits != band.training.ams.count:

@@ -314,6 +314,8 @@ def _outdated(record: Record, shipped: Mapping[str, Pair]) -> str:
 def _why_apart(record: Record) -> str:
     """Return why a current record is not ranked, or nothing where it is."""
     victim = record.victim
+    if victim.family == "images":
+        return "images as given: nobody else can make them again, and how they were chosen is not known"
     if record.claim.access == "oracle":
         return "the attack sees more than an attacker can (oracle)"
     if victim.control == "reference-model":

@@ -10,7 +10,7 @@ from ..errors import BadInput
 from ..files import sha256
 from . import folder_files
 from .hub import Fetched, Listing, download, explained, look_up, recall, remember, unusable_cache
-from .pair import DataSource
+from .pair import DataSource, Selection
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,11 @@ def describe_source(data: DataSource) -> tuple[dict[str, Any] | None, str]:
         found, _, details = find_data_files(data)
         return details["features"], found.licence
     return _describe_folder(data)["features"], "not stated"
+
+
+def split_names(path: str) -> list[str]:
+    """Return the splits of a local folder or table, in its own order."""
+    return list(_describe_folder(DataSource(source="folder", path=path, size=1, members=Selection(split="")))["files"])
 
 
 def used_splits(data: DataSource) -> list[str]:
@@ -154,6 +159,8 @@ def _describe_folder(data: DataSource) -> dict[str, Any]:
     """Return what `describe` does, and how many files of the folder are not read, of a local folder."""
     assert data.path is not None
     folder = Path(data.path).resolve()
+    if folder.is_file() and folder.suffix.lower() == ".parquet":
+        return {"builder": "parquet", "files": {"train": [str(folder)]}, "rows": {}, "features": None, "left_out": {}}
     if not folder.is_dir():
         raise BadInput(f"no such folder of images: {data.path}")
     if data.config is None and not folder_files.states_its_files(folder):

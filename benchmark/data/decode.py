@@ -41,11 +41,23 @@ def decode(value: Any, size: int, channels: int, crop: Crop) -> np.ndarray:
     flat = _eight_bits(image).convert("L" if channels == 1 else "RGB")
     if flat.size != (size, size):
         if crop == "none":
-            raise BadInput(f"an image is {flat.height}x{flat.width}, wanted {size}x{size}: give a crop rule")
+            raise BadInput(f"an image is {flat.height}x{flat.width}, wanted {size}x{size}, and crop is none")
         box = _square(flat) if crop == "centre" else None
         flat = flat.resize((size, size), Image.Resampling.BICUBIC, box=box)
     pixels = np.asarray(flat, dtype=np.uint8)
     return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def shape_of(value: Any) -> tuple[int, int, Literal[1, 3]]:
+    """Return (height, width, channels) of one value of an image column: grey is 1, all colour 3.
+
+    Raises:
+        BadInput: it is no image.
+    """
+    from PIL import ImageOps
+
+    image = ImageOps.exif_transpose(_open(value))
+    return image.height, image.width, 1 if image.mode[0] in "1LI" else 3
 
 
 def _open(value: Any) -> "Image":

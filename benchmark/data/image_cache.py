@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from ..contracts import Progress
+from ..contracts import ImageForm, Progress
 from ..errors import BadInput, CorruptRun
 from ..files import cannot_write, read_json, remove_leftovers, sha256, write_atomic, write_checked_json
 from ..progress import say, silent
@@ -244,6 +244,23 @@ def _decode(data: DataSource, source: ImageFiles, file: Path, texts: _Texts, pro
             texts.without_row += reader.without_row()
 
 
+def first_form(data: DataSource) -> ImageForm:
+    """Return the size and channels of the first image of the first split that a data source uses; others must agree.
+
+    Raises:
+        BadInput: it cannot be read, or is not square.
+    """
+    source, split = locate(data), used_splits(data)[0]
+    reader = _Reader(data, str(data.repo or Path(str(data.path)).name), source.files[split])
+    row = next(_stream(source, source.files[split], reader.owner), None)
+    if row is None:
+        raise BadInput(f"{reader.owner} holds no image")
+    height, width, channels = decode.shape_of(reader.image(row, 0))
+    if height != width:
+        raise BadInput(f"{reader.owner}: the first image is {height}x{width}; square ones can be scored")
+    return ImageForm(size=height, channels=channels, crop="none")
+
+
 def _stream(source: ImageFiles, files: list[Path], owner: str) -> Iterator[dict[str, Any]]:
     """Yield rows with undecoded image columns.
 
@@ -281,6 +298,14 @@ class _Reader:
     def pixels(self, row: dict[str, Any], number: int) -> bytes:
         """Return the decoded image."""
         assert self.data.size is not None
+        value = self.image(row, number)
+        try:
+            return decode.decode(value, self.data.size, self.data.channels, self.data.crop).tobytes()
+        except BadInput as error:
+            raise BadInput(f"{self.owner}, row {number}, column {self.column!r}: {error}") from None
+
+    def image(self, row: dict[str, Any], number: int) -> Any:
+        """Return the image as it stands in the row."""
         self.column = self.column or _only_image(row, self.owner)
         value = self._value(row, self.column)
         if isinstance(value, dict) and value.get("bytes") is None and value.get("path") not in self.files:
@@ -288,10 +313,7 @@ class _Reader:
             raise BadInput(f"{self.owner}, row {number}: column {self.column!r} holds no image")
         if isinstance(value, dict) and value.get("path") in self.files:
             self._named.add(value["path"])
-        try:
-            return decode.decode(value, self.data.size, self.data.channels, self.data.crop).tobytes()
-        except BadInput as error:
-            raise BadInput(f"{self.owner}, row {number}, column {self.column!r}: {error}") from None
+        return value
 
     def label(self, row: dict[str, Any]) -> list[int]:
         """Return the class label, if there is a column of them."""

@@ -20,6 +20,12 @@ FOLDER = Path(__file__).parent / "pairs"
 Control = Literal["iid", "surrogate", "reference-model", "none"]
 Count = Annotated[int, Field(ge=1)]
 
+GIVEN = "images:"
+"""What stands before a path that is named in place of a model."""
+
+AS_GIVEN = "as-given"
+"""The attack that takes such images as they are."""
+
 IN_TRAINING = "training:"
 """Prefix of the names of defences that are part of the victim: no option puts them around a model."""
 
@@ -63,10 +69,11 @@ class LoraSource(Settings):
 class ModelSource(Settings):
     """Where the victim's files are: a repository of the Hub at a revision, or a folder."""
 
-    family: Literal["pixel", "latent", "text"] = "pixel"
+    family: Literal["pixel", "latent", "text", "images"] = "pixel"
     location: str = ""
     """`zoo:NAME` for a model that ships with sidebench, otherwise a folder (relative to the pair file); for a model of
-    your own, `FILE.py:NAME` or the name that an installed package registers."""
+    your own, `FILE.py:NAME` or the name that an installed package registers. `images:PATH` names images that exist
+    already, in place of a model: a folder, a parquet file or an npz file."""
     repo: str | None = None
     """`OWNER/NAME` on the Hub, instead of a location."""
     revision: str = "main"
@@ -80,10 +87,19 @@ class ModelSource(Settings):
     lora: LoraSource | None = None
     """A LoRA on top."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _given(cls, values: Any) -> Any:
+        """Take images that exist already for their own family, so that the location alone says it."""
+        given = isinstance(values, dict) and str(values.get("location", "")).startswith(GIVEN)
+        return {"family": "images", **values} if given else values
+
     @model_validator(mode="after")
     def _one_place(self) -> "ModelSource":
         if bool(self.location) == bool(self.repo):
             raise ValueError("give a location or a repo, one of them")
+        if (self.family == "images") != self.location.startswith(GIVEN):
+            raise ValueError(f"family images and a location {GIVEN}PATH belong together")
         return self
 
 
@@ -321,7 +337,7 @@ def named_model(name: str) -> ModelSource:
     name = beside(Path(), name) if name.startswith("~") else name
     repo, revision = repository(name)
     looks_so = re.fullmatch(r"[\w.-]+/[\w.-]+", repo) and not repo.startswith(".")
-    if Path(name).is_dir() or name.startswith("zoo:") or not looks_so:
+    if Path(name).is_dir() or name.startswith(("zoo:", GIVEN)) or not looks_so:
         return ModelSource(location=name)
     return ModelSource(repo=repo, revision=revision)
 
@@ -387,7 +403,9 @@ def _resolve(pair: Pair, folder: Path) -> Pair:
         if model is None:
             continue
         if model.location and not model.location.startswith("zoo:") and model.location not in names("model"):
-            model = model.model_copy(update={"location": beside(folder, model.location)})
+            given = GIVEN if model.family == "images" else ""
+            place = given + beside(folder, model.location.removeprefix(given))
+            model = model.model_copy(update={"location": place})
         if model.lora is not None and model.lora.location:
             lora = model.lora.model_copy(update={"location": beside(folder, model.lora.location)})
             model = model.model_copy(update={"lora": lora})

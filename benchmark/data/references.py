@@ -248,22 +248,45 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
     return images[:, None], digits.target
 
 
-def _npz(data: DataSource) -> tuple[np.ndarray, np.ndarray | None]:
-    assert data.path is not None and data.images is not None
-    path = Path(data.path)
+def read_npz(path: Path, name: str, labels_name: str | None = None) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return an array of images as uint8 N x C x H x W, and one of labels where it is named.
+
+    Raises:
+        BadInput: there is no such file or array, or it holds something else.
+    """
     if not path.is_file():
         raise BadInput(f"no such data file: {path.name}")
-    images, labels = _read_npz(path, data.images, data.labels)
+    images, labels = _arrays(path, name, labels_name)
     if images.dtype != np.uint8 or images.ndim not in (3, 4):
         found = f"{images.dtype} {images.shape}"
-        raise BadInput(f"{path.name}, {data.images}: want uint8 N x H x W (x C), found {found}")
+        raise BadInput(f"{path.name}, {name}: want uint8 N x H x W (x C), found {found}")
     if labels is not None and labels.shape != (len(images),):
-        raise BadInput(f"{path.name}, {data.labels}: want {len(images)} labels, found shape {labels.shape}")
+        raise BadInput(f"{path.name}, {labels_name}: want {len(images)} labels, found shape {labels.shape}")
     images = images[..., None] if images.ndim == 3 else images
     return np.ascontiguousarray(images.transpose(0, 3, 1, 2)), labels
 
 
-def _read_npz(path: Path, images: str, labels: str | None) -> tuple[np.ndarray, np.ndarray | None]:
+def npz_arrays(path: Path) -> list[str]:
+    """Return the names of the arrays of an npz file.
+
+    Raises:
+        BadInput: it is none.
+    """
+    if not path.is_file():
+        raise BadInput(f"no such data file: {path.name}")
+    try:
+        with zipfile.ZipFile(path) as file:
+            return [name.removesuffix(".npy") for name in file.namelist()]
+    except (OSError, zipfile.BadZipFile) as error:
+        raise BadInput(f"{path.name} cannot be read as npz: {error}") from None
+
+
+def _npz(data: DataSource) -> tuple[np.ndarray, np.ndarray | None]:
+    assert data.path is not None and data.images is not None
+    return read_npz(Path(data.path), data.images, data.labels)
+
+
+def _arrays(path: Path, images: str, labels: str | None) -> tuple[np.ndarray, np.ndarray | None]:
     try:
         arrays = np.load(path, allow_pickle=False)
         if not isinstance(arrays, np.lib.npyio.NpzFile):

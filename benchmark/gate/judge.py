@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..contracts import Attack, Progress
-from ..data.pair import Pair, load_pair, pair_names
+from ..data.pair import Pair, load_pair, named_model, pair_names
 from ..data.references import load_references
 from ..errors import BadInput
 from ..progress import silent
@@ -72,6 +72,8 @@ def gate_pair(
         BadInput: what was asked for cannot be done (exit code 2); a broken model or reference set does not raise.
     """
     check_baseline_rule(policy, baseline=baseline is not None)
+    if (pair.model.family if model is None else named_model(model).family) == "images":
+        raise BadInput("images that exist already are scored first: sidebench score-images, then sidebench gate RUN")
     plan = plan_run(
         pair,
         attacks=list(policy.attacks),

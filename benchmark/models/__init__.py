@@ -1,8 +1,9 @@
 """The model under audit: diffusers pipelines and closed-form controls behind the one `Model` contract.
 
 `pixel`, `latent`, `text` are the families of pipelines, `torch_module` and `own_model` models of somebody's own,
-`analytic` and `controls` models with known truth, `lora` and `schedule` what they are made with, `find_model` goes from
-a name to files, `zoo/` holds the embedded models. May import words, stats and data.
+`given_images` images that exist already, `analytic` and `controls` models with known truth, `lora` and `schedule` what
+they are made with, `find_model` goes from a name to files, `zoo/` holds the embedded models. May import words, stats
+and data.
 
     from sidebench import ModelSpec, load_model
 
@@ -22,7 +23,7 @@ from ..errors import UnknownName
 if TYPE_CHECKING:
     from .pipeline import PipelineModel
 
-FAMILIES = ("pixel", "latent", "text", "mixture")
+FAMILIES = ("pixel", "latent", "text", "mixture", "images")
 WITH_AUTOENCODER = ("latent", "text")
 """Families whose images come out of a decoder."""
 
@@ -38,6 +39,8 @@ class ModelFiles(NamedTuple):
     conditioning: Conditioning
     left_out: tuple[str, ...] = ()
     """Components that the pipeline has and that are not loaded."""
+    given: int | None = None
+    """How many images there are, where they stand in the place of a model."""
 
 
 def is_own(spec: ModelSpec) -> bool:
@@ -61,6 +64,13 @@ def inspect_files(spec: ModelSpec) -> ModelFiles:
         channels, height, width = model.image_shape
         size = model.sample_shape[1], model.sample_shape[2], model.sample_shape[0]
         return ModelFiles(model.spec.sha256, (height, width, channels), size, model.conditioning)
+    if spec.family == "images":
+        from .given_images import GivenImages
+
+        images = GivenImages(spec)
+        channels, height, width = images.image_shape
+        size = height, width, channels
+        return ModelFiles(images.spec.sha256, size, size, "none", given=len(images.images))
     if spec.family == "mixture":
         from safetensors import safe_open
 
@@ -91,6 +101,10 @@ def load_model(spec: ModelSpec) -> Model:
         from .own_model import load_own
 
         return load_own(spec)
+    if spec.family == "images":
+        from .given_images import GivenImages
+
+        return GivenImages(spec)
     if spec.family == "mixture":
         from .analytic import MixtureModel
 

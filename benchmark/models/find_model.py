@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .. import files
-from ..contracts import LoraSpec, Model, ModelSpec
+from ..contracts import ImageForm, LoraSpec, Model, ModelSpec
 from ..data import model_files, pipeline_folder
+from ..data.given_images import form_of
 from ..data.model_files import fetch_lora, fetch_model
 from ..data.pair import LoraSource, ModelSource, Pair, is_own_location, named_model
 from ..errors import BadInput
@@ -25,16 +26,21 @@ def find_model(pair: Pair, model: str | Model | None, out: Path, allow_pickle: b
 
         return FoundModel(live_spec(model), {})
     if model is None:
-        return find_source(pair.model, pair.name, allow_pickle)
+        return find_source(pair.model, pair.name, allow_pickle, form_of(pair.data))
     if model.startswith("control:"):
         from .controls import make_control
 
         return FoundModel(make_control(model, pair, out / "controls"), {})
-    return find_source(named_model(model), None, allow_pickle)
+    return find_source(named_model(model), None, allow_pickle, form_of(pair.data))
 
 
-def find_source(own: ModelSource, pair: str | None, allow_pickle: bool) -> FoundModel:
-    """Find a model's files; one that a pair names must be of the family that the pair says."""
+def find_source(own: ModelSource, pair: str | None, allow_pickle: bool, form: ImageForm | None = None) -> FoundModel:
+    """Find a model's files; one that a pair names must be of the family that the pair says.
+
+    Images that exist already are decoded to `form`, or to what the first of them is.
+    """
+    if own.family == "images":
+        return FoundModel(ModelSpec(family="images", location=own.location, sha256=own.sha256, form=form), {})
     if is_own_location(own.location):
         return FoundModel(_own_spec(own, pair, allow_pickle), {})
     folder, source = own.location, {}

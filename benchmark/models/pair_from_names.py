@@ -9,6 +9,8 @@ from ..data import model_files, pipeline_folder
 from ..data.dataset_files import describe_source
 from ..data.model_files import model_configs
 from ..data.pair import (
+    AS_GIVEN,
+    GIVEN,
     AttackDefaults,
     DataSource,
     ModelSource,
@@ -73,6 +75,7 @@ def pair_of(
             f"{victim.owner} makes images of {height}x{width}x{channels}; square grey or RGB ones can be run"
         )
     data, data_licence = _data(dataset, split, holdout, {"size": height, "channels": channels})
+    first = AS_GIVEN if victim.source.family == "images" else FIRST_ATTACK[victim.conditioning]
     return Pair(
         name=_slug(f"{victim.owner}.{data.repo or Path(str(data.path)).resolve().name}"),
         title=f"{victim.owner} and {dataset}",
@@ -81,7 +84,7 @@ def pair_of(
         control="none" if holdout is None else "surrogate",
         model=victim.source,
         data=data,
-        attacks={FIRST_ATTACK[victim.conditioning]: AttackDefaults(origin="defaults of the attack, untuned")},
+        attacks={first: AttackDefaults(origin="defaults of the attack, untuned")},
         licence=f"model: {victim.licence}; data: {data_licence}, as their cards say",
     )
 
@@ -106,6 +109,10 @@ def _victim(model: str | Model, allow_pickle: bool) -> _Victim:
         channels, height, width = model.image_shape
         return _Victim(spec.location, source, (height, width, channels), model.conditioning, "not stated")
     named = named_model(model)
+    if named.family == "images":
+        size = inspect_files(find_source(named, None, allow_pickle).spec).image_size
+        owner = Path(named.location.removeprefix(GIVEN)).resolve().name
+        return _Victim(owner, named, size, "none", "not stated")
     if is_own_location(named.location):
         from .own_model import owner_of
 

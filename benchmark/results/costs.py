@@ -1,6 +1,6 @@
 """What a run's units cost and found: logical cost by attack and seed, and all attacks at equal effort."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -159,10 +159,9 @@ def _prices(
     """Return prices from the cost of `prepare` (first) and of each shard, and from that of the synthetic images."""
 
     def worth(part: dict[str, Any]) -> float:
-        calls = float(sum(part["nfe"].values()))
         if currency == "denoiser calls":
-            return calls
-        return calls + float(sum(part["flops"].values()) / parts[0]["denoiser_flops"])
+            return float(sum(part["nfe"].values()))
+        return _equivalents(part["nfe"], part["flops"], parts[0]["denoiser_flops"])
 
     own = [
         {"nfe": {"prepare": info["nfe"]}, "flops": {k: info.get(k, 0.0) for k in ("defence", "decoding")}}
@@ -197,7 +196,7 @@ def _effort(attack: str, seed: int, currency: Currency, of: str, budget: float, 
 def _cost(attack: str, seed: int, parts: Sequence[dict[str, Any]], found: UnitFinds) -> Cost:
     nfe, flops = _added(parts, "nfe"), _added(parts, "flops")
     denoiser_flops = int(parts[0]["denoiser_flops"])
-    work = sum(nfe.values()) + sum(flops.values()) / denoiser_flops
+    work = _equivalents(nfe, flops, denoiser_flops)
     return Cost(
         attack=attack,
         seed=seed,
@@ -211,6 +210,11 @@ def _cost(attack: str, seed: int, parts: Sequence[dict[str, Any]], found: UnitFi
         hits_per_1000_equivalents=1000 * (found.hits + found.synthetic_hits) / work if work else 0.0,
         skipped_steps=int(sum(part["skipped_steps"] for part in parts)),
     )
+
+
+def _equivalents(nfe: Mapping[str, float], flops: Mapping[str, float], denoiser_flops: float) -> float:
+    """Return calls plus other work in calls; images that exist already have no denoiser, and cost nothing."""
+    return float(sum(nfe.values()) + (sum(flops.values()) / denoiser_flops if denoiser_flops else 0.0))
 
 
 def _added(parts: Sequence[dict[str, Any]], key: str) -> dict[str, float]:

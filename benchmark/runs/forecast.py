@@ -59,7 +59,8 @@ class Outlook(Settings):
     weights_bytes: int | None
     """In the device's memory, for the weights alone."""
     seconds: float | None
-    """Plain sampling on this machine, by a short calibration; None before the model was fetched."""
+    """Plain sampling on this machine, by a short calibration; None before the model was fetched, 0 of images that
+    exist already."""
     peak_bytes: int | None
     """The most memory that the calibration held: the device's, on a CPU the whole process's."""
     measures: dict[str, str]
@@ -85,7 +86,8 @@ def examine(
     height, width, channels = _image_size(pair, allow_pickle)
     ready = all(part.here for part in parts if part.what in ("model", "LoRA"))
     target = str(pick_device(device))
-    tried = rehearse(pair, candidates, target, out, allow_pickle) if ready else None
+    given = pair.model.family == "images"
+    tried = rehearse(pair, candidates, target, out, allow_pickle) if ready and not given else None
     return Outlook(
         pair=pair.name,
         verified=pair.verified,
@@ -95,7 +97,7 @@ def examine(
         decoded_bytes=None if rows is None or pair.data.size is None else rows * pair.data.channels * pair.data.size**2,
         free_bytes=shutil.disk_usage(next(p for p in (out.resolve(), *out.resolve().parents) if p.exists())).free,
         weights_bytes=next((part.bytes for part in parts if part.what == "model"), None),
-        seconds=None if tried is None else tried.seconds,
+        seconds=0.0 if given else None if tried is None else tried.seconds,
         peak_bytes=None if tried is None else tried.peak_bytes,
         measures=_lacking(pair, allow_pickle),
         device=target,
@@ -182,7 +184,7 @@ def _measures(pair: Pair, allow_pickle: bool) -> list[Measure]:
 
 def _image_size(pair: Pair, allow_pickle: bool) -> tuple[int, int, int]:
     """Return (height, width, channels) of the model's images; one of somebody's own is built for it."""
-    if is_own_location(pair.model.location):
+    if is_own_location(pair.model.location) or pair.model.family == "images":
         return inspect_files(find_source(pair.model, pair.name, allow_pickle).spec).image_size
     return pipeline_folder.image_size(model_configs(pair.model, allow_pickle)[0])
 
@@ -231,6 +233,8 @@ def as_text(found: Outlook) -> str:
     lines += [lacks or f"measure {name}: ready" for name, lacks in found.measures.items()]
     if found.seconds is None:
         lines.append("time: known after sidebench fetch")
+    elif not found.seconds:
+        lines.append("time: that of scoring, these images exist already")
     else:
         lines.append(f"time: about {_duration(found.seconds)} of plain sampling, guided attacks several times that")
     return "\n".join(lines)

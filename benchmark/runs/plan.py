@@ -8,6 +8,7 @@ from typing import Any
 from .. import environment
 from ..contracts import Attack, Defence, Measure, Model, ModelSpec, Progress, VictimFacts
 from ..data.dataset_files import fetch_data
+from ..data.given_images import form_of
 from ..data.pair import Pair
 from ..data.references import counts
 from ..errors import BadInput, BadSetting, TooFew, UnknownName
@@ -25,6 +26,7 @@ from .plugins import (
     check_autoencoder,
     check_conditioning,
     check_configs,
+    check_family,
     check_names,
     make_attacks,
     make_defences,
@@ -210,12 +212,15 @@ def plan_run(
     spec, files = _checked(found.spec.model_copy(update=where))
     reference, sources, size = None, found.source, files.image_size
     if pair.reference_model is not None:
-        other = find_source(pair.reference_model, pair.name, allow_pickle)
+        other = find_source(pair.reference_model, pair.name, allow_pickle, form_of(pair.data))
         reference, its_files = _checked(other.spec.model_copy(update=where))
         sources = {**sources, **{f"reference_{key}": origin for key, origin in other.source.items()}}
         if its_files.image_size != size:
             raise BadInput(f"pair {pair.name}: the reference model makes images of another size than the model")
+    check_family(chosen_attacks, around, spec.family)
     check_conditioning(chosen_attacks, files.conditioning)
+    if files.given is not None:
+        number = _given_count(files.given, number if tier or candidates else None, seeds)
     trained_with = pair.recipe.defences() if pair.recipe and model is None else {}
     units = tuple(Unit(attack, seed) for attack in chosen_attacks for seed in dict.fromkeys(seeds))
     for attack in chosen_attacks:
@@ -261,6 +266,21 @@ def plan_run(
         fresh_attacks=_begun_anew(fresh_attacks, chosen_attacks),
     )
     return replace(plan, batching=batching.in_force(plan.folder(), plan.batching, micro_batch, fresh=fresh))
+
+
+def _given_count(there: int, asked: int | None, seeds: Sequence[int]) -> int:
+    """Return how many of the images that exist already are scored: all of them, or the first that were asked for.
+
+    Raises:
+        BadInput: there are fewer, or several seeds are named.
+    """
+    if len(set(seeds)) > 1:
+        raise BadInput("images that exist already are the same under every seed: name one")
+    if asked is not None and asked > there:
+        raise TooFew(f"{asked:,} candidates were asked for, {there:,} images exist")
+    if there > MOST_CANDIDATES:
+        raise BadInput(f"{there:,} images exist, at most {MOST_CANDIDATES:,} are scored: give --candidates")
+    return asked or there
 
 
 def _begun_anew(named: Sequence[str], attacks: Sequence[Attack]) -> tuple[str, ...]:

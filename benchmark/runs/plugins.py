@@ -6,7 +6,7 @@ from typing import Any
 from ..contracts import Attack, Defence, Measure
 from ..data import pipeline_folder
 from ..data.model_files import model_configs
-from ..data.pair import IN_TRAINING, TRAINING_DEFENCES, Pair
+from ..data.pair import AS_GIVEN, GIVEN, IN_TRAINING, TRAINING_DEFENCES, Pair
 from ..errors import BadInput, BadSetting, MeasureFailed
 from ..models import WITH_AUTOENCODER
 from ..protocol import default_measures
@@ -52,6 +52,21 @@ def try_measure(measure: Measure, size: tuple[int, int, int], device: str) -> No
         described(measure, ramp.to(device))
     except MeasureFailed as error:
         raise BadInput(f"{error}; choose another --measure") from None
+
+
+def check_family(attacks: Sequence[Attack], defences: Sequence[Defence], family: str) -> None:
+    """Refuse an attack or a defence of images that exist already, and their attack on a model.
+
+    Raises:
+        BadInput: the first one that does not fit.
+    """
+    for attack in attacks:
+        if family == "images" and attack.name != AS_GIVEN:
+            raise BadInput(f"{attack.name} needs a model, and there are images alone: give --attack {AS_GIVEN}")
+        if family != "images" and attack.name == AS_GIVEN:
+            raise BadInput(f"{AS_GIVEN} scores images that exist already: give --model {GIVEN}PATH")
+    if defences and family == "images":
+        raise BadInput(f"{defences[0].name} changes how a model samples, and these images exist already")
 
 
 def check_conditioning(attacks: Sequence[Attack], conditioning: str) -> None:
