@@ -28,6 +28,8 @@ _HOME = {
     "BlackBoxModel": "contracts",
     "PromptedModel": "contracts",
     "WhiteBoxModel": "contracts",
+    "AdapterPlan": "contracts",
+    "TrainableModel": "contracts",
     "OracleModel": "contracts",
     "Defence": "contracts",
     "DefendedModel": "sampling.defended",
@@ -81,6 +83,7 @@ __all__ = ["__version__", *_HOME]
 if TYPE_CHECKING:
     from .benchmark.candidates import Candidates as Candidates
     from .benchmark.contracts import Ablation as Ablation
+    from .benchmark.contracts import AdapterPlan as AdapterPlan
     from .benchmark.contracts import Attack as Attack
     from .benchmark.contracts import AttackState as AttackState
     from .benchmark.contracts import Band as Band
@@ -96,6 +99,7 @@ if TYPE_CHECKING:
     from .benchmark.contracts import PromptedModel as PromptedModel
     from .benchmark.contracts import Settings as Settings
     from .benchmark.contracts import Step as Step
+    from .benchmark.contracts import TrainableModel as TrainableModel
     from .benchmark.contracts import VictimFacts as VictimFacts
     from .benchmark.contracts import WhiteBoxModel as WhiteBoxModel
     from .benchmark.data.pair import Pair as Pair

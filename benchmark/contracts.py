@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 from pydantic import BaseModel, ConfigDict, Field
 
 from .candidates import Candidates
+from .errors import BadInput
 
 if TYPE_CHECKING:
     import numpy as np
@@ -153,6 +154,10 @@ class Model(ABC):
         """Return this model with LoRA weights on top (names as in models/lora.py); families without adapters refuse."""
         raise NotImplementedError(f"{type(self).__name__} takes no adapters")
 
+    def trainable(self, plan: AdapterPlan, seed: int) -> TrainableModel:
+        """Return a copy with adapters to train; families without adapters refuse."""
+        raise BadInput(f"{type(self).__name__} takes no adapters")
+
     def embed(self, prompts: Sequence[str]) -> Tensor:
         """Return the embedding of each prompt, which `predict` takes as its condition; text models only."""
         raise NotImplementedError(f"{type(self).__name__} takes no prompts")
@@ -232,6 +237,33 @@ Steer = Callable[[Step], "Tensor"]
 """Returns the correction to the score (a gradient with respect to x_t), shaped like x_t."""
 
 
+class AdapterPlan(NamedTuple):
+    """Which low-rank adapters an attack wants to train."""
+
+    rank: int
+    """r of W + B A, with alpha = r, so that rank is the only knob."""
+    modules: Literal["auto", "attention", "attention+conv"] = "auto"
+    """Projections of self- and cross-attention; with `conv` the two convolutions of every residual block too. auto:
+    attention where the denoiser has any, otherwise the convolutions."""
+    classes: int = 0
+    """Give a denoiser without classes a table of so many: a vector each, from zero, added to its time embedding."""
+
+
+class TrainableModel(ABC):
+    """A copy of the denoiser whose adapters an attack trains; untrained, it predicts what the denoiser does."""
+
+    parameters: Mapping[str, torch.nn.Parameter]
+    """What is trained, by the names that `adapted` takes: `unet.LAYER.lora_A.weight` and so on."""
+
+    @abstractmethod
+    def predict(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Call the adapted denoiser; gradients reach the parameters.
+
+        Rows are not padded, as rows that repeat would weigh twice in a loss. Every row is one NFE, and where gradients
+        are on, two more calls' operations for the backward pass.
+        """
+
+
 class BlackBoxModel(ABC):
     """What an attack with access "samples" gets: images for candidates."""
 
@@ -299,6 +331,14 @@ class WhiteBoxModel(BlackBoxModel):
     @abstractmethod
     def adapted(self, state: Mapping[str, Tensor]) -> WhiteBoxModel:
         """Return the view of this model with LoRA weights on top; both count into one ledger. See `Model.adapted`."""
+
+    @abstractmethod
+    def trainable(self, plan: AdapterPlan, seed: int) -> TrainableModel:
+        """Return a copy of the denoiser with adapters to train, drawn from the seed; see `models/trainable.py`."""
+
+    @abstractmethod
+    def embed(self, prompts: Sequence[str]) -> Tensor:
+        """Return the embedding of each prompt, which `predict` and `sample` take as a condition; text models only."""
 
     @abstractmethod
     def charge(self, flops: float) -> None:

@@ -24,10 +24,9 @@ from ..benchmark.contracts import (
 )
 from ..benchmark.errors import BadInput, TooFew
 from ..benchmark.sampling.prediction_types import clean_estimate
+from .averaged_training import AveragedTraining
 from .features import Describe, check_features, fitted
 from .networks import SurrogateClassifier, gradient_flops, scaled_blocks
-
-CHECKPOINT_EVERY = 100
 
 CHECKED_SHARE = 1 / 16
 LEAST_CHECKED, MOST_CHECKED = 32, 256
@@ -48,8 +47,8 @@ ABLATIONS = {
 """Of both guided attacks. Without guidance they are carlini-uncond image for image."""
 
 
-class SurrogateSettings(Settings):
-    """Settings of the surrogate condition; the defaults are the paper's where it gives a value."""
+class ClusterSettings(Settings):
+    """How synthetic images are made and labelled; the defaults are the paper's where it gives a value."""
 
     synthetic_images: int = Field(2048, ge=2)
     """N_syn; not in the paper."""
@@ -68,6 +67,17 @@ class SurrogateSettings(Settings):
     """Of k-means and of re-assignment; cosine normalises the features first. Not in the paper."""
     cohesion: float = Field(0.5, ge=-1, le=1)
     """tau: clusters whose members' mean cosine to the centroid is lower are dropped; the paper's value."""
+
+    @model_validator(mode="after")
+    def _enough(self) -> Self:
+        if self.clusters > self.synthetic_images:
+            raise ValueError(f"clusters = {self.clusters} of {self.synthetic_images} synthetic images")
+        return self
+
+
+class SurrogateSettings(ClusterSettings):
+    """Settings of the surrogate condition; the defaults are the paper's where it gives a value."""
+
     blocks: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(None, min_length=1)
     """Residual blocks per stage. Paper: (3, 4, 6, 3), ResNet-34, with width 64. None: scaled to the image, one block
     per stage down to 4 x 4 and at most four stages."""
@@ -92,8 +102,6 @@ class SurrogateSettings(Settings):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        if self.clusters > self.synthetic_images:
-            raise ValueError(f"clusters = {self.clusters} of {self.synthetic_images} synthetic images")
         if not 0 <= self.interval[0] <= self.interval[1] <= 1:
             raise ValueError(f"interval = {list(self.interval)} is not two shares of 0 .. 1 in order")
         return self
@@ -116,7 +124,7 @@ class PseudoLabels(NamedTuple):
     """(M,) int64 of the other images, by the same rule; -1 of a class that no synthetic image has."""
 
 
-def synthetic_images(model: WhiteBoxModel, settings: SurrogateSettings, budget: Budget) -> Tensor:
+def synthetic_images(model: WhiteBoxModel, settings: ClusterSettings, budget: Budget) -> Tensor:
     """Step 1: draw N_syn images from the target without condition.
 
     Raises:
@@ -132,7 +140,7 @@ def synthetic_images(model: WhiteBoxModel, settings: SurrogateSettings, budget: 
     return images
 
 
-def images_to_check(model: WhiteBoxModel, settings: SurrogateSettings, budget: Budget) -> Tensor:
+def images_to_check(model: WhiteBoxModel, settings: ClusterSettings, budget: Budget) -> Tensor:
     """Draw images for `by_timestep` that no classifier is trained on: a few more than N_syn, paid for like those.
 
     Held back from the synthetic set they would cost nothing, and train another classifier.
@@ -143,11 +151,13 @@ def images_to_check(model: WhiteBoxModel, settings: SurrogateSettings, budget: B
 
 
 def pseudo_label(
-    model: WhiteBoxModel, images: Tensor, settings: SurrogateSettings, seed: int, others: Tensor | None = None
+    model: WhiteBoxModel, images: Tensor, settings: ClusterSettings, seed: int, others: Tensor | None = None
 ) -> PseudoLabels:
     """Steps 2 to 4: features, k-means, cohesion filter, labels by the nearest surviving centroid.
 
     The `others` are labelled by what was found among the images, and have no part in it.
+
+    One cluster is all of them, and nothing is filtered.
 
     Raises:
         TooFew: fewer than two clusters are cohesive enough, or all true labels are one.
@@ -156,6 +166,9 @@ def pseudo_label(
     if settings.labels == "true":
         assert isinstance(model, OracleModel)
         return true_labels(images, model.training, model.labels, others)
+    if settings.clusters == 1:
+        nothing = torch.zeros(len(images), dtype=torch.int64), torch.zeros(len(others), dtype=torch.int64)
+        return PseudoLabels(nothing[0], [len(images)], [], nothing[1])
     from sklearn.cluster import KMeans
     from sklearn.metrics import pairwise_distances_argmin
     from threadpoolctl import threadpool_limits
@@ -249,12 +262,11 @@ def train(
     ends in the same weights. Returns the mean loss and accuracy of the last hundred steps.
     """
     _initialise(network, budget.seed, name)
-    averaged = {key: value.clone() for key, value in network.state_dict().items()}
     optimiser = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    start, history = _resume(network, optimiser, averaged, budget, name)
+    training = AveragedTraining(network.state_dict(), optimiser, budget, name, decay=settings.ema)
     x_0 = model.encode(images)
     network.train()
-    for step in range(start, settings.training_steps):
+    for step in training.steps(settings.training_steps):
         # A stream per step, not one for the training: resumed at step n, it goes on with the batches it would have had.
         draw = generator(budget.seed, name, step, "batch")
         index = torch.randint(len(images), (settings.batch,), generator=draw)
@@ -267,25 +279,16 @@ def train(
             logits = network(model.add_noise(clean, noise, t), t)
         else:
             logits = network(clean)
-        loss = _loss(logits, wanted, clean, teacher)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        _average(averaged, network, settings.ema)
         accuracy = float((logits.argmax(1) == wanted).float().mean())
-        # The last hundred steps: one step's loss of a small batch says little.
-        history = [*history, [float(loss.detach()), accuracy]][-100:]
-        if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == settings.training_steps:
-            _save(network, optimiser, averaged, budget, name, step + 1, history)
-            budget.progress(f"{name} steps", step + 1, settings.training_steps)
-    network.load_state_dict(averaged)
+        training.descend(_loss(logits, wanted, clean, teacher), accuracy)
+    network.load_state_dict(training.averaged)
     network.eval().requires_grad_(False)
     samples = settings.training_steps * settings.batch
     # The backward pass is counted with respect to what requires a gradient; the guidance needs the weights frozen.
     network.requires_grad_(True)
     model.charge(samples * gradient_flops(network, model.sample_shape, of="parameters"))
     network.requires_grad_(False)
-    loss_mean, accuracy_mean = np.mean(history, axis=0).tolist()
+    loss_mean, accuracy_mean = np.mean(training.notes, axis=0).tolist()
     return {"loss": loss_mean, "accuracy": accuracy_mean}
 
 
@@ -373,7 +376,7 @@ def weighted(settings: SurrogateSettings, gradient: Tensor, step: Step, predicti
     return guided
 
 
-def _features(model: WhiteBoxModel, images: Tensor, settings: SurrogateSettings, seed: int) -> Describe:
+def _features(model: WhiteBoxModel, images: Tensor, settings: ClusterSettings, seed: int) -> Describe:
     found = fitted(
         model,
         images,
@@ -412,54 +415,3 @@ def _loss(logits: Tensor, wanted: Tensor, clean: Tensor, teacher: SurrogateClass
     with torch.no_grad():
         target = teacher(clean).log_softmax(1)
     return nn.functional.kl_div(logits.log_softmax(1), target, log_target=True, reduction="batchmean")
-
-
-@torch.no_grad()
-def _average(averaged: dict[str, Tensor], network: SurrogateClassifier, decay: float) -> None:
-    for key, value in network.state_dict().items():
-        if value.is_floating_point():
-            averaged[key].lerp_(value, 1 - decay)
-        else:
-            averaged[key].copy_(value)
-
-
-def _save(
-    network: SurrogateClassifier,
-    optimiser: torch.optim.Optimizer,
-    averaged: dict[str, Tensor],
-    budget: Budget,
-    name: str,
-    step: int,
-    history: list[list[float]],
-) -> None:
-    tensors = {f"network.{key}": value for key, value in network.state_dict().items()}
-    tensors |= {f"averaged.{key}": value for key, value in averaged.items()}
-    for number, values in optimiser.state_dict()["state"].items():
-        tensors |= {f"optimiser.{number}.{key}": torch.as_tensor(value) for key, value in values.items()}
-    budget.checkpoints.save(f"checkpoint-{name}", AttackState(tensors, {"step": step, "history": history}))
-
-
-def _resume(
-    network: SurrogateClassifier,
-    optimiser: torch.optim.Optimizer,
-    averaged: dict[str, Tensor],
-    budget: Budget,
-    name: str,
-) -> tuple[int, list[list[float]]]:
-    saved = budget.checkpoints.load(f"checkpoint-{name}")
-    if saved is None:
-        return 0, []
-    groups: dict[str, dict[str, Tensor]] = {"network": {}, "averaged": {}, "optimiser": {}}
-    for key, value in saved.tensors.items():
-        group, _, rest = key.partition(".")
-        groups[group][rest] = value
-    network.load_state_dict(groups["network"])
-    for key, value in groups["averaged"].items():
-        averaged[key].copy_(value)
-    slots: dict[int, dict[str, Tensor]] = {}
-    for key, value in groups["optimiser"].items():
-        number, _, slot = key.partition(".")
-        slots.setdefault(int(number), {})[slot] = value
-    # Moments alone are stored: learning rate and decay come from the settings, which name the run.
-    optimiser.load_state_dict({**optimiser.state_dict(), "state": slots})
-    return int(saved.info["step"]), [list(entry) for entry in saved.info["history"]]

@@ -11,13 +11,14 @@ from torch import Tensor
 
 from .. import environment
 from ..candidates import Candidates
-from ..contracts import LoraSpec, Model, ModelSpec, PredictionType
+from ..contracts import AdapterPlan, LoraSpec, Model, ModelSpec, PredictionType, TrainableModel
 from ..data import model_files, pipeline_folder
 from ..errors import BadInput
 from . import lora
 from .flops import of_one_call
 from .load_network import load_whole
 from .schedule import DiscreteSchedule, StraightPath, alphas_cumprod
+from .trainable import CLASS_TABLE, LoraTraining, put_classes
 
 
 class PipelineModel(Model):
@@ -105,13 +106,20 @@ class PipelineModel(Model):
         again = copy.copy(self)
         for attribute in self.adaptable.values():
             setattr(again, attribute, copy.deepcopy(getattr(self, attribute)))
-        lora.put_on(again._networks(), state, 1.0, "the adapter")
+        table = f"{next(iter(self.adaptable))}.{CLASS_TABLE}"
+        if table in state:
+            put_classes(again, next(iter(again._networks().values())), state[table])
+        lora.put_on(again._networks(), {k: v for k, v in state.items() if k != table}, 1.0, "the adapter")
         before = "" if self.spec.lora is None else f"{self.spec.lora.sha256} {self.spec.lora.scale}"
         made = LoraSpec(location="memory", sha256=lora.digest(state, before))
         again.spec = self.spec.model_copy(update={"lora": made})
         for kept in ("_empty", "_flops"):  # what was computed with the networks as they were
             again.__dict__.pop(kept, None)
         return again
+
+    def trainable(self, plan: AdapterPlan, seed: int) -> TrainableModel:
+        """Return a copy of the denoiser with adapters to train."""
+        return LoraTraining(self, *next(iter(self.adaptable.items())), plan, seed)
 
     def _networks(self) -> dict[str, torch.nn.Module]:
         return {name: getattr(self, attribute) for name, attribute in self.adaptable.items()}

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from ..candidates import Candidates
-from ..contracts import Defence, Model, Step, VictimFacts
+from ..contracts import AdapterPlan, Defence, Model, Step, TrainableModel, VictimFacts
 from ..errors import BadInput, DefenceFailed, blaming
 from ..registry import source_of
 
@@ -55,6 +55,10 @@ class DefendedModel(Model):
         again = copy.copy(self)
         again.inside = self.inside.adapted(state)
         return again
+
+    def trainable(self, plan: AdapterPlan, seed: int) -> TrainableModel:
+        """Return adapters on the denoiser inside: whoever has the weights trains without the defence."""
+        return self.inside.trainable(plan, seed)
 
     def embed(self, prompts: Sequence[str]) -> Tensor:
         """Return the embedding of each prompt."""

@@ -44,6 +44,25 @@ def as_velocity(kind: PredictionType, x_t: Tensor, prediction: Tensor, alpha: fl
     return (alpha * x_t - prediction) / sigma
 
 
+def training_target(kind: PredictionType, x_0: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """Return what a denoiser of this type is trained to predict of x_t = alpha x_0 + sigma noise.
+
+    Args:
+        kind: What it predicts.
+        x_0: N x C x H x W.
+        noise: The same shape.
+        alpha: (N,).
+        sigma: (N,).
+    """
+    if kind == "epsilon":
+        return noise
+    if kind == "sample":
+        return x_0
+    if kind == "flow_prediction":
+        return noise - x_0
+    return alpha.view(-1, 1, 1, 1) * noise - sigma.view(-1, 1, 1, 1) * x_0
+
+
 def score_to_prediction(kind: PredictionType, correction: Tensor, alpha: float, sigma: float) -> Tensor | None:
     """Convert a correction of the score into one of the prediction (None at a singular endpoint).
 

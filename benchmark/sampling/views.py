@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..candidates import Candidates
 from ..contracts import (
+    AdapterPlan,
     AttackState,
     BlackBoxModel,
     Checkpoints,
@@ -24,6 +25,7 @@ from ..contracts import (
     Progress,
     PromptedModel,
     Steer,
+    TrainableModel,
     WhiteBoxModel,
 )
 from ..models.flops import OperationCount
@@ -183,11 +185,35 @@ class AuditedModel(WhiteBoxModel):
         """Return the view of the adapted model, with the same ledger."""
         again = copy.copy(self)
         again._model = self._model.adapted(state)
+        again.conditioning = again._model.conditioning
         return again
+
+    def trainable(self, plan: AdapterPlan, seed: int) -> TrainableModel:
+        """Return adapters to train, whose calls are counted here."""
+        return _AuditedTraining(self._model.trainable(plan, seed), self, self._model.flops_per_sample())
+
+    def embed(self, prompts: Sequence[str]) -> Tensor:
+        """Return the embedding of each prompt."""
+        with self._charging():
+            return self._model.embed(prompts)
 
     def charge(self, flops: float) -> None:
         """Add operations outside the denoiser to the current phase."""
         self.ledger.flops[self.ledger.phase] += flops
+
+
+class _AuditedTraining(TrainableModel):
+    """Adapters in training, each call of which is counted: forward as NFE, backward as operations."""
+
+    def __init__(self, inside: TrainableModel, audited: AuditedModel, denoiser_flops: int) -> None:
+        self._inside, self._audited, self._flops = inside, audited, denoiser_flops
+        self.parameters = inside.parameters
+
+    def predict(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        self._audited.ledger.nfe[self._audited.ledger.phase] += len(x_t)
+        if torch.is_grad_enabled():
+            self._audited.charge(2.0 * self._flops * len(x_t))
+        return self._inside.predict(x_t, t, condition)
 
 
 class SamplesOnly(BlackBoxModel):
