@@ -63,7 +63,8 @@ class LoraTraining(TrainableModel):
 
     def predict(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         """Call the adapted denoiser; gradients reach the adapters."""
-        return self._model.predict(x_t, t, condition)
+        predicted: Tensor = self._model.predict(x_t, t, condition)
+        return predicted
 
 
 def put_classes(model: Any, network: nn.Module, table: Tensor) -> None:
