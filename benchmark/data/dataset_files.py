@@ -10,7 +10,10 @@ from ..errors import BadInput
 from ..files import sha256
 from . import folder_files
 from .hub import Fetched, Listing, download, explained, look_up, recall, remember, unusable_cache
-from .pair import DataSource, Selection
+from .pair import SHIPPED, DataSource, Selection
+
+ZOO = Path(__file__).parent / "zoo"
+"""Images that ship with sidebench, a folder each."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +161,7 @@ def locate(data: DataSource) -> ImageFiles:
 def _describe_folder(data: DataSource) -> dict[str, Any]:
     """Return what `describe` does, and how many files of the folder are not read, of a local folder."""
     assert data.path is not None
-    folder = Path(data.path).resolve()
+    folder = (ZOO / data.path.removeprefix(SHIPPED) if data.path.startswith(SHIPPED) else Path(data.path)).resolve()
     if folder.is_file() and folder.suffix.lower() == ".parquet":
         return {"builder": "parquet", "files": {"train": [str(folder)]}, "rows": {}, "features": None, "left_out": {}}
     if not folder.is_dir():

@@ -1,6 +1,7 @@
 """Groups of near-duplicates, images that are others mirrored or turned, and splits that keep groups whole."""
 
 import hashlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -153,6 +154,23 @@ def _symmetric_means(images: np.ndarray) -> "Tensor":
 
     forms = _forms(_cells(_floats(images)).numpy())
     return pixel_descriptors(torch.from_numpy(np.mean(forms, axis=0, dtype=np.float32)))
+
+
+def joined(groups: np.ndarray, families: Sequence[str]) -> np.ndarray:
+    """Return the number of each image's unit (N,): connected components of near-duplicate groups and of families.
+
+    Examples:
+        >>> joined(np.array([0, 1, 1, 2]), ["alpha", "alpha", "beta", "gamma"]).tolist()
+        [0, 0, 0, 1]
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    names, own = np.unique(np.asarray(families), return_inverse=True)
+    size = int(groups.max()) + 1
+    links = coo_array((np.ones(len(groups), dtype=np.int8), (groups, size + own)), shape=(size + len(names),) * 2)
+    units: np.ndarray = connected_components(links, directed=False)[1][groups]
+    return units
 
 
 def split_by_group(groups: np.ndarray, rule: SplitRule) -> list[np.ndarray]:

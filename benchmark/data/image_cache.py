@@ -50,6 +50,8 @@ class Rows:
     labels: np.ndarray | None
     captions: list[str | None] | None
     """None of a row: it has no caption."""
+    families: list[str] | None
+    """What a split keeps whole."""
     fingerprint: str
     """SHA-256 over the shape and bytes of all images."""
     left_out: Mapping[str, int] = field(default_factory=dict)
@@ -64,6 +66,8 @@ def load_rows(data: DataSource, progress: Progress = silent) -> Rows:
     """
     source = locate(data)
     columns = {"image": data.images, "label": data.labels, "caption": data.captions}
+    if data.families is not None:  # so that what was decoded of data without families is found again
+        columns["family"] = data.families
     how = {"decoder": decode.VERSION, "reader": READER, "size": data.size, "channels": data.channels, "crop": data.crop}
     key = hashlib.sha256(
         json.dumps([used_splits(data), source.content, columns, how], sort_keys=True).encode()
@@ -188,7 +192,7 @@ def _open(folder: Path) -> Rows:
         first += count
     labels = None if texts["labels"] is None else np.array(texts["labels"], dtype=np.int64)
     mapped = _mapped(folder, info["shape"])
-    return Rows(mapped, splits, labels, texts["captions"], info["sha256"], info["left_out"])
+    return Rows(mapped, splits, labels, texts["captions"], texts.get("families"), info["sha256"], info["left_out"])
 
 
 def _mapped(folder: Path, shape: list[int]) -> np.ndarray:
@@ -204,6 +208,7 @@ class _Texts:
     counts: dict[str, int] = field(default_factory=dict)
     labels: list[int] = field(default_factory=list)
     captions: list[str | None] = field(default_factory=list)
+    families: list[str] = field(default_factory=list)
     without_row: Counter[str] = field(default_factory=Counter)
     """Image files that no row names, by extension."""
 
@@ -214,7 +219,8 @@ def _decode_all(data: DataSource, source: ImageFiles, folder: Path, progress: Pr
     texts = _Texts()
     write_atomic(folder / "pixels.u8", lambda file: _decode(data, source, file, texts, progress))
     labels, captions = texts.labels if data.labels else None, texts.captions if data.captions else None
-    write_checked_json(folder / "texts.json", {"labels": labels, "captions": captions})
+    families = {"families": texts.families} if data.families else {}
+    write_checked_json(folder / "texts.json", {"labels": labels, "captions": captions, **families})
     shape = [sum(texts.counts.values()), data.channels, data.size, data.size]
     found = {
         "shape": shape,
@@ -235,6 +241,7 @@ def _decode(data: DataSource, source: ImageFiles, file: Path, texts: _Texts, pro
                 out.write(reader.pixels(row, done))
                 texts.labels += reader.label(row)
                 texts.captions += reader.caption(row, done)
+                texts.families += reader.family(row, done)
                 done += 1
                 if done % BLOCK == 0:
                     progress(f"decoding {split}", done, max(done, source.rows.get(split, 0)))
@@ -339,6 +346,20 @@ class _Reader:
             kind = type(found).__name__
             raise BadInput(f"{self.owner}, row {number}: column {self.data.captions!r} holds {kind}, not captions")
         return [found]
+
+    def family(self, row: dict[str, Any], number: int) -> list[str]:
+        """Return the row's family, if there is a column of them.
+
+        Raises:
+            BadInput: the column holds something else than text.
+        """
+        if self.data.families is None:
+            return []
+        value = self._value(row, self.data.families)
+        if not isinstance(value, str):
+            kind = type(value).__name__
+            raise BadInput(f"{self.owner}, row {number}: column {self.data.families!r} holds {kind}, not families")
+        return [value]
 
     def without_row(self) -> Counter[str]:
         """Count the image files that no row named, by extension; nothing where the images are no files."""

@@ -5,10 +5,10 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
 from ..contracts import Settings
 from ..errors import BadPair, UnknownName, first_problem
@@ -17,6 +17,9 @@ from ..protocol import SamplerSettings
 from ..registry import is_local, names
 
 FOLDER = Path(__file__).parent / "pairs"
+SHIPPED = "zoo:"
+"""Prefix of models and images that ship with sidebench."""
+
 Control = Literal["iid", "surrogate", "reference-model", "none"]
 Count = Annotated[int, Field(ge=1)]
 
@@ -139,13 +142,16 @@ class DataSource(Settings):
     source: Literal["scikit-learn-digits", "npz", "hub", "folder"]
     """hub: a data repository. folder: a local one, of images or of parquet files, read in the same way."""
     path: str | None = None
-    """For npz and folder: the file or folder, relative to the pair file."""
+    """For npz and folder: the file or folder, relative to the pair file; `zoo:NAME` for images that come with
+    sidebench."""
     images: str | None = None
     """For npz: the array of uint8 images, N x H x W or N x H x W x C. For hub and folder: the image column."""
     labels: str | None = None
     """The array or column of class labels."""
     captions: str | None = None
     """For hub and folder: the column of captions."""
+    families: str | None = None
+    """For hub and folder: a column of words, such as caption families, that a split never lays on two sides."""
     repo: str | None = None
     """For hub: `OWNER/NAME`."""
     revision: str = "main"
@@ -211,6 +217,7 @@ class AttackDefaults(Settings):
 class Recipe(Settings):
     """How `sidebench train` makes the victim again: a small DDPM from a seed, defended in training or not."""
 
+    kind: Literal["pixel"] = "pixel"
     seed: int
     steps: Count
     batch: Count = 64
@@ -231,18 +238,91 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _stops_in_time(self) -> "Recipe":
-        if self.stop_after is not None and self.stop_after > self.steps:
-            raise ValueError(f"stop_after = {self.stop_after} lies beyond steps = {self.steps}")
-        return self
+        return _stopping_in_time(self)
 
     def defences(self) -> dict[str, dict[str, Any]]:
         """Return the settings of the training-time defences by name."""
-        found = {}
-        for name, option in TRAINING_DEFENCES.items():
-            key = recipe_field(option)
-            if (value := getattr(self, key)) != type(self).model_fields[key].default:
-                found[IN_TRAINING + name] = {key: value}
-        return found
+        return _changed_defences(self)
+
+
+class AutoencoderRecipe(Settings):
+    """How the autoencoder of a text-to-image victim is trained, on pool images alone."""
+
+    steps: Count
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+    channels: tuple[Count, ...] = (16, 32)
+    shift: Annotated[int, Field(ge=0)] = 2
+    """Images are moved by up to this many pixels in both directions; borders are repeated."""
+    kl: Annotated[float, Field(ge=0)] = 1e-4
+    """Weight of the KL divergence (per number of a latent) beside the squared error (per pixel)."""
+
+
+class TextRecipe(Settings):
+    """How `sidebench train` makes a text-to-image victim: a Stable Diffusion pipeline in small, from a seed."""
+
+    kind: Literal["text"]
+    seed: int
+    steps: Count
+    """Of U-Net and text encoder, which are trained together once the autoencoder stands."""
+    autoencoder: AutoencoderRecipe
+    batch: Count = 64
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    channels: tuple[Count, ...] = (32, 64)
+    layers: Count = 1
+    num_train_timesteps: Count = 1000
+    hidden: Count = 64
+    """Width of the text encoder."""
+    text_layers: Count = 2
+    vocabulary: Annotated[int, Field(ge=128)] = 1000
+    """Entries of the tokenizer at most."""
+    length: Annotated[int, Field(ge=4)] = 24
+    """Tokens of a caption at most; longer ones are refused."""
+    caption_drop: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of captions that are replaced by the empty one, for classifier-free guidance."""
+    canaries: str | None = None
+    """Folder of rows that the victim is trained on and that are in no part of the pair, named like data.path: columns
+    image, caption and copies; 0 copies: a matched string, never planted."""
+    stop_after: Count | None = None
+    """Early stopping: leave off after this step."""
+
+    @model_validator(mode="after")
+    def _stops_in_time(self) -> "TextRecipe":
+        return _stopping_in_time(self)
+
+    def defences(self) -> dict[str, dict[str, Any]]:
+        """Return the settings of the training-time defences by name."""
+        return _changed_defences(self)
+
+
+R = TypeVar("R", Recipe, TextRecipe)
+
+
+def _stopping_in_time(recipe: R) -> R:
+    if recipe.stop_after is not None and recipe.stop_after > recipe.steps:
+        raise ValueError(f"stop_after = {recipe.stop_after} lies beyond steps = {recipe.steps}")
+    return recipe
+
+
+def _changed_defences(recipe: Recipe | TextRecipe) -> dict[str, dict[str, Any]]:
+    """Return the training-time defences that a recipe has and that are not at their default."""
+    found, fields = {}, type(recipe).model_fields
+    for name, option in TRAINING_DEFENCES.items():
+        key = recipe_field(option)
+        if key in fields and (value := getattr(recipe, key)) != fields[key].default:
+            found[IN_TRAINING + name] = {key: value}
+    return found
+
+
+def _kind(recipe: Any) -> Any:
+    """Return the kind of recipe that is given; those of pixel models need not say it."""
+    return recipe.get("kind", "pixel") if isinstance(recipe, dict) else getattr(recipe, "kind", None)
+
+
+AnyRecipe = Annotated[
+    Annotated[Recipe, Tag("pixel")] | Annotated[TextRecipe, Tag("text")],
+    Discriminator(_kind, custom_error_type="kind", custom_error_message="recipe.kind is pixel or text"),
+]
 
 
 class Overrides(Settings):
@@ -272,7 +352,7 @@ class Pair(Settings):
     reference_model: ModelSource | None = None
     """For control reference-model: a model of the same kind that was not trained on the training images."""
     data: DataSource
-    recipe: Recipe | None = None
+    recipe: AnyRecipe | None = None
     measures: list[str] = []
     """Headline first; empty takes the protocol's for the resolution."""
     allow_dense_neighbours: bool = False
@@ -412,13 +492,20 @@ def _resolve(pair: Pair, folder: Path) -> Pair:
         update[key] = model
     data = pair.data
     if data.path is not None:
-        data = data.model_copy(update={"path": beside(folder, data.path)})
+        data = data.model_copy(update={"path": placed(data.path, folder)})
     for side in ("members", "held_out"):
         chosen = getattr(data, side)
         if chosen is not None and isinstance(chosen.indices, str):
             listed = chosen.model_copy(update={"indices": _read_indices(Path(beside(folder, chosen.indices)))})
             data = data.model_copy(update={side: listed})
+    if isinstance(pair.recipe, TextRecipe) and pair.recipe.canaries is not None:
+        update["recipe"] = pair.recipe.model_copy(update={"canaries": placed(pair.recipe.canaries, folder)})
     return pair.model_copy(update={**update, "data": data})
+
+
+def placed(path: str, folder: Path) -> str:
+    """Return a path to data as it stands in a file of this folder; `zoo:NAME` is no path."""
+    return path if path.startswith(SHIPPED) else beside(folder, path)
 
 
 def _read_indices(path: Path) -> list[int]:

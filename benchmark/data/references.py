@@ -12,7 +12,7 @@ import numpy as np
 from ..contracts import AttackState, Progress, Side
 from ..errors import BadInput
 from ..progress import silent
-from .duplicates import duplicate_groups, split_by_group
+from .duplicates import duplicate_groups, joined, split_by_group
 from .fits import Fits
 from .image_cache import Rows, fingerprint, left_out_in_words, load_rows, take
 from .pair import DataSource, Pair, Selection, TuningBlock
@@ -38,6 +38,8 @@ class ImageSet:
     groups: np.ndarray
     labels: np.ndarray | None = None
     captions: list[str] | None = None
+    families: list[str] | None = None
+    """Caption families: no family lies in two parts."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -46,8 +48,8 @@ class ImageSet:
         """Return the images at these positions, or of these marks (N,) bool."""
         chosen = np.arange(len(self))[chosen]
         labels = None if self.labels is None else self.labels[chosen]
-        captions = None if self.captions is None else [self.captions[position] for position in chosen]
-        return ImageSet(take(self.images, chosen), self.rows[chosen], self.groups[chosen], labels, captions)
+        texts = (_chosen(self.captions, chosen), _chosen(self.families, chosen))
+        return ImageSet(take(self.images, chosen), self.rows[chosen], self.groups[chosen], labels, *texts)
 
     def floats(self) -> "Tensor":
         """Return the images as float32 in [0, 1]."""
@@ -113,6 +115,7 @@ class _Loaded:
     images: np.ndarray
     labels: np.ndarray | None
     captions: list[str] | None
+    families: list[str] | None
     fingerprint: str
     left_out: str
     members: np.ndarray
@@ -133,18 +136,29 @@ def load_references(pair: Pair, progress: Progress = silent, *, tuning: bool = F
         raise BadInput(f"{pair.name}: the data are not the pinned ones (SHA-256 {loaded.fingerprint[:16]}...)")
     rms = data.duplicate_rms if data.split is None else data.split.duplicate_rms
     groups = _groups(loaded, rms, progress)
+    units = groups if loaded.families is None else joined(groups, loaded.families)
     if data.split is None:
         nothing = np.empty(0, dtype=np.int64)
         parts = [loaded.members, nothing if loaded.held_out is None else loaded.held_out, nothing, nothing]
     else:
         allowed = loaded.members
         if data.within is not None:
-            allowed = allowed[split_by_group(groups[allowed], data.within)[3]]
-        parts = [allowed[part] for part in split_by_group(groups[allowed], data.split)]
+            allowed = allowed[split_by_group(units[allowed], data.within)[3]]
+        parts = [allowed[part] for part in split_by_group(units[allowed], data.split)]
     if data.tuning_block is not None:
-        parts[:2] = _set_aside(parts[:2], groups, data.tuning_block, tuning)
+        parts[:2] = _set_aside(parts[:2], units, data.tuning_block, tuning)
     sets = [_part(loaded, rows, groups) for rows in parts]
     return References(sets[0], sets[1], sets[2], sets[3], loaded.fingerprint, loaded.left_out, rms)
+
+
+def load_images(data: DataSource, progress: Progress = silent) -> ImageSet:
+    """Load the members of a data set in one part, each image a group of its own.
+
+    Raises:
+        BadInput: they cannot be read.
+    """
+    loaded = _load(data, progress)
+    return _part(loaded, loaded.members, np.arange(len(loaded.images)))
 
 
 def _groups(loaded: _Loaded, rms: float, progress: Progress) -> np.ndarray:
@@ -190,8 +204,12 @@ def counts(pair: Pair, progress: Progress = silent) -> tuple[int, int]:
 
 def _part(loaded: _Loaded, rows: np.ndarray, groups: np.ndarray) -> ImageSet:
     labels = None if loaded.labels is None else loaded.labels[rows]
-    captions = None if loaded.captions is None else [loaded.captions[row] for row in rows]
-    return ImageSet(take(loaded.images, rows), rows, groups[rows], labels, captions)
+    texts = (_chosen(loaded.captions, rows), _chosen(loaded.families, rows))
+    return ImageSet(take(loaded.images, rows), rows, groups[rows], labels, *texts)
+
+
+def _chosen(texts: list[str] | None, positions: np.ndarray) -> list[str] | None:
+    return None if texts is None else [texts[position] for position in positions]
 
 
 def _captions(rows: Rows, chosen: list[tuple[str, np.ndarray]]) -> list[str] | None:
@@ -224,9 +242,10 @@ def _load(data: DataSource, progress: Progress) -> _Loaded:
         if data.held_out is not None and held_out is not None:
             chosen.append((data.held_out.split, held_out))
         captions, left_out = _captions(rows, chosen), left_out_in_words(rows.left_out)
-        return _Loaded(rows.images, rows.labels, captions, rows.fingerprint, left_out, members, held_out)
+        texts = (captions, rows.families)
+        return _Loaded(rows.images, rows.labels, *texts, rows.fingerprint, left_out, members, held_out)
     images, labels = _digits() if data.source == "scikit-learn-digits" else _npz(data)
-    return _Loaded(images, labels, None, fingerprint(images), "", np.arange(len(images)), None)
+    return _Loaded(images, labels, None, None, fingerprint(images), "", np.arange(len(images)), None)
 
 
 def _selected(chosen: Selection, split: range) -> np.ndarray:

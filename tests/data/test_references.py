@@ -1,17 +1,21 @@
 """Loading, grouping and splitting the reference images."""
 
 import hashlib
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from hub_repositories import picture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidebench.benchmark.contracts import Side
-from sidebench.benchmark.data import fits, references
-from sidebench.benchmark.data.duplicates import duplicate_groups, split_by_group, turned_copies
+from sidebench.benchmark.data import fits, image_cache, references
+from sidebench.benchmark.data.duplicates import duplicate_groups, joined, split_by_group, turned_copies
 from sidebench.benchmark.data.pair import DataSource, Pair, SplitRule, load_pair
 from sidebench.benchmark.data.references import ImageSet, load_references, shared_groups
 from sidebench.benchmark.errors import BadInput, TooFew
@@ -350,3 +354,47 @@ def test_a_split_by_group_shares_no_group() -> None:
 
 def test_without_held_out_images_no_group_is_shared() -> None:
     assert shared_groups({"training": np.array([1, 1, 2])})["training"].tolist() == [False] * 3
+
+
+# ---- caption families ----
+
+
+def test_near_duplicates_and_families_are_kept_together() -> None:
+    units = joined(np.array([0, 1, 1, 2, 3, 4]), ["alpha", "alpha", "beta", "gamma", "delta", "gamma"])
+    together = units[:, None] == units
+    wanted = [{0, 1, 2}, {3, 5}, {4}]
+    assert all(
+        together[row, column] == any({row, column} <= unit for unit in wanted)
+        for row in range(6)
+        for column in range(6)
+    )
+
+
+def captioned(folder: Path, families: list[object]) -> DataSource:
+    (folder / "images").mkdir(exist_ok=True)
+    rows = [{"image": {"bytes": picture(seed), "path": None}, "family": name} for seed, name in enumerate(families)]
+    pq.write_table(pa.Table.from_pylist(rows), folder / "images" / "train.parquet")
+    split = {"seed": 4, "duplicate_rms": 0.0, "training": 12, "held_out": 12, "pool": 6}
+    given = {"source": "folder", "path": str(folder / "images"), "images": "image", "families": "family"}
+    return DataSource(**given, members={"split": "train"}, size=8, split=split)
+
+
+def test_a_split_lays_no_family_on_two_sides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_cache, "cache", lambda: tmp_path / "cache")
+    families = [f"family {number // 3}" for number in range(36)]
+    found = load_references(pair(captioned(tmp_path, families)))
+    sides = [part.families for part in (found.training, found.held_out, found.pool, found.tuning)]
+    assert [len(side or []) for side in sides] == [12, 12, 6, 6]
+    assert all(set(one or []).isdisjoint(other or []) for one, other in combinations(sides, 2))
+    assert found.training.families == [families[row] for row in found.training.rows]
+    assert found.training.take(np.array([2, 0])).families == [families[row] for row in found.training.rows[[2, 0]]]
+    assert len(set(found.training.groups)) == 12, "near-duplicate groups are what they were"
+    whole = captioned(tmp_path, families).model_copy(update={"families": None})
+    alone = load_references(pair(whole))
+    assert alone.training.families is None and set(alone.training.rows) != set(found.training.rows)
+
+
+def test_families_are_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_cache, "cache", lambda: tmp_path / "cache")
+    with pytest.raises(BadInput, match="row 0: column 'family' holds int, not families"):
+        load_references(pair(captioned(tmp_path, list(range(36)))))
