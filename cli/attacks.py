@@ -81,6 +81,10 @@ def train(
     skip_below: Annotated[
         float | None, typer.Option(help="Skip samples with less than this share of the usual loss at their timestep.")
     ] = None,
+    checkpoints: Annotated[
+        Path | None,
+        typer.Option(help="Where a text-to-image training leaves its progress; default: a hidden folder beside --out."),
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Reproduce a pair's model from its recipe, defended or not, as a diffusers folder with a pair file."""
@@ -101,7 +105,10 @@ def train(
     }
     given = {key: value for key, value in changes.items() if value is not None}
     with reporter_for(sys.stderr) as progress:
-        print(training.train(loaded, target, device, progress, split_seed=split_seed, changes=given))
+        made = training.train(
+            loaded, target, device, progress, split_seed=split_seed, changes=given, checkpoints=checkpoints
+        )
+    print(made)
 
 
 def new(

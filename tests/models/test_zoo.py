@@ -13,7 +13,7 @@ from sidebench.benchmark.data.pair import DataSource, Pair, Recipe, load_pair
 from sidebench.benchmark.data.references import load_references
 from sidebench.benchmark.errors import BadInput, BadSetting
 from sidebench.benchmark.models import load_model
-from sidebench.benchmark.models.zoo import train
+from sidebench.benchmark.models.zoo import augmentation, pixel_recipe, train
 from sidebench.benchmark.progress import silent
 from sidebench.benchmark.runs.plan import plan_run
 
@@ -151,14 +151,14 @@ def test_an_impossible_recipe_is_refused(pair: Pair, tmp_path: Path) -> None:
 def test_deduplication_keeps_one_of_each_group(pair: Pair) -> None:
     training = load_references(pair).training
     twice = dataclasses.replace(training, images=np.concatenate([training.images[:5], training.images[:5]]))
-    kept = train._kept(twice, Recipe(seed=1, steps=1, duplicate_rms=0.0))
+    kept = pixel_recipe.kept(twice, Recipe(seed=1, steps=1, duplicate_rms=0.0))
     assert torch.equal(kept, dataclasses.replace(training, images=training.images[:5]).floats())
-    assert len(train._kept(training, Recipe(seed=1, steps=1, duplicate_rms=0.12))) == 238
+    assert len(pixel_recipe.kept(training, Recipe(seed=1, steps=1, duplicate_rms=0.12))) == 238
 
 
 def test_shifts_move_whole_images() -> None:
     image = torch.arange(16.0).view(1, 1, 4, 4)
-    moved = train.shifted(image.expand(400, 1, 4, 4), 1, torch.Generator().manual_seed(0))
+    moved = augmentation.shifted(image.expand(400, 1, 4, 4), 1, torch.Generator().manual_seed(0))
     found = {tuple(row.flatten().tolist()) for row in moved}
     wanted = set()
     for dy in (-1, 0, 1):
@@ -171,8 +171,8 @@ def test_shifts_move_whole_images() -> None:
 def test_samples_that_are_learnt_already_are_skipped() -> None:
     usual = torch.full((10,), torch.nan)
     t = torch.tensor([1, 2, 3])
-    assert train.worth_learning(torch.tensor([1.0, 1.0, 1.0]), t, usual, 0.5).all()
-    kept = train.worth_learning(torch.tensor([0.4, 0.6, 2.0]), t, usual, 0.5)
+    assert pixel_recipe.worth_learning(torch.tensor([1.0, 1.0, 1.0]), t, usual, 0.5).all()
+    kept = pixel_recipe.worth_learning(torch.tensor([0.4, 0.6, 2.0]), t, usual, 0.5)
     assert kept.tolist() == [False, True, True]
     torch.testing.assert_close(usual[1:4], torch.tensor([0.94, 0.96, 1.1]))
     assert usual[0].isnan()
