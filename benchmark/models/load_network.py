@@ -4,6 +4,7 @@ Both libraries fill weights that a file lacks with random numbers and only warn.
 nothing, so it is refused here, as are weights of another shape than the configuration says.
 """
 
+import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,9 +41,19 @@ def from_transformers(
         BadInput: transformers is not installed, or the files cannot be loaded whole.
     """
     transformers = import_transformers(owner)
-    with _quiet(transformers):
+    with quiet(transformers):
         options = {**options, "use_safetensors": not allow_pickle, "dtype": dtype}
         return load_whole(getattr(transformers, name), place, owner, **options).eval().requires_grad_(False)
+
+
+def need_transformers(owner: str) -> None:
+    """Raise what `import_transformers` would, without the seconds that an import takes.
+
+    Raises:
+        BadInput: it is not installed.
+    """
+    if importlib.util.find_spec("transformers") is None:
+        raise _not_installed(owner)
 
 
 def import_transformers(owner: str) -> Any:
@@ -54,16 +65,23 @@ def import_transformers(owner: str) -> Any:
     try:
         import transformers
     except ImportError:
-        raise BadInput(f"{owner} needs transformers: pip install 'sidebench[text]'") from None
+        raise _not_installed(owner) from None
     return transformers
 
 
+def _not_installed(owner: str) -> BadInput:
+    return BadInput(f"{owner} needs transformers: pip install 'sidebench[text]'")
+
+
 @contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
-    """Keep transformers from listing the weights of parts that are left out on purpose."""
-    before = transformers.logging.get_verbosity()
+def quiet(transformers: Any) -> Iterator[None]:
+    """Keep transformers from listing the weights of parts that are left out on purpose, and from drawing bars."""
+    before, bars = transformers.logging.get_verbosity(), transformers.utils.logging.is_progress_bar_enabled()
     transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
     try:
         yield
     finally:
         transformers.logging.set_verbosity(before)
+        if bars:
+            transformers.utils.logging.enable_progress_bar()

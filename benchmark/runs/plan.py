@@ -7,14 +7,16 @@ from typing import Any
 
 from .. import environment
 from ..contracts import Attack, Defence, Measure, Model, ModelSpec, Progress, VictimFacts
+from ..data import model_files
 from ..data.dataset_files import fetch_data
 from ..data.given_images import form_of
 from ..data.pair import Pair
 from ..data.references import counts
 from ..errors import BadInput, BadSetting, TooFew, UnknownName
 from ..files import short_hash
-from ..models import ModelFiles, inspect_files
+from ..models import ModelFiles, inspect_files, is_own
 from ..models.find_model import find_model, find_source
+from ..models.load_network import need_transformers
 from ..progress import silent
 from ..protocol import DEFAULT_TIER, TIERS, TOP_K, Batching, Protocol, Sampling
 from ..registry import check_settings, code_of, find, layers
@@ -298,7 +300,13 @@ def _begun_anew(named: Sequence[str], attacks: Sequence[Attack]) -> tuple[str, .
 
 
 def _checked(spec: ModelSpec) -> tuple[ModelSpec, ModelFiles]:
-    """Return the specification with the hashes of its files, and what the files say."""
+    """Return the specification with the hashes of its files, and what the files say.
+
+    Raises:
+        BadInput: something is wrong with them, or they need a package that is not installed.
+    """
+    if spec.family == "text" and not is_own(spec):
+        need_transformers(model_files.owner_of(model_files.locate(spec.location)))
     files = inspect_files(spec)
     return spec.model_copy(update={"sha256": files.sha256}), files
 

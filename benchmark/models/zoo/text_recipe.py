@@ -17,7 +17,7 @@ from ...contracts import Progress
 from ...data.pair import DataSource, TextRecipe
 from ...data.references import ImageSet, References, load_images
 from ...errors import BadInput, BadSetting
-from ..load_network import import_transformers
+from ..load_network import import_transformers, quiet
 from .augmentation import shifted
 from .training import Checkpoints, Training
 
@@ -286,8 +286,9 @@ def save(victim: Victim, recipe: TextRecipe, out: Path) -> None:
     from diffusers import DDIMScheduler
 
     parts: dict[str, Any] = {"unet": victim.unet, "text_encoder": victim.text_encoder, "vae": victim.autoencoder}
-    for name, network in parts.items():
-        network.half().save_pretrained(out / name, safe_serialization=True)
+    with quiet(import_transformers(NAME)):
+        for name, network in parts.items():
+            network.half().save_pretrained(out / name, safe_serialization=True)
     DDIMScheduler(recipe.num_train_timesteps, **SCHEDULE).save_pretrained(out / "scheduler")
     index = {
         "_class_name": "StableDiffusionPipeline",
