@@ -83,7 +83,12 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _unexpected(error: Exception) -> int:
-    """Say what nobody foresaw: a file that the system will not open, list or write; or a bug, shown whole."""
+    """Say what nobody foresaw: a file that the system will not name, open, list or write; or a bug."""
+    if isinstance(error, UnicodeEncodeError) and error.encoding == sys.getfilesystemencoding() != "utf-8":
+        complain(
+            f"names of files are {error.encoding} here, without {error.object!a}: set PYTHONUTF8=1 or LC_ALL=C.UTF-8"
+        )
+        return WRONG_USAGE
     if isinstance(error, OSError) and error.strerror and error.filename:
         complain(f"{str(error.filename)[:200]}: {error.strerror}")
         return cannot_write(Path(str(error.filename)), error).exit_code

@@ -1,15 +1,20 @@
 """Which files hold a pair's images, and how `datasets` reads them: of a repository at one commit, or of a folder."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import chain
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import BadInput
 from ..files import sha256
 from . import folder_files
+from .folder_files import is_metadata, names_files
+from .git_lfs import refuse_pointers
 from .hub import Fetched, Listing, download, explained, look_up, recall, remember, unusable_cache
+from .named_folder import did_you_mean
 from .pair import SHIPPED, DataSource, Selection
 
 ZOO = Path(__file__).parent / "zoo"
@@ -29,6 +34,8 @@ class ImageFiles:
     """What the files' content is known by."""
     left_out: Mapping[str, int]
     """Number of files beside them that are not read, by kind."""
+    elsewhere: frozenset[str] = frozenset()
+    """Files of all splits, where a table of metadata names those of several."""
 
 
 def fetch_data(data: DataSource, again: bool = False) -> Fetched:
@@ -62,9 +69,11 @@ def find_data_files(data: DataSource) -> tuple[Listing, list[str], dict[str, Any
     if found.gated and found.sizes:
         download(found, [min(found.sizes, key=lambda name: found.sizes[name])])  # says whether this user may
     with explained("dataset", data.repo, data.revision):
-        details = describe(data.repo, found.commit, data.config)
-    names = [name for name in found.sizes if not name.startswith(".")]
-    details["left_out"] = _beside(details, names)
+        names = [name for name in found.sizes if not name.startswith(".")]
+        details = describe(found.repo, found.commit, data.config, names)
+    if details["builder"] == folder_files.IMAGES:
+        details["files"] = _with_shared_metadata(details["files"], names)
+    details["left_out"], details["elsewhere"] = _beside(details, names), _elsewhere(details["files"])
     details["files"] = _used(data, f"dataset {data.repo}", details)
     return found, sorted({name for listed in details["files"].values() for name in listed}), details
 
@@ -90,8 +99,14 @@ def used_splits(data: DataSource) -> list[str]:
     return list(dict.fromkeys(chosen.split for chosen in (data.members, data.held_out) if chosen is not None))
 
 
-def describe(repo: str, commit: str | None, config: str | None) -> dict[str, Any]:
+def describe(repo: str, commit: str | None, config: str | None, names: Iterable[str] = ()) -> dict[str, Any]:
     """Return how `datasets` reads a repository (or a local folder): builder, files by split, features.
+
+    Args:
+        repo: `OWNER/NAME`, or the folder.
+        commit: Full commit hash of a repository.
+        config: Configuration, where there are several.
+        names: All files of it, to be counted where none can be read.
 
     Raises:
         BadInput: there is no such configuration, or the data need Python code of their own.
@@ -100,7 +115,7 @@ def describe(repo: str, commit: str | None, config: str | None) -> dict[str, Any
         try:
             builder = datasets.load_dataset_builder(repo, config, revision=commit)
         except (RuntimeError, ValueError, FileNotFoundError, datasets.exceptions.DatasetsError) as error:
-            raise BadInput(_why_not(repo, error)) from None
+            raise _not_described(repo, error, names) from None
         except OSError as error:
             raise unusable_cache(f"dataset {repo}", error) or error from None
     prefix = f"hf://datasets/{repo}@{commit}/"
@@ -117,15 +132,23 @@ def describe(repo: str, commit: str | None, config: str | None) -> dict[str, Any
     }
 
 
-def _why_not(repo: str, error: Exception) -> str:
-    said = " ".join(str(error).split())
+def _not_described(repo: str, error: Exception, names: Iterable[str]) -> BadInput:
+    said, kind = " ".join(str(error).split()), type(error).__name__
     if "scripts are no longer supported" in said:
-        return f"dataset {repo} is a Python script of its own, which sidebench does not run"
+        return BadInput(f"dataset {repo} is a Python script of its own, which sidebench does not run")
     if "Config name is missing" in said or "BuilderConfig" in said:
-        return f"dataset {repo}: {said[:300]}"
+        return BadInput(f"dataset {repo}: {said[:300]} (--config, data.config)")
+    if kind in ("EmptyDatasetError", "DataFilesNotFoundError"):
+        return folder_files.nothing_to_read(f"dataset {repo}", names)
+    if "same data file format for all splits" in said:
+        return BadInput(f"dataset {repo}: its splits are in different formats; name the files of each in its card")
     if "[" in repo:
-        return f"dataset {repo}: its card names files, and brackets in a path are a pattern then: rename the folder"
-    return f"dataset {repo} holds no images or tables that can be read ({type(error).__name__})"
+        return BadInput(
+            f"dataset {repo}: its card names files, and brackets in a path are a pattern then: rename the folder"
+        )
+    if isinstance(error, FileNotFoundError):
+        return BadInput(f"dataset {repo}: its card (README.md) names files that are not there")
+    return BadInput(f"dataset {repo}: its card (README.md) or its table of files cannot be read ({kind})")
 
 
 @contextlib.contextmanager
@@ -151,11 +174,37 @@ def locate(data: DataSource) -> ImageFiles:
         files = {split: [folder / name for name in names] for split, names in how["files"].items()}
         content = {"repo": fetched.repo, "commit": fetched.commit, "files": how["files"]}
         beside = how.get("left_out", {})  # what was fetched by an earlier version does not say
-        return ImageFiles(how["builder"], files, how["features"], how["rows"], content, beside)
+        others = frozenset(str(folder / name) for name in how.get("elsewhere", ()))
+        _refuse_pointers(fetched.repo, folder, files)
+        if others:  # only now is such a table here to be looked into
+            useless = {file for file in chain(*files.values()) if is_metadata(file) and not names_files(file)}
+            files = {split: [file for file in listed if file not in useless] for split, listed in files.items()}
+            beside = {**beside, **Counter(f"{file.name} without file_name" for file in useless)}
+        return ImageFiles(how["builder"], files, how["features"], how["rows"], content, beside, others)
     how = _describe_folder(data)
     named = {split: [Path(name) for name in names] for split, names in _used(data, str(data.path), how).items()}
+    _refuse_pointers(str(data.path), Path(str(data.path)).resolve(), named)
     content = {"files": {split: [[f.name, sha256(f)] for f in listed] for split, listed in named.items()}}
-    return ImageFiles(how["builder"], named, how["features"], how["rows"], content, how["left_out"])
+    others = frozenset(_elsewhere(how["files"]))
+    return ImageFiles(how["builder"], named, how["features"], how["rows"], content, how["left_out"], others)
+
+
+def _refuse_pointers(owner: str, folder: Path, files: Mapping[str, list[Path]]) -> None:
+    refuse_pointers(owner, folder, list(dict.fromkeys(file for listed in files.values() for file in listed)))
+
+
+def _with_shared_metadata(files: Mapping[str, list[str]], names: Iterable[str]) -> dict[str, list[str]]:
+    tables = [PurePosixPath(name) for name in names if is_metadata(name)]
+    paths = {split: [PurePosixPath(name) for name in listed] for split, listed in files.items()}
+    found = folder_files.with_shared_metadata(paths, tables)
+    return {split: [str(name) for name in listed] for split, listed in found.items()}
+
+
+def _elsewhere(files: Mapping[str, list[str]]) -> list[str]:
+    """Return the files of all splits where a table of metadata names those of several, else nothing."""
+    tables = Counter(name for listed in files.values() for name in set(listed) if is_metadata(name))
+    several = any(count > 1 for count in tables.values())
+    return sorted({name for listed in files.values() for name in listed}) if several else []
 
 
 def _describe_folder(data: DataSource) -> dict[str, Any]:
@@ -165,13 +214,14 @@ def _describe_folder(data: DataSource) -> dict[str, Any]:
     if folder.is_file() and folder.suffix.lower() == ".parquet":
         return {"builder": "parquet", "files": {"train": [str(folder)]}, "rows": {}, "features": None, "left_out": {}}
     if not folder.is_dir():
-        raise BadInput(f"no such folder of images: {data.path}")
+        raise BadInput(f"no such folder of images: {data.path}{did_you_mean(str(data.path))}")
     if data.config is None and not folder_files.states_its_files(folder):
         found = folder_files.list_folder(folder)
         names = {split: [str(file) for file in files] for split, files in found.files.items()}
         return {"builder": found.builder, "files": names, "rows": {}, "features": None, "left_out": found.left_out}
-    how = describe(str(folder), None, data.config)
-    return {**how, "left_out": _beside(how, [str(folder / name) for name in folder_files.everything(folder)])}
+    names = folder_files.everything(folder)
+    how = describe(str(folder), None, data.config, names)
+    return {**how, "left_out": _beside(how, [str(folder / name) for name in names])}
 
 
 def _beside(how: Mapping[str, Any], names: list[str]) -> dict[str, int]:
@@ -185,7 +235,7 @@ def _used(data: DataSource, owner: str, how: Mapping[str, Any]) -> dict[str, lis
     """Return the files of the splits that a pair uses.
 
     Raises:
-        BadInput: a split is not there, none of its files is read, or its images are in archives.
+        BadInput: a split is not there, or none of its files is read.
     """
     files = {}
     for split in used_splits(data):
@@ -195,7 +245,4 @@ def _used(data: DataSource, owner: str, how: Mapping[str, Any]) -> dict[str, lis
         if not files[split]:
             beside = folder_files.in_words(how["left_out"])
             raise BadInput(f"{owner}: no file of split {split!r} can be read; not read are {beside}")
-        archives = [name for name in files[split] if name.lower().endswith(".zip")]
-        if archives and how["builder"] == folder_files.IMAGES:
-            raise folder_files.archive(owner, archives)
     return files

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ..errors import BadInput
+from .git_lfs import MEND, is_pointer
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -78,7 +79,23 @@ def _open(value: Any) -> "Image":
         array = array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
         return Image.fromarray(array.astype(np.uint8) if _holds_bytes(array) else array)
     except (UnidentifiedImageError, OSError, ValueError, TypeError, SyntaxError, Image.DecompressionBombError) as error:
-        raise BadInput(f"no image can be read from it ({type(error).__name__})") from None
+        raise BadInput(f"no image can be read from it: {_why(value, error)}") from None
+
+
+def _why(value: Any, error: Exception) -> str:
+    """Say why bytes are no image; nothing of what they are."""
+    if isinstance(value, bytes):
+        if not value:
+            return "the file is empty"
+        if is_pointer(value):
+            return f"it is a Git LFS pointer; {MEND}"
+        if value.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html")):
+            return "it is a web page, as a failed download leaves one"
+        if "truncated" in str(error).lower():
+            return "the file is cut short; bring a whole copy"
+    return {"UnidentifiedImageError": "its format is none that Pillow knows"}.get(type(error).__name__, "") or (
+        f"it is damaged ({type(error).__name__})"
+    )
 
 
 def _holds_bytes(array: np.ndarray) -> bool:

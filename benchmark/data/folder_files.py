@@ -10,13 +10,20 @@ import os
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from pathlib import Path, PurePath, PurePosixPath
+from typing import NamedTuple, TypeVar
 
 from ..errors import BadInput
 
+P = TypeVar("P", bound=PurePath)
+
 IMAGES = "imagefolder"
 """The builder of `datasets` that reads image files."""
+
+WEBDATASET = "webdataset"
+"""The builder of `datasets` that reads tar archives, in which the files of one name make a row."""
+
+ARCHIVE_EXTENSIONS = (".zip", ".tar")
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 """Tables beside image files: a row per image."""
@@ -53,19 +60,48 @@ def list_folder(folder: Path) -> FolderFiles:
     """Return the files of an absolute folder without a card; images where there are as many of them as of any table.
 
     Raises:
-        BadInput: nothing in it can be read, or its images are in archives.
+        BadInput: nothing in it can be read.
     """
-    listed = _by_split(folder)
-    kinds = Counter(kind for files in listed.values() for file in files if (kind := _builder_of(_extension(file))))
-    archives = sorted({file.name for files in listed.values() for file in files if _extension(file) == ".zip"})
-    if archives:
-        raise archive(folder.name, archives)
+    listed, names = _by_split(folder), everything(folder)
+    kinds = Counter(kind for files in listed.values() for file in files if (kind := _builder_of(extension(file))))
     if not kinds:
-        held = in_words(left_out(everything(folder), ())) or "no file"
-        raise BadInput(f"{folder}: nothing can be read ({held}); save the images as PNG, JPEG or WebP, or in parquet")
+        raise nothing_to_read(str(folder), names)
     builder = max(kinds, key=lambda kind: (kinds[kind], kind == IMAGES, kind == "parquet", kind))
     read = {split: [file for file in files if _is_read(file, builder)] for split, files in listed.items()}
-    return FolderFiles(builder, read, left_out(everything(folder), _names(read, folder), _names(listed, folder)))
+    if builder == IMAGES:
+        shared = [folder / name for name in names if is_metadata(name) and names_files(folder / name)]
+        read = with_shared_metadata(read, shared)
+    return FolderFiles(builder, read, left_out(names, _names(read, folder), _names(listed, folder)))
+
+
+def nothing_to_read(owner: str, names: Iterable[str]) -> BadInput:
+    """Return what to raise where none of the files holds images or tables."""
+    held = in_words(left_out(names, ())) or "no file"
+    return BadInput(f"{owner}: nothing can be read ({held}); save the images as PNG, JPEG or WebP, or in parquet")
+
+
+def with_shared_metadata(files: Mapping[str, list[P]], tables: Iterable[P]) -> dict[str, list[P]]:
+    """Return files by split, with the tables of metadata above a split that has none of its own."""
+    found = {}
+    for split, listed in files.items():
+        lacks = not any(map(is_metadata, listed))
+        above = [table for table in tables if any(file.is_relative_to(table.parent) for file in listed)]
+        found[split] = [*listed, *above] if lacks else list(listed)
+    return found
+
+
+def names_files(table: Path) -> bool:
+    """Return whether a table of metadata names files, by its first line or its schema."""
+    if table.suffix == ".parquet":
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            return any(name.endswith(("file_name", "file_names")) for name in pq.read_schema(table).names)
+        except (pa.ArrowException, OSError):
+            return False
+    with table.open("rb") as stream:
+        return b"file_name" in stream.readline(2**16)
 
 
 def everything(folder: Path) -> list[str]:
@@ -86,7 +122,7 @@ def left_out(names: Iterable[str], read: Collection[str], inside: Collection[str
         inside: Those that lie in a split; of the others that is said. None: nothing is said of it.
     """
     kinds = Counter(
-        _kind(name) + ("" if inside is None or name in inside else " in no split")
+        kind_of(name) + ("" if inside is None or name in inside else " in no split")
         for name in names
         if name not in read and PurePosixPath(name).name.lower() not in _companions()
     )
@@ -97,12 +133,6 @@ def in_words(counts: Mapping[str, int]) -> str:
     """Return counts by kind as a list: "3 .heic, 2 .npy"; the largest first."""
     largest_first = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
     return ", ".join(f"{count:,} {kind}" for kind, count in largest_first)
-
-
-def archive(owner: str, names: Collection[str]) -> BadInput:
-    """Return what to raise where images lie in archives."""
-    first = PurePosixPath(min(names)).name
-    return BadInput(f"{owner}: {first} is an archive, which is not read: unpack it, a folder for each split")
 
 
 def _by_split(folder: Path) -> dict[str, list[Path]]:
@@ -131,12 +161,24 @@ def _names(files: Mapping[str, list[Path]], folder: Path) -> set[str]:
 
 
 def _is_read(file: Path, builder: str) -> bool:
-    return (builder == IMAGES and file.name in METADATA) or _builder_of(_extension(file)) == builder
+    return (builder == IMAGES and file.name in METADATA) or _builder_of(extension(file)) == builder
 
 
-def _extension(file: Path | PurePosixPath) -> str:
+def is_metadata(file: str | PurePath) -> bool:
+    """Return whether a file is a table beside image files, by its name."""
+    return PurePosixPath(file).name in METADATA
+
+
+def is_image(file: PurePath) -> bool:
+    """Return whether a file is an image, by its extension in any spelling."""
+    return extension(file) not in ARCHIVE_EXTENSIONS and _builder_of(extension(file)) == IMAGES
+
+
+def extension(file: PurePath) -> str:
     """Return the extension in lower case, that of what is compressed for a compressed file."""
     suffixes = [suffix.lower() for suffix in file.suffixes]
+    if suffixes[-1:] == [".tgz"]:
+        return ".tar"
     if len(suffixes) > 1 and suffixes[-1] in _COMPRESSED:
         return suffixes[-2]
     return suffixes[-1] if suffixes else ""
@@ -148,7 +190,9 @@ def _builder_of(extension: str) -> str | None:
     from datasets.exceptions import DataFilesNotFoundError
     from datasets.load import infer_module_for_data_files
 
-    if extension in ("", ".zip"):
+    if extension == ".zip":
+        return IMAGES  # of other files in it that is said where it is unpacked
+    if not extension:
         return None
     try:
         return str(infer_module_for_data_files({"train": [f"file{extension}"]})[0])
@@ -163,6 +207,7 @@ def _companions() -> frozenset[str]:
     return frozenset({name.lower() for name in FILES_TO_IGNORE} | _COMPANIONS)
 
 
-def _kind(name: str) -> str:
+def kind_of(name: str | PurePath) -> str:
+    """Return the kind that a file is counted under: its extension, or its name where it is a table of metadata."""
     path = PurePosixPath(name)
     return path.name if path.name in METADATA else path.suffix.lower() or "without an extension"

@@ -9,6 +9,7 @@ a token.
 import errno
 import glob
 import shutil
+import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from .. import files
 from ..contracts import Settings
 from ..errors import BadInput, CannotReach, CannotWrite, CorruptRun, RunConflict, SidebenchError, UnsafeFile
 from ..files import read_json, short_hash, write_json
+from .named_folder import did_you_mean
 
 Kind = Literal["model", "dataset"]
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -29,6 +31,7 @@ class Listing(NamedTuple):
 
     kind: Kind
     repo: str
+    """As the Hub names it: `uoft-cs/cifar10`, where the user may have written `cifar10`."""
     revision: str
     """As the user named it: a branch, a tag or a commit."""
     commit: str
@@ -39,6 +42,8 @@ class Listing(NamedTuple):
     licence: str
     sha256: Mapping[str, str] = {}
     """Of large files, where the Hub states it."""
+    asked: str = ""
+    """The repository as the user named it."""
 
 
 class Fetched(Settings):
@@ -46,6 +51,7 @@ class Fetched(Settings):
 
     kind: Kind
     repo: str
+    """As the Hub names it."""
     revision: str
     commit: str
     sizes: dict[str, int]
@@ -114,7 +120,8 @@ def look_up(kind: Kind, repo: str, revision: str) -> Listing:
     files = info.siblings or []
     sizes = {file.rfilename: int(file.size or 0) for file in files}
     hashes = {file.rfilename: str(file.lfs.sha256) for file in files if file.lfs is not None}
-    return Listing(kind, repo, revision, str(info.sha), sizes, bool(info.gated), str(licence), hashes)
+    name = info.id or repo  # a repository that was moved answers under its new name
+    return Listing(kind, name, revision, str(info.sha), sizes, bool(info.gated), str(licence), hashes, repo)
 
 
 def download(found: Listing, names: Sequence[str]) -> Path:
@@ -149,8 +156,23 @@ def _snapshot(found: Listing, names: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download
 
     patterns = [glob.escape(name) for name in names]
-    with explained(found.kind, found.repo, found.revision):
+    with explained(found.kind, found.repo, found.revision), _bars_on_terminals_alone():
         return Path(snapshot_download(found.repo, repo_type=found.kind, revision=found.commit, allow_patterns=patterns))
+
+
+@contextmanager
+def _bars_on_terminals_alone() -> Iterator[None]:
+    """Show how far a download is to somebody who watches; a log is spared the bars."""
+    from huggingface_hub import utils
+
+    if sys.stderr.isatty() or utils.are_progress_bars_disabled():
+        yield
+        return
+    utils.disable_progress_bars()
+    try:
+        yield
+    finally:
+        utils.enable_progress_bars()
 
 
 def _damaged(found: Listing, folder: Path, names: Sequence[str]) -> list[str]:
@@ -178,7 +200,7 @@ def remember(
         sha256={name: files.sha256(folder / name) for name in names},
         details=details or {},
     )
-    write_json(_note(found.kind, found.repo, found.revision, key), fetched.model_dump(mode="json"))
+    write_json(_note(found.kind, found.asked, found.revision, key), fetched.model_dump(mode="json"))
     return fetched
 
 
@@ -220,23 +242,19 @@ def explained(kind: Kind, repo: str, revision: str = "main", *, sending: bool = 
         page = f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{repo}"
         raise BadInput(f"{what} is gated: ask for access on {page}, then log in with `hf auth login`") from None
     except errors.RepositoryNotFoundError:
-        new = f"; `hf repos create {repo} --type {kind}` makes a new one" if sending else ""
-        raise BadInput(
-            f"no {what} on the Hub, or it is private: check the name; "
-            f"for a private one log in with `hf auth login`{new}"
-        ) from None
+        raise BadInput(_not_found(what, kind, repo, sending)) from None
     except errors.RevisionNotFoundError:
         raise BadInput(f"{what} has no revision {revision!r}: give a branch, a tag or a full commit hash") from None
     except errors.HFValidationError:
         raise BadInput(f"{repo!r} is no repository name: write it as OWNER/NAME") from None
     except errors.LocalEntryNotFoundError:
-        raise _unreachable(what, revision, sending=sending) from None
+        raise _unreachable(what, repo, revision, sending) from None
     except errors.EntryNotFoundError:
         raise CannotReach(f"{what}: a file of the listing is not there; try again") from None
     except errors.HfHubHTTPError as error:
         raise _answered(what, repo, error.response.status_code if error.response is not None else 0, sending) from None
     except (errors.OfflineModeIsEnabled, ConnectionError):
-        raise _unreachable(what, revision, sending=sending) from None
+        raise _unreachable(what, repo, revision, sending) from None
     except OSError as error:
         if error.errno in _FULL:
             raise CannotWrite(
@@ -246,7 +264,7 @@ def explained(kind: Kind, repo: str, revision: str = "main", *, sending: bool = 
     except Exception as error:
         # The HTTP library's own errors: which one it is depends on huggingface_hub's version (requests, httpx).
         if type(error).__name__ in ("ConnectError", "ConnectTimeout", "ProxyError"):
-            raise _unreachable(what, revision, sending=sending) from None
+            raise _unreachable(what, repo, revision, sending) from None
         packages = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
         if packages & {"httpx", "httpx2", "httpcore", "httpcore2", "requests"}:
             raise _broken(what, error) from None
@@ -275,9 +293,20 @@ def _broken(what: str, error: Exception) -> CannotReach:
     return CannotReach(f"{what}: the connection broke off ({type(error).__name__}); the same command goes on")
 
 
-def _unreachable(what: str, revision: str, *, sending: bool) -> CannotReach:
+def _not_found(what: str, kind: Kind, repo: str, sending: bool) -> str:
+    advice = "check the name; for a private one log in with `hf auth login`"
+    if sending:
+        advice = f"{advice}; `hf repos create {repo} --type {kind}` makes a new one"
+    here = "" if sending or Path(repo).is_dir() else ", and no such folder is here"
+    meant = "" if sending else did_you_mean(repo)
+    return f"no {what} on the Hub, or it is private{here}{meant or ':'} {advice}"
+
+
+def _unreachable(what: str, repo: str, revision: str, sending: bool) -> SidebenchError:
     if sending:
         return CannotReach(f"{what}: the Hub cannot be reached; try again later")
+    if meant := did_you_mean(repo):  # the Hub would have no answer to a name that is mistyped
+        return BadInput(f"no such folder here: {repo}{meant} No {what} is in the cache, and the Hub cannot be reached")
     return CannotReach(
         f"{what} at {revision} is not in the cache and the Hub cannot be reached; "
         "run `sidebench fetch` where there is a network, or unset HF_HUB_OFFLINE"

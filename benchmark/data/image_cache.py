@@ -10,9 +10,13 @@ import functools
 import hashlib
 import json
 import os
+import re
+import shutil
+import tempfile
+import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,11 +25,12 @@ import numpy as np
 
 from ..contracts import ImageForm, Progress
 from ..errors import BadInput, CorruptRun
-from ..files import cannot_write, read_json, remove_leftovers, sha256, write_atomic, write_checked_json
+from ..files import DAY, cannot_write, read_json, remove_leftovers, sha256, short_hash, write_atomic, write_checked_json
 from ..progress import say, silent
 from . import decode
+from .archives import Unpacked, unpack
 from .dataset_files import ImageFiles, fetch_data, locate, quiet, used_splits
-from .folder_files import METADATA, in_words
+from .folder_files import in_words, is_metadata
 from .hub import cache, unusable_cache
 from .pair import DataSource
 
@@ -35,7 +40,7 @@ _MOST = 2**32
 BLOCK = 512
 """Images that are held in memory at a time."""
 
-READER = 2
+READER = 3
 """Raised whenever labels, captions or the choice of rows may change; part of the cache's key."""
 
 
@@ -209,15 +214,16 @@ class _Texts:
     labels: list[int] = field(default_factory=list)
     captions: list[str | None] = field(default_factory=list)
     families: list[str] = field(default_factory=list)
-    without_row: Counter[str] = field(default_factory=Counter)
-    """Image files that no row names, by extension."""
+    left_out: Counter[str] = field(default_factory=Counter)
+    """Image files that no row names, and files in archives that are no images, by kind."""
 
 
 def _decode_all(data: DataSource, source: ImageFiles, folder: Path, progress: Progress) -> None:
     """Write pixels, labels and captions; rows.json comes last and says that all is there."""
     assert data.size is not None
     texts = _Texts()
-    write_atomic(folder / "pixels.u8", lambda file: _decode(data, source, file, texts, progress))
+    with _room(folder) as room:
+        write_atomic(folder / "pixels.u8", lambda file: _decode(data, source, file, texts, room, progress))
     labels, captions = texts.labels if data.labels else None, texts.captions if data.captions else None
     families = {"families": texts.families} if data.families else {}
     write_checked_json(folder / "texts.json", {"labels": labels, "captions": captions, **families})
@@ -226,18 +232,36 @@ def _decode_all(data: DataSource, source: ImageFiles, folder: Path, progress: Pr
         "shape": shape,
         "splits": list(texts.counts.items()),
         "sha256": fingerprint(_mapped(folder, shape)),
-        "left_out": {f"{kind} without a row of metadata": count for kind, count in texts.without_row.items()},
+        "left_out": dict(texts.left_out),
     }
     write_checked_json(folder / "rows.json", {**found, "files": _note(folder, ("pixels.u8", "texts.json"))})
 
 
-def _decode(data: DataSource, source: ImageFiles, file: Path, texts: _Texts, progress: Progress) -> None:
+@contextmanager
+def _room(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder for what has to be unpacked, and remove it, as well as those that killed processes left."""
+    for left in folder.glob(".unpacked-*"):
+        if time.time() - left.stat().st_mtime >= DAY:
+            shutil.rmtree(left, ignore_errors=True)
+    place = Path(tempfile.mkdtemp(dir=folder, prefix=".unpacked-"))
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _decode(data: DataSource, source: ImageFiles, file: Path, texts: _Texts, room: Path, progress: Progress) -> None:
     with file.open("wb") as out:
         for split in used_splits(data):
-            files = source.files[split]
-            reader = _Reader(data, f"{split} of {data.repo or Path(str(data.path)).name}", files)
+            owner = f"{split} of {data.repo or Path(str(data.path)).name}"
+            place = room / short_hash(split)
+            place.mkdir()
+            read = unpack(source.builder, source.files[split], data.images, place)
+            reader = _Reader(data, owner, read.files, source.elsewhere, room)
             done = 0
-            for row in _stream(source, files, reader.owner):
+            for row in _stream(read, source.features, owner):
+                if reader.is_of_another_split(row):
+                    continue
                 out.write(reader.pixels(row, done))
                 texts.labels += reader.label(row)
                 texts.captions += reader.caption(row, done)
@@ -246,9 +270,10 @@ def _decode(data: DataSource, source: ImageFiles, file: Path, texts: _Texts, pro
                 if done % BLOCK == 0:
                     progress(f"decoding {split}", done, max(done, source.rows.get(split, 0)))
             if not done:
-                raise BadInput(f"{reader.owner}: the split is empty")
+                raise BadInput(f"{owner}: the split is empty")
             texts.counts[split] = done
-            texts.without_row += reader.without_row()
+            texts.left_out += reader.without_row() + read.left_out
+            shutil.rmtree(place)
 
 
 def first_form(data: DataSource) -> ImageForm:
@@ -258,30 +283,33 @@ def first_form(data: DataSource) -> ImageForm:
         BadInput: it cannot be read, or is not square.
     """
     source, split = locate(data), used_splits(data)[0]
-    reader = _Reader(data, str(data.repo or Path(str(data.path)).name), source.files[split])
-    row = next(_stream(source, source.files[split], reader.owner), None)
-    if row is None:
-        raise BadInput(f"{reader.owner} holds no image")
-    height, width, channels = decode.shape_of(reader.image(row, 0))
+    owner = str(data.repo or Path(str(data.path)).name)
+    with tempfile.TemporaryDirectory() as room:
+        read = unpack(source.builder, source.files[split], data.images, Path(room))
+        reader = _Reader(data, owner, read.files, source.elsewhere, Path(room))
+        row = next(_stream(read, source.features, owner), None)
+        if row is None:
+            raise BadInput(f"{owner} holds no image")
+        height, width, channels = decode.shape_of(reader.image(row, 0))
     if height != width:
-        raise BadInput(f"{reader.owner}: the first image is {height}x{width}; square ones can be scored")
+        raise BadInput(f"{owner}: the first image is {height}x{width}; square ones can be scored")
     return ImageForm(size=height, channels=channels, crop="none")
 
 
-def _stream(source: ImageFiles, files: list[Path], owner: str) -> Iterator[dict[str, Any]]:
+def _stream(read: Unpacked, types: dict[str, Any] | None, owner: str) -> Iterator[dict[str, Any]]:
     """Yield rows with undecoded image columns.
 
     Raises:
-        BadInput: a file is damaged.
+        BadInput: a file is damaged, or the files do not make a table.
     """
     with quiet() as datasets:
-        features = None if source.features is None else datasets.Features.from_dict(source.features)
+        features = None if types is None else datasets.Features.from_dict(types)
         # A list of this kind is taken as it is; of any other, each name is a pattern, in which brackets mean a letter.
-        listed = datasets.data_files.DataFilesList([str(file) for file in files], [()] * len(files))
+        listed = datasets.data_files.DataFilesList([str(file) for file in read.files], [()] * len(read.files))
         given = {"rows": listed}
         try:
             rows = datasets.load_dataset(
-                source.builder, data_files=given, split="rows", streaming=True, features=features
+                read.builder, data_files=given, split="rows", streaming=True, features=features, **read.options
             )
             for name, feature in (rows.features or {}).items():
                 if isinstance(feature, datasets.Image):
@@ -290,37 +318,96 @@ def _stream(source: ImageFiles, files: list[Path], owner: str) -> Iterator[dict[
         except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
             if isinstance(error, OSError) and error.filename not in listed and (place := unusable_cache(owner, error)):
                 raise place from None
-            raise BadInput(f"{owner} cannot be read ({type(error).__name__}): a file is damaged") from None
+            raise BadInput(f"{owner} cannot be read: {_why_not(error, read.files)}") from None
+
+
+_SAID = {
+    "must be present as dictionary key in metadata": "its table of metadata has no column file_name",
+    "metadata files with different extensions": "it has tables of metadata of several kinds; keep one",
+    "Invalid metadata file_name": "its table of metadata names a path outside of the folder",
+    "don't share the same prefix or the same types": "the rows of its tar archives are of different kinds of files",
+    "Duplicate field": "a tar archive of it holds a file twice",
+}
+"""What is wrong, by a part of the sentence in which `datasets` says it."""
+
+
+def _why_not(error: Exception, files: Sequence[Path]) -> str:
+    """Return why rows cannot be read; nothing of a row itself."""
+    said = " ".join(str(error).split())
+    known = next((words for part, words in _SAID.items() if part in said), None)
+    if known is None:
+        broken = next((file for file in files if file.suffix == ".parquet" and not _is_parquet(file)), None)
+        known = f"{'a file' if broken is None else broken.name} is damaged ({type(error).__name__})"
+    return known
+
+
+def _is_parquet(file: Path) -> bool:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        pq.read_metadata(file)
+    except (pa.ArrowException, OSError):
+        return False
+    return True
 
 
 class _Reader:
     """Takes image, label and caption out of the rows of one split."""
 
-    def __init__(self, data: DataSource, owner: str, files: list[Path]) -> None:
-        self.data, self.owner = data, owner
+    def __init__(
+        self, data: DataSource, owner: str, files: Sequence[Path], elsewhere: Collection[str], room: Path
+    ) -> None:
+        self.data, self.owner, self.elsewhere, self.room = data, owner, elsewhere, room
         self.files = {str(file) for file in files}
         self.column = data.images
         self._named: set[str] = set()
+
+    def is_of_another_split(self, row: dict[str, Any]) -> bool:
+        """Return whether a table of metadata that several splits share names an image of another one here."""
+        if not self.elsewhere:
+            return False
+        self.column = self.column or only_image(row, self.owner)
+        value = row.get(self.column)
+        path = value.get("path") if isinstance(value, dict) else None
+        return path in self.elsewhere and path not in self.files
 
     def pixels(self, row: dict[str, Any], number: int) -> bytes:
         """Return the decoded image."""
         assert self.data.size is not None
         value = self.image(row, number)
+        path = value.get("path") if isinstance(value, dict) else None
         try:
             return decode.decode(value, self.data.size, self.data.channels, self.data.crop).tobytes()
         except BadInput as error:
-            raise BadInput(f"{self.owner}, row {number}, column {self.column!r}: {error}") from None
+            raise BadInput(f"{self._where(number)}{self._shown(path)}: {error}") from None
 
     def image(self, row: dict[str, Any], number: int) -> Any:
         """Return the image as it stands in the row."""
-        self.column = self.column or _only_image(row, self.owner)
+        self.column = self.column or only_image(row, self.owner)
         value = self._value(row, self.column)
-        if isinstance(value, dict) and value.get("bytes") is None and value.get("path") not in self.files:
+        where = self._where(number)
+        if why := no_image(value):
+            raise BadInput(f"{where} {why}")
+        path = value.get("path") if isinstance(value, dict) else None
+        if isinstance(value, dict) and value.get("bytes") is None and path not in self.files:
             # Only files of the data set itself are opened: a row may name any path on this machine.
-            raise BadInput(f"{self.owner}, row {number}: column {self.column!r} holds no image")
-        if isinstance(value, dict) and value.get("path") in self.files:
-            self._named.add(value["path"])
+            raise BadInput(f"{where} holds no image: it names {Path(str(path)).name}, which is no file of the split")
+        if path in self.files:
+            self._named.add(path)
         return value
+
+    def _where(self, number: int) -> str:
+        return f"{self.owner}, row {number}, column {self.column!r}"
+
+    def _shown(self, path: str | None) -> str:
+        """Return how a message names an image's file: with its folder, or with the archive that it came from."""
+        if path is None:
+            return ""
+        file = Path(path)
+        if file.is_relative_to(self.room):
+            return f", file {file.relative_to(self.room).as_posix().split('/', 1)[1].split('-', 1)[1]}"
+        return f", file {'/'.join(file.parts[-2:])}"
 
     def label(self, row: dict[str, Any]) -> list[int]:
         """Return the class label, if there is a column of them."""
@@ -362,11 +449,12 @@ class _Reader:
         return [value]
 
     def without_row(self) -> Counter[str]:
-        """Count the image files that no row named, by extension; nothing where the images are no files."""
+        """Count the image files that no row named, by kind; nothing where the images are no files."""
         if not self._named:
             return Counter()
         unnamed = (Path(file) for file in self.files - self._named)
-        return Counter(file.suffix.lower() for file in unnamed if file.name not in METADATA)
+        kinds = Counter(file.suffix.lower() for file in unnamed if not is_metadata(file))
+        return Counter({f"{kind} without a row of metadata": count for kind, count in kinds.items()})
 
     def _value(self, row: dict[str, Any], column: str) -> Any:
         if column not in row:
@@ -374,9 +462,34 @@ class _Reader:
         return row[column]
 
 
-def _only_image(row: dict[str, Any], owner: str) -> str:
-    """Return the one column that holds images."""
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+
+
+def no_image(value: Any) -> str | None:
+    """Say what a value is that is no image, to end a sentence about its column; None where it may be one."""
+    match value:
+        case None | {"bytes": None, "path": None}:
+            return "holds no image: it is empty"
+        case str() if _ADDRESS.match(value):
+            return "holds addresses, not images: download them first, and name the folder that they are in"
+        case str():
+            return "holds text, not images"
+        case bool() | int() | float():
+            return "holds numbers, not images"
+    return None
+
+
+def only_image(row: dict[str, Any], owner: str) -> str:
+    """Return the one column that holds images.
+
+    Raises:
+        BadInput: there is none, or more than one.
+    """
     found = [name for name, value in row.items() if isinstance(value, dict) and value.keys() >= {"bytes", "path"}]
-    if len(found) != 1:
-        raise BadInput(f"{owner}: name the image column (data.images): the columns are {', '.join(row)}")
-    return found[0]
+    if len(found) == 1:
+        return found[0]
+    addresses = [name for name, value in row.items() if isinstance(value, str) and _ADDRESS.match(value)]
+    if not found and addresses:
+        raise BadInput(f"{owner}: no column holds images; {addresses[0]!r} {no_image(row[addresses[0]])}")
+    which = "several columns hold" if found else "no column is known to hold"
+    raise BadInput(f"{owner}: {which} images: name one (--image-column, data.images); the columns are {', '.join(row)}")

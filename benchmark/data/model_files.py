@@ -7,7 +7,9 @@ from typing import Any
 from ..errors import BadInput, UnsafeFile
 from ..files import sha256
 from . import pipeline_folder
+from .git_lfs import refuse_pointers
 from .hub import Fetched, Listing, download, look_up, recall, remember
+from .named_folder import did_you_mean
 from .pair import LoraSource, ModelSource
 
 ZOO = Path(__file__).parent.parent / "models" / "zoo"
@@ -16,6 +18,8 @@ ZOO = Path(__file__).parent.parent / "models" / "zoo"
 def locate(location: str) -> Path:
     """Return the folder of a model: `zoo:NAME` for an embedded one, otherwise a local folder."""
     folder = ZOO / location.removeprefix("zoo:") if location.startswith("zoo:") else Path(location)
+    if not folder.exists() and not location.startswith("zoo:"):
+        raise BadInput(f"no such folder of a model: {location}{did_you_mean(location)}")
     if not (folder / pipeline_folder.INDEX).is_file():
         raise BadInput(f"no diffusers pipeline at {location}: {pipeline_folder.INDEX} is missing")
     return folder
@@ -40,6 +44,7 @@ def check_files(
     """
     parts, files = pipeline_folder.read_folder(folder, owner_of(folder))
     names = pipeline_folder.needed_files(parts, files, variant, allow_pickle)
+    refuse_pointers(parts.owner, folder, [folder / name for name in names])
     for name, expected in pinned.items():
         check_pinned(folder / name, expected, f"{parts.owner}/{name}")
     for name in names:

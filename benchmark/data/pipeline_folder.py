@@ -13,6 +13,7 @@ from typing import Any
 from ..contracts import Conditioning
 from ..errors import BadInput, UnsafeFile
 from ..files import parse_json, read_bytes
+from .git_lfs import MEND, is_pointer
 
 FAMILIES: Mapping[str, str] = {
     "DDPMPipeline": "pixel",
@@ -49,8 +50,11 @@ PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 _TEXTS = (".json", ".txt", ".model")
 _WEIGHTS = re.compile(
     r"(diffusion_pytorch_model|pytorch_model|model)"
-    r"(?:\.(?P<before>[\w-]+))?(?:-\d{5}-of-\d{5})?(?:\.(?P<after>[\w-]+))?(?P<kind>\.safetensors|\.bin)"
+    r"(?:\.(?P<before>[\w-]+?))?(?:-(?P<shard>\d{5})-of-(?P<shards>\d{5}))?(?:\.(?P<after>[\w-]+))?"
+    r"(?P<kind>\.safetensors|\.bin)(?P<index>(?:\.(?P<middle>(?!index)[\w-]+))?\.index(?:\.(?P<last>[\w-]+))?\.json)?"
 )
+_VARIANT = ("before", "after", "middle", "last")
+"""Where in a name of `_WEIGHTS` a variant may stand: libraries have written it in any of four places."""
 
 
 _MOST = {"layers": 512, "sample_size": 8192, "image_size": 8192, "channels": 2**15, "train_timesteps": 10**5}
@@ -132,7 +136,7 @@ def needed_files(
     for name, (_, cls) in layout.components.items():
         place = layout.place(name, files)
         inside = [file for file in files if file.startswith(place) and "/" not in file[len(place) :]]
-        chosen += [file for file in inside if file.endswith(_TEXTS) and not file.endswith(".index.json")]
+        chosen += [file for file in inside if file.endswith(_TEXTS) and ".index." not in file]
         if not cls.endswith(("Scheduler", "Tokenizer", "TokenizerFast")):
             chosen += _weights(layout.owner, name, place, inside, variant, allow_pickle)
     return sorted(set(chosen))
@@ -141,26 +145,46 @@ def needed_files(
 def _weights(
     owner: str, name: str, place: str, files: Iterable[str], variant: str | None, allow_pickle: bool
 ) -> list[str]:
-    found: dict[tuple[str, str | None], list[str]] = {}
+    """Choose one set of a component's weights: a file, or all shards and their index."""
+    found: dict[tuple[str, str | None], list[re.Match[str]]] = {}
     for file in files:
         weights = _WEIGHTS.fullmatch(file[len(place) :])
         if weights:
-            key = (weights["kind"], weights["before"] or weights["after"])
-            found.setdefault(key, []).append(file)
+            named = next((weights[part] for part in _VARIANT if weights[part]), None)
+            found.setdefault((weights["kind"], named), []).append(weights)
     for kind in (".safetensors", ".bin") if allow_pickle else (".safetensors",):
         for wanted in dict.fromkeys((variant, None)):
-            if (kind, wanted) in found:
-                named = f".{wanted}." if wanted else "."
-                index = [f for f in files if f.endswith((f"{kind}.index{named}json", f"{kind}.index.json"))]
-                return found[kind, wanted] + (index if len(found[kind, wanted]) > 1 else [])
+            if any(not weights["index"] for weights in found.get((kind, wanted), [])):
+                return [place + chosen for chosen in _whole_or_shards(f"{owner}/{name}", found[kind, wanted])]
     pickled = next((file for file in files if file.endswith(PICKLES)), None)
     if pickled:
         raise UnsafeFile(
             f"{owner}: only pickled weights ({pickled}); convert them to safetensors, or --allow-pickle if you trust it"
         )
-    others = sorted({str(key[1]) for key in found})
-    known = f"; variants: {', '.join(others)}" if others else ""
+    others = sorted({str(key[1]) for key in found if key[1]})
+    known = f"; variants: {', '.join(others)} (--variant, model.variant)" if others else ""
     raise BadInput(f"{owner}: no weights for {name}: {place}diffusion_pytorch_model.safetensors is missing{known}")
+
+
+def _whole_or_shards(component: str, found: Iterable[re.Match[str]]) -> list[str]:
+    """Return the file of whole weights, or all shards and their index, which the libraries prefer where it is there.
+
+    Raises:
+        BadInput: a shard is missing, or the index.
+    """
+    whole = [one[0] for one in found if not one["index"] and not one["shard"]]
+    index = [one[0] for one in found if one["index"]]
+    shards = {int(one["shard"]): one for one in found if one["shard"]}
+    if whole and not (shards and index):
+        return whole[:1]
+    if not index:
+        raise BadInput(f"{component}: its weights are in {len(shards)} shards without their index (*.index.json)")
+    count = max(int(one["shards"]) for one in shards.values())
+    if missing := sorted(set(range(1, count + 1)) - shards.keys()):
+        raise BadInput(
+            f"{component}: shard {missing[0]} of {count} of its weights is missing; download the folder again"
+        )
+    return [*(one[0] for one in shards.values()), *index]
 
 
 def lora_file(owner: str, files: Collection[str], wanted: str | None = None) -> str:
@@ -252,7 +276,10 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     name = f"{path.parent.name}/{path.name}"
     try:
-        content = parse_json(read_bytes(path))
+        written = read_bytes(path)
+        if is_pointer(written):
+            raise BadInput(f"{name} is a Git LFS pointer: {MEND}")
+        content = parse_json(written)
     except FileNotFoundError:
         raise BadInput(f"{path.parent.name}: no {path.name}, so this is no diffusers pipeline folder") from None
     except OSError as error:

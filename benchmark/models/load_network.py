@@ -4,6 +4,7 @@ Both libraries fill weights that a file lacks with random numbers and only warn.
 nothing, so it is refused here, as are weights of another shape than the configuration says.
 """
 
+import importlib
 import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +24,8 @@ def load_whole(cls: Any, place: Path, owner: str, **options: Any) -> Any:
         BadInput: the files cannot be loaded, or lack a weight.
     """
     try:
-        network, info = cls.from_pretrained(place, local_files_only=True, output_loading_info=True, **options)
+        with _without_bars(cls):
+            network, info = cls.from_pretrained(place, local_files_only=True, output_loading_info=True, **options)
     except Exception as error:  # whatever the library finds wrong with the files, they are the user's
         raise BadInput(f"{owner} cannot be loaded: {error}") from error
     lacking = sorted(str(key) for key in [*info["missing_keys"], *info["mismatched_keys"]])
@@ -85,3 +87,16 @@ def quiet(transformers: Any) -> Iterator[None]:
         transformers.logging.set_verbosity(before)
         if bars:
             transformers.utils.logging.enable_progress_bar()
+
+
+@contextmanager
+def _without_bars(cls: Any) -> Iterator[None]:
+    """Keep the library of a network from drawing a bar of its shards on stderr."""
+    said = importlib.import_module(f"{cls.__module__.partition('.')[0]}.utils.logging")
+    drawn = said.is_progress_bar_enabled()
+    said.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if drawn:
+            said.enable_progress_bar()

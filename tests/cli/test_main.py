@@ -83,3 +83,16 @@ def test_unexpected_error_leaves_with_70(here: Path, call: Call, monkeypatch: py
     assert "Traceback" in err
     last = err.splitlines()[-1]
     assert last.startswith("sidebench: unexpected RuntimeError: the roof is leaking") and "bug" in last
+
+
+def test_a_name_that_the_system_cannot_spell_is_one_line(
+    here: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unnamed(*_: Any) -> None:
+        raise UnicodeEncodeError("ascii", "daten-数据", 6, 8, "ordinal not in range")
+
+    monkeypatch.setattr(runner, "execute", unnamed)
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "ascii")
+    code, out, err = call("run", "tiny.yaml", "--candidates", 4)
+    assert (code, out, "Traceback" in err) == (2, "", False)
+    assert complaints(err)[-1].endswith(r"without 'daten-\u6570\u636e': set PYTHONUTF8=1 or LC_ALL=C.UTF-8")

@@ -2,17 +2,21 @@
 
 import csv
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hub_repositories import picture
 from PIL import Image
 
 from sidebench.benchmark.data import image_cache
 from sidebench.benchmark.data.folder_files import list_folder
+from sidebench.benchmark.data.named_folder import did_you_mean
 from sidebench.benchmark.data.pair import DataSource, Selection, load_pair
 from sidebench.benchmark.data.references import load_references
 from sidebench.benchmark.errors import BadInput
@@ -95,7 +99,6 @@ def test_a_file_that_two_patterns_of_a_split_find_is_one_row(tmp_path: Path) -> 
             r"nothing can be read \(2 .heic, 1 .avif\); save the images",
         ),
         (["train/0.heic", "test/0.png"], "no file of split 'train' can be read; not read are 1 .heic"),
-        (["train.zip", "test.zip"], "test.zip is an archive, which is not read: unpack it"),
         ([], "holds no file"),
     ],
 )
@@ -160,3 +163,122 @@ def test_an_empty_caption_is_a_caption(tmp_path: Path) -> None:
 def test_what_is_no_text_is_no_caption(tmp_path: Path, make: Callable[[int], Any]) -> None:
     with pytest.raises(BadInput, match=r"row 0: column 'text' holds .*, not captions"):
         image_cache.load_rows(captioned(tmp_path / "data", [make(number) for number in range(3)]))
+
+
+# ---- What is wrong with a file is said of that file ----
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"ab" * 32 + b"\nsize 12345\n"
+
+
+def test_pointers_of_git_lfs_are_named(tmp_path: Path) -> None:
+    place = fill(tmp_path / "data", *(f"train/{number}.png" for number in range(3)))
+    for number in (1, 2):
+        (place / "train" / f"{number}.png").write_bytes(POINTER)
+    with pytest.raises(BadInput, match=r"2 of 3 files are Git LFS pointers \(train/1\.png\): run `git lfs pull`"):
+        image_cache.load_rows(source(place))
+    captioned(tmp_path / "table", ["a"])
+    (tmp_path / "table" / "train.parquet").write_bytes(POINTER)
+    with pytest.raises(BadInput, match=r"1 of 1 files are Git LFS pointers \(train\.parquet\)"):
+        image_cache.load_rows(source(tmp_path / "table"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (picture(0)[:-30], "the file is cut short"),
+        (b"", "the file is empty"),
+        (b"<!DOCTYPE html><html>not found", "it is a web page"),
+        (b"anything", "its format is none that Pillow knows"),
+    ],
+)
+def test_an_image_that_cannot_be_read_is_named_by_its_file(tmp_path: Path, content: bytes, message: str) -> None:
+    place = fill(tmp_path / "data", "train/a/0.png", "train/a/1.png")
+    (place / "train" / "a" / "1.png").write_bytes(content)
+    with pytest.raises(BadInput, match=f"train of data, row 1, column 'image', file a/1.png: no image .*: {message}"):
+        image_cache.load_rows(source(place))
+
+
+def test_a_damaged_table_is_named(tmp_path: Path) -> None:
+    file = Path(str(captioned(tmp_path / "data", ["a"]).path)) / "train.parquet"
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(BadInput, match=r"train of data cannot be read: train\.parquet is damaged"):
+        image_cache.load_rows(source(file.parent))
+
+
+def table(place: Path, **columns: list[Any]) -> Path:
+    """Write a parquet table without a header of features."""
+    place.mkdir(parents=True)
+    pq.write_table(pa.table(columns), place / "train.parquet")
+    return place
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"x": ["https://a.org/1.jpg"]}, "column 'x' holds addresses, not images: download them first"),
+        ({"x": ["s3://bucket/1.jpg"]}, "column 'x' holds addresses"),
+        ({"x": ["img/1.jpg"]}, "column 'x' holds text, not images"),
+        ({"x": [1.5]}, "column 'x' holds numbers, not images"),
+        ({"x": [None]}, "row 0, column 'x' holds no image: it is empty"),
+        ({"x": [{"bytes": None, "path": "/etc/passwd"}]}, "it names passwd, which is no file of the split"),
+    ],
+    ids=str,
+)
+def test_a_column_that_holds_no_images_is_named(tmp_path: Path, columns: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        image_cache.load_rows(source(table(tmp_path / "data", **columns), images="x"))
+
+
+def test_the_only_column_of_images_is_found_or_asked_for(tmp_path: Path) -> None:
+    image = {"bytes": picture(0), "path": None}
+    assert len(image_cache.load_rows(source(table(tmp_path / "one", a=[image], b=[1]))).images) == 1
+    for name, columns, message in (
+        ("none", {"URL": ["https://a.org/1.jpg"], "n": [1]}, "no column holds images; 'URL' holds addresses"),
+        ("two", {"a": [image], "b": [image]}, r"several columns hold images: name one \(--image-column, data.images\)"),
+        ("numbers", {"a": [1]}, "no column is known to hold images: name one"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            image_cache.load_rows(source(table(tmp_path / name, **columns)))
+
+
+# ---- A table of metadata above the splits ----
+
+
+def metadata(place: Path, *rows: tuple[str, str]) -> None:
+    lines = [json.dumps({"file_name": name, "text": text}) for name, text in rows]
+    (place / "metadata.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def test_metadata_at_the_root_gives_captions_to_every_split(tmp_path: Path) -> None:
+    place = fill(tmp_path / "data", "train/0.png", "train/1.png", "test/0.png")
+    metadata(place, ("test/0.png", "t0"), ("train/1.png", "c1"), ("train/0.png", "c0"))
+    rows = image_cache.load_rows(source(place, captions="text"))
+    assert rows.captions == ["c1", "c0"] and rows.left_out == {}
+    both = image_cache.load_rows(source(place, captions="text", held_out=Selection(split="test")))
+    assert both.captions == ["c1", "c0", "t0"] and both.splits == {"train": range(2), "test": range(2, 3)}
+
+
+def test_metadata_that_names_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    place = fill(tmp_path / "data", "train/0.png", "test/0.png")
+    metadata(place, ("train/0.png", "a"), ("train/7.png", "b"))
+    with pytest.raises(BadInput, match=r"row 1, column 'image' holds no image: it names 7.png, which is no file"):
+        image_cache.load_rows(source(place, captions="text"))
+
+
+def test_metadata_without_names_of_files_is_refused(tmp_path: Path) -> None:
+    place = fill(tmp_path / "data", "train/0.png")
+    (place / "train" / "metadata.csv").write_text("name,text\n0.png,a\n")
+    with pytest.raises(BadInput, match="its table of metadata has no column file_name"):
+        image_cache.load_rows(source(place))
+
+
+def test_a_mistyped_folder_is_answered_with_the_one_that_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model" / "unet").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert did_you_mean("modell/unet") == "; did you mean model/unet?"
+    assert did_you_mean(str(tmp_path / "model" / "unett")).endswith("model/unet?")
+    for name in ("model/unet", "google/ddpm", "other", "", "model/zzz"):
+        assert did_you_mean(name) == "", name

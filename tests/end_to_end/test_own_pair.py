@@ -70,7 +70,7 @@ def test_own_images_keep_rows_and_labels(own: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"model": {"location": "nowhere"}}, BadInput, r"model_index\.json is missing"),
+        ({"model": {"location": "nowhere"}}, BadInput, "no such folder of a model: .*nowhere"),
         ({"path": "nothing.npz"}, BadInput, r"no such data file: nothing\.npz"),
         ({"images": "photos"}, BadInput, "no array 'photos': it has pictures, kinds"),
         ({"images": "kinds"}, BadInput, "want uint8"),

@@ -143,8 +143,10 @@ def test_a_pinned_file_that_is_missing_is_named(folder: Path) -> None:
 
 
 def test_no_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="model_index"):
+    with pytest.raises(BadInput, match=r"no such folder of a model: .*nothing"):
         pixel(tmp_path / "nothing")
+    with pytest.raises(BadInput, match="model_index"):
+        pixel(tmp_path)
     with pytest.raises(BadInput, match="model_index"):
         pixel("zoo:nothing")
 
