@@ -82,10 +82,25 @@ class Batching(Settings):
     """Candidates in one file, a multiple of the micro-batch: what is lost when a run is killed."""
 
 
-def default_measures(pixels: int, *, held_out: bool = True) -> list[str]:
-    """Return the measures for images of so many pixels, the headline first; `nl2c` needs held-out images."""
+def default_measures(pixels: int, *, held_out: bool = True, smallest: int | None = None) -> list[str]:
+    """Return the measures for images of so many pixels, the headline first.
+
+    Args:
+        pixels: Height times width.
+        held_out: Whether there are held-out images; `nl2c` needs them.
+        smallest: Number of images of the smaller side: n of nl2 is a tenth of it where that is below 50, and with fewer
+            than 20 images there is no nl2. None: not known, n is 50.
+
+    Examples:
+        >>> default_measures(8 * 8, smallest=120)
+        ['nl2c:n12:a0.5', 'nl2:n12:a0.5', 'rms']
+        >>> default_measures(8 * 8, smallest=19, held_out=False)
+        ['rms']
+    """
     if pixels <= 64 * 64:
-        return [*(["nl2c:n50:a0.5"] if held_out else []), "nl2:n50:a0.5", "rms"]
+        n = 50 if smallest is None else min(50, smallest // 10)
+        names = [*(["nl2c"] if held_out else []), "nl2"] if n > 1 else []  # with n = 1 every score is 1 / a
+        return [*(f"{name}:n{n}:a0.5" for name in names), "rms"]
     return ["sscd:disc_mixup:squash320:imagenet"]
 
 

@@ -24,6 +24,19 @@ Dataset = Annotated[
 ]
 Split = Annotated[str | None, Option(help="With --dataset: the split that the model was trained on.")]
 Holdout = Annotated[str | None, Option(help="With --dataset: a split that it was not trained on.")]
+Config = Annotated[str | None, Option(help="With --dataset: the configuration of the data, where there are several.")]
+ImageColumn = Annotated[str | None, Option(help="With --dataset: the column of images, where it is not the only one.")]
+CaptionColumn = Annotated[str | None, Option(help="With --dataset: the column of captions.")]
+LabelColumn = Annotated[str | None, Option(help="With --dataset: the column of class labels.")]
+Variant = Annotated[str | None, Option(help="With --dataset: which of the model's weights, such as fp16.")]
+Control = Annotated[
+    str | None,
+    Option(
+        metavar="iid|surrogate",
+        help="With --holdout: iid if that split is a random part of the same images and was not trained on, which you "
+        "claim and every result repeats; default: surrogate.",
+    ),
+]
 AllowPickle = Annotated[bool, Option("--allow-pickle", help="Load pickled weights where there are no safetensors.")]
 
 # ---- How much ---------------------------------------------------------------------------------------

@@ -12,9 +12,14 @@ from .options import (
     AllowPickle,
     AsJson,
     Candidates,
+    CaptionColumn,
+    Config,
+    Control,
     Dataset,
     Device,
     Holdout,
+    ImageColumn,
+    LabelColumn,
     Model,
     OutOfRun,
     Pairs,
@@ -22,6 +27,7 @@ from .options import (
     Split,
     Tier,
     Traceback,
+    Variant,
 )
 from .output import complain_of, loading, show
 
@@ -40,6 +46,12 @@ def run(
     dataset: Dataset = None,
     split: Split = None,
     holdout: Holdout = None,
+    config: Config = None,
+    image_column: ImageColumn = None,
+    caption_column: CaptionColumn = None,
+    label_column: LabelColumn = None,
+    variant: Variant = None,
+    control: Control = None,
     defence: Annotated[
         list[str] | None, typer.Option("--defence", "--defense", help="Defence around the model.")
     ] = None,
@@ -81,7 +93,15 @@ def run(
     built = model is not None and ".py:" in model  # to see what it is; a typing error elsewhere loads nothing heavy
     if built:
         loading("torch and diffusers")
-    loaded, model = chosen_pairs(pairs or [], model, dataset, split, holdout, allow_pickle)
+    more = {
+        "config": config,
+        "image_column": image_column,
+        "caption_column": caption_column,
+        "label_column": label_column,
+        "variant": variant,
+        "control": control,
+    }
+    loaded, model = chosen_pairs(pairs or [], model, dataset, split, holdout, allow_pickle, **more)
     if not built:
         loading("torch and diffusers")
     from ..benchmark.progress import reporter_for
@@ -219,6 +239,12 @@ def plan(
     dataset: Dataset = None,
     split: Split = None,
     holdout: Holdout = None,
+    config: Config = None,
+    image_column: ImageColumn = None,
+    caption_column: CaptionColumn = None,
+    label_column: LabelColumn = None,
+    variant: Variant = None,
+    control: Control = None,
     tier: Tier = None,
     candidates: Candidates = None,
     device: Device = "auto",
@@ -228,7 +254,15 @@ def plan(
     """Say what a run needs: files, access, licences, disk, memory, time. Downloads no weights and no images."""
     from ..benchmark.models.pair_from_names import chosen_pairs
 
-    loaded, _ = chosen_pairs(pairs or [], model, dataset, split, holdout, allow_pickle)
+    more = {
+        "config": config,
+        "image_column": image_column,
+        "caption_column": caption_column,
+        "label_column": label_column,
+        "variant": variant,
+        "control": control,
+    }
+    loaded, _ = chosen_pairs(pairs or [], model, dataset, split, holdout, allow_pickle, **more)
     loading("torch")
     from ..benchmark.runs import forecast
     from ..benchmark.runs.plan import candidate_count
@@ -244,6 +278,12 @@ def fetch(
     dataset: Dataset = None,
     split: Split = None,
     holdout: Holdout = None,
+    config: Config = None,
+    image_column: ImageColumn = None,
+    caption_column: CaptionColumn = None,
+    label_column: LabelColumn = None,
+    variant: Variant = None,
+    control: Control = None,
     weights: Annotated[
         list[str] | None,
         typer.Option(
@@ -265,7 +305,15 @@ def fetch(
     from ..benchmark.progress import reporter_for
     from ..benchmark.runs import forecast
 
-    loaded, _ = chosen_pairs(pairs or [], model, dataset, split, holdout, allow_pickle)
+    more = {
+        "config": config,
+        "image_column": image_column,
+        "caption_column": caption_column,
+        "label_column": label_column,
+        "variant": variant,
+        "control": control,
+    }
+    loaded, _ = chosen_pairs(pairs or [], model, dataset, split, holdout, allow_pickle, **more)
     with reporter_for(sys.stderr) as progress:
         found = [part for pair in loaded for part in forecast.fetch(pair, allow_pickle, progress)]
     show(found, "\n".join(forecast.parts_as_text(found)) or "nothing to fetch: all of it is here", as_json)

@@ -11,7 +11,7 @@ from typing import Any
 from ..errors import BadInput
 from ..files import sha256
 from . import folder_files
-from .folder_files import is_metadata, names_files
+from .folder_files import extension, is_metadata, names_files
 from .git_lfs import refuse_pointers
 from .hub import Fetched, Listing, download, explained, look_up, recall, remember, unusable_cache
 from .named_folder import did_you_mean
@@ -86,7 +86,29 @@ def describe_source(data: DataSource) -> tuple[dict[str, Any] | None, str]:
             return known.details["features"], known.licence
         found, _, details = find_data_files(data)
         return details["features"], found.licence
-    return _describe_folder(data)["features"], "not stated"
+    how = _describe_folder(data)
+    files = _used(data, str(data.path), how)[used_splits(data)[0]]
+    return how["features"] or _types(how["builder"], files), "not stated"
+
+
+def _types(builder: str, files: list[str]) -> dict[str, Any] | None:
+    """Return the columns' types as `datasets` reads them off the files; None where it does not before it reads rows."""
+    with quiet() as datasets:
+        try:
+            if builder == "parquet":
+                import pyarrow.parquet as pq
+
+                features = datasets.Features.from_arrow_schema(pq.read_schema(files[0]))
+            elif any(extension(Path(file)) in folder_files.ARCHIVE_EXTENSIONS for file in files):
+                return None
+            else:
+                listed = datasets.data_files.DataFilesList(files, [()] * len(files))
+                features = datasets.load_dataset(
+                    builder, data_files={"rows": listed}, split="rows", streaming=True
+                ).features
+        except (ValueError, OSError, datasets.exceptions.DatasetsError):
+            return None  # what is wrong is said where the rows are read
+    return None if features is None else dict(features.to_dict())
 
 
 def split_names(path: str) -> list[str]:

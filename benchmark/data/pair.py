@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -132,8 +133,25 @@ class Selection(Settings):
     """Rows of one split of a data set."""
 
     split: str
+    """Its name; for npz `FILE.npz:ARRAY`, the file relative to the pair file."""
     indices: list[Annotated[int, Field(ge=0)]] | str | None = None
     """Row numbers in the split, or a text file of them, one a line, relative to the pair file; none: all rows."""
+
+
+def array_of(chosen: Selection) -> tuple[str, str]:
+    """Return the file and the array that a selection of an npz source names.
+
+    Raises:
+        ValueError: it is written in another way.
+
+    Examples:
+        >>> array_of(Selection(split="data/a.npz:x"))
+        ('data/a.npz', 'x')
+    """
+    found = re.fullmatch(r"(.+\.npz):([^:/]+)", chosen.split)
+    if found is None:
+        raise ValueError(f"{chosen.split!r} is no array of an npz file: write it as FILE.npz:ARRAY")
+    return found[1], found[2]
 
 
 class DataSource(Settings):
@@ -145,7 +163,8 @@ class DataSource(Settings):
     """For npz and folder: the file or folder, relative to the pair file; `zoo:NAME` for images that come with
     sidebench."""
     images: str | None = None
-    """For npz: the array of uint8 images, N x H x W or N x H x W x C. For hub and folder: the image column."""
+    """For npz: the array of uint8 images, N x H x W or N x H x W x C; or each side has its own array (`members`).
+    For hub and folder: the image column."""
     labels: str | None = None
     """The array or column of class labels."""
     captions: str | None = None
@@ -178,8 +197,21 @@ class DataSource(Settings):
     sha256: str | None = None
     """Fingerprint of all images (shape and bytes after decoding); other data are refused."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _arrays_by_side(cls, content: Any) -> Any:
+        """Read `training: a.npz:x, held_out: b.npz:y` of an npz source as selections."""
+        if not isinstance(content, dict) or content.get("source") != "npz":
+            return content
+        given = {key: content[key] for key in ("training", "held_out") if isinstance(content.get(key), str)}
+        sides = {"members" if key == "training" else key: {"split": array} for key, array in given.items()}
+        return {**{key: value for key, value in content.items() if key not in given}, **sides}
+
     @model_validator(mode="after")
     def _complete(self) -> "DataSource":
+        sides = [chosen for chosen in (self.members, self.held_out) if chosen is not None]
+        if self.source == "npz" and sides:
+            return self._complete_by_side(sides)
         needs = {"npz": ("path", "images"), "hub": ("repo", "members", "size"), "folder": ("path", "members", "size")}
         missing = [key for key in needs.get(self.source, ()) if getattr(self, key) is None]
         if missing:
@@ -188,6 +220,17 @@ class DataSource(Settings):
             raise ValueError(f"source {self.source} needs split")
         if self.split is not None and self.held_out is not None:
             raise ValueError("give a split by seed or a held_out selection, not both")
+        return self
+
+    def _complete_by_side(self, sides: "list[Selection]") -> "DataSource":
+        if self.members is None:
+            raise ValueError("source npz needs training, FILE.npz:ARRAY, beside held_out")
+        if self.path is not None or self.images is not None:
+            raise ValueError("give path and images, or training and held_out as FILE.npz:ARRAY, not both")
+        if self.split is not None and self.held_out is not None:
+            raise ValueError("give a split by seed or held_out, not both")
+        for chosen in sides:
+            array_of(chosen)
         return self
 
     @property
@@ -366,6 +409,8 @@ class Pair(Settings):
     made_by: Annotated[str, Field(max_length=300)] = ""
     """How others make or get the same model and images, where the pair neither ships nor comes from the Hub: a command
     or an address. A record without it stands on no board."""
+    claim: Annotated[str, Field(max_length=500)] = ""
+    """What somebody vouches for that nothing states, such as that the control is iid; results carry it as a flag."""
     notes: str = ""
     verified: bool = True
     """False: nobody has run this pair against the real Hub yet."""
@@ -394,13 +439,28 @@ class Pair(Settings):
 
     def identity(self) -> str:
         """Return a hash of what can change a number; attacks' settings are kept by unit, weights by hash."""
-        prose = {"title", "description", "notes", "licence", "recipe", "attacks", "verified", "public", "made_by"}
+        prose = {
+            "title",
+            "description",
+            "notes",
+            "licence",
+            "recipe",
+            "attacks",
+            "verified",
+            "public",
+            "made_by",
+            "claim",
+        }
         # Defaults are left out, so that a field added later does not change the identity of the pairs there are.
         content = self.model_dump(exclude=prose, exclude_defaults=True, mode="json")
         for model in ("model", "reference_model"):
             content.get(model, {}).pop("location", None)
             content.get(model, {}).get("lora", {}).pop("location", None)
         content["data"].pop("path", None)
+        if self.data.source == "npz":
+            for side in ("members", "held_out"):
+                if (chosen := getattr(self.data, side)) is not None:
+                    content["data"][side]["split"] = array_of(chosen)[1]
         if "protocol" in content:
             content["protocol"] = {k: v for k, v in content["protocol"].items() if k not in ("reason", "micro_batch")}
             content = {key: value for key, value in content.items() if key != "protocol" or value}
@@ -475,6 +535,16 @@ def beside(folder: Path, path: str) -> str:
     return str(folder / os.path.expanduser(path))  # noqa: PTH111  Path.expanduser raises where there is no such home
 
 
+def moved(data: DataSource, move: Callable[[str], str]) -> DataSource:
+    """Return the source with its paths changed, those of the arrays of an npz source too."""
+    update: dict[str, Any] = {} if data.path is None else {"path": move(data.path)}
+    for side in ("members", "held_out"):
+        if data.source == "npz" and (chosen := getattr(data, side)) is not None:
+            file, array = array_of(chosen)
+            update[side] = chosen.model_copy(update={"split": f"{move(file)}:{array}"})
+    return data.model_copy(update=update)
+
+
 def _resolve(pair: Pair, folder: Path) -> Pair:
     """Make the paths in a user's pair file relative to that file, and read its lists of row numbers."""
     update: dict[str, Any] = {}
@@ -490,9 +560,7 @@ def _resolve(pair: Pair, folder: Path) -> Pair:
             lora = model.lora.model_copy(update={"location": beside(folder, model.lora.location)})
             model = model.model_copy(update={"lora": lora})
         update[key] = model
-    data = pair.data
-    if data.path is not None:
-        data = data.model_copy(update={"path": placed(data.path, folder)})
+    data = moved(pair.data, lambda path: placed(path, folder))
     for side in ("members", "held_out"):
         chosen = getattr(data, side)
         if chosen is not None and isinstance(chosen.indices, str):

@@ -2,6 +2,7 @@
 
 import hashlib
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,12 @@ import numpy as np
 from ..contracts import AttackState, Progress, Side
 from ..errors import BadInput
 from ..progress import silent
+from .dataset_files import used_splits
 from .duplicates import duplicate_groups, joined, split_by_group
 from .fits import Fits
+from .git_lfs import refuse_pointers
 from .image_cache import Rows, fingerprint, left_out_in_words, load_rows, take
-from .pair import DataSource, Pair, Selection, TuningBlock
+from .pair import DataSource, Pair, Selection, TuningBlock, array_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -231,9 +234,8 @@ def _captions(rows: Rows, chosen: list[tuple[str, np.ndarray]]) -> list[str] | N
 
 
 def _load(data: DataSource, progress: Progress) -> _Loaded:
-    if data.source in ("hub", "folder"):
-        rows = load_rows(data, progress)
-        assert data.members is not None
+    if data.members is not None:
+        rows = load_rows(data, progress) if data.source in ("hub", "folder") else _arrays(data)
         held_out = None if data.held_out is None else _selected(data.held_out, rows.splits[data.held_out.split])
         members = _selected(data.members, rows.splits[data.members.split])
         if held_out is not None and np.intersect1d(members, held_out).size:
@@ -244,7 +246,10 @@ def _load(data: DataSource, progress: Progress) -> _Loaded:
         captions, left_out = _captions(rows, chosen), left_out_in_words(rows.left_out)
         texts = (captions, rows.families)
         return _Loaded(rows.images, rows.labels, *texts, rows.fingerprint, left_out, members, held_out)
-    images, labels = _digits() if data.source == "scikit-learn-digits" else _npz(data)
+    if data.source == "scikit-learn-digits":
+        images, labels = _digits()
+    else:
+        images, labels = read_npz(Path(str(data.path)), str(data.images), data.labels)
     return _Loaded(images, labels, None, None, fingerprint(images), "", np.arange(len(images)), None)
 
 
@@ -267,6 +272,29 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
     return images[:, None], digits.target
 
 
+def _arrays(data: DataSource) -> Rows:
+    """Return the arrays of both sides, one after the other, as rows of splits.
+
+    Raises:
+        BadInput: an array is missing or not of images, or the two hold images of different sizes.
+    """
+    splits, images, labels = {}, [], []
+    for split in used_splits(data):
+        file, array = array_of(Selection(split=split))
+        found, its_labels = read_npz(Path(file), array, data.labels)
+        if images and found.shape[1:] != images[0].shape[1:]:
+            shapes = " and ".join("x".join(map(str, part.shape[1:])) for part in (images[0], found))
+            raise BadInput(
+                f"{Path(split).name}: images of both sides must be of one size, they are {shapes} (C x H x W)"
+            )
+        start = sum(map(len, images))
+        splits[split] = range(start, start + len(found))
+        images.append(found)
+        labels += [] if its_labels is None else [its_labels]
+    every = np.concatenate(images)
+    return Rows(every, splits, np.concatenate(labels) if labels else None, None, fingerprint(every))
+
+
 def read_npz(path: Path, name: str, labels_name: str | None = None) -> tuple[np.ndarray, np.ndarray | None]:
     """Return an array of images as uint8 N x C x H x W, and one of labels where it is named.
 
@@ -275,7 +303,7 @@ def read_npz(path: Path, name: str, labels_name: str | None = None) -> tuple[np.
     """
     if not path.is_file():
         raise BadInput(f"no such data file: {path.name}")
-    images, labels = _arrays(path, name, labels_name)
+    images, labels = _read_npz(path, name, labels_name)
     if images.dtype != np.uint8 or images.ndim not in (3, 4):
         found = f"{images.dtype} {images.shape}"
         raise BadInput(f"{path.name}, {name}: want uint8 N x H x W (x C), found {found}")
@@ -300,20 +328,31 @@ def npz_arrays(path: Path) -> list[str]:
         raise BadInput(f"{path.name} cannot be read as npz: {error}") from None
 
 
-def _npz(data: DataSource) -> tuple[np.ndarray, np.ndarray | None]:
-    assert data.path is not None and data.images is not None
-    return read_npz(Path(data.path), data.images, data.labels)
-
-
-def _arrays(path: Path, images: str, labels: str | None) -> tuple[np.ndarray, np.ndarray | None]:
+def _read_npz(path: Path, images: str, labels: str | None) -> tuple[np.ndarray, np.ndarray | None]:
+    refuse_pointers(path.name, path.parent, [path])
+    if not zipfile.is_zipfile(path):
+        raise BadInput(f"{path.name} is no npz file of named arrays")
     try:
-        arrays = np.load(path, allow_pickle=False)
-        if not isinstance(arrays, np.lib.npyio.NpzFile):
-            raise BadInput(f"{path.name} is no npz file of named arrays")
-        with arrays:
+        with np.load(path, allow_pickle=False) as arrays:
             for name in (images, labels):
                 if name is not None and name not in arrays:
                     raise BadInput(f"{path.name} has no array {name!r}: it has {', '.join(arrays)}")
+            _check_memory(path, [name for name in (images, labels) if name is not None])
             return arrays[images], None if labels is None else arrays[labels]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise BadInput(f"{path.name} cannot be read as npz: {error}") from None
+
+
+def _check_memory(path: Path, names: list[str]) -> None:
+    """Refuse arrays that would not fit in memory: a small file may unpack to anything."""
+    import psutil
+
+    with zipfile.ZipFile(path) as packed:
+        sizes = {info.filename.removesuffix(".npy"): info.file_size for info in packed.infolist()}
+    # Twice: the file's order of axes, and then the one that is worked with.
+    needed, free = 2 * sum(sizes.get(name.removesuffix(".npy"), 0) for name in names), psutil.virtual_memory().available
+    if needed > free:
+        raise BadInput(
+            f"{path.name}: {needed / 1e9:.1f} GB of memory are needed for {' and '.join(names)}, {free / 1e9:.1f} GB "
+            "are free; save the images as files or in parquet, which are read in blocks"
+        )

@@ -1,6 +1,7 @@
 """A pair from names on the command line: a model, a data set, and which of its splits the model was trained on."""
 
 import re
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,10 +13,12 @@ from ..data.pair import (
     AS_GIVEN,
     GIVEN,
     AttackDefaults,
+    Control,
     DataSource,
     ModelSource,
     Pair,
     Selection,
+    array_of,
     beside,
     is_own_location,
     load_pair,
@@ -23,11 +26,26 @@ from ..data.pair import (
     repository,
 )
 from ..errors import BadInput
+from ..progress import say
 from . import inspect_files
 from .find_model import find_source
 
 FIRST_ATTACK = {"none": "carlini-uncond", "class": "carlini-uncond", "text": "prompt-replay"}
 """What runs by conditioning where no attack is named, with its own defaults."""
+
+
+IN_PAIR_FILE = {
+    "config": "data.config",
+    "image_column": "data.images",
+    "caption_column": "data.captions",
+    "label_column": "data.labels",
+    "variant": "model.variant",
+    "control": "control",
+}
+"""What else may be said of a model and a data set by name, and the key of a pair file that says it."""
+
+_CAPTIONS = ("caption", "captions", "text", "prompt")
+"""Names of the column that is taken for captions where several hold text."""
 
 
 def chosen_pairs(
@@ -37,13 +55,30 @@ def chosen_pairs(
     split: str | None,
     holdout: str | None,
     allow_pickle: bool = False,
+    **more: str | None,
 ) -> tuple[list[Pair], str | None]:
     """Return the pairs that a command names and the model that replaces theirs, if any.
+
+    Args:
+        names: Pairs that ship, or pair files.
+        model: A model, in place of the pairs' or with its data.
+        dataset: The data of the model.
+        split: That the model was trained on.
+        holdout: That it was not trained on.
+        allow_pickle: Pickled weights may be loaded.
+        more: What else `pair_of` takes, None where it is not given.
 
     Raises:
         BadInput: neither pairs nor a model with its data are named, or both.
     """
+    given = {key: value for key, value in more.items() if value is not None}
     if dataset is None and split is None and holdout is None:
+        if given:
+            key = next(iter(given))
+            option = key.replace("_", "-")
+            raise BadInput(
+                f"--{option} goes with --model and --dataset; a pair file says it itself ({IN_PAIR_FILE[key]})"
+            )
         if not names:
             raise BadInput("name a PAIR (sidebench list pairs), or give --model, --dataset, --split and --holdout")
         return [load_pair(name) for name in names], model
@@ -51,42 +86,77 @@ def chosen_pairs(
         raise BadInput(
             "--model with --dataset, --split and --holdout takes the place of a pair: give both, and no pair"
         )
-    return [pair_of(model, dataset, split, holdout, allow_pickle)], None
+    pair = pair_of(model, dataset, split, holdout, allow_pickle, **given)
+    if pair.claim:
+        say(pair.claim)
+    return [pair], None
 
 
 def pair_of(
-    model: str | Model, dataset: str, split: str | None, holdout: str | None = None, allow_pickle: bool = False
+    model: str | Model,
+    dataset: str,
+    split: str | None,
+    holdout: str | None = None,
+    allow_pickle: bool = False,
+    *,
+    config: str | None = None,
+    image_column: str | None = None,
+    caption_column: str | None = None,
+    label_column: str | None = None,
+    variant: str | None = None,
+    control: str | None = None,
 ) -> Pair:
     """Make a pair of a model and a data set, each a folder or `OWNER/NAME@REVISION` on the Hub.
 
     The model may be code of your own too: `FILE.py:NAME`, a registered name, or the `Model` itself, which `plan_run` is
-    then given once more. The images are brought to the model's size by the rule `centre`, the columns are found by
-    their types. An official split that the model was not trained on is a surrogate control, never iid.
+    then given once more. The images are brought to the model's size by the rule `centre`; columns that are not named
+    are found by their types. An official split that the model was not trained on is a surrogate control; `control`
+    "iid" claims more, and every result says who claims it. An npz file is a data set whose arrays are splits.
 
     Raises:
         BadInput: one of them cannot be used, or a name is missing.
     """
     if split is None:
         raise BadInput("--dataset needs --split, the split that the model was trained on (and --holdout, another)")
-    victim = _victim(model, allow_pickle)
+    kind, claim = _control(control, split, holdout)
+    victim = _victim(model, variant, allow_pickle)
     height, width, channels = victim.size
     if height != width or channels not in (1, 3):
         raise BadInput(
             f"{victim.owner} makes images of {height}x{width}x{channels}; square grey or RGB ones can be run"
         )
-    data, data_licence = _data(dataset, split, holdout, {"size": height, "channels": channels})
+    columns = {"images": image_column, "captions": caption_column, "labels": label_column}
+    named = {key: value for key, value in columns.items() if value is not None}
+    data, data_licence = _data(dataset, split, holdout, {"size": height, "channels": channels, "config": config}, named)
     first = AS_GIVEN if victim.source.family == "images" else FIRST_ATTACK[victim.conditioning]
     return Pair(
-        name=_slug(f"{victim.owner}.{data.repo or Path(str(data.path)).resolve().name}"),
+        name=_slug(f"{victim.owner}.{data.repo or Path(dataset).resolve().name}"),
         title=f"{victim.owner} and {dataset}",
         description="made on the command line",
         revision=1,
-        control="none" if holdout is None else "surrogate",
+        control=kind,
+        claim=claim,
         model=victim.source,
         data=data,
         attacks={first: AttackDefaults(origin="defaults of the attack, untuned")},
         licence=f"model: {victim.licence}; data: {data_licence}, as their cards say",
     )
+
+
+def _control(wanted: str | None, split: str, holdout: str | None) -> tuple[Control, str]:
+    """Return the control of a pair by name, and what its user claims by it."""
+    if wanted not in (None, "iid", "surrogate"):
+        raise BadInput(f"--control {wanted}: by name it is iid or surrogate, and none without --holdout")
+    if holdout is None:
+        if wanted is not None:
+            raise BadInput(f"--control {wanted} needs --holdout, a split that the model was not trained on")
+        return "none", ""
+    if wanted == "iid":
+        return "iid", (
+            f"control iid is claimed by whoever ran this: {holdout} is a random part of the same pool of images as "
+            f"{split}, and the model was not trained on it"
+        )
+    return "surrogate", ""
 
 
 class _Victim(NamedTuple):
@@ -100,7 +170,10 @@ class _Victim(NamedTuple):
     licence: str
 
 
-def _victim(model: str | Model, allow_pickle: bool) -> _Victim:
+def _victim(model: str | Model, variant: str | None, allow_pickle: bool) -> _Victim:
+    own = isinstance(model, Model) or is_own_location(named_model(model).location)
+    if own and variant is not None:
+        raise BadInput(f"--variant {variant}: a model of your own has no variants; a diffusers pipeline may")
     if isinstance(model, Model):
         from .own_model import live_spec
 
@@ -113,6 +186,7 @@ def _victim(model: str | Model, allow_pickle: bool) -> _Victim:
         size = inspect_files(find_source(named, None, allow_pickle).spec).image_size
         owner = Path(named.location.removeprefix(GIVEN)).resolve().name
         return _Victim(owner, named, size, "none", "not stated")
+    named = named.model_copy(update={"variant": variant})
     if is_own_location(named.location):
         from .own_model import owner_of
 
@@ -126,9 +200,15 @@ def _victim(model: str | Model, allow_pickle: bool) -> _Victim:
     return _Victim(found.owner, source, size, conditioning, licence)
 
 
-def _data(dataset: str, split: str, holdout: str | None, form: dict[str, Any]) -> tuple[DataSource, str]:
+def _data(
+    dataset: str, split: str, holdout: str | None, form: dict[str, Any], columns: dict[str, str]
+) -> tuple[DataSource, str]:
     """Return the data source, with its columns, and the licence that its card names."""
     dataset = beside(Path(), dataset) if dataset.startswith("~") else dataset
+    if dataset.endswith(".npz"):
+        return _arrays(dataset, split, holdout, form, columns), "not stated"
+    if Path(dataset).is_file():
+        raise BadInput(f"{dataset} is a file: name the folder that it is in")
     place: dict[str, Any] = {"source": "folder", "path": dataset}
     if not Path(dataset).is_dir():
         repo, revision = repository(dataset)
@@ -136,19 +216,54 @@ def _data(dataset: str, split: str, holdout: str | None, form: dict[str, Any]) -
     held_out = None if holdout is None else Selection(split=holdout)
     bare = DataSource(**place, **form, members=Selection(split=split), held_out=held_out)
     features, licence = describe_source(bare)
-    columns = {
-        "images": _only(features, {"_type": "Image"}),
-        "labels": _only(features, {"_type": "ClassLabel"}),
-        "captions": _only(features, {"_type": "Value", "dtype": "string"}),
+    found = {
+        "images": _only(features, _is_image),
+        "labels": _only(features, lambda column: column.get("_type") == "ClassLabel"),
+        "captions": _only(features, _is_text, _CAPTIONS) or _only(features, _are_texts, _CAPTIONS),
     }
-    return bare.model_copy(update=columns), licence
+    return bare.model_copy(update={**found, **columns}), licence
 
 
-def _only(features: dict[str, Any] | None, kind: dict[str, str]) -> str | None:
-    """Return the only column of this type, or None: the reader then says what columns there are."""
-    given = {name: column for name, column in (features or {}).items() if isinstance(column, dict)}
-    found = [name for name, column in given.items() if kind.items() <= column.items()]
+def _arrays(file: str, split: str, holdout: str | None, form: dict[str, Any], columns: dict[str, str]) -> DataSource:
+    """Return the arrays of an npz file as a data source; `FILE.npz:ARRAY` names one of another file."""
+    named = {**columns, **({} if form["config"] is None else {"config": form["config"]})}
+    if wrong := sorted(set(named) - {"labels"}):
+        option = {"images": "image-column", "captions": "caption-column"}.get(wrong[0], wrong[0])
+        raise BadInput(f"--{option}: an npz file has arrays; --split and --holdout name those of images")
+    sides = [name if name is None or ".npz:" in name else f"{file}:{name}" for name in (split, holdout)]
+    try:
+        for side in sides:
+            if side is not None:
+                array_of(Selection(split=side))
+    except ValueError as error:
+        raise BadInput(str(error)) from None
+    return DataSource(**{"source": "npz", "training": sides[0], "held_out": sides[1], **columns})
+
+
+def _only(
+    features: dict[str, Any] | None, fits: Callable[[dict[str, Any]], bool], known: Collection[str] = ()
+) -> str | None:
+    """Return the only column of this type, or of several the only one with a known name; else None.
+
+    The reader then says what columns there are.
+    """
+    found = [name for name, column in (features or {}).items() if isinstance(column, dict) and fits(column)]
+    if len(found) > 1:
+        found = [name for name in found if name in known]
     return found[0] if len(found) == 1 else None
+
+
+def _is_image(column: dict[str, Any]) -> bool:
+    # Tables that `datasets` did not write have no type for it, and the two fields of one.
+    return column.get("_type") == "Image" or column.keys() == {"bytes", "path"}
+
+
+def _is_text(column: dict[str, Any]) -> bool:
+    return column.get("_type") == "Value" and column.get("dtype") in ("string", "large_string")
+
+
+def _are_texts(column: dict[str, Any]) -> bool:
+    return column.get("_type") in ("List", "LargeList", "Sequence") and _is_text(column.get("feature") or {})
 
 
 def _slug(name: str) -> str:

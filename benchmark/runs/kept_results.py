@@ -63,7 +63,7 @@ def _made_of(plan: RunPlan, folder: RunFolder, units: Units) -> str:
         "identity": plan.identity(),
         "candidates": plan.candidates,
         "units": [manifest["units"][name] for name, _, _ in units],
-        "pair": [plan.pair.verified, plan.pair.protocol.model_dump(mode="json")],
+        "pair": [plan.pair.verified, plan.pair.protocol.model_dump(mode="json"), plan.pair.claim],
         "code": harness_code(),
         "data": (manifest.get("data") or {}).get("sha256"),
         "files": [_files(plan, place, name) for place in plan.places(folder) for name, _, _ in units],

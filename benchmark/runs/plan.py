@@ -240,6 +240,7 @@ def plan_run(
     if pair.data.source == "hub":
         sources = {**sources, "data": fetch_data(pair.data).origin()}
     training, held_out = counts(pair, progress)
+    chosen = make_measures(pair, size, measures, min(training, held_out or training))
     protocol = Protocol(**{**pair.protocol.values(), "dtype": dtype})
     height, width, channels = size
     shape = (channels, height, width)

@@ -13,9 +13,20 @@ from ..protocol import default_measures
 from ..registry import find, make_attack, make_defence, make_measure, split_ablation
 
 
-def make_measures(pair: Pair, size: tuple[int, int, int], named: Sequence[str] = ()) -> list[Measure]:
-    """Build the measures that are named, or the pair's, or the protocol's for images of (height, width, channels)."""
-    ids = named or pair.measures or default_measures(size[0] * size[1], held_out=pair.data.has_held_out)
+def make_measures(
+    pair: Pair, size: tuple[int, int, int], named: Sequence[str] = (), smallest: int | None = None
+) -> list[Measure]:
+    """Build the measures that are named, or the pair's, or the protocol's for images of (height, width, channels).
+
+    Args:
+        pair: May name measures.
+        size: (height, width, channels).
+        named: By the user.
+        smallest: Number of images of the smaller side, where it is known.
+    """
+    smallest = None if pair.allow_dense_neighbours else smallest
+    default = default_measures(size[0] * size[1], held_out=pair.data.has_held_out, smallest=smallest)
+    ids = named or pair.measures or default
     return [make_measure(name) for name in ids]
 
 

@@ -153,7 +153,8 @@ class _Bench:
         bare: Model = load_model(spec)
         height, width = bare.image_shape[1:]
         training, held_out = self.references.training, self.references.held_out
-        default = default_measures(height * width, held_out=len(held_out) > 0)
+        smallest = None if pair.allow_dense_neighbours else min(len(training), len(held_out) or len(training))
+        default = default_measures(height * width, held_out=len(held_out) > 0, smallest=smallest)
         self.measure = make_measure((pair.measures or default)[0])
         if not self.measure.bands:
             raise BadInput(f"{pair.name}: the first measure has no fixed bands to tune by")

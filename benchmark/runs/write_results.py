@@ -218,6 +218,8 @@ def _flags(results: Sequence[Any], checked: ControlCheck | None, pair: "Pair") -
     flags = set()
     if not pair.verified:
         flags.add("this pair is not verified: nobody has run it against the real Hub and checked it")
+    if pair.claim:
+        flags.add(pair.claim)
     if changed := pair.protocol.values():
         reason = f": {pair.protocol.reason}" if pair.protocol.reason else ", and gives no reason"
         flags.add(f"the pair changes the protocol's {' and '.join(changed)}{reason}")

@@ -32,6 +32,11 @@ def test_numbers_of_a_pair_that_nobody_has_run_carry_a_flag() -> None:
     assert "not verified" in flag and "real Hub" in flag
 
 
+def test_what_somebody_claims_of_a_pair_is_a_flag() -> None:
+    claimed = digits(claim="control iid is claimed")
+    assert _flags([], None, claimed) == ["control iid is claimed"] and claimed.identity() == digits().identity()
+
+
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_shipped_pair_is_whole(name: str) -> None:
     pair = load_pair(name)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from sidebench.benchmark.contracts import Side
 from sidebench.benchmark.data import fits, image_cache, references
 from sidebench.benchmark.data.duplicates import duplicate_groups, joined, split_by_group, turned_copies
-from sidebench.benchmark.data.pair import DataSource, Pair, SplitRule, load_pair
+from sidebench.benchmark.data.pair import DataSource, Pair, SplitRule, load_pair, write_pair
 from sidebench.benchmark.data.references import ImageSet, load_references, shared_groups
 from sidebench.benchmark.errors import BadInput, TooFew
 
@@ -310,6 +310,69 @@ def test_files_of_another_kind_are_refused(file: Path, kind: str) -> None:
         labels = "labels"
     with pytest.raises(BadInput):
         load_references(pair(npz(file, labels=labels)))
+
+
+TWO = """{name: two, title: t, description: d, revision: 1, control: surrogate, licence: none,
+    model: {location: zoo:digits}, data: {source: npz, %s}}"""
+
+
+def two_arrays(folder: Path, data: str) -> Pair:
+    (folder / "pair.yaml").write_text(TWO % data, encoding="utf-8")
+    return load_pair(str(folder / "pair.yaml"))
+
+
+def test_each_side_may_be_an_array_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.savez(tmp_path / "a.npz", x=IMAGES[:25], kinds=LABELS[:25])
+    (tmp_path / "more").mkdir()
+    np.savez(tmp_path / "more" / "b.npz", y=IMAGES[25:], kinds=LABELS[25:])
+    written = two_arrays(tmp_path, "training: a.npz:x, held_out: more/b.npz:y, labels: kinds")
+    found = load_references(written)
+    assert np.array_equal(found.training.images, IMAGES[:25].transpose(0, 3, 1, 2))
+    assert np.array_equal(found.held_out.images, IMAGES[25:].transpose(0, 3, 1, 2))
+    assert found.held_out.labels is not None and np.array_equal(found.held_out.labels, LABELS[25:])
+    assert references.counts(written) == (25, 15)
+    write_pair(written, tmp_path / "again.yaml")
+    again = load_pair(str(tmp_path / "again.yaml"))
+    assert again.data.members == written.data.members and again.identity() == written.identity()
+    (tmp_path / "elsewhere").mkdir()
+    assert two_arrays(tmp_path / "elsewhere", "training: a.npz:x, held_out: b.npz:y, labels: kinds").identity() == (
+        written.identity()
+    ), "the arrays' names are part of a pair, folders and files are not"
+    other = two_arrays(tmp_path, "training: a.npz:other, held_out: more/b.npz:y, labels: kinds")
+    assert other.identity() != written.identity()
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("held_out: a.npz:x", "needs training, FILE.npz:ARRAY, beside held_out"),
+        ("training: a.npz, held_out: a.npz:x", "'a.npz' is no array of an npz file: write it as FILE.npz:ARRAY"),
+        ("training: a.npz:x, held_out: a.npz:x, path: a.npz", "give path and images, or training and held_out"),
+        ("training: a.npz:x, held_out: a.npz:none", "no array 'none': it has x, small"),
+        ("training: a.npz:x, held_out: a.npz:x", "the same rows are named as members and as held out"),
+        (
+            "training: a.npz:x, held_out: a.npz:small",
+            "images of both sides must be of one size, they are 3x6x5 and 1x4x4",
+        ),
+    ],
+)
+def test_two_arrays_that_do_not_fit_are_refused(tmp_path: Path, data: str, message: str) -> None:
+    np.savez(tmp_path / "a.npz", x=IMAGES, small=IMAGES[:, :4, :4, 0])
+    with pytest.raises(BadInput, match=message):
+        load_references(two_arrays(tmp_path, data))
+
+
+def test_an_array_that_does_not_fit_in_memory_is_refused_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.savez_compressed(tmp_path / "zeros.npz", images=np.zeros((1000, 32, 32, 3), dtype=np.uint8))
+    read: list[str] = []
+    monkeypatch.setattr(np.lib.npyio.NpzFile, "__getitem__", lambda self, name: read.append(name))
+    free = type("Memory", (), {"available": 6_000_000})
+    monkeypatch.setattr("psutil.virtual_memory", lambda: free)
+    with pytest.raises(BadInput, match=r"zeros.npz: 0.0 GB of memory are needed for images, 0.0 GB are free; save the"):
+        load_references(pair(npz(tmp_path / "zeros.npz")))
+    assert not read
 
 
 def test_too_few_images_are_refused(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from ...data.pair import (
     ModelSource,
     Pair,
     TextRecipe,
+    moved,
     pair_names,
     write_pair,
 )
@@ -97,10 +98,8 @@ def _command(pair: Pair, split_seed: int | None, changes: Mapping[str, Any]) -> 
 
 
 def _seen_from(data: DataSource, folder: Path) -> DataSource:
-    """Return the source with its path relative to the folder, where the new pair file lies."""
-    if data.path is None:
-        return data
-    return data.model_copy(update={"path": _relative(data.path, folder)})
+    """Return the source with its paths relative to the folder, where the new pair file lies."""
+    return moved(data, lambda path: _relative(path, folder))
 
 
 def _planted_from(recipe: AnyRecipe, folder: Path) -> AnyRecipe:
