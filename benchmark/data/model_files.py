@@ -42,6 +42,7 @@ def check_files(
         UnsafeFile: weights are pickled only, a file asks for code of its own or is not the pinned one.
         BadInput: the folder is no pipeline that sidebench knows, or a file is missing.
     """
+    pipeline_folder.check_configs(folder, owner_of(folder))
     parts, files = pipeline_folder.read_folder(folder, owner_of(folder))
     names = pipeline_folder.needed_files(parts, files, variant, allow_pickle)
     refuse_pointers(parts.owner, folder, [folder / name for name in names])

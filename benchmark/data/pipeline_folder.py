@@ -13,6 +13,7 @@ from typing import Any
 from ..contracts import Conditioning
 from ..errors import BadInput, UnsafeFile
 from ..files import parse_json, read_bytes
+from . import config_rules
 from .git_lfs import MEND, is_pointer
 
 FAMILIES: Mapping[str, str] = {
@@ -20,6 +21,7 @@ FAMILIES: Mapping[str, str] = {
     "DDIMPipeline": "pixel",
     "PNDMPipeline": "pixel",
     "ScoreSdeVePipeline": "pixel",
+    "ConsistencyModelPipeline": "pixel",
     "LDMPipeline": "latent",
     "DiTPipeline": "latent",
     "StableDiffusionPipeline": "text",
@@ -43,6 +45,25 @@ SCHEDULERS = frozenset(
     )
 )
 """Schedulers whose configuration states a discrete noise schedule: its betas, or the straight path of a flow."""
+
+SIGMA_SCHEDULERS = frozenset({"EDMEulerScheduler", "EDMDPMSolverMultistepScheduler"})
+"""Schedulers that state sigma and precondition the network; what is given no text is run with them."""
+
+OWN_SCHEDULERS: Mapping[str, str] = {
+    "ScoreSdeVePipeline": "ScoreSdeVeScheduler",
+    "ConsistencyModelPipeline": "CMStochasticIterativeScheduler",
+}
+"""Pipelines that go with one scheduler alone, and it."""
+
+UNETS: Mapping[str, tuple[str, ...]] = {
+    "DDPMPipeline": ("UNet2DModel", "UNet2DConditionModel"),
+    "DDIMPipeline": ("UNet2DModel", "UNet2DConditionModel"),
+    "PNDMPipeline": ("UNet2DModel", "UNet2DConditionModel"),
+    "ScoreSdeVePipeline": ("UNet2DModel",),
+    "ConsistencyModelPipeline": ("UNet2DModel",),
+    "LDMPipeline": ("UNet2DModel",),
+}
+"""Classes of the U-Net of pipelines without text."""
 
 INDEX = "model_index.json"
 LIBRARIES = ("diffusers", "transformers")
@@ -114,11 +135,20 @@ def read_layout(content: Any, owner: str) -> Layout:
                 f"{owner}: its {name} ({library}.{cls}) is Python code of its own, which sidebench does not run"
             )
     scheduler = parts.get("scheduler", ("", "nothing"))[1]
-    known = {"ScoreSdeVeScheduler"} if pipeline == "ScoreSdeVePipeline" else SCHEDULERS
-    if scheduler not in known:
+    if scheduler not in _schedulers(pipeline):
         raise BadInput(f"{owner}: {scheduler} is not a noise schedule that sidebench knows for a {pipeline}")
+    unet = parts.get("unet", ("", "nothing"))[1]
+    if pipeline in UNETS and unet not in UNETS[pipeline]:
+        raise BadInput(f"{owner}: the unet of a {pipeline} is a {' or '.join(UNETS[pipeline])}, this one is {unet}")
     others = {name for name, given in content.items() if isinstance(given, list) and None not in given}
     return Layout(owner, pipeline, parts, tuple(sorted(others - parts.keys())))
+
+
+def _schedulers(pipeline: str) -> Collection[str]:
+    """Return the noise schedules that a pipeline of this class is run with."""
+    if pipeline in OWN_SCHEDULERS:
+        return {OWN_SCHEDULERS[pipeline]}
+    return SCHEDULERS if FAMILIES[pipeline] == "text" else SCHEDULERS | SIGMA_SCHEDULERS
 
 
 def needed_files(
@@ -247,7 +277,7 @@ def sample_size(folder: Path) -> tuple[int, int, int]:
         BadInput: the config is missing or does not say it.
     """
     layout = read_layout(read_json(folder / INDEX), folder.name)
-    name = "transformer" if "transformer" in layout.components else "unet"
+    name = denoiser(layout)
     config = read_json(component(folder, name) / "config.json")
     try:
         size = config["sample_size"]
@@ -255,6 +285,47 @@ def sample_size(folder: Path) -> tuple[int, int, int]:
         return int(height), int(width), int(config["in_channels"])
     except (ValueError, KeyError, TypeError):
         raise BadInput(f"{folder.name}/{name}/config.json does not say the image size") from None
+
+
+def denoiser(layout: Layout) -> str:
+    """Return the name of the component that denoises."""
+    return "transformer" if "transformer" in layout.components else "unet"
+
+
+def check_configs(folder: Path, owner: str | None = None) -> None:
+    """Look at every value of a pipeline's configurations, once, before any work.
+
+    Raises:
+        BadInput: one cannot be used; the message names the file, the key, the value and what is right.
+    """
+    layout = read_layout(read_json(folder / INDEX), owner or folder.name)
+    scheduler = scheduler_config(folder, layout.owner)
+    if layout.family == "text":
+        return
+    name = denoiser(layout)
+    place = component(folder, name) / "config.json"
+    config, file = read_json(place), f"{place.parent.name}/{place.name}"
+    config_rules.check_denoiser(file, config, layout.components.get(name, ("", ""))[1])
+    config_rules.check_together(file, config, scheduler)
+
+
+def scheduler_config(folder: Path, owner: str) -> dict[str, Any]:
+    """Return the checked configuration of a pipeline's noise schedule, its class that which model_index.json names.
+
+    Raises:
+        BadInput: a value cannot be used.
+    """
+    cls = read_layout(read_json(folder / INDEX), owner).components["scheduler"][1]
+    place = component(folder, "scheduler") / "scheduler_config.json"
+    config = read_json(place)
+    config_rules.check_scheduler(f"{place.parent.name}/{place.name}", config, cls)
+    return {**config, "_class_name": cls}
+
+
+def timesteps(scheduler: Mapping[str, Any]) -> int:
+    """Return how many timesteps a noise schedule has, by its configuration."""
+    usual = 40 if scheduler["_class_name"] == OWN_SCHEDULERS["ConsistencyModelPipeline"] else 1000
+    return int(scheduler.get("num_train_timesteps", usual))
 
 
 def conditioning(folder: Path) -> Conditioning:

@@ -292,7 +292,7 @@ def _arrays(data: DataSource) -> Rows:
         images.append(found)
         labels += [] if its_labels is None else [its_labels]
     every = np.concatenate(images)
-    return Rows(every, splits, np.concatenate(labels) if labels else None, None, fingerprint(every))
+    return Rows(every, splits, np.concatenate(labels) if labels else None, None, None, fingerprint(every))
 
 
 def read_npz(path: Path, name: str, labels_name: str | None = None) -> tuple[np.ndarray, np.ndarray | None]:

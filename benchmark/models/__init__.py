@@ -27,6 +27,9 @@ FAMILIES = ("pixel", "latent", "text", "mixture", "images")
 WITH_AUTOENCODER = ("latent", "text")
 """Families whose images come out of a decoder."""
 
+OUTLINED = ("pixel", "latent")
+"""Families that are built without weights before any work; those with text are built whole at once."""
+
 
 class ModelFiles(NamedTuple):
     """What can be known of a model from its files without loading it."""
@@ -41,6 +44,8 @@ class ModelFiles(NamedTuple):
     """Components that the pipeline has and that are not loaded."""
     given: int | None = None
     """How many images there are, where they stand in the place of a model."""
+    outline: Model | None = None
+    """The model without its weights, whose noise schedule is its own; None where that is not known without them."""
 
 
 def is_own(spec: ModelSpec) -> bool:
@@ -63,7 +68,7 @@ def inspect_files(spec: ModelSpec) -> ModelFiles:
         model = load_tried(spec)
         channels, height, width = model.image_shape
         size = model.sample_shape[1], model.sample_shape[2], model.sample_shape[0]
-        return ModelFiles(model.spec.sha256, (height, width, channels), size, model.conditioning)
+        return ModelFiles(model.spec.sha256, (height, width, channels), size, model.conditioning, outline=model)
     if spec.family == "images":
         from .given_images import GivenImages
 
@@ -80,12 +85,19 @@ def inspect_files(spec: ModelSpec) -> ModelFiles:
         return ModelFiles({path.name: files.sha256(path)}, (height, width, channels), (height, width, channels), "none")
     folder = model_files.locate(spec.location)
     found = model_files.check_files(folder, spec.sha256, spec.variant, spec.allow_pickle)
+    without_weights = None
+    if spec.family in OUTLINED:
+        from .outline import outline
+
+        configs = tuple(item for item in sorted(found.items()) if item[0].endswith(".json"))
+        without_weights = outline(_pipeline_class(spec), spec.family, spec.location, configs)
     return ModelFiles(
         found,
         pipeline_folder.image_size(folder),
         pipeline_folder.sample_size(folder),
         pipeline_folder.conditioning(folder),
         pipeline_folder.read_folder(folder)[0].left_out,
+        without_weights,
     )
 
 

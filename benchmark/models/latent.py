@@ -60,7 +60,7 @@ class LatentModel(PipelineModel):
             options = {"class_labels": condition}
         x, time = self.as_trained(x_t, t)
         output: Tensor = self.denoiser(x, timestep=time, **options, return_dict=False)[0]
-        return output[:, : self.sample_shape[0]].float()
+        return self.as_predicted(output, x_t, t)
 
     def encode(self, images: Tensor) -> Tensor:
         """Map images in [0, 1] to scaled latents, the mode of a KL autoencoder's posterior."""

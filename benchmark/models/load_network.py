@@ -6,15 +6,19 @@ nothing, so it is refused here, as are weights of another shape than the configu
 
 import importlib
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..data.config_rules import shown
 from ..errors import BadInput
 
 if TYPE_CHECKING:
     import torch
+
+_MOST_LETTERS = 200
+"""Of what a library says, in a message of one line."""
 
 
 def load_whole(cls: Any, place: Path, owner: str, **options: Any) -> Any:
@@ -24,7 +28,7 @@ def load_whole(cls: Any, place: Path, owner: str, **options: Any) -> Any:
         BadInput: the files cannot be loaded, or lack a weight.
     """
     try:
-        with _without_bars(cls):
+        with quiet(cls.__module__.partition(".")[0]):
             network, info = cls.from_pretrained(place, local_files_only=True, output_loading_info=True, **options)
     except Exception as error:  # whatever the library finds wrong with the files, they are the user's
         raise BadInput(f"{owner} cannot be loaded: {error}") from error
@@ -32,6 +36,44 @@ def load_whole(cls: Any, place: Path, owner: str, **options: Any) -> Any:
     if lacking:
         raise BadInput(f"{owner}: the files lack {len(lacking)} weights that config.json asks for ({lacking[0]}, ...)")
     return network
+
+
+def without_weights(cls: Any, config: Mapping[str, Any], file: str) -> Any:
+    """Build a network of diffusers on the device "meta", which holds shapes and no values.
+
+    Raises:
+        BadInput: the configuration makes no such network; the key is named where one alone is at fault.
+    """
+    import torch
+
+    def build(content: Mapping[str, Any]) -> Any:
+        with torch.device("meta"):
+            return cls.from_config(dict(content))
+
+    with quiet("diffusers"):
+        try:
+            return build(config)
+        except Exception as error:  # whatever the library finds wrong with the file, it is the user's
+            raise BadInput(
+                f"{at_fault(file, config, build)}: diffusers makes no {cls.__name__} of it: {why(error)}"
+            ) from None
+
+
+def at_fault(file: str, config: Mapping[str, Any], attempt: Callable[[Mapping[str, Any]], Any]) -> str:
+    """Return a file's name, with the key and its value where the attempt works without this one key."""
+    for key in config:
+        try:
+            attempt({other: value for other, value in config.items() if other != key})
+        except Exception:  # the fault lies elsewhere, or in several keys together
+            continue
+        return f"{file}, {key}: is {shown(config[key])}"
+    return file
+
+
+def why(error: Exception) -> str:
+    """Return what a library says of an error, as one short line."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text if len(text) <= _MOST_LETTERS else text[:_MOST_LETTERS] + ' ...'}"
 
 
 def from_transformers(
@@ -43,9 +85,8 @@ def from_transformers(
         BadInput: transformers is not installed, or the files cannot be loaded whole.
     """
     transformers = import_transformers(owner)
-    with quiet(transformers):
-        options = {**options, "use_safetensors": not allow_pickle, "dtype": dtype}
-        return load_whole(getattr(transformers, name), place, owner, **options).eval().requires_grad_(False)
+    options = {**options, "use_safetensors": not allow_pickle, "dtype": dtype}
+    return load_whole(getattr(transformers, name), place, owner, **options).eval().requires_grad_(False)
 
 
 def need_transformers(owner: str) -> None:
@@ -76,27 +117,15 @@ def _not_installed(owner: str) -> BadInput:
 
 
 @contextmanager
-def quiet(transformers: Any) -> Iterator[None]:
-    """Keep transformers from listing the weights of parts that are left out on purpose, and from drawing bars."""
-    before, bars = transformers.logging.get_verbosity(), transformers.utils.logging.is_progress_bar_enabled()
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers.logging.set_verbosity(before)
-        if bars:
-            transformers.utils.logging.enable_progress_bar()
-
-
-@contextmanager
-def _without_bars(cls: Any) -> Iterator[None]:
-    """Keep the library of a network from drawing a bar of its shards on stderr."""
-    said = importlib.import_module(f"{cls.__module__.partition('.')[0]}.utils.logging")
-    drawn = said.is_progress_bar_enabled()
+def quiet(library: str) -> Iterator[None]:
+    """Keep `transformers` or `diffusers` from listing what is left out on purpose, and from drawing bars on stderr."""
+    said = importlib.import_module(f"{library}.utils.logging")
+    before, drawn = said.get_verbosity(), said.is_progress_bar_enabled()
+    said.set_verbosity_error()
     said.disable_progress_bar()
     try:
         yield
     finally:
+        said.set_verbosity(before)
         if drawn:
             said.enable_progress_bar()

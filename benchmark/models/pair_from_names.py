@@ -16,6 +16,7 @@ from ..data.pair import (
     Control,
     DataSource,
     ModelSource,
+    Overrides,
     Pair,
     Selection,
     array_of,
@@ -27,8 +28,12 @@ from ..data.pair import (
 )
 from ..errors import BadInput
 from ..progress import say
+from ..protocol import SamplerSettings
 from . import inspect_files
 from .find_model import find_source
+
+CONSISTENCY_STEPS = 2
+"""In which a consistency model is drawn where nobody says."""
 
 FIRST_ATTACK = {"none": "carlini-uncond", "class": "carlini-uncond", "text": "prompt-replay"}
 """What runs by conditioning where no attack is named, with its own defaults."""
@@ -138,6 +143,7 @@ def pair_of(
         claim=claim,
         model=victim.source,
         data=data,
+        protocol=_protocol(victim),
         attacks={first: AttackDefaults(origin="defaults of the attack, untuned")},
         licence=f"model: {victim.licence}; data: {data_licence}, as their cards say",
     )
@@ -168,6 +174,20 @@ class _Victim(NamedTuple):
     """(height, width, channels)."""
     conditioning: Conditioning
     licence: str
+    timesteps: int
+    """Of its noise schedule."""
+    is_consistency: bool = False
+
+
+def _protocol(victim: _Victim) -> Overrides:
+    """Return the steps of the sampler where those of the protocol do not fit the model's noise schedule."""
+    if victim.is_consistency:
+        sampler = SamplerSettings(steps=min(CONSISTENCY_STEPS, victim.timesteps))
+        return Overrides(sampler=sampler, reason=f"a consistency model is drawn in {sampler.steps} steps")
+    if victim.timesteps >= SamplerSettings().steps:
+        return Overrides()
+    sampler = SamplerSettings(steps=victim.timesteps)
+    return Overrides(sampler=sampler, reason=f"the model's noise schedule has {victim.timesteps} timesteps")
 
 
 def _victim(model: str | Model, variant: str | None, allow_pickle: bool) -> _Victim:
@@ -180,24 +200,30 @@ def _victim(model: str | Model, variant: str | None, allow_pickle: bool) -> _Vic
         spec = live_spec(model)
         source = ModelSource(**{"family": spec.family, "location": spec.location})
         channels, height, width = model.image_shape
-        return _Victim(spec.location, source, (height, width, channels), model.conditioning, "not stated")
+        size = height, width, channels
+        return _Victim(spec.location, source, size, model.conditioning, "not stated", model.num_train_timesteps)
     named = named_model(model)
     if named.family == "images":
         size = inspect_files(find_source(named, None, allow_pickle).spec).image_size
         owner = Path(named.location.removeprefix(GIVEN)).resolve().name
-        return _Victim(owner, named, size, "none", "not stated")
+        return _Victim(owner, named, size, "none", "not stated", SamplerSettings().steps)
     named = named.model_copy(update={"variant": variant})
     if is_own_location(named.location):
         from .own_model import owner_of
 
         spec = find_source(named, None, allow_pickle).spec
         files, source = inspect_files(spec), ModelSource(**{**named.model_dump(), "family": spec.family})
-        return _Victim(owner_of(named.location), source, files.image_size, files.conditioning, "not stated")
+        steps = SamplerSettings().steps if files.outline is None else files.outline.num_train_timesteps
+        owner = owner_of(named.location)
+        return _Victim(owner, source, files.image_size, files.conditioning, "not stated", steps)
     folder, licence = model_configs(named, allow_pickle)
+    pipeline_folder.check_configs(folder, model_files.owner_of(folder))
     found = pipeline_folder.read_folder(folder, model_files.owner_of(folder))[0]
     source = ModelSource(**{**named.model_dump(), "family": found.family})
     size, conditioning = pipeline_folder.image_size(folder), pipeline_folder.conditioning(folder)
-    return _Victim(found.owner, source, size, conditioning, licence)
+    schedule = pipeline_folder.scheduler_config(folder, found.owner)
+    by_rule = pipeline_folder.timesteps(schedule), found.pipeline == "ConsistencyModelPipeline"
+    return _Victim(found.owner, source, size, conditioning, licence, *by_rule)
 
 
 def _data(

@@ -16,9 +16,13 @@ from ..data import model_files, pipeline_folder
 from ..errors import BadInput
 from . import lora
 from .flops import of_one_call
-from .load_network import load_whole
-from .schedule import DiscreteSchedule, StraightPath, alphas_cumprod
+from .load_network import load_whole, without_weights
+from .schedule import DiscreteSchedule, StraightPath, alphas_cumprod, with_known_betas
+from .sigmas import stated_by_sigma
 from .trainable import CLASS_TABLE, LoraTraining, put_classes
+
+OUTLINE = "meta"
+"""The device of a model without weights, which tells whether its configurations make networks that fit each other."""
 
 
 class PipelineModel(Model):
@@ -31,21 +35,27 @@ class PipelineModel(Model):
 
     def __init__(self, spec: ModelSpec) -> None:
         self.folder = model_files.locate(spec.location)
-        model_files.check_files(self.folder, spec.sha256, spec.variant, spec.allow_pickle)
         self.owner = model_files.owner_of(self.folder)
         self.spec = spec
-        self.device = environment.pick_device(spec.device)
+        self.is_outline = spec.device == OUTLINE
+        if self.is_outline:
+            self.device = torch.device(OUTLINE)
+        else:
+            model_files.check_files(self.folder, spec.sha256, spec.variant, spec.allow_pickle)
+            self.device = environment.pick_device(spec.device)
         self.dtype: torch.dtype = getattr(torch, spec.dtype)
-        config = pipeline_folder.read_json(
-            pipeline_folder.component(self.folder, "scheduler") / "scheduler_config.json"
-        )
-        self.prediction_type = prediction_type(config, self.owner)
+        config = with_known_betas(pipeline_folder.scheduler_config(self.folder, self.owner))
         self.schedule: DiscreteSchedule
         self.scheduler_config: Mapping[str, Any]
-        if self.prediction_type == "flow_prediction":
+        if (stated := stated_by_sigma(config)) is not None:
+            self.schedule, self.prediction_type = stated, stated.prediction_type
+            self.scheduler_config = stated.scheduler_config()
+        elif (kind := prediction_type(config, self.owner)) == "flow_prediction":
+            self.prediction_type = kind
             self.schedule = StraightPath(config, self.owner)
             self.scheduler_config = self.schedule.scheduler_config()
         else:
+            self.prediction_type = kind
             self.scheduler_config = self.read_schedule(config)
             self.schedule = DiscreteSchedule(alphas_cumprod(self.scheduler_config))
         self.num_train_timesteps = self.schedule.num_train_timesteps
@@ -63,6 +73,13 @@ class PipelineModel(Model):
         x_t, t = self.schedule.as_trained(x_t, t)
         return x_t.to(self.dtype), t
 
+    def as_predicted(self, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """Return the prediction that a network's output for `as_trained` says, float32.
+
+        Where a network of twice as many channels says variances too, these are left out.
+        """
+        return self.schedule.as_predicted(output[:, : x_t.shape[1]].float(), x_t, t)
+
     def conditioned(self, condition: Tensor | None, candidates: Candidates) -> Tensor | None:
         """Return the condition; a class-conditional model that is given none draws each candidate's class uniformly."""
         if condition is None and self.conditioning == "class":
@@ -76,7 +93,9 @@ class PipelineModel(Model):
             BadInput: the files cannot be loaded.
         """
         place = pipeline_folder.component(self.folder, name)
-        pipeline_folder.read_json(place / "config.json")
+        config = pipeline_folder.read_json(place / "config.json")
+        if self.is_outline:
+            return without_weights(cls, config, f"{name}/config.json").eval().requires_grad_(False)
         loaded = load_whole(
             cls,
             place,

@@ -1,4 +1,4 @@
-"""Pixel-space diffusers pipelines: a UNet2DModel and the scheduler it was trained with."""
+"""Pixel-space diffusers pipelines: a U-Net and the scheduler it was trained with."""
 
 from typing import Any
 
@@ -6,21 +6,25 @@ import torch
 from torch import Tensor
 
 from ..contracts import Conditioning, ModelSpec
+from ..data import pipeline_folder
 from ..errors import BadInput
 from .pipeline import PipelineModel, square
 
 
 class PixelModel(PipelineModel):
-    """A DDPM, DDIM or PNDM pipeline, or a flow in the same layout, weights as safetensors.
+    """A DDPM, DDIM, PNDM or consistency pipeline, or a flow in the same layout, weights as safetensors.
 
-    x_t is the image scaled to [-1, 1]. A UNet with class embeddings takes a class index per row.
+    x_t is the image scaled to [-1, 1]. A UNet with class embeddings takes a class index per row. A UNet2DConditionModel
+    is called without a text to attend to.
     """
 
     def __init__(self, spec: ModelSpec) -> None:
-        from diffusers import UNet2DModel
+        import diffusers
 
         super().__init__(spec)
-        self.unet = self.network(UNet2DModel, "unet")
+        cls = pipeline_folder.read_folder(self.folder, self.owner)[0].components["unet"][1]
+        self.unet = self.network(getattr(diffusers, cls), "unet")
+        self.without_text = {"encoder_hidden_states": None} if cls == "UNet2DConditionModel" else {}
         self.adaptable = {"unet": "unet"}
         config: Any = self.unet.config
         self.sample_shape = self.image_shape = (int(config.in_channels), *square(config.sample_size))
@@ -30,8 +34,8 @@ class PixelModel(PipelineModel):
     def predict(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         """Call the UNet; x_t and the answer are float32 whatever the network's dtype."""
         labels = {} if self.conditioning == "none" else {"class_labels": self._classes(condition)}
-        output: Tensor = self.unet(*self.as_trained(x_t, t), **labels, return_dict=False)[0]
-        return output.float()
+        output = self.unet(*self.as_trained(x_t, t), **labels, **self.without_text, return_dict=False)[0]
+        return self.as_predicted(output, x_t, t)
 
     def encode(self, images: Tensor) -> Tensor:
         """Scale [0, 1] to [-1, 1]."""

@@ -14,6 +14,7 @@ class DiscreteSchedule:
 
     def __init__(self, alphas_cumprod: Tensor) -> None:
         cumulative = alphas_cumprod.double()
+        self.alphas_cumprod = cumulative
         self.num_train_timesteps = len(cumulative)
         # Interpolating sigma / alpha linearly in t is what diffusers' Euler scheduler does.
         self._ratio = ((1 - cumulative) / cumulative.clamp(min=1e-20)).sqrt()
@@ -32,6 +33,10 @@ class DiscreteSchedule:
         """Return x_t and its time as the network saw them in training."""
         return x_t, t
 
+    def as_predicted(self, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """Return what the network's output for `as_trained` says, in the model's prediction type."""
+        return output
+
 
 def alphas_cumprod(config: Mapping[str, Any]) -> Tensor:
     """Return the cumulative products of 1 - beta that a diffusers configuration states."""
@@ -39,6 +44,23 @@ def alphas_cumprod(config: Mapping[str, Any]) -> Tensor:
 
     cumulative: Tensor = DDPMScheduler.from_config(dict(config)).alphas_cumprod
     return cumulative
+
+
+def betas_of(alphas_cumprod: Tensor) -> list[float]:
+    """Return the betas of cumulative products of 1 - beta."""
+    before = torch.cat([torch.ones(1, dtype=alphas_cumprod.dtype), alphas_cumprod[:-1]])
+    betas: list[float] = (1 - alphas_cumprod / before).tolist()
+    return betas
+
+
+def with_known_betas(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration whose betas every scheduler can make: only diffusers' DDPM knows sigmoid and laplace."""
+    if config.get("trained_betas") is not None or config.get("beta_schedule") not in ("sigmoid", "laplace"):
+        return dict(config)
+    from diffusers import DDPMScheduler
+
+    betas = DDPMScheduler.from_config({**config, "rescale_betas_zero_snr": False}).betas
+    return {**config, "trained_betas": betas.tolist()}
 
 
 class StraightPath(DiscreteSchedule):

@@ -18,7 +18,8 @@ from ..data.pipeline_folder import SCHEDULERS
 from ..errors import BadInput
 from .flops import of_one_call
 from .pipeline import prediction_type
-from .schedule import DiscreteSchedule, StraightPath, alphas_cumprod
+from .schedule import DiscreteSchedule, StraightPath, alphas_cumprod, with_known_betas
+from .sigmas import stated_by_sigma
 
 Schedule = Any
 """A diffusers scheduler or its configuration, ("linear", T, first beta, last beta), or a tensor of betas or of their
@@ -54,7 +55,8 @@ def from_torch(
         num_classes: With conditioning class: indices are below this.
         null_class: The index that stands for no class, where the module was trained with one.
         time: Makes of timesteps 0 .. T - 1, a tensor of shape (N,), what the module takes as its time, such as
-            `lambda t: (t + 1) / 1000`. By default it is given the timesteps (a flow its T s).
+            `lambda t: (t + 1) / 1000`. By default it is given the timesteps (a flow its T s, and 0.25 log sigma
+            where the schedule says `timestep_type: continuous`).
         image_range: Values of x_0 that stand for black and white.
 
     Raises:
@@ -105,14 +107,17 @@ class TorchModel(Model):
         self.prediction_type = _prediction(config, prediction)
         self.schedule: DiscreteSchedule
         self.scheduler_config: Mapping[str, Any]
+        stated = stated_by_sigma({**config, "prediction_type": self.prediction_type})
         if self.prediction_type == "flow_prediction":
             self.schedule = StraightPath(config, "schedule")
             self.scheduler_config = self.schedule.scheduler_config()
+        elif stated is not None:
+            self.schedule, self.scheduler_config = stated, stated.scheduler_config()
         else:
             self.schedule = DiscreteSchedule(_checked_levels(config))
             largest = max(abs(end) for end in image_range)
             clipped = {} if largest == 1 else {"clip_sample_range": largest}
-            self.scheduler_config = {**config, "prediction_type": self.prediction_type, **clipped}
+            self.scheduler_config = {**with_known_betas(config), "prediction_type": self.prediction_type, **clipped}
         self.num_train_timesteps = self.schedule.num_train_timesteps
         self.sample_shape = self.image_shape = image_shape
         self.num_classes, self.null_class = classes

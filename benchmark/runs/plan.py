@@ -23,6 +23,7 @@ from ..registry import check_settings, code_of, find, layers
 from ..results.manifest import MOST_CANDIDATES
 from ..results.run_folder import RunFolder, unit_name
 from ..sampling.defended import check_fit, in_order
+from ..sampling.try_sampler import try_sampler
 from . import batching
 from .plugins import (
     check_autoencoder,
@@ -242,6 +243,8 @@ def plan_run(
     training, held_out = counts(pair, progress)
     chosen = make_measures(pair, size, measures, min(training, held_out or training))
     protocol = Protocol(**{**pair.protocol.values(), "dtype": dtype})
+    if files.outline is not None:
+        try_sampler(files.outline, protocol.sampler, f"pair {pair.name}")
     height, width, channels = size
     shape = (channels, height, width)
     check_fit(around, VictimFacts(spec.family, files.conditioning, shape, protocol.sampler.name, training))

@@ -5,7 +5,7 @@ from typing import Any
 
 from ..contracts import Attack, Defence, Measure
 from ..data import pipeline_folder
-from ..data.model_files import model_configs
+from ..data.model_files import model_configs, owner_of
 from ..data.pair import AS_GIVEN, GIVEN, IN_TRAINING, TRAINING_DEFENCES, Pair
 from ..errors import BadInput, BadSetting, MeasureFailed
 from ..models import WITH_AUTOENCODER
@@ -37,6 +37,7 @@ def check_configs(pair: Pair, attacks: Sequence[Attack], measures: Sequence[str]
         BadInput: an attack does not fit the model, or a measure lacks its network.
     """
     folder = model_configs(pair.model, allow_pickle)[0]
+    pipeline_folder.check_configs(folder, owner_of(folder))
     check_conditioning(attacks, pipeline_folder.conditioning(folder))
     for measure in make_measures(pair, pipeline_folder.image_size(folder), measures):
         measure.weights()

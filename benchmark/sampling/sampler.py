@@ -36,11 +36,21 @@ def make_scheduler(model: Model, settings: SamplerSettings) -> SchedulerMixin:
         "dpm-solver++": (diffusers.DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++"}),
     }[settings.name]
     config = dict(model.scheduler_config)
+    if is_consistency(model):
+        cls = diffusers.LCMScheduler  # the same step, but for the loop's variance-preserving x_t
     if str(config.get("variance_type", "")).startswith("learned"):
         del config["variance_type"]  # what the network says of it is no part of what `predict` returns
     scheduler = cls.from_config(config, **extra)
     scheduler.set_timesteps(settings.steps, device=model.device)
     return scheduler
+
+
+def is_consistency(model: Model) -> bool:
+    """Return whether a model answers with an image at once, so that noise is drawn anew after each step.
+
+    That is DDIM's step with all of its noise new (Song et al. 2023, arXiv 2303.01469, algorithm 1).
+    """
+    return model.scheduler_config.get("_class_name") == "CMStochasticIterativeScheduler"
 
 
 @torch.no_grad()

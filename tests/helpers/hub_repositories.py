@@ -24,6 +24,22 @@ def pixel_pipeline(folder: Path, classes: int | None = None, root: bool = False)
     return folder
 
 
+def pixel_folder(folder: Path, network: Any, scheduler: Any, pipeline: str = "DDPMPipeline") -> Path:
+    """Write a pipeline of one network and its scheduler."""
+    network.save_pretrained(folder / "unet")
+    scheduler.save_pretrained(folder / "scheduler")
+    parts = {"unet": ["diffusers", type(network).__name__], "scheduler": ["diffusers", type(scheduler).__name__]}
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": pipeline, **parts}), encoding="utf-8")
+    return folder
+
+
+def change_config(folder: Path, part: str, **more: Any) -> Path:
+    """Change values of a component's configuration."""
+    file = folder / part / ("scheduler_config.json" if part == "scheduler" else "config.json")
+    file.write_text(json.dumps({**json.loads(file.read_text(encoding="utf-8")), **more}), encoding="utf-8")
+    return folder
+
+
 def unet(channels: int, classes: int | None = None, size: int = SIDE, **more: Any) -> Any:
     """Return the smallest useful UNet, the same weights each time."""
     import torch
@@ -34,7 +50,6 @@ def unet(channels: int, classes: int | None = None, size: int = SIDE, **more: An
         return UNet2DModel(
             sample_size=size,
             in_channels=channels,
-            out_channels=channels,
             block_out_channels=(8, 8),
             layers_per_block=1,
             norm_num_groups=4,
@@ -42,7 +57,7 @@ def unet(channels: int, classes: int | None = None, size: int = SIDE, **more: An
             up_block_types=("UpBlock2D",) * 2,
             add_attention=False,
             num_class_embeds=classes,
-            **more,
+            **{"out_channels": channels, **more},
         )
 
 

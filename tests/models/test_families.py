@@ -131,7 +131,7 @@ def test_dit_has_classes_and_an_unconditional_branch(folders: dict[str, Path]) -
     assert torch.equal(model.conditioned(torch.tensor([4]), Candidates(0, range(1))), torch.tensor([4]))
 
 
-@pytest.mark.parametrize("name", ["FlowMatchLCMScheduler", "EDMEulerScheduler", "ScoreSdeVeScheduler"])
+@pytest.mark.parametrize("name", ["FlowMatchLCMScheduler", "CMStochasticIterativeScheduler", "ScoreSdeVeScheduler"])
 def test_other_noise_schedules_are_refused_by_name(name: str) -> None:
     index = {"_class_name": "DDPMPipeline", "unet": ["diffusers", "UNet2DModel"], "scheduler": ["diffusers", name]}
     with pytest.raises(BadInput, match=f"someone/else: {name} is not a noise schedule"):

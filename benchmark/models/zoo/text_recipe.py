@@ -286,7 +286,7 @@ def save(victim: Victim, recipe: TextRecipe, out: Path) -> None:
     from diffusers import DDIMScheduler
 
     parts: dict[str, Any] = {"unet": victim.unet, "text_encoder": victim.text_encoder, "vae": victim.autoencoder}
-    with quiet(import_transformers(NAME)):
+    with quiet("transformers"):
         for name, network in parts.items():
             network.half().save_pretrained(out / name, safe_serialization=True)
     DDIMScheduler(recipe.num_train_timesteps, **SCHEDULE).save_pretrained(out / "scheduler")
