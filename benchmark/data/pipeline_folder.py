@@ -15,6 +15,7 @@ from ..errors import BadInput, UnsafeFile
 from ..files import parse_json, read_bytes
 from . import config_rules
 from .git_lfs import MEND, is_pointer
+from .pipeline_reasons import why_not
 
 FAMILIES: Mapping[str, str] = {
     "DDPMPipeline": "pixel",
@@ -119,7 +120,10 @@ def read_layout(content: Any, owner: str) -> Layout:
     if isinstance(pipeline, list) or content.get("custom_pipeline"):
         raise UnsafeFile(f"{owner}: its pipeline is Python code of its own, which sidebench does not run")
     if pipeline not in FAMILIES:
-        raise BadInput(f"{owner}: a {pipeline} is not a pipeline that sidebench knows ({', '.join(sorted(FAMILIES))})")
+        raise BadInput(
+            f"{owner}: a {pipeline} is not a pipeline that sidebench knows, since it {why_not(pipeline)} "
+            f"({', '.join(sorted(FAMILIES))} run)"
+        )
     parts: dict[str, tuple[str, str]] = {}
     for name in COMPONENTS[FAMILIES[pipeline]]:
         match content.get(name):

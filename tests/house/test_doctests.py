@@ -9,6 +9,8 @@ WITH_EXAMPLES = [
     "benchmark",
     "benchmark.candidates",
     "benchmark.data",
+    "benchmark.data.config_rules",
+    "benchmark.data.pipeline_reasons",
     "benchmark.gate",
     "benchmark.measures",
     "benchmark.measures.metrics",

@@ -8,7 +8,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from hub_repositories import change_config, pixel_folder, unet
+from hub_repositories import change_config, class_name, latent_pipeline, pixel_folder, unet
 from torch import Tensor, nn
 
 from sidebench.benchmark.candidates import Candidates
@@ -73,6 +73,18 @@ def test_edm_noise_levels_are_those_of_its_own_scheduler(kind: str, tmp_path: Pa
     assert model.num_train_timesteps == LEVELS
     own.set_timesteps(LEVELS)
     check_add_noise(model, own)
+
+
+def test_edm_latents_are_those_of_its_own_scheduler(tmp_path: Path) -> None:
+    own = diffusers.EDMEulerScheduler(num_train_timesteps=STEPS)
+    folder = latent_pipeline(tmp_path / "model", "vq")
+    own.save_pretrained(folder / "scheduler")
+    class_name(folder, "LDMPipeline", scheduler=["diffusers", "EDMEulerScheduler"])
+    model: Any = load_model(ModelSpec(family="latent", location=str(folder)))
+    found = sample_latents(model, FOUR, SamplerSettings(steps=STEPS), 4)
+    own.set_timesteps(STEPS)
+    expected = theirs(own, model.denoiser, FOUR.normal("noise", model.sample_shape) * own.init_noise_sigma)
+    assert torch.allclose(found, expected, atol=2e-5) and float(expected.abs().max()) > 0.5
 
 
 def check_add_noise(model: Any, own: Any) -> None:
