@@ -77,6 +77,7 @@ FLAG = Rule(lambda value: value is None or isinstance(value, bool), "true or fal
 POSITIVE = number(0, float("inf"))
 BETA = number(0, 1, "high")
 COUNT = whole(1, 2**15)
+NAMES = Rule(lambda value: isinstance(value, list) and all(isinstance(name, str) for name in value), "a list of names")
 
 SCHEDULER: Mapping[str, Rule] = {
     "num_train_timesteps": whole(2, 10**5),
@@ -126,6 +127,9 @@ UNET: Mapping[str, Rule] = {
     "in_channels": COUNT,
     "out_channels": COUNT,
     "block_out_channels": Rule(_are_channels, "a list of whole numbers above 0"),
+    "down_block_types": NAMES,
+    "up_block_types": NAMES,
+    "downsample_padding": whole(0, 16),
     "num_class_embeds": or_null(whole(1, 10**6)),
     "norm_num_groups": or_null(COUNT),
     "norm_eps": POSITIVE,
@@ -191,6 +195,8 @@ def check_denoiser(file: str, config: Mapping[str, Any], cls: str) -> None:
             f"{file}, class_embed_type: is {shown(embeds)}, wanted null or timestep: a class is known by its "
             "number here, not by an embedding that the caller makes"
         )
+    if "sample_size" not in config:
+        raise BadInput(f"{file}, sample_size: is missing, wanted {UNET['sample_size'].wanted}")
     check_values(file, config, UNET if cls.startswith("UNet") else DIT)
     if embeds is not None and config.get("num_class_embeds") is None:
         raise BadInput(f"{file}, num_class_embeds: is missing; with class_embed_type {embeds} it says how many classes")

@@ -221,6 +221,10 @@ def plan_run(
         if its_files.image_size != size:
             raise BadInput(f"pair {pair.name}: the reference model makes images of another size than the model")
     check_family(chosen_attacks, around, spec.family)
+    _check_size(pair, size)
+    protocol = Protocol(**{**pair.protocol.values(), "dtype": dtype})
+    if files.outline is not None:
+        try_sampler(files.outline, protocol.sampler, f"pair {pair.name}")
     check_conditioning(chosen_attacks, files.conditioning)
     if files.given is not None:
         number = _given_count(files.given, number if tier or candidates else None, seeds)
@@ -242,9 +246,6 @@ def plan_run(
         sources = {**sources, "data": fetch_data(pair.data).origin()}
     training, held_out = counts(pair, progress)
     chosen = make_measures(pair, size, measures, min(training, held_out or training))
-    protocol = Protocol(**{**pair.protocol.values(), "dtype": dtype})
-    if files.outline is not None:
-        try_sampler(files.outline, protocol.sampler, f"pair {pair.name}")
     height, width, channels = size
     shape = (channels, height, width)
     check_fit(around, VictimFacts(spec.family, files.conditioning, shape, protocol.sampler.name, training))
@@ -301,6 +302,17 @@ def _begun_anew(named: Sequence[str], attacks: Sequence[Attack]) -> tuple[str, .
         if name not in known:
             raise UnknownName("attack of this run", name, known)
     return wanted
+
+
+def _check_size(pair: Pair, size: tuple[int, int, int]) -> None:
+    """Raise `BadInput` where the pair brings its images to another size than the model's (height, width, channels)."""
+    side, channels = pair.data.size, pair.data.channels
+    if pair.data.source in ("hub", "folder") and side is not None and (side, side, channels) != size:
+        height, width, made = size
+        raise BadInput(
+            f"pair {pair.name}: data.size brings the images to {side}x{side}x{channels}, "
+            f"the model makes {height}x{width}x{made}; only square ones can be compared"
+        )
 
 
 def _checked(spec: ModelSpec) -> tuple[ModelSpec, ModelFiles]:

@@ -1,5 +1,6 @@
 """Pixel networks of other kinds: variances beside the mean, classes as numbers, no text to attend to, odd schedules."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +159,8 @@ def refused(folder: Path, sampler: SamplerSettings | None = None) -> str:
             "norm_num_groups: is 3, wanted a divisor of block_out_channels, [8, 8]",
         ),
         ("unet", {"act_fn": "swush"}, 'unet/config.json, act_fn: is "swush": diffusers makes no UNet2DModel of it'),
-        ("unet", {"down_block_types": ["DownBlock2D"]}, "unet/config.json"),
+        ("unet", {"down_block_types": [8, 8]}, "down_block_types: is [8, 8], wanted a list of names"),
+        ("unet", {"down_block_types": ["DownBlock2D"]}, "unet/config.json: diffusers makes no UNet2DModel of it"),
         ("unet", {"time_embedding_type": "fourier"}, 'time_embedding_type: is "fourier", which takes the logarithm'),
         ("unet", {"time_embedding_type": "learned"}, "num_train_timesteps: is null, wanted 50 or more"),
     ],
@@ -169,6 +171,16 @@ def test_a_value_that_cannot_be_used_is_named_before_any_work(
     folder = pixel_folder(tmp_path / "model", unet(3), diffusers.DDPMScheduler(num_train_timesteps=50))
     said = refused(change_config(folder, part, **change))
     assert words in said and "\n" not in said
+
+
+def test_a_network_that_does_not_say_its_size_is_refused(tmp_path: Path) -> None:
+    folder = pixel_folder(tmp_path / "model", unet(3), diffusers.DDPMScheduler(num_train_timesteps=50))
+    config = json.loads((folder / "unet" / "config.json").read_text("utf-8"))
+    (folder / "unet" / "config.json").write_text(json.dumps({**config, "sample_size": None}), "utf-8")
+    assert "unet/config.json, sample_size: is null, wanted a whole number" in refused(folder)
+    del config["sample_size"]
+    (folder / "unet" / "config.json").write_text(json.dumps(config), "utf-8")
+    assert "unet/config.json, sample_size: is missing, wanted a whole number" in refused(folder)
 
 
 def test_a_network_that_attends_to_what_nobody_gives_it_is_refused(tmp_path: Path) -> None:
