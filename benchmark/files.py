@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from .contracts import AttackState
 from .errors import BadInput, CannotWrite, CorruptRun, SidebenchError
@@ -96,18 +96,22 @@ def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
     return content
 
 
-def parse_json(text: str | bytes) -> Any:
+def parse_json(text: str | bytes, *, any_number: bool = False) -> Any:
     """Return the value that JSON text spells, if everything here can work with it.
 
     Unlike `json.loads` this refuses numbers that are none or infinite (NaN, 1e999), whole numbers beyond 64 bits, half
-    a character (a lone surrogate), and more than 64 levels.
+    a character (a lone surrogate), and more than 64 levels. `any_number` lets Infinity, -Infinity and whole numbers of
+    any size pass, which libraries write into configurations of theirs.
 
     Raises:
         ValueError: the text breaks one of these rules, or is no JSON in UTF-8.
     """
     text = text.decode() if isinstance(text, bytes) else text
     try:
-        content = json.loads(text, parse_constant=_no_number, parse_float=_finite, parse_int=_whole)
+        if any_number:
+            content = json.loads(text, parse_constant=_infinite, parse_float=_finite)
+        else:
+            content = json.loads(text, parse_constant=_no_number, parse_float=_finite, parse_int=_whole)
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None
     level, depth = [content], 0
@@ -127,8 +131,12 @@ def parse_json(text: str | bytes) -> Any:
 _TOO_DEEP = f"it is nested deeper than {MOST_LEVELS} levels"
 
 
-def _no_number(word: str) -> None:
+def _no_number(word: str) -> NoReturn:
     raise ValueError(f"{word} is no number")
+
+
+def _infinite(word: str) -> float:
+    return float(word) if word.endswith("Infinity") else _no_number(word)
 
 
 def _finite(word: str) -> float:

@@ -4,6 +4,7 @@ Works on names and small JSON files alone, so that a repository can be judged be
 Newer folders hold each component in a folder of its own; older ones with one network hold all in the root.
 """
 
+import json
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from ..files import parse_json, read_bytes
 from . import config_rules
 from .git_lfs import MEND, is_pointer
 from .pipeline_reasons import why_not
+from .text_pipelines import TEXT_PIPELINES, lacking
 
 FAMILIES: Mapping[str, str] = {
     "DDPMPipeline": "pixel",
@@ -25,16 +27,15 @@ FAMILIES: Mapping[str, str] = {
     "ConsistencyModelPipeline": "pixel",
     "LDMPipeline": "latent",
     "DiTPipeline": "latent",
-    "StableDiffusionPipeline": "text",
+    **dict.fromkeys(TEXT_PIPELINES, "text"),
 }
 """Pipeline classes that sidebench knows, and the family that each belongs to."""
 
 COMPONENTS: Mapping[str, tuple[str, ...]] = {
     "pixel": ("unet", "scheduler"),
     "latent": ("unet", "transformer", "vqvae", "vae", "scheduler"),
-    "text": ("unet", "vae", "text_encoder", "tokenizer", "scheduler"),
 }
-"""What is loaded of each family; anything else in the folder (a safety checker, say) is left alone."""
+"""What is loaded of each family without text; anything else in the folder (a safety checker, say) is left alone."""
 
 SCHEDULERS = frozenset(
     f"{name}Scheduler"
@@ -42,7 +43,7 @@ SCHEDULERS = frozenset(
         *("DDPM", "DDPMParallel", "DDIM", "DDIMParallel", "PNDM", "LMSDiscrete", "EulerDiscrete", "HeunDiscrete"),
         *("EulerAncestralDiscrete", "KDPM2Discrete", "KDPM2AncestralDiscrete", "DPMSolverSinglestep"),
         *("DPMSolverMultistep", "DPMSolverSDE", "DEISMultistep", "UniPCMultistep"),
-        *("FlowMatchEulerDiscrete", "FlowMatchHeunDiscrete"),
+        *("FlowMatchEulerDiscrete", "FlowMatchHeunDiscrete", "LCM"),
     )
 )
 """Schedulers whose configuration states a discrete noise schedule: its betas, or the straight path of a flow."""
@@ -83,6 +84,9 @@ _MOST = {"layers": 512, "sample_size": 8192, "image_size": 8192, "channels": 2**
 """Largest number under a key of a component's configuration that holds this word."""
 
 _MOST_BLOCKS = 64
+
+_ANY_NUMBER = ("scheduler_config.json", "tokenizer_config.json")
+"""Files in which the libraries write -Infinity and 10 ** 30 for no bound."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +129,7 @@ def read_layout(content: Any, owner: str) -> Layout:
             f"({', '.join(sorted(FAMILIES))} run)"
         )
     parts: dict[str, tuple[str, str]] = {}
-    for name in COMPONENTS[FAMILIES[pipeline]]:
+    for name in _loaded(pipeline):
         match content.get(name):
             case [str() as library, str() as cls]:
                 parts[name] = (library, cls)
@@ -144,15 +148,24 @@ def read_layout(content: Any, owner: str) -> Layout:
     unet = parts.get("unet", ("", "nothing"))[1]
     if pipeline in UNETS and unet not in UNETS[pipeline]:
         raise BadInput(f"{owner}: the unet of a {pipeline} is a {' or '.join(UNETS[pipeline])}, this one is {unet}")
+    if pipeline in TEXT_PIPELINES and (wrong := lacking(pipeline, parts)):
+        raise BadInput(f"{owner}: {wrong}")
     others = {name for name, given in content.items() if isinstance(given, list) and None not in given}
     return Layout(owner, pipeline, parts, tuple(sorted(others - parts.keys())))
+
+
+def _loaded(pipeline: str) -> tuple[str, ...]:
+    """Return the components that are loaded of a pipeline of this class, where it has them."""
+    text = TEXT_PIPELINES.get(pipeline)
+    return COMPONENTS[FAMILIES[pipeline]] if text is None else (*text.classes, "scheduler")
 
 
 def _schedulers(pipeline: str) -> Collection[str]:
     """Return the noise schedules that a pipeline of this class is run with."""
     if pipeline in OWN_SCHEDULERS:
         return {OWN_SCHEDULERS[pipeline]}
-    return SCHEDULERS if FAMILIES[pipeline] == "text" else SCHEDULERS | SIGMA_SCHEDULERS
+    text = TEXT_PIPELINES.get(pipeline)
+    return SCHEDULERS | SIGMA_SCHEDULERS if text is None else text.schedulers or SCHEDULERS
 
 
 def needed_files(
@@ -173,6 +186,8 @@ def needed_files(
         chosen += [file for file in inside if file.endswith(_TEXTS) and ".index." not in file]
         if not cls.endswith(("Scheduler", "Tokenizer", "TokenizerFast")):
             chosen += _weights(layout.owner, name, place, inside, variant, allow_pickle)
+        elif not place and layout.family == "text":
+            raise BadInput(f"{layout.owner}: no files for {name}: the folder {name}/ is missing")
     return sorted(set(chosen))
 
 
@@ -268,10 +283,17 @@ def image_size(folder: Path) -> tuple[int, int, int]:
     for decoder in {"vae", "vqvae"} & layout.components.keys():
         own = read_json(component(folder, decoder) / "config.json")
         try:
-            channels, scale = int(own["out_channels"]), 2 ** (len(own["block_out_channels"]) - 1)
+            channels, scale = _decoded(own)
         except (ValueError, KeyError, TypeError):
             raise BadInput(f"{folder.name}/{decoder}/config.json does not say the image size") from None
     return height * scale, width * scale, channels
+
+
+def _decoded(config: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the channels of an autoencoder's images and how much larger they are than its latents."""
+    if "encoder_block_out_channels" in config:  # AutoencoderDC, whose images have as many channels on both ends
+        return int(config["in_channels"]), 2 ** (len(config["encoder_block_out_channels"]) - 1)
+    return int(config["out_channels"]), 2 ** (len(config["block_out_channels"]) - 1)
 
 
 def sample_size(folder: Path) -> tuple[int, int, int]:
@@ -283,10 +305,12 @@ def sample_size(folder: Path) -> tuple[int, int, int]:
     layout = read_layout(read_json(folder / INDEX), folder.name)
     name = denoiser(layout)
     config = read_json(component(folder, name) / "config.json")
+    text = TEXT_PIPELINES.get(layout.pipeline)
+    own, patch = (text.side, text.patch) if text else (None, 1)
     try:
-        size = config["sample_size"]
+        size = config["sample_size"] if own is None else config.get("sample_size", own)
         height, width = (size, size) if isinstance(size, int) else size
-        return int(height), int(width), int(config["in_channels"])
+        return int(height), int(width), int(config["in_channels"]) // patch**2
     except (ValueError, KeyError, TypeError):
         raise BadInput(f"{folder.name}/{name}/config.json does not say the image size") from None
 
@@ -354,7 +378,8 @@ def read_json(path: Path) -> dict[str, Any]:
         written = read_bytes(path)
         if is_pointer(written):
             raise BadInput(f"{name} is a Git LFS pointer: {MEND}")
-        content = parse_json(written)
+        content = parse_json(written, any_number=path.name in _ANY_NUMBER)
+        _check_finite(content)
     except FileNotFoundError:
         raise BadInput(f"{path.parent.name}: no {path.name}, so this is no diffusers pipeline folder") from None
     except OSError as error:
@@ -367,6 +392,13 @@ def read_json(path: Path) -> dict[str, Any]:
         if (most := next((most for word, most in _MOST.items() if word in key), None)) is not None:
             _check_size(f"{name}, {key}", value, most)
     return content
+
+
+def _check_finite(content: Any) -> None:
+    """Raise `ValueError` for an infinite number, unless it is how diffusers' multistep solvers say "no bound"."""
+    if isinstance(content, dict):
+        content = {key: value for key, value in content.items() if key != "lambda_min_clipped"}
+    json.dumps(content, allow_nan=False)
 
 
 def _check_size(what: str, value: Any, most: int) -> None:

@@ -1,9 +1,9 @@
 """The model under audit: diffusers pipelines and closed-form controls behind the one `Model` contract.
 
-`pixel`, `latent`, `text` are the families of pipelines, `torch_module` and `own_model` models of somebody's own,
-`given_images` images that exist already, `analytic` and `controls` models with known truth, `lora` and `schedule` what
-they are made with, `find_model` goes from a name to files, `zoo/` holds the embedded models. May import words, stats
-and data.
+`pixel`, `latent`, `text` are the families of pipelines, `stable_diffusion`, `sdxl`, `mmdit`, `flux`, `pixart` and
+`sana` text-to-image ones, `torch_module` and `own_model` models of somebody's own, `given_images` images that exist
+already, `analytic` and `controls` models with known truth, `lora` and `schedule` what they are made with, `find_model`
+goes from a name to files, `zoo/` holds the embedded models. May import words, stats and data.
 
     from sidebench import ModelSpec, load_model
 
@@ -11,6 +11,7 @@ and data.
     print(model.sample_shape, model.prediction_type)
 """
 
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -29,6 +30,19 @@ WITH_AUTOENCODER = ("latent", "text")
 
 OUTLINED = ("pixel", "latent")
 """Families that are built without weights before any work; those with text are built whole at once."""
+_OF_FAMILY = {"pixel": ("pixel", "PixelModel"), "latent": ("latent", "LatentModel")}
+_MODELS = {
+    "ScoreSdeVePipeline": ("pixel", "ScoreSdeModel"),
+    "StableDiffusionPipeline": ("stable_diffusion", "StableDiffusionModel"),
+    "LatentConsistencyModelPipeline": ("stable_diffusion", "StableDiffusionModel"),
+    "StableDiffusionXLPipeline": ("sdxl", "StableDiffusionXLModel"),
+    "StableDiffusion3Pipeline": ("mmdit", "StableDiffusion3Model"),
+    "FluxPipeline": ("flux", "FluxModel"),
+    "PixArtAlphaPipeline": ("pixart", "PixArtModel"),
+    "PixArtSigmaPipeline": ("pixart", "PixArtModel"),
+    "SanaPipeline": ("sana", "SanaModel"),
+}
+"""Module and class by pipeline class, and by family for the rest; imported when one is loaded."""
 
 
 class ModelFiles(NamedTuple):
@@ -128,17 +142,9 @@ def load_model(spec: ModelSpec) -> Model:
 
 
 def _pipeline_class(spec: ModelSpec) -> "type[PipelineModel]":
-    if spec.family == "pixel":
-        from .pixel import PixelModel, ScoreSdeModel
-
-        pipeline = pipeline_folder.read_folder(model_files.locate(spec.location))[0].pipeline
-        return ScoreSdeModel if pipeline == "ScoreSdeVePipeline" else PixelModel
-    if spec.family == "latent":
-        from .latent import LatentModel
-
-        return LatentModel
-    if spec.family == "text":
-        from .text import TextModel
-
-        return TextModel
-    raise UnknownName("model family", spec.family, FAMILIES)
+    if spec.family not in ("pixel", "latent", "text"):
+        raise UnknownName("model family", spec.family, FAMILIES)
+    pipeline = pipeline_folder.read_folder(model_files.locate(spec.location))[0].pipeline
+    module, name = _MODELS.get(pipeline) or _OF_FAMILY[spec.family]
+    found: type[PipelineModel] = getattr(import_module(f".{module}", __package__), name)
+    return found

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..contracts import Conditioning, ModelSpec
 from ..data import pipeline_folder
-from .pipeline import PipelineModel, square
+from .pipeline import PipelineModel
 
 DECODER_BATCH = 8
 """Rows that the autoencoder sees at a time, always padded to this number, as its arithmetic may depend on it."""
@@ -22,26 +22,29 @@ class LatentModel(PipelineModel):
     """
 
     def __init__(self, spec: ModelSpec) -> None:
-        import diffusers
-
         super().__init__(spec)
-        parts = pipeline_folder.read_folder(self.folder, self.owner)[0].components
-        name = "vae" if "vae" in parts else "vqvae"
-        decoder = diffusers.AutoencoderKL if name == "vae" else diffusers.VQModel
-        self.autoencoder = self.network(decoder, name, torch.float32)
-        self.is_dit = "transformer" in parts
+        self.autoencoder = self.load_autoencoder()
+        self.is_dit = "transformer" in self.parts
         self.denoiser = self.load_denoiser()
         self.adaptable = {"transformer" if self.is_dit else "unet": "denoiser"}
-        config: Any = self.denoiser.config
-        self.sample_shape = (int(config.in_channels), *square(config.sample_size))
+        height, width, channels = pipeline_folder.sample_size(self.folder)
+        self.sample_shape = (channels, height, width)
         height, width, channels = pipeline_folder.image_size(self.folder)
         self.image_shape = (channels, height, width)
+        config: Any = self.denoiser.config
         self.num_classes = int(config.get("num_embeds_ada_norm" if self.is_dit else "num_class_embeds") or 0)
         self.conditioning: Conditioning = "class" if self.num_classes else "none"
 
     def read_schedule(self, config: dict[str, Any]) -> dict[str, Any]:
         """Return the schedule; latents are clipped only where it says so, for their range is not [-1, 1]."""
         return {"clip_sample": False, **config}
+
+    def load_autoencoder(self) -> Any:
+        """Load the network between images and latents, in float32."""
+        import diffusers
+
+        name = "vae" if "vae" in self.parts else "vqvae"
+        return self.network(diffusers.AutoencoderKL if name == "vae" else diffusers.VQModel, name, torch.float32)
 
     def load_denoiser(self) -> Any:
         """Load the network that `predict` calls."""
@@ -67,18 +70,33 @@ class LatentModel(PipelineModel):
 
         def latents(x: Tensor) -> Tensor:
             found = self.autoencoder.encode(x)
-            mapped: Tensor = found.latents if hasattr(found, "latents") else found.latent_dist.mode()
-            return mapped
+            for name in ("latents", "latent"):
+                if hasattr(found, name):
+                    mapped: Tensor = getattr(found, name)
+                    return mapped
+            mode: Tensor = found.latent_dist.mode()
+            return mode
 
-        scaled: Tensor = _in_batches(latents, images.to(self.device) * 2 - 1) * self.autoencoder.config.scaling_factor
-        return scaled
+        return self.scaled(_in_batches(latents, images.to(self.device) * 2 - 1))
 
     def decode(self, x_0: Tensor) -> Tensor:
         """Map scaled latents to images, clipped to [0, 1]; rows with NaN stay NaN."""
-        latents = x_0.float() / self.autoencoder.config.scaling_factor
+        latents = self.unscaled(x_0.float())
         images = (_in_batches(lambda z: self.autoencoder.decode(z).sample, latents) / 2 + 0.5).clamp(0, 1)
         broken = ~torch.isfinite(x_0.flatten(1)).all(1)
         return images.masked_fill(broken.view(-1, 1, 1, 1), float("nan"))
+
+    def scaled(self, latents: Tensor) -> Tensor:
+        """Map the autoencoder's latents to x_0."""
+        config = self.autoencoder.config
+        found: Tensor = (latents - (config.get("shift_factor") or 0.0)) * config.scaling_factor
+        return found
+
+    def unscaled(self, x_0: Tensor) -> Tensor:
+        """Map x_0 to the autoencoder's latents."""
+        config = self.autoencoder.config
+        found: Tensor = x_0 / config.scaling_factor + (config.get("shift_factor") or 0.0)
+        return found
 
     def _classes(self, condition: Tensor | None, rows: int) -> Tensor:
         """Return the class of each row; one past the last stands for none."""

@@ -23,6 +23,7 @@ METADATA = "lora_adapter_metadata"
 _RENAMED = (
     (r"^lora_unet_([^.]+)\.", r"unet.\1."),
     (r"^lora_te1?_([^.]+)\.", r"text_encoder.\1."),
+    (r"^lora_te2_([^.]+)\.", r"text_encoder_2.\1."),
     (r"\.self_attn\.to_out_lora\.", ".self_attn.out_proj.lora."),
     (r"\.self_attn\.to_([qkv])_lora\.", r".self_attn.\1_proj.lora."),
     (r"\.processor\.to_out_lora\.", ".to_out.0.lora."),

@@ -36,6 +36,8 @@ class PipelineModel(Model):
     def __init__(self, spec: ModelSpec) -> None:
         self.folder = model_files.locate(spec.location)
         self.owner = model_files.owner_of(self.folder)
+        layout = pipeline_folder.read_folder(self.folder, self.owner)[0]
+        self.pipeline, self.parts = layout.pipeline, layout.components
         self.spec = spec
         self.is_outline = spec.device == OUTLINE
         if self.is_outline:
@@ -52,7 +54,7 @@ class PipelineModel(Model):
             self.scheduler_config = stated.scheduler_config()
         elif (kind := prediction_type(config, self.owner)) == "flow_prediction":
             self.prediction_type = kind
-            self.schedule = StraightPath(config, self.owner)
+            self.schedule = StraightPath(config, self.owner, self.tokens())
             self.scheduler_config = self.schedule.scheduler_config()
         else:
             self.prediction_type = kind
@@ -63,6 +65,10 @@ class PipelineModel(Model):
     def read_schedule(self, config: dict[str, Any]) -> dict[str, Any]:
         """Return the configuration of the noise schedule in the form of diffusers' DDPM scheduler."""
         return config
+
+    def tokens(self) -> int | None:
+        """Return how many tokens an image is to a denoiser whose schedule goes by it."""
+        return None
 
     def noise_level(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return (alpha, sigma) at timesteps `t`."""
@@ -101,11 +107,19 @@ class PipelineModel(Model):
             place,
             f"{self.owner}/{name}",
             use_safetensors=not self.spec.allow_pickle,
-            variant=_variant(place, self.spec.variant),
+            variant=self.variant(place),
             low_cpu_mem_usage=False,
             torch_dtype=dtype or self.dtype,
         )
-        return loaded.to(self.device).eval().requires_grad_(False)
+        # Asked for a dtype, diffusers 0.42 leaves some classes (SD3Transformer2DModel) in that of their file. Its own
+        # `to` warns of every change of dtype.
+        moved: Any = torch.nn.Module.to(loaded, self.device, dtype or self.dtype)
+        return moved.eval().requires_grad_(False)
+
+    def variant(self, place: Path) -> str | None:
+        """Return the variant where this component has it; its plain weights are taken otherwise."""
+        wanted = self.spec.variant
+        return wanted if wanted and any(f".{wanted}." in file.name for file in place.iterdir()) else None
 
     def put_lora(self) -> None:
         """Add the LoRA that the specification names to the networks.
@@ -172,8 +186,3 @@ def prediction_type(config: Mapping[str, Any], owner: str) -> PredictionType:
         raise BadInput(f"{owner}: prediction type {found!r} is not supported ({', '.join(known)})")
     kind: PredictionType = found
     return kind
-
-
-def _variant(place: Path, variant: str | None) -> str | None:
-    """Return the variant where this component has it; its plain weights are taken otherwise."""
-    return variant if variant and any(f".{variant}." in file.name for file in place.iterdir()) else None

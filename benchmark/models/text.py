@@ -1,6 +1,13 @@
-"""Stable Diffusion 1.x and 2.x: text to image in the latent space of a KL autoencoder."""
+"""What text-to-image models share: encoders and tokenizers, and a prompt's embeddings as one tensor.
 
-from collections.abc import Sequence
+A condition is one tensor with a row for each prompt, whatever the number of encoders. So the parts of an embedding
+(hidden states, pooled states, attention masks, a scale of guidance) are laid side by side in a row of numbers, which
+the harness, attacks and defences pass on as it is; the model that made the row takes it apart.
+"""
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -9,59 +16,132 @@ from torch import Tensor
 
 from ..contracts import Conditioning, ModelSpec
 from ..data import pipeline_folder
+from ..data.text_pipelines import TEXT_PIPELINES
 from ..errors import BadInput
 from .latent import LatentModel
 from .load_network import from_transformers, import_transformers
+from .schedule import StraightPath
+
+GUIDANCE = "guidance"
+"""The part of an embedding that holds the scale of guidance, where a denoiser takes it as an input; the last part."""
+
+
+def packed(parts: Mapping[str, Tensor]) -> Tensor:
+    """Lay the parts of an embedding side by side, N x (all their numbers) in float32; a single part stays as it is."""
+    if len(parts) == 1:
+        return next(iter(parts.values())).float()
+    return torch.cat([part.flatten(1).float() for part in parts.values()], dim=1)
+
+
+def unpacked(rows: Tensor, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """Take apart what `packed` made, given the shape of each part without its first axis."""
+    if len(shapes) == 1:
+        return dict.fromkeys(shapes, rows)
+    pieces = rows.split([math.prod(shape) for shape in shapes.values()], dim=1)
+    return {name: piece.reshape(-1, *shape) for (name, shape), piece in zip(shapes.items(), pieces, strict=True)}
 
 
 class TextModel(LatentModel):
-    """The denoiser takes a prompt embedding per row, or None for the empty prompt, the unconditional branch.
+    """The denoiser takes a prompt embedding per row, or None for its unconditional branch, the empty prompt.
 
+    A subclass says what parts an embedding has (`encoded`) and how the denoiser is called with them (`denoised`).
     The safety checker is not loaded: it replaces images by black ones, and what it would have hidden is what an
     audit looks for. The manifest says so.
     """
 
+    text_encoder: Any = None
+    text_encoder_2: Any = None
+    text_encoder_3: Any = None
+
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__(spec)
         self.conditioning: Conditioning = "text"
-        self.tokenizer, self.text_encoder = self._load_text()
-        self.adaptable = {**self.adaptable, "text_encoder": "text_encoder"}
+        self.num_classes = 0
+        self.tokenizers: dict[str, Any] = {}
+        for encoder, tokenizer in TEXT_PIPELINES[self.pipeline].encoders().items():
+            if encoder in self.parts:
+                setattr(self, encoder, self._load_encoder(encoder))
+                self.tokenizers[encoder] = self._load_tokenizer(tokenizer)
+                self.adaptable = {**self.adaptable, encoder: encoder}
 
     def load_denoiser(self) -> Any:
-        """Load the UNet with cross-attention."""
-        from diffusers import UNet2DConditionModel
+        """Load the denoiser by the class that model_index.json names."""
+        import diffusers
 
-        return self.network(UNet2DConditionModel, "unet")
+        name = "transformer" if "transformer" in self.parts else "unet"
+        return self.network(getattr(diffusers, self.parts[name][1]), name)
+
+    @abstractmethod
+    def encoded(self, prompt: str) -> dict[str, Tensor]:
+        """Return the parts of a prompt's embedding, each with a first axis of length 1, always of the same shapes."""
+
+    def unconditional(self) -> dict[str, Tensor]:
+        """Return the parts of the embedding that stands for no prompt."""
+        return self.encoded("")
+
+    @abstractmethod
+    def denoised(self, x: Tensor, time: Tensor, parts: dict[str, Tensor]) -> Tensor:
+        """Call the denoiser with x in its own dtype and the parts of embeddings, float32, a row for each of x."""
 
     def predict(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Call the UNet; x_t and the answer are float32 whatever the network's dtype."""
-        embedding = self._empty.expand(len(x_t), -1, -1) if condition is None else condition
-        given = {"encoder_hidden_states": embedding.to(self.dtype)}
-        output: Tensor = self.denoiser(*self.as_trained(x_t, t), **given, return_dict=False)[0]
-        return output.float()
+        """Call the denoiser; x_t and the answer are float32 whatever the network's dtype."""
+        rows = self._empty.expand(len(x_t), *self._empty.shape[1:]) if condition is None else condition
+        output = self.denoised(*self.as_trained(x_t, t), unpacked(rows, self._shapes))
+        return output[:, : self.sample_shape[0]].float()  # what follows is a variance that was learned
 
     @torch.no_grad()
     def embed(self, prompts: Sequence[str]) -> Tensor:
-        """Return the last hidden state of the text encoder, N x L x D float32, prompts cut to its length."""
-        length = min(self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings)
-        rows = []
-        for prompt in prompts:  # one at a time: the result must not depend on which prompts go together
-            tokens = self.tokenizer(
-                [prompt], padding="max_length", max_length=length, truncation=True, return_tensors="pt"
-            )
-            rows.append(self.text_encoder(tokens.input_ids.to(self.device))[0].float())
-        return torch.cat(rows)
+        """Return the embedding of each prompt, a row each, float32; prompts are cut to the encoders' lengths."""
+        # One at a time: the result must not depend on which prompts go together.
+        return torch.cat([packed(self.encoded(prompt)) for prompt in prompts])
+
+    def guided(self, condition: Tensor, scale: float) -> Tensor | None:
+        """Return the condition with another scale of guidance, where the denoiser takes it as an input."""
+        if GUIDANCE not in self._shapes:
+            return None
+        changed = condition.clone()
+        changed[:, -1] = scale
+        return changed
+
+    def timesteps(self, steps: int) -> Tensor | None:
+        """Return the timesteps of a flow's own pipeline; other noise schedules leave them to the sampler."""
+        if not isinstance(self.schedule, StraightPath):
+            return None
+        return self.schedule.own_timesteps(steps, self.levels(steps)).to(self.device)
+
+    def levels(self, steps: int) -> list[float] | None:
+        """Return the noise levels that a flow's own pipeline hands to its scheduler; None: it hands it none."""
+        return None
+
+    def tokens_of(self, encoder: str, prompt: str, length: int | None = None) -> Any:
+        """Return `input_ids` and `attention_mask` (1 x length) of a prompt, padded and cut to the encoder's length."""
+        tokenizer = self.tokenizers[encoder]
+        if length is None:
+            most = getattr(getattr(self, encoder).config, "max_position_embeddings", tokenizer.model_max_length)
+            length = min(tokenizer.model_max_length, most)
+        asked = {"padding": "max_length", "max_length": length, "truncation": True, "return_tensors": "pt"}
+        return tokenizer([prompt], **asked).to(self.device)
 
     @cached_property
+    @torch.no_grad()
     def _empty(self) -> Tensor:
-        return self.embed([""])
+        return packed(self.unconditional())
 
-    def _load_text(self) -> tuple[Any, Any]:
-        tokenizers = import_transformers(self.owner)
-        place, owner = pipeline_folder.component(self.folder, "text_encoder"), f"{self.owner}/text_encoder"
-        encoder = from_transformers("CLIPTextModel", place, owner, self.dtype, self.spec.allow_pickle)
+    @cached_property
+    @torch.no_grad()
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(part.shape[1:]) for name, part in self.unconditional().items()}
+
+    def _load_encoder(self, name: str) -> Any:
+        place, owner = pipeline_folder.component(self.folder, name), f"{self.owner}/{name}"
+        found = from_transformers(
+            self.parts[name][1], place, owner, self.dtype, self.spec.allow_pickle, variant=self.variant(place)
+        )
+        return found.to(self.device)
+
+    def _load_tokenizer(self, name: str) -> Any:
+        cls = getattr(import_transformers(self.owner), self.parts[name][1])
         try:
-            tokenizer = tokenizers.CLIPTokenizer.from_pretrained(self.folder / "tokenizer", local_files_only=True)
+            return cls.from_pretrained(self.folder / name, local_files_only=True)
         except Exception as error:  # whatever transformers finds wrong with the files, they are the user's
-            raise BadInput(f"{self.owner}/tokenizer cannot be loaded: {error}") from error
-        return tokenizer, encoder.to(self.device)
+            raise BadInput(f"{self.owner}/{name} cannot be loaded: {error}") from error

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from text_pipelines import stable_diffusion_parts, write
 
 SIDE = 8
 
@@ -120,21 +121,27 @@ def flow_pipeline(folder: Path, shift: float = 3.0) -> Path:
     return folder
 
 
-def lora_file(file: Path, networks: dict[str, Any], rank: int = 2, seed: int = 0, **metadata: str) -> Path:
-    """Write a LoRA in the spelling of diffusers for the attention layers of networks, by component name."""
+def lora_state(networks: dict[str, Any], rank: int = 2, seed: int = 0) -> dict[str, Any]:
+    """Return a LoRA in the spelling of diffusers for the attention layers of networks, by component name."""
     import torch
-    from safetensors.torch import save_file
 
     draw = torch.Generator().manual_seed(seed)
     tensors = {}
     for component, network in networks.items():
         for name, layer in network.named_modules():
-            if name.endswith((".to_q", ".to_v", ".q_proj", ".v_proj")):
+            if name.endswith((".to_q", ".to_v", ".q_proj", ".v_proj", ".SelfAttention.q")):
                 rows, columns = layer.weight.shape
                 tensors[f"{component}.{name}.lora_A.weight"] = torch.randn(rank, columns, generator=draw)
                 tensors[f"{component}.{name}.lora_B.weight"] = torch.randn(rows, rank, generator=draw)
+    return tensors
+
+
+def lora_file(file: Path, networks: dict[str, Any], rank: int = 2, seed: int = 0, **metadata: str) -> Path:
+    """Write a LoRA in the spelling of diffusers for the attention layers of networks, by component name."""
+    from safetensors.torch import save_file
+
     file.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, file, {"format": "pt", **metadata})
+    save_file(lora_state(networks, rank, seed), file, {"format": "pt", **metadata})
     return file
 
 
@@ -171,55 +178,12 @@ def latent_pipeline(folder: Path, kind: str) -> Path:
 
 def text_pipeline(folder: Path, scheduler: Any = None) -> Path:
     """Write a Stable Diffusion pipeline of 16 x 16 images on 8 x 8 latents, with a tokenizer of letters."""
-    import torch
-    from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
+    from diffusers import PNDMScheduler
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        network = UNet2DConditionModel(
-            sample_size=8,
-            in_channels=4,
-            out_channels=4,
-            block_out_channels=(8, 8),
-            layers_per_block=1,
-            norm_num_groups=4,
-            cross_attention_dim=16,
-            attention_head_dim=4,
-            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        )
-        decoder = AutoencoderKL(
-            block_out_channels=(8, 8),
-            latent_channels=4,
-            norm_num_groups=4,
-            down_block_types=("DownEncoderBlock2D",) * 2,
-            up_block_types=("UpDecoderBlock2D",) * 2,
-        )
-        sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-        encoder = CLIPTextModel(CLIPTextConfig(**sizes, vocab_size=64, max_position_embeddings=24))
-    network.save_pretrained(folder / "unet")
-    decoder.save_pretrained(folder / "vae")
-    encoder.save_pretrained(folder / "text_encoder")
-    scheduler = scheduler or PNDMScheduler(50, skip_prk_steps=True, steps_offset=1)
-    scheduler.save_pretrained(folder / "scheduler")
-    (folder / "tokenizer").mkdir()
-    letters = "abcdefghijklmnopqrstuvwxyz0123456789"[:30]
-    words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    vocabulary = {word: number for number, word in enumerate(words)}
-    (folder / "tokenizer" / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
-    (folder / "tokenizer" / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
-    settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 24, "unk_token": "<|endoftext|>"}
-    (folder / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
-    content = {
-        "_class_name": "StableDiffusionPipeline",
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "scheduler": ["diffusers", type(scheduler).__name__],
-        "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
-        "feature_extractor": [None, None],
+    parts = {
+        **stable_diffusion_parts(),
+        "scheduler": scheduler or PNDMScheduler(50, skip_prk_steps=True, steps_offset=1),
     }
-    (folder / "model_index.json").write_text(json.dumps(content), encoding="utf-8")
-    return folder
+    write(folder, "StableDiffusionPipeline", parts)
+    checker = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    return class_name(folder, "StableDiffusionPipeline", safety_checker=checker, feature_extractor=[None, None])

@@ -60,7 +60,9 @@ def test_it_is_what_diffusers_and_peft_make_of_the_file(folder: Path, plain: Any
     theirs.load_lora_weights(file)
     theirs.fuse_lora(lora_scale=scale)
     model = adapted(folder, file, scale)
-    tokens = model.tokenizer(["a cat", "two dogs"], padding="max_length", max_length=24, return_tensors="pt").input_ids
+    tokens = model.tokenizers["text_encoder"](
+        ["a cat", "two dogs"], padding="max_length", max_length=24, return_tensors="pt"
+    ).input_ids
     with torch.no_grad():
         embedding = theirs.text_encoder(tokens)[0]
         expected = theirs.unet(X_T, T, encoder_hidden_states=embedding).sample
