@@ -356,6 +356,20 @@ def timesteps(scheduler: Mapping[str, Any]) -> int:
     return int(scheduler.get("num_train_timesteps", usual))
 
 
+def most_steps(folder: Path) -> int | None:
+    """Return in how many steps a pipeline can be sampled at most; None where its noise schedule sets no limit.
+
+    A latent consistency model was distilled from a sampler of so many steps, and takes some of these.
+    """
+    if read_layout(read_json(folder / INDEX), folder.name).components["scheduler"][1] != "LCMScheduler":
+        return None
+    place = component(folder, "scheduler") / "scheduler_config.json"
+    stated = read_json(place).get("original_inference_steps", 50)
+    if not isinstance(stated, int) or stated < 1:
+        raise BadInput(f"{folder.name}/scheduler, original_inference_steps: is {stated!r}, wanted a number of steps")
+    return stated
+
+
 def conditioning(folder: Path) -> Conditioning:
     """Return what a pipeline's denoiser is conditioned on."""
     layout = read_layout(read_json(folder / INDEX), folder.name)

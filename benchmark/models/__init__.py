@@ -56,10 +56,12 @@ class ModelFiles(NamedTuple):
     conditioning: Conditioning
     left_out: tuple[str, ...] = ()
     """Components that the pipeline has and that are not loaded."""
-    given: int | None = None
-    """How many images there are, where they stand in the place of a model."""
     outline: Model | None = None
     """The model without its weights, whose noise schedule is its own; None where that is not known without them."""
+    most_steps: int | None = None
+    """In how many steps it can be sampled at most; None where nothing limits them."""
+    given: int | None = None
+    """How many images there are, where they stand in the place of a model."""
 
 
 def is_own(spec: ModelSpec) -> bool:
@@ -112,6 +114,7 @@ def inspect_files(spec: ModelSpec) -> ModelFiles:
         pipeline_folder.conditioning(folder),
         pipeline_folder.read_folder(folder)[0].left_out,
         without_weights,
+        pipeline_folder.most_steps(folder),
     )
 
 

@@ -35,6 +35,9 @@ from .find_model import find_source
 CONSISTENCY_STEPS = 2
 """In which a consistency model is drawn where nobody says."""
 
+LCM_STEPS = 4
+"""In which a latent consistency model is drawn where nobody says, as diffusers' pipeline does."""
+
 FIRST_ATTACK = {"none": "carlini-uncond", "class": "carlini-uncond", "text": "prompt-replay"}
 """What runs by conditioning where no attack is named, with its own defaults."""
 
@@ -143,7 +146,7 @@ def pair_of(
         claim=claim,
         model=victim.source,
         data=data,
-        protocol=_protocol(victim),
+        protocol=victim.protocol,
         attacks={first: AttackDefaults(origin="defaults of the attack, untuned")},
         licence=f"model: {victim.licence}; data: {data_licence}, as their cards say",
     )
@@ -174,20 +177,30 @@ class _Victim(NamedTuple):
     """(height, width, channels)."""
     conditioning: Conditioning
     licence: str
-    timesteps: int
-    """Of its noise schedule."""
-    is_consistency: bool = False
+    protocol: Overrides = Overrides()
+    """The steps of the sampler, where those of the protocol do not fit the model."""
 
 
-def _protocol(victim: _Victim) -> Overrides:
-    """Return the steps of the sampler where those of the protocol do not fit the model's noise schedule."""
-    if victim.is_consistency:
-        sampler = SamplerSettings(steps=min(CONSISTENCY_STEPS, victim.timesteps))
-        return Overrides(sampler=sampler, reason=f"a consistency model is drawn in {sampler.steps} steps")
-    if victim.timesteps >= SamplerSettings().steps:
+def _protocol(folder: Path, layout: pipeline_folder.Layout) -> Overrides:
+    """Return the steps of the sampler where those of the protocol do not fit the pipeline's noise schedule."""
+    timesteps = pipeline_folder.timesteps(pipeline_folder.scheduler_config(folder, layout.owner))
+    if layout.pipeline == "ConsistencyModelPipeline":
+        return _few(min(CONSISTENCY_STEPS, timesteps), "a consistency model")
+    if (most := pipeline_folder.most_steps(folder)) is not None:
+        return _few(min(LCM_STEPS, most), "a latent consistency model")
+    return _at_most(timesteps)
+
+
+def _few(steps: int, what: str) -> Overrides:
+    return Overrides(sampler=SamplerSettings(steps=steps), reason=f"{what} is drawn in {steps} steps")
+
+
+def _at_most(timesteps: int) -> Overrides:
+    """Return as many steps as there are timesteps, where the protocol takes more."""
+    if timesteps >= SamplerSettings().steps:
         return Overrides()
-    sampler = SamplerSettings(steps=victim.timesteps)
-    return Overrides(sampler=sampler, reason=f"the model's noise schedule has {victim.timesteps} timesteps")
+    reason = f"the model's noise schedule has {timesteps} timesteps"
+    return Overrides(sampler=SamplerSettings(steps=timesteps), reason=reason)
 
 
 def _victim(model: str | Model, variant: str | None, allow_pickle: bool) -> _Victim:
@@ -200,30 +213,28 @@ def _victim(model: str | Model, variant: str | None, allow_pickle: bool) -> _Vic
         spec = live_spec(model)
         source = ModelSource(**{"family": spec.family, "location": spec.location})
         channels, height, width = model.image_shape
-        size = height, width, channels
-        return _Victim(spec.location, source, size, model.conditioning, "not stated", model.num_train_timesteps)
+        size, few = (height, width, channels), _at_most(model.num_train_timesteps)
+        return _Victim(spec.location, source, size, model.conditioning, "not stated", few)
     named = named_model(model)
     if named.family == "images":
         size = inspect_files(find_source(named, None, allow_pickle).spec).image_size
         owner = Path(named.location.removeprefix(GIVEN)).resolve().name
-        return _Victim(owner, named, size, "none", "not stated", SamplerSettings().steps)
+        return _Victim(owner, named, size, "none", "not stated")
     named = named.model_copy(update={"variant": variant})
     if is_own_location(named.location):
         from .own_model import owner_of
 
         spec = find_source(named, None, allow_pickle).spec
         files, source = inspect_files(spec), ModelSource(**{**named.model_dump(), "family": spec.family})
-        steps = SamplerSettings().steps if files.outline is None else files.outline.num_train_timesteps
+        few = Overrides() if files.outline is None else _at_most(files.outline.num_train_timesteps)
         owner = owner_of(named.location)
-        return _Victim(owner, source, files.image_size, files.conditioning, "not stated", steps)
+        return _Victim(owner, source, files.image_size, files.conditioning, "not stated", few)
     folder, licence = model_configs(named, allow_pickle)
     pipeline_folder.check_configs(folder, model_files.owner_of(folder))
     found = pipeline_folder.read_folder(folder, model_files.owner_of(folder))[0]
     source = ModelSource(**{**named.model_dump(), "family": found.family})
     size, conditioning = pipeline_folder.image_size(folder), pipeline_folder.conditioning(folder)
-    schedule = pipeline_folder.scheduler_config(folder, found.owner)
-    by_rule = pipeline_folder.timesteps(schedule), found.pipeline == "ConsistencyModelPipeline"
-    return _Victim(found.owner, source, size, conditioning, licence, *by_rule)
+    return _Victim(found.owner, source, size, conditioning, licence, _protocol(folder, found))
 
 
 def _data(

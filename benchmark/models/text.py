@@ -9,6 +9,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -140,8 +141,15 @@ class TextModel(LatentModel):
         return found.to(self.device)
 
     def _load_tokenizer(self, name: str) -> Any:
-        cls = getattr(import_transformers(self.owner), self.parts[name][1])
+        cls, place = getattr(import_transformers(self.owner), self.parts[name][1]), self.folder / name
+        owner = f"{self.owner}/{name}"
+        if not (place / "tokenizer.json").exists() and any(place.glob("*.model")) and not _reads_sentencepiece():
+            raise BadInput(f"{owner} has no tokenizer.json, only a .model: pip install sentencepiece protobuf")
         try:
-            return cls.from_pretrained(self.folder / name, local_files_only=True)
+            return cls.from_pretrained(place, local_files_only=True)
         except Exception as error:  # whatever transformers finds wrong with the files, they are the user's
-            raise BadInput(f"{self.owner}/{name} cannot be loaded: {error}") from error
+            raise BadInput(f"{owner} cannot be loaded: {' '.join(str(error).split())}") from error
+
+
+def _reads_sentencepiece() -> bool:
+    return bool(find_spec("sentencepiece") and find_spec("google") and find_spec("google.protobuf"))

@@ -26,7 +26,7 @@ from .check_attack import COST_TOLERANCE, PROMPTS, NotConformant, check_grouping
 TRAINING_IMAGES = 64
 _SAMPLING_HOOKS = (
     "predict", "noise_level", "add_noise", "encode", "embed", "prompted", "eta", "conditioned", "started",
-    "guidance_scale", "steering", "corrected", "draw",
+    "guidance_scale", "guided", "timesteps", "steering", "corrected", "draw",
 )  # fmt: skip
 
 

@@ -246,6 +246,11 @@ def plan_run(
         sources = {**sources, "data": fetch_data(pair.data).origin()}
     training, held_out = counts(pair, progress)
     chosen = make_measures(pair, size, measures, min(training, held_out or training))
+    if files.most_steps is not None and protocol.sampler.steps > files.most_steps:
+        raise BadInput(
+            f"pair {pair.name}: {protocol.sampler.steps} steps of the sampler, but the model was distilled from "
+            f"{files.most_steps}: set protocol.sampler.steps to a few, 4 say"
+        )
     height, width, channels = size
     shape = (channels, height, width)
     check_fit(around, VictimFacts(spec.family, files.conditioning, shape, protocol.sampler.name, training))

@@ -46,7 +46,8 @@ def rehearse(pair: Pair, candidates: int, device: str, out: Path, allow_pickle: 
     with torch.no_grad():
         a_call = _timed(lambda: model.predict(x_t, t, condition))
         decoding = _timed(lambda: model.decode(x_t))
-    calls = sampling.sampler.steps * (2 if model.conditioning == "text" else 1)
+    guided_by_two = condition is not None and model.conditioning == "text" and model.guided(condition, 2.0) is None
+    calls = sampling.sampler.steps * (2 if guided_by_two else 1)
     batches = -(-candidates // sampling.micro_batch)
     return Rehearsal((a_call * calls + decoding) * batches, _peak(device))
 

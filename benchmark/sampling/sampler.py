@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
 
 def make_scheduler(model: Model, settings: SamplerSettings) -> SchedulerMixin:
-    """Build the diffusers scheduler of these settings on the model's own noise schedule."""
+    """Build the diffusers scheduler of these settings on the model's own noise schedule.
+
+    Where the model says at which timesteps it samples, the scheduler's own timesteps count these: steps - 1 .. 0.
+    """
     import diffusers
 
     cls, extra = {
@@ -35,9 +38,14 @@ def make_scheduler(model: Model, settings: SamplerSettings) -> SchedulerMixin:
         "euler": (diffusers.EulerDiscreteScheduler, {}),
         "dpm-solver++": (diffusers.DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++"}),
     }[settings.name]
+    own = model.timesteps(settings.steps)
     config = dict(model.scheduler_config)
     if is_consistency(model):
-        cls = diffusers.LCMScheduler  # the same step, but for the loop's variance-preserving x_t
+        cls, extra = diffusers.LCMScheduler, {}  # their step, for the loop's variance-preserving x_t
+    if own is not None:
+        # Euler and DPM-Solver divide by alpha: they are given pure noise as diffusers does (rescale_betas_zero_snr).
+        least = 2.0**-24 if settings.name in ("euler", "dpm-solver++") else 0.0
+        config |= _at_levels(*model.noise_level(own.flip(0)), least)
     if str(config.get("variance_type", "")).startswith("learned"):
         del config["variance_type"]  # what the network says of it is no part of what `predict` returns
     scheduler = cls.from_config(config, **extra)
@@ -48,9 +56,22 @@ def make_scheduler(model: Model, settings: SamplerSettings) -> SchedulerMixin:
 def is_consistency(model: Model) -> bool:
     """Return whether a model answers with an image at once, so that noise is drawn anew after each step.
 
-    That is DDIM's step with all of its noise new (Song et al. 2023, arXiv 2303.01469, algorithm 1).
+    That is DDIM's step with all of its noise new (Song et al. 2023, arXiv 2303.01469, algorithm 1; latent ones, arXiv
+    2310.04378).
     """
-    return model.scheduler_config.get("_class_name") == "CMStochasticIterativeScheduler"
+    return model.scheduler_config.get("_class_name") in ("CMStochasticIterativeScheduler", "LCMScheduler")
+
+
+def _at_levels(alpha: Tensor, sigma: Tensor, least: float) -> dict[str, Any]:
+    """Return a diffusers configuration of these noise levels alone, lowest first: each is a step, alpha^2 >= least."""
+    alpha_bar = (1 / (1 + (sigma.cpu().double() / alpha.cpu().double()) ** 2)).clamp(min=least)
+    before = torch.cat([torch.ones(1, dtype=torch.float64), alpha_bar[:-1]])
+    return {
+        "num_train_timesteps": len(alpha_bar),
+        "trained_betas": (1 - alpha_bar / before).tolist(),
+        "timestep_spacing": "trailing",
+        "rescale_betas_zero_snr": False,
+    }
 
 
 @torch.no_grad()

@@ -80,7 +80,7 @@ def wanted(name: str) -> list[str]:
     return ["prompt-replay"] if MAKERS[name][0] == "text" else ["carlini-uncond", *(["side"] * (name in GUIDED))]
 
 
-def write_pair(place: Path, name: str) -> str:
+def write_pair(place: Path, name: str, steps: int = 3) -> str:
     family = MAKERS[name][0]
     text = family == "text"
     model: dict[str, Any] = {"family": family, "repo": f"tiny/{name}"}
@@ -101,7 +101,7 @@ def write_pair(place: Path, name: str) -> str:
             **({"captions": "text"} if text else {}),
         },
         "measures": ["rms", "tile_l2:2x2:max"],
-        "protocol": {"micro_batch": 4, "sampler": {"steps": 3}, "reason": "small"},
+        "protocol": {"micro_batch": 4, "sampler": {"steps": steps}, "reason": "small"},
         "attacks": {wanted(name)[0]: {"origin": "none"}} | (SIDE if name in GUIDED else {}),
     }
     (place / f"{name}.yaml").write_text(yaml.safe_dump(pair), encoding="utf-8")
@@ -202,4 +202,6 @@ def test_attacks_that_do_not_fit_say_so_before_any_work(place: Path, sidebench: 
     ]
     for code, _, err in (sidebench(*command) for command in commands):
         assert code == 2 and "works on models with conditioning" in err.splitlines()[-1]
+    code, _, err = sidebench("run", write_pair(place, "lcm", steps=21), "--out", "none")
+    assert code == 2 and "21 steps of the sampler, but the model was distilled from 20" in err.splitlines()[-1]
     assert not (place / "none").exists()

@@ -250,6 +250,14 @@ def test_other_json_has_the_values_of_the_library(text: str) -> None:
     assert parse_json(text) == parse_json(text.encode()) == json.loads(text)
 
 
+def test_numbers_that_libraries_write_into_configurations_pass_where_they_may() -> None:
+    text = f'{{"lambda_min_clipped": -Infinity, "model_max_length": {10**30}}}'
+    assert parse_json(text, any_number=True) == {"lambda_min_clipped": -float("inf"), "model_max_length": 10**30}
+    for wrong, message in (('{"a": NaN}', "NaN is no number"), ("[1e999]", "1e999 is no finite number")):
+        with pytest.raises(ValueError, match=message):
+            parse_json(wrong, any_number=True)
+
+
 def test_a_table_that_says_to_be_endless_is_refused(tmp_path: Path) -> None:
     """A column of one value takes no room in the file and fills the memory."""
     file = tmp_path / "a.parquet"
