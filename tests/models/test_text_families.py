@@ -176,6 +176,26 @@ def test_a_condition_is_one_row_of_numbers_that_is_taken_apart_again(models: dic
         assert embedding.shape[0] == 2 and embedding.dtype == torch.float32 and embedding[0].ndim == 1, name
 
 
+def test_latents_are_scaled_as_the_autoencoder_says(folders: dict[str, Path], tmp_path: Path) -> None:
+    spec = changed(folders["sdxl"], tmp_path)
+    file = Path(spec.location) / "vae" / "config.json"
+    moments = {"latents_mean": [1.0, 2.0, 3.0, 4.0], "latents_std": [2.0, 2.0, 4.0, 4.0], "scaling_factor": 0.5}
+    file.write_text(json.dumps({**json.loads(file.read_text(encoding="utf-8")), **moments}), encoding="utf-8")
+    z = torch.ones(1, 4, 1, 1)
+    assert load_model(spec).scaled(z).flatten().tolist() == [0.0, -0.25, -0.25, -0.375]
+    flow = load(folders["flux dev"])  # shift 0.1
+    for model in (load_model(spec), flow, load(folders["sana"])):
+        assert torch.allclose(model.unscaled(model.scaled(z)), z)
+    assert torch.allclose(flow.scaled(z), (z - 0.1) * flow.autoencoder.config.scaling_factor)
+    images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert flow.encode(images).shape == (2, *flow.sample_shape) and flow.decode(flow.encode(images)).shape == (
+        2,
+        3,
+        16,
+        16,
+    )
+
+
 def test_no_prompt_is_what_each_family_takes_for_none(models: dict[str, Any]) -> None:
     t = torch.tensor([20])
     for name, model in models.items():
