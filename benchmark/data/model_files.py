@@ -42,7 +42,6 @@ def check_files(
         UnsafeFile: weights are pickled only, a file asks for code of its own or is not the pinned one.
         BadInput: the folder is no pipeline that sidebench knows, or a file is missing.
     """
-    pipeline_folder.check_configs(folder, owner_of(folder))
     parts, files = pipeline_folder.read_folder(folder, owner_of(folder))
     names = pipeline_folder.needed_files(parts, files, variant, allow_pickle)
     refuse_pointers(parts.owner, folder, [folder / name for name in names])
@@ -51,6 +50,7 @@ def check_files(
     for name in names:
         if name.endswith("config.json") and "auto_map" in pipeline_folder.read_json(folder / name):
             raise UnsafeFile(f"{parts.owner}/{name} asks for Python code of its own, which sidebench does not run")
+    pipeline_folder.check_configs(folder, parts.owner)
     return {name: sha256(folder / name) for name in names}
 
 
