@@ -11,6 +11,7 @@ import torch
 from hub_repositories import change_config, class_name, latent_pipeline, pixel_folder, unet
 from torch import Tensor, nn
 
+from sidebench import from_torch
 from sidebench.benchmark.candidates import Candidates
 from sidebench.benchmark.contracts import ModelSpec
 from sidebench.benchmark.errors import BadInput
@@ -202,6 +203,16 @@ def test_continuous_times_are_a_quarter_of_log_sigma(karras: bool, tmp_path: Pat
     given = model.as_trained(torch.zeros(20, 3, 8, 8), torch.arange(20))[1]
     own.set_timesteps(20)
     assert np.allclose(given.flip(0), own.timesteps, atol=1e-3)
+
+
+def test_a_module_with_continuous_times_makes_the_images_of_its_folder(tmp_path: Path) -> None:
+    own = diffusers.EulerDiscreteScheduler(
+        num_train_timesteps=20, prediction_type="v_prediction", timestep_type="continuous"
+    )
+    model = of(own, tmp_path)
+    mine = from_torch(model.unet, schedule=own, image_shape=(3, 8, 8))
+    drawn = [sample_latents(each, FOUR, SamplerSettings(steps=5), 4) for each in (mine, model)]
+    assert torch.equal(*drawn)
 
 
 def test_with_another_prediction_type_the_network_is_given_timesteps_as_diffusers_does(tmp_path: Path) -> None:
