@@ -169,6 +169,20 @@ class Model(ABC):
         """
         return None
 
+    def timesteps(self, steps: int) -> Tensor | None:
+        """Return the timesteps at which the model's own pipeline samples in so many steps, highest first, (steps,).
+
+        They may be fractional. None (the rule): the sampler takes them from `scheduler_config`.
+        """
+        return None
+
+    def guided(self, condition: Tensor, scale: float) -> Tensor | None:
+        """Return the condition with the scale of guidance in it, for a denoiser that takes the scale as an input.
+
+        None (the rule): guidance is classifier-free, from a conditional and an unconditional call.
+        """
+        return None
+
     @abstractmethod
     def flops_per_sample(self) -> int:
         """Return the floating-point operations of one denoiser call on one sample."""

@@ -46,9 +46,11 @@ class OperationCount(TorchDispatchMode):
 
 
 def of_one_call(model: "Model") -> int:
-    """Return the operations of one call of a model's denoiser on one sample, of class 0 where it takes classes."""
+    """Return the operations of one call of a model's denoiser on one sample, of class 0 or the empty prompt."""
     x = torch.zeros(1, *model.sample_shape, device=model.device)
     t = torch.zeros(1, dtype=torch.long, device=model.device)
+    # The prompt is embedded before counting begins: the number is the denoiser's alone.
+    condition = model.embed([""]) if model.conditioning == "text" else t if model.conditioning == "class" else None
     with OperationCount() as counter, torch.no_grad():
-        model.predict(x, t, t if model.conditioning == "class" else None)
+        model.predict(x, t, condition)
     return int(counter.total)

@@ -1,6 +1,7 @@
 """The noise levels of a discrete-time diffusion model, at integer and fractional timesteps."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -70,19 +71,38 @@ class StraightPath(DiscreteSchedule):
     moves them as its configuration says (Esser et al. 2024, arXiv 2403.03206, equation 23).
     """
 
-    def __init__(self, config: Mapping[str, Any], owner: str) -> None:
+    def __init__(self, config: Mapping[str, Any], owner: str, tokens: int | None = None) -> None:
         """Read a diffusers configuration of a scheduler for flows.
 
+        Args:
+            config: The configuration.
+            owner: How messages name the model.
+            tokens: How many tokens an image is to the denoiser, by which a dynamic shift goes.
+
         Raises:
-            BadInput: the path is not this one.
+            BadInput: the path is not this one, or it is shifted by a number of tokens and there are none.
         """
-        if config.get("invert_sigmas"):
-            raise BadInput(f"{owner}: invert_sigmas turns the path round, which is not supported")
+        for key in ("invert_sigmas", "stochastic_sampling"):
+            if config.get(key):
+                raise BadInput(f"{owner}: {_REFUSED[key]}, which is not supported")
+        self._config = dict(config)
+        self._solver = str(config.get("_class_name", "")) if config.get("use_flow_sigmas") else ""
+        """The class of diffusers' scheduler, where it is one for other equations that was told of flows."""
+        self._mu = _dynamic_shift(config, owner, tokens) if config.get("use_dynamic_shifting") else None
+        self._shift = float(config.get("shift", config.get("flow_shift", 1.0)))
+        if self._mu is not None:
+            self._shift = (
+                math.exp(self._mu) if config.get("time_shift_type", "exponential") == "exponential" else self._mu
+            )
         steps = int(config.get("num_train_timesteps", 1000))
-        shift = 1.0 if config.get("use_dynamic_shifting") else float(config.get("shift", config.get("flow_shift", 1.0)))
-        even = torch.arange(1, steps + 1, dtype=torch.float64) / steps
-        self.s = shift * even / (1 + (shift - 1) * even)
+        self.s = self._shifted(torch.arange(1, steps + 1, dtype=torch.float64) / steps)
         super().__init__((1 - self.s) ** 2 / ((1 - self.s) ** 2 + self.s**2))
+
+    def noise_level(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (alpha, sigma), shaped like `t`, float32, with alpha^2 + sigma^2 = 1."""
+        s = self._level(t)
+        length = ((1 - s) ** 2 + s**2).sqrt()
+        return ((1 - s) / length).float(), (s / length).float()
 
     def as_trained(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return x_t on the straight path, and N s."""
@@ -91,11 +111,33 @@ class StraightPath(DiscreteSchedule):
 
     def network_time(self, t: Tensor) -> Tensor:
         """Return what the network is given as its time, N s, at timesteps `t` (any shape), float32."""
-        times = (self.s * self.num_train_timesteps).float().to(t.device)
-        position = t.to(times.dtype).clamp(0, self.num_train_timesteps - 1)
-        below = position.floor().long()
-        above = (below + 1).clamp(max=self.num_train_timesteps - 1)
-        return torch.lerp(times[below], times[above], position - below)
+        time = self._level(t) * self.num_train_timesteps
+        # diffusers' other solvers cut a flow's times to whole numbers, beside which ours in float32 lie up to 1e-4.
+        return ((time + 1e-4).floor() if self._solver else time).float()
+
+    def own_timesteps(self, steps: int, levels: Sequence[float] | None = None) -> Tensor:
+        """Return the timesteps, highest first, of the levels at which diffusers' scheduler of this configuration steps.
+
+        Args:
+            steps: How many.
+            levels: Those that a pipeline hands to its scheduler, before they are shifted; None: the scheduler's own.
+        """
+        import diffusers
+
+        scheduler = getattr(diffusers, self._solver or "FlowMatchEulerDiscreteScheduler").from_config(self._config)
+        given = {} if self._solver else {"sigmas": levels, "mu": self._mu}
+        scheduler.set_timesteps(steps, **given)
+        s = scheduler.sigmas[:steps].double()
+        even: Tensor = s / (self._shift - (self._shift - 1) * s)
+        return (even * self.num_train_timesteps - 1).float()
+
+    def _shifted(self, even: Tensor) -> Tensor:
+        return self._shift * even / (1 + (self._shift - 1) * even)
+
+    def _level(self, t: Tensor) -> Tensor:
+        """Return s at timesteps `t`, also between them and below the first."""
+        precise = torch.float64 if t.device.type != "mps" else torch.float32
+        return self._shifted(((t.to(precise) + 1) / self.num_train_timesteps).clamp(0, 1))
 
     def scheduler_config(self) -> dict[str, Any]:
         """Return the same levels as diffusers' variance-preserving schedulers take them.
@@ -113,3 +155,19 @@ class StraightPath(DiscreteSchedule):
             "rescale_betas_zero_snr": True,
             "clip_sample": False,
         }
+
+
+_REFUSED = {
+    "invert_sigmas": "invert_sigmas turns the path round",
+    "stochastic_sampling": "stochastic_sampling draws new noise at each step",
+}
+
+
+def _dynamic_shift(config: Mapping[str, Any], owner: str, tokens: int | None) -> float:
+    """Return mu, a straight line in the number of tokens (diffusers' use_dynamic_shifting)."""
+    if tokens is None:
+        raise BadInput(f"{owner}: use_dynamic_shifting goes by a number of tokens, which this pipeline does not have")
+    few, many = (int(config.get(f"{end}_image_seq_len", default)) for end, default in (("base", 256), ("max", 4096)))
+    low, high = (float(config.get(f"{end}_shift", default)) for end, default in (("base", 0.5), ("max", 1.15)))
+    slope = (high - low) / (many - few)
+    return tokens * slope + (low - slope * few)

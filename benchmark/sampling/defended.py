@@ -64,6 +64,14 @@ class DefendedModel(Model):
         """Return the embedding of each prompt."""
         return self.inside.embed(prompts)
 
+    def timesteps(self, steps: int) -> Tensor | None:
+        """Return the timesteps at which the model's own pipeline samples."""
+        return self.inside.timesteps(steps)
+
+    def guided(self, condition: Tensor, scale: float) -> Tensor | None:
+        """Return the condition with the scale of guidance in it, where the denoiser takes the scale."""
+        return self.inside.guided(condition, scale)
+
     def encode(self, images: Tensor) -> Tensor:
         """Map images in [0, 1] to x_0."""
         return self.inside.encode(images)

@@ -138,16 +138,22 @@ def _sample_batch(
     condition = model.conditioned(condition, candidates)
     x = model.started(noise, condition, candidates) * scheduler.init_noise_sigma
     calls = skipped = 0
+    own = model.timesteps(settings.steps)
+    if own is not None and model.prediction_type == "flow_prediction":
+        # A flow's pipeline takes plain noise for its first level on the straight path, though that may be below 1.
+        x = x * sum(model.noise_level(own[0]))
     # For t = T .. 1, as in Algorithm 1 of SIDE (arXiv 2410.02467), part 2.
-    for t in scheduler.timesteps:
+    for place, t in zip(scheduler.timesteps, scheduler.timesteps if own is None else own, strict=True):
         # Denoise: s_theta(x_t, t). After scaling, x_t is variance-preserving under every scheduler.
-        x_t = scheduler.scale_model_input(x, t)
+        x_t = scheduler.scale_model_input(x, place)
         at = t.expand(len(x))
         # Classifier-free guidance costs a second call, except at 0 (unconditional alone) and 1 (conditional alone).
+        # A denoiser that was distilled from guided ones takes the scale itself, and is called once.
         scale = 1.0 if condition is None else model.guidance_scale(t, guidance_scale)
-        prediction = model.predict(x_t, at, None if scale == 0 else condition)
+        given = None if condition is None or scale == 0 else model.guided(condition, scale)
+        prediction = model.predict(x_t, at, (None if scale == 0 else condition) if given is None else given)
         calls += 1
-        if scale not in (0, 1):
+        if scale not in (0, 1) and given is None:
             unconditional = model.predict(x_t, at, None)
             prediction = unconditional + scale * (prediction - unconditional)
             calls += 1
@@ -177,7 +183,7 @@ def _sample_batch(
         if model.prediction_type == "flow_prediction":
             alpha, sigma = (float(level) for level in model.noise_level(t))
             prediction = as_velocity("flow_prediction", x_t, prediction, alpha, sigma)
-        x = scheduler.step(prediction, t, x, **options).prev_sample
+        x = scheduler.step(prediction, place, x, **options).prev_sample
     return x, calls, skipped
 
 
