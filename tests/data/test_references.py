@@ -1,6 +1,7 @@
 """Loading, grouping and splitting the reference images."""
 
 import hashlib
+from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -433,7 +434,7 @@ def test_near_duplicates_and_families_are_kept_together() -> None:
     )
 
 
-def captioned(folder: Path, families: list[object]) -> DataSource:
+def captioned(folder: Path, families: Sequence[object]) -> DataSource:
     (folder / "images").mkdir(exist_ok=True)
     rows = [{"image": {"bytes": picture(seed), "path": None}, "family": name} for seed, name in enumerate(families)]
     pq.write_table(pa.Table.from_pylist(rows), folder / "images" / "train.parquet")

@@ -16,7 +16,7 @@ def test_doctor_finds_the_parts_of_this_machine() -> None:
     found = {check.name: check for check in doctor.examine()}
     assert {"python", "torch", "device", "memory", "disk", "hub", "attack side", "measure nl2c"} <= set(found)
     embedded = [f"pair {name}" for name in pair_names() if load_pair(name).model.location.startswith("zoo:")]
-    assert len(embedded) == 3
+    assert len(embedded) == 4
     for name in ("torch", "attack side", "measure nl2c", "device", *embedded):
         assert found[name].ok, found[name]
     assert len(found) == len(doctor.examine())
