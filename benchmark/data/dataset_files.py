@@ -178,6 +178,7 @@ def quiet() -> Iterator[Any]:
     """Yield the module `datasets`, without its progress bars and without the request that counts downloads."""
     import datasets
 
+    datasets.config.HF_ENDPOINT = datasets.config.HF_ENDPOINT.rstrip("/")  # as huggingface_hub takes it
     datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
     shown = datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
