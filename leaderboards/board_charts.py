@@ -41,7 +41,7 @@ def cost_chart(rows: Sequence[BoardRow], labels: Sequence[str]) -> str:
         return ""
     points = [ChartPoint(cost, *_excess_percent(row.record)) for row, cost in zip(rows, spent, strict=True)]
     ends_said = "; ".join(
-        f"{label}: {point.y:.2f} % for {point.x:,.0f}" for label, point in zip(labels, points, strict=True)
+        f"{label}: {point.y:z.2f} % for {point.x:,.0f}" for label, point in zip(labels, points, strict=True)
     )
     text = tables.clean(f"Excess in percent over denoiser-equivalents: {ends_said}")
     return point_chart(points, "cost, denoiser-equivalents", "excess, %", text)

@@ -17,7 +17,7 @@ from ..benchmark.measures.shard_scores import SIDES
 from ..benchmark.protocol import CALIBRATION_RATES, CONFIDENCE
 from ..benchmark.registry import make_measure
 from ..benchmark.results.rates import swap_p
-from ..benchmark.results.schema import BandResult, Calibrated, Estimate, Rate, Result, Richness, SideResult
+from ..benchmark.results.schema import BandResult, Calibrated, Cost, Estimate, Rate, Result, Richness, SideResult
 from ..benchmark.stats.comparison import AttackHits, excess_of
 from ..benchmark.stats.intervals import Excess, wilson
 from ..benchmark.stats.thresholds import calibrates
@@ -298,9 +298,18 @@ def costs(record: Record) -> Found:
             yield f"{field}.hits", f"is {cost.hits}, the results say {band.training.ams.count}"
         if not 0 <= cost.synthetic_hits <= cost.synthetic_images:
             yield f"{field}.synthetic_hits", f"cannot be {cost.synthetic_hits} of {cost.synthetic_images}"
-        rate = 1000 * (cost.hits + cost.synthetic_hits) / work if work else 0.0
-        if not _near(cost.hits_per_1000_equivalents, rate, relative=1e-9):
-            yield f"{field}.hits_per_1000_equivalents", f"hits and work make it {rate:.4f}"
+        yield from _hits_per_work(field, cost, work)
+
+
+def _hits_per_work(field: str, cost: Cost, work: float) -> Found:
+    field, stated = f"{field}.hits_per_1000_equivalents", cost.hits_per_1000_equivalents
+    if not work:
+        if stated:  # earlier versions wrote 0 where the quotient is not defined
+            yield field, "no work was done, so it is not defined"
+        return
+    rate = 1000 * (cost.hits + cost.synthetic_hits) / work
+    if stated is None or not _near(stated, rate, relative=1e-9):
+        yield field, f"hits and work make it {rate:.4f}"
 
 
 def _near(first: float, second: float, relative: float = 0.0) -> bool:

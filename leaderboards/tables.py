@@ -40,7 +40,8 @@ class Figures(NamedTuple):
     control_ams: float | None
     unique_groups: float
     equivalents: float
-    hits_per_1000: float
+    hits_per_1000: float | None
+    """None: there was no work."""
 
 
 def figures(record: Record) -> Figures:
@@ -55,7 +56,7 @@ def figures(record: Record) -> Figures:
         control_ams=sum(control) / total if len(control) == len(bands) else None,
         unique_groups=sum(band.training.groups for band in bands) / len(bands),
         equivalents=spent / len(bands),
-        hits_per_1000=1000 * hits / spent if spent else 0.0,
+        hits_per_1000=1000 * hits / spent if spent else None,
     )
 
 
@@ -82,12 +83,12 @@ def rank_by_cost(row: BoardRow) -> str:
 
 def percent(value: float | None) -> str:
     """Return a rate in percent, a dash for None."""
-    return "-" if value is None else f"{100 * value:.2f}"
+    return "-" if value is None else f"{100 * value:z.2f}"
 
 
 def count(value: float) -> str:
     """Return a mean count, with a decimal only where it has one."""
-    return f"{value:,.1f}".removesuffix(".0")
+    return f"{value:z,.1f}".removesuffix(".0")
 
 
 def excess_text(record: Record) -> str:
@@ -193,8 +194,8 @@ def _table(rows: Sequence[BoardRow], board: Board, form: Format, *, why: bool = 
                 "control AMS, %": percent(found.control_ams),
                 **(_quality(row.record) if board.kind == "defences" else {}),
                 "preparations": len(row.record.seeds),
-                "denoiser-equivalents": f"{found.equivalents:,.0f}",
-                "hits per 1,000 equivalents": f"{found.hits_per_1000:.2f}",
+                "denoiser-equivalents": f"{found.equivalents:z,.0f}",
+                "hits per 1,000 equivalents": "-" if found.hits_per_1000 is None else f"{found.hits_per_1000:.2f}",
                 "hardware": text(hardware(row.record)),
                 "reproduced": made_again(row),
             }

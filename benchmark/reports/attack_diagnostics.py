@@ -64,17 +64,17 @@ def _median(values: Sequence[float]) -> str:
         return "-"
     ordered = sorted(values)
     middle = len(ordered) // 2
-    return f"{(ordered[middle] + ordered[~middle]) / 2:.2f}"
+    return f"{(ordered[middle] + ordered[~middle]) / 2:z.2f}"
 
 
 def _figure(info: dict[str, Any], key: str, factor: float = 1) -> str:
     value = info.get("training", {}).get(key)
-    return "-" if value is None else f"{factor * value:.2f}"
+    return "-" if value is None else f"{factor * value:z.2f}"
 
 
 def _clean(info: dict[str, Any], key: str) -> str:
     rows = info.get("by_timestep")
-    return f"{100 * rows[0][key]:.1f}" if rows else "-"
+    return f"{100 * rows[0][key]:z.1f}" if rows else "-"
 
 
 def _row(row: dict[str, Any]) -> bool:

@@ -146,7 +146,7 @@ def measure_rows(results: list[Result], *, claims_excess: bool = True, detailed:
         if not result.bands:
             for side in ("training", _control_side(result)):
                 value = getattr(result.percentile_95, side)
-                head[f"95th percentile, {_NAMES[side]}"] = "-" if value is None else f"{value:.4f}"
+                head[f"95th percentile, {_NAMES[side]}"] = "-" if value is None else f"{value:z.4f}"
             table.append({"attack": head.pop("attack"), "seed": head.pop("seed"), "band": "none fixed", **head})
         for band in result.bands:
             row = {
@@ -186,7 +186,7 @@ def calibrated_rows(metrics: Metrics) -> list[dict[str, Any]]:
             "seed": result.seed,
             "measure": result.measure,
             "q": f"{found.q:g}",
-            "threshold": f"{found.tau:.4f} [{found.tau_low:.4f}, {found.tau_high:.4f}]",
+            "threshold": f"{found.tau:z.4f} [{found.tau_low:z.4f}, {found.tau_high:z.4f}]",
             "AMS": percent(found.training),
             "held-out AMS": percent(found.held_out),
             "excess": percent(found.excess),
@@ -296,6 +296,10 @@ def _ratio(found: Estimate | None) -> str:
     return "-" if found is None else f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
 
 
+def _or_dash(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
 def cost_rows(costs: Sequence[Cost]) -> list[dict[str, Any]]:
     """Return one row per attack and seed: denoiser calls, denoiser-equivalents, and hits at equal cost."""
     return [
@@ -303,8 +307,8 @@ def cost_rows(costs: Sequence[Cost]) -> list[dict[str, Any]]:
             "attack": cost.attack,
             "seed": cost.seed,
             **{f"NFE {phase}": f"{cost.nfe.get(phase, 0):,}" for phase in ("prepare", "generate")},
-            "denoiser-equivalents": f"{cost.denoiser_equivalents:,.0f}",
-            "hits per 1,000 of them": f"{cost.hits_per_1000_equivalents:.2f}",
+            "denoiser-equivalents": f"{cost.denoiser_equivalents:z,.0f}",
+            "hits per 1,000 of them": _or_dash(cost.hits_per_1000_equivalents),
         }
         for cost in costs
     ]
@@ -314,7 +318,7 @@ def effort_rows(efforts: Sequence[Effort]) -> list[dict[str, Any]]:
     """Return one row per currency, seed, budget and attack: what it finds at equal effort."""
     return [
         {
-            "budget": f"{found.budget:,.0f} {found.currency} (all of {found.budget_of})",
+            "budget": f"{found.budget:z,.0f} {found.currency} (all of {found.budget_of})",
             "seed": found.seed,
             "attack": found.attack,
             "candidates": f"{found.candidates:,}",
@@ -361,7 +365,7 @@ def copying_rows(copying: dict[str, Any] | None) -> list[dict[str, str]]:
         {
             "images": row["name"],
             "AuthPct": f"{row['auth_pct']:.1f}",
-            "C_T": "-" if row["c_t"] is None else f"{row['c_t']:+.2f}",
+            "C_T": "-" if row["c_t"] is None else f"{row['c_t']:+z.2f}",
             "images used": f"{row['generated']:,}",
         }
         for row in [*({**row, "name": name} for name, row in copying["units"].items()), *planted]
@@ -384,7 +388,7 @@ def _part(figures: dict[str, Any]) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+    return "-" if value is None else f"{value:z.3f}"
 
 
 def tuning_table(curve: Curve) -> str:
@@ -415,8 +419,8 @@ def percent(rate: Estimate | None) -> str:
     if rate is None:
         return "-"
     if isinstance(rate, Rate) and rate.one_sided:
-        return f"{100 * rate.value:.2f} [at least {100 * rate.low:.2f}]"
-    return f"{100 * rate.value:.2f} [{100 * rate.low:.2f}, {100 * rate.high:.2f}]"
+        return f"{100 * rate.value:z.2f} [at least {100 * rate.low:z.2f}]"
+    return f"{100 * rate.value:z.2f} [{100 * rate.low:z.2f}, {100 * rate.high:z.2f}]"
 
 
 def verdicts(metrics: Metrics) -> list[str]:

@@ -207,7 +207,7 @@ def _cost(attack: str, seed: int, parts: Sequence[dict[str, Any]], found: UnitFi
         synthetic_images=found.synthetic_images,
         synthetic_hits=found.synthetic_hits,
         hits=found.hits,
-        hits_per_1000_equivalents=1000 * (found.hits + found.synthetic_hits) / work if work else 0.0,
+        hits_per_1000_equivalents=1000 * (found.hits + found.synthetic_hits) / work if work else None,
         skipped_steps=int(sum(part["skipped_steps"] for part in parts)),
     )
 

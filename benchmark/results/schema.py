@@ -246,8 +246,8 @@ class Cost(_Record):
     synthetic_images: int = Field(description="plain samples that the attack made for its own use; they may hit too")
     synthetic_hits: int = Field(description="how many of them hit, by the headline measure's closest band")
     hits: int = Field(description="candidates that hit, by the same band")
-    hits_per_1000_equivalents: float = Field(
-        description="hits of candidates and synthetic images per 1,000 denoiser-equivalents: equal cost"
+    hits_per_1000_equivalents: float | None = Field(
+        description="hits of candidates and synthetic images per 1,000 denoiser-equivalents: equal cost; None: no work"
     )
     skipped_steps: int = Field(description="steps of candidates at which guidance was singular and left out")
 

@@ -13,7 +13,7 @@ from sidebench.benchmark.files import read_json, write_json
 from sidebench.benchmark.reports import label_sheet
 from sidebench.benchmark.reports.page import scrubbed, write_report
 from sidebench.benchmark.reports.page_data import read_contents
-from sidebench.benchmark.reports.tables import text_tables, verdicts
+from sidebench.benchmark.reports.tables import percent, text_tables, verdicts
 from sidebench.benchmark.results.keyed_names import keyed_hash, run_key, training_group
 from sidebench.benchmark.results.run_folder import RunFolder
 from sidebench.benchmark.results.schema import (
@@ -149,6 +149,18 @@ def test_tables_hold_rates_with_intervals() -> None:
         "nl2c:n50:a0.5",
     ):
         assert words in text
+
+
+def test_hits_per_call_of_an_attack_without_calls_are_not_shown() -> None:
+    made = metrics(result("side", [band("high", 0, 0.5)]))
+    made.costs[0] = made.costs[0].model_copy(update={"hits_per_1000_equivalents": None})
+    shown = text_tables(made)
+    assert "0.00" not in next(line for line in shown.splitlines() if "51,002" in line)
+
+
+def test_no_minus_stands_before_nothing() -> None:
+    assert percent(Estimate(value=-1e-6, low=-2e-5, high=-0.0)) == "0.00 [0.00, 0.00]"
+    assert percent(Estimate(value=-0.01, low=-0.02, high=0.0)) == "-1.00 [-2.00, 0.00]"
 
 
 def test_the_headline_measure_is_shown_and_the_others_are_named() -> None:

@@ -143,9 +143,9 @@ def leak_per_quality_rows(found: Comparing) -> list[dict[str, str]]:
                 "run": leak.run,
                 "attack": _attack_words(leak),
                 "leak left": percent(leak.after),
-                "points removed": f"{round(removed, 2) + 0.0:.2f}",  # + 0.0: no minus in front of nothing
+                "points removed": f"{removed:z.2f}",
                 "Frechet distance": _number(after.frechet_distance),
-                "added": "-" if added is None else f"{added:+.3f}",
+                "added": "-" if added is None else f"{added:+z.3f}",
                 "points per 0.1 added": _rate(removed, added) if leak.verdict == "leaks less" else "none removed",
                 "CPU time": _times(after.processor_ratio),
             }
@@ -181,11 +181,11 @@ def _quality_cells(figures: dict[str, Any]) -> dict[str, str]:
 def _rate(removed: float, added: float | None) -> str:
     if added is None:
         return "-"
-    return f"{removed / added / 10:.2f}" if added > 0 else "no distance added"
+    return f"{removed / added / 10:z.2f}" if added > 0 else "no distance added"
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+    return "-" if value is None else f"{value:z.3f}"
 
 
 def _times(ratio: float | None) -> str:

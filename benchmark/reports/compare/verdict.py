@@ -80,11 +80,11 @@ def _sentence(leak: Leak) -> str:
     left = (
         "a leak is left"
         if leak.after.low > 0
-        else f"no leak is seen any more, at most {100 * leak.after.high:.2f} % could have gone unseen"
+        else f"no leak is seen any more, at most {100 * leak.after.high:z.2f} % could have gone unseen"
         if leak.before.low > 0
         else "no leak is seen"
     )
-    low, high = (f"{100 * end:+.2f}" for end in (leak.change.low, leak.change.high))
+    low, high = (f"{100 * end:+z.2f}" for end in (leak.change.low, leak.change.high))
     return (
         f"{leak.run}, {who}: {_share(leak.before)} becomes {_share(leak.after)}, a change of {low} to {high} points "
         f"(p = {leak.p:.2g} by Holm): {leak.verdict}; {left}."
@@ -92,4 +92,4 @@ def _sentence(leak: Leak) -> str:
 
 
 def _share(found: Estimate) -> str:
-    return f"{100 * found.value:.2f} %"
+    return f"{100 * found.value:z.2f} %"
