@@ -210,6 +210,26 @@ def test_offline_broken_off_and_full_disk_can_be_resumed(hub: LocalHub, folders:
         assert whole[0] == 0, whole[2]
 
 
+def test_a_moved_repository_is_fetched_under_its_new_name_and_found_under_the_old(
+    hub: LocalHub, folders: Path, tmp_path: Path
+) -> None:
+    hub.add("models", "google/good", folders / "new")
+    data = hub.add("datasets", "uoft/noise", folders / "noise")
+    hub.moved["datasets", "noise"] = "uoft/noise"
+    names = attack("google/good", "noise")[1:]
+    with one_process(hub, tmp_path, HF_ENDPOINT=f"{hub.endpoint}/") as run:
+        code, out, err = run(["fetch", *names, "--json"])
+        assert code == 0, err
+        assert [part["commit"] for part in json.loads(out) if part["what"] == "data"] == [data.branches["main"]]
+        assert "%|" not in err, "a bar"
+        hub.requests.clear()
+        code, out, err = run(["plan", *names, "--json", "--device", "toaster"])
+        assert code == 2 and hub.requests == [], "what was fetched is known under the name that was asked for"
+        (tmp_path / "model" / "unet").mkdir(parents=True)
+        typed = run(attack("modell/unet"))
+    assert typed[0] == 2 and "and no such folder is here; did you mean model/unet?" in complaint(typed)
+
+
 def test_a_changed_file_is_refused_and_fetched_again(hub: LocalHub, folders: Path, tmp_path: Path) -> None:
     hub.add("models", "google/good", folders / "new")
     hub.add("datasets", "uoft/noise", folders / "noise")

@@ -76,6 +76,8 @@ class LocalHub:
     def __init__(self) -> None:
         self.repos: dict[tuple[str, str], Repo] = {}
         self.requests: list[str] = []
+        self.moved: dict[tuple[str, str], str] = {}
+        """New name by kind and old name; a request for the old one is redirected."""
         self.interruptions: Counter[str] = Counter()
         """How many more times a download of a file of this name breaks off half-way."""
         hub = self
@@ -143,6 +145,11 @@ class _Handler(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         self.local.requests.append(f"{self.command} {unquote(url.path)}")
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        for (kind, old), new in self.local.moved.items():
+            for head in (f"/api/{kind}/", f"/{kind}/" if kind == "datasets" else "/"):
+                if f"{url.path}/".startswith(f"{head}{old}/"):
+                    self._send(307, b"", {"Location": head + new + self.path[len(head + old) :]})
+                    return
         try:
             made = make(unquote(url.path).strip("/").split("/"), parse_qs(url.query), body)
         except _Refused as refused:
