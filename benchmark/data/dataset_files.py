@@ -242,9 +242,9 @@ def _describe_folder(data: DataSource) -> dict[str, Any]:
         found = folder_files.list_folder(folder)
         names = {split: [str(file) for file in files] for split, files in found.files.items()}
         return {"builder": found.builder, "files": names, "rows": {}, "features": None, "left_out": found.left_out}
-    names = folder_files.everything(folder)
-    how = describe(str(folder), None, data.config, names)
-    return {**how, "left_out": _beside(how, [str(folder / name) for name in names])}
+    held = folder_files.everything(folder)
+    how = describe(str(folder), None, data.config, held)
+    return {**how, "left_out": _beside(how, [str(folder / name) for name in held])}
 
 
 def _beside(how: Mapping[str, Any], names: list[str]) -> dict[str, int]:

@@ -163,16 +163,16 @@ def _snapshot(found: Listing, names: Sequence[str]) -> Path:
 @contextmanager
 def _bars_on_terminals_alone() -> Iterator[None]:
     """Show how far a download is to somebody who watches; a log is spared the bars."""
-    from huggingface_hub import utils
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-    if sys.stderr.isatty() or utils.are_progress_bars_disabled():
+    if sys.stderr.isatty() or are_progress_bars_disabled():
         yield
         return
-    utils.disable_progress_bars()
+    disable_progress_bars()
     try:
         yield
     finally:
-        utils.enable_progress_bars()
+        enable_progress_bars()
 
 
 def _damaged(found: Listing, folder: Path, names: Sequence[str]) -> list[str]:

@@ -278,7 +278,9 @@ def _arrays(data: DataSource) -> Rows:
     Raises:
         BadInput: an array is missing or not of images, or the two hold images of different sizes.
     """
-    splits, images, labels = {}, [], []
+    splits: dict[str, range] = {}
+    images: list[np.ndarray] = []
+    labels: list[np.ndarray] = []
     for split in used_splits(data):
         file, array = array_of(Selection(split=split))
         found, its_labels = read_npz(Path(file), array, data.labels)
@@ -287,7 +289,7 @@ def _arrays(data: DataSource) -> Rows:
             raise BadInput(
                 f"{Path(split).name}: images of both sides must be of one size, they are {shapes} (C x H x W)"
             )
-        start = sum(map(len, images))
+        start = sum(len(part) for part in images)
         splits[split] = range(start, start + len(found))
         images.append(found)
         labels += [] if its_labels is None else [its_labels]
