@@ -247,9 +247,10 @@ def _load(data: DataSource, progress: Progress) -> _Loaded:
         texts = (captions, rows.families)
         return _Loaded(rows.images, rows.labels, *texts, rows.fingerprint, left_out, members, held_out)
     if data.source == "scikit-learn-digits":
-        images, labels = _digits()
+        found: tuple[np.ndarray, np.ndarray | None] = _digits()
     else:
-        images, labels = read_npz(Path(str(data.path)), str(data.images), data.labels)
+        found = read_npz(Path(str(data.path)), str(data.images), data.labels)
+    images, labels = found
     return _Loaded(images, labels, None, None, fingerprint(images), "", np.arange(len(images)), None)
 
 

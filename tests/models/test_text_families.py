@@ -321,7 +321,11 @@ NOTHING = [None, None]
         ("lcm", {"scheduler": ["diffusers", "DDIMScheduler"]}, "DDIMScheduler is not a noise schedule"),
         ("pixart sigma", {"transformer": ["diffusers", "SD3Transformer2DModel"]}, "is run with a PixArtTransformer"),
         ("sana", {"vae": ["diffusers", "AutoencoderKL"]}, "vae is a AutoencoderKL"),
-        ("sana", {"_class_name": "KandinskyV22Pipeline"}, "since it is a prior and a decoder in two or more stages, for later"),
+        (
+            "sana",
+            {"_class_name": "KandinskyV22Pipeline"},
+            "since it is a prior and a decoder in two or more stages, for later",
+        ),
     ],
 )
 def test_a_folder_that_lacks_a_part_is_refused(
