@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ..candidates import generator
+from ..data.duplicates import joined
 from ..errors import BadInput, TooFew
 from ..protocol import CONFIDENCE
 from ..stats.intervals import Interval, normal_quantile
@@ -61,8 +62,9 @@ def two_sample(training: "ImageSet", held_out: "ImageSet", seed: int) -> TwoSamp
 
     The AUC is averaged over folds: out-of-fold scores of different classifiers have different offsets, and
     pooling them gives AUCs below 0.5 on sets that do not differ (Airola et al. 2011, CSDA 55:1828). A
-    duplicate group is never split between folds. Components and their scale come from the images of both
-    sides without their labels, so they carry nothing over from a test fold that the test could gain from.
+    duplicate group or a caption family is never split between folds. Components and their scale come from the
+    images of both sides without their labels, so they carry nothing over from a test fold that the test could gain
+    from.
     Deterministic for one seed, library versions and machine.
 
     Raises:
@@ -75,6 +77,10 @@ def two_sample(training: "ImageSet", held_out: "ImageSet", seed: int) -> TwoSamp
     chosen = [_sample(part, seed, side) for part, side in ((training, "training"), (held_out, "held_out"))]
     parts = [part.images[rows] for part, rows in zip((training, held_out), chosen, strict=True)]
     groups = np.concatenate([training.groups[chosen[0]], held_out.groups[chosen[1]]])
+    if training.families is not None and held_out.families is not None:
+        families = [*(training.families[row] for row in chosen[0]), *(held_out.families[row] for row in chosen[1])]
+        # Images of a family are alike and all of one side: learnt in one fold, they would give away those of another.
+        groups = joined(groups, families)
     # 1 is a training image. Each side is cut to the same number at most; AUC needs no equal sides.
     labels = np.repeat([1, 0], [len(part) for part in parts])
     for side, label in (("training", 1), ("held-out", 0)):
