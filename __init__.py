@@ -27,6 +27,7 @@ _HOME = {
     "Settings": "contracts",
     "BlackBoxModel": "contracts",
     "PromptedModel": "contracts",
+    "QueriedModel": "contracts",
     "WhiteBoxModel": "contracts",
     "AdapterPlan": "contracts",
     "TrainableModel": "contracts",
@@ -97,6 +98,7 @@ if TYPE_CHECKING:
     from .benchmark.contracts import Neighbours as Neighbours
     from .benchmark.contracts import OracleModel as OracleModel
     from .benchmark.contracts import PromptedModel as PromptedModel
+    from .benchmark.contracts import QueriedModel as QueriedModel
     from .benchmark.contracts import Settings as Settings
     from .benchmark.contracts import Step as Step
     from .benchmark.contracts import TrainableModel as TrainableModel

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 PredictionType = Literal["epsilon", "v_prediction", "sample", "flow_prediction"]
 Conditioning = Literal["none", "class", "text"]
-Access = Literal["samples", "prompts", "white box", "oracle"]
+Access = Literal["samples", "queries", "prompts", "white box", "oracle"]
 Side = Literal["training", "held_out"]
 Progress = Callable[[str, int, int], None]
 """Called as (phase, done, total)."""
@@ -292,15 +292,26 @@ class BlackBoxModel(ABC):
         """
 
 
-class PromptedModel(BlackBoxModel):
-    """What an attack with access "prompts" gets: samples, and captions that somebody knows, never their images."""
+class QueriedModel(BlackBoxModel):
+    """What an attack with access "queries" gets: a text-to-image service. It sends prompts, and knows no caption."""
 
-    prompts: Sequence[str]
-    """Captions of the pair's training images, in the order of the training part; empty where there are none."""
+    device: torch.device
+    """Where an attack's own networks may run."""
 
     @abstractmethod
     def sample_prompts(self, candidates: Candidates, prompts: Sequence[str], *, guidance_scale: float = 1.0) -> Tensor:
         """Sample one image per candidate from its prompt, as `sample` does."""
+
+    @abstractmethod
+    def charge(self, flops: float) -> None:
+        """Report work outside the denoiser (a classifier that scores images, say) in floating-point operations."""
+
+
+class PromptedModel(QueriedModel):
+    """What an attack with access "prompts" gets: samples, and captions that somebody knows, never their images."""
+
+    prompts: Sequence[str]
+    """Captions of the pair's training images, in the order of the training part; empty where there are none."""
 
 
 class WhiteBoxModel(BlackBoxModel):

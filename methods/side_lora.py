@@ -145,7 +145,12 @@ class SideLora(Attack):
             start = condition.empty[:, 1 : 1 + self.settings.tokens].expand(len(labels.sizes), -1, -1)
             tokens = torch.nn.Parameter(start.clone())
         found, loss = self._train(model, trainable, condition, tokens, images, labels.labels, budget)
-        info = {"classes": len(labels.sizes), "sizes": labels.sizes, "cohesions": labels.cohesions, "loss": loss}
+        info = {
+            "classes": len(labels.sizes),
+            "sizes": labels.sizes,
+            "cohesions": labels.cohesions,
+            "training": {"loss": loss},
+        }
         return AttackState({name: value.contiguous() for name, value in found.items()}, info)
 
     def generate(self, model: WhiteBoxModel, state: AttackState, candidates: Candidates) -> Generated:

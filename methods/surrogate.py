@@ -173,8 +173,8 @@ def pseudo_label(
     from sklearn.metrics import pairwise_distances_argmin
     from threadpoolctl import threadpool_limits
 
-    features_of = _features(model, images, settings, seed)
-    features = features_of(images)
+    describe = features_of(model, images, settings, seed)
+    features = describe(images)
     # One thread: k-means adds partial sums in thread order, so its centroids depend on the count.
     with threadpool_limits(1):
         random_state = stream_seed(seed, "k-means", 0, "start") % 2**32
@@ -199,7 +199,7 @@ def pseudo_label(
         survivors = _normalised(survivors)
     with threadpool_limits(1):
         labels = pairwise_distances_argmin(features, survivors)
-        theirs = pairwise_distances_argmin(features_of(others), survivors) if len(others) else labels[:0]
+        theirs = pairwise_distances_argmin(describe(others), survivors) if len(others) else labels[:0]
     if settings.labels == "random":
         labels, theirs = (
             torch.randint(len(kept), (len(part),), generator=generator(seed, "labels", number, "random")).numpy()
@@ -376,7 +376,8 @@ def weighted(settings: SurrogateSettings, gradient: Tensor, step: Step, predicti
     return guided
 
 
-def _features(model: WhiteBoxModel, images: Tensor, settings: ClusterSettings, seed: int) -> Describe:
+def features_of(model: WhiteBoxModel, images: Tensor, settings: ClusterSettings, seed: int) -> Describe:
+    """Return what describes images for the clusters, fitted to these ones; of unit length where cosines decide."""
     found = fitted(
         model,
         images,

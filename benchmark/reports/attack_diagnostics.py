@@ -1,8 +1,9 @@
 """What an attack's own preparation says of itself, read from the JSON of its stored state.
 
 A state may hold any values. The ones that a report knows, whoever wrote them: `cohesions` (of all clusters),
-`sizes` (of those that are left), `classes`, `training` (figures by name) and `by_timestep` (rows with `t`,
-`accuracy`, `confidence`, `calibration_error`). Values that are no such thing are left out, not guessed at.
+`sizes` (of those that are left), `classes`, `queries` (prompts that were sent), `training` (figures by name) and
+`by_timestep` (rows with `t`, `accuracy`, `confidence`, `calibration_error`). Values that are no such thing are left
+out, not guessed at.
 """
 
 import math
@@ -23,6 +24,8 @@ def read(folder: RunFolder, unit: str) -> dict[str, Any]:
     found: dict[str, Any] = {key: info[key] for key in ("cohesions", "sizes") if _numbers(info.get(key))}
     if _number(info.get("classes")) and info["classes"] > 0:
         found["classes"] = int(info["classes"])
+    if _number(info.get("queries")) and info["queries"] > 0:
+        found["queries"] = int(info["queries"])
     if isinstance(info.get("training"), dict):
         found["training"] = {str(key): value for key, value in info["training"].items() if _number(value)}
     rows = info.get("by_timestep")
@@ -43,6 +46,7 @@ def table_rows(units: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
                 "clusters left": _left(info),
                 "median cohesion": _median(info.get("cohesions", [])),
                 "largest cluster": f"{max(info['sizes']):,}" if info.get("sizes") else "-",
+                "queries": f"{info['queries']:,}" if info.get("queries") else "-",
                 "training loss": _figure(info, "loss"),
                 "training accuracy, %": _figure(info, "accuracy", 100),
                 "right on clean images, %": _clean(info, "accuracy"),

@@ -24,6 +24,7 @@ from ..contracts import (
     OracleModel,
     Progress,
     PromptedModel,
+    QueriedModel,
     Steer,
     TrainableModel,
     WhiteBoxModel,
@@ -229,17 +230,29 @@ class SamplesOnly(BlackBoxModel):
         return self._sample(candidates, condition=condition, guidance_scale=guidance_scale)
 
 
-class SamplesAndPrompts(SamplesOnly, PromptedModel):
+class Queries(SamplesOnly, QueriedModel):
+    """The black-box view that takes prompts."""
+
+    def __init__(self, audited: AuditedModel) -> None:
+        super().__init__(audited)
+        self.device = audited.device
+        self._sample_prompts, self._charge = audited.sample_prompts, audited.charge
+
+    def sample_prompts(self, candidates: Candidates, prompts: Sequence[str], *, guidance_scale: float = 1.0) -> Tensor:
+        """Sample images; see `QueriedModel.sample_prompts`."""
+        return self._sample_prompts(candidates, prompts, guidance_scale)
+
+    def charge(self, flops: float) -> None:
+        """Count operations outside the denoiser."""
+        self._charge(flops)
+
+
+class SamplesAndPrompts(Queries, PromptedModel):
     """The black-box view with known captions."""
 
     def __init__(self, audited: AuditedModel, prompts: Sequence[str]) -> None:
         super().__init__(audited)
         self.prompts = prompts
-        self._sample_prompts = audited.sample_prompts
-
-    def sample_prompts(self, candidates: Candidates, prompts: Sequence[str], *, guidance_scale: float = 1.0) -> Tensor:
-        """Sample images; see `PromptedModel.sample_prompts`."""
-        return self._sample_prompts(candidates, prompts, guidance_scale)
 
 
 class AuditedOracle(AuditedModel, OracleModel):
@@ -258,4 +271,6 @@ def view_for(
         return AuditedOracle(audited, *labelled)
     if access == "prompts":
         return SamplesAndPrompts(audited, prompts)
+    if access == "queries":
+        return Queries(audited)
     return SamplesOnly(audited) if access == "samples" else audited
