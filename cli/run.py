@@ -151,6 +151,9 @@ def score_images(
     dataset: Dataset = None,
     split: Split = None,
     holdout: Holdout = None,
+    config: Config = None,
+    image_column: ImageColumn = None,
+    control: Control = None,
     candidates: Annotated[int | None, typer.Option(help="The first N of them; default: all.")] = None,
     measure: Annotated[list[str] | None, typer.Option(help="Measure id, headline first.")] = None,
     device: Device = "auto",
@@ -170,7 +173,9 @@ def score_images(
     if pair is None and dataset is None:
         raise BadInput("say what the images are held against: a PAIR, or --dataset, --split and --holdout")
     names = [] if pair is None else [pair]
-    (loaded,), model = chosen_pairs(names, f"{GIVEN}{images.removeprefix(GIVEN)}", dataset, split, holdout)
+    more = {"config": config, "image_column": image_column, "control": control}
+    given = f"{GIVEN}{images.removeprefix(GIVEN)}"
+    (loaded,), model = chosen_pairs(names, given, dataset, split, holdout, **more)
     loading("torch and diffusers")
     from ..benchmark.runs.plan import plan_run
 
