@@ -1,6 +1,7 @@
 """Which files hold a pair's images, and how `datasets` reads them: of a repository at one commit, or of a folder."""
 
 import contextlib
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -233,11 +234,14 @@ def _elsewhere(files: Mapping[str, list[str]]) -> list[str]:
 def _describe_folder(data: DataSource) -> dict[str, Any]:
     """Return what `describe` does, and how many files of the folder are not read, of a local folder."""
     assert data.path is not None
-    folder = (ZOO / data.path.removeprefix(SHIPPED) if data.path.startswith(SHIPPED) else Path(data.path)).resolve()
-    if folder.is_file() and folder.suffix.lower() == ".parquet":
-        return {"builder": "parquet", "files": {"train": [str(folder)]}, "rows": {}, "features": None, "left_out": {}}
-    if not folder.is_dir():
+    place = ZOO / data.path.removeprefix(SHIPPED) if data.path.startswith(SHIPPED) else Path(data.path)
+    # os.path answers where Path raises: of a link to itself, or of a name that no file system takes.
+    is_table = place.suffix.lower() == ".parquet" and os.path.isfile(place)  # noqa: PTH113
+    if not is_table and not os.path.isdir(place):  # noqa: PTH112
         raise BadInput(f"no such folder of images: {data.path}{did_you_mean(str(data.path))}")
+    folder = place.resolve()
+    if is_table:
+        return {"builder": "parquet", "files": {"train": [str(folder)]}, "rows": {}, "features": None, "left_out": {}}
     if data.config is None and not folder_files.states_its_files(folder):
         found = folder_files.list_folder(folder)
         names = {split: [str(file) for file in files] for split, files in found.files.items()}

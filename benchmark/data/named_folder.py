@@ -12,7 +12,7 @@ def did_you_mean(name: str) -> str:
     """
     found = Path(Path(name).anchor)
     for part in Path(name).relative_to(found).parts:
-        if part != os.pardir and not (found / part).exists():
+        if part != os.pardir and not os.path.exists(found / part):  # noqa: PTH110  Path raises of a name that is too long
             try:
                 close = difflib.get_close_matches(part, [file.name for file in found.iterdir()], n=1, cutoff=0.7)
             except OSError:
