@@ -35,8 +35,11 @@ def read(folder: RunFolder, unit: str) -> dict[str, Any]:
 
 
 def table_rows(units: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
-    """Return one row per unit whose state says something; `units` has by label what `read` found."""
-    rows = []
+    """Return one row per unit whose state says something; `units` has by label what `read` found.
+
+    Queries have a column where an attack sends prompts.
+    """
+    rows, asking = [], any("queries" in info for info in units.values())
     for unit, info in units.items():
         if not info:
             continue
@@ -46,7 +49,7 @@ def table_rows(units: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
                 "clusters left": _left(info),
                 "median cohesion": _median(info.get("cohesions", [])),
                 "largest cluster": f"{max(info['sizes']):,}" if info.get("sizes") else "-",
-                "queries": f"{info['queries']:,}" if info.get("queries") else "-",
+                **({"queries": f"{info['queries']:,}" if info.get("queries") else "-"} if asking else {}),
                 "training loss": _figure(info, "loss"),
                 "training accuracy, %": _figure(info, "accuracy", 100),
                 "right on clean images, %": _clean(info, "accuracy"),

@@ -59,3 +59,9 @@ def test_states_of_the_run_are_read(finished: Any) -> None:
 def test_gaps_are_dashes() -> None:
     (row,) = table_rows({"mine": {"classes": 3}})
     assert set(list(row.values())[1:]) == {"-"}
+
+
+def test_queries_have_a_column_where_prompts_are_sent() -> None:
+    rows = table_rows({"side-queries": {"queries": 1024}, "side": {"classes": 3}})
+    assert [row["queries"] for row in rows] == ["1,024", "-"]
+    assert "queries" not in table_rows({"side": {"classes": 3}})[0]
