@@ -461,7 +461,13 @@ def test_scored_and_steered_images_are_never_kept() -> None:
 # ---- views ----
 
 
-@pytest.mark.parametrize(("access", "more"), [("samples", set()), ("prompts", {"prompts", "sample_prompts"})])
+SERVICE = {"sample_prompts", "device", "charge"}
+"""What a service that takes prompts adds: where an attack's own networks run, and what they cost."""
+
+
+@pytest.mark.parametrize(
+    ("access", "more"), [("samples", set()), ("queries", SERVICE), ("prompts", {"prompts", *SERVICE})]
+)
 def test_the_black_box_gives_samples_and_known_prompts_only(access: str, more: set[str]) -> None:
     audited = AuditedModel(wide("epsilon"), SamplerSettings(steps=3), 4)
     view = view_for(access, audited)
