@@ -175,7 +175,7 @@ def score_images(
     names = [] if pair is None else [pair]
     more = {"config": config, "image_column": image_column, "control": control}
     given = f"{GIVEN}{images.removeprefix(GIVEN)}"
-    (loaded,), model = chosen_pairs(names, given, dataset, split, holdout, **more)
+    (loaded,), model = chosen_pairs(names, given, dataset, split, holdout, False, **more)
     loading("torch and diffusers")
     from ..benchmark.runs.plan import plan_run
 

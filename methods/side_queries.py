@@ -20,7 +20,7 @@ from ..benchmark.contracts import (
     QueriedModel,
 )
 from . import surrogate
-from .features import check_weights
+from .features import Describe, check_weights
 from .networks import SurrogateClassifier, forward_flops
 from .prompt_search import Prompt, Scored, first_population, search
 from .vocabulary import Vocabulary, words
@@ -29,12 +29,15 @@ Fitness = Callable[[Tensor], Sequence[float]]
 """Scores of images, N x C x H x W in [0, 1]; higher is nearer to the cluster that is asked for."""
 
 
-class SideQueriesSettings(surrogate.SurrogateSettings):
+class SideQueriesSettings(surrogate.ClassifierSettings):
     """What is asked of the service, and how its answers select the next prompts."""
 
     synthetic_images: int = Field(1024, ge=2)
     """N_syn: images for clusters and classifier, each a query with a prompt of the vocabulary."""
     clusters: int = Field(50, ge=2)
+    """K: fewer than the paper's 100, as there are fewer images."""
+    labels: Literal["clusters", "random"] = "clusters"
+    """random: drawn evenly and without regard to the image."""
     vocabulary: Vocabulary = "common"
     """common: some 330 English words that captions use. unicode: the 1,000 most frequent words of Unicode names."""
     targets: int = Field(20, ge=1)
@@ -138,8 +141,7 @@ class SideQueries(Attack):
         if self.settings.fitness == "cosine":
             describe = surrogate.features_of(attacker, images, self.settings, budget.seed)
             features = _unit(describe(images))
-            centres = _unit(np.stack([features[labels.labels == c].mean(0) for c in range(len(labels.sizes))]))
-            return lambda cluster: lambda x: (_unit(describe(x)) @ centres[cluster]).tolist(), {}
+            return lambda cluster: _by_cosine(describe, features[labels.labels == cluster]), {}
         network = surrogate.make_classifier(attacker, len(labels.sizes), self.settings, time_conditioned=False)
         info = surrogate.train(network, attacker, images, labels.labels, self.settings, budget)
         return lambda cluster: _by_classifier(network, attacker, cluster), {"training": info}
@@ -197,6 +199,11 @@ def _by_classifier(network: SurrogateClassifier, attacker: Any, cluster: int) ->
     return scores
 
 
+def _by_cosine(describe: Describe, members: np.ndarray) -> Fitness:
+    centre = _unit(members.mean(0))
+    return lambda images: [float(value) for value in _unit(describe(images)) @ centre]
+
+
 def _at_random(seed: int, cluster: int) -> Fitness:
     draw = generator(seed, "random fitness", cluster, "scores")
     return lambda images: torch.rand(len(images), generator=draw).tolist()
@@ -205,7 +212,9 @@ def _at_random(seed: int, cluster: int) -> Fitness:
 def _most_cohesive(labels: surrogate.PseudoLabels, cohesion: float, count: int) -> list[int]:
     """Return the surviving clusters (numbered as the labels are), the most cohesive first."""
     survivors = [value for value in labels.cohesions if value >= cohesion and value != 0][: len(labels.sizes)]
-    return sorted(range(len(survivors)), key=lambda c: (-survivors[c], c))[:count]
+    # A centre that no image is nearest to, once the loose clusters are gone, is nothing to search for.
+    members = [c for c in range(len(survivors)) if labels.sizes[c]]
+    return sorted(members, key=lambda c: (-survivors[c], c))[:count]
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

@@ -75,8 +75,8 @@ class ClusterSettings(Settings):
         return self
 
 
-class SurrogateSettings(ClusterSettings):
-    """Settings of the surrogate condition; the defaults are the paper's where it gives a value."""
+class ClassifierSettings(ClusterSettings):
+    """How a classifier is trained on the clusters; the defaults are the paper's where it gives a value."""
 
     blocks: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(None, min_length=1)
     """Residual blocks per stage. Paper: (3, 4, 6, 3), ResNet-34, with width 64. None: scaled to the image, one block
@@ -90,6 +90,11 @@ class SurrogateSettings(ClusterSettings):
     weight_decay: float = Field(0.01, ge=0)
     ema: float = Field(0.99, ge=0, lt=1)
     """Decay of the averaged weights that guide (0: the last weights)."""
+
+
+class SurrogateSettings(ClassifierSettings):
+    """How strongly the classifier steers; the defaults are the paper's where it gives a value."""
+
     guidance_scale: float = Field(1.0, ge=0)
     """lambda: weight of the classifier's gradient in the score. 1 samples p(x | c) if the classifier is right; the
     paper sweeps 0 .. 50 and does not say which it used."""
@@ -229,7 +234,7 @@ def true_labels(images: Tensor, training: Tensor, classes: Tensor, others: Tenso
 
 
 def make_classifier(
-    model: WhiteBoxModel, classes: int, settings: SurrogateSettings, *, time_conditioned: bool
+    model: WhiteBoxModel, classes: int, settings: ClassifierSettings, *, time_conditioned: bool
 ) -> SurrogateClassifier:
     """Build a classifier on x_t (time-conditioned) or on x; its weights are drawn by `train`."""
     network = SurrogateClassifier(
@@ -248,7 +253,7 @@ def train(
     model: WhiteBoxModel,
     images: Tensor,
     labels: Tensor,
-    settings: SurrogateSettings,
+    settings: ClassifierSettings,
     budget: Budget,
     *,
     name: str = "classifier",
@@ -347,7 +352,7 @@ def save_classifier(
 
 
 def load_classifier(
-    model: WhiteBoxModel, state: AttackState, settings: SurrogateSettings, *, time_conditioned: bool
+    model: WhiteBoxModel, state: AttackState, settings: ClassifierSettings, *, time_conditioned: bool
 ) -> SurrogateClassifier:
     """Unpack the classifier of a state, frozen and in evaluation mode."""
     network = make_classifier(model, int(state.info["classes"]), settings, time_conditioned=time_conditioned)
