@@ -39,6 +39,25 @@ if TYPE_CHECKING:
     from ..benchmark.runs.plan import RunPlan
 
 
+def _by_name(
+    config: Config,
+    image_column: ImageColumn,
+    caption_column: CaptionColumn = None,
+    label_column: LabelColumn = None,
+    variant: Variant = None,
+    control: Control = None,
+) -> dict[str, str | None]:
+    """Return what the options beside --dataset say, by the names that `pair_of` has for them."""
+    return {
+        "config": config,
+        "image_column": image_column,
+        "caption_column": caption_column,
+        "label_column": label_column,
+        "variant": variant,
+        "control": control,
+    }
+
+
 def run(
     pairs: Pairs = None,
     attack: Annotated[list[str] | None, typer.Option(help="Attack to run; default: those that the pair names.")] = None,
@@ -93,14 +112,7 @@ def run(
     built = model is not None and ".py:" in model  # to see what it is; a typing error elsewhere loads nothing heavy
     if built:
         loading("torch and diffusers")
-    more = {
-        "config": config,
-        "image_column": image_column,
-        "caption_column": caption_column,
-        "label_column": label_column,
-        "variant": variant,
-        "control": control,
-    }
+    more = _by_name(config, image_column, caption_column, label_column, variant, control)
     loaded, model = chosen_pairs(pairs or [], model, dataset, split, holdout, allow_pickle, **more)
     if not built:
         loading("torch and diffusers")
@@ -173,7 +185,7 @@ def score_images(
     if pair is None and dataset is None:
         raise BadInput("say what the images are held against: a PAIR, or --dataset, --split and --holdout")
     names = [] if pair is None else [pair]
-    more = {"config": config, "image_column": image_column, "control": control}
+    more = _by_name(config, image_column, control=control)
     given = f"{GIVEN}{images.removeprefix(GIVEN)}"
     (loaded,), model = chosen_pairs(names, given, dataset, split, holdout, False, **more)
     loading("torch and diffusers")
@@ -259,14 +271,7 @@ def plan(
     """Say what a run needs: files, access, licences, disk, memory, time. Downloads no weights and no images."""
     from ..benchmark.models.pair_from_names import chosen_pairs
 
-    more = {
-        "config": config,
-        "image_column": image_column,
-        "caption_column": caption_column,
-        "label_column": label_column,
-        "variant": variant,
-        "control": control,
-    }
+    more = _by_name(config, image_column, caption_column, label_column, variant, control)
     loaded, _ = chosen_pairs(pairs or [], model, dataset, split, holdout, allow_pickle, **more)
     loading("torch")
     from ..benchmark.runs import forecast
@@ -310,14 +315,7 @@ def fetch(
     from ..benchmark.progress import reporter_for
     from ..benchmark.runs import forecast
 
-    more = {
-        "config": config,
-        "image_column": image_column,
-        "caption_column": caption_column,
-        "label_column": label_column,
-        "variant": variant,
-        "control": control,
-    }
+    more = _by_name(config, image_column, caption_column, label_column, variant, control)
     loaded, _ = chosen_pairs(pairs or [], model, dataset, split, holdout, allow_pickle, **more)
     with reporter_for(sys.stderr) as progress:
         found = [part for pair in loaded for part in forecast.fetch(pair, allow_pickle, progress)]

@@ -477,7 +477,7 @@ def named_model(name: str) -> ModelSource:
     name = beside(Path(), name) if name.startswith("~") else name
     repo, revision = repository(name)
     looks_so = re.fullmatch(r"[\w.-]+/[\w.-]+", repo) and not repo.startswith(".")
-    if Path(name).is_dir() or name.startswith(("zoo:", GIVEN)) or not looks_so:
+    if Path(name).is_dir() or name.startswith((SHIPPED, GIVEN)) or not looks_so:
         return ModelSource(location=name)
     return ModelSource(repo=repo, revision=revision)
 
@@ -552,7 +552,7 @@ def _resolve(pair: Pair, folder: Path) -> Pair:
         model = getattr(pair, key)
         if model is None:
             continue
-        if model.location and not model.location.startswith("zoo:") and model.location not in names("model"):
+        if model.location and not model.location.startswith(SHIPPED) and model.location not in names("model"):
             given = GIVEN if model.family == "images" else ""
             place = given + beside(folder, model.location.removeprefix(given))
             model = model.model_copy(update={"location": place})
