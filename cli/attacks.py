@@ -83,7 +83,7 @@ def train(
     ] = None,
     checkpoints: Annotated[
         Path | None,
-        typer.Option(help="Where a text-to-image training leaves its progress; default: a hidden folder beside --out."),
+        typer.Option(help="Where the training leaves its progress; default: a hidden folder beside --out."),
     ] = None,
     device: Device = "auto",
 ) -> None:

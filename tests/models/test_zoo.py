@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 
+from sidebench.benchmark.candidates import generator
 from sidebench.benchmark.contracts import ModelSpec
 from sidebench.benchmark.data import model_files, pipeline_folder
 from sidebench.benchmark.data.pair import DataSource, Pair, Recipe, load_pair
 from sidebench.benchmark.data.references import load_references
 from sidebench.benchmark.errors import BadInput, BadSetting
 from sidebench.benchmark.models import load_model
-from sidebench.benchmark.models.zoo import augmentation, pixel_recipe, train
+from sidebench.benchmark.models.zoo import augmentation, pixel_recipe, train, training
 from sidebench.benchmark.progress import silent
 from sidebench.benchmark.runs.plan import plan_run
 
@@ -52,6 +53,29 @@ def test_two_trainings_are_the_same(pair: Pair, trained: Path, tmp_path: Path) -
     torch.manual_seed(99)
     again = train.train(pair, tmp_path / "again", "cpu", silent)
     assert model_files.hashes(again) == model_files.hashes(trained)
+
+
+def test_a_killed_training_ends_in_the_same_bytes(pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Skipping reads what losses were usual so far: that is a part of the progress too.
+    changes, steps = {"skip_below": 0.9, "steps": 6}, []
+    whole = train.train(pair, tmp_path / "whole", "cpu", silent, changes=changes)
+    monkeypatch.setattr(training, "EVERY", 2)
+
+    def dying(seed: int, purpose: str, step: int, stream: str) -> torch.Generator:
+        steps.append(step)
+        if len(steps) == 4:
+            raise KeyboardInterrupt
+        return generator(seed, purpose, step, stream)
+
+    monkeypatch.setattr(pixel_recipe, "generator", dying)
+    with pytest.raises(KeyboardInterrupt):
+        train.train(pair, tmp_path / "killed", "cpu", silent, changes=changes)
+    assert not (tmp_path / "killed").exists()
+    again = train.train(pair, tmp_path / "killed", "cpu", silent, changes=changes)
+    assert steps == [0, 1, 2, 3, 2, 3, 4, 5], "it goes on from the checkpoint after two steps"
+    weights = "unet/diffusion_pytorch_model.safetensors"
+    assert (again / weights).read_bytes() == (whole / weights).read_bytes()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["killed", "whole"], "no checkpoint stays behind"
 
 
 def test_another_seed_is_another_model(pair: Pair, trained: Path, tmp_path: Path) -> None:

@@ -10,22 +10,26 @@ from ...candidates import generator
 from ...contracts import Progress
 from ...data.duplicates import duplicate_groups
 from ...data.pair import Recipe
-from ...data.references import ImageSet
+from ...data.references import ImageSet, References
 from ...errors import BadSetting
 from .augmentation import shifted
-from .training import EVERY, Training
+from .training import Checkpoints, Training, cosine_decline
 
 
-def make(training: ImageSet, recipe: Recipe, out: Path, device: torch.device, progress: Progress) -> None:
-    """Train a victim and write it as a pipeline folder.
+def make(
+    references: References, recipe: Recipe, out: Path, device: torch.device, progress: Progress, folder: Path
+) -> None:
+    """Train a victim and write it as a pipeline folder; `folder` keeps the training's checkpoints.
 
     Raises:
+        BadInput: `folder` holds another training.
         BadSetting: the recipe does not fit the images.
     """
-    images = kept(training, recipe)
+    images = kept(references.training, recipe)
     if recipe.shift >= min(images.shape[2:]):
         raise BadSetting(f"train.shift = {recipe.shift}: the images are {images.shape[3]} x {images.shape[2]} pixels")
-    save(fit(images, recipe, device, progress), recipe, out)
+    given = {"recipe": recipe.model_dump(mode="json"), "data": references.content(), "device": device.type}
+    save(fit(images, recipe, Checkpoints(folder, given), device, progress), recipe, out)
 
 
 def kept(training: ImageSet, recipe: Recipe) -> Tensor:
@@ -41,22 +45,25 @@ def kept(training: ImageSet, recipe: Recipe) -> Tensor:
     return training.floats()[torch.from_numpy(np.sort(first))]
 
 
-def fit(images: Tensor, recipe: Recipe, device: torch.device, progress: Progress) -> torch.nn.Module:
+def fit(
+    images: Tensor, recipe: Recipe, checkpoints: Checkpoints, device: torch.device, progress: Progress
+) -> torch.nn.Module:
     """Train a UNet2DModel on images in [0, 1] and return it with averaged weights."""
     from diffusers import DDPMScheduler
 
     x_0 = images.to(device) * 2 - 1
     network = _network(images, recipe).to(device)
-    training = Training(network, recipe.learning_rate, recipe.ema)
-    schedule = DDPMScheduler(recipe.num_train_timesteps)
-    decline = torch.optim.lr_scheduler.CosineAnnealingLR(training.optimiser, recipe.steps)
-    steps = recipe.stop_after or recipe.steps
     usual_loss = torch.full((recipe.num_train_timesteps,), torch.nan, device=device)
-    for step in range(steps):
-        draw = generator(recipe.seed, "recipe", step, "batch")
+    training = Training(network, recipe.learning_rate, recipe.ema, kept={"usual_loss": usual_loss})
+    schedule = DDPMScheduler(recipe.num_train_timesteps)
+    rates = cosine_decline(recipe.learning_rate, recipe.steps)
+
+    def step(number: int) -> None:
+        training.set_rate(rates[number])
+        draw = generator(recipe.seed, "recipe", number, "batch")
         clean = x_0[torch.randint(len(x_0), (recipe.batch,), generator=draw).to(device)]
         if recipe.shift:
-            clean = shifted(clean, recipe.shift, generator(recipe.seed, "recipe", step, "shift"))
+            clean = shifted(clean, recipe.shift, generator(recipe.seed, "recipe", number, "shift"))
         noise = torch.randn(clean.shape, generator=draw).to(device)
         t = torch.randint(recipe.num_train_timesteps, (recipe.batch,), generator=draw).to(device)
         predicted = network(schedule.add_noise(clean, noise, t), t, return_dict=False)[0]
@@ -66,10 +73,8 @@ def fit(images: Tensor, recipe: Recipe, device: torch.device, progress: Progress
             predicted, noise = predicted[worth], noise[worth]
         if len(noise):
             training.learn(torch.nn.functional.mse_loss(predicted, noise))
-        decline.step()
-        training.average(step)
-        if (step + 1) % EVERY == 0 or step + 1 == steps:
-            progress("training steps", step + 1, steps)
+
+    checkpoints.run("denoiser", training, recipe.stop_after or recipe.steps, step, progress)
     return training.result()
 
 

@@ -19,7 +19,7 @@ from ...data.references import ImageSet, References, load_images
 from ...errors import BadInput, BadSetting
 from ..load_network import import_transformers, quiet
 from .augmentation import shifted
-from .training import Checkpoints, Training
+from .training import Checkpoints, Training, cosine_decline
 
 NAME = "a text recipe"
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -156,11 +156,10 @@ def fit_autoencoder(
     x_0 = images.to(device) * 2 - 1
     network = _autoencoder(images, recipe).to(device)
     training = Training(network, own.learning_rate, recipe.ema)
-    decline = torch.cos(torch.arange(own.steps) * (torch.pi / own.steps)) / 2 + 0.5
+    rates = cosine_decline(own.learning_rate, own.steps)
 
     def step(number: int) -> None:
-        for group in training.optimiser.param_groups:
-            group["lr"] = own.learning_rate * float(decline[number])
+        training.set_rate(rates[number])
         draw = generator(recipe.seed, "autoencoder", number, "batch")
         clean = x_0[torch.randint(len(x_0), (recipe.batch,), generator=draw).to(device)]
         clean = shifted(clean, own.shift, draw)

@@ -45,8 +45,8 @@ def train(
 
     `split_seed` replaces the seed of the split into training and held-out images, `changes` other values of the
     recipe: its seed, or a defence. The folder also gets a `pair.yaml`, with which `sidebench run` attacks the new
-    victim; its training images are those of the pair, whichever of them a defence left out. A text-to-image training
-    that was killed goes on from `checkpoints` (by default a hidden folder beside `out`), which is deleted at the end.
+    victim; its training images are those of the pair, whichever of them a defence left out. A training that was killed
+    goes on from `checkpoints` (by default a hidden folder beside `out`), which is deleted at the end.
 
     Raises:
         BadInput: the pair has no recipe, the folder exists, or the checkpoints are of another training.
@@ -86,7 +86,7 @@ def _make(pair: Pair, recipe: AnyRecipe, out: Path, kept: Path, device: str, pro
     if isinstance(recipe, TextRecipe):
         text_recipe.make(references, recipe, out, chosen, progress, kept)
     else:
-        pixel_recipe.make(references.training, recipe, out, chosen, progress)
+        pixel_recipe.make(references, recipe, out, chosen, progress, kept)
 
 
 def _command(pair: Pair, split_seed: int | None, changes: Mapping[str, Any]) -> str:

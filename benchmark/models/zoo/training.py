@@ -1,6 +1,7 @@
 """What the recipes share: a network in training with averaged weights, and checkpoints from which it goes on."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,18 @@ class Training:
     Raises nothing and draws nothing: what is random is the caller's, from a generator that a step's number seeds.
     """
 
-    def __init__(self, network: torch.nn.Module, learning_rate: float, ema: float) -> None:
-        self.network, self.ema = network, ema
+    def __init__(
+        self, network: torch.nn.Module, learning_rate: float, ema: float, kept: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Begin; `kept` are tensors beside the network that a step reads, and changes in place."""
+        self.network, self.ema, self.kept = network, ema, kept or {}
         self.averaged = {key: value.clone() for key, value in network.state_dict().items()}
         self.optimiser = torch.optim.AdamW(network.parameters(), lr=learning_rate)
+
+    def set_rate(self, learning_rate: float) -> None:
+        """Take the next steps with this learning rate."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate
 
     def learn(self, loss: Tensor) -> None:
         """Take one step of the optimiser down a loss, gradients clipped at 1."""
@@ -51,23 +60,31 @@ class Training:
         found |= {f"averaged.{key}": value for key, value in self.averaged.items()}
         for number, values in self.optimiser.state_dict()["state"].items():
             found |= {f"adam.{number}.{key}": value for key, value in values.items()}
+        found |= {f"kept.{key}": value for key, value in self.kept.items()}
         return {key: value.detach().cpu().clone() for key, value in found.items()}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Go on from what `tensors` returned."""
         device = next(self.network.parameters()).device
-        parts: dict[str, dict[str, Any]] = {"weights": {}, "averaged": {}, "adam": {}}
+        parts: dict[str, dict[str, Any]] = {"weights": {}, "averaged": {}, "adam": {}, "kept": {}}
         for name, value in tensors.items():
             part, _, key = name.partition(".")
             parts[part][key] = value
         self.network.load_state_dict(parts["weights"])
         self.averaged = {key: value.to(device) for key, value in parts["averaged"].items()}
+        for key, value in self.kept.items():
+            value.copy_(parts["kept"][key])
         moments: dict[int, dict[str, Tensor]] = {}
         for name, value in parts["adam"].items():
             number, _, key = name.partition(".")
             moments.setdefault(int(number), {})[key] = value
         state = self.optimiser.state_dict()
         self.optimiser.load_state_dict({**state, "state": moments})
+
+
+def cosine_decline(learning_rate: float, steps: int) -> list[float]:
+    """Return the learning rate of each step: half a cosine down to nothing (arXiv 1608.03983, one cycle)."""
+    return [learning_rate * (1 + math.cos(math.pi * step / steps)) / 2 for step in range(steps)]
 
 
 class Checkpoints:
