@@ -28,7 +28,6 @@ class AveragedTraining:
         name: str,
         *,
         decay: float,
-        corrected: bool = False,
     ) -> None:
         """Take up what the checkpoint of this name holds, or begin.
 
@@ -37,14 +36,14 @@ class AveragedTraining:
             optimiser: Of those that are trained.
             budget: For its checkpoints and progress.
             name: Of the training, among those of one attack.
-            decay: Of the averages, 0 to 1: 0 is the last values.
-            corrected: Let the decay grow with the steps, so that the average forgets the random start: step n (from 1)
-                weighs at least 9 / (n + 9).
+            decay: Of the averages, 0 to 1: 0 is the last values. It grows with the steps, so that the average forgets
+                the random start: step n (from 1) weighs at least 9 / (n + 9). Constant, a decay of 0.99 would leave
+                the start a weight of 0.37 after 100 steps.
         """
         self._values, self._optimiser, self._budget, self._name = values, optimiser, budget, name
-        self._decay, self._corrected = decay, corrected
+        self._decay = decay
         self.averaged = {key: value.detach().clone() for key, value in values.items()}
-        self.notes: list[list[float]] = []
+        self._notes: list[Tensor] = []
         self._start = self._resume()
 
     def steps(self, count: int) -> Iterator[int]:
@@ -56,16 +55,21 @@ class AveragedTraining:
                 self._save(step + 1)
                 self._budget.progress(f"{self._name} steps", step + 1, count)
 
-    def descend(self, loss: Tensor, *more: float) -> None:
-        """Take one step of the optimiser, and note the loss and whatever else is told of this step."""
+    def descend(self, loss: Tensor, *more: Tensor) -> None:
+        """Take one step of the optimiser, and note the loss and whatever else is told of this step (0-d tensors)."""
         self._optimiser.zero_grad()
         loss.backward()
         self._optimiser.step()
-        self.notes = [*self.notes, [float(loss.detach()), *more]][-KEPT:]
+        # Left on the device: to read them here would make it wait in each step.
+        self._notes = [*self._notes, torch.stack([loss.detach(), *more])][-KEPT:]
+
+    def notes_mean(self) -> list[float]:
+        """Return the means of what was noted in the last steps; 0 without a step."""
+        return torch.stack(self._notes).double().mean(0).tolist() if self._notes else [0.0]
 
     @torch.no_grad()
     def _average(self, step: int) -> None:
-        decay = min(self._decay, (step + 1) / (step + 10)) if self._corrected else self._decay
+        decay = min(self._decay, (step + 1) / (step + 10))
         for key, value in self._values.items():
             if value.is_floating_point():
                 self.averaged[key].lerp_(value, 1 - decay)
@@ -77,7 +81,7 @@ class AveragedTraining:
         tensors |= {f"averaged.{key}": value for key, value in self.averaged.items()}
         for number, values in self._optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{number}.{key}": torch.as_tensor(value) for key, value in values.items()}
-        state = AttackState(tensors, {"step": step, "history": self.notes})
+        state = AttackState(tensors, {"step": step, "history": [note.tolist() for note in self._notes]})
         self._budget.checkpoints.save(f"checkpoint-{self._name}", state)
 
     @torch.no_grad()
@@ -98,5 +102,5 @@ class AveragedTraining:
             slots.setdefault(int(number), {})[slot] = value
         # Moments alone are stored: learning rate and decay come from the settings, which name the run.
         self._optimiser.load_state_dict({**self._optimiser.state_dict(), "state": slots})
-        self.notes = [list(entry) for entry in saved.info["history"]]
+        self._notes = [torch.tensor(entry) for entry in saved.info["history"]]
         return int(saved.info["step"])

@@ -20,6 +20,7 @@ from ..benchmark.contracts import (
 )
 from ..benchmark.sampling.prediction_types import clean_estimate
 from . import surrogate
+from .classifier_check import by_timestep
 from .features import check_weights
 from .networks import gradient_flops
 
@@ -59,9 +60,10 @@ class CarliniCond(Attack):
         images = surrogate.synthetic_images(model, self.settings, budget)
         others = surrogate.images_to_check(model, self.settings, budget)
         labels = surrogate.pseudo_label(model, images, self.settings, budget.seed, others)
+        learnt, unseen = labels.encoded(model)
         network = surrogate.make_classifier(model, len(labels.sizes), self.settings, time_conditioned=False)
-        info = surrogate.train(network, model, images, labels.labels, self.settings, budget)
-        checked = surrogate.by_timestep(network, model, others, labels.of_others, budget.seed)
+        info = surrogate.train(network, model, learnt, self.settings, budget)
+        checked = by_timestep(network, model, learnt, unseen, budget.seed)
         return surrogate.save_classifier(network, labels, info, checked)
 
     def generate(self, model: WhiteBoxModel, state: AttackState, candidates: Candidates) -> Generated:
@@ -72,7 +74,7 @@ class CarliniCond(Attack):
         work = gradient_flops(network, model.sample_shape, of="inputs")
 
         def steer(step: Step) -> Tensor:
-            if not surrogate.guides(self.settings, step.t, model.num_train_timesteps):
+            if not surrogate.guides(self.settings, state, step.t, model.num_train_timesteps):
                 return torch.zeros_like(step.x_t)
             x = step.x_t.detach()
             slope = 1.0

@@ -104,7 +104,12 @@ def fitted(model: WhiteBoxModel, images: Tensor, name: str, *, components: int, 
         from ..benchmark.registry import make_measure
 
         measure = make_measure(name)
-        return lambda x: torch.cat([measure.descriptors(block).cpu().double() for block in x.split(BLOCK)]).numpy()
+
+        def described(x: Tensor) -> np.ndarray:
+            blocks = (measure.descriptors(block.to(model.device)).cpu().double() for block in x.split(BLOCK))
+            return torch.cat(list(blocks)).numpy()
+
+        return described
     flat = images.flatten(1).double().numpy()
     mean = flat.mean(0)
     if name == "pixels":

@@ -58,9 +58,10 @@ class ResidualBlock(nn.Module):
 class SurrogateClassifier(nn.Module):
     """log p(c | x_t, t), or log p(c | x) without time modules.
 
-    `blocks` residual blocks per stage; each stage after the first halves the resolution and doubles
-    the width. (3, 4, 6, 3) with width 64 is the paper's ResNet-34; its stem is a 3 x 3 convolution
-    without pooling, since images may be as small as 8 x 8.
+    `blocks` residual blocks per stage; each stage after the first halves the resolution and doubles the width, up to
+    eight times `width`. (3, 4, 6, 3) with width 64 is the paper's ResNet-34. From 64 px on its stem is that of the
+    literature (He et al. 2016, arXiv 1512.03385, table 1): a 7 x 7 convolution and a pooling, each by 2; smaller images
+    get a 3 x 3 convolution that keeps their size.
     """
 
     def __init__(
@@ -72,16 +73,21 @@ class SurrogateClassifier(nn.Module):
         time_conditioned: bool,
         num_train_timesteps: int,
         embedding: int = 64,
+        *,
+        strided_stem: bool = False,
     ) -> None:
         super().__init__()
         self.time_conditioned = time_conditioned
         self.num_train_timesteps = num_train_timesteps
         self.embedding = embedding
-        self.stem = nn.Sequential(nn.Conv2d(channels, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
+        first = nn.Conv2d(channels, width, *((7, 2, 3) if strided_stem else (3, 1, 1)), bias=False)
+        self.stem = nn.Sequential(first, nn.BatchNorm2d(width), nn.ReLU())
+        if strided_stem:
+            self.stem.append(nn.MaxPool2d(3, 2, 1))
         self.stages = nn.ModuleList()
         inputs = width
         for stage, count in enumerate(blocks):
-            outputs = width * 2**stage
+            outputs = width * 2 ** min(stage, 3)
             for block in range(count):
                 stride = 2 if stage and block == 0 else 1
                 self.stages.append(ResidualBlock(inputs, outputs, stride, embedding if time_conditioned else None))
@@ -138,9 +144,42 @@ def forward_flops(network: nn.Module, shape: tuple[int, int, int]) -> float:
     return float(counter.total)
 
 
+STRIDED_FROM = 64
+"""Pixels of the shorter side from which the stem is strided."""
+
+
+def has_strided_stem(shape: tuple[int, int, int]) -> bool:
+    """Return whether a classifier of x_t of this shape (C, H, W) begins with the strided stem."""
+    return min(shape[1:]) >= STRIDED_FROM
+
+
 def scaled_blocks(shape: tuple[int, int, int]) -> tuple[int, ...]:
-    """Return one residual block per stage for x_t of this shape (C, H, W): stages down to 4 x 4, at most four."""
-    stages = 1
-    while stages < 4 and min(shape[1:]) // 2**stages >= 4:
-        stages += 1
-    return (1,) * stages
+    """Return one residual block per stage for x_t of this shape (C, H, W): stages down to 4 x 4 after the stem.
+
+    More of them where the last one would not see the whole image otherwise (`receptive_field`).
+    """
+    strided = has_strided_stem(shape)
+    size = min(shape[1:]) // (4 if strided else 1)
+    blocks = (1,) * max(1, int(math.log2(max(1, size))) - 1)
+    while receptive_field(blocks, strided_stem=strided) < max(shape[1:]):
+        blocks = (*blocks, 1)
+    return blocks
+
+
+def receptive_field(blocks: tuple[int, ...], *, strided_stem: bool) -> int:
+    """Return how many pixels in a row one output of the last stage sees.
+
+    Examples:
+        >>> receptive_field((1, 1), strided_stem=False)
+        13
+        >>> receptive_field((3, 4, 6, 3), strided_stem=True)  # ResNet-34
+        899
+    """
+    seen, step = (11, 4) if strided_stem else (3, 1)
+    for stage, count in enumerate(blocks):
+        for block in range(count):
+            stride = 2 if stage and block == 0 else 1
+            seen += 2 * step  # the first convolution, whose stride counts for what comes after it
+            step *= stride
+            seen += 2 * step
+    return seen

@@ -19,6 +19,7 @@ from ..benchmark.contracts import (
     WhiteBoxModel,
 )
 from . import surrogate
+from .classifier_check import by_timestep
 from .features import check_weights
 from .networks import gradient_flops
 
@@ -68,14 +69,14 @@ class Side(Attack):
 
         # 5. Train p(y | x_t, t) on forward-noised synthetic images: what it will be asked about is noisy. An ordinary
         # classifier in its place is carlini-cond.
-        teacher = None
+        (learnt, unseen), teacher = labels.encoded(model), None
         if self.settings.objective == "distillation":
             teacher = surrogate.make_classifier(model, len(labels.sizes), self.settings, time_conditioned=False)
-            surrogate.train(teacher, model, images, labels.labels, self.settings, budget, name="teacher")
+            surrogate.train(teacher, model, learnt, self.settings, budget, name="teacher")
         network = surrogate.make_classifier(model, len(labels.sizes), self.settings, time_conditioned=True)
-        info = surrogate.train(network, model, images, labels.labels, self.settings, budget, teacher=teacher)
+        info = surrogate.train(network, model, learnt, self.settings, budget, teacher=teacher)
         # For the report: at which noise levels the classifier knows anything of images that it has not seen.
-        checked = surrogate.by_timestep(network, model, others, labels.of_others, budget.seed)
+        checked = by_timestep(network, model, learnt, unseen, budget.seed)
         return surrogate.save_classifier(network, labels, info, checked)
 
     def generate(self, model: WhiteBoxModel, state: AttackState, candidates: Candidates) -> Generated:
@@ -88,7 +89,7 @@ class Side(Attack):
 
         def steer(step: Step) -> Tensor:
             # Outside the interval nothing is computed, and nothing is charged.
-            if not surrogate.guides(self.settings, step.t, model.num_train_timesteps):
+            if not surrogate.guides(self.settings, state, step.t, model.num_train_timesteps):
                 return torch.zeros_like(step.x_t)
             x_t = step.x_t.detach().requires_grad_()
             log_p = (network(x_t, step.t.expand(len(x_t))) / self.settings.temperature).log_softmax(1)

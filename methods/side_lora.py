@@ -25,6 +25,7 @@ from ..benchmark.errors import BadInput
 from ..benchmark.sampling.prediction_types import training_target
 from . import surrogate
 from .averaged_training import AveragedTraining
+from .classifier_check import encoded
 from .features import check_weights
 
 EMBEDDING = "condition.embedding"
@@ -144,7 +145,7 @@ class SideLora(Attack):
             assert condition.empty is not None
             start = condition.empty[:, 1 : 1 + self.settings.tokens].expand(len(labels.sizes), -1, -1)
             tokens = torch.nn.Parameter(start.clone())
-        found, loss = self._train(model, trainable, condition, tokens, images, labels.labels, budget)
+        found, loss = self._train(model, trainable, condition, tokens, labels.images, labels.labels, budget)
         info = {
             "classes": len(labels.sizes),
             "sizes": labels.sizes,
@@ -207,25 +208,24 @@ class SideLora(Attack):
             values[EMBEDDING] = tokens
         rates = (1e-5 if settings.preset == "paper" else settings.learning_rate, settings.embedding_rate)
         optimiser = torch.optim.AdamW(_groups(values, rates, settings.weight_decay))
-        training = AveragedTraining(values, optimiser, budget, "adapters", decay=settings.ema, corrected=True)
-        x_0 = model.encode(images)
+        training = AveragedTraining(values, optimiser, budget, "adapters", decay=settings.ema)
+        x_0 = encoded(model, images)
         for step in training.steps(settings.training_steps):
             draw = generator(budget.seed, "adapters", step, "batch")
             index = torch.randint(len(images), (settings.batch,), generator=draw)
-            clean, y = x_0[index.to(x_0.device)], labels[index].to(x_0.device)
-            t = torch.randint(model.num_train_timesteps, (settings.batch,), generator=draw).to(x_0.device)
-            noise = torch.randn(clean.shape, generator=draw).to(x_0.device)
+            clean, y = x_0[index].to(model.device), labels[index].to(model.device)
+            t = torch.randint(model.num_train_timesteps, (settings.batch,), generator=draw).to(model.device)
+            noise = torch.randn(clean.shape, generator=draw).to(model.device)
             given = condition.of(y, tokens)
             if condition.empty is not None:
-                dropped = torch.rand(settings.batch, generator=draw).to(x_0.device) < settings.dropout
+                dropped = torch.rand(settings.batch, generator=draw).to(model.device) < settings.dropout
                 given = torch.where(dropped.view(-1, *[1] * (given.ndim - 1)), condition.empty, given)
             predicted = trainable.predict(model.add_noise(clean, noise, t), t, given)
             target = training_target(model.prediction_type, clean, noise, *model.noise_level(t))
             for group, rate in zip(optimiser.param_groups, rates, strict=False):
                 group["lr"] = rate * min(1.0, (step + 1) / max(1, settings.warmup))
             training.descend((predicted - target).square().mean())
-        mean = sum(note[0] for note in training.notes) / max(1, len(training.notes))
-        return training.averaged, mean
+        return training.averaged, training.notes_mean()[0]
 
 
 def rare(cluster: int) -> str:

@@ -140,10 +140,10 @@ class SideQueries(Attack):
             return lambda cluster: _at_random(budget.seed, cluster), {}
         if self.settings.fitness == "cosine":
             describe = surrogate.features_of(attacker, images, self.settings, budget.seed)
-            features = _unit(describe(images))
+            features = _unit(describe(labels.images))
             return lambda cluster: _by_cosine(describe, features[labels.labels == cluster]), {}
         network = surrogate.make_classifier(attacker, len(labels.sizes), self.settings, time_conditioned=False)
-        info = surrogate.train(network, attacker, images, labels.labels, self.settings, budget)
+        info = surrogate.train(network, attacker, labels.encoded(attacker)[0], self.settings, budget)
         return lambda cluster: _by_classifier(network, attacker, cluster), {"training": info}
 
     def _searched(

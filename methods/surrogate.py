@@ -25,14 +25,13 @@ from ..benchmark.contracts import (
 from ..benchmark.errors import BadInput, TooFew
 from ..benchmark.sampling.prediction_types import clean_estimate
 from .averaged_training import AveragedTraining
+from .classifier_check import Labelled, encoded
 from .features import Describe, check_features, fitted
-from .networks import SurrogateClassifier, gradient_flops, scaled_blocks
+from .networks import SurrogateClassifier, gradient_flops, has_strided_stem, scaled_blocks
 
 CHECKED_SHARE = 1 / 16
 LEAST_CHECKED, MOST_CHECKED = 32, 256
 """Images that the trained classifier is asked about: a share of N_syn, but where N_syn is small up to half of it."""
-
-CHECKED_TIMESTEPS = 11
 
 TUNING_GRID = {"training_steps": (100, 300, 1000), "guidance_scale": (0.1, 0.3, 1.0, 3.0)}
 """The same tuning budget for every attack that is compared; guidance_scale needs no new classifier."""
@@ -42,6 +41,7 @@ ABLATIONS = {
     "random-labels": Ablation({"labels": "random"}),
     "true-labels": Ablation({"labels": "true"}, access="oracle"),
     "no-filter": Ablation({"cohesion": -1.0}),
+    "drop-rejected": Ablation({"rejected": "drop"}),
     "no-guidance": Ablation({"guidance_scale": 0.0}),
 }
 """Of both guided attacks. Without guidance they are carlini-uncond image for image."""
@@ -68,6 +68,10 @@ class ClusterSettings(Settings):
     cohesion: float = Field(0.5, ge=-1, le=1)
     """tau: clusters whose members' mean cosine to the centroid is lower are dropped; the paper's value."""
 
+    rejected: Literal["relabel", "drop"] = "relabel"
+    """Members of the clusters that are not cohesive enough. relabel: they get the nearest surviving cluster, as
+    Algorithm 1 has it. drop: nothing is trained on them, as others read it; an ablation."""
+
     @model_validator(mode="after")
     def _enough(self) -> Self:
         if self.clusters > self.synthetic_images:
@@ -80,7 +84,7 @@ class ClassifierSettings(ClusterSettings):
 
     blocks: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(None, min_length=1)
     """Residual blocks per stage. Paper: (3, 4, 6, 3), ResNet-34, with width 64. None: scaled to the image, one block
-    per stage down to 4 x 4 and at most four stages."""
+    per stage down to 4 x 4."""
     width: int = Field(32, ge=1)
     training_steps: int = Field(1000, ge=1)
     """Not in the paper."""
@@ -102,6 +106,9 @@ class SurrogateSettings(ClassifierSettings):
     """The classifier's logits are divided by this: above 1 it is less sure."""
     interval: tuple[float, float] = (0.0, 1.0)
     """Guide at timesteps within these shares of T only (arXiv 2404.07724); the paper guides at all of them."""
+    miscalibration: float = Field(1.0, ge=0, le=1)
+    """Guide only where the classifier's expected calibration error is at most this, on synthetic images that it was not
+    trained on and at the nearest timestep that it was asked about. 1: everywhere."""
     normalised: bool = False
     """Scale each gradient to the norm of the model's score, so that lambda is their ratio whatever the image size."""
 
@@ -112,21 +119,29 @@ class SurrogateSettings(ClassifierSettings):
         return self
 
 
-GENERATION_SETTINGS = frozenset({"guidance_scale", "temperature", "interval", "normalised"})
+GENERATION_SETTINGS = frozenset({"guidance_scale", "temperature", "interval", "miscalibration", "normalised"})
 """What the guidance reads and the classifier does not."""
 
 
 class PseudoLabels(NamedTuple):
     """Clusters of the synthetic images."""
 
+    images: Tensor
+    """Those to train on, N x C x H x W in [0, 1]: all of them, or where `rejected` is drop the surviving clusters'."""
     labels: Tensor
-    """(N_syn,) int64 in 0 .. K' - 1."""
+    """(N,) int64 in 0 .. K' - 1, of these images."""
     sizes: list[int]
     """Members of each surviving cluster after re-assignment."""
     cohesions: list[float]
     """Of all K clusters, before the filter."""
+    others: Tensor
+    """M x C x H x W in [0, 1], of which no clusters are made and on which nothing is trained."""
     of_others: Tensor
-    """(M,) int64 of the other images, by the same rule; -1 of a class that no synthetic image has."""
+    """(M,) int64 of the others, by the nearest surviving cluster; -1 of a class that no synthetic image has."""
+
+    def encoded(self, model: WhiteBoxModel) -> tuple[Labelled, Labelled]:
+        """Return what to train on and the others, in the model's own space."""
+        return Labelled(encoded(model, self.images), self.labels), Labelled(encoded(model, self.others), self.of_others)
 
 
 def synthetic_images(model: WhiteBoxModel, settings: ClusterSettings, budget: Budget) -> Tensor:
@@ -173,7 +188,7 @@ def pseudo_label(
         return true_labels(images, model.training, model.labels, others)
     if settings.clusters == 1:
         nothing = torch.zeros(len(images), dtype=torch.int64), torch.zeros(len(others), dtype=torch.int64)
-        return PseudoLabels(nothing[0], [len(images)], [], nothing[1])
+        return PseudoLabels(images, nothing[0], [len(images)], [], others, nothing[1])
     from sklearn.cluster import KMeans
     from sklearn.metrics import pairwise_distances_argmin
     from threadpoolctl import threadpool_limits
@@ -198,10 +213,11 @@ def pseudo_label(
             f"the best are {best}; lower the setting cohesion, or change clusters"
         )
     # Every image is labelled by its nearest surviving centroid, those of dropped clusters too: Algorithm 1 drops
-    # clusters, not images. The paper does not say which distance; it is a setting.
+    # clusters, not images (`rejected` is the other reading). The paper does not say which distance; it is a setting.
     survivors = centroids[kept]
     if settings.distance == "cosine":
         survivors = _normalised(survivors)
+    trained = torch.from_numpy(np.isin(members, kept) | (settings.rejected == "relabel"))
     with threadpool_limits(1):
         labels = pairwise_distances_argmin(features, survivors)
         theirs = pairwise_distances_argmin(describe(others), survivors) if len(others) else labels[:0]
@@ -210,10 +226,13 @@ def pseudo_label(
             torch.randint(len(kept), (len(part),), generator=generator(seed, "labels", number, "random")).numpy()
             for number, part in enumerate((images, others))
         )
+    own = torch.from_numpy(labels)[trained].long()
     return PseudoLabels(
-        torch.from_numpy(labels),
-        np.bincount(labels, minlength=len(kept)).tolist(),
+        images[trained],
+        own,
+        own.bincount(minlength=len(kept)).tolist(),
         [float(value) for value in cohesions],
+        others,
         torch.from_numpy(theirs),
     )
 
@@ -230,7 +249,7 @@ def true_labels(images: Tensor, training: Tensor, classes: Tensor, others: Tenso
         raise TooFew("the true labels of the synthetic images are all one class, two are needed")
     same = classes[theirs][:, None] == known
     of_others = torch.where(same.any(1), same.int().argmax(1), -1)
-    return PseudoLabels(labels, labels.bincount().tolist(), [], of_others)
+    return PseudoLabels(images, labels, labels.bincount().tolist(), [], others, of_others)
 
 
 def make_classifier(
@@ -244,6 +263,7 @@ def make_classifier(
         settings.width,
         time_conditioned,
         model.num_train_timesteps,
+        strided_stem=has_strided_stem(model.sample_shape),
     )
     return network.to(model.device)
 
@@ -251,8 +271,7 @@ def make_classifier(
 def train(
     network: SurrogateClassifier,
     model: WhiteBoxModel,
-    images: Tensor,
-    labels: Tensor,
+    learnt: Labelled,
     settings: ClassifierSettings,
     budget: Budget,
     *,
@@ -269,13 +288,12 @@ def train(
     _initialise(network, budget.seed, name)
     optimiser = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     training = AveragedTraining(network.state_dict(), optimiser, budget, name, decay=settings.ema)
-    x_0 = model.encode(images)
     network.train()
     for step in training.steps(settings.training_steps):
         # A stream per step, not one for the training: resumed at step n, it goes on with the batches it would have had.
         draw = generator(budget.seed, name, step, "batch")
-        index = torch.randint(len(images), (settings.batch,), generator=draw)
-        clean, wanted = x_0[index.to(x_0.device)], labels[index].to(x_0.device)
+        index = torch.randint(len(learnt.labels), (settings.batch,), generator=draw)
+        clean, wanted = (part[index].to(model.device) for part in learnt)
         if network.time_conditioned:
             # t uniform over all timesteps, as the guidance asks at all of them by default.
             t = torch.randint(network.num_train_timesteps, (settings.batch,), generator=draw)
@@ -284,7 +302,7 @@ def train(
             logits = network(model.add_noise(clean, noise, t), t)
         else:
             logits = network(clean)
-        accuracy = float((logits.argmax(1) == wanted).float().mean())
+        accuracy = (logits.argmax(1) == wanted).float().mean()
         training.descend(_loss(logits, wanted, clean, teacher), accuracy)
     network.load_state_dict(training.averaged)
     network.eval().requires_grad_(False)
@@ -293,39 +311,8 @@ def train(
     network.requires_grad_(True)
     model.charge(samples * gradient_flops(network, model.sample_shape, of="parameters"))
     network.requires_grad_(False)
-    loss_mean, accuracy_mean = np.mean(training.notes, axis=0).tolist()
+    loss_mean, accuracy_mean = training.notes_mean()
     return {"loss": loss_mean, "accuracy": accuracy_mean}
-
-
-@torch.no_grad()
-def by_timestep(
-    network: SurrogateClassifier, model: WhiteBoxModel, images: Tensor, labels: Tensor, seed: int
-) -> list[dict[str, float]]:
-    """Say for timesteps from 0 to T - 1 how often the classifier is right on x_t, and how sure it is.
-
-    `accuracy` and `confidence` (the mean largest probability) lie in 0 .. 1; `calibration_error` is the expected
-    one in ten bins (Guo et al. 2017, arXiv 1706.04599, equation 3). On images that it was trained on the figures would
-    flatter it, so give it `images_to_check`. The classifier's work here is no part of the attack and is not charged.
-    """
-    x_0, wanted = model.encode(images), labels
-    found = []
-    for t in np.linspace(0, network.num_train_timesteps - 1, CHECKED_TIMESTEPS).round().astype(int).tolist():
-        noise = torch.randn(x_0.shape, generator=generator(seed, "classifier check", t, "noise"))
-        times = torch.full((len(x_0),), t, device=x_0.device)
-        logits = network(model.add_noise(x_0, noise.to(x_0.device), times), times)
-        confidence, said = logits.double().softmax(1).max(1)
-        right = (said.cpu() == wanted).double()
-        gaps = torch.zeros(10, dtype=torch.float64)
-        gaps.index_add_(0, (10 * confidence.cpu()).long().clamp(max=9), right - confidence.cpu())
-        found.append(
-            {
-                "t": t,
-                "accuracy": float(right.mean()),
-                "confidence": float(confidence.mean()),
-                "calibration_error": float(gaps.abs().sum() / len(right)),
-            }
-        )
-    return found
 
 
 def save_classifier(
@@ -363,10 +350,13 @@ def load_classifier(
     return network.eval().requires_grad_(False)
 
 
-def guides(settings: SurrogateSettings, t: Tensor, num_train_timesteps: int) -> bool:
-    """Return whether the settings' interval holds timestep `t`."""
+def guides(settings: SurrogateSettings, state: AttackState, t: Tensor, num_train_timesteps: int) -> bool:
+    """Return whether the settings' interval holds timestep `t`, and the classifier is calibrated near it."""
     first, last = settings.interval
-    return first * num_train_timesteps <= float(t) <= last * num_train_timesteps
+    if not first * num_train_timesteps <= float(t) <= last * num_train_timesteps:
+        return False
+    nearest = min(state.info["by_timestep"], key=lambda row: abs(row["t"] - float(t)))
+    return bool(nearest["calibration_error"] <= settings.miscalibration)
 
 
 def weighted(settings: SurrogateSettings, gradient: Tensor, step: Step, prediction_type: PredictionType) -> Tensor:

@@ -2,8 +2,8 @@
 
 A state may hold any values. The ones that a report knows, whoever wrote them: `cohesions` (of all clusters),
 `sizes` (of those that are left), `classes`, `queries` (prompts that were sent), `training` (figures by name) and
-`by_timestep` (rows with `t`, `accuracy`, `confidence`, `calibration_error`). Values that are no such thing are left
-out, not guessed at.
+`by_timestep` (rows with `t`, `accuracy`, `confidence`, `calibration_error`, and perhaps `closed_form`: the accuracy of
+the classifier that needs no training). Values that are no such thing are left out, not guessed at.
 """
 
 import math
@@ -30,7 +30,8 @@ def read(folder: RunFolder, unit: str) -> dict[str, Any]:
         found["training"] = {str(key): value for key, value in info["training"].items() if _number(value)}
     rows = info.get("by_timestep")
     if isinstance(rows, list) and rows and all(isinstance(row, dict) and _row(row) for row in rows):
-        found["by_timestep"] = [{key: row[key] for key in _ROW} for row in rows]
+        known = (*_ROW, "closed_form") if all(_number(row.get("closed_form")) for row in rows) else _ROW
+        found["by_timestep"] = [{key: row[key] for key in known} for row in rows]
     return found
 
 
@@ -53,6 +54,8 @@ def table_rows(units: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
                 "training loss": _figure(info, "loss"),
                 "training accuracy, %": _figure(info, "accuracy", 100),
                 "right on clean images, %": _clean(info, "accuracy"),
+                "right over all t, %": _over_t(info, "accuracy"),
+                "closed form over all t, %": _over_t(info, "closed_form"),
                 "sure on clean images, %": _clean(info, "confidence"),
             }
         )
@@ -82,6 +85,12 @@ def _figure(info: dict[str, Any], key: str, factor: float = 1) -> str:
 def _clean(info: dict[str, Any], key: str) -> str:
     rows = info.get("by_timestep")
     return f"{100 * rows[0][key]:z.1f}" if rows else "-"
+
+
+def _over_t(info: dict[str, Any], key: str) -> str:
+    """Return the mean over the timesteps, from clean images to pure noise."""
+    values = [row[key] for row in info.get("by_timestep", []) if key in row]
+    return f"{100 * sum(values) / len(values):z.1f}" if values else "-"
 
 
 def _row(row: dict[str, Any]) -> bool:

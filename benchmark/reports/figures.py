@@ -227,14 +227,17 @@ def _timesteps(axes: "Axes", info: dict[str, Any], cohesion: float | None) -> No
     for key, label, colour, style in (
         ("accuracy", "right", SERIES[0], "-"),
         ("confidence", "sure", SERIES[1], (0, (4, 1.5))),
+        ("closed_form", "right in closed form", SERIES[2], (0, (1, 1))),
     ):
+        if key not in info["by_timestep"][0]:
+            continue
         axes.plot(at, [100 * row[key] for row in info["by_timestep"]], color=colour, linestyle=style, label=label)
     if info.get("classes"):
         axes.axhline(100 / info["classes"], color=SOFT, linewidth=0.9, linestyle=(0, (1, 1.5)), label="chance")
     axes.set_ylim(0, 102)
     axes.set_xlabel("timestep t of the classifier's input (0: no noise)")
     axes.set_ylabel("classifier, %")
-    axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 0.98), ncols=3, borderaxespad=0.1)
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 0.98), ncols=4, borderaxespad=0.1)
 
 
 def _unit_label(attack: str, seed: int) -> str:

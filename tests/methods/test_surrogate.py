@@ -19,7 +19,8 @@ from sidebench.benchmark.runs.check_attack import quick_sampling
 from sidebench.benchmark.sampling.call_attack import make_candidates
 from sidebench.benchmark.sampling.views import AuditedModel
 from sidebench.methods import surrogate
-from sidebench.methods.networks import ResidualBlock, SurrogateClassifier, TimeModule, gradient_flops, scaled_blocks
+from sidebench.methods.classifier_check import Labelled, by_timestep
+from sidebench.methods.networks import gradient_flops
 from sidebench.methods.surrogate import SurrogateSettings, pseudo_label
 
 DIGITS: Any = {"family": "pixel", "location": "zoo:digits"}
@@ -171,63 +172,6 @@ def test_synthetic_images_that_are_all_the_same_are_refused(tmp_path: Path) -> N
         surrogate.synthetic_images(Broken(), SurrogateSettings(**SMALL), budget(tmp_path))  # type: ignore[arg-type]
 
 
-# ---- Network ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("blocks", [(1, 1), (3, 4, 6, 3)])
-@pytest.mark.parametrize("time_conditioned", [True, False])
-def test_forward_shape(blocks: tuple[int, ...], time_conditioned: bool) -> None:
-    network = SurrogateClassifier(3, 5, blocks, 8, time_conditioned, 1000).eval()
-    logits = network(torch.randn(2, 3, 8, 8), torch.tensor([3, 900]))
-    assert logits.shape == (2, 5) and bool(logits.isfinite().all())
-    assert len(network.stages) == sum(blocks)
-    assert sum(isinstance(module, TimeModule) for module in network.modules()) == time_conditioned * sum(blocks)
-    assert network.head.in_features == 8 * 2 ** (len(blocks) - 1)
-
-
-def test_time_conditioned_network_needs_t() -> None:
-    with pytest.raises(ValueError, match="needs t"):
-        SurrogateClassifier(1, 2, (1,), 8, True, 1000)(torch.zeros(1, 1, 8, 8))
-
-
-def test_time_module_comes_right_after_the_first_norm() -> None:
-    block = ResidualBlock(4, 4, 1, embedding=64)
-    order: list[str] = []
-    for name, module in block.named_children():
-        module.register_forward_hook(lambda *_, name=name: order.append(name))  # type: ignore[misc]
-    block(torch.randn(2, 4, 8, 8), torch.randn(2, 64))
-    assert [name for name in order if name != "skip"] == ["conv1", "norm1", "time", "conv2", "norm2"]
-
-
-def test_time_module_parts_and_their_order() -> None:
-    module = TimeModule(64, 4)
-    assert [type(part) for part in module.children()] == [nn.GroupNorm, nn.Linear]
-    nn.init.normal_(module.linear.weight)
-    features, embedding = torch.randn(3, 4, 2, 2), torch.randn(3, 64)
-    scale, shift = module.linear(nn.functional.silu(module.norm(embedding))).split(4, dim=1)
-    wanted = features * (1 + scale[:, :, None, None]) + shift[:, :, None, None]
-    torch.testing.assert_close(module(features, embedding), wanted)
-
-
-def test_time_module_starts_as_the_identity() -> None:
-    features = torch.randn(2, 4, 3, 3)
-    assert torch.equal(TimeModule(64, 4)(features, torch.randn(2, 64)), features)
-    timed, plain = (SurrogateClassifier(1, 3, (1, 2), 8, timed, 1000).eval() for timed in (True, False))
-    plain.load_state_dict({k: v for k, v in timed.state_dict().items() if ".time." not in k})
-    x = torch.randn(2, 1, 8, 8)
-    assert torch.equal(timed(x, torch.tensor([5, 700])), plain(x))
-
-
-def test_trained_network_depends_on_t() -> None:
-    network = SurrogateClassifier(1, 3, (1,), 8, True, 1000).eval()
-    for module in network.modules():
-        if isinstance(module, TimeModule):
-            nn.init.normal_(module.linear.weight)
-    x = torch.randn(1, 1, 8, 8).expand(2, -1, -1, -1)
-    first, second = network(x, torch.tensor([5, 700]))
-    assert not torch.allclose(first, second)
-
-
 # ---- Training ---------------------------------------------------------------------------------------
 
 
@@ -245,8 +189,8 @@ def fitted(model: Any, folder: Path, labels: Tensor | None = None, **options: An
     steps, timed = options.pop("steps", 60), options.pop("timed", True)
     settings = SurrogateSettings(training_steps=steps, batch=16, width=8, learning_rate=3e-3, ema=0.9)
     network = surrogate.make_classifier(model, 2, settings, time_conditioned=timed)
-    given = own if labels is None else labels
-    info = surrogate.train(network, audited(model), images, given, settings, budget(folder), **options)
+    learnt = Labelled(model.encode(images), own if labels is None else labels)
+    info = surrogate.train(network, audited(model), learnt, settings, budget(folder), **options)
     return network, info
 
 
@@ -293,12 +237,13 @@ def test_distillation_trains_a_teacher_and_pays_for_it(model: Any, tmp_path: Pat
 def test_classifier_is_right_on_clean_images_and_guesses_on_noise(model: Any, tmp_path: Path) -> None:
     network, _ = fitted(model, tmp_path, steps=120)
     view, (images, labels) = audited(model), two_classes()
-    found = surrogate.by_timestep(network, view, images, labels, seed=0)
+    known = Labelled(model.encode(images), labels)
+    found = by_timestep(network, view, known, known, seed=0)
     assert [row["t"] for row in found] == [0, 100, 200, 300, 400, 500, 599, 699, 799, 899, 999]
     assert found[0]["accuracy"] == 1 and found[0]["confidence"] > 0.8
     assert found[-1]["accuracy"] < 0.8
     assert all(0.5 <= row["confidence"] <= 1 and 0 <= row["calibration_error"] <= 1 for row in found)
-    assert found == surrogate.by_timestep(network, view, images, labels, seed=0)
+    assert found == by_timestep(network, view, known, known, seed=0)
     assert not any(view.ledger.nfe.values()) and not any(view.ledger.flops.values())
 
 
@@ -310,7 +255,8 @@ def test_calibration_error_is_the_gap_between_sure_and_right(model: Any) -> None
             return torch.tensor([0.8, 0.2]).log().expand(len(x), -1)
 
     images, labels = two_classes()  # half of them class 0, which the network says with probability 0.8
-    for row in surrogate.by_timestep(Sure(), audited(model), images, labels, seed=0):  # type: ignore[arg-type]
+    known = Labelled(model.encode(images), labels)
+    for row in by_timestep(Sure(), audited(model), known, known, seed=0):  # type: ignore[arg-type]
         assert row["accuracy"] == 0.5 and row["confidence"] == pytest.approx(0.8)
         assert row["calibration_error"] == pytest.approx(0.3)
 
@@ -382,8 +328,12 @@ def test_guidance_moves_images_towards_their_cluster(model: Any, tmp_path: Path)
     assert shares[1] > shares[0]
 
 
+ERRORS = AttackState({}, {"by_timestep": [{"t": t, "calibration_error": t / 1000} for t in (0, 300, 600)]})
+"""Of a classifier that knows less the more noise there is."""
+
+
 def at(t: int, **settings: Any) -> bool:
-    return surrogate.guides(SurrogateSettings(**settings), torch.tensor(t), 1000)
+    return surrogate.guides(SurrogateSettings(**settings), ERRORS, torch.tensor(t), 1000)
 
 
 def test_guidance_keeps_to_its_interval(model: Any, tmp_path: Path) -> None:
@@ -421,10 +371,3 @@ def test_normalised_guidance_has_lambda_times_the_norm_of_the_score(kind: Any) -
 def test_temperature_flattens_the_classifier(model: Any, tmp_path: Path) -> None:
     hot = {"guidance_scale": 30.0, "temperature": 1e9}
     assert torch.equal(images_of("side", model, tmp_path, **hot), images_of("carlini-uncond", model, tmp_path))
-
-
-@pytest.mark.parametrize(
-    ("shape", "blocks"), [((1, 8, 8), (1, 1)), ((3, 16, 16), (1, 1, 1)), ((3, 64, 64), (1,) * 4), ((4, 3, 3), (1,))]
-)
-def test_the_network_grows_with_the_image(shape: tuple[int, int, int], blocks: tuple[int, ...]) -> None:
-    assert scaled_blocks(shape) == blocks

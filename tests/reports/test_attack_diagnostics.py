@@ -33,7 +33,19 @@ def test_a_surrogate_is_read_and_shown(tmp_path: Path) -> None:
     found = stored(tmp_path, {**state, "note": "own"})
     assert found == state
     (row,) = table_rows({"side, seed 0": found, "carlini-uncond, seed 0": {}})
-    assert list(row.values()) == ["side, seed 0", "2 of 3", "0.80", "5", "1.25", "50.00", "62.5", "20.0"]
+    assert list(row.values()) == ["side, seed 0", "2 of 3", "0.80", "5", "1.25", "50.00", "62.5", "62.5", "-", "20.0"]
+
+
+def test_the_closed_form_stands_beside_the_classifier(tmp_path: Path) -> None:
+    rows = [{**ROW, "closed_form": 1.0}, {**ROW, "t": 999, "accuracy": 0.125, "closed_form": 0.25}]
+    found = stored(tmp_path, {"by_timestep": rows})
+    assert found["by_timestep"] == rows
+    (row,) = table_rows({"side, seed 0": found})
+    assert (row["right over all t, %"], row["closed form over all t, %"]) == ("37.5", "62.5")
+    assert (
+        "closed_form"
+        not in stored(tmp_path / "odd", {"by_timestep": [rows[0], {**ROW, "closed_form": "1"}]})["by_timestep"][0]
+    )
 
 
 @pytest.mark.parametrize(
