@@ -42,6 +42,15 @@ class Settings(BaseModel):
     )
 
 
+class SamplerSettings(Settings):
+    """How images are drawn from a model: the diffusers scheduler and its steps."""
+
+    name: Literal["ddim", "ddpm", "euler", "dpm-solver++"] = "ddim"
+    steps: int = Field(50, ge=1, le=1000)
+    eta: float = Field(0.0, ge=0.0, le=1.0)
+    """Stochasticity of DDIM (0: deterministic)."""
+
+
 # ---- Models -----------------------------------------------------------------------------------------
 
 
@@ -285,10 +294,21 @@ class BlackBoxModel(ABC):
     conditioning: Conditioning
 
     @abstractmethod
-    def sample(self, candidates: Candidates, *, condition: Tensor | None = None, guidance_scale: float = 1.0) -> Tensor:
+    def sample(
+        self,
+        candidates: Candidates,
+        *,
+        condition: Tensor | None = None,
+        guidance_scale: float = 1.0,
+        sampler: SamplerSettings | None = None,
+    ) -> Tensor:
         """Sample one image per candidate, N x C x H x W in [0, 1] on the CPU.
 
-        `guidance_scale` is that of classifier-free guidance (1: off).
+        Args:
+            candidates: Whose images are drawn.
+            condition: A class or an embedding for each of them.
+            guidance_scale: That of classifier-free guidance (1: off).
+            sampler: Another than the protocol's; one of `Attack.samplers`, which are tried before any work.
         """
 
 
@@ -329,6 +349,7 @@ class WhiteBoxModel(BlackBoxModel):
         *,
         condition: Tensor | None = None,
         guidance_scale: float = 1.0,
+        sampler: SamplerSettings | None = None,
         steer: Steer | None = None,
     ) -> Tensor:
         """Sample as `BlackBoxModel.sample`; `steer` adds a correction to the score at every step."""
@@ -457,6 +478,10 @@ class Attack(ABC):
 
     def check(self) -> None:
         """Raise `BadInput` where something that the attack needs cannot be loaded; called before any work."""
+
+    def samplers(self) -> Sequence[SamplerSettings]:
+        """Return the samplers that it asks for beside the protocol's; they are tried on a model before any work."""
+        return ()
 
     @classmethod
     def prepares(cls) -> bool:

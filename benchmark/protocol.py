@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from .contracts import Settings
+from .contracts import SamplerSettings, Settings
 
 VERSION = "sidebench/2"
 RANKED = ("sidebench/1", VERSION)
@@ -43,15 +43,6 @@ and 256 x 256 (docs/runs.md)."""
 
 LATENT_PIXEL_BYTES = 80 * 2**10
 """The same of the other families: 75 kB in the U-Net of Stable Diffusion 1.5."""
-
-
-class SamplerSettings(Settings):
-    """How images are drawn from a model: the diffusers scheduler and its steps."""
-
-    name: Literal["ddim", "ddpm", "euler", "dpm-solver++"] = "ddim"
-    steps: int = Field(50, ge=1, le=1000)
-    eta: float = Field(0.0, ge=0.0, le=1.0)
-    """Stochasticity of DDIM (0: deterministic)."""
 
 
 class Protocol(Settings):

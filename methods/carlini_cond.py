@@ -21,6 +21,7 @@ from ..benchmark.contracts import (
 from ..benchmark.sampling.prediction_types import clean_estimate
 from . import surrogate
 from .classifier_check import by_timestep
+from .denoise import denoised
 from .features import check_weights
 from .networks import gradient_flops
 
@@ -88,6 +89,7 @@ class CarliniCond(Attack):
             return surrogate.weighted(self.settings, slope * gradient, step, model.prediction_type)
 
         images = model.sample(candidates, steer=steer if self.settings.guidance_scale else None)
+        images = denoised(model, images, self.settings.denoise, 1 if self.settings.denoise else 0)
         return Generated(images, {"cluster": clusters.numpy()})
 
 

@@ -20,6 +20,7 @@ from ..benchmark.contracts import (
 )
 from . import surrogate
 from .classifier_check import by_timestep
+from .denoise import denoised
 from .features import check_weights
 from .networks import gradient_flops
 
@@ -102,4 +103,5 @@ class Side(Attack):
 
         # lambda = 0 takes the very path of carlini-uncond, not one that adds a correction of zero.
         images = model.sample(candidates, steer=steer if self.settings.guidance_scale else None)
+        images = denoised(model, images, self.settings.denoise, 1 if self.settings.denoise else 0)
         return Generated(images, {"cluster": clusters.numpy()})

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-import torch
 from pydantic import Field
 
 from ..benchmark.candidates import Candidates
@@ -17,7 +16,7 @@ from ..benchmark.contracts import (
     Settings,
     WhiteBoxModel,
 )
-from ..benchmark.sampling.prediction_types import clean_estimate
+from .denoise import denoised
 
 
 class SideWalkSettings(Settings):
@@ -32,10 +31,8 @@ class SideWalkSettings(Settings):
 class SideWalk(Attack):
     """Sample without condition, then replace each sample by the denoiser's answer to it, over and over.
 
-    The answer to x is E[x_0 | x_t = alpha x], which is x + (sigma / alpha)^2 times the score of the model's density
-    under noise of sigma / alpha: mean shift (Fukunaga and Hostetler 1975, IEEE Trans. Inf. Theory 21:32), which climbs
-    to a mode of that density. An image learnt by heart is such a mode; samples lie around it, most of them not near
-    enough to count as it, and more steps of DDIM do not change that.
+    That climbs to a mode of the model's density (`denoise.denoised`). An image learnt by heart is such a mode; samples
+    lie around it, most of them not near enough to count as it, and more steps of DDIM do not change that.
 
     It differs from side-modes, and from SIDE (arXiv 2410.02467), in having no surrogate condition at all: taken apart,
     side-modes found as much without its condition, and it is here by that ablation. No noise is added on the way, so a
@@ -56,14 +53,4 @@ class SideWalk(Attack):
     def generate(self, model: WhiteBoxModel, state: AttackState, candidates: Candidates) -> Generated:
         """Sample, then walk."""
         images = model.sample(candidates)
-        if not self.settings.rounds:
-            return Generated(images)
-        t = round(self.settings.noise * model.num_train_timesteps)
-        alpha, sigma = (float(level) for level in model.noise_level(torch.tensor(t)))
-        x_0 = model.encode(images)
-        times = torch.full((len(x_0),), t, device=x_0.device)
-        with torch.no_grad():
-            for _ in range(self.settings.rounds):
-                x_t = alpha * x_0
-                x_0 = clean_estimate(model.prediction_type, x_t, model.predict(x_t, times), alpha, sigma)
-        return Generated(model.decode(x_0).float().cpu())
+        return Generated(denoised(model, images, self.settings.noise, self.settings.rounds))

@@ -111,6 +111,9 @@ class SurrogateSettings(ClassifierSettings):
     trained on and at the nearest timestep that it was asked about. 1: everywhere."""
     normalised: bool = False
     """Scale each gradient to the norm of the model's score, so that lambda is their ratio whatever the image size."""
+    denoise: float = Field(0.0, ge=0, lt=1)
+    """Ask the denoiser once what each finished sample is an image of, at this share of the T timesteps; 0: not. Not in
+    the paper; `plain-tuned` is the same without guidance."""
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -119,7 +122,9 @@ class SurrogateSettings(ClassifierSettings):
         return self
 
 
-GENERATION_SETTINGS = frozenset({"guidance_scale", "temperature", "interval", "miscalibration", "normalised"})
+GENERATION_SETTINGS = frozenset(
+    {"guidance_scale", "temperature", "interval", "miscalibration", "normalised", "denoise"}
+)
 """What the guidance reads and the classifier does not."""
 
 

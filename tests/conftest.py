@@ -12,9 +12,10 @@ import pytest
 import torch
 import yaml
 
+from sidebench.benchmark.contracts import SamplerSettings
 from sidebench.benchmark.data.pair import FOLDER, Pair, load_pair
 from sidebench.benchmark.environment import collect_seldom
-from sidebench.benchmark.protocol import Batching, SamplerSettings
+from sidebench.benchmark.protocol import Batching
 from sidebench.benchmark.reports.page import write_report
 from sidebench.benchmark.runs import makers, runner
 from sidebench.benchmark.runs.plan import plan_run

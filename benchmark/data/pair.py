@@ -11,10 +11,9 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
-from ..contracts import Settings
+from ..contracts import SamplerSettings, Settings
 from ..errors import BadPair, UnknownName, first_problem
 from ..files import read_bytes, read_yaml, write_text
-from ..protocol import SamplerSettings
 from ..registry import is_local, names
 
 FOLDER = Path(__file__).parent / "pairs"

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..contracts import Conditioning, Model
+from ..contracts import Conditioning, Model, SamplerSettings
 from ..data import model_files, pipeline_folder
 from ..data.dataset_files import describe_source
 from ..data.model_files import model_configs
@@ -28,7 +28,6 @@ from ..data.pair import (
 )
 from ..errors import BadInput
 from ..progress import say
-from ..protocol import SamplerSettings
 from . import inspect_files
 from .find_model import find_source
 

@@ -5,11 +5,11 @@ Neither is part of what a run is: candidates are the same images, but for roundi
 
 from typing import TYPE_CHECKING
 
-from ..contracts import ModelSpec
+from ..contracts import ModelSpec, SamplerSettings
 from ..data.pair import Pair
 from ..environment import device_memory
 from ..errors import BadSetting, RunConflict
-from ..protocol import Batching, SamplerSettings, Sampling, batching, default_micro_batch
+from ..protocol import Batching, Sampling, batching, default_micro_batch
 from ..results.run_folder import RunFolder, stored_batching
 
 if TYPE_CHECKING:

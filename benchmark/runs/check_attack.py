@@ -17,14 +17,14 @@ import numpy as np
 import torch
 
 from ..candidates import Candidates
-from ..contracts import Attack, AttackState, Budget, Checkpoints, Model, ModelSpec
+from ..contracts import Attack, AttackState, Budget, Checkpoints, Model, ModelSpec, SamplerSettings
 from ..data.references import ImageSet, References
 from ..errors import SidebenchError
 from ..files import read_state, write_state
 from ..models import load_model
 from ..models.flops import OperationCount
 from ..progress import silent
-from ..protocol import SamplerSettings, Sampling
+from ..protocol import Sampling
 from ..registry import make_attack
 from ..results.checkpoints import FolderCheckpoints, MemoryCheckpoints
 from ..sampling.call_attack import make_candidates, prepare_attack

@@ -14,13 +14,12 @@ import torch
 from torch import Tensor
 
 from ..candidates import Candidates
-from ..contracts import Model, ModelSpec, PredictionType
+from ..contracts import Model, ModelSpec, PredictionType, SamplerSettings
 from ..environment import pick_device
 from ..models.flops import OperationCount
 from ..models.own_model import facts_of, live_spec, load_tried, owner_of
 from ..models.schedule import alphas_cumprod
 from ..models.try_model import noise, some_condition
-from ..protocol import SamplerSettings
 from ..sampling.defended import DefendedModel
 from ..sampling.prediction_types import as_velocity
 from ..sampling.sampler import sample_latents

@@ -225,6 +225,9 @@ def plan_run(
     protocol = Protocol(**{**pair.protocol.values(), "dtype": dtype})
     if files.outline is not None:
         try_sampler(files.outline, protocol.sampler, f"pair {pair.name}")
+        for attack in chosen_attacks:
+            for sampler in attack.samplers():
+                try_sampler(files.outline, sampler, f"{attack.name} on pair {pair.name}")
     check_conditioning(chosen_attacks, files.conditioning)
     if files.given is not None:
         number = _given_count(files.given, number if tier or candidates else None, seeds)
@@ -251,9 +254,11 @@ def plan_run(
             f"pair {pair.name}: {protocol.sampler.steps} steps of the sampler, but the model was distilled from "
             f"{files.most_steps}: set protocol.sampler.steps to a few, 4 say"
         )
+    samplers = [protocol.sampler, *(sampler for attack in chosen_attacks for sampler in attack.samplers())]
     height, width, channels = size
     shape = (channels, height, width)
-    check_fit(around, VictimFacts(spec.family, files.conditioning, shape, protocol.sampler.name, training))
+    for name in dict.fromkeys(sampler.name for sampler in samplers):
+        check_fit(around, VictimFacts(spec.family, files.conditioning, shape, name, training))
     for measure in chosen:
         measure.check(training, held_out, pair.allow_dense_neighbours)
         if measure.neighbours > TOP_K:

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from ..candidates import Candidates
-from ..contracts import Model, Steer, Step
-from ..protocol import SamplerSettings
+from ..contracts import Model, SamplerSettings, Steer, Step
 from .ledger import Ledger
 from .prediction_types import as_velocity, score_to_prediction
 

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from ..candidates import Candidates
-from ..contracts import Model
+from ..contracts import Model, SamplerSettings
 from ..errors import BadInput, SidebenchError
-from ..protocol import SamplerSettings
 from .defended import DefendedModel
 from .sampler import is_consistency, sample_latents
 

@@ -25,12 +25,12 @@ from ..contracts import (
     Progress,
     PromptedModel,
     QueriedModel,
+    SamplerSettings,
     Steer,
     TrainableModel,
     WhiteBoxModel,
 )
 from ..models.flops import OperationCount
-from ..protocol import SamplerSettings
 from .ledger import Ledger
 from .sampler import quantise, sample_latents
 
@@ -73,20 +73,27 @@ class AuditedModel(WhiteBoxModel):
         *,
         condition: Tensor | None = None,
         guidance_scale: float = 1.0,
+        sampler: SamplerSettings | None = None,
         steer: Steer | None = None,
     ) -> Tensor:
         """Sample images; see `WhiteBoxModel.sample`."""
+        chosen = sampler or self._sampler
         if candidates.purpose != "candidate" and condition is None and steer is None:
-            return self._sample_kept(candidates)
-        return self._sample(candidates, condition, guidance_scale, steer)
+            return self._sample_kept(candidates, chosen)
+        return self._sample(candidates, condition, guidance_scale, chosen, steer)
 
     def _sample(
-        self, candidates: Candidates, condition: Tensor | None, guidance_scale: float, steer: Steer | None
+        self,
+        candidates: Candidates,
+        condition: Tensor | None,
+        guidance_scale: float,
+        sampler: SamplerSettings,
+        steer: Steer | None,
     ) -> Tensor:
         x_0 = sample_latents(
             self._model,
             candidates,
-            self._sampler,
+            sampler,
             self._micro_batch,
             condition=condition,
             guidance_scale=guidance_scale,
@@ -100,7 +107,7 @@ class AuditedModel(WhiteBoxModel):
         """Sample from a prompt each; see `PromptedModel.sample_prompts`."""
         with self._charging():
             embedding = self._model.embed(self._model.prompted(prompts, candidates))
-        return self._sample(candidates, embedding, guidance_scale, None)
+        return self._sample(candidates, embedding, guidance_scale, self._sampler, None)
 
     @contextmanager
     def _charging(self) -> Iterator[None]:
@@ -110,17 +117,17 @@ class AuditedModel(WhiteBoxModel):
         if counter.total:
             self.charge(counter.total)
 
-    def _sample_kept(self, candidates: Candidates) -> Tensor:
+    def _sample_kept(self, candidates: Candidates, sampler: SamplerSettings) -> Tensor:
         """Sample plain images, in uint8 precision so that those from the store are the same."""
         images, done = [], 0
         for batch in candidates.batches(self._micro_batch):
-            key = self._content_key(batch)
+            key = self._content_key(batch, sampler)
             found = self._kept.load(key) if self._kept else None
             if found is None:
                 phase = self.ledger.phase
                 before, defended = self.ledger.nfe[phase], self.ledger.flops.get("defence", 0.0)
                 charged = self.ledger.flops.get(phase, 0.0)
-                made = quantise(self._sample(batch, None, 1.0, None))
+                made = quantise(self._sample(batch, None, 1.0, sampler, None))
                 if self._kept:
                     nfe, decoding = self.ledger.nfe[phase] - before, self.ledger.flops.get(phase, 0.0) - charged
                     defence = self.ledger.flops.get("defence", 0.0) - defended
@@ -140,10 +147,10 @@ class AuditedModel(WhiteBoxModel):
                 self._progress(f"{candidates.purpose} images", done, len(candidates))
         return torch.cat(images).float() / 255
 
-    def _content_key(self, batch: Candidates) -> str:
+    def _content_key(self, batch: Candidates, sampler: SamplerSettings) -> str:
         content = {
             "model": self._model.spec.content()["sha256"],
-            "sampler": self._sampler.model_dump(),
+            "sampler": sampler.model_dump(),
             "micro_batch": self._micro_batch,
             "seed": batch.seed,
             "numbers": list(batch.numbers),
@@ -225,9 +232,16 @@ class SamplesOnly(BlackBoxModel):
         self.conditioning = audited.conditioning
         self._sample = audited.sample
 
-    def sample(self, candidates: Candidates, *, condition: Tensor | None = None, guidance_scale: float = 1.0) -> Tensor:
+    def sample(
+        self,
+        candidates: Candidates,
+        *,
+        condition: Tensor | None = None,
+        guidance_scale: float = 1.0,
+        sampler: SamplerSettings | None = None,
+    ) -> Tensor:
         """Sample images; see `BlackBoxModel.sample`."""
-        return self._sample(candidates, condition=condition, guidance_scale=guidance_scale)
+        return self._sample(candidates, condition=condition, guidance_scale=guidance_scale, sampler=sampler)
 
 
 class Queries(SamplesOnly, QueriedModel):

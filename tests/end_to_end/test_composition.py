@@ -10,9 +10,8 @@ import torch
 
 from sidebench.benchmark import registry
 from sidebench.benchmark.candidates import Candidates
-from sidebench.benchmark.contracts import AttackState, Step
+from sidebench.benchmark.contracts import AttackState, SamplerSettings, Step
 from sidebench.benchmark.models.analytic import MixtureModel
-from sidebench.benchmark.protocol import SamplerSettings
 from sidebench.benchmark.runs import runner
 from sidebench.benchmark.sampling.defended import DefendedModel
 from sidebench.benchmark.sampling.views import AuditedModel

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sidebench.benchmark.candidates import Candidates
-from sidebench.benchmark.contracts import Model, ModelSpec
+from sidebench.benchmark.contracts import Model, ModelSpec, SamplerSettings
 from sidebench.benchmark.data.fits import Fits
 from sidebench.benchmark.data.pair import load_pair
 from sidebench.benchmark.data.references import References, load_references
@@ -17,7 +17,7 @@ from sidebench.benchmark.measures.output_path import OutputPath
 from sidebench.benchmark.measures.reach import reached
 from sidebench.benchmark.measures.scorer import Scorer
 from sidebench.benchmark.models import load_model
-from sidebench.benchmark.protocol import TOP_K, SamplerSettings
+from sidebench.benchmark.protocol import TOP_K
 from sidebench.benchmark.registry import make_measure
 from sidebench.benchmark.sampling.sampler import quantise
 from sidebench.benchmark.sampling.views import AuditedModel

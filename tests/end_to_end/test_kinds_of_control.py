@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
-from sidebench.benchmark.contracts import Band, Neighbours, Side
+from sidebench.benchmark.contracts import Band, Neighbours, SamplerSettings, Side
 from sidebench.benchmark.data import references
 from sidebench.benchmark.data.pair import FOLDER, Pair, load_pair
 from sidebench.benchmark.data.references import shared_groups
@@ -19,7 +19,7 @@ from sidebench.benchmark.errors import BadInput, BadPair, CorruptRun
 from sidebench.benchmark.files import read_json, write_json
 from sidebench.benchmark.measures import image_quality, set_level_copying
 from sidebench.benchmark.measures.shard_scores import Pairs, ShardScores
-from sidebench.benchmark.protocol import SamplerSettings, default_measures
+from sidebench.benchmark.protocol import default_measures
 from sidebench.benchmark.registry import make_measure
 from sidebench.benchmark.reports import label_sheet
 from sidebench.benchmark.reports.catalogue import describe

@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
+from sidebench.benchmark.contracts import SamplerSettings
 from sidebench.benchmark.data.pair import load_pair
-from sidebench.benchmark.protocol import Batching, SamplerSettings
+from sidebench.benchmark.protocol import Batching
 from sidebench.benchmark.runs import runner
 from sidebench.benchmark.runs.plan import plan_run
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from made_records import HUGE, OWN, badge, changed, entry, store, vary
 
+from sidebench.benchmark.contracts import SamplerSettings
 from sidebench.benchmark.errors import BadInput
-from sidebench.benchmark.protocol import SamplerSettings
 from sidebench.leaderboards import ranking, tables
 from sidebench.leaderboards.badge import checked_file
 from sidebench.leaderboards.build import build

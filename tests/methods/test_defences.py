@@ -10,11 +10,10 @@ import torch
 from local_plugin import as_file
 
 from sidebench.benchmark.candidates import Candidates
-from sidebench.benchmark.contracts import Model, ModelSpec, Step, VictimFacts
+from sidebench.benchmark.contracts import Model, ModelSpec, SamplerSettings, Step, VictimFacts
 from sidebench.benchmark.data.pair import load_pair
 from sidebench.benchmark.errors import BadInput, BadSetting, DefenceFailed, UnknownName
 from sidebench.benchmark.models import load_model
-from sidebench.benchmark.protocol import SamplerSettings
 from sidebench.benchmark.runs.check_attack import NotConformant, quick_sampling
 from sidebench.benchmark.runs.check_defence import check_defence
 from sidebench.benchmark.runs.plan import RunPlan, plan_run

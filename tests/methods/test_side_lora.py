@@ -9,11 +9,11 @@ from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from hub_repositories import text_pipeline
 
 from sidebench.benchmark.candidates import Candidates
-from sidebench.benchmark.contracts import AttackState, Budget, Model, ModelSpec
+from sidebench.benchmark.contracts import AttackState, Budget, Model, ModelSpec, SamplerSettings
 from sidebench.benchmark.errors import BadInput
 from sidebench.benchmark.models import load_model
 from sidebench.benchmark.progress import silent
-from sidebench.benchmark.protocol import SamplerSettings, Sampling
+from sidebench.benchmark.protocol import Sampling
 from sidebench.benchmark.registry import make_attack
 from sidebench.benchmark.results.checkpoints import FolderCheckpoints
 from sidebench.benchmark.sampling.call_attack import Made, make_candidates, prepare_attack

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from sidebench.benchmark.candidates import Candidates
-from sidebench.benchmark.contracts import AttackState, Budget, Step
+from sidebench.benchmark.contracts import AttackState, Budget, SamplerSettings, Step
 from sidebench.benchmark.errors import TooFew
 from sidebench.benchmark.models.analytic import MixtureModel
 from sidebench.benchmark.progress import silent
-from sidebench.benchmark.protocol import SamplerSettings, Sampling
+from sidebench.benchmark.protocol import Sampling
 from sidebench.benchmark.registry import make_attack
 from sidebench.benchmark.results.checkpoints import FolderCheckpoints
 from sidebench.benchmark.sampling.call_attack import make_candidates

@@ -8,11 +8,19 @@ import torch
 from hub_repositories import text_pipeline
 
 from sidebench.benchmark.candidates import Candidates
-from sidebench.benchmark.contracts import AttackState, Budget, Model, ModelSpec, PromptedModel, WhiteBoxModel
+from sidebench.benchmark.contracts import (
+    AttackState,
+    Budget,
+    Model,
+    ModelSpec,
+    PromptedModel,
+    SamplerSettings,
+    WhiteBoxModel,
+)
 from sidebench.benchmark.errors import BadSetting
 from sidebench.benchmark.models import load_model
 from sidebench.benchmark.progress import silent
-from sidebench.benchmark.protocol import SamplerSettings, Sampling
+from sidebench.benchmark.protocol import Sampling
 from sidebench.benchmark.registry import make_attack
 from sidebench.benchmark.results.checkpoints import FolderCheckpoints
 from sidebench.benchmark.sampling.call_attack import make_candidates, prepare_attack

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from sidebench.benchmark.candidates import Candidates
-from sidebench.benchmark.contracts import AttackState
+from sidebench.benchmark.contracts import AttackState, SamplerSettings
 from sidebench.benchmark.errors import SidebenchError
 from sidebench.benchmark.models.analytic import MixtureModel
-from sidebench.benchmark.protocol import SamplerSettings, Sampling
+from sidebench.benchmark.protocol import Sampling
 from sidebench.benchmark.registry import make_attack
 from sidebench.benchmark.sampling.call_attack import make_candidates
 from sidebench.benchmark.sampling.views import AuditedModel

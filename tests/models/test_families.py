@@ -10,12 +10,11 @@ import torch
 from hub_repositories import flow_pipeline, latent_pipeline, pixel_pipeline, score_sde_pipeline
 
 from sidebench.benchmark.candidates import Candidates
-from sidebench.benchmark.contracts import Budget, ModelSpec
+from sidebench.benchmark.contracts import Budget, ModelSpec, SamplerSettings
 from sidebench.benchmark.data import pipeline_folder
 from sidebench.benchmark.errors import BadInput
 from sidebench.benchmark.models import inspect_files, load_model
 from sidebench.benchmark.progress import silent
-from sidebench.benchmark.protocol import SamplerSettings
 from sidebench.benchmark.registry import make_attack
 from sidebench.benchmark.results.checkpoints import MemoryCheckpoints
 from sidebench.benchmark.runs.check_attack import check_attack

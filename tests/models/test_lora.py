@@ -12,13 +12,12 @@ from torch import Tensor
 
 from sidebench.benchmark import files
 from sidebench.benchmark.candidates import Candidates
-from sidebench.benchmark.contracts import LoraSpec, ModelSpec
+from sidebench.benchmark.contracts import LoraSpec, ModelSpec, SamplerSettings
 from sidebench.benchmark.data import pipeline_folder
 from sidebench.benchmark.data.pair import load_pair
 from sidebench.benchmark.errors import BadInput, UnsafeFile
 from sidebench.benchmark.models import load_model, lora
 from sidebench.benchmark.models.find_model import find_model
-from sidebench.benchmark.protocol import SamplerSettings
 from sidebench.benchmark.results.checkpoints import MemoryCheckpoints
 from sidebench.benchmark.sampling.views import AuditedModel
 

@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 
 from sidebench.benchmark.candidates import Candidates
-from sidebench.benchmark.contracts import Model, ModelSpec, PredictionType
+from sidebench.benchmark.contracts import Model, ModelSpec, PredictionType, SamplerSettings
 from sidebench.benchmark.data import model_files
 from sidebench.benchmark.data.pair import load_pair
 from sidebench.benchmark.errors import BadInput, UnknownName, UnsafeFile
 from sidebench.benchmark.models import load_model
 from sidebench.benchmark.models.analytic import MixtureModel
-from sidebench.benchmark.protocol import SamplerSettings
 from sidebench.benchmark.sampling.sampler import sample_latents
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"

@@ -11,10 +11,9 @@ from hub_repositories import change_config, pixel_folder, unet
 from torch import Tensor
 
 from sidebench.benchmark.candidates import Candidates
-from sidebench.benchmark.contracts import ModelSpec
+from sidebench.benchmark.contracts import ModelSpec, SamplerSettings
 from sidebench.benchmark.errors import BadInput
 from sidebench.benchmark.models import inspect_files, load_model
-from sidebench.benchmark.protocol import SamplerSettings
 from sidebench.benchmark.sampling.sampler import sample_latents
 from sidebench.benchmark.sampling.try_sampler import try_sampler
 

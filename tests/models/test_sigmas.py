@@ -13,10 +13,9 @@ from torch import Tensor, nn
 
 from sidebench import from_torch
 from sidebench.benchmark.candidates import Candidates
-from sidebench.benchmark.contracts import ModelSpec
+from sidebench.benchmark.contracts import ModelSpec, SamplerSettings
 from sidebench.benchmark.errors import BadInput
 from sidebench.benchmark.models import inspect_files, load_model
-from sidebench.benchmark.protocol import SamplerSettings
 from sidebench.benchmark.sampling.sampler import quantise, sample_latents
 from sidebench.benchmark.sampling.try_sampler import try_sampler
 

@@ -9,10 +9,9 @@ import torch
 from hub_repositories import text_pipeline
 
 from sidebench.benchmark.candidates import Candidates
-from sidebench.benchmark.contracts import ModelSpec, PromptedModel
+from sidebench.benchmark.contracts import ModelSpec, PromptedModel, SamplerSettings
 from sidebench.benchmark.errors import BadInput, TooFew
 from sidebench.benchmark.models import inspect_files, load_model
-from sidebench.benchmark.protocol import SamplerSettings
 from sidebench.benchmark.sampling.views import AuditedModel, view_for
 from sidebench.methods.prompt_replay import PromptReplay, PromptReplaySettings
 

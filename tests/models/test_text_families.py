@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from text_pipelines import clip_tokenizer, flux, latent_consistency, pixart, sana, sd3, sdxl
 
 from sidebench.benchmark.candidates import Candidates
-from sidebench.benchmark.contracts import ModelSpec
+from sidebench.benchmark.contracts import ModelSpec, SamplerSettings
 from sidebench.benchmark.data import pipeline_folder
 from sidebench.benchmark.errors import BadInput
 from sidebench.benchmark.models import inspect_files, load_model, text
@@ -22,7 +22,6 @@ from sidebench.benchmark.models.lora import read_state
 from sidebench.benchmark.models.pair_from_names import pair_of
 from sidebench.benchmark.models.schedule import StraightPath
 from sidebench.benchmark.models.text import packed, unpacked
-from sidebench.benchmark.protocol import SamplerSettings
 from sidebench.benchmark.sampling.views import AuditedModel, view_for
 
 pytest.importorskip("transformers")

@@ -12,10 +12,10 @@ from tiny_networks import tiny_denoiser
 from torch import Tensor, nn
 
 from sidebench import Candidates, ModelSpec, from_torch, load_model
+from sidebench.benchmark.contracts import SamplerSettings
 from sidebench.benchmark.errors import BadInput
 from sidebench.benchmark.models.own_model import live_spec
 from sidebench.benchmark.models.try_model import try_model
-from sidebench.benchmark.protocol import SamplerSettings
 from sidebench.benchmark.sampling.sampler import sample_latents
 
 LINEAR = ("linear", 1000, 1e-4, 0.02)

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from sidebench.benchmark import environment, registry
+from sidebench.benchmark.contracts import SamplerSettings
 from sidebench.benchmark.data.pair import load_pair, pair_names
 from sidebench.benchmark.errors import BadInput, SidebenchError, UnsafeFile
-from sidebench.benchmark.protocol import SamplerSettings, Sampling
+from sidebench.benchmark.protocol import Sampling
 from sidebench.benchmark.runs import bench, doctor
 
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from sidebench.benchmark.contracts import Band
+from sidebench.benchmark.contracts import Band, SamplerSettings
 from sidebench.benchmark.data import references
 from sidebench.benchmark.errors import BadSetting, RunConflict
 from sidebench.benchmark.files import read_info, read_json
 from sidebench.benchmark.measures.hits import in_band
-from sidebench.benchmark.protocol import TIERS, SamplerSettings, batching, default_micro_batch
+from sidebench.benchmark.protocol import TIERS, batching, default_micro_batch
 from sidebench.benchmark.registry import make_measure
 from sidebench.benchmark.results.run_folder import RunFolder, stored_batching
 from sidebench.benchmark.results.score_files import read_all_scores

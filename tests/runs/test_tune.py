@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from sidebench.benchmark.contracts import SamplerSettings
 from sidebench.benchmark.data.pair import Overrides, Pair, TuningBlock, load_pair
 from sidebench.benchmark.data.references import counts, load_references
 from sidebench.benchmark.errors import BadInput, BadSetting, RunConflict, TooFew, UnknownName
 from sidebench.benchmark.progress import silent
-from sidebench.benchmark.protocol import SamplerSettings
 from sidebench.benchmark.reports.tables import tuning_table
 from sidebench.benchmark.results import tuning_curve
 from sidebench.benchmark.runs import tune as tuning

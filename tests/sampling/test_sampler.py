@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from sidebench.benchmark.candidates import Candidates
-from sidebench.benchmark.contracts import AttackState, PredictionType, Steer, Step
+from sidebench.benchmark.contracts import AttackState, PredictionType, SamplerSettings, Steer, Step
 from sidebench.benchmark.models.analytic import MixtureModel
-from sidebench.benchmark.protocol import SamplerSettings
 from sidebench.benchmark.sampling.ledger import Ledger
 from sidebench.benchmark.sampling.prediction_types import as_velocity, clean_estimate, score_to_prediction
 from sidebench.benchmark.sampling.sampler import make_scheduler, quantise, sample_latents
