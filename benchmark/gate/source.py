@@ -23,9 +23,10 @@ from ..results.score_files import first_scores, read_scores
 from ..results.shards import Shard, below, shard_of
 from ..results.whole import drop_damaged
 from ..runs import batching
+from ..runs.generate import make_shard, named_failures, prepare
 from ..runs.makers import Makers
 from ..runs.plan import RunPlan, Unit
-from ..runs.runner import make_shard, named_failures, open_folder, prepare
+from ..runs.runner import open_folder
 from ..runs.score import score_shard
 from ..runs.victim import output_path
 from ..runs.write_results import write_references

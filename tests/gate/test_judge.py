@@ -440,7 +440,7 @@ def told(decision: Decision) -> dict[str, Any]:
 def test_a_killed_gate_gives_the_same_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     limits = {"excess": 0.008}
     whole = decide(tmp_path / "whole", limits=limits)
-    make, made = runner.make_shard, []
+    make, made = source.make_shard, []
 
     def killed(*arguments: Any) -> None:
         if len(made) == 2:
