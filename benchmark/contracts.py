@@ -428,7 +428,7 @@ class Budget:
     seed: int
     candidates: int
     """How many images the run asks for. A state whose `prepare` reads it is of that number alone: where the run grows,
-    the attack begins anew."""
+    the attack starts over."""
     checkpoints: Checkpoints
     progress: Progress
 
@@ -604,7 +604,7 @@ class Measure(ABC):
     """Pairs are stored as far out as this score; a band beyond it is refused."""
     bin_width: float = 0.05
     decides: bool = True
-    """Whether both sides are measured by one ruler, so that a candidate has a nearest group of X and H together. False:
+    """Whether both sides' scores are on one scale, so that a candidate has a nearest group of X and H together. False:
     the measure describes either side, and no excess, threshold or verdict is made of it."""
     parts: int = 1
     """Descriptors are this many pieces of equal length; their distance is the largest Euclidean one over the pieces.

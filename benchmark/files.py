@@ -249,7 +249,7 @@ def lock_of(path: Path) -> "BaseFileLock":
     """
     from filelock import FileLock, SoftFileLock
 
-    # Where the system has no locks the file itself is one: it is made anew, never opened, and names its owner.
+    # Where the system has no locks the file itself is one: it is created, never opened, and names its owner.
     soft = issubclass(FileLock, SoftFileLock)
     with suppress(FileNotFoundError, NotADirectoryError):
         found = path.lstat()
@@ -437,13 +437,13 @@ def _tensors_sha256(tensors: "Mapping[str, Tensor]") -> str:
 
 def _unreadable(path: Path, error: Exception) -> CorruptRun:
     name = f"{path.parent.name}/{path.name}"
-    return CorruptRun(f"{name} cannot be read ({type(error).__name__}); the same `sidebench run` makes it again")
+    return CorruptRun(f"{name} cannot be read ({type(error).__name__}); the same `sidebench run` rebuilds it")
 
 
 def _changed(path: Path) -> CorruptRun:
     return CorruptRun(
-        f"{path.parent.name}/{path.name} is not what was written (its SHA-256 differs); the same `sidebench run` makes "
-        f"it again"
+        f"{path.parent.name}/{path.name} is not what was written (its SHA-256 differs); the same `sidebench run` "
+        f"rebuilds it"
     )
 
 

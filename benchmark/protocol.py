@@ -25,7 +25,7 @@ CALIBRATION_RATES = (1e-2, 1e-3, 1e-4)
 """Held-out hit rates q at which thresholds are calibrated."""
 
 PROBES = 8
-"""Most candidates of a unit that are made again with another micro-batch: one in 64, so 4 of tier smoke."""
+"""Most candidates of a unit that are generated again with another micro-batch: one in 64, so 4 of tier smoke."""
 
 PROBE_LIMIT = 0.02
 """Share of uint8 values off by more than one level at which the probe flags a run."""

@@ -72,7 +72,7 @@ def train(
     pair: PairWithRecipe,
     out: Annotated[Path | None, typer.Option(help="Folder to make; default: ./PAIR-model.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Another seed than the recipe's.")] = None,
-    split_seed: Annotated[int | None, typer.Option(min=0, help="Split the images anew by this seed.")] = None,
+    split_seed: Annotated[int | None, typer.Option(min=0, help="Split the images by this seed instead.")] = None,
     duplicate_rms: Annotated[
         float | None, typer.Option(help="De-duplication: one image of each group at most this far apart (rms).")
     ] = None,

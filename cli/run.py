@@ -99,7 +99,7 @@ def run(
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over instead of going on with an earlier run.")] = False,
     fresh_attack: Annotated[
         list[str] | None,
-        typer.Option(metavar="ATTACK", help="Make this attack again, with its settings and code of now; others stay."),
+        typer.Option(metavar="ATTACK", help="Start this attack over, with its settings and code of now; others stay."),
     ] = None,
     allow_pickle: AllowPickle = False,
     traceback: Traceback = False,

@@ -1,7 +1,7 @@
 """How long the statistics of a large run take: python docs/score_rows.py FOLDER [CANDIDATES] [REFERENCES]
 
 Writes the score shards of one unit of CANDIDATES (1,048,576) against REFERENCES (50,000) random images a side into
-FOLDER, 64 different ones over again as often as are needed, and times what a run does with them: reading, and every
+FOLDER, 64 distinct ones repeated as often as are needed, and times what a run does with them: reading, and every
 rate, interval, calibration, curve and test of the three default measures.
 """
 

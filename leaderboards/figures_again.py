@@ -21,8 +21,8 @@ SAME = 1e-9
 def check_figures(folder: RunFolder, metrics: Metrics) -> None:
     """Compute every figure of metrics.json that follows from scores, references and ledgers, and compare.
 
-    What needs the images themselves is not among them (whether both sides can be told apart, what a measure can reach):
-    a challenge computes that again.
+    What needs the images themselves is not among them (whether both sides are distinguishable, what a measure can
+    reach): a challenge computes that again.
 
     Raises:
         BadRecord: a figure is another one; the first that differs is named with both values.

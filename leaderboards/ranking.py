@@ -315,7 +315,7 @@ def _why_apart(record: Record) -> str:
     """Return why a current record is not ranked, or nothing where it is."""
     victim = record.victim
     if victim.family == "images":
-        return "images as given: nobody else can make them again, and how they were chosen is not known"
+        return "images as given: nobody else can reproduce them, and how they were chosen is not known"
     if record.claim.access == "oracle":
         return "the attack sees more than an attacker can (oracle)"
     if victim.control == "reference-model":

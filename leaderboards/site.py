@@ -240,7 +240,7 @@ def _by_measure(record: Record) -> dict[str, list[Result]]:
 
 
 def _manifest(record: Record, schema_name: str) -> str:
-    """Return a record without its numbers as JSON: what it takes to make it again."""
+    """Return a record without its numbers as JSON: what it takes to reproduce it."""
     numbers = {"results", "hits", "costs", "tuning", "excess"}
     # An older record holds nothing of what later versions added.
     stored = record.model_dump(mode="json", by_alias=True, exclude=numbers, exclude_unset=True)

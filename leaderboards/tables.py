@@ -319,10 +319,11 @@ def readme_tables(board_list: Leaderboard) -> str:
 
 HOW_TO_READ = (
     "Rank ranges hold every rank that the tests allow: rows whose ranges overlap are tied (paired tests of all rows "
-    "against all, Holm-corrected, 5 %). At equal cost hits are divided by their denoiser-equivalents, preparation "
-    "included. Excess, the share that training images own less chance, carries its 95 % interval; unique groups are "
-    "per preparation, hits per 1,000 denoiser-equivalents. Frechet: distance of a defence's images to images outside "
-    "of the training set, in brackets that of the training images; above twice that a defence has no rank."
+    "against all, Holm-corrected, 5 %). At equal cost hits are divided by their denoiser-equivalents (NFE), "
+    "preparation included. Excess, the share that training images own less chance, carries its 95 % interval; unique "
+    "groups are per preparation, hits per 1,000 denoiser-equivalents. Frechet: distance of a defence's images to "
+    "images outside of the training set, in brackets that of the training images; above twice that a defence has no "
+    "rank."
 )
 
 

@@ -36,7 +36,7 @@ class SideModesSettings(Settings):
     walk_draws: int = Field(4, ge=1)
     """Noises per round, over which what comes back is averaged."""
     modes: int = Field(128, ge=2)
-    """K: at most so many modes, the sharpest first. Fewer find more hits, and fewer different ones."""
+    """K: at most so many modes, the sharpest first. Fewer find more hits, but fewer unique training images."""
     separation: float = Field(0.35, ge=0)
     """Two images are one mode if they are nearer than this share of the root-mean-square distance between synthetic
     images."""

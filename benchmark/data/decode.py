@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ..errors import BadInput
-from .git_lfs import MEND, is_pointer
+from .git_lfs import FIX, is_pointer
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -88,7 +88,7 @@ def _why(value: Any, error: Exception) -> str:
         if not value:
             return "the file is empty"
         if is_pointer(value):
-            return f"it is a Git LFS pointer; {MEND}"
+            return f"it is a Git LFS pointer; {FIX}"
         if value.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html")):
             return "it is a web page, as a failed download leaves one"
         if "truncated" in str(error).lower():

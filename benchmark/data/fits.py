@@ -1,4 +1,4 @@
-"""What is fitted once per pair and kept between runs, by content: made anew when anything that it depends on changes.
+"""What is fitted once per pair and kept between runs, by content: computed again when what it depends on changes.
 
 An entry is one file of tensors and JSON values below `cache() / "fits"`. Its key spells what was fitted, to which
 images, with which settings, by which code, and with which versions, processor and threads. `SIDEBENCH_STATES=off` keeps
@@ -93,7 +93,7 @@ class Fits:
             if found.info["content"] != wanted:
                 raise CorruptRun(f"fits/{file.name} is another fit")
         except (CorruptRun, KeyError) as error:
-            _LOG.warning("a kept fit (%s) cannot be used and is made again: %s", wanted["what"], error)
+            _LOG.warning("a kept fit (%s) cannot be used and is computed again: %s", wanted["what"], error)
             return None
         with suppress(OSError):  # a cache that others fill may be for reading alone
             os.utime(file)
@@ -103,7 +103,7 @@ class Fits:
         try:
             write_state(self._file(wanted), state)
         except SidebenchError as error:
-            _LOG.warning("fits are not kept, so the next run makes them again: %s", error)
+            _LOG.warning("fits are not kept, so the next run computes them again: %s", error)
             self._folder = None
             return
         with suppress(OSError):  # another process removes entries too

@@ -9,7 +9,7 @@ _START = b"version https://git-lfs.github.com/spec/"
 _LONGEST = 1024
 """Bytes of the longest pointer, by its specification."""
 
-MEND = "run `git lfs pull` in the clone"
+FIX = "run `git lfs pull` in the clone"
 
 
 def is_pointer(content: bytes) -> bool:
@@ -30,4 +30,4 @@ def refuse_pointers(owner: str, folder: Path, files: Collection[Path]) -> None:
     """
     if found := pointers(files):
         first = found[0].relative_to(folder).as_posix() if found[0].is_relative_to(folder) else found[0].name
-        raise BadInput(f"{owner}: {len(found):,} of {len(files):,} files are Git LFS pointers ({first}): {MEND}")
+        raise BadInput(f"{owner}: {len(found):,} of {len(files):,} files are Git LFS pointers ({first}): {FIX}")

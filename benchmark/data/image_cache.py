@@ -128,7 +128,7 @@ def _is_whole(folder: Path, names: Sequence[str], note: str) -> bool:
         stated = read_json(folder / note).get("files", {})
         if all(sha256(folder / name) == stated.get(name) for name in names):
             return True
-    say(f"decoded images in {folder} ({names[0]}) were changed or cut; they are made again")
+    say(f"decoded images in {folder} ({names[0]}) were changed or cut; they are decoded again")
     return False
 
 

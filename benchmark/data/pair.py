@@ -257,7 +257,7 @@ class AttackDefaults(Settings):
 
 
 class Recipe(Settings):
-    """How `sidebench train` makes the victim again: a small DDPM from a seed, defended in training or not."""
+    """How `sidebench train` reproduces the victim: a small DDPM from a seed, defended in training or not."""
 
     kind: Literal["pixel"] = "pixel"
     seed: int

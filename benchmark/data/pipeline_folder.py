@@ -15,7 +15,7 @@ from ..contracts import Conditioning
 from ..errors import BadInput, UnsafeFile
 from ..files import parse_json, read_bytes
 from . import config_rules
-from .git_lfs import MEND, is_pointer
+from .git_lfs import FIX, is_pointer
 from .pipeline_reasons import why_not
 from .text_pipelines import TEXT_PIPELINES, lacking
 
@@ -391,7 +391,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         written = read_bytes(path)
         if is_pointer(written):
-            raise BadInput(f"{name} is a Git LFS pointer: {MEND}")
+            raise BadInput(f"{name} is a Git LFS pointer: {FIX}")
         content = parse_json(written, any_number=path.name in _ANY_NUMBER)
         _check_finite(content)
     except FileNotFoundError:

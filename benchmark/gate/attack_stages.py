@@ -1,7 +1,7 @@
 """A preparation of an attack on its way through the gate: its threshold is set and frozen, then candidates are tested.
 
 Work comes in shards. Costs count as stored with each shard, so that a gate which was killed and started again ends
-where it would have ended, whatever it had to make anew.
+where it would have ended, whatever it had to compute again.
 """
 
 from collections.abc import Sequence

@@ -115,7 +115,7 @@ class MadeOnDemand(ScoreSource):
     """Attacks a model, a shard at a time. What is in the folder already is used again, states and shards alike.
 
     The folder's name and manifest leave the budget out, so a larger budget or another limit goes on with it, and
-    another model, measure or protocol does not. An attack with other settings, or of other code, is begun anew in it.
+    another model, measure or protocol does not. An attack with other settings, or of other code, starts over in it.
     """
 
     folder: GateFolder
@@ -139,7 +139,7 @@ class MadeOnDemand(ScoreSource):
     def open(self) -> None:
         """Write the manifest or check the one that is there; the folder must be locked.
 
-        An attack whose settings or code have changed since is begun anew, the others go on with what there is.
+        An attack whose settings or code have changed since starts over, the others go on with what there is.
         """
         if self.plan.fresh:
             self.folder.clear()
@@ -149,7 +149,7 @@ class MadeOnDemand(ScoreSource):
                 self.folder.forget(unit.name)
         open_folder(self.plan, self.folder, self.identity)
         manifest = read_json(self.folder.manifest_file)
-        # Another attack's pieces too: they are not read here, and made again when that attack is judged.
+        # Another attack's pieces too: they are not read here, and rebuilt when that attack is judged.
         drop_damaged(self.folder, manifest["units"])
         write_references(self.folder, self._references)
         self.folder.write_manifest({**manifest, "data": {"sha256": self._references.fingerprint}})

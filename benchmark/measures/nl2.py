@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class NormalizedL2(Measure):
     """`nl2:n50:a0.5`: each side divides by its own neighbours, as in the literature.
 
-    The held-out side with its own normaliser is another ruler; for a control use `nl2c`.
+    The held-out side with its own normaliser has another scale; for a control use `nl2c`.
     """
 
     name: ClassVar[str] = "nl2"
@@ -85,7 +85,7 @@ class NormalizedL2(Measure):
 
 
 class NormalizedL2Combined(NormalizedL2):
-    """`nl2c:n50:a0.5`: one normaliser from training and held-out images together, so one ruler for both."""
+    """`nl2c:n50:a0.5`: one normaliser from training and held-out images together, so one scale for both."""
 
     name: ClassVar[str] = "nl2c"
     title: ClassVar[str] = "normalised L2, one normaliser for both sides"

@@ -21,7 +21,7 @@ class RoundTrip(Measure):
     """`roundtrip:nl2c:n50:a0.5`: nl2c:n50:a0.5 against the references as they come back from the autoencoder.
 
     Training and held-out images are encoded, decoded and quantised by the model under audit, so scores of two models
-    are two rulers. Pixel models have no autoencoder and are refused.
+    are on two scales. Pixel models have no autoencoder and are refused.
     """
 
     name: ClassVar[str] = "roundtrip"

@@ -334,7 +334,7 @@ def _partition(training: Tensor, held_out: Tensor, seed: int) -> _Partition:
     from threadpoolctl import threadpool_limits
 
     if not _differ(training, CELLS):
-        raise TooFew(f"C_T needs at least {CELLS} different training images")
+        raise TooFew(f"C_T needs at least {CELLS} unique training images")
     dimensions = training.shape[1]
     components = min(COMPONENTS, len(training), dimensions)
     with threadpool_limits(1):

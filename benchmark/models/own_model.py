@@ -2,7 +2,7 @@
 
 What is named is called with the tensors of its `weights` file, or with nothing, and returns a `Model`. Identity holds
 its source with what that imports from its folder, its weights file, and the tensors of the model itself, so that a
-model whose weights come from elsewhere, or are drawn anew each time, is noticed too.
+model whose weights come from elsewhere, or are drawn again each time, is noticed too.
 """
 
 import copy

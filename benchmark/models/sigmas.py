@@ -88,7 +88,7 @@ class Preconditioned(SigmaSchedule):
 class Consistency(Preconditioned):
     """A consistency model, whose D answers with the end of the path from x (Song et al. 2023, arXiv 2303.01469).
 
-    That is an image, not the mean of images, so its step is its own: x_0, then noise drawn anew (algorithm 1).
+    That is an image, not the mean of images, so its step is its own: x_0, then fresh noise (algorithm 1).
     """
 
     prediction_type: PredictionType = "sample"

@@ -251,7 +251,7 @@ def reach_table(metrics: Metrics, measures: Sequence[str]) -> str:
         return ""
     rows = [row for row in reach_rows(metrics) if row["measure"] in measures]
     table = [tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True)] if rows else []
-    return "\n".join(["what the ruler can see", note, *table])
+    return "\n".join(["reach: what the measure can see", note, *table])
 
 
 def comparison_rows(metrics: Metrics) -> list[dict[str, Any]]:

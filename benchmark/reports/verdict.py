@@ -49,7 +49,7 @@ def headline(metrics: Metrics) -> Headline:
         return Headline("open", f"{metrics.pair}: the control does not fit", said)
     said = " ".join(f"{claim.attack} {claim_words(claim, metrics.control)}." for claim in claims)
     if "cannot see" in says:
-        return Headline("open", f"{metrics.pair}: the ruler cannot see a leak", said)
+        return Headline("open", f"{metrics.pair}: the measure cannot see a leak", said)
     if "cannot tell" in says:
         return Headline("open", f"{metrics.pair}: cannot tell by this control", said)
     return Headline("clear", f"{metrics.pair}: no leak was seen", _no_leak(metrics))
@@ -97,8 +97,8 @@ def checks(
 def _unclaimed(metrics: Metrics) -> str:
     if metrics.claims_excess:
         return (
-            f"{metrics.results[0].measure} cannot decide: it measures training and held-out images by rulers of their "
-            f"own, or the results were written before verdicts read all bands. Take another measure, or run again."
+            f"{metrics.results[0].measure} cannot decide: its scores on training and held-out images are not on one "
+            f"scale, or the results were written before verdicts read all bands. Take another measure, or run again."
         )
     if metrics.control == "iid":
         why = "Training and held-out images are distinguishable by a classifier"
@@ -204,7 +204,7 @@ def _detector(metrics: Metrics, audit: dict[str, Any]) -> list[VerdictCheck]:
 
 
 def _reach(metrics: Metrics) -> list[VerdictCheck]:
-    """Return what the ruler can see of copies that went through the model's own output."""
+    """Return what the measure can see of copies that went through the model's own output."""
     if not metrics.reach or metrics.reach[0].how == "identity":
         return []
     found = metrics.reach[0]

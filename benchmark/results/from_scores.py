@@ -135,8 +135,8 @@ def _by_space(measures: Sequence[Measure]) -> dict[str, list[Measure]]:
 
 def _deciding(asked: Asked) -> Measure | None:
     """Return the first measure with bands that can decide on this kind of control."""
-    any_ruler = asked.control in ("none", "reference-model")
-    return next((measure for measure in asked.measures if measure.bands and (measure.decides or any_ruler)), None)
+    any_measure = asked.control in ("none", "reference-model")
+    return next((measure for measure in asked.measures if measure.bands and (measure.decides or any_measure)), None)
 
 
 def _claims(

@@ -35,14 +35,14 @@ def run_key(folder: RunFolder) -> bytes:
         CorruptRun: the key file does not hold 32 bytes.
         BadInput: the key cannot be read, or a new one cannot be written.
     """
-    anew = "reports and records made before then name images by other hashes"
-    return secret_file(folder.path / KEY_FILE, "it names training images in reports", anew)
+    deleted = "reports and records made before then name images by other hashes"
+    return secret_file(folder.path / KEY_FILE, "it names training images in reports", deleted)
 
 
-def secret_file(file: Path, why: str, anew: str) -> bytes:
+def secret_file(file: Path, why: str, deleted: str) -> bytes:
     """Return the 32 random bytes in a file, made on first need and readable by its owner only.
 
-    Messages say what they are for (`why`), and what it means to delete them (`anew`).
+    Messages say what they are for (`why`), and what it means to delete them (`deleted`).
 
     Raises:
         CorruptRun: the file does not hold 32 bytes.
@@ -55,7 +55,7 @@ def secret_file(file: Path, why: str, anew: str) -> bytes:
     if len(key) != KEY_BYTES:
         raise CorruptRun(
             f"{file.parent.name}/{file.name} holds {len(key)} bytes instead of {KEY_BYTES}; delete it for a new key "
-            f"({anew})"
+            f"({deleted})"
         )
     return key
 

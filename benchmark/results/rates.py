@@ -82,7 +82,7 @@ def _check_ids(unit: str, scores: UnitScores, groups: Groups) -> None:
         if named.max(initial=-1) >= len(groups[side]):
             raise CorruptRun(
                 f"{unit}: scores name {side.replace('_', '-')} image {named.max()}, and there are {len(groups[side])}; "
-                f"delete the run's scores/, and the run makes them again"
+                f"delete the run's scores/, and the run rebuilds them"
             )
 
 
@@ -326,7 +326,7 @@ def _band_result(
     measure: Measure, band: Band, scores: UnitScores, groups: Groups, reference: UnitScores | None
 ) -> BandResult:
     hits = attack_hits(measure, band, scores, groups, reference)
-    # A reference model's candidates are measured against the same images, so any ruler is one for both.
+    # A reference model's candidates are measured against the same images, so any measure is fair to both.
     decides = hits.controlled and (measure.decides or hits.same_groups)
     owned = decides and not hits.same_groups
     return BandResult(

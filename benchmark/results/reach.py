@@ -1,4 +1,4 @@
-"""What the ruler can see: the share of reference images that would be found if the model gave them away whole."""
+"""What a measure can see: the share of reference images that would be found if the model gave them away whole."""
 
 from collections.abc import Iterator, Mapping, Sequence
 

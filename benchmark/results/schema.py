@@ -330,7 +330,7 @@ class Metrics(_Record):
     held_out_images: int = Field(description="|H|")
     training_groups: int = Field(description="duplicate groups in X")
     held_out_groups: int = Field(description="duplicate groups in H")
-    control_check: ControlCheck | None = Field(description="whether X and H can be told apart; None without H")
+    control_check: ControlCheck | None = Field(description="whether X and H are distinguishable; None without H")
     turned_held_out: int = Field(0, description="held-out images that are training images mirrored or turned")
     results: list[Result] = Field(description="one per attack, seed and measure")
     claims: list[Claim] = Field([], description="what each attack shows; empty without a fair control")

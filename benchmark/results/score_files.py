@@ -77,12 +77,12 @@ def read_scores(folder: RunFolder, unit: str, space: str, shard: Shard) -> Shard
             found[side] = Pairs(*(pairs[name].to_numpy()[mine] for name in ("row", "reference", "distance")))
     except (KeyError, AttributeError, ValueError) as error:
         raise CorruptRun(
-            f"scores/{current.name} does not hold scores ({error}); delete it, and the run makes it again"
+            f"scores/{current.name} does not hold scores ({error}); delete it, and the run rebuilds it"
         ) from None
     scores = ShardScores(numbers, nan, constant, neighbours, found)
     if problem := _problem(scores, shard.numbers):
         name = folder.scores_file(unit, space, shard).name
-        raise CorruptRun(f"scores/{name}: {problem}; delete it and its .pairs and .bins, and the run makes them again")
+        raise CorruptRun(f"scores/{name}: {problem}; delete it and its .pairs and .bins, and the run rebuilds them")
     return scores
 
 

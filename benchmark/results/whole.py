@@ -1,4 +1,4 @@
-"""What a run goes on with is whole: a stored piece that was changed or cut is removed, so that it is made again."""
+"""What a run goes on with is whole: a stored piece that was changed or cut is removed, so that it is rebuilt."""
 
 import glob
 from collections.abc import Collection, Iterator
@@ -41,10 +41,10 @@ def drop_damaged(folder: RunFolder, units: Collection[str]) -> None:
     orphans = [file for file in states if not samples.issuperset(read_info(file).get("cost", {}).get("samples", ()))]
     _refuse_others(folder, units, [*orphans, *lost])
     for file in orphans:
-        say(f"{_name(folder, file)}: samples that it was made from are damaged; it is made again")
+        say(f"{_name(folder, file)}: samples that it was made from are damaged; it is rebuilt")
         _remove(folder, file)
     for file in lost:
-        say(f"{_name(folder, file)} was changed or cut; it is made again")
+        say(f"{_name(folder, file)} was changed or cut; it is rebuilt")
         _remove(folder, file)
 
 
@@ -58,7 +58,7 @@ def _is_named_right(file: Path) -> bool:
 
 
 def _pieces(folder: RunFolder) -> Iterator[Path]:
-    """Yield the files that a run goes on with; everything else it writes anew in any case."""
+    """Yield the files that a run goes on with; everything else it writes again in any case."""
     for part in ("state", "images", "scores"):
         yield from sorted(file for file in (folder.path / part).rglob("[!.]*") if file.suffix in _READ)
     yield from folder.path.glob("references.parquet")

@@ -85,7 +85,7 @@ class RunPlan:
     parent: Path = Path("runs")
     fresh: bool = False
     fresh_attacks: tuple[str, ...] = ()
-    """Attacks of the plan that are begun anew, whatever the folder holds of them."""
+    """Attacks of the plan that start over, whatever the folder holds of them."""
     reference_model: ModelSpec | None = None
     """What control `reference-model` attacks in the same way."""
     inside: RunFolder | None = None
@@ -192,7 +192,7 @@ def plan_run(
     Without `attacks`, those that the pair names run. `settings` go over the pair's, by attack or defence. `model` takes
     another model than the pair's: a pipeline folder, a repository (`OWNER/NAME@REVISION`), code of your own
     (`FILE.py:NAME`, a registered name, or the `Model` itself), or a control with known truth (`control:copycat`).
-    `micro_batch` holds for a new folder alone; `fresh_attacks` are made again, the other units of the folder stay. What
+    `micro_batch` holds for a new folder alone; `fresh_attacks` start over, the other units of the folder stay. What
     was not fetched from the Hub yet is fetched here, and nothing after this.
 
     Raises:
@@ -301,7 +301,7 @@ def _given_count(there: int, asked: int | None, seeds: Sequence[int]) -> int:
 
 
 def _begun_anew(named: Sequence[str], attacks: Sequence[Attack]) -> tuple[str, ...]:
-    """Return the names of the attacks to begin anew, of those that run.
+    """Return the names of the attacks to start over, of those that run.
 
     Raises:
         UnknownName: one of them does not run.

@@ -47,7 +47,7 @@ def execute(plan: RunPlan, progress: Progress = silent) -> RunResult:
 
     Raises:
         RunConflict: the folder holds a run with other settings, or another process writes to it.
-        CorruptRun: a stored file was changed or cut, and this call cannot make it again.
+        CorruptRun: a stored file was changed or cut, and this call cannot rebuild it.
     """
     folder = plan.folder()
     with folder.locked():
@@ -71,7 +71,7 @@ def execute(plan: RunPlan, progress: Progress = silent) -> RunResult:
 def open_folder(plan: RunPlan, folder: RunFolder, identity: Mapping[str, Any]) -> None:
     """Write the manifest, or check that the one there is of the same run; units and candidates are added.
 
-    A unit of which nothing was made yet takes new settings, and so does one that the plan begins anew.
+    A unit of which nothing was made yet takes new settings, and so does one that the plan starts over.
 
     Raises:
         RunConflict: what the folder holds was made by other settings or other code.
@@ -119,8 +119,8 @@ def open_folder(plan: RunPlan, folder: RunFolder, identity: Mapping[str, Any]) -
     begun = any(folder.has_made(name) for name in stored["units"])
     if begun and stored["batching"] != growing["batching"]:
         raise RunConflict(f"{folder.path} was begun with another micro-batch meanwhile; run the same command again")
-    anew = [unit.name for unit in plan.units if _is_changed(plan, folder, unit, stored["units"])]
-    for name in anew:
+    again = [unit.name for unit in plan.units if _is_changed(plan, folder, unit, stored["units"])]
+    for name in again:
         folder.forget(name)
     # Another attack or seed, and more candidates, change nothing of what is there, so a run may grow.
     merged = {**stored, **growing, "units": {**stored["units"], **units}}
@@ -137,7 +137,7 @@ def _name_older_run(plan: RunPlan, folder: RunFolder) -> None:
 
 
 def _is_changed(plan: RunPlan, folder: RunFolder, unit: Unit, stored: Mapping[str, Any]) -> bool:
-    """Return whether a unit is begun anew: it was asked for, or settings changed before an image was made.
+    """Return whether a unit starts over: it was asked for, or settings changed before an image was made.
 
     Raises:
         RunConflict: images of other settings or code are there.
@@ -150,7 +150,7 @@ def _is_changed(plan: RunPlan, folder: RunFolder, unit: Unit, stored: Mapping[st
         # The file itself is easier to understand than its hash.
         why = "its code has changed" if changed.startswith(f"{unit.name}.code") else changed
         raise RunConflict(
-            f"{folder.path}: {unit.name} was made by other settings: {why}; make it again with --fresh-attack {name} "
+            f"{folder.path}: {unit.name} was made by other settings: {why}; start it over with --fresh-attack {name} "
             f"(the others stay), or choose another --out"
         )
     return bool(changed)

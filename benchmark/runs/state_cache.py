@@ -1,4 +1,4 @@
-"""States of attacks, kept between runs by content: taken again when nothing that matters has changed, else made anew.
+"""States of attacks, kept between runs by content: taken again when nothing that matters has changed, else rebuilt.
 
 What matters is spelt out in `kept_state`: the attack's settings that `prepare` reads, its code and the harness's, the
 model's weights, how it is sampled, the defences around it, the seed, the micro-batch, and the versions,
@@ -58,7 +58,7 @@ class KeptState:
             state = read_state(self.folder / "state.safetensors")
             samples = {key: read_state(self.folder / f"{key}.safetensors") for key in state.info["cost"]["samples"]}
         except (CorruptRun, KeyError):
-            say(f"the kept state of {unit} was changed or cut; it is made again")
+            say(f"the kept state of {unit} was changed or cut; it is rebuilt")
             shutil.rmtree(self.folder, ignore_errors=True)
             return False
         if not fits(state.info, candidates):

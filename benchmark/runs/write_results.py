@@ -104,7 +104,7 @@ def write_results(
 
 
 def _remove_old(folder: RunFolder) -> None:
-    """Remove what was made of the numbers of before, and is made again for whoever asks."""
+    """Remove what was made of the numbers of before, and is written again for whoever asks."""
     for file in (folder.report_file, copying_file(folder)):
         try:
             file.unlink(missing_ok=True)
@@ -230,7 +230,7 @@ def _flags(results: Sequence[Any], checked: ControlCheck | None, pair: "Pair") -
         )
     if checked is not None and checked.told_apart:
         interval = f"AUC {checked.auc:.3f} [{checked.low:.3f}, {checked.high:.3f}]"
-        flags.add(f"training and held-out images can be told apart ({interval}): the control is a surrogate")
+        flags.add(f"training and held-out images are distinguishable ({interval}): the control is a surrogate")
     if checked is not None and checked.overlapping_groups:
         flags.add(
             f"{checked.overlapping_groups} duplicate groups lie on both sides: their {checked.overlapping_training} "

@@ -53,7 +53,7 @@ def make_scheduler(model: Model, settings: SamplerSettings) -> SchedulerMixin:
 
 
 def is_consistency(model: Model) -> bool:
-    """Return whether a model answers with an image at once, so that noise is drawn anew after each step.
+    """Return whether a model answers with an image at once, so that fresh noise is drawn after each step.
 
     That is DDIM's step with all of its noise new (Song et al. 2023, arXiv 2303.01469, algorithm 1; latent ones, arXiv
     2310.04378).

@@ -91,7 +91,7 @@ def test_a_damaged_fit_is_made_again_in_one_line(
     with caplog.at_level(logging.WARNING):
         assert call(make) == 2
     (line,) = caplog.messages
-    assert "made again" in line and "\n" not in line
+    assert "computed again" in line and "\n" not in line
     assert call(make) == 2
 
 

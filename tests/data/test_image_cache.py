@@ -263,7 +263,7 @@ def test_what_was_changed_or_cut_is_decoded_again(
         return
     assert read() == before
     said = [] if how == "missing" and name.endswith("s.json") and name != "texts.json" else caplog.messages
-    assert all("were changed or cut; they are made again" in line for line in said)
+    assert all("were changed or cut; they are decoded again" in line for line in said)
     assert file.read_bytes() == content
     caplog.clear()
     assert read() == before and not caplog.messages

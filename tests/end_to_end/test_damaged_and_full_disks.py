@@ -79,7 +79,7 @@ def test_each_kind_of_kept_file_is_made_again_in_a_line(
     caplog.clear()
     assert run(tmp_path / "runs") == (0, [])
     assert result_of(tmp_path / "runs") == whole
-    assert caplog.messages == ["the kept state of side.s0 was changed or cut; it is made again"]
+    assert caplog.messages == ["the kept state of side.s0 was changed or cut; it is rebuilt"]
 
 
 def test_a_changed_manifest_is_refused(run: Any, tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def test_a_run_with_captions_of_the_users_own(folder: Path, tmp_path: Path, monk
     pixels, through = (high[name] for name in ("nl2:n1:a0.5", "roundtrip:nl2:n1:a0.5"))
     assert pixels is not None and through is not None and (pixels.value < 0.5, through.value) == (True, 1)
     assert any("a perfect copy would be called clean" in flag for flag in result.metrics.flags)
-    assert "what the ruler can see" in text_tables(result.metrics)
+    assert "reach: what the measure can see" in text_tables(result.metrics)
     assert manifest["components_left_out"] == ["safety_checker"]
     stored = read_state(result.folder.images_file("prompt-replay.s0", shard_of(range(4)))).tensors
     assert len(set(stored["column_prompt"].tolist())) == 2

@@ -1,4 +1,4 @@
-"""What the ruler can see: exact copies all of them, those behind a lossy autoencoder few; both sides alike."""
+"""What a measure can see: exact copies all of them, those behind a lossy autoencoder few; both sides alike."""
 
 from pathlib import Path
 from typing import Any

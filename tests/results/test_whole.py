@@ -161,7 +161,7 @@ def test_what_hangs_on_a_damaged_file_goes_with_it(
     damage(copy.path / name)
     drop_damaged(copy, UNITS)
     assert before - files_of(copy) == {name, *more}
-    assert caplog.messages == [f"{name} was changed or cut; it is made again"]
+    assert caplog.messages == [f"{name} was changed or cut; it is rebuilt"]
 
 
 @pytest.mark.parametrize("missing", [False, True])

@@ -108,7 +108,7 @@ def test_images_under_another_name_are_made_again(copy: RunFolder, make_plan: Pl
     (copy.path / old).rename(copy.path / new)
     runner.execute(make_plan(copy.path.parent))
     assert (copy.path / "metrics.json").read_bytes() == wanted and (copy.path / old).exists()
-    assert caplog.messages == [f"{new} was changed or cut; it is made again"]
+    assert caplog.messages == [f"{new} was changed or cut; it is rebuilt"]
 
 
 def test_the_gate_reads_the_candidates_that_were_asked_for(copied: Path, make_plan: Plan) -> None:

@@ -422,7 +422,7 @@ def test_damaged_files_are_named_and_made_again(
         (copied / name).write_bytes(damage((copied / name).read_bytes()))
     assert not runner.execute(make_plan(copied.parent)).failures
     assert result_bytes(copied) == metrics
-    assert sorted(caplog.messages) == sorted(f"{name} was changed or cut; it is made again" for name in MENDED)
+    assert sorted(caplog.messages) == sorted(f"{name} was changed or cut; it is rebuilt" for name in MENDED)
     caplog.clear()
     runner.execute(make_plan(copied.parent))
     assert result_bytes(copied) == metrics and not caplog.messages

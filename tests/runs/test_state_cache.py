@@ -173,7 +173,7 @@ def test_a_changed_entry_is_dropped_in_a_line(
     file.write_bytes(content[:-60] + bytes([content[-60] ^ 1]) + content[-59:])
     assert not kept.copy_to(RunFolder(tmp_path / "run"), "side.s0", 8)
     assert not entry.exists() and not (tmp_path / "run").exists()
-    assert caplog.messages == ["the kept state of side.s0 was changed or cut; it is made again"]
+    assert caplog.messages == ["the kept state of side.s0 was changed or cut; it is rebuilt"]
 
 
 def test_a_damaged_entry_is_made_again(make_plan: Made, begun: Path, prepared: list[int], tmp_path: Path) -> None:

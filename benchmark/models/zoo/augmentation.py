@@ -1,4 +1,4 @@
-"""Changes of training images that are drawn anew in each step."""
+"""Changes of training images that are drawn again in each step."""
 
 import torch
 from torch import Tensor

@@ -60,7 +60,7 @@ class Price(_Record):
     seconds: float = Field(description="wall time to prepare and generate, all seeds, on whatever else ran there")
     seconds_ratio: float | None = Field(description="seconds over those of the baseline, per candidate")
     processor_ratio: float | None = Field(description="processor seconds over those of the baseline, per candidate")
-    work_ratio: float | None = Field(description="denoiser-equivalents over those of the baseline, per candidate")
+    work_ratio: float | None = Field(description="denoiser-equivalents (NFE) over those of the baseline, per candidate")
 
 
 class Comparing(_Record):
