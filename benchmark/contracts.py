@@ -127,7 +127,8 @@ class Model(ABC):
     """The diffusers configuration of the noise schedule that the model was trained with."""
     device: torch.device
     prompts: Sequence[str] = ()
-    """Known captions for attacks with access "prompts": a run puts them here, the model does not read them."""
+    """Captions of both sides, each once and sorted, for attacks with access "prompts": a run puts them here, the model
+    does not read them."""
     labelled: tuple[Tensor, Tensor] | None = None
     """Training images and their classes for attacks with access "oracle": a run puts them here, no other view has
     them."""
@@ -170,6 +171,10 @@ class Model(ABC):
     def embed(self, prompts: Sequence[str]) -> Tensor:
         """Return the embedding of each prompt, which `predict` takes as its condition; text models only."""
         raise NotImplementedError(f"{type(self).__name__} takes no prompts")
+
+    def too_long(self, prompts: Sequence[str]) -> Sequence[str]:
+        """Return the prompts that `embed` would cut; text models only."""
+        return ()
 
     def draw(self, candidates: Candidates) -> Tensor | None:
         """Return exact samples x_0, or None (the rule): only the sampling loop can draw from this model.
@@ -331,7 +336,8 @@ class PromptedModel(QueriedModel):
     """What an attack with access "prompts" gets: samples, and captions that somebody knows, never their images."""
 
     prompts: Sequence[str]
-    """Captions of the pair's training images, in the order of the training part; empty where there are none."""
+    """Captions of training and of held-out images alike, each once, in an order drawn by the run's seed; nothing says
+    which are which. Those of both sides are left out. Empty where the pair has no captions."""
 
 
 class WhiteBoxModel(BlackBoxModel):
@@ -462,6 +468,8 @@ class Attack(ABC):
     access: ClassVar[Access]
     conditionings: ClassVar[frozenset[Conditioning]] = frozenset({"none"})
     """The kinds of model that the attack works on; others are refused before any work."""
+    version: ClassVar[int] = 1
+    """Raised whenever what ships under this name may make other images than before; a run is of one version."""
     Settings: ClassVar[type[Settings]] = Settings
     generation_settings: ClassVar[frozenset[str]] = frozenset()
     """Settings that `prepare` does not read: changing one of them keeps the state."""

@@ -35,6 +35,9 @@ class ShardScores:
     neighbours: dict[Side, Neighbours]
     """Both sides; without a column where the pair has no images on that side."""
     pairs: dict[Side, Pairs]
+    captions: np.ndarray | None = None
+    """The caption that each candidate was sampled from (`data.captions`), (N,) int64, -1 for none; None where no attack
+    was given captions."""
 
     @property
     def sides(self) -> tuple[Side, ...]:

@@ -96,6 +96,18 @@ class TextModel(LatentModel):
         # One at a time: the result must not depend on which prompts go together.
         return torch.cat([packed(self.encoded(prompt)) for prompt in prompts])
 
+    def too_long(self, prompts: Sequence[str]) -> Sequence[str]:
+        """Return the prompts that no encoder takes whole."""
+        return [prompt for prompt in prompts if not any(self._takes_whole(name, prompt) for name in self.tokenizers)]
+
+    def _takes_whole(self, encoder: str, prompt: str) -> bool:
+        return len(self.tokenizers[encoder](prompt, verbose=False).input_ids) <= self._most_tokens(encoder)
+
+    def _most_tokens(self, encoder: str) -> int:
+        tokenizer = self.tokenizers[encoder]
+        most = getattr(getattr(self, encoder).config, "max_position_embeddings", tokenizer.model_max_length)
+        return int(min(tokenizer.model_max_length, most))
+
     def guided(self, condition: Tensor, scale: float) -> Tensor | None:
         """Return the condition with another scale of guidance, where the denoiser takes it as an input."""
         if GUIDANCE not in self._shapes:
@@ -117,9 +129,7 @@ class TextModel(LatentModel):
     def tokens_of(self, encoder: str, prompt: str, length: int | None = None) -> Any:
         """Return `input_ids` and `attention_mask` (1 x length) of a prompt, padded and cut to the encoder's length."""
         tokenizer = self.tokenizers[encoder]
-        if length is None:
-            most = getattr(getattr(self, encoder).config, "max_position_embeddings", tokenizer.model_max_length)
-            length = min(tokenizer.model_max_length, most)
+        length = self._most_tokens(encoder) if length is None else length
         asked = {"padding": "max_length", "max_length": length, "truncation": True, "return_tensors": "pt"}
         return tokenizer([prompt], **asked).to(self.device)
 

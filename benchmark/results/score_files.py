@@ -50,6 +50,7 @@ def write_scores(
         "candidate": scores.candidates,
         "nan": scores.nan,
         "constant": scores.constant,
+        **({} if scores.captions is None else {"caption": scores.captions}),
         **{f"attack_{name}": values for name, values in columns.items()},
     }
     for side in scores.sides:
@@ -69,6 +70,7 @@ def read_scores(folder: RunFolder, unit: str, space: str, shard: Shard) -> Shard
     try:
         neighbours = {side: _neighbours(table, side) for side in SIDES}
         numbers, nan, constant = (table[name].to_numpy() for name in ("candidate", "nan", "constant"))
+        captions = table["caption"].to_numpy() if "caption" in table.column_names else None
         current = pairs_file
         held_out = pairs["held_out"].to_numpy()
         found: dict[Side, Pairs] = {}
@@ -79,7 +81,7 @@ def read_scores(folder: RunFolder, unit: str, space: str, shard: Shard) -> Shard
         raise CorruptRun(
             f"scores/{current.name} does not hold scores ({error}); delete it, and the run rebuilds it"
         ) from None
-    scores = ShardScores(numbers, nan, constant, neighbours, found)
+    scores = ShardScores(numbers, nan, constant, neighbours, found, captions)
     if problem := _problem(scores, shard.numbers):
         name = folder.scores_file(unit, space, shard).name
         raise CorruptRun(f"scores/{name}: {problem}; delete it and its .pairs and .bins, and the run rebuilds them")
@@ -111,6 +113,8 @@ def _odd_type(scores: ShardScores) -> str:
     """Return which columns are of a type that no run writes, or nothing."""
     kinds = {"candidates' numbers": (scores.candidates, "iu"), "marks": (scores.nan, "b")}
     kinds["marks of constant images"] = (scores.constant, "b")
+    if scores.captions is not None:
+        kinds["captions' numbers"] = (scores.captions, "i")
     for side in SIDES:
         known, pairs, name = scores.neighbours[side], scores.pairs[side], side.replace("_", "-")
         kinds |= {f"{name} images": (known.ids, "iu"), f"{name} distances": (known.distances, "f")}
@@ -148,6 +152,7 @@ def first_scores(scores: ShardScores, kept: int) -> ShardScores:
             side: Neighbours(*(column[:kept] for column in scores.neighbours[side])) for side in scores.neighbours
         },
         pairs={side: Pairs(*(column[own.rows < kept] for column in own)) for side, own in scores.pairs.items()},
+        captions=None if scores.captions is None else scores.captions[:kept],
     )
 
 
@@ -168,7 +173,15 @@ def _joined(shards: list[ShardScores]) -> ShardScores:
         constant=np.concatenate([shard.constant for shard in shards]),
         neighbours={side: _joined_neighbours([shard.neighbours[side] for shard in shards]) for side in SIDES},
         pairs=found,
+        captions=_joined_captions([shard.captions for shard in shards]),
     )
+
+
+def _joined_captions(parts: list[np.ndarray | None]) -> np.ndarray | None:
+    known = [part for part in parts if part is not None]
+    if known and len(known) < len(parts):
+        raise CorruptRun("some shards of a unit say which captions were replayed and some do not; delete its scores")
+    return np.concatenate(known) if known else None
 
 
 def _joined_neighbours(parts: list[Neighbours]) -> Neighbours:

@@ -95,14 +95,14 @@ class AttackProcess:
         self._stated: tuple[str, AttackState] | None = None
         from .victim import captions
 
-        prompted = any(unit.attack.access == "prompts" for unit in plan.units)
         values: dict[str, Any] = {
             "op": "open",
             "model": plan.model.model_dump(mode="json"),
             "defences": [_named(defence) for defence in plan.defences],
             "sampler": plan.protocol.sampler.name,
             "threads": torch.get_num_threads(),
-            "prompts": list(captions(plan)) if prompted else [],
+            "prompts": captions(plan),
+            "pair": plan.pair.name,
         }
         try:
             self._flops = int(self._ask("opening", Frame(values)).values["flops_per_sample"])
@@ -149,7 +149,8 @@ class AttackProcess:
         }
         answer = self._ask(unit.name, Frame(values))
         columns = {key.removeprefix("column_"): v for key, v in answer.tensors.items() if key.startswith("column_")}
-        return Made(answer.tensors["images"], answer.tensors["nan"], columns, answer.values["cost"])
+        tensors = answer.tensors
+        return Made(tensors["images"], tensors["nan"], columns, answer.values["cost"], tensors.get("caption"))
 
     def close(self) -> None:
         """End the process."""
@@ -229,10 +230,11 @@ class _Server:
 
     def _open(self, values: dict[str, Any], _: Tensors) -> Frame:
         from ..models import load_model
+        from .victim import fitting
 
         torch.set_num_threads(values["threads"])
         model = load_model(ModelSpec(**values["model"]))
-        model.prompts = values["prompts"]
+        model.prompts = fitting(model, values["prompts"], values["pair"])
         defences = in_order([_made("defence", each) for each in values["defences"]])
         # None of them asks for training images: an attack that meets one that does stays in the run's process.
         self.model = defend(model, defences, values["sampler"], lambda: torch.empty(0))
@@ -254,7 +256,8 @@ class _Server:
         candidates, sampling = Candidates(values["seed"], values["numbers"]), Sampling(**values["sampling"])
         made = make_candidates(self.attack, self.model, self.state, candidates, sampling)
         columns = {f"column_{key}": column for key, column in made.columns.items()}
-        return Frame({"cost": made.cost}, {"images": made.images, "nan": made.nan, **columns})
+        captions = {} if made.captions is None else {"caption": made.captions}
+        return Frame({"cost": made.cost}, {"images": made.images, "nan": made.nan, **captions, **columns})
 
     def _attack(self, named: dict[str, Any]) -> Attack:
         attack: Attack = _made("attack", named)

@@ -170,6 +170,8 @@ def make_shard(plan: RunPlan, folder: RunFolder, unit: Unit, maker: Maker, state
     candidates = Candidates(unit.seed, shard.numbers)
     made = maker.generate(unit, state, candidates, plan.sampling)
     tensors = {"images": made.images, "nan": made.nan, **{f"column_{k}": v for k, v in made.columns.items()}}
+    if made.captions is not None:
+        tensors["caption"] = made.captions
     broken = int(made.nan.sum())
     whose = {"unit": unit.name, "numbers": [shard.numbers.start, shard.numbers.stop], "nan": broken}
     write_state(file, AttackState(tensors, {"cost": {**made.cost, **began.spent()}, **whose}))

@@ -27,6 +27,7 @@ from ..sampling.try_sampler import try_sampler
 from . import batching
 from .plugins import (
     check_autoencoder,
+    check_captions,
     check_conditioning,
     check_configs,
     check_family,
@@ -63,6 +64,8 @@ class Unit:
             "seed": self.seed,
             "settings": self.settings(),
             "code": code_of(type(self.attack)),
+            # Left out at 1, so that the units there are stay the same.
+            **({"version": self.attack.version} if self.attack.version > 1 else {}),
         }
 
 
@@ -229,6 +232,7 @@ def plan_run(
             for sampler in attack.samplers():
                 try_sampler(files.outline, sampler, f"{attack.name} on pair {pair.name}")
     check_conditioning(chosen_attacks, files.conditioning)
+    check_captions(chosen_attacks, pair)
     if files.given is not None:
         number = _given_count(files.given, number if tier or candidates else None, seeds)
     trained_with = pair.recipe.defences() if pair.recipe and model is None else {}

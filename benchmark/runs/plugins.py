@@ -89,6 +89,13 @@ def check_conditioning(attacks: Sequence[Attack], conditioning: str) -> None:
             raise BadInput(f"{attack.name} works on models with conditioning {kinds}, not {conditioning}")
 
 
+def check_captions(attacks: Sequence[Attack], pair: Pair) -> None:
+    """Raise `BadInput` for an attack that replays captions where the pair has none."""
+    for attack in attacks:
+        if attack.access == "prompts" and pair.data.captions is None:
+            raise BadInput(f"{attack.name} replays captions, and pair {pair.name} has none: give it data.captions")
+
+
 def make_attacks(pair: Pair, chosen: Sequence[str], settings: Mapping[str, Mapping[str, Any]]) -> list[Attack]:
     """Build the attacks that were chosen, or those that the pair names, with settings over the pair's.
 

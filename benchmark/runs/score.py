@@ -1,5 +1,6 @@
 """Score the images of a run, shard by shard."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,4 +79,6 @@ def _score_file(plan: RunPlan, folder: RunFolder, name: str, shard: Shard, image
         columns = {
             key.removeprefix("column_"): value.numpy() for key, value in stored.items() if key.startswith("column_")
         }
+        if "caption" in stored:
+            scores = replace(scores, captions=stored["caption"].numpy())
         write_scores(folder, name, space, shard, scores, list(plan.measures), columns)

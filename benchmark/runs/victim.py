@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from ..errors import BadInput, TooFew
 from ..sampling.defended import defend
 from .plan import RunPlan
 
@@ -24,8 +25,7 @@ def load_victim(plan: RunPlan) -> "Model":
     from ..models import load_model
 
     model: Model = load_model(plan.model)
-    if any(unit.attack.access == "prompts" for unit in plan.units):
-        model.prompts = captions(plan)
+    model.prompts = fitting(model, captions(plan), plan.pair.name)
     if any(unit.attack.access == "oracle" for unit in plan.units):
         model.labelled = _labelled(plan)
     return defend(model, plan.defences, plan.protocol.sampler.name, lambda: _training_images(plan))
@@ -63,10 +63,38 @@ def output_path(
 
 
 def captions(plan: RunPlan) -> list[str]:
-    """Load what an attack with access "prompts" knows: the training images' captions, and nothing of the images."""
+    """Load what an attack with access "prompts" knows, where one runs: the captions of both sides, sorted.
+
+    Nothing of the images, nor of which side a caption is of.
+
+    Raises:
+        TooFew: every caption is of both sides.
+    """
+    from ..data.captions import captions_of
     from ..data.references import load_references
 
-    return load_references(plan.pair).training.captions or []
+    who = [unit.attack.name for unit in plan.units if unit.attack.access == "prompts"]
+    if not who:
+        return []
+    found = captions_of(load_references(plan.pair))
+    if found is None or not found.texts:
+        raise TooFew(f"{who[0]} has nothing to replay: pair {plan.pair.name} has no caption of one side alone")
+    return found.texts
+
+
+def fitting(model: "Model", prompts: list[str], pair: str) -> list[str]:
+    """Return the prompts.
+
+    Raises:
+        BadInput: the model would cut some of them, so that their ends say nothing to it.
+    """
+    if cut := model.too_long(prompts):
+        shown = max(cut, key=len)
+        raise BadInput(
+            f"pair {pair}: {len(cut)} of {len(prompts)} captions are longer than the text encoder takes, "
+            f"{shown[:60]!r}{'...' if len(shown) > 60 else ''} for one; shorten them, or leave these images out"
+        )
+    return prompts
 
 
 def _labelled(plan: RunPlan) -> "tuple[Tensor, Tensor] | None":

@@ -13,6 +13,7 @@ import numpy as np
 
 from .. import environment
 from ..contracts import Measure
+from ..data.captions import captions_of
 from ..data.fits import Fits
 from ..data.references import shared_groups
 from ..files import cannot_write, read_json, write_atomic, write_json, write_table, write_text
@@ -64,12 +65,17 @@ def references_table(references: "References") -> "pa.Table":
     import pyarrow as pa
 
     parts = {"training": references.training, "held_out": references.held_out}
+    found = captions_of(references)
+    # Numbers alone: what a caption says stays out of a run folder.
+    known = {} if found is None else {"caption": found.numbers.own, "family": found.numbers.families}
+    texts = {name: np.concatenate(list(own.values())) for name, own in known.items()}
     return pa.table(
         {
             "side": np.concatenate([np.full(len(part), side) for side, part in parts.items()]),
             "reference": np.concatenate([np.arange(len(part)) for part in parts.values()]),
             "row": np.concatenate([part.rows for part in parts.values()]),
             "group": np.concatenate([part.groups for part in parts.values()]),
+            **texts,
         }
     )
 

@@ -9,7 +9,7 @@ from ..contracts import Attack, AttackState, Budget, Checkpoints, Generated
 from ..errors import AttackFailed
 from ..protocol import Sampling
 from .sampler import quantise
-from .views import AuditedModel, view_for
+from .views import AuditedModel, in_order_of, view_for
 
 if TYPE_CHECKING:
     from ..contracts import Model
@@ -37,6 +37,8 @@ class Made(NamedTuple):
     columns: dict[str, torch.Tensor]
     """What the attack says of each candidate."""
     cost: dict[str, Any]
+    captions: torch.Tensor | None = None
+    """(N,) int64, the number of the caption that each is sampled from, -1 for none; None where none were given."""
 
 
 class _WatchedBudget(Budget):
@@ -63,7 +65,7 @@ def prepare_attack(
     audited = AuditedModel(model, sampling.sampler, sampling.micro_batch, kept=kept, progress=budget.progress)
     watched = _WatchedBudget(budget.seed, budget.candidates, budget.checkpoints, budget.progress)
     with audited.ledger.during("prepare"):
-        state = attack.prepare(view_for(attack.access, audited, model.prompts, model.labelled), watched)
+        state = attack.prepare(_view(attack, audited, model, budget.seed), watched)
     if not isinstance(state, AttackState):
         raise AttackFailed(f"{attack.name}: prepare returned a {type(state).__name__}, not an AttackState")
     cost = {**audited.ledger.as_dict(), "samples": audited.kept_keys}
@@ -80,13 +82,17 @@ def make_candidates(
     """
     audited = AuditedModel(model, sampling.sampler, sampling.micro_batch)
     with audited.ledger.during("generate"):
-        made = attack.generate(view_for(attack.access, audited, model.prompts, model.labelled), state, candidates)
+        made = attack.generate(_view(attack, audited, model, candidates.seed), state, candidates)
     _check_generated(attack.name, made, len(candidates), model.image_shape)
     columns = {name: torch.as_tensor(values) for name, values in made.columns.items()}
     nan = ~torch.isfinite(made.images.flatten(1)).all(1)
     images = made.images.cpu().clone()
     images[nan.cpu()] = 0
-    return Made(quantise(images), nan.cpu(), columns, audited.ledger.as_dict())
+    return Made(quantise(images), nan.cpu(), columns, audited.ledger.as_dict(), audited.captions_of(candidates))
+
+
+def _view(attack: Attack, audited: AuditedModel, model: "Model", seed: int) -> Any:
+    return view_for(attack.access, audited, in_order_of(seed, model.prompts), model.labelled)
 
 
 def _check_generated(name: str, made: Any, count: int, shape: tuple[int, int, int]) -> None:

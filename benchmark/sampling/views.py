@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from ..candidates import Candidates
+from ..candidates import Candidates, generator
 from ..contracts import (
     AdapterPlan,
     AttackState,
@@ -58,6 +58,7 @@ class AuditedModel(WhiteBoxModel):
         self._kept = kept
         self._progress = progress
         self.ledger = Ledger()
+        self._sent: dict[int, str] = {}
         self.kept_keys: list[str] = []
         """Content keys of the plain samples made or taken from the store, in order."""
         self.sample_shape = model.sample_shape
@@ -104,10 +105,23 @@ class AuditedModel(WhiteBoxModel):
             return self._model.decode(x_0).float().cpu()
 
     def sample_prompts(self, candidates: Candidates, prompts: Sequence[str], guidance_scale: float) -> Tensor:
-        """Sample from a prompt each; see `PromptedModel.sample_prompts`."""
+        """Sample from a prompt each; see `PromptedModel.sample_prompts`. Which candidate had which is remembered."""
+        if candidates.purpose == "candidate":
+            self._sent |= dict(zip(candidates.numbers, prompts, strict=True))
         with self._charging():
             embedding = self._model.embed(self._model.prompted(prompts, candidates))
         return self._sample(candidates, embedding, guidance_scale, self._sampler, None)
+
+    def captions_of(self, candidates: Candidates) -> Tensor | None:
+        """Return the number of the caption that each candidate was sampled from, -1 for none; None without captions.
+
+        It is the harness that binds candidates to captions: an attack does not know how they are numbered.
+        """
+        if not self._model.prompts:
+            return None
+        numbers = {text: number for number, text in enumerate(self._model.prompts)}
+        sent = [numbers.get(self._sent.get(number, ""), -1) for number in candidates.numbers]
+        return torch.tensor(sent, dtype=torch.int64)
 
     @contextmanager
     def _charging(self) -> Iterator[None]:
@@ -275,6 +289,15 @@ class AuditedOracle(AuditedModel, OracleModel):
     def __init__(self, audited: AuditedModel, training: Tensor, labels: Tensor) -> None:
         self.__dict__.update(audited.__dict__)
         self.training, self.labels = training, labels
+
+
+def in_order_of(seed: int, prompts: Sequence[str]) -> Sequence[str]:
+    """Return captions in the order in which attacks are given them, drawn by the run's seed alone.
+
+    Sorted, as a run keeps them, their place would say what they begin with, and so which are of one family.
+    """
+    order = torch.randperm(len(prompts), generator=generator(seed, "captions", 0, "order"))
+    return [prompts[place] for place in order.tolist()]
 
 
 def view_for(

@@ -10,7 +10,7 @@ from sidebench.benchmark.contracts import ModelSpec
 from sidebench.benchmark.data import image_cache
 from sidebench.benchmark.data.pair import Pair
 from sidebench.benchmark.errors import BadInput
-from sidebench.benchmark.files import read_state
+from sidebench.benchmark.files import read_state, read_table
 from sidebench.benchmark.reports.tables import text_tables
 from sidebench.benchmark.results.shards import shard_of
 from sidebench.benchmark.runs import runner
@@ -52,9 +52,12 @@ def test_a_run_with_captions_of_the_users_own(folder: Path, tmp_path: Path, monk
         attacks={"prompt-replay": {"origin": "untuned"}},
         licence="none",
     )
+    bare = pair.model_copy(update={"data": pair.data.model_copy(update={"captions": None})})
+    with pytest.raises(BadInput, match="replays captions, and pair own has none: give it data"):
+        plan_run(bare, candidates=4, device="cpu", out=tmp_path / "runs")
     with pytest.raises(BadInput, match="carlini-uncond works on models with conditioning class, none, not text"):
         plan_run(pair, attacks=["carlini-uncond"], candidates=4, device="cpu", out=tmp_path / "runs")
-    plan = plan_run(pair, candidates=4, device="cpu", out=tmp_path / "runs", settings={"prompt-replay": {"seeds": 2}})
+    plan = plan_run(pair, candidates=24, device="cpu", out=tmp_path / "runs", settings={"prompt-replay": {"seeds": 1}})
     result = runner.execute(plan)
     assert result.metrics is not None and not result.failures
     manifest = json.loads((result.folder.path / "manifest.json").read_text(encoding="utf-8"))
@@ -65,7 +68,12 @@ def test_a_run_with_captions_of_the_users_own(folder: Path, tmp_path: Path, monk
     assert any("a perfect copy would be called clean" in flag for flag in result.metrics.flags)
     assert "reach: what the measure can see" in text_tables(result.metrics)
     assert manifest["components_left_out"] == ["safety_checker"]
-    stored = read_state(result.folder.images_file("prompt-replay.s0", shard_of(range(4)))).tensors
-    assert len(set(stored["column_prompt"].tolist())) == 2
+    # Every caption of either side is replayed once, in an order that says nothing of sides; the harness keeps which.
+    stored = read_state(result.folder.images_file("prompt-replay.s0", shard_of(range(24)))).tensors
+    sent, table = stored["caption"].tolist(), read_table(result.folder.references_file)
+    assert stored["column_prompt"].tolist() == list(range(24)) and len(set(sent)) == 24
+    side = dict(zip(table["caption"].to_pylist(), table["side"].to_pylist(), strict=True))
+    assert set(sent) < set(side) and {side[caption] for caption in sent[:8]} == {"training", "held_out"}
+    assert manifest["units"]["prompt-replay.s0"]["version"] == 2
     for file in result.folder.path.rglob("*.json"):
         assert "picture number" not in file.read_text(encoding="utf-8"), file

@@ -9,10 +9,20 @@ import torch
 from hub_repositories import text_pipeline
 
 from sidebench.benchmark.candidates import Candidates
-from sidebench.benchmark.contracts import ModelSpec, PromptedModel, SamplerSettings
+from sidebench.benchmark.contracts import (
+    Attack,
+    AttackState,
+    Generated,
+    ModelSpec,
+    PromptedModel,
+    SamplerSettings,
+)
 from sidebench.benchmark.errors import BadInput, TooFew
 from sidebench.benchmark.models import inspect_files, load_model
-from sidebench.benchmark.sampling.views import AuditedModel, view_for
+from sidebench.benchmark.protocol import Sampling
+from sidebench.benchmark.runs.victim import fitting
+from sidebench.benchmark.sampling.call_attack import make_candidates
+from sidebench.benchmark.sampling.views import AuditedModel, in_order_of, view_for
 from sidebench.methods.prompt_replay import PromptReplay, PromptReplaySettings
 
 pytest.importorskip("transformers")
@@ -100,6 +110,38 @@ def test_a_text_encoder_that_lacks_a_weight_is_refused(folder: Path, tmp_path: P
         save_file(tensors, file, {"format": "pt"})
         with pytest.raises(BadInput, match=f"{part}/{part}: the files lack 1 weights"):
             load_model(ModelSpec(family="text", location=str(broken)))
+
+
+def test_captions_that_the_encoder_would_cut_are_refused(model: Any) -> None:
+    """The encoder takes 24 tokens, a letter each, two of them for begin and end."""
+    fits, longer = "a" * 22, "b" * 23
+    assert model.too_long([fits, longer]) == [longer] and fitting(model, [fits], "own") == [fits]
+    with pytest.raises(BadInput, match="pair own: 1 of 2 captions are longer than the text encoder takes, 'bbb"):
+        fitting(model, [fits, longer], "own")
+
+
+def test_the_harness_binds_candidates_to_the_captions_that_were_sent(model: Any) -> None:
+    """Attacks are given captions in an order of the seed's, and a run numbers them as they are sorted."""
+    model.prompts = sorted(PROMPTS)
+    attack, sampling = PromptReplay(PromptReplaySettings(seeds=1)), Sampling(micro_batch=4, sampler=SAMPLER)
+    try:
+        for seed in (0, 1):
+            made = make_candidates(attack, model, AttackState(), Candidates(seed, range(4)), sampling)
+            assert made.captions is not None
+            given = in_order_of(seed, model.prompts)
+            assert [model.prompts[number] for number in made.captions.tolist()] == given
+        assert in_order_of(0, model.prompts) != in_order_of(1, model.prompts)
+    finally:
+        model.prompts = ()
+    assert make_candidates(Plain(), model, AttackState(), Candidates(0, [0]), sampling).captions is None
+
+
+class Plain(Attack):
+    name = title = paper = "plain"
+    access = "samples"
+
+    def generate(self, model: Any, state: AttackState, candidates: Candidates) -> Generated:
+        return Generated(model.sample(candidates))
 
 
 def test_guidance_costs_two_calls(model: Any) -> None:
