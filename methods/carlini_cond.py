@@ -44,6 +44,7 @@ class CarliniCond(Attack):
     name: ClassVar[str] = "carlini-cond"
     title: ClassVar[str] = "guidance by a time-independent classifier"
     paper: ClassVar[str] = "arXiv 2410.02467, section 4"
+    version: ClassVar[int] = 2
     access: ClassVar[Access] = "white box"
     conditionings: ClassVar[frozenset[Conditioning]] = frozenset({"none", "class"})
     Settings = CarliniCondSettings

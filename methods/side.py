@@ -42,6 +42,7 @@ class Side(Attack):
     name: ClassVar[str] = "side"
     title: ClassVar[str] = "surrogate conditional data extraction"
     paper: ClassVar[str] = "arXiv 2410.02467"
+    version: ClassVar[int] = 2
     access: ClassVar[Access] = "white box"
     conditionings: ClassVar[frozenset[Conditioning]] = frozenset({"none", "class"})
     Settings = SideSettings

@@ -194,8 +194,9 @@ class _Bench:
         label = ", ".join(f"{key} = {value}" for key, value in values.items())
         shards = []
         for batch in Candidates(self.seed, range(self.candidates)).batches(batching(self.sampling.micro_batch).shard):
-            images, nan, _, _ = make_candidates(attack, self.model, state, batch, self.sampling)
-            shards.append(self.scorer.score(images, np.asarray(batch.numbers), nan.numpy(), self.measure.space))
+            made = make_candidates(attack, self.model, state, batch, self.sampling)
+            numbers, broken = np.asarray(batch.numbers), made.nan.numpy()
+            shards.append(self.scorer.score(made.images, numbers, broken, self.measure.space))
             self.progress(f"candidates at {label}", max(batch.numbers) + 1, self.candidates)
         groups = self.references.groups()
         scores = UnitScores(shards, [self.measure], shared_groups(groups))
