@@ -16,7 +16,8 @@ from sidebench.benchmark.contracts import SamplerSettings
 from sidebench.benchmark.data.pair import FOLDER, Pair, load_pair
 from sidebench.benchmark.environment import collect_seldom
 from sidebench.benchmark.protocol import Batching
-from sidebench.benchmark.reports.page import write_report
+from sidebench.benchmark.reports import page
+from sidebench.benchmark.reports.compare import page as compared_page
 from sidebench.benchmark.runs import makers, runner
 from sidebench.benchmark.runs.plan import plan_run
 
@@ -24,6 +25,8 @@ SMALL = {"synthetic_images": 24, "clusters": 3, "training_steps": 3, "batch": 8,
 GUIDED = ("carlini-cond", "side")
 LONG = ("end_to_end", "runs", "gate")
 """Folders whose files take longest, most of them for whole runs."""
+
+_INLINED = page.inlined
 
 
 def _plan(out: Path, *, small: dict[str, Any] | None = None, pair: Pair | None = None, **options: Any) -> Any:
@@ -114,6 +117,20 @@ def attacks_stay_here() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module", autouse=True)
+def pictures_are_drawn_for_tests_of_pages(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Leave the plots out of pages, except in tests/reports/: drawing takes a third of a small run and its report."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.path.parent.name != "reports":
+            for module in (page, compared_page):
+                patch.setattr(module, "inlined", _without_drawing)
+        yield
+
+
+def _without_drawing(name: str, picture: page.Picture) -> dict[str, str]:
+    return {"title": picture.title, "svg": "<svg/>"}
+
+
 @pytest.fixture(scope="session")
 def make_plan() -> Callable[..., Any]:
     """Return a function that plans a tiny run on digits: 40 candidates in shards of 16, 3 steps."""
@@ -131,7 +148,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Return the result of one finished run of all three attacks; nobody may change its folder."""
     result = runner.execute(_plan(tmp_path_factory.mktemp("finished")))
     assert result.metrics is not None and not result.failures
-    write_report(result.folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(page, "inlined", _INLINED)
+        page.write_report(result.folder)
     return result
 
 

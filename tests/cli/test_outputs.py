@@ -18,8 +18,7 @@ FOUR_YEARS = "four years"
 
 @pytest.fixture
 def run(copied: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Work beside a finished run; its pictures are not drawn, which takes the time."""
-    monkeypatch.setattr(page, "inlined", lambda name, picture: {"title": picture.title, "svg": "<svg/>"})
+    """Work beside a finished run."""
     monkeypatch.chdir(copied.parent)
     Path("thesis.tex").write_text(FOUR_YEARS, encoding="utf-8")
     return copied

@@ -10,7 +10,6 @@ from complaints import complaints
 from mutations import CHANGES, mutate
 from time_limit import time_limit
 
-from sidebench.benchmark.reports import page
 from sidebench.benchmark.results import whole
 
 Call = Callable[..., tuple[int, str, str]]
@@ -28,14 +27,13 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Work in a folder of its own; nothing beside it may change. Pictures are not drawn: that takes the time."""
+    """Work in a folder of its own; nothing beside it may change."""
     outside = tmp_path / "outside"
     (tmp_path / "work").mkdir()
     outside.mkdir()
     (outside / "thesis.tex").write_text("four years", encoding="utf-8")
     for name in ("HOME", "HF_HOME"):
         monkeypatch.setenv(name, str(tmp_path / "home"))
-    monkeypatch.setattr(page, "inlined", lambda name, picture: {"title": picture.title, "svg": "<svg/>"})
     monkeypatch.chdir(tmp_path / "work")
     yield tmp_path
     assert [file.name for file in outside.iterdir()] == ["thesis.tex"]

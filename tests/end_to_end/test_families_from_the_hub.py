@@ -2,8 +2,6 @@
 
 import json
 import shlex
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ from hub_repositories import (
     score_sde_pipeline,
     text_pipeline,
 )
-from local_hub import SEVERAL, LocalHub
+from local_hub import Commands, LocalHub
 from text_pipelines import flux, latent_consistency, pixart, sana, sd3, sdxl
 
 pytest.importorskip("transformers")
@@ -108,45 +106,20 @@ def write_pair(place: Path, name: str, steps: int = 3) -> str:
     return f"{name}.yaml"
 
 
-class Session:
-    """One process in which commands run one after the other, with a cache of its own in `place`."""
-
-    def __init__(self, hub: LocalHub, place: Path) -> None:
-        self.errors = (place / "errors.txt").open("w+", encoding="utf-8")
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", SEVERAL],
-            env=hub.environment(place / "home"),
-            cwd=place,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.errors,
-            text=True,
-        )
-
-    def __call__(self, *command: str) -> tuple[int, str, str]:
-        """Run a command and return its exit code, what it printed, and what it complained."""
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.write(json.dumps(command) + "\n")
-        self.process.stdin.flush()
-        answer = self.process.stdout.readline()
-        assert answer, Path(self.errors.name).read_text(encoding="utf-8")[-2000:]
-        code, out, err = json.loads(answer)
-        return code, out, err
-
-    def close(self) -> None:
-        """End the process."""
-        self.process.communicate()
-        self.errors.close()
+WITHOUT_PLOTS = """
+from sidebench.benchmark.reports import page
+page.inlined = lambda name, picture: {"title": picture.title, "svg": "<svg/>"}
+"""
+"""The pages of thirteen runs are written without their plots, which are drawn in tests/reports/."""
 
 
 @pytest.fixture(scope="module")
-def sidebench(hub: LocalHub, place: Path) -> Iterator[Session]:
-    running = Session(hub, place)
-    yield running
-    running.close()
+def sidebench(hub: LocalHub, place: Path) -> Iterator[Commands]:
+    with Commands(hub, place, before=WITHOUT_PLOTS) as running:
+        yield running
 
 
-def test_all_families_run_end_to_end_and_ask_nobody(hub: LocalHub, place: Path, sidebench: Session) -> None:
+def test_all_families_run_end_to_end_and_ask_nobody(hub: LocalHub, place: Path, sidebench: Commands) -> None:
     pairs = [write_pair(place, name) for name in MAKERS]
     fetched = sidebench("fetch", *pairs, "--json")
     assert fetched[0] == 0, fetched[2]
@@ -178,7 +151,7 @@ def _repository(name: str) -> str:
     return "tiny/text" if name == "lora" else f"tiny/{name}"
 
 
-def test_the_page_takes_a_newcomer_from_a_name_to_a_table(hub: LocalHub, place: Path, sidebench: Session) -> None:
+def test_the_page_takes_a_newcomer_from_a_name_to_a_table(hub: LocalHub, place: Path, sidebench: Commands) -> None:
     page = (Path(__file__).parents[2] / "docs" / "pairs.md").read_text(encoding="utf-8")
     section = page.partition("## By name")[2].partition("##")[0]
     commands = [shlex.split(line)[1:] for line in section.splitlines() if line.startswith("    sidebench ")]
@@ -194,7 +167,7 @@ def test_the_page_takes_a_newcomer_from_a_name_to_a_table(hub: LocalHub, place: 
     assert list((place / "runs").glob("*/report.html"))
 
 
-def test_attacks_that_do_not_fit_say_so_before_any_work(place: Path, sidebench: Session) -> None:
+def test_attacks_that_do_not_fit_say_so_before_any_work(place: Path, sidebench: Commands) -> None:
     commands = [
         ["run", write_pair(place, "text"), "--attack", "side", "--out", "none"],
         ["run", write_pair(place, "text"), "--attack", "carlini-uncond", "--out", "none"],

@@ -20,7 +20,6 @@ from sidebench.benchmark.data.model_files import locate
 from sidebench.benchmark.files import read_json
 from sidebench.benchmark.gate.policy import FOLDER as POLICIES
 from sidebench.benchmark.measures import theory
-from sidebench.benchmark.reports import page
 from sidebench.cli import COMMANDS, LEADERBOARD
 
 Call = Callable[..., tuple[int, str, str]]
@@ -181,7 +180,6 @@ def test_300_inputs_end_in_a_line(
     for name in ("HOME", "HF_HOME", "TMPDIR"):
         monkeypatch.setenv(name, str(tmp_path / "home"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(page, "inlined", lambda name, picture: {"title": picture.title, "svg": "<svg/>"})
     # A word that is none leaves `theory` with its closed forms, which take as long as they take.
     monkeypatch.setattr(theory, "demonstration", lambda seed: {})
     monkeypatch.setattr(theory, "as_text", lambda found: "")

@@ -23,7 +23,6 @@ from sidebench.benchmark.files import (
 )
 from sidebench.benchmark.gate.source import FinishedRun
 from sidebench.benchmark.registry import registered
-from sidebench.benchmark.reports import page
 from sidebench.benchmark.results.run_folder import RunFolder, read_run
 from sidebench.benchmark.results.sums import sealed
 from sidebench.leaderboards.challenge import challenge
@@ -122,9 +121,8 @@ def change_metrics(folder: Path, **result: Any) -> None:
     ids=["measure of the run", "defence", "measure of a result", "attack of a result"],
 )
 def test_no_command_runs_what_a_folder_names(
-    change: Callable[[Path], None], hostile: Path, finished: Any, call: Call, monkeypatch: pytest.MonkeyPatch
+    change: Callable[[Path], None], hostile: Path, finished: Any, call: Call
 ) -> None:
-    monkeypatch.setattr(page, "inlined", lambda name, picture: {"title": picture.title, "svg": "<svg/>"})
     change(hostile)
     for command in (
         ("show", hostile),

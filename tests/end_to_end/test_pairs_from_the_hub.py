@@ -3,15 +3,13 @@
 import json
 import resource
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from hub_repositories import class_name, picture_repository, pixel_pipeline
-from local_hub import SEVERAL, TOKEN, LocalHub
+from local_hub import TOKEN, Commands, LocalHub
 
 Said = tuple[int, str, str]
 LIGHT = 'assert "diffusers" not in sys.modules\n'
@@ -33,38 +31,28 @@ def hub() -> Iterator[LocalHub]:
         yield running
 
 
-def sidebench(hub: LocalHub, place: Path, *arguments: object, **more: str) -> Said:
-    """Run the command as a process with a cache of its own in `place`."""
-    command = [sys.executable, "-m", "sidebench", *map(str, arguments)]
-    environment = hub.environment(place / "home", **more)
-    done = subprocess.run(command, env=environment, cwd=place, capture_output=True, text=True, timeout=300)
-    return done.returncode, done.stdout, done.stderr
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("shared")
+
+
+@pytest.fixture(scope="module")
+def shared(folders: Path, place: Path) -> Iterator[tuple[LocalHub, Commands]]:
+    """Run a Hub with a model and a data set, and one process that never needs diffusers."""
+    with LocalHub() as running:
+        running.add("models", "google/good", folders / "new")
+        running.add("datasets", "uoft/noise", folders / "noise")
+        with Commands(running, place, after=LIGHT, HF_ENDPOINT=f"{running.endpoint}/") as commands:
+            yield running, commands
 
 
 @contextmanager
-def one_process(
-    hub: LocalHub, place: Path, *, light: bool = True, **more: str
-) -> Iterator[Callable[[list[str]], Said]]:
-    """Yield a function that runs a command; all run in one process, and diffusers is loaded by none if it is light."""
-    with subprocess.Popen(
-        [sys.executable, "-c", SEVERAL + (LIGHT if light else "")],
-        env=hub.environment(place / "home", **more),
-        cwd=place,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        asked, answers = process.stdin, process.stdout
-        assert asked is not None and answers is not None
-
-        def run(arguments: list[str]) -> Said:
-            print(json.dumps(arguments), file=asked, flush=True)
-            code, out, err = json.loads(answers.readline())
-            return code, out, err
-
-        yield run
-        asked.close()
-        assert process.wait(timeout=120) == 0
+def largest_file(process: int, size: int) -> Iterator[None]:
+    """Let a process write no file larger than this, as on a full disk."""
+    before = resource.prlimit(process, resource.RLIMIT_FSIZE)
+    resource.prlimit(process, resource.RLIMIT_FSIZE, (size, before[1]))
+    yield
+    resource.prlimit(process, resource.RLIMIT_FSIZE, before)
 
 
 def attack(model: str, dataset: str = "uoft/noise", *more: str) -> list[str]:
@@ -85,16 +73,19 @@ def test_plan_then_fetch_then_a_run_that_asks_nobody(hub: LocalHub, folders: Pat
     first = {"model": model.branches["main"], "data": data.branches["main"]}
     names = attack("google/tiny-ddpm", "uoft/noise")[1:]
 
-    code, out, err = sidebench(hub, tmp_path, "plan", *names, "--device", "cpu", HF_TOKEN=TOKEN)
+    with Commands(hub, tmp_path, after=LIGHT, HF_TOKEN=TOKEN) as run:
+        planned = run("plan", *names, "--device", "cpu")
+        heavy = [r for r in hub.requests if r.startswith("GET") and r.endswith((".safetensors", ".parquet"))]
+        fetched = run("fetch", *names, "--json")
+    code, out, err = planned
     assert code == 0, err
     assert f"model: google/tiny-ddpm at {first['model']} (main): 4 files" in out
     assert f"data: uoft/noise at {first['data']} (main): 2 files" in out
     assert "gated; this login has access, licence: mit" in out and "time: known after sidebench fetch" in out
-    heavy = [r for r in hub.requests if r.startswith("GET") and r.endswith((".safetensors", ".parquet"))]
     assert not heavy
     assert "\x1b" not in out and "<script>alert(1)</script>" in out
 
-    code, out, err = sidebench(hub, tmp_path, "fetch", *names, "--json", HF_TOKEN=TOKEN)
+    code, out, err = fetched
     assert code == 0, err
     assert {part["what"]: part["commit"] for part in json.loads(out)} == first
     assert TOKEN not in out + err
@@ -105,12 +96,13 @@ def test_plan_then_fetch_then_a_run_that_asks_nobody(hub: LocalHub, folders: Pat
     data.commit({"README.md": b"moved"})
     hub.requests.clear()
     more = ["--candidates", "4", "--measure", "rms", "--device", "cpu"]
-    code, out, err = sidebench(hub, tmp_path, "run", *names, *more)  # without the token: nobody is asked
+    with Commands(hub, tmp_path) as run:  # without the token: nobody is asked
+        code, out, err = run("run", *names, *more)
     assert code == 0, err
     assert hub.requests == []
     assert "40 training and 30 held-out images" in out and "control surrogate" in out
-    (run,) = (tmp_path / "runs").iterdir()
-    manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
+    (made,) = (tmp_path / "runs").iterdir()
+    manifest = json.loads((made / "manifest.json").read_text(encoding="utf-8"))
     assert {key: source["commit"] for key, source in manifest["sources"].items()} == first
     assert set(manifest["identity"]["model"]["sha256"]) == {
         "config.json",
@@ -119,15 +111,16 @@ def test_plan_then_fetch_then_a_run_that_asks_nobody(hub: LocalHub, folders: Pat
         "scheduler_config.json",
     }
     assert len(manifest["data"]["sha256"]) == 64
-    for file in [*run.rglob("*.json"), run / "report.html"]:
+    for file in [*made.rglob("*.json"), made / "report.html"]:
         text = file.read_text(encoding="utf-8")
         assert str(tmp_path) not in text and TOKEN not in text, file
         assert file.suffix == ".json" or "<script>alert" not in text, file
 
 
-def test_what_cannot_be_used_is_refused_in_one_line(hub: LocalHub, folders: Path, tmp_path: Path) -> None:
-    new = folders / "new"
-    hub.add("models", "google/good", new)
+def test_what_cannot_be_used_is_refused_in_one_line(
+    shared: tuple[LocalHub, Commands], folders: Path, tmp_path: Path
+) -> None:
+    (hub, run), new = shared, folders / "new"
     hub.add("models", "google/gated", new, gated=True)
     hub.add("models", "google/private", new, private=True)
     hub.add("models", "google/empty", {"README.md": b"nothing"})
@@ -145,7 +138,6 @@ def test_what_cannot_be_used_is_refused_in_one_line(hub: LocalHub, folders: Path
     hub.add("models", "google/large", large)
     evil = class_name(own, "\x1b[31mred\nsidebench: all is well<script>")
     hub.add("models", "google/evil", evil)
-    hub.add("datasets", "uoft/noise", folders / "noise")
     hub.add("datasets", "uoft/script", {"script.py": b"raise SystemExit"})
     hub.add("datasets", "uoft/gated", folders / "noise", gated=True)
     wanted = {
@@ -170,8 +162,7 @@ def test_what_cannot_be_used_is_refused_in_one_line(hub: LocalHub, folders: Path
     commands = [attack(name) for name in wanted] + [attack("google/good", name) for name in data]
     commands += [attack("google/good")[:-2], ["run", "--dataset", "uoft/noise"], ["run"]]
     commands[-3][-1] = "training"
-    with one_process(hub, tmp_path, HF_TOKEN="hf_of_a_stranger") as run:
-        said = [run(command) for command in commands]
+    said = [run(*command, HF_TOKEN="hf_of_a_stranger") for command in commands]
     more = ["has no split 'training': it has", "takes the place of a pair", "name a PAIR"]
     for one, expected in zip(said, [*wanted.values(), *data.values(), *more], strict=True):
         assert one[0] == 2, one
@@ -185,64 +176,53 @@ def test_what_cannot_be_used_is_refused_in_one_line(hub: LocalHub, folders: Path
 def test_offline_broken_off_and_full_disk_can_be_resumed(hub: LocalHub, folders: Path, tmp_path: Path) -> None:
     hub.add("models", "google/good", folders / "new")
     hub.add("datasets", "uoft/noise", folders / "noise")
-    with one_process(hub, tmp_path, HF_HUB_OFFLINE="1") as run:
-        offline = run(attack("google/good"))
+    with Commands(hub, tmp_path, after=LIGHT, HF_HUB_OFFLINE="1") as run:
+        offline = run(*attack("google/good"))
     assert offline[0] == 3 and "not in the cache and the Hub cannot be reached" in complaint(offline)
     assert hub.requests == []
 
-    limited = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))  # noqa: E731
-    command = [sys.executable, "-m", "sidebench", *attack("google/good")]
-    done = subprocess.run(
-        command,
-        env=hub.environment(tmp_path / "full"),
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        preexec_fn=limited,
-    )
-    assert done.returncode == 3 and "the disk is full" in complaint((3, "", done.stderr))
-
     file = "diffusion_pytorch_model.safetensors"
-    hub.interruptions[file] = 6  # more often than the client tries on its own
-    with one_process(hub, tmp_path) as run:
-        broken = run(attack("google/good"))
+    with Commands(hub, tmp_path, after=LIGHT) as run:
+        with largest_file(run.process.pid, 4096):
+            full = run(*attack("google/good"))
+        assert full[0] == 3 and "the disk is full" in complaint(full)
+        hub.interruptions[file] = 6  # more often than the client tries on its own
+        broken = run(*attack("google/good"))
         assert broken[0] == 3 and "the same command goes on" in complaint(broken), broken[2]
         hub.interruptions.clear()
-        whole = run(["fetch", *attack("google/good")[1:]])
+        whole = run("fetch", *attack("google/good")[1:])
         assert whole[0] == 0, whole[2]
 
 
 def test_a_moved_repository_is_fetched_under_its_new_name_and_found_under_the_old(
-    hub: LocalHub, folders: Path, tmp_path: Path
+    shared: tuple[LocalHub, Commands], place: Path
 ) -> None:
-    hub.add("models", "google/good", folders / "new")
-    data = hub.add("datasets", "uoft/noise", folders / "noise")
+    hub, run = shared
+    data = hub.repos["datasets", "uoft/noise"]
     hub.moved["datasets", "noise"] = "uoft/noise"
     names = attack("google/good", "noise")[1:]
-    with one_process(hub, tmp_path, HF_ENDPOINT=f"{hub.endpoint}/") as run:
-        code, out, err = run(["fetch", *names, "--json"])
-        assert code == 0, err
-        assert [part["commit"] for part in json.loads(out) if part["what"] == "data"] == [data.branches["main"]]
-        assert "%|" not in err, "a bar"
-        hub.requests.clear()
-        code, out, err = run(["plan", *names, "--json", "--device", "toaster"])
-        assert code == 2 and hub.requests == [], "what was fetched is known under the name that was asked for"
-        (tmp_path / "model" / "unet").mkdir(parents=True)
-        typed = run(attack("modell/unet"))
+    code, out, err = run("fetch", *names, "--json")
+    assert code == 0, err
+    assert [part["commit"] for part in json.loads(out) if part["what"] == "data"] == [data.branches["main"]]
+    assert "%|" not in err, "a bar"
+    hub.requests.clear()
+    code, out, err = run("plan", *names, "--json", "--device", "toaster")
+    assert code == 2 and hub.requests == [], "what was fetched is known under the name that was asked for"
+    (place / "model" / "unet").mkdir(parents=True)
+    typed = run(*attack("modell/unet"))
     assert typed[0] == 2 and "and no such folder is here; did you mean model/unet?" in complaint(typed)
 
 
 def test_a_changed_file_is_refused_and_fetched_again(hub: LocalHub, folders: Path, tmp_path: Path) -> None:
     hub.add("models", "google/good", folders / "new")
     hub.add("datasets", "uoft/noise", folders / "noise")
-    # A plan builds the networks without their weights before it looks at the data.
-    with one_process(hub, tmp_path, light=False) as run:
+    with Commands(hub, tmp_path) as run:
         _change_files(run, tmp_path / "home")
 
 
-def _change_files(run: Callable[[list[str]], Said], home: Path) -> None:
+def _change_files(run: Commands, home: Path) -> None:
     fetch = ["fetch", *attack("google/good")[1:]]
-    fetched = run(fetch)
+    fetched = run(*fetch)
     assert fetched[0] == 0, fetched[2]
     snapshots = home / "hub"
     (weights,) = snapshots.rglob("snapshots/*/unet/diffusion_pytorch_model.safetensors")
@@ -253,27 +233,24 @@ def _change_files(run: Callable[[list[str]], Said], home: Path) -> None:
     shutil.rmtree(home / "sidebench" / "images")  # decoded images need the table no more
 
     use = attack("google/good", "uoft/noise", "--candidates", "4", "--measure", "rms", "--device", "cpu")
-    refused = run(use)
+    refused = run(*use)
     assert refused[0] == 2, refused
     assert "google/good/unet/diffusion_pytorch_model.safetensors in the cache is not the file" in complaint(refused)
     weights.write_bytes(whole[weights])
-    refused = run(use)
+    refused = run(*use)
     assert refused[0] == 2 and "uoft/noise/data/train-00000-of-00001.parquet in the cache" in complaint(refused)
 
-    again = run(fetch)
+    again = run(*fetch)
     assert again[0] == 0 and table.read_bytes() == whole[table]
     for file, content in whole.items():
         file.write_bytes(content[:-1])  # cut off
-    again = run(fetch)
+    again = run(*fetch)
     assert again[0] == 0 and all(file.read_bytes() == content for file, content in whole.items())
 
 
-def test_pair_file_pins_hashes(hub: LocalHub, folders: Path, tmp_path: Path) -> None:
-    hub.add("models", "google/good", folders / "new")
-    hub.add("datasets", "uoft/noise", folders / "noise")
-    (tmp_path / "own.yaml").write_text(PAIR, encoding="utf-8")
-    with one_process(hub, tmp_path) as run:
-        code, _, err = run(["run", "own.yaml", "--candidates", "4", "--device", "cpu"])
+def test_pair_file_pins_hashes(shared: tuple[LocalHub, Commands], place: Path) -> None:
+    (place / "own.yaml").write_text(PAIR, encoding="utf-8")
+    code, _, err = shared[1]("run", "own.yaml", "--candidates", "4", "--device", "cpu")
     assert code == 2
     assert "google/good/unet/config.json: SHA-256 is" in err and "pinned is 0000000000000000" in err
 

@@ -1,23 +1,28 @@
 """A Hub on this machine: model and data repositories over HTTP, for tests through the real huggingface_hub.
 
-    with LocalHub() as hub:
+    with LocalHub() as hub, Commands(hub, place) as sidebench:
         repo = hub.add("models", "someone/tiny", folder)
-        subprocess.run([...], env=hub.environment(home))
+        code, out, err = sidebench("fetch", "pair.yaml")
 
 The address and the cache must be in the environment before huggingface_hub is imported, so what speaks to this
-Hub runs in a process of its own. Every request is kept in `requests`, as "METHOD /path".
+Hub runs in a process of its own: `Commands`. Every request is kept in `requests`, as "METHOD /path".
 """
 
 import base64
 import hashlib
 import json
 import os
+import socket
+import subprocess
+import sys
 import threading
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 from urllib.parse import parse_qs, unquote, urlsplit
 
 Kind = Literal["models", "datasets"]
@@ -26,13 +31,14 @@ Files = dict[str, bytes]
 TOKEN = "hf_of_the_local_hub"
 """Opens private and gated repositories and may write; any other token is a stranger's."""
 SEVERAL = r"""
-import contextlib, io, json, sys
+import contextlib, io, json, os, sys
 from sidebench.cli import main
 for line in sys.stdin:
-    out, err = io.StringIO(), io.StringIO()
+    out, err, asked = io.StringIO(), io.StringIO(), json.loads(line)
+    os.environ.update(asked["environment"])
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            main(json.loads(line))
+            main(asked["command"])
         except SystemExit as left:
             code = left.code
     print(json.dumps([code, out.getvalue(), err.getvalue()]), flush=True)
@@ -80,6 +86,9 @@ class LocalHub:
         """New name by kind and old name; a request for the old one is redirected."""
         self.interruptions: Counter[str] = Counter()
         """How many more times a download of a file of this name breaks off half-way."""
+        self.meanwhile: list[Callable[[], object]] = []
+        """What happens, once each, between the first word of a commit and the commit itself."""
+        self.connections: set[socket.socket] = set()
         hub = self
 
         class Bound(_Handler):
@@ -96,6 +105,19 @@ class LocalHub:
     def __exit__(self, *_: object) -> None:
         self._server.shutdown()
         self._server.server_close()
+
+    @contextmanager
+    def gone(self) -> Iterator[None]:
+        """Answer nobody within: the port is closed, and so are the connections that clients hold."""
+        self.__exit__()
+        for connection in list(self.connections):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        yield
+        address = self._server.server_address
+        self._server = ThreadingHTTPServer(("127.0.0.1", int(address[1])), self._server.RequestHandlerClass)
+        self._server.daemon_threads = True
+        self.__enter__()
 
     def add(self, kind: Kind, name: str, files: Path | Files | None = None, **options: Any) -> Repo:
         """Make a repository, with a first commit on main where files are given."""
@@ -117,6 +139,51 @@ class LocalHub:
         return {**clean, **own, **proxy, **({"HF_TOKEN": token} if token else {}), **more}
 
 
+class Commands:
+    """Commands of sidebench, one after the other in one process that speaks to a Hub; a context manager.
+
+    Importing the client and what reads its files takes seconds, so one process serves several commands. Its cache lies
+    in `place`, which is its folder too.
+
+    Args:
+        hub: the Hub that it speaks to.
+        place: where it works.
+        before: code to run before the first command.
+        after: code to run after the last one; the process must leave with exit code 0.
+        more: changes of its environment.
+    """
+
+    def __init__(self, hub: LocalHub, place: Path, *, before: str = "", after: str = "", **more: str) -> None:
+        self._errors: IO[str] = (place / "errors.txt").open("w+", encoding="utf-8")
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", before + SEVERAL + after],
+            env=hub.environment(place / "home", **more),
+            cwd=place,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+        )
+
+    def __call__(self, *command: str, **environment: str) -> tuple[int, str, str]:
+        """Run a command, with changes of the environment that stay, and return its exit code, stdout and stderr."""
+        asked, answers = self.process.stdin, self.process.stdout
+        assert asked is not None and answers is not None
+        print(json.dumps({"command": command, "environment": environment}), file=asked, flush=True)
+        answer = answers.readline()
+        assert answer, Path(self._errors.name).read_text(encoding="utf-8")[-2000:]
+        code, out, err = json.loads(answer)
+        return code, out, err
+
+    def __enter__(self) -> "Commands":
+        return self
+
+    def __exit__(self, failed: object, *_: object) -> None:
+        self.process.communicate()
+        self._errors.close()
+        assert failed or self.process.returncode == 0
+
+
 class _Refused(Exception):
     """An answer other than 200: status, X-Error-Code, message."""
 
@@ -124,6 +191,14 @@ class _Refused(Exception):
 class _Handler(BaseHTTPRequestHandler):
     local: LocalHub
     protocol_version = "HTTP/1.1"
+
+    def setup(self) -> None:
+        super().setup()
+        self.local.connections.add(self.connection)
+
+    def finish(self) -> None:
+        self.local.connections.discard(self.connection)
+        super().finish()
 
     def log_message(self, format: str, *args: Any) -> None:
         """Print nothing: requests are kept."""
@@ -232,6 +307,8 @@ class _Handler(BaseHTTPRequestHandler):
             return [entry for entry in _listing(files, "", True) if entry["path"] in wanted]
         self._must_know()
         if action == "preupload":
+            while self.local.meanwhile:
+                self.local.meanwhile.pop()()
             files = json.loads(body)["files"]
             return {"files": [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in files]}
         if action == "commit":
