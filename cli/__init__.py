@@ -3,6 +3,7 @@
 No logic is here, and nothing heavy is imported before a command needs it: `sidebench --help` answers at once.
 """
 
+import functools
 import io
 import os
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.main import get_command
 
 from .. import __version__
 from ..benchmark.environment import collect_seldom
@@ -64,7 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
             # Of a console that knows ASCII alone, say: a letter that it cannot show is spelt by its number.
             stream.reconfigure(errors="backslashreplace")
     try:
-        code = app(args=arguments, standalone_mode=False)
+        code = _command()(args=arguments, standalone_mode=False)
         if code == INTERRUPTED:  # what typer makes of Ctrl-C
             complain("interrupted; the same command goes on where this one stopped")
     except SidebenchError as error:
@@ -131,3 +133,9 @@ app.add_typer(
     _group(_help_alone, LEADERBOARD, help="Records of results, and the tables and pages made of them."),
     name="leaderboard",
 )
+
+
+@functools.cache
+def _command() -> Any:
+    """Return the tree of commands; a process that calls several, a notebook say, builds it once."""
+    return get_command(app)

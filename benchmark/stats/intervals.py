@@ -82,7 +82,9 @@ def wilson(count: float, n: float, confidence: float = 0.95) -> Interval:
     if float(count).is_integer() and float(n).is_integer():
         from scipy.stats import binomtest
 
-        whole = binomtest(int(count), int(n)).proportion_ci(confidence, method="wilson")
+        # The interval does not depend on the share that is tested. At this one the p-value, which binomtest works out
+        # too and nobody reads here, needs no search: that took three quarters of the time.
+        whole = binomtest(int(count), int(n), count / n).proportion_ci(confidence, method="wilson")
         return Interval(float(whole.low), float(whole.high))
     # Stubs exist for neither statsmodels nor all settings of the type checker.
     from statsmodels.stats.proportion import proportion_confint  # type: ignore[import-untyped,unused-ignore]
