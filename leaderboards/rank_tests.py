@@ -9,10 +9,11 @@ left out:
 - groups: duplicate groups line up only where the keyed names come under one key. Otherwise the groups count as
   independent samples. Attacks favour the same groups, so the covariance that is left out is above 0 and the test is
   conservative: it calls fewer rows different (simulated in tests/leaderboards/test_rank_tests.py).
-- preparations: candidates of all seeds are pooled, so the variance between an attack's preparations is left out, and
-  the ranges are about the preparations in the records (`benchmark.stats.preparations` is for attacks of one run).
+- preparations: where one of the two attacks prepares something, the preparations in both records are units too
+  (Welch's t test of their excesses), and the larger p counts: candidates say nothing of another preparation. One
+  preparation of such an attack cannot be ranked against anything.
 
-- records of images that are not public hold sums by preparation alone: a board with one of them tests preparations.
+Records of images that are not public hold sums by preparation alone: a board with one of them tests preparations.
 
 At equal cost a row's hits are divided by what a candidate costs it, preparation included: the same tests then ask which
 row finds more for a denoiser-equivalent. Costs are counted, so they add no variance.
@@ -41,6 +42,8 @@ class Sample(NamedTuple):
     hits: Mapping[int, AttackHits]
     cost: float = 1.0
     """What its hits are divided by, above 0: 1 compares at equal candidates."""
+    random: bool = False
+    """Another seed is another preparation."""
 
 
 class Standing(NamedTuple):
@@ -85,21 +88,35 @@ def standing_of_preparations(values: Sequence[np.ndarray], *, highest_first: boo
         >>> list(zip(found.best.tolist(), found.worst.tolist()))
         [(1, 2), (2, 3), (1, 3)]
     """
+    means = np.array([own.mean() for own in values])
+    direction = np.sign(means[:, None] - means[None, :]).astype(np.int8)
+    return _standing(_welch(values), direction, highest_first=highest_first, alpha=alpha)
+
+
+def _welch(values: Sequence[np.ndarray]) -> np.ndarray:
+    """Return p (rows, rows), two-sided: Welch's t test of each two rows of numbers by preparation.
+
+    1 where a row has one preparation, or where neither of two varies.
+    """
     from scipy.stats import ttest_ind_from_stats
 
-    rows = len(values)
-    means = np.array([own.mean() for own in values])
     sizes = np.array([len(own) for own in values])
-    spreads = np.array([own.std(ddof=1) if len(own) > 1 else np.nan for own in values])
-    p = np.ones((rows, rows))
-    known = np.flatnonzero((sizes > 1) & (spreads > 0))
-    if len(known):
-        mean, spread, size = (part[known] for part in (means, spreads, sizes))
-        p[np.ix_(known, known)] = ttest_ind_from_stats(
+    p = np.ones((len(values), len(values)))
+    known = np.flatnonzero(sizes > 1)
+    if not len(known):
+        return p
+    mean, spread = (np.array([float(take(values[row])) for row in known]) for take in (np.mean, _deviation))
+    size = sizes[known]
+    with np.errstate(all="ignore"):
+        found = ttest_ind_from_stats(
             mean[:, None], spread[:, None], size[:, None], mean[None], spread[None], size[None], equal_var=False
         ).pvalue
-    direction = np.sign(means[:, None] - means[None, :]).astype(np.int8)
-    return _standing(p, direction, highest_first=highest_first, alpha=alpha)
+    p[np.ix_(known, known)] = np.where(spread[:, None] + spread[None] > 0, found, 1.0)
+    return p
+
+
+def _deviation(values: np.ndarray) -> float:
+    return float(values.std(ddof=1))
 
 
 def _standing(p: np.ndarray, direction: np.ndarray, *, highest_first: bool, alpha: float) -> Standing:
@@ -128,6 +145,10 @@ def all_pairs(samples: Sequence[Sample]) -> tuple[np.ndarray, np.ndarray]:
         chances, ways = _test(pair[0], pair[1], paired=bool(common))
         p[np.ix_(first, second)], p[np.ix_(second, first)] = chances, chances.T
         direction[np.ix_(first, second)], direction[np.ix_(second, first)] = ways, -ways.T
+    random = np.array([sample.random for sample in samples], dtype=bool)
+    if random.any():
+        by_seed = [np.array([hits.values.mean() for hits in own.hits.values()]) / own.cost for own in samples]
+        p = np.where(random[:, None] | random[None], np.maximum(p, _welch(by_seed)), p)
     return p, direction
 
 
@@ -147,9 +168,18 @@ def samples_of(records: Sequence[Record]) -> list[Sample]:
                 for name in getattr(hits, f"{part}_groups"):
                     known.setdefault(name, len(known))
     return [
-        Sample(record.key_id, {hits.seed: attack_hits(record, hits, by_key[record.key_id]) for hits in record.hits})
+        Sample(
+            record.key_id,
+            {hits.seed: attack_hits(record, hits, by_key[record.key_id]) for hits in record.hits},
+            random=_prepares(record),
+        )
         for record in records
     ]
+
+
+def _prepares(record: Record) -> bool:
+    """Return whether a record's attack did any work in `prepare`, so that another seed is another preparation."""
+    return any(cost.nfe.get("prepare", 0) or cost.flops.get("prepare", 0) for cost in record.costs)
 
 
 def at_equal_cost(samples: Sequence[Sample], costs: Sequence[float]) -> list[Sample] | None:

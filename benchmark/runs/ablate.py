@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..data.pair import Pair
 from ..errors import BadSetting
 from ..registry import ABLATED, find
+from ..results.schema import AttackRatio
 from .plugins import make_attacks
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ class AblationRow(NamedTuple):
     equivalents: float
     """Denoiser-equivalents."""
     difference: str
-    """Of its excess (without control: AMS) from the whole attack's, by seed, in percentage points."""
+    """From the whole attack. One seed: of its excess (without control: AMS), in percentage points; more of them: its
+    excess as a multiple of the whole attack's, over the preparations."""
     verdict: str
     same_images: bool
     """Every candidate is carlini-uncond's, image for image."""
@@ -95,7 +97,7 @@ def as_text(rows: Sequence[AblationRow], metrics: "Metrics") -> str:
             "excess, %": _percent(row.excess),
             "unique groups": f"{row.groups:.4g}",
             "equivalents": f"{row.equivalents:,.0f}",
-            "difference, points": row.difference,
+            _compared_by(metrics): row.difference,
             "verdict": row.verdict + ("; carlini-uncond image for image" if row.same_images else ""),
         }
         for row in rows
@@ -106,22 +108,38 @@ def as_text(rows: Sequence[AblationRow], metrics: "Metrics") -> str:
     return head + "\n" + tabulate(table, headers="keys", tablefmt="simple", disable_numparse=True)
 
 
+def _compared_by(metrics: "Metrics") -> str:
+    return "ratio over preparations" if metrics.attack_ratios else "difference, points"
+
+
 def _against(metrics: "Metrics", name: str, attack: str) -> tuple[str, str]:
-    """Return the difference of `name` from the whole attack and what may be said, seed by seed."""
-    differences, verdicts = [], []
-    for found in metrics.comparisons:
-        if {found.first, found.second} != {name, attack} or found.band != metrics.comparisons[0].band:
+    """Return how `name` compares with the whole attack and what may be said, over preparations where there are more."""
+    compared = metrics.attack_ratios or metrics.comparisons
+    for found in compared:
+        if {found.first, found.second} != {name, attack} or found.band != compared[0].band:
             continue
-        value, low, high = (
-            100 * part for part in (found.difference.value, found.difference.low, found.difference.high)
-        )
-        words = found.verdict
-        if found.first == attack:
-            value, low, high = -value, -high, -low
-            words = words.replace("more", "\0").replace("fewer", "more").replace("\0", "fewer")
-        differences.append(f"{value:+.2f} [{low:.2f}, {high:.2f}]")
-        verdicts.append(words)
-    return "; ".join(differences) or "-", "; ".join(dict.fromkeys(verdicts)) or "-"
+        turned = found.first == attack
+        words = _turned(found.verdict) if turned else found.verdict
+        if isinstance(found, AttackRatio):
+            return _ratio(found, turned=turned), words
+        ends = [100 * part for part in (found.difference.value, found.difference.low, found.difference.high)]
+        value, low, high = (-ends[0], -ends[2], -ends[1]) if turned else ends
+        return f"{value:+.2f} [{low:.2f}, {high:.2f}]", words
+    return "-", "-"
+
+
+def _ratio(found: AttackRatio, *, turned: bool) -> str:
+    """Return a ratio with its interval and the number of preparations, of the second attack to the first if turned."""
+    if found.ratio is None or (turned and found.ratio.low <= 0):
+        return "-"
+    ends = [found.ratio.value, found.ratio.low, found.ratio.high]
+    value, low, high = (1 / ends[0], 1 / ends[2], 1 / ends[1]) if turned else ends
+    over = "" if found.preparations is None else f", {found.preparations} preparations"
+    return f"{value:.2f} [{low:.2f}, {high:.2f}]{over}"
+
+
+def _turned(verdict: str) -> str:
+    return verdict.replace("more", "\0").replace("fewer", "more").replace("\0", "fewer")
 
 
 def _same(folder: "RunFolder", name: str, other: str, results: Sequence["Result"]) -> bool:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import ttest_ind
 from simulated_attacks import World, draw
 
 from sidebench.benchmark.stats.comparison import AttackHits, compare, holm
@@ -157,6 +158,50 @@ def test_equal_attacks_are_rarely_told_apart(world: World, key: str, seed: int, 
         p, _direction = all_pairs([Sample("k", {0: one}), Sample(key, {seed: two})])
         wrong += p[0, 1] < 0.05
     assert wrong / draws < 0.05 + 3 * (0.05 * 0.95 / 2000) ** 0.5
+
+
+def prepared(rates: tuple[float, ...], rng: np.random.Generator) -> Sample:
+    """Return a row whose preparations find these shares."""
+    parts = [sample(rate, rng, seeds=(seed,)).hits[seed] for seed, rate in enumerate(rates)]
+    return Sample("k", dict(enumerate(parts)), random=True)
+
+
+def test_preparations_are_units_where_an_attack_prepares() -> None:
+    rng = np.random.default_rng(8)
+    plain = sample(0.2, rng, seeds=(0, 1, 2))
+    lucky, steady = prepared((0.10, 0.30, 0.55), rng), prepared((0.31, 0.32, 0.33), rng)
+    rows = [plain, lucky, steady]
+    p, _ = all_pairs(rows)
+    pooled_alone, _ = all_pairs([row._replace(random=False) for row in rows])
+    # Of 1,200 candidates a third hits in both; another preparation of the first may find a third or three times that.
+    assert pooled_alone[0, 1] < 0.001 < 0.3 < p[0, 1]
+    by_seed = [[hits.values.mean() for hits in row.hits.values()] for row in rows]
+    for one, two in ((0, 1), (0, 2), (1, 2)):
+        welch = ttest_ind(by_seed[one], by_seed[two], equal_var=False).pvalue
+        assert p[one, two] == p[two, one] == pytest.approx(max(welch, pooled_alone[one, two]))
+    assert p[0, 2] < 0.05
+    single = steady._replace(hits={0: steady.hits[0]})
+    assert all_pairs([plain, single])[0][0, 1] == 1, "one preparation says nothing of another"
+
+
+def test_preparations_without_a_hit_stand_behind_those_that_hit() -> None:
+    rng = np.random.default_rng(9)
+    nothing = np.zeros(400, dtype=bool), np.zeros(GROUPS, dtype=np.int64)
+    silent = Sample("k", {seed: AttackHits(nothing[0], nothing[0], *nothing[1:] * 2) for seed in range(3)})
+    found = standing([prepared((0.5, 0.52, 0.48), rng), silent], highest_first=True)
+    assert found.best.tolist() == found.worst.tolist() == [1, 2]
+
+
+@pytest.mark.simulation(few=300, full=2000)
+def test_attacks_that_vary_by_preparation_are_rarely_told_apart(draws: int) -> None:
+    """At most 5 %, and three standard errors of 2,000 draws; candidates alone call a third of them different."""
+    rng = np.random.default_rng(10)
+    wrong = alone = 0
+    for _ in range(draws):
+        rows = [prepared(tuple(np.minimum(0.9, 0.2 * np.exp(rng.normal(0, 0.3, 3)))), rng) for _ in range(2)]
+        wrong += all_pairs(rows)[0][0, 1] < 0.05
+        alone += all_pairs([row._replace(random=False) for row in rows])[0][0, 1] < 0.05
+    assert wrong / draws < 0.05 + 3 * (0.05 * 0.95 / 2000) ** 0.5 < 0.3 < alone / draws
 
 
 def test_groups_line_up_by_name(real_records: list) -> None:

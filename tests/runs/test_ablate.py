@@ -14,14 +14,17 @@ from sidebench.benchmark.errors import BadInput, BadSetting, TooFew, UnknownName
 from sidebench.benchmark.files import read_info
 from sidebench.benchmark.models import load_model
 from sidebench.benchmark.registry import find, make_attack
+from sidebench.benchmark.results.schema import AttackRatio, Estimate
 from sidebench.benchmark.runs import runner, victim
 from sidebench.benchmark.runs.ablate import ablation_rows, ablations_of, as_text
 from sidebench.benchmark.runs.plugins import make_attacks
 from sidebench.benchmark.sampling.views import AuditedModel, view_for
+from sidebench.benchmark.stats.intervals import Interval
 from sidebench.methods.surrogate import true_labels
 
 ALL = ["carlini-uncond", "carlini-cond", "side"] + [
-    f"side--{name}" for name in ("random-labels", "true-labels", "no-filter", "no-guidance", "distillation")
+    f"side--{name}"
+    for name in ("random-labels", "true-labels", "no-filter", "drop-rejected", "no-guidance", "distillation")
 ]
 
 
@@ -38,7 +41,7 @@ def test_names_leave_out_what_changes_nothing() -> None:
     assert ablations_of(digits, "side", {}) == ALL
     unlike = {"side": {"cohesion": -1.0, "objective": "distillation", "guidance_scale": 0.0}}
     assert ablations_of(digits, "side", unlike)[3:] == [
-        f"side--{name}" for name in ("random-labels", "true-labels", "cross-entropy")
+        f"side--{name}" for name in ("random-labels", "true-labels", "drop-rejected", "cross-entropy")
     ]
     split = digits.data.split
     bare = DataSource(source="npz", path="a.npz", images="images", split=split)
@@ -82,6 +85,28 @@ def test_differences_are_the_ablations_less_the_whole(ablated: Any) -> None:
             assert float(row.difference.split(" ")[0]) == pytest.approx(
                 100 * (row.excess - rows["side"].excess), abs=0.006
             )
+
+
+def test_several_seeds_are_preparations_of_one_statement(ablated: Any) -> None:
+    def ratio(first: str, second: str, values: tuple[float, float, float] | None, words: str) -> AttackRatio:
+        found = None if values is None else Estimate.of(values[0], Interval(*values[1:]))
+        same = {"seeds": [0, 1], "preparations": 2, "measure": "rms", "spread": None, "p": 0.01, "ratio_refused": ""}
+        rates = {"first_rate": None, "second_rate": None, "verdict": words, "band": "high"}
+        return AttackRatio(first=first, second=second, ratio=found, **same, **rates)  # type: ignore[arg-type]
+
+    known = [
+        ratio("side", "side--no-filter", (2.0, 1.6, 2.5), "finds more"),
+        ratio("side--no-guidance", "side", (1.1, 0.9, 1.3), "no difference seen"),
+        ratio("side--no-guidance", "side", (9.9, 9.0, 11.0), "finds more").model_copy(update={"band": "low"}),
+        ratio("side", "side--distillation", None, "no ratio"),
+    ]
+    metrics = ablated.metrics.model_copy(update={"attack_ratios": known})
+    rows = {row.attack: row for row in ablation_rows(ablated.folder, metrics, "side", ALL)}
+    found = {name.partition("--")[2]: (row.difference, row.verdict) for name, row in rows.items()}
+    assert found["no-filter"] == ("0.50 [0.40, 0.62], 2 preparations", "finds fewer")
+    assert found["no-guidance"] == ("1.10 [0.90, 1.30], 2 preparations", "no difference seen")
+    assert found["distillation"] == ("-", "no ratio") and found["random-labels"] == ("-", "-")
+    assert "ratio over preparations" in as_text(list(rows.values()), metrics)
 
 
 def test_random_labels_leave_a_classifier_that_knows_nothing(ablated: Any) -> None:
