@@ -105,7 +105,7 @@ def _welch(values: Sequence[np.ndarray]) -> np.ndarray:
     known = np.flatnonzero(sizes > 1)
     if not len(known):
         return p
-    mean, spread = (np.array([float(take(values[row])) for row in known]) for take in (np.mean, _deviation))
+    mean, spread = (np.array([float(take(own)) for own in values if len(own) > 1]) for take in (np.mean, _deviation))
     size = sizes[known]
     with np.errstate(all="ignore"):
         found = ttest_ind_from_stats(

@@ -181,8 +181,10 @@ def _grouped(rows: list[dict[str, Any]], by: str = "attack") -> list[tuple[str, 
     """Group table rows by one column and the seed, which become the heading of each group."""
     found: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        label = f"{row[by]}, seed {row['seed']}"
-        found.setdefault(label, []).append({k: v for k, v in row.items() if k not in (by, "seed")})
+        band = f", band {row['band']}" if by == "budget" and "band" in row else ""
+        label = f"{row[by]}, seed {row['seed']}{band}"
+        shown = {k: v for k, v in row.items() if k not in (by, "seed") and not (band and k == "band")}
+        found.setdefault(label, []).append(shown)
     return list(found.items())
 
 

@@ -315,10 +315,11 @@ def cost_rows(costs: Sequence[Cost]) -> list[dict[str, Any]]:
 
 
 def effort_rows(efforts: Sequence[Effort]) -> list[dict[str, Any]]:
-    """Return one row per currency, seed, budget and attack: what it finds at equal effort."""
+    """Return one row per band, currency, seed, budget and attack: what it finds at equal effort."""
     return [
         {
             "budget": f"{found.budget:z,.0f} {found.currency} (all of {found.budget_of})",
+            **({"band": found.band} if found.band else {}),
             "seed": found.seed,
             "attack": found.attack,
             "candidates": f"{found.candidates:,}",

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..contracts import Measure
+from ..contracts import Band, Measure
 from ..files import read_info, read_json
 from ..measures.ams_ums import ams_count
 from ..protocol import PROBE_LIMIT
@@ -24,17 +24,17 @@ Unit = tuple[str, str, int]
 
 
 class UnitFinds(NamedTuple):
-    """What a unit's candidates, and the synthetic images that its `prepare` asked for, hit in the closest band.
+    """What a unit's candidates, and the synthetic images that its `prepare` asked for, hit.
 
-    Hits count every reference; `candidates` and `synthetic` those that take part in a comparison of both sides. Without
-    bands the hits are 0 and the rest None.
+    Hits are those of the closest band and count every reference; without bands they are 0. `by_band` has, for the
+    nested bands that were asked for, the finds of candidates and of synthetic images, among the references that take
+    part in a comparison of both sides.
     """
 
     hits: int
     synthetic_images: int
     synthetic_hits: int
-    candidates: Finds | None
-    synthetic: Finds | None
+    by_band: Mapping[str, tuple[Finds, Finds]]
 
 
 class _Prices(NamedTuple):
@@ -46,27 +46,38 @@ class _Prices(NamedTuple):
 
 
 def unit_finds(
-    folder: RunFolder, unit: str, measure: Measure, scores: UnitScores, hits: AttackHits | None, groups: Groups
+    folder: RunFolder,
+    unit: str,
+    measure: Measure,
+    scores: UnitScores,
+    hits: Sequence[tuple[Band, AttackHits]],
+    groups: Groups,
 ) -> UnitFinds:
-    """Count what a unit hit; `hits` are its candidates' in the closest band, None where the measure has no bands."""
+    """Count what a unit hit; `hits` are its candidates' in the nested bands of interest, none without bands."""
     keys = read_info(folder.state_file(unit))["cost"]["samples"]
     shards = (read_scores(folder, key, measure.space, SAMPLES) for key in keys)
     made = UnitScores(shards, [measure], scores.left_out) if keys else None
     synthetic = made.candidates if made else 0
-    if hits is None:
-        return UnitFinds(0, synthetic, 0, None, None)
-    held_out = "held_out" in groups and not hits.same_groups
-    none = np.zeros(0, dtype=bool)
-    theirs = AttackHits(none, none, np.zeros_like(hits.training_credits), np.empty(0, dtype=np.int64))
-    if made:
-        theirs = attack_hits(measure, measure.bands[0], made, groups)
+    if not hits:
+        return UnitFinds(0, synthetic, 0, {})
     return UnitFinds(
         hits=_count(scores, measure),
         synthetic_images=synthetic,
         synthetic_hits=_count(made, measure) if made else 0,
-        candidates=_finds(hits, held_out=held_out),
-        synthetic=_finds(theirs, held_out=held_out),
+        by_band={band.name: _both_finds(measure, band, own, made, groups) for band, own in hits},
     )
+
+
+def _both_finds(
+    measure: Measure, band: Band, hits: AttackHits, made: UnitScores | None, groups: Groups
+) -> tuple[Finds, Finds]:
+    """Return the finds of a unit's candidates and of its synthetic images, which were `made` or not."""
+    held_out = "held_out" in groups and not hits.same_groups
+    none = np.zeros(0, dtype=bool)
+    theirs = AttackHits(none, none, np.zeros_like(hits.training_credits), np.empty(0, dtype=np.int64))
+    if made:
+        theirs = attack_hits(measure, band, made, groups)
+    return _finds(hits, held_out=held_out), _finds(theirs, held_out=held_out)
 
 
 def costs(
@@ -84,19 +95,22 @@ def costs(
             by_unit[name] = _prices(currency, parts, samples, found[name].synthetic_images)
         varying[name] = _varying(parts, read_json(folder.probe_file(name)), folder.kept_file(name).exists())
     efforts = [
-        effort for currency, by_unit in prices.items() for effort in equal_effort(units, currency, by_unit, found)
+        effort
+        for band in (found[units[0][0]].by_band if units else ())
+        for currency, by_unit in prices.items()
+        for effort in equal_effort(units, band, currency, by_unit, found)
     ]
     return listed, efforts, {"units": varying}
 
 
 def equal_effort(
-    units: Sequence[Unit], currency: Currency, prices: dict[str, _Prices], found: dict[str, UnitFinds]
+    units: Sequence[Unit], band: str, currency: Currency, prices: dict[str, _Prices], found: dict[str, UnitFinds]
 ) -> list[Effort]:
     """Return what every attack finds at the total cost of each attack under the same seed; nothing for one alone."""
     efforts = []
     for seed in sorted({seed for _, _, seed in units}):
         mine = [(name, attack) for name, attack, own in units if own == seed]
-        spending = {attack: _spending(found[name], prices[name], currency) for name, attack in mine}
+        spending = {attack: _spending(found[name].by_band[band], prices[name], currency) for name, attack in mine}
         known = {attack: spent for attack, spent in spending.items() if spent is not None}
         if len(known) < 2:
             continue
@@ -104,7 +118,7 @@ def equal_effort(
         for attack, spent in known.items():
             budgets.setdefault(spent.total, []).append(attack)
         efforts += [
-            _effort(attack, seed, currency, " and ".join(of), budget, at_budget(spent, budget))
+            _effort(attack, seed, band, currency, " and ".join(of), budget, at_budget(spent, budget))
             for budget, of in sorted(budgets.items())
             for attack, spent in known.items()
         ]
@@ -170,16 +184,17 @@ def _prices(
     return _Prices(worth(parts[0]), sum(map(worth, parts[1:])), sum(map(worth, own)) / max(synthetic, 1))
 
 
-def _spending(found: UnitFinds, prices: _Prices, currency: Currency) -> Spending | None:
-    if found.candidates is None or found.synthetic is None or not prices.generate:
+def _spending(found: tuple[Finds, Finds], prices: _Prices, currency: Currency) -> Spending | None:
+    if not prices.generate:
         return None
-    return Spending(found.candidates, found.synthetic, *prices, counts_synthetic=currency == "denoiser-equivalents")
+    return Spending(*found, *prices, counts_synthetic=currency == "denoiser-equivalents")
 
 
-def _effort(attack: str, seed: int, currency: Currency, of: str, budget: float, found: AtBudget) -> Effort:
+def _effort(attack: str, seed: int, band: str, currency: Currency, of: str, budget: float, found: AtBudget) -> Effort:
     return Effort(
         attack=attack,
         seed=seed,
+        band=band,
         currency=currency,
         budget=budget,
         budget_of=of,

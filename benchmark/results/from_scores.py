@@ -85,7 +85,9 @@ def figures(
             )
             found |= {m.id: measure_result(attack, seed, m, scores, groups, theirs) for m in measures}
             if space == headline.space:
-                hits = attack_hits(headline, headline.bands[0], scores, groups, theirs) if headline.bands else None
+                nested = nested_bands(headline)
+                ends = dict.fromkeys((*nested[:1], *nested[-1:]))
+                hits = [(band, attack_hits(headline, band, scores, groups, theirs)) for band in ends]
                 finds[name] = unit_finds(folder, name, headline, scores, hits, groups)
                 if look is not None:
                     look(name, scores)

@@ -253,10 +253,13 @@ class Cost(_Record):
 
 
 class Effort(_Record):
-    """What one attack finds for a budget, by the headline measure's closest band: all attacks at equal effort."""
+    """What one attack finds for a budget, in a nested band of the headline measure: all attacks at equal effort."""
 
     attack: str = Field(description="name of the attack")
     seed: int = Field(description="run seed")
+    band: str = Field(
+        "", description="the closest of the nested bands, or the widest; empty, the closest, in older files"
+    )
     currency: str = Field(description="denoiser calls, or denoiser-equivalents")
     budget: float = Field(description="what may be spent, preparation included")
     budget_of: str = Field(description="the attack whose total cost the budget is, or several")

@@ -269,7 +269,11 @@ def test_page_shows_effort_groups_and_the_swap_test(finished: Any, pages: dict[s
     for text in ("At equal effort", "(all of carlini-uncond)", "largest group", "swap p", "sidebench label"):
         assert text in page, text
     budgets = {effort.budget for effort in finished.metrics.efforts if effort.currency == "denoiser calls"}
-    assert page.count("denoiser calls (all of") == len(budgets) == 2
+    # Each budget in the closest and in the widest band.
+    bands = {effort.band for effort in finished.metrics.efforts}
+    assert page.count("denoiser calls (all of") == len(budgets) * len(bands) == 2 * 2
+    headings = len({(effort.currency, effort.budget) for effort in finished.metrics.efforts})
+    assert [page.count(f"seed 0, band {band}<") for band in bands] == [headings] * 2
 
 
 def test_page_shows_what_a_person_says(copied: Path) -> None:

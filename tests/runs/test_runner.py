@@ -16,6 +16,8 @@ from small_run import run_small
 from sidebench.benchmark.data import references
 from sidebench.benchmark.errors import AttackFailed, BadInput, CorruptRun, RunConflict
 from sidebench.benchmark.files import read_state
+from sidebench.benchmark.measures.hits import nested_bands
+from sidebench.benchmark.registry import make_measure
 from sidebench.benchmark.results.run_folder import RunFolder
 from sidebench.benchmark.results.schema import Metrics
 from sidebench.benchmark.results.shards import shard_of
@@ -113,7 +115,10 @@ def test_logical_costs_are_counted(finished: Any) -> None:
 
 
 def test_attacks_stand_beside_each_other_at_equal_effort(finished: Any) -> None:
-    found, costs = finished.metrics.efforts, {cost.attack: cost for cost in finished.metrics.costs}
+    efforts, costs = finished.metrics.efforts, {cost.attack: cost for cost in finished.metrics.costs}
+    nested = [band.name for band in nested_bands(make_measure(finished.metrics.results[0].measure))]
+    assert list(dict.fromkeys(each.band for each in efforts)) == [nested[0], nested[-1]]
+    found = [each for each in efforts if each.band == nested[0]]
     plain, guided = 40 * 3, (24 + 12 + 40) * 3
     calls = {(each.budget, each.attack): each for each in found if each.currency == "denoiser calls"}
     assert list(calls) == [(budget, attack) for budget in (plain, guided) for attack in costs]
@@ -130,6 +135,13 @@ def test_attacks_stand_beside_each_other_at_equal_effort(finished: Any) -> None:
             assert each.hits.value == pytest.approx(cost.hits + cost.synthetic_hits)
         assert each.hits.low <= each.hits.value <= each.hits.high
         assert (each.groups is None) == bool(each.refused)
+    # The widest band holds whatever the closest does: the same images for the same money, and no fewer hits.
+    wide = [each for each in efforts if each.band == nested[-1]]
+    assert [(each.attack, each.budget, each.candidates) for each in wide] == [
+        (each.attack, each.budget, each.candidates) for each in found
+    ]
+    gains = [far.hits.value - near.hits.value for near, far in zip(found, wide, strict=True)]
+    assert min(gains) >= 0 and max(gains) > 0
 
 
 def test_no_path_or_host_in_the_stored_json(finished: Any) -> None:
