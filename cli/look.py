@@ -24,12 +24,13 @@ def list_(
 
 def show_(
     name: Annotated[str, typer.Argument(metavar="PAIR|ATTACK|DEFENCE|MEASURE|MODEL|RUN")],
+    every_table: Annotated[bool, typer.Option("--all", help="Of a run folder: all tables.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show one pair, attack, defence, measure, model of your own or run folder."""
     from ..benchmark.reports.catalogue import describe
 
-    found = describe(name)
+    found = describe(name, every_table=every_table)
     show(found.data, found.text, as_json)
 
 

@@ -105,7 +105,7 @@ def run(
     traceback: Traceback = False,
     as_json: AsJson = False,
 ) -> int:
-    """Attack one or more pairs and print the tables. The same command resumes an interrupted run."""
+    """Attack one or more pairs and print what was found. The same command resumes an interrupted run."""
     from ..benchmark.models.pair_from_names import chosen_pairs
 
     settings = values.settings(set_)
@@ -207,8 +207,9 @@ def score_images(
 
 
 def _execute(plans: "Sequence[RunPlan]", nonces: "Sequence[bytes | None]", as_json: bool) -> int:
-    """Carry out the plans one after the other, print their tables, and return the exit code."""
+    """Carry out the plans one after the other, print what they found, and return the exit code."""
     from ..benchmark.progress import reporter_for
+    from ..benchmark.reports import screen
     from ..benchmark.reports.page import write_report
     from ..benchmark.results import secret_seeds as secret
     from ..benchmark.runs.runner import execute
@@ -229,18 +230,11 @@ def _execute(plans: "Sequence[RunPlan]", nonces: "Sequence[bytes | None]", as_js
         if as_json:
             found.append(_as_dict(result.folder, result.metrics))
         else:
-            print(_as_text(result.folder, result.metrics))
+            seconds = screen.seconds_of(result.folder)
+            show(None, screen.first_screen(result.folder, result.metrics, seconds, screen.terminal_width()), False)
     if as_json:
         show(found, "", as_json, sort_keys=True)
     return code
-
-
-def _as_text(folder: "RunFolder", metrics: "Metrics") -> str:
-    from ..benchmark.reports.tables import model_line, probe_flags, text_tables, verdicts
-
-    head = [line for line in [model_line(folder)] if line]
-    where = f"run folder: {folder.path} (report.html, metrics.csv, evidence/)"
-    return "\n\n".join([*head, text_tables(metrics, probe_flags(folder)), "\n".join(verdicts(metrics)), where]) + "\n"
 
 
 def _as_dict(folder: "RunFolder", metrics: "Metrics") -> dict[str, Any]:

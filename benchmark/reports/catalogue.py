@@ -55,14 +55,16 @@ def as_text(rows: list[dict[str, str]], kind: str) -> str:
     return tabulate(rows, headers="keys", tablefmt="plain") if rows else f"no {kind} are registered"
 
 
-def describe(name: str) -> Description:
+def describe(name: str, *, every_table: bool = False) -> Description:
     """Describe a pair, an attack, a defence, a measure (by its id), a model of somebody's own or a run folder.
+
+    Of a run folder, what the run printed first; with `every_table` all that it says.
 
     Raises:
         UnknownName: it is none of these.
     """
     if (Path(name) / "manifest.json").is_file():
-        return _run(name)
+        return _run(name, every_table)
     if name in pair_names() or name.endswith((".yaml", ".yml")):
         return _pair(name)
     if option := TRAINING_DEFENCES.get(name.removeprefix(IN_TRAINING)):
@@ -168,14 +170,15 @@ def _method(cls: Any, traits: dict[str, str]) -> Description:
     return Description(data, "\n".join(lines).rstrip())
 
 
-def _run(path: str) -> Description:
+def _run(path: str, every_table: bool) -> Description:
     from ..results.run_folder import believing, read_run
 
-    return believing(_read_run)(read_run(path))
+    return believing(_read_run)(read_run(path), every_table)
 
 
-def _read_run(folder: "RunFolder") -> Description:
+def _read_run(folder: "RunFolder", every_table: bool) -> Description:
     from ..results.schema import load_metrics
+    from . import screen
     from .tables import model_line, probe_flags, text_tables, verdicts
 
     manifest = folder.manifest() or {}
@@ -186,6 +189,9 @@ def _read_run(folder: "RunFolder") -> Description:
         return Description(manifest, "\n".join([*head, "unfinished: run the same command again"]))
     metrics = load_metrics(folder)
     flags = probe_flags(folder)
-    text = "\n".join([*head, "", text_tables(metrics, flags, every_measure=True), "", *verdicts(metrics)])
+    if every_table:
+        text = "\n".join([*head, "", text_tables(metrics, flags), "", *verdicts(metrics)])
+    else:
+        text = screen.first_screen(folder, metrics, screen.seconds_of(folder), screen.terminal_width())
     found = {**metrics.model_dump(by_alias=True), "flags": [*metrics.flags, *flags]}
     return Description({"manifest": manifest, "metrics": found}, text)

@@ -13,8 +13,8 @@ ONE_PREPARATION = "of this preparation of each: another seed may say otherwise"
 """What a comparison under one seed is about."""
 
 
-def text_tables(metrics: Metrics, flags: Sequence[str] = (), *, every_measure: bool = False) -> str:
-    """Return a table of the headline measure's rates (or one per measure), of comparisons and of costs.
+def text_tables(metrics: Metrics, flags: Sequence[str] = ()) -> str:
+    """Return a table of each measure's rates, of comparisons, of costs and of equal effort.
 
     `flags` come on top of the metrics' own.
     """
@@ -25,13 +25,10 @@ def text_tables(metrics: Metrics, flags: Sequence[str] = (), *, every_measure: b
         f"{_images(metrics)}. {_defended(metrics)}Percent of candidates, 95 % interval in brackets."
     ]
     measures = list(by_measure(metrics).values())
-    shown = measures if every_measure else measures[:1]
-    parts += [measure_table(found, claims_excess=metrics.claims_excess) for found in shown]
-    if left := [found[0].measure for found in measures[len(shown) :]]:
-        parts.append(f"by {', '.join(left)} too: see the report, metrics.csv or `sidebench show RUN`")
+    parts += [measure_table(found, claims_excess=metrics.claims_excess) for found in measures]
     if metrics.claims_excess:
-        parts.append(calibrated_table(metrics, [found[0].measure for found in shown]))
-    if said := reach_table(metrics, [found[0].measure for found in shown]):
+        parts.append(calibrated_table(metrics, [found[0].measure for found in measures]))
+    if said := reach_table(metrics, [found[0].measure for found in measures]):
         parts.append(said)
     if metrics.comparisons:
         table = tabulate(comparison_rows(metrics), headers="keys", tablefmt="simple")
@@ -40,7 +37,7 @@ def text_tables(metrics: Metrics, flags: Sequence[str] = (), *, every_measure: b
         table = tabulate(ratio_rows(metrics), headers="keys", tablefmt="simple")
         parts.append(f"attack against attack over their preparations\n{table}")
     parts.append("cost\n" + tabulate(cost_rows(metrics.costs), headers="keys", tablefmt="simple"))
-    if metrics.efforts and every_measure:
+    if metrics.efforts:
         parts.append("at equal effort\n" + tabulate(effort_rows(metrics.efforts), headers="keys", tablefmt="simple"))
     if metrics.reference_costs:
         table = tabulate(cost_rows(metrics.reference_costs), headers="keys", tablefmt="simple")

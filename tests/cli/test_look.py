@@ -49,6 +49,9 @@ def test_show_attack(call: Call) -> None:
 
 def test_show_run(finished: Any, call: Call) -> None:
     code, text, _ = call("show", finished.folder.path)
+    assert code == 0 and "3 attacks, 40 images each, seed 0" in text and "held-out AMS" not in text
+    assert text.rstrip().endswith(f"all tables: sidebench show {finished.folder.path} --all")
+    code, text, _ = call("show", finished.folder.path, "--all")
     assert code == 0 and finished.folder.path.name in text and "held-out AMS" in text
     data = json.loads(call("show", finished.folder.path, "--json")[1])
     assert data["metrics"]["schema"] == "sidebench-metrics/1" and data["manifest"]["units"]
@@ -71,6 +74,7 @@ def test_report_has_pictures_only_where_asked(finished: Any, call: Call, tmp_pat
 
 def test_report_goes_into_the_run_folder(copied: Path, call: Call) -> None:
     page = copied / "report.html"
+    assert call("report", copied)[0] == 0
     before = page.read_text(encoding="utf-8")
     page.unlink()
     assert call("report", copied)[0] == 0

@@ -53,7 +53,7 @@ def test_failing_attack_leaves_with_3(here: Path, call: Call) -> None:
     assert code == 3
     (line,) = complaints(err)
     assert "mine.s0" in line and "out of luck" in line
-    assert "carlini-uncond, seed 0" in out
+    assert "1 attack, 4 images each, seed 0" in out
 
 
 def test_interrupted_run_leaves_with_130_and_goes_on(here: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,9 @@ def test_run_prints_tables_or_json(here: Path, call: Call) -> None:
     arguments = ("run", "tiny.yaml", "--candidates", 4, "--attack", "carlini-uncond", "--out", "kept")
     code, text, err = call(*arguments)
     assert code == 0 and not complaints(err)
-    assert "nl2c:n50:a0.5" in text and "carlini-uncond, seed 0, 4 candidates" in text and "run folder: kept/" in text
     (folder,) = Path("kept").iterdir()
+    assert "1 attack, 4 images each, seed 0" in text and f"sidebench show {folder} --all" in text
+    assert len(text.splitlines()) <= 25 and call("show", folder)[1] == text
     (folder / "report.html").unlink()  # as after a kill between the last number and the page
     code, data, err = call(*arguments, "--json")
     (result,) = json.loads(data)

@@ -1,0 +1,290 @@
+"""What a run prints first: the answer, a row for each attack, and where the rest is."""
+
+import re
+import shutil
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+from statistics import fmean
+from typing import NamedTuple
+
+from ..files import read_json
+from ..results.run_folder import RunFolder
+from ..results.schema import BandResult, Claim, Metrics, Result
+from .tables import claim_words, model_line, probe_flags
+from .verdict import headline
+
+WIDTH = 100
+LEAST_WIDTH = 60
+FLAGS = 3
+"""Flags that are shown; the others stand among all tables."""
+
+PLAIN = "carlini-uncond"
+
+ANSWERS = {
+    "excess": "LEAKS",
+    "control does not fit": "THE CONTROL DOES NOT FIT",
+    "cannot see": "CANNOT SEE",
+    "cannot tell": "CANNOT TELL",
+    "none seen": "NO LEAK SEEN",
+}
+"""By what claims say; where they differ, the first of them is the run's."""
+NO_VERDICT = "NO VERDICT"
+
+
+class Column(NamedTuple):
+    """A column of the table of attacks; those of the highest `drop` go first on a narrow terminal."""
+
+    title: str
+    cell: Callable[[Metrics, list[Result]], str]
+    drop: int
+
+
+def first_screen(folder: RunFolder, metrics: Metrics, seconds: float | None = None, width: int = WIDTH) -> str:
+    """Return at most 25 lines: what the run says, by attack, and where all of it stands.
+
+    Args:
+        folder: For the flags of its probes, and its path.
+        metrics: Of this folder.
+        seconds: What preparing and generating took; None is not said.
+        width: Letters in a line; columns that do not fit are left out, the least important first.
+    """
+    width = max(width, LEAST_WIDTH)
+    attacks = _by_attack(metrics)
+    lines = [_title(metrics, attacks, seconds, width)]
+    lines += [line for line in [model_line(folder)] if line]
+    lines += _wrapped(answer(metrics), width)
+    lines += [f"  {line}" for line in _table(metrics, attacks, width - 2)]
+    for sentence in (_legend(metrics), *_compared(metrics, attacks), _one_preparation(metrics)):
+        lines += _wrapped(sentence, width)
+    flags = [*metrics.flags, *probe_flags(folder)]
+    lines += [line for flag in flags[:FLAGS] for line in _wrapped(f"flag: {flag}", width, most=2)]
+    if len(flags) > FLAGS:
+        lines.append(f"  {len(flags) - FLAGS} more flags among all tables")
+    lines.append(f"  report: {folder.report_file}")
+    lines.append(f"  all tables: sidebench show {folder.path} --all")
+    return "\n".join(lines)
+
+
+def seconds_of(folder: RunFolder) -> float:
+    """Return what preparing and generating took, whenever that was and on whatever machine."""
+    units = read_json(folder.path / "costs.json")["units"].values()
+    return float(sum(unit.get(f"{phase}_seconds", 0.0) for unit in units for phase in ("prepare", "generate")))
+
+
+def terminal_width() -> int:
+    """Return how many letters of a line the reader sees, `WIDTH` at most, which is also that of a file or a pipe."""
+    return min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns) if sys.stdout.isatty() else WIDTH
+
+
+def answer(metrics: Metrics) -> str:
+    """Return the answer in a few words, and the figures that it rests on."""
+    claims, bands = metrics.claims, [result for result in metrics.results if result.bands]
+    if not bands or not metrics.claims_excess or not claims:
+        return f"{NO_VERDICT}: {_first_sentence(headline(metrics).lead)}"
+    says = min((claim.says for claim in claims), key=list(ANSWERS).index)
+    mine = [claim for claim in claims if claim.says == says]
+    if says == "excess":
+        return f"{ANSWERS[says]}  {_leak(metrics, mine)}"
+    if says == "none seen":
+        return f"{ANSWERS[says]}  {_clear(claims)}"
+    return f"{ANSWERS[says]}  {mine[0].attack} {claim_words(mine[0], metrics.control)}"
+
+
+def _leak(metrics: Metrics, claims: Sequence[Claim]) -> str:
+    """Say what the attack with the most to show finds."""
+    shown = max(claims, key=lambda claim: claim.bands[-1].at_least)
+    own = [r for r in metrics.results if (r.attack, r.measure) == (shown.attack, shown.measure)]
+    bands = [(result.bands[0], _widest(result, shown)) for result in own]
+    close, wide = (100 * fmean(pair[place].training.ams.value for pair in bands) for place in (0, 1))
+    groups = max(pair[1].training.groups for pair in bands)
+    if shown.bands[0].band == shown.bands[-1].band:
+        return f"{close:.1f} % close copies, {groups:,} unique training images ({shown.attack})"
+    return (
+        f"{close:.1f} % close copies, {wide:.1f} % in the widest band, which holds {groups:,} unique training images "
+        f"({shown.attack})"
+    )
+
+
+def _clear(claims: Sequence[Claim]) -> str:
+    widest = max(claim.bands[-1].at_most for claim in claims)
+    return f"a leak of up to {100 * widest:.1f} % of the candidates could have gone unseen"
+
+
+def _widest(result: Result, claim: Claim) -> BandResult:
+    return next(band for band in result.bands if band.band == claim.bands[-1].band)
+
+
+def _by_attack(metrics: Metrics) -> dict[str, list[Result]]:
+    """Return the results of the first measure by attack, one per seed."""
+    first, found = metrics.results[0].measure if metrics.results else "", dict[str, list[Result]]()
+    for result in metrics.results:
+        if result.measure == first:
+            found.setdefault(result.attack, []).append(result)
+    return found
+
+
+def _title(metrics: Metrics, attacks: dict[str, list[Result]], seconds: float | None, width: int) -> str:
+    results = next(iter(attacks.values()), [])
+    seeds = sorted({result.seed for own in attacks.values() for result in own})
+    named = ", ".join(map(str, seeds)) if len(seeds) < 6 else f"{seeds[0]} to {seeds[-1]}"
+    parts = [
+        f"{len(attacks)} attack{'' if len(attacks) == 1 else 's'}",
+        *([f"{results[0].candidates:,} images each"] if results else []),
+        f"seed{'' if len(seeds) == 1 else 's'} {named}",
+        *([f"behind {', '.join(metrics.defences)}"] if metrics.defences else []),
+    ]
+    left = f"{metrics.pair}   {', '.join(parts)}"
+    right = "" if seconds is None else f"{seconds:,.0f} s"
+    return f"{left}{right:>{max(0, width - len(left))}}".rstrip() if len(left) + len(right) < width else left
+
+
+# ---- The table --------------------------------------------------------------------------------------
+
+
+def _table(metrics: Metrics, attacks: dict[str, list[Result]], width: int) -> list[str]:
+    """Return the rows of the attacks, with as many columns as fit."""
+    from tabulate import tabulate
+
+    if not any(result.bands for own in attacks.values() for result in own):
+        return []
+    columns = [column for column in COLUMNS if any(column.cell(metrics, own) != "-" for own in attacks.values())]
+    while True:
+        rows = [
+            {"attack": name, **{column.title: column.cell(metrics, own) for column in columns}}
+            for name, own in attacks.items()
+        ]
+        aligned = ["left", *["right"] * len(columns)]
+        text = tabulate(rows, headers="keys", tablefmt="plain", disable_numparse=True, colalign=aligned)
+        lines = [line.rstrip() for line in text.splitlines()]
+        if max(map(len, lines)) <= width or len(columns) == 1:
+            return lines
+        columns.remove(max(columns, key=lambda column: column.drop))
+
+
+def _copies(metrics: Metrics, own: list[Result]) -> str:
+    return f"{100 * fmean(result.bands[0].training.ams.value for result in own):z.1f}"
+
+
+def _held_out(metrics: Metrics, own: list[Result]) -> str:
+    sides = [result.bands[0].held_out or result.bands[0].reference for result in own]
+    known = [side.ams.value for side in sides if side is not None]
+    return f"{100 * fmean(known):z.1f}" if known else "-"
+
+
+def _excess(metrics: Metrics, own: list[Result]) -> str:
+    """Return the excess with its interval: over preparations where there are several, as far as it is known."""
+    excess = own[0].bands[0].excess
+    if len(own) > 1:
+        rates = {
+            name: rate
+            for found in metrics.attack_ratios
+            if found.band == own[0].bands[0].band
+            for name, rate in ((found.first, found.first_rate), (found.second, found.second_rate))
+        }
+        excess = rates.get(own[0].attack)
+    if excess is None:
+        return "-"
+    return f"{100 * excess.value:z.1f} [{100 * excess.low:z.1f}, {100 * excess.high:z.1f}]"
+
+
+def _unique(metrics: Metrics, own: list[Result]) -> str:
+    return f"{fmean(result.bands[0].training.groups for result in own):,.0f}"
+
+
+def _per_call(metrics: Metrics, own: list[Result]) -> str:
+    rate = per_thousand(metrics, own[0].attack)
+    return "-" if rate is None else f"{rate:.2f}"
+
+
+def per_thousand(metrics: Metrics, attack: str) -> float | None:
+    """Return an attack's hits for 1,000 denoiser calls, whatever else it does counted in calls; the mean over seeds."""
+    known = [cost.hits_per_1000_equivalents for cost in metrics.costs if cost.attack == attack]
+    rates = [rate for rate in known if rate is not None]
+    return fmean(rates) if rates else None
+
+
+COLUMNS = (
+    Column("copies %", _copies, 0),
+    Column("held-out %", _held_out, 2),
+    Column("excess %, 95 %", _excess, 1),
+    Column("unique", _unique, 3),
+    Column("per 1,000 NFE", _per_call, 4),
+)
+
+
+# ---- Sentences --------------------------------------------------------------------------------------
+
+
+def _legend(metrics: Metrics) -> str:
+    first = next((result for result in metrics.results if result.bands), None)
+    if first is None:
+        return ""
+    control = "a reference model's" if metrics.control == "reference-model" else "held-out"
+    excess = f"; excess: over {control} ones" if metrics.claims_excess else ""
+    unique = "unique: training images, duplicates once"
+    return f"copies: band {first.bands[0].band} of {first.measure}{excess}; {unique}"
+
+
+def _compared(metrics: Metrics, attacks: dict[str, list[Result]]) -> list[str]:
+    """Say which attacks find more than plain sampling, and which finds most for its cost."""
+    if len(attacks) < 2:
+        return []
+    said = [_against_plain(metrics)] if PLAIN in attacks else []
+    rates = {name: rate for name in attacks if (rate := per_thousand(metrics, name))}
+    if rates:
+        best = max(rates, key=lambda name: rates[name])
+        said.append(f"At equal cost {_named(best)} finds most: {rates[best]:.2f} hits per 1,000 denoiser calls (NFE).")
+    return [line for line in said if line]
+
+
+def _against_plain(metrics: Metrics) -> str:
+    """Say what the tests against plain sampling say, in the closest band."""
+    compared = metrics.attack_ratios or metrics.comparisons
+    first = compared[0].band if compared else ""
+    pairs = [found for found in compared if found.band == first and PLAIN in (found.first, found.second)]
+    if not pairs:
+        return ""
+    more = [
+        found.first if found.second == PLAIN else found.second
+        for found in pairs
+        if re.match("(finds|hits) more" if found.second == PLAIN else "(finds|hits) fewer", found.verdict)
+    ]
+    if more:
+        names = " and ".join(filter(None, [", ".join(more[:-1]), more[-1]]))
+        return f"{names} find{'s' if len(more) == 1 else ''} more than plain sampling at equal candidates."
+    seen = [found.smallest_difference for found in metrics.comparisons if found in pairs]
+    shown = f" ({100 * max(seen):.1f} points would show)" if seen else ""
+    return f"No attack is seen to beat plain sampling at equal candidates{shown}."
+
+
+def _named(attack: str) -> str:
+    return "plain sampling" if attack == PLAIN else attack
+
+
+def _one_preparation(metrics: Metrics) -> str:
+    prepares = any(cost.nfe.get("prepare", 0) or cost.flops.get("prepare", 0) for cost in metrics.costs)
+    if not prepares or len({cost.seed for cost in metrics.costs}) > 1:
+        return ""
+    seed = metrics.costs[0].seed
+    more = " ".join(f"--seed {seed + step}" for step in range(3))
+    return f"One preparation of each attack: {more} for a claim about attacks."
+
+
+def _first_sentence(text: str) -> str:
+    return text.partition(". ")[0].rstrip(".") + "."
+
+
+def _wrapped(text: str, width: int, most: int = 3) -> list[str]:
+    """Return a text in lines of the width, two spaces in; what is longer than `most` lines is cut."""
+    if not text:
+        return []
+    return textwrap.wrap(
+        text,
+        width,
+        initial_indent="  ",
+        subsequent_indent="    ",
+        max_lines=most,
+        placeholder=" ...",
+        break_on_hyphens=False,
+    )

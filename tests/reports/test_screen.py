@@ -1,0 +1,185 @@
+"""What a run prints first: the answer, and no more than a reader takes in."""
+
+from typing import Any
+
+import pytest
+
+from sidebench.benchmark.reports import screen
+from sidebench.benchmark.reports.screen import answer, first_screen
+from sidebench.benchmark.results.schema import AttackRatio, BandClaim, Claim, Cost, Estimate, Metrics
+
+
+def claim(attack: str, says: Any, at_least: float = 0.0, at_most: float = 0.1) -> Claim:
+    bands = [
+        BandClaim(band=name, p=0.001, at_least=at_least * factor, at_most=at_most * factor)
+        for name, factor in (("high", 0.5), ("high+mid+low", 1.0))
+    ]
+    found = says == "excess"
+    return Claim(
+        attack=attack,
+        seeds=[0],
+        measure="nl2c:n50:a0.5",
+        candidates=40,
+        says=says,
+        closest="high" if found else None,
+        widest="high+mid+low" if found else None,
+        bands=bands,
+        groups_hit=3,
+        least_groups=5,
+    )
+
+
+def said(metrics: Metrics, *claims: Claim) -> Metrics:
+    """Return the metrics of the same run with other claims."""
+    return metrics.model_copy(update={"claims": list(claims), "control": "iid", "flags": []})
+
+
+@pytest.fixture
+def metrics(finished: Any) -> Metrics:
+    """Return the figures of a run of three attacks, 40 candidates each."""
+    found: Metrics = finished.metrics
+    assert found.claims_excess
+    return found
+
+
+def test_the_first_line_says_what_was_run(finished: Any, metrics: Metrics) -> None:
+    lines = first_screen(finished.folder, metrics, 43.2).splitlines()
+    assert lines[0].startswith(f"{metrics.pair}   3 attacks, 40 images each, seed 0") and lines[0].endswith(" 43 s")
+    assert len(lines[0]) == 100
+    assert lines[-2:] == [
+        f"  report: {finished.folder.report_file}",
+        f"  all tables: sidebench show {finished.folder.path} --all",
+    ]
+
+
+def test_a_leak_is_named_with_its_figures(metrics: Metrics) -> None:
+    found = said(metrics, claim("side", "excess", 0.3), claim("carlini-uncond", "none seen"))
+    (result,) = [r for r in metrics.results if (r.attack, r.measure) == ("side", "nl2c:n50:a0.5")]
+    bands = {band.band: band.training for band in result.bands}
+    near, far = (100 * bands[name].ams.value for name in ("high", "high+mid+low"))
+    groups = bands["high+mid+low"].groups
+    assert answer(found) == (
+        f"LEAKS  {near:.1f} % close copies, {far:.1f} % in the widest band, which holds {groups} unique training "
+        "images (side)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("says", "words"),
+    [
+        ("none seen", "NO LEAK SEEN  a leak of up to 10.0 % of the candidates could have gone unseen"),
+        ("cannot tell", "CANNOT TELL  side cannot tell by this control: 3 groups are hit, and 5 hit groups are needed"),
+        ("cannot see", "CANNOT SEE  side cannot see a leak: most training images are not found again"),
+        ("control does not fit", "THE CONTROL DOES NOT FIT  side is nearer to held-out images than to training images"),
+    ],
+)
+def test_every_other_answer_has_its_words(says: str, words: str, metrics: Metrics) -> None:
+    assert answer(said(metrics, claim("side", says), claim("carlini-uncond", "none seen"))).startswith(words)
+
+
+def test_without_a_fair_control_there_is_no_verdict(finished: Any, metrics: Metrics) -> None:
+    bare = metrics.model_copy(update={"control": "surrogate", "claims": []})
+    assert answer(bare).startswith("NO VERDICT: ") and answer(bare).endswith(".")
+    unbanded = [result.model_copy(update={"bands": []}) for result in metrics.results]
+    text = first_screen(finished.folder, metrics.model_copy(update={"results": unbanded, "claims": []}))
+    assert "has no fixed bands" in text and "copies %" not in text
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100])
+def test_it_fits_the_terminal_and_breaks_no_number(width: int, finished: Any, metrics: Metrics) -> None:
+    many = metrics.model_copy(update={"flags": [f"flag number {n} " + "of many words " * 30 for n in range(7)]})
+    lines = first_screen(finished.folder, many, 1234.0, width).splitlines()
+    paths = [line for line in lines if str(finished.folder.path) in line]
+    assert len(paths) == 2 and len(lines) <= 25
+    assert max(len(line) for line in lines if line not in paths) <= max(width, 60)
+    table = [line for line in lines if line.split()[:1] == ["side"]]
+    assert len(table) == 1 and table[0].count("[") == table[0].count("]") == 1, "the excess stays whole"
+    assert sum(line.lstrip().startswith("flag:") for line in lines) == 3 and "  4 more flags among all tables" in lines
+
+
+def test_columns_go_by_their_importance(finished: Any, metrics: Metrics) -> None:
+    def columns(width: int) -> str:
+        lines = first_screen(finished.folder, metrics, None, width).splitlines()
+        return next(line for line in lines if line.split()[:1] == ["attack"])
+
+    whole, narrow = columns(100), columns(60)
+    assert [title for title in ("copies %", "held-out %", "excess %", "unique", "NFE") if title in whole] == [
+        "copies %",
+        "held-out %",
+        "excess %",
+        "unique",
+        "NFE",
+    ]
+    assert "copies %" in narrow and "excess %" in narrow and "NFE" not in narrow
+
+
+def test_plain_sampling_is_the_yardstick(finished: Any, metrics: Metrics) -> None:
+    text = " ".join(first_screen(finished.folder, metrics).split())
+    largest = max(
+        found.smallest_difference
+        for found in metrics.comparisons
+        if found.band == metrics.comparisons[0].band and "carlini-uncond" in (found.first, found.second)
+    )
+    assert (
+        f"No attack is seen to beat plain sampling at equal candidates ({100 * largest:.1f} points would show)." in text
+    )
+    assert "One preparation of each attack: --seed 0 --seed 1 --seed 2 for a claim about attacks." in text
+    better = [
+        found.model_copy(update={"verdict": "finds more" if found.second == "carlini-uncond" else "finds fewer"})
+        for found in metrics.comparisons
+    ]
+    text = " ".join(first_screen(finished.folder, metrics.model_copy(update={"comparisons": better})).split())
+    assert "carlini-cond and side find more than plain sampling at equal candidates." in text
+
+
+def test_equal_cost_names_the_cheapest_hits(finished: Any, metrics: Metrics) -> None:
+    def costs(**rates: float) -> list[Cost]:
+        return [
+            cost.model_copy(update={"hits_per_1000_equivalents": rates[cost.attack.replace("-", "_")]})
+            for cost in metrics.costs
+        ]
+
+    for rates, name in (
+        ({"carlini_uncond": 3.0, "carlini_cond": 1.0, "side": 2.0}, "plain sampling"),
+        ({"carlini_uncond": 1.0, "carlini_cond": 1.0, "side": 2.5}, "side"),
+    ):
+        text = first_screen(finished.folder, metrics.model_copy(update={"costs": costs(**rates)}))
+        most = max(rates.values())
+        assert f"At equal cost {name} finds most: {most:.2f} hits per 1,000 denoiser calls (NFE)." in text
+
+
+def test_several_preparations_are_read_together(finished: Any, metrics: Metrics) -> None:
+    second = [result.model_copy(update={"seed": 1}) for result in metrics.results]
+    rate = Estimate(value=0.123, low=0.1, high=0.15)
+    ratio = AttackRatio(
+        first="side",
+        second="carlini-uncond",
+        seeds=[0, 1],
+        preparations=2,
+        measure="nl2c:n50:a0.5",
+        band="high",
+        first_rate=rate,
+        second_rate=None,
+        spread=None,
+        ratio=None,
+        ratio_refused="",
+        p=1.0,
+        verdict="finds more",
+    )
+    both = metrics.model_copy(
+        update={
+            "results": [*metrics.results, *second],
+            "attack_ratios": [ratio],
+            "costs": [*metrics.costs, *(cost.model_copy(update={"seed": 1}) for cost in metrics.costs)],
+        }
+    )
+    text = first_screen(finished.folder, both)
+    assert "seeds 0, 1" in text and "12.3 [10.0, 15.0]" in text and "One preparation" not in text
+    assert "side finds more than plain sampling at equal candidates." in text
+
+
+def test_a_pipe_is_as_wide_as_a_wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert screen.terminal_width() == 100
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    assert screen.terminal_width() == 80
