@@ -1,5 +1,6 @@
 """Small plans and one finished run that several files read."""
 
+import copy
 import dataclasses
 import gc
 import os
@@ -12,9 +13,11 @@ import pytest
 import torch
 import yaml
 
-from sidebench.benchmark.contracts import SamplerSettings
+from sidebench.benchmark.contracts import AttackState, SamplerSettings
+from sidebench.benchmark.data.fits import Fits, Fitted
 from sidebench.benchmark.data.pair import FOLDER, Pair, load_pair
 from sidebench.benchmark.environment import collect_seldom
+from sidebench.benchmark.files import content_sha256
 from sidebench.benchmark.protocol import Batching
 from sidebench.benchmark.reports import page
 from sidebench.benchmark.reports.compare import page as compared_page
@@ -124,6 +127,35 @@ def pictures_are_drawn_for_tests_of_pages(request: pytest.FixtureRequest) -> Ite
         if request.path.parent.name != "reports":
             for module in (page, compared_page):
                 patch.setattr(module, "inlined", _without_drawing)
+        yield
+
+
+@pytest.fixture(scope="session")
+def fitted() -> dict[str, AttackState]:
+    """Return what was fitted to sets of images in this process, by content."""
+    return {}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fits_of_a_pair_are_made_once(request: pytest.FixtureRequest, fitted: dict[str, AttackState]) -> Iterator[None]:
+    """Fit to each set of images once, not in every run: most runs here are of digits, and the fits take longest.
+
+    The rooms that fit (data, measures) do it each time. Where a test turns the cache on, it sees the cache alone.
+    """
+    real = Fits.tensors
+
+    def tensors(self: Fits, what: str, make: Callable[[], AttackState], **settings: Any) -> AttackState:
+        if os.environ["SIDEBENCH_STATES"] != "off" or settings.get("code", "") is None:
+            return real(self, what, make, **settings)
+        key = content_sha256({"what": what, "images": dict(self.content), "settings": settings})
+        if key not in fitted:
+            fitted[key] = real(self, what, make, **settings)
+        self.spent.setdefault(what, Fitted(0.0, 0.0, kept=False))
+        return AttackState(dict(fitted[key].tensors), copy.deepcopy(dict(fitted[key].info)))
+
+    with pytest.MonkeyPatch.context() as patch:
+        if request.path.parent.name not in ("data", "measures"):
+            patch.setattr(Fits, "tensors", tensors)
         yield
 
 

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from ..measures.scorer import Scorer
 
 REPETITIONS = 3
+SEARCHED = (1024, 50_000)
+"""Images that are searched for, and those among which."""
 
 
 def measure(pair: Pair, device: str = "auto", attack: str | None = None) -> dict[str, Any]:
@@ -213,10 +215,10 @@ def _guided(pair: Pair, model: Model, sampling: Sampling, name: str) -> dict[str
 
 
 def _search(device: torch.device) -> dict[str, float]:
-    """Time exact search of 1,024 among 50,000 images of 32 x 32 x 3 against the matrix product inside it."""
+    """Time exact search among images of 32 x 32 x 3 against the matrix product inside it."""
     queries, references = (
         torch.randn(n, 3072, device=device, generator=torch.Generator(device).manual_seed(n)).div_(200)
-        for n in (1024, 50_000)
+        for n in SEARCHED
     )
     product = queries.new_empty(len(queries), REFERENCE_BLOCK)
 

@@ -1,12 +1,14 @@
 """What the text-to-image victims that ship do: `glyphs` replays a part of its captions, `glyphs-clean` none."""
 
-import subprocess
+import functools
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from complaints import complaints
 
 from sidebench.benchmark.candidates import Candidates
 from sidebench.benchmark.contracts import Model, ModelSpec, SamplerSettings
@@ -25,9 +27,10 @@ from sidebench.benchmark.sampling.views import AuditedModel
 pytest.importorskip("transformers")
 
 CAPTIONS = 32
-"""Different ones of each side."""
+"""Unique captions of each side."""
 
 
+@functools.cache
 def victim(name: str) -> tuple[Model, References]:
     pair = load_pair(name)
     spec = ModelSpec(family="text", location=pair.model.location, sha256=pair.model.sha256)
@@ -79,12 +82,12 @@ def test_the_victims_are_small() -> None:
         }
 
 
-def test_a_run_without_transformers_says_so_before_any_work(tmp_path: Path) -> None:
-    code = "import sys; sys.modules['transformers'] = None; from sidebench.cli import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", code, "run", "glyphs", "--out", "runs"], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert done.returncode == 2 and done.stdout == ""
-    lines = [line for line in done.stderr.splitlines() if not line.startswith("loading ")]
-    assert lines == ["sidebench: glyphs needs transformers: pip install 'sidebench[text]'"]
+def test_a_run_without_transformers_says_so_before_any_work(
+    call: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    code, out, err = call("run", "glyphs", "--out", "runs")
+    assert code == 2 and out == ""
+    assert complaints(err) == ["sidebench: glyphs needs transformers: pip install 'sidebench[text]'"]
     assert not list(tmp_path.iterdir())

@@ -119,6 +119,7 @@ def test_a_record_of_them_stands_apart(finished: Any, tmp_path: Path) -> None:
 
 
 def test_they_are_no_record_of_a_pair_that_is_a_model(generated: Path, tmp_path: Path) -> None:
-    plan = plan_run(load_pair("digits"), attacks=["as-given"], model=f"images:{generated}", device="cpu", out=tmp_path)
+    options: dict[str, Any] = {"attacks": ["as-given"], "candidates": 8, "device": "cpu", "out": tmp_path}
+    plan = plan_run(load_pair("digits"), model=f"images:{generated}", **options)
     with pytest.raises(BadRecord, match="digits is a model: write a pair file whose model is images:PATH"):
         add_records(execute(plan).folder, "somebody", [], tmp_path / "records")

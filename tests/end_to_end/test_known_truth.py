@@ -45,10 +45,10 @@ def test_replayer_of_the_pool_has_no_excess(tmp_path: Path) -> None:
 
 
 def test_mixture_is_found_at_its_share(tmp_path: Path) -> None:
-    band = closest_band(tmp_path, "control:mixture:0.03", 4096)
+    band = closest_band(tmp_path, "control:mixture:0.03", 2048)
     # No pool image lies in the closest band of a training image, so the truth is the share itself.
-    assert closest_band(tmp_path, "control:heldout", 4096).training.ams.count == 0
-    assert binomtest(band.training.ams.count, 4096, 0.03).pvalue > 0.001
+    assert closest_band(tmp_path, "control:heldout", 2048).training.ams.count == 0
+    assert binomtest(band.training.ams.count, 2048, 0.03).pvalue > 0.001
     assert band.training.ams.low <= 0.03 <= band.training.ams.high
 
 

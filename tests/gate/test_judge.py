@@ -461,7 +461,7 @@ def test_what_the_folder_holds_is_not_made_again(
     make_pair_file: Callable[..., Path],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    pair = load_pair(str(make_pair_file(tmp_path)))
+    pair = load_pair(str(make_pair_file(tmp_path, protocol={"micro_batch": 64, "sampler": {"steps": 3}})))
     first = decide(tmp_path, None, pair, attacks={"side": {}}, budget={"candidates": 256})
     assert first.folder is not None and first.attacks[0].attack == "side" and first.attacks[0].candidates == 256
 
@@ -472,7 +472,7 @@ def test_what_the_folder_holds_is_not_made_again(
     again = decide(tmp_path, None, pair, attacks={"side": {}}, budget={"candidates": 512}, limits={"excess": 0.001})
     assert again.folder == first.folder and again.attacks[0].candidates == 512
     monkeypatch.undo()
-    # What was changed since is made again, by whichever gate finds it.
+    # What was changed since is rebuilt, by whichever gate finds it.
     for name in ("state/side.s0/state.safetensors", "images/side.s0/00000000-00000128.safetensors"):
         content = (first.folder / name).read_bytes()
         (first.folder / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
@@ -483,7 +483,7 @@ def test_what_the_folder_holds_is_not_made_again(
         "state/side.s0/state.safetensors",
         "images/side.s0/00000000-00000128.safetensors",
     ]
-    # Another setting is another attack: it is begun anew, in the same folder, and the other one is kept.
+    # Another setting is another attack: it starts over, in the same folder, and the other one is kept.
     before = {file: file.stat().st_mtime_ns for file in first.folder.rglob("images/*/*.safetensors")}
     other = decide(tmp_path, None, pair, attacks={"side": {"guidance_scale": 2.0}}, budget={"candidates": 256})
     made = [file for file in before if not file.exists() or file.stat().st_mtime_ns != before[file]]

@@ -61,6 +61,7 @@ def test_text_of_a_well_machine_has_no_advice() -> None:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "REPETITIONS", 1)
+    monkeypatch.setattr(bench, "SEARCHED", (64, 2_000))
     monkeypatch.setattr(bench, "sampling_of", lambda *_: Sampling(micro_batch=8, sampler=SamplerSettings(steps=3)))
 
 
@@ -98,9 +99,9 @@ def test_bench_of_an_attack_without_guidance_is_refused(
 ENDS = ("pair_fits_seconds", "end_over_scoring", "end_peak_memory_gb")
 
 
-def test_bench_of_scoring_returns_positive_figures() -> None:
-    figures = bench.scoring(300, 600, "cpu")
-    assert (figures["candidates"], figures["references_a_side"]) == (300, 600)
+def test_bench_of_scoring_returns_positive_figures(quick: None) -> None:
+    figures = bench.scoring(260, 500, "cpu")
+    assert (figures["candidates"], figures["references_a_side"]) == (260, 500)
     for name in ("scoring_seconds", "scoring_share_of_matrix_product", "peak_memory_gb", "end_seconds", *ENDS):
         assert figures[name] > 0 and name.replace("_", " ") in bench.as_text(figures)
     with pytest.raises(BadInput, match="n = 50 neighbours of 100 images"):
