@@ -23,6 +23,8 @@ WITH_EXAMPLES = [
     "benchmark.stats",
     "benchmark.stats.comparison",
     "benchmark.stats.equal_cost",
+    "benchmark.stats.families",
+    "benchmark.stats.flags",
     "benchmark.stats.intervals",
     "benchmark.stats.preparations",
     "benchmark.stats.richness",
