@@ -454,6 +454,21 @@ class Ablation(NamedTuple):
     access: Access | None = None
 
 
+class CaptionFilter(NamedTuple):
+    """How scoring rates the captions that an attack replayed, in order to call some memorised.
+
+    The attack names the method alone: the threshold is set, and flags are counted, where the sides are known.
+    """
+
+    kind: Literal["cliques", "state"]
+    """cliques: by the distance at which `clique` of a caption's images agree, tile by tile. state: by the tensor
+    "caption_scores" of the attack's state, one number for each of the captions that it was given, in their order;
+    larger is more suspicious."""
+    images: int = 0
+    """Of a caption, for cliques; captions with fewer are not rated."""
+    clique: int = 0
+
+
 class Attack(ABC):
     """A data-extraction attack.
 
@@ -495,6 +510,15 @@ class Attack(ABC):
     def prepares(cls) -> bool:
         """Return whether another run seed is another preparation, since the attack has a `prepare` of its own."""
         return cls.prepare is not Attack.prepare
+
+    @classmethod
+    def knows_captions(cls) -> bool:
+        """Return whether the attack is given captions to replay, those of both sides alike: with access "prompts"."""
+        return cls.access == "prompts"
+
+    def caption_filter(self) -> CaptionFilter | None:
+        """Return how captions are called memorised; None for an attack that calls none so."""
+        return None
 
     def least_candidates(self) -> int:
         """Return the smallest number of candidates that the attack makes sense for."""

@@ -12,7 +12,7 @@ from ..benchmark.registry import make_measure
 from ..benchmark.results.from_scores import Asked, figures, said_with_care
 from ..benchmark.results.run_folder import RunFolder, asked_candidates, rules_of, unit_name
 from ..benchmark.results.schema import Metrics
-from ..benchmark.results.unit_scores import Groups, stored_groups
+from ..benchmark.results.unit_scores import Groups, stored_captions, stored_groups
 
 SAME = 1e-9
 """Largest relative difference of two equal figures: other processors round the last digits otherwise."""
@@ -45,7 +45,7 @@ def again(folder: RunFolder, metrics: Metrics) -> dict[str, Any]:
     units = list(dict.fromkeys((unit_name(r.attack, r.seed), r.attack, r.seed) for r in metrics.results))
     measures = [make_measure(each) for each in identity["measures"]]
     asked = Asked(units, measures, asked_candidates(manifest), manifest["control"], metrics.claims_excess)
-    found = figures(folder, asked, groups)._asdict()
+    found = figures(folder, asked, groups, captions=stored_captions(folder))._asdict()
     found.pop("varying")
     again = metrics.model_copy(update=found)
     again = again.model_copy(update={"claims": said_with_care(folder, units, again)})

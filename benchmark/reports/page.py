@@ -142,6 +142,11 @@ def _page(contents: Contents) -> dict[str, Any]:
         "tunings": contents.tunings,
         "headline": verdict.headline(metrics),
         "verdicts": tables.verdicts(metrics),
+        "own_images": tables.own_image_rows(metrics),
+        "caption_flags": tables.caption_flag_rows(metrics),
+        "caption_flag_note": tables.CAPTION_FLAG_NOTE,
+        "caption_flag_refusals": tables.caption_flag_refusals(metrics),
+        "own_image_note": tables.own_image_note(metrics) if metrics.own_images else "",
         "checks": verdict.checks(metrics, contents.audit, contents.quality, costs),
         "pictures": {name: inlined(name, picture) for name, picture in _pictures(contents).items()},
         "rates": {

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..files import read_json
 from ..results.run_folder import RunFolder
-from ..results.schema import Claim, Cost, Effort, Estimate, Metrics, Rate, Result
+from ..results.schema import Claim, Cost, Effort, Estimate, Metrics, OwnImages, Rate, Result
 from ..results.tuning_curve import Curve
 
 ONE_PREPARATION = "of this preparation of each: another seed may say otherwise"
@@ -24,6 +24,10 @@ def text_tables(metrics: Metrics, flags: Sequence[str] = ()) -> str:
         f"{metrics.pair} (revision {metrics.pair_revision}), protocol {metrics.protocol}, control {metrics.control}: "
         f"{_images(metrics)}. {_defended(metrics)}Percent of candidates, 95 % interval in brackets."
     ]
+    if metrics.own_images:
+        parts.append(own_image_table(metrics))
+    if metrics.caption_flags:
+        parts.append(caption_flag_table(metrics))
     measures = list(by_measure(metrics).values())
     parts += [measure_table(found, claims_excess=metrics.claims_excess) for found in measures]
     if metrics.claims_excess:
@@ -173,6 +177,96 @@ def _control_side(result: Result) -> str:
     """Return the name of the field in which a result's control stands."""
     has_reference = result.percentile_95.reference is not None or any(band.reference for band in result.bands)
     return "reference" if has_reference else "held_out"
+
+
+def own_image_rows(metrics: Metrics) -> list[dict[str, Any]]:
+    """Return one row per attack that replays captions and seed: how often the caption's own image is nearest."""
+    control = "reference model" if metrics.control == "reference-model" else "held-out captions"
+    return [
+        {
+            "attack": found.attack,
+            "seed": found.seed,
+            "caption families": f"{found.training_families} and {found.control_families or 0}",
+            "training captions": percent(found.training),
+            control: percent(found.control),
+            "difference": percent(found.difference) if metrics.claims_excess else "not claimed",
+            f"within {found.threshold:.3g}": percent(found.extracted),
+            f"within {found.threshold:.3g}, {control}": percent(found.extracted_control),
+        }
+        for found in metrics.own_images
+    ]
+
+
+def own_image_note(metrics: Metrics) -> str:
+    """Say in a sentence what the own-image rates are, and what they are not."""
+    found = metrics.own_images[0]
+    calibrated = f"calibrated to q = {found.q:g}" if found.q is not None else "the closest band's: no q is supported"
+    return (
+        f"Percent of candidates whose nearest image, of X and H together, is their caption's own; caption families are "
+        f"the samples. That is a link and no extraction yet, which needs a distance within the threshold too "
+        f"({found.measure}, {calibrated})."
+    )
+
+
+def own_image_table(metrics: Metrics) -> str:
+    """Return the own-image rates under a title."""
+    from tabulate import tabulate
+
+    table = tabulate(own_image_rows(metrics), headers="keys", tablefmt="simple", disable_numparse=True)
+    return "\n".join(["own image nearest", own_image_note(metrics), table])
+
+
+def caption_flag_rows(metrics: Metrics) -> list[dict[str, Any]]:
+    """Return one row per attack that calls captions memorised and seed, of those for which a threshold can be set."""
+    return [
+        {
+            "attack": found.attack,
+            "seed": found.seed,
+            "threshold": f"{'below' if found.kind == 'cliques' else 'above'} {found.threshold:.4g}",
+            "training captions": percent(found.training),
+            "held-out captions": percent(found.control),
+            "difference": percent(found.difference) if metrics.claims_excess else "not claimed",
+            "flags": found.flags,
+            "true": found.true,
+            "own": found.own,
+            "precision": percent(found.precision),
+        }
+        for found in metrics.caption_flags
+        if found.threshold is not None
+    ]
+
+
+def caption_flag_refusals(metrics: Metrics) -> list[str]:
+    """Say for which attacks and seeds no threshold of flags can be set, and why."""
+    return [f"{found.attack}, seed {found.seed}: {found.refused}" for found in metrics.caption_flags if found.refused]
+
+
+CAPTION_FLAG_NOTE = (
+    "Percent of captions, by family, called memorised at a threshold that flags at most 1 in 50 of one half of the "
+    "held-out captions; the other half is reported. A flag is true if its image is any training image, within the "
+    "threshold of own images; own: the caption's."
+)
+"""What a table of flags shows."""
+
+
+def caption_flag_table(metrics: Metrics) -> str:
+    """Return the flags under a title, and what was refused."""
+    from tabulate import tabulate
+
+    rows = caption_flag_rows(metrics)
+    table = [tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True)] if rows else []
+    refused = [f"refused: {line}" for line in caption_flag_refusals(metrics)]
+    return "\n".join(["captions called memorised", CAPTION_FLAG_NOTE, *table, *refused])
+
+
+def _link_words(found: OwnImages, *, claimed: bool) -> str:
+    """Say what an attack's own-image rates are, without a full stop."""
+    said = f"a caption's own image is nearest for {percent(found.training)} % of training captions"
+    if found.control is not None and found.difference is not None and found.p is not None:
+        said += f", {percent(found.control)} % of the control's"
+        if claimed:
+            said += f", a difference of {percent(found.difference)} (p = {found.p:.2g})"
+    return f"{said}: a link, and within {found.threshold:.3g} an extraction, {percent(found.extracted)} %"
 
 
 def calibrated_rows(metrics: Metrics) -> list[dict[str, Any]]:
@@ -424,17 +518,22 @@ def percent(rate: Estimate | None) -> str:
 def verdicts(metrics: Metrics) -> list[str]:
     """Say in plain words what each attack shows, over all nested bands of the measure that decides.
 
-    Without a fair control there are rates only, a line for each attack and seed.
+    Own images come first, a line for each attack that replays captions and seed. Without a fair control there are rates
+    only, a line for each attack and seed.
     """
+    links = [
+        f"{found.attack}, seed {found.seed}: {_link_words(found, claimed=metrics.claims_excess)}."
+        for found in metrics.own_images
+    ]
     if metrics.claims_excess:
-        return [
+        return links + [
             f"{_who(claim)}: {claim_words(claim, metrics.control)}{claim.remark and f'; {claim.remark}'}."
             for claim in metrics.claims
         ]
     if not metrics.results:
         return []
     headline = metrics.results[0].measure
-    lines = []
+    lines = links
     for result in by_measure(metrics)[headline]:
         who = f"{result.attack}, seed {result.seed}"
         if not result.bands:

@@ -10,13 +10,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..contracts import Measure
+from ..data.captions import CaptionNumbers
 from ..data.references import shared_groups
 from ..measures.hits import nested_bands
 from ..stats.comparison import AttackHits, pooled
 from ..stats.preparations import Prepared
 from . import reach
+from .caption_flags import caption_flags
 from .costs import Unit, UnitFinds, costs, unit_finds
 from .guidance import guided_by_chance, read_check
+from .own_images import own_images
 from .rates import (
     attack_claim,
     attack_hits,
@@ -27,7 +30,7 @@ from .rates import (
     nearest_by_group,
 )
 from .run_folder import RunFolder
-from .schema import AttackRatio, Claim, Compared, Cost, Effort, Metrics, Result, load_metrics
+from .schema import AttackRatio, CaptionFlags, Claim, Compared, Cost, Effort, Metrics, OwnImages, Result, load_metrics
 from .score_files import read_all_scores
 from .unit_scores import Groups, UnitScores
 
@@ -47,6 +50,8 @@ class Asked(NamedTuple):
 class Figures(NamedTuple):
     """The parts of metrics.json that follow from scores, and what varies between runs (seconds, deviations)."""
 
+    own_images: list[OwnImages]
+    caption_flags: list[CaptionFlags]
     results: list[Result]
     claims: list[Claim]
     comparisons: list[Compared]
@@ -58,12 +63,16 @@ class Figures(NamedTuple):
 
 
 def figures(
-    folder: RunFolder, asked: Asked, groups: Groups, look: Callable[[str, UnitScores], None] | None = None
+    folder: RunFolder,
+    asked: Asked,
+    groups: Groups,
+    look: Callable[[str, UnitScores], None] | None = None,
+    captions: CaptionNumbers | None = None,
 ) -> Figures:
     """Compute every figure of these units from what the folder has stored.
 
-    `groups` is each reference's near-duplicate group. `look` is shown each unit's name and its scores in the space of
-    the headline measure, which are not kept.
+    `groups` is each reference's near-duplicate group, and `captions` its caption where it has one. `look` is shown each
+    unit's name and its scores in the space of the headline measure, which are not kept.
 
     Raises:
         CorruptRun: a score file is missing or broken, or does not fit the references.
@@ -76,6 +85,8 @@ def figures(
     finds: dict[str, UnitFinds] = {}
     compared: list[list[AttackHits]] = []
     nearest: list[tuple[np.ndarray, np.ndarray]] = []
+    links: list[OwnImages] = []
+    flags: list[CaptionFlags] = []
     for name, attack, seed in asked.units:
         found: dict[str, Result] = {}
         for space, measures in _by_space(asked.measures).items():
@@ -92,18 +103,25 @@ def figures(
                 if look is not None:
                     look(name, scores)
             if deciding is not None and deciding in measures:
+                if captions is not None:
+                    link = own_images(found[deciding.id], deciding, scores, groups, captions, theirs)
+                    links += [link] if link is not None else []
+                    called = caption_flags(folder, name, found[deciding.id], deciding, scores, groups, captions)
+                    flags += [called] if called is not None else []
                 compared.append([attack_hits(deciding, band, scores, groups, theirs) for band in bands])
                 if asked.control == "iid":
                     nearest.append(nearest_by_group(deciding, scores, groups))
         results += [found[measure.id] for measure in asked.measures]
     spent, efforts, varying = costs(folder, asked.units, asked.candidates, finds)
 
-    def called(places: Sequence[int]) -> list[int]:
+    def memorised_by(places: Sequence[int]) -> list[int]:
         return memorised_groups([nearest[place] for place in places], groups, left_out) if nearest else []
 
     return Figures(
+        own_images=links,
+        caption_flags=flags,
         results=results,
-        claims=_claims(asked.units, compared, deciding, called) if asked.fair else [],
+        claims=_claims(asked.units, compared, deciding, memorised_by) if asked.fair else [],
         comparisons=_comparisons(asked.units, compared, deciding),
         attack_ratios=_attack_ratios(folder, asked.units, compared, deciding),
         costs=spent,

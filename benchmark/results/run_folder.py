@@ -5,6 +5,7 @@
     state/<unit>/state.safetensors, checkpoints/ while it is made; state/shared/ for samples that attacks share
     images/<unit>/<first>-<end>.safetensors   candidates as uint8, with flags, columns and cost (local only)
     scores/<unit>.<space>.<first>-<end>.parquet, .pairs.parquet, .bins.parquet
+    captions/<unit>.<number>.parquet   captions rated by an attack that calls some memorised
     metrics.json, metrics.csv, costs.json, quality.json, copying.json, audit.json, evidence/, label/
                                 of the number of candidates that was asked for last
     results.json                what they were computed from
@@ -44,7 +45,7 @@ T = TypeVar("T")
 
 MANIFEST_SCHEMA = "sidebench-manifest/2"
 LOCK_FILE = ".lock"
-LOCKED_PARTS = ("state", "images", "scores", "tuning", "evidence")
+LOCKED_PARTS = ("state", "images", "scores", "captions", "tuning", "evidence")
 """Folders of a run that only the holder of its lock writes to."""
 
 
@@ -116,6 +117,8 @@ class RunFolder:
         for file in self.path.glob(f"scores/{unit}.*"):
             file.unlink()
         shutil.rmtree(self.path / "evidence" / unit, ignore_errors=True)
+        for file in self.path.glob(f"captions/{unit}.*"):
+            file.unlink()
         self.ledger_file(unit).unlink(missing_ok=True)
         shutil.rmtree(self.path / "state" / unit, ignore_errors=True)
 
@@ -264,6 +267,10 @@ class RunFolder:
         """
         shard = self.shard_with(unit, number)
         return read_state(self.images_file(unit, shard)).tensors["images"][number - shard.numbers.start]
+
+    def captions_file(self, unit: str, candidates: int) -> Path:
+        """Return where the ratings of the captions are that a unit's first candidates replayed."""
+        return self.path / "captions" / f"{unit}.{candidates}.parquet"
 
     def scores_file(self, unit: str, space: str, shard: Shard, part: str = "") -> Path:
         """Return where a shard's scores are; `part` is "pairs", "bins" or nothing for the candidates."""

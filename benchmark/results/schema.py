@@ -147,6 +147,72 @@ class Result(_Record):
     percentile_95: Percentiles = Field(description="95th percentile of the best-match score")
 
 
+class OwnImages(_Record):
+    """Is a caption's own image the nearest one? A link between captions and images, of one attack and seed.
+
+    Each candidate that was sampled from a caption of one side has its nearest image in one pool of X and H. It is the
+    caption's own if it is of that caption, or of a near-duplicate group with such an image. Caption families are the
+    sampling units: a rate is the mean of their shares. An extraction needs a small distance too: `extracted`.
+    """
+
+    attack: str = Field(description="name of the attack")
+    seed: int = Field(description="run seed")
+    measure: str = Field(description="id of the measure, the first that has one ruler for both sides")
+    training_captions: int = Field(description="captions of training images that were replayed")
+    training_families: int = Field(description="caption families that they are of")
+    control_captions: int | None = Field(
+        description="captions of held-out images that were replayed; with a reference model those of training images, "
+        "asked of it; None without a control"
+    )
+    control_families: int | None = Field(description="caption families that they are of")
+    training: Estimate = Field(description="own image nearest, training captions (Wilson, families as trials)")
+    control: Estimate | None = Field(description="the same of the control")
+    difference: Estimate | None = Field(description="training minus control (Newcombe 1998, families as trials)")
+    p: float | None = Field(
+        description="one-sided p of the label-swap test over families: training captions are linked to their images "
+        "more often than the control's; None without a control"
+    )
+    q: float | None = Field(
+        description="calibration rate of `threshold`; None: the run supports none, it is the far edge of the closest "
+        "band instead"
+    )
+    threshold: float = Field(description="score within which an own image counts as extracted")
+    extracted: Estimate = Field(
+        description="own image nearest and within the threshold, training captions; where it was calibrated, of "
+        "candidates with odd numbers"
+    )
+    extracted_control: Estimate | None = Field(description="the same of the control")
+
+
+class CaptionFlags(_Record):
+    """Captions that an attack calls memorised, whose sides only scoring knows.
+
+    The threshold is set on one half of the held-out captions, by family, so that at most one in 50 of them is flagged.
+    Training captions and the other half are reported, by caption family.
+    """
+
+    attack: str = Field(description="name of the attack")
+    seed: int = Field(description="run seed")
+    measure: str = Field(description="id of the measure that says when a flag is true")
+    kind: Literal["cliques", "state"] = Field(
+        description="what is compared with the threshold. cliques: the distance at which a clique of a caption's "
+        "images closes, flagged below; state: the attack's own score of a caption, flagged above"
+    )
+    training_captions: int = Field(description="captions of training images that were rated")
+    control_captions: int = Field(description="captions of held-out images that were rated, both halves")
+    refused: str = Field(description="why no threshold can be set; empty where one is")
+    threshold: float | None = Field(None, description="distance or score, exclusive; None where refused")
+    calibrated_on: int = Field(0, description="held-out captions that set it")
+    training: Estimate | None = Field(None, description="flagged, training captions (Wilson, families as trials)")
+    control: Estimate | None = Field(None, description="the same of the held-out captions that did not set it")
+    difference: Estimate | None = Field(None, description="training minus control (Newcombe 1998)")
+    p: float | None = Field(None, description="one-sided p of the label-swap test over families")
+    flags: int = Field(0, description="flagged captions of the reported ones, both sides")
+    true: int = Field(0, description="flags whose image is some training image: nearest and within the threshold")
+    own: int = Field(0, description="of these, flags whose image is the caption's own")
+    precision: Estimate | None = Field(None, description="true / flags (Wilson); None without a flag")
+
+
 class Compared(_Record):
     """Two attacks on the same candidates, by the measure and in one of the bands of the claims."""
 
@@ -335,6 +401,12 @@ class Metrics(_Record):
     held_out_groups: int = Field(description="duplicate groups in H")
     control_check: ControlCheck | None = Field(description="whether X and H are distinguishable; None without H")
     turned_held_out: int = Field(0, description="held-out images that are training images mirrored or turned")
+    own_images: list[OwnImages] = Field(
+        [], description="how often a caption's own image is nearest, by attack that replays captions and seed"
+    )
+    caption_flags: list[CaptionFlags] = Field(
+        [], description="captions called memorised, by attack that calls some so and seed"
+    )
     results: list[Result] = Field(description="one per attack, seed and measure")
     claims: list[Claim] = Field([], description="what each attack shows; empty without a fair control")
     comparisons: list[Compared] = Field(description="every two attacks under the same seed, in each nested band")

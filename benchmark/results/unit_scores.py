@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from ..contracts import Measure, Side
+from ..data.captions import CaptionNumbers
 from ..errors import CorruptRun
 from ..files import read_table
 from ..measures.shard_scores import SIDES, ShardScores
@@ -37,6 +38,7 @@ class UnitScores:
                 columns.setdefault(key, []).append(values)
         whole = {key: np.concatenate(columns.pop(key)) for key in list(columns)}
         self.numbers = whole["numbers",]
+        self.captions: np.ndarray | None = whole.get(("captions",))
         self.best_ids = {side: whole["best_ids", side] for side in self.sides}
         self.matched_ids = {side: whole.get(("matched_ids", side), self.best_ids[side]) for side in self.sides}
         keys = [(measure.id, side) for measure in measures for side in self.sides]
@@ -52,6 +54,8 @@ def _columns(
 ) -> dict[tuple[str, ...], np.ndarray]:
     """Return what is kept of one shard; `before` candidates came in the shards before it."""
     found: dict[tuple[str, ...], np.ndarray] = {("numbers",): shard.candidates}
+    if shard.captions is not None:
+        found["captions",] = shard.captions
     for side in shard.sides:
         found["best_ids", side] = shard.best_ids(side)
         if side in left_out:
@@ -75,3 +79,16 @@ def stored_groups(folder: RunFolder) -> Groups:
     except KeyError as error:
         raise CorruptRun(f"references.parquet has no column {error}") from None
     return {side: groups[sides == side] for side in SIDES if (sides == side).any()}
+
+
+def stored_captions(folder: RunFolder) -> CaptionNumbers | None:
+    """Return each reference's caption and caption family, from references.parquet; None where it has none."""
+    table = read_table(folder.references_file)
+    if not {"caption", "family"} <= set(table.column_names):
+        return None
+    sides = np.array(table["side"].to_pylist())
+    chosen = {side: sides == side for side in SIDES if (sides == side).any()}
+    own, families = (table[name].to_numpy() for name in ("caption", "family"))
+    return CaptionNumbers(
+        {side: own[rows] for side, rows in chosen.items()}, {side: families[rows] for side, rows in chosen.items()}
+    )

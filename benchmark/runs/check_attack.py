@@ -36,7 +36,7 @@ SEED = 11
 
 
 PROMPTS = ("a house by a lake", "two dogs", "a portrait of somebody")
-"""Captions that an attack with access "prompts" is checked with."""
+"""Captions that an attack which knows captions is checked with."""
 
 
 class NotConformant(SidebenchError):
@@ -76,7 +76,7 @@ def check_attack(
 def _victim(attack: Attack, spec: ModelSpec) -> Model:
     """Load a model, with captions for an attack that works with them."""
     model = load_model(spec)
-    if attack.access == "prompts":
+    if attack.knows_captions():
         model.prompts = PROMPTS
     return model
 

@@ -66,6 +66,7 @@ class Unit:
             "code": code_of(type(self.attack)),
             # Left out at 1, so that the units there are stay the same.
             **({"version": self.attack.version} if self.attack.version > 1 else {}),
+            **({} if (rated := self.attack.caption_filter()) is None else {"filter": rated._asdict()}),
         }
 
 

@@ -92,7 +92,7 @@ def check_conditioning(attacks: Sequence[Attack], conditioning: str) -> None:
 def check_captions(attacks: Sequence[Attack], pair: Pair) -> None:
     """Raise `BadInput` for an attack that replays captions where the pair has none."""
     for attack in attacks:
-        if attack.access == "prompts" and pair.data.captions is None:
+        if attack.knows_captions() and pair.data.captions is None:
             raise BadInput(f"{attack.name} replays captions, and pair {pair.name} has none: give it data.captions")
 
 

@@ -25,6 +25,7 @@ from . import kept_results
 from .generate import generate_all, missing_shards
 from .makers import Makers
 from .plan import RunPlan, Unit
+from .rate_captions import rate_captions
 from .score import check_references, score_unit
 from .victim import output_path
 
@@ -214,6 +215,7 @@ def _score_all(
     scorer = Scorer(references, list(plan.measures), plan.protocol.top_k, device, path)
     for unit in made:  # the gate reads the scores of broken images too
         score_unit(plan, folder, unit, scorer, progress)
+        rate_captions(plan, folder, unit, references)
     if not units:
         return None
     with sealed(folder):

@@ -106,7 +106,8 @@ def kept_state(plan: "RunPlan", unit: "Unit") -> KeptState | None:
     import torch
 
     settings = unit.attack.settings.model_dump(mode="json", exclude=set(unit.attack.generation_settings))
-    pair = {"pair": plan.pair.identity()} if plan.defences or unit.attack.access in ("prompts", "oracle") else {}
+    knows = unit.attack.knows_captions() or unit.attack.access == "oracle"
+    pair = {"pair": plan.pair.identity()} if plan.defences or knows else {}
     return KeptState(
         {
             "format": FORMAT,

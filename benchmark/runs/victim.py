@@ -73,7 +73,7 @@ def captions(plan: RunPlan) -> list[str]:
     from ..data.captions import captions_of
     from ..data.references import load_references
 
-    who = [unit.attack.name for unit in plan.units if unit.attack.access == "prompts"]
+    who = [unit.attack.name for unit in plan.units if unit.attack.knows_captions()]
     if not who:
         return []
     found = captions_of(load_references(plan.pair))

@@ -138,7 +138,9 @@ def _compute(
 
     fair = fair_control(plan.pair.control, checked)
     asked = Asked(units, plan.measures, plan.candidates, plan.pair.control, fair)
-    found = figures(folder, asked, references.groups(), look)
+    captions = captions_of(references)
+    numbers = None if captions is None else captions.numbers
+    found = figures(folder, asked, references.groups(), look, numbers)
     metrics = Metrics(
         schema=SCHEMA,
         run_id=folder.path.name,

@@ -9,13 +9,14 @@ from hub_repositories import picture_repository, text_pipeline
 from sidebench.benchmark.contracts import ModelSpec
 from sidebench.benchmark.data import image_cache
 from sidebench.benchmark.data.pair import Pair
-from sidebench.benchmark.errors import BadInput
+from sidebench.benchmark.errors import BadInput, TooFew
 from sidebench.benchmark.files import read_state, read_table
 from sidebench.benchmark.reports.tables import text_tables
 from sidebench.benchmark.results.shards import shard_of
 from sidebench.benchmark.runs import runner
 from sidebench.benchmark.runs.check_attack import check_attack
 from sidebench.benchmark.runs.plan import plan_run
+from sidebench.leaderboards.figures_again import check_figures
 
 pytest.importorskip("transformers")
 
@@ -25,8 +26,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return text_pipeline(tmp_path_factory.mktemp("text") / "sd")
 
 
-def test_prompt_replay_conforms(folder: Path) -> None:
-    check_attack("prompt-replay", {"seeds": 2}, ModelSpec(family="text", location=str(folder)))
+@pytest.mark.parametrize(("attack", "settings"), [("prompt-replay", {"seeds": 2}), ("carlini-cliques", {"images": 3})])
+def test_attacks_that_replay_captions_conform(attack: str, settings: dict[str, int], folder: Path) -> None:
+    check_attack(attack, settings, ModelSpec(family="text", location=str(folder)))
 
 
 def test_a_run_with_captions_of_the_users_own(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,7 +59,11 @@ def test_a_run_with_captions_of_the_users_own(folder: Path, tmp_path: Path, monk
         plan_run(bare, candidates=4, device="cpu", out=tmp_path / "runs")
     with pytest.raises(BadInput, match="carlini-uncond works on models with conditioning class, none, not text"):
         plan_run(pair, attacks=["carlini-uncond"], candidates=4, device="cpu", out=tmp_path / "runs")
-    plan = plan_run(pair, candidates=24, device="cpu", out=tmp_path / "runs", settings={"prompt-replay": {"seeds": 1}})
+    settings = {"prompt-replay": {"seeds": 1}, "carlini-cliques": {"images": 3, "guidance_scale": 1}}
+    names = list(settings)
+    with pytest.raises(TooFew, match="2 candidates are too few for carlini-cliques: it needs 3"):
+        plan_run(pair, attacks=names, candidates=2, device="cpu", settings=settings)
+    plan = plan_run(pair, attacks=names, candidates=24, device="cpu", out=tmp_path / "runs", settings=settings)
     result = runner.execute(plan)
     assert result.metrics is not None and not result.failures
     manifest = json.loads((result.folder.path / "manifest.json").read_text(encoding="utf-8"))
@@ -75,5 +81,11 @@ def test_a_run_with_captions_of_the_users_own(folder: Path, tmp_path: Path, monk
     side = dict(zip(table["caption"].to_pylist(), table["side"].to_pylist(), strict=True))
     assert set(sent) < set(side) and {side[caption] for caption in sent[:8]} == {"training", "held_out"}
     assert manifest["units"]["prompt-replay.s0"]["version"] == 2
+    rated = read_table(result.folder.captions_file("carlini-cliques.s0", 24))
+    assert len(rated) == 8 and {side[caption] for caption in rated["caption"].to_pylist()} == {"training", "held_out"}
+    (flags,) = result.metrics.caption_flags
+    assert flags.attack == "carlini-cliques" and "1 in 50 cannot be calibrated" in flags.refused
+    assert [link.attack for link in result.metrics.own_images] == names
+    check_figures(result.folder, result.metrics)
     for file in result.folder.path.rglob("*.json"):
         assert "picture number" not in file.read_text(encoding="utf-8"), file
