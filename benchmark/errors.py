@@ -63,6 +63,16 @@ class RunConflict(BadInput):
     """The run folder was made by other settings, or another process writes to it."""
 
 
+class PlanChanged(RunConflict):
+    """A run folder asks workers for something else than when they began, or for nothing."""
+
+
+class LeaseLost(SidebenchError):
+    """Another process has taken over what this one was making, since it was silent for too long."""
+
+    exit_code = 3
+
+
 class CorruptRun(BadInput):
     """A file of a run folder cannot be read or contradicts the rest of the folder."""
 

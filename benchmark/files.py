@@ -163,6 +163,10 @@ def difference(stored: Any, wanted: Any, key: str = "") -> str | None:
     return None if stored == wanted else f"{key} was {stored!r}, now {wanted!r}"
 
 
+Put = Callable[[Path, Callable[[Path], object]], None]
+"""How a file gets into its place: `write_atomic`, or what does the same under a condition."""
+
+
 def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `path`, then put it in place in one step.
 
@@ -322,9 +326,9 @@ def content_sha256(content: Any) -> str:
     return hashlib.sha256(canonical_json(content).encode()).hexdigest()
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, put: Put = write_atomic) -> None:
     """Write text atomically, as UTF-8 with the same line ends, and so the same bytes, on every system."""
-    write_atomic(path, lambda file: file.write_text(text, encoding="utf-8", newline="\n"))
+    put(path, lambda file: file.write_text(text, encoding="utf-8", newline="\n"))
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -332,9 +336,9 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, canonical_json(content))
 
 
-def write_checked_json(path: Path, content: Mapping[str, Any]) -> None:
+def write_checked_json(path: Path, content: Mapping[str, Any], put: Put = write_atomic) -> None:
     """Write canonical JSON atomically, with its own SHA-256, which `read_json` checks and leaves out."""
-    write_json(path, _with_hash(content))
+    write_text(path, canonical_json(_with_hash(content)), put)
 
 
 def read_json(path: Path, most: int = MOST_BYTES) -> dict[str, Any]:
@@ -374,7 +378,7 @@ def _json_sha256(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def write_state(path: Path, state: AttackState) -> None:
+def write_state(path: Path, state: AttackState, put: Put = write_atomic) -> None:
     """Write tensors and JSON values as one safetensors file; the JSON and the SHA-256 of both are in its header.
 
     The same state is the same bytes: there is one entry of metadata, since the library writes several in any order.
@@ -384,7 +388,7 @@ def write_state(path: Path, state: AttackState) -> None:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()}
     values = _with_hash({"info": state.info, "tensors_sha256": _tensors_sha256(tensors)})
     content = save(tensors, {"content": json.dumps(values, sort_keys=True)})
-    write_atomic(path, lambda file: file.write_bytes(content))
+    put(path, lambda file: file.write_bytes(content))
 
 
 def read_state(path: Path) -> AttackState:

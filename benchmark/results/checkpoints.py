@@ -2,16 +2,18 @@
 
 import shutil
 from pathlib import Path
+from types import TracebackType
 
 from ..contracts import AttackState
-from ..files import read_state, write_state
+from ..files import Put, read_state, write_atomic, write_state
+from .leases import Desk, Lease
 
 
 class FolderCheckpoints:
     """Named states in one folder, each one file, replaced atomically."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, put: Put = write_atomic) -> None:
+        self.folder, self.put = folder, put
 
     def load(self, name: str) -> AttackState | None:
         """Return what was last saved under this name, or None."""
@@ -20,7 +22,7 @@ class FolderCheckpoints:
 
     def save(self, name: str, state: AttackState) -> None:
         """Save in place of what was there."""
-        write_state(self.file(name), state)
+        write_state(self.file(name), state, self.put)
 
     def file(self, name: str) -> Path:
         """Return where the state of this name is."""
@@ -29,6 +31,42 @@ class FolderCheckpoints:
     def clear(self) -> None:
         """Forget everything that was saved here."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class SharedCheckpoints(FolderCheckpoints):
+    """Named states that several processes ask for at once: one makes each, the others wait for it.
+
+    A name that was asked for and is not there is this process's to save, until it leaves the context.
+    """
+
+    def __init__(self, folder: Path, desk: Desk) -> None:
+        super().__init__(folder)
+        self._desk, self._mine = desk, dict[str, Lease]()
+
+    def __enter__(self) -> "SharedCheckpoints":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        while self._mine:
+            _, lease = self._mine.popitem()
+            with lease:
+                pass
+
+    def load(self, name: str) -> AttackState | None:
+        """Return what was saved under this name; None where this process is to make it."""
+        while (found := super().load(name)) is None and name not in self._mine:
+            if (lease := self._desk.claim(name)) is None:
+                self._desk.wait()
+            else:
+                self._mine[name] = lease
+        return found
+
+    def save(self, name: str, state: AttackState) -> None:
+        """Save what was asked for before, and let go of it."""
+        with self._mine.pop(name) as lease:
+            write_state(self.file(name), state, lease.put)
 
 
 class MemoryCheckpoints:

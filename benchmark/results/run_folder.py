@@ -13,6 +13,7 @@
     results/<number>/           the same files for the other numbers
     report.html                 the page, written by whoever asked for the run; not there where nobody asked for it
     tuning/<attack>.json        the curve that its settings come from (`--tuned`)
+    work/                       who makes which part, while the images are made (leases.py)
     hash.key                    secret that names training images in reports and records (keyed_names.py)
     reference/                  the same attacks on the pair's reference model, a run folder like this one
 
@@ -31,9 +32,10 @@ from pydantic import ValidationError
 
 from ..contracts import AttackState
 from ..errors import BadInput, CorruptRun, RunConflict, SidebenchError, first_problem
-from ..files import lock_of, read_info, read_json, read_state, refuse_links, remove_leftovers, write_checked_json
+from ..files import DAY, lock_of, read_info, read_json, read_state, refuse_links, remove_leftovers, write_checked_json
 from ..protocol import SHARD, Batching
 from .checkpoints import FolderCheckpoints
+from .leases import close_work, has_workers
 from .manifest import UNIT_PATTERN, check_manifest
 from .shards import Shard, below, in_order, missing, named
 
@@ -91,11 +93,14 @@ class RunFolder:
         for name in ("*.json", "*.csv", "*.parquet", "SHA256SUMS"):
             remove_leftovers(self.path, name, age=0)
         for part in LOCKED_PARTS:
+            # The process of a worker's attack leaves its progress below state/, whoever holds the lock.
+            age = DAY if part == "state" and has_workers(self.path) else 0
             for folder in (self.path / part).glob("**/"):
-                remove_leftovers(folder, age=0)
+                remove_leftovers(folder, age=age)
 
     def clear(self) -> None:
-        """Remove everything but the lock."""
+        """Remove everything but the lock, first of all what lets workers add to it."""
+        close_work(self.path)
         for entry in self.path.iterdir():
             if entry.name == LOCK_FILE:
                 continue

@@ -36,8 +36,9 @@ def drop_damaged(folder: RunFolder, units: Collection[str]) -> None:
         CorruptRun: a state or an image of a unit that this call does not make is damaged.
     """
     lost = [file for file in _pieces(folder) if not is_whole(file) or not _is_named_right(file)]
-    samples = {file.stem for file in folder.shared_samples().folder.glob("*.safetensors") if file not in lost}
+    # A worker may add a state meanwhile, and its samples before it: those that are seen have theirs.
     states = [file for file in folder.path.glob("state/*/state.safetensors") if file not in lost]
+    samples = {file.stem for file in folder.shared_samples().folder.glob("*.safetensors") if file not in lost}
     orphans = [file for file in states if not samples.issuperset(read_info(file).get("cost", {}).get("samples", ()))]
     _refuse_others(folder, units, [*orphans, *lost])
     for file in orphans:
