@@ -28,6 +28,7 @@ Commands = dict[str, Callable[..., int | None]]
 
 COMMANDS: Commands = {
     "run": run.run,
+    "worker": run.worker,
     "score-images": run.score_images,
     "plan": run.plan,
     "fetch": run.fetch,

@@ -1,4 +1,4 @@
-"""`sidebench run`, and what comes before it: `plan` and `fetch`."""
+"""`sidebench run`, who works for it, and what comes before it: `plan` and `fetch`."""
 
 import sys
 from pathlib import Path
@@ -22,7 +22,9 @@ from .options import (
     LabelColumn,
     Model,
     OutOfRun,
+    PairOfRun,
     Pairs,
+    Run,
     Seeds,
     Split,
     Tier,
@@ -101,6 +103,9 @@ def run(
         list[str] | None,
         typer.Option(metavar="ATTACK", help="Start this attack over, with its settings and code of now; others stay."),
     ] = None,
+    plan_only: Annotated[
+        bool, typer.Option("--plan-only", help="Open the run folder for `sidebench worker`, print its path, and stop.")
+    ] = False,
     allow_pickle: AllowPickle = False,
     traceback: Traceback = False,
     as_json: AsJson = False,
@@ -150,7 +155,65 @@ def run(
             for pair, nonce in zip(loaded, nonces, strict=True)
         ]
         plans = [with_curves(plan, curves, progress) for plan in plans]
+    if plan_only:
+        return _open(plans, as_json)
     return _execute(plans, [nonce and nonce.nonce for nonce in nonces], as_json)
+
+
+def _open(plans: "Sequence[RunPlan]", as_json: bool) -> int:
+    """Open the run folders for workers and print where they are."""
+    from ..benchmark.runs.runner import open_run
+
+    places = [str(open_run(plan).path) for plan in plans]
+    show(places, "\n".join(places), as_json)
+    return 0
+
+
+def worker(
+    run_folder: Run,
+    attack: Annotated[
+        list[str] | None, typer.Option(help="An attack of the run that is a local file, FILE.py:CLASS.")
+    ] = None,
+    defence: Annotated[
+        list[str] | None,
+        typer.Option("--defence", "--defense", help="A defence of the run that is a local file, FILE.py:CLASS."),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="What the run attacks instead of the pair's model, named again.")
+    ] = None,
+    pair: PairOfRun = None,
+    device: Device = "auto",
+    silent_for: Annotated[
+        float, typer.Option(min=1, help="Seconds without a sign of this worker after which others take its jobs.")
+    ] = 60.0,
+    allow_pickle: AllowPickle = False,
+    traceback: Traceback = False,
+) -> int:
+    """Make what is missing in a run folder, beside any number of other workers; `sidebench run` then scores it.
+
+    The folder is opened by the command that will finish it, with --plan-only. Ends when nothing is missing.
+    """
+    from ..benchmark.results.run_folder import read_run
+
+    folder = read_run(run_folder)
+    loading("torch and diffusers")
+    from ..benchmark.progress import reporter_for
+    from ..benchmark.runs import worker as workers
+
+    plan = workers.planned_for_workers(
+        folder,
+        pair=pair,
+        attacks=attack or (),
+        defences=defence or (),
+        model=model,
+        device=device,
+        allow_pickle=allow_pickle,
+    )
+    with reporter_for(sys.stderr) as progress:
+        failures = workers.work(folder, plan, silent_for, progress)
+    for error in failures.values():
+        complain_of(error)
+    return max((error.exit_code for error in failures.values()), default=0)
 
 
 def score_images(

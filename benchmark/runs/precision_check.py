@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ..contracts import AttackState, Measure
-from ..files import read_state, write_state
+from ..files import Put, read_state, write_atomic, write_state
 from ..measures.hits import in_band
 from ..measures.scorer import Scorer
 from ..protocol import FLOAT32_CANDIDATES
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .plan import RunPlan, Unit
 
 
-def make_again(plan: "RunPlan", folder: RunFolder, unit: "Unit", maker: Maker) -> None:
+def make_again(plan: "RunPlan", folder: RunFolder, unit: "Unit", maker: Maker, put: Put = write_atomic) -> None:
     """Make a unit's first candidates by `maker`, which has the run's model in float32, and store them.
 
     The state is the run's own, prepared in its precision. Where float32 does not fit into memory the reason is stored.
@@ -37,7 +37,7 @@ def make_again(plan: "RunPlan", folder: RunFolder, unit: "Unit", maker: Maker) -
         found = AttackState({"images": torch.empty(0, dtype=torch.uint8)}, {"refused": "it does not fit into memory"})
     else:
         found = AttackState({"images": images}, {"refused": ""})
-    write_state(folder.float32_file(unit.name), found)
+    write_state(folder.float32_file(unit.name), found, put)
 
 
 def compare(folder: RunFolder, unit: str, measure: Measure, scorer: Scorer) -> dict[str, Any] | None:

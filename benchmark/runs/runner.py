@@ -5,7 +5,7 @@ started again makes only what is missing and ends with the same metrics.json. Re
 the last image was generated; only a defence that needs the training images gets them earlier.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +16,14 @@ from ..files import difference, read_info, write_json
 from ..models import is_own
 from ..models.own_model import owner_of
 from ..progress import say, silent
+from ..results.leases import Desk, close_work, is_open_for, open_work
 from ..results.run_folder import MANIFEST_SCHEMA, RunFolder
 from ..results.schema import load_metrics
 from ..results.shards import below, missing
 from ..results.sums import sealed
 from ..results.whole import drop_damaged
 from . import kept_results
-from .generate import generate_all, missing_shards
+from .generate import Generation, asked_of, missing_shards
 from .makers import Makers
 from .plan import RunPlan, Unit
 from .rate_captions import rate_captions
@@ -43,8 +44,8 @@ class RunResult:
     """Units that failed, with the reason; the others' results are kept."""
 
 
-def execute(plan: RunPlan, progress: Progress = silent) -> RunResult:
-    """Carry out a plan, or what is missing of it.
+def execute(plan: RunPlan, progress: Progress = silent, make: "Make | None" = None) -> RunResult:
+    """Carry out a plan, or what is missing of it; `make` says by whom, if not by this process.
 
     Raises:
         RunConflict: the folder holds a run with other settings, or another process writes to it.
@@ -52,18 +53,55 @@ def execute(plan: RunPlan, progress: Progress = silent) -> RunResult:
     """
     folder = plan.folder()
     with folder.locked():
-        if plan.fresh:
-            folder.clear()
-        _check_space(plan, folder)
-        open_folder(plan, folder, plan.identity())
-        drop_damaged(folder, {unit.name for unit in plan.units})
-        for attack, curve in plan.tuned.items():
-            write_json(folder.tuning_file(attack), curve)
+        _open(plan, folder)
         # All images first, then the references, which scoring alone needs.
-        failures = generate_all(plan, folder, progress)
-        failures = _attack_reference(plan, progress) | failures
+        failures = (make or make_here)(plan, folder, progress)
+        close_work(folder.path)
+        failures = _attack_reference(plan, progress, make) | failures
         metrics = _score_all(plan, folder, failures, progress)
         return RunResult(folder, metrics, failures)
+
+
+Make = Callable[[RunPlan, RunFolder, Progress], dict[str, SidebenchError]]
+"""Makes the images of a plan in an open folder, and returns why units failed."""
+
+
+def make_here(plan: RunPlan, folder: RunFolder, progress: Progress) -> dict[str, SidebenchError]:
+    """Make the images of a plan in this process, beside whatever workers there are."""
+    failures: dict[str, SidebenchError] = {}
+    with Desk(folder.path, "run") as desk:
+        Generation(plan, folder, desk, progress, failures).run()
+    return failures
+
+
+def open_run(plan: RunPlan) -> RunFolder:
+    """Open the folder of a run for workers, and that of its reference model; nothing is made.
+
+    Raises:
+        RunConflict: as `execute`.
+    """
+    folder = plan.folder()
+    with folder.locked():
+        _open(plan, folder)
+    return folder
+
+
+def _open(plan: RunPlan, folder: RunFolder) -> None:
+    """Check and repair what is there, and let workers make the rest; the folder must be locked."""
+    if plan.fresh:
+        folder.clear()
+    _check_space(plan, folder)
+    wanted = asked_of(plan)
+    if plan.fresh_attacks or not is_open_for(folder.path, wanted):
+        close_work(folder.path)
+    open_folder(plan, folder, plan.identity())
+    drop_damaged(folder, {unit.name for unit in plan.units})
+    for attack, curve in plan.tuned.items():
+        write_json(folder.tuning_file(attack), curve)
+    anew = [unit.attack.name for unit in plan.units] if plan.fresh else plan.fresh_attacks
+    open_work(folder.path, wanted, sorted(set(anew)))
+    if (reference := plan.reference()) is not None:
+        open_run(reference)
 
 
 # ---- Opening ----------------------------------------------------------------------------------------
@@ -173,7 +211,7 @@ def _check_space(plan: RunPlan, folder: RunFolder) -> None:
 # ---- The reference model ----------------------------------------------------------------------------
 
 
-def _attack_reference(plan: RunPlan, progress: Progress) -> dict[str, SidebenchError]:
+def _attack_reference(plan: RunPlan, progress: Progress, make: Make | None) -> dict[str, SidebenchError]:
     """Run the same attacks on the pair's reference model, if it has one, and return the units that failed there."""
     reference = plan.reference()
     if reference is None:
@@ -182,7 +220,7 @@ def _attack_reference(plan: RunPlan, progress: Progress) -> dict[str, SidebenchE
     def report(phase: str, done: int, total: int) -> None:
         progress(f"reference model, {phase}", done, total)
 
-    failures = execute(reference, report).failures
+    failures = execute(reference, report, make).failures
     return {name: AttackFailed(f"on the reference model: {error}") for name, error in failures.items()}
 
 

@@ -20,7 +20,17 @@ from ..data.fits import code_beside
 from ..data.hub import cache
 from ..environment import harness_code, versions
 from ..errors import CorruptRun, SidebenchError
-from ..files import DAY, content_sha256, read_info, read_json, read_state, write_checked_json, write_state
+from ..files import (
+    DAY,
+    Put,
+    content_sha256,
+    read_info,
+    read_json,
+    read_state,
+    write_atomic,
+    write_checked_json,
+    write_state,
+)
 from ..progress import say
 from ..registry import code_of
 from ..results.run_folder import RunFolder, fits
@@ -41,8 +51,8 @@ class KeptState:
         digest = content_sha256(content)
         self.folder = _root() / digest[:32]
 
-    def copy_to(self, run: RunFolder, unit: str, candidates: int) -> bool:
-        """Put the kept state and its samples into the run's folder.
+    def copy_to(self, run: RunFolder, unit: str, candidates: int, put: Put = write_atomic) -> bool:
+        """Put the kept state and its samples into the run's folder, the state by `put`.
 
         Returns False where there is none, it is damaged, or it is of another number of candidates and depends on it. A
         damaged entry is removed, in a line.
@@ -66,8 +76,8 @@ class KeptState:
         for key, made in samples.items():
             if not run.shared_samples().file(key).exists():
                 run.shared_samples().save(key, made)
-        write_checked_json(run.kept_file(unit), {"content": self.folder.name})
-        write_state(run.state_file(unit), state)
+        write_checked_json(run.kept_file(unit), {"content": self.folder.name}, put)
+        write_state(run.state_file(unit), state, put)
         with suppress(OSError):
             os.utime(self.folder)
         return True
