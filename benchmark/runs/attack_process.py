@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import threading
-import traceback
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -21,30 +20,23 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 import torch
 from safetensors.torch import load, save
 
-from .. import errors
 from ..candidates import Candidates
 from ..contracts import Attack, AttackState, Budget, ModelSpec
 from ..environment import collect_seldom
-from ..errors import AttackFailed, BadInput, RaisedElsewhere, SidebenchError, raised_in
+from ..errors import AttackFailed
 from ..models.own_model import source_folder
 from ..protocol import Sampling
-from ..registry import code_of, find, found_as, make_attack, make_defence, source_of
+from ..registry import source_of
 from ..results.checkpoints import FolderCheckpoints
 from ..sampling.call_attack import Made, Prepared, make_candidates, prepare_attack
 from ..sampling.defended import defend, in_order
+from .carried import built_plugin, described_error, named_plugin, rebuilt_error
 
 if TYPE_CHECKING:
     from ..contracts import Model
     from .plan import RunPlan, Unit
 
 Tensors = Mapping[str, torch.Tensor]
-PASSED_ON = ("BadInput", "BadSetting", "TooFew", "UnsafeFile", "CannotWrite", "AttackFailed", "DefenceFailed")
-"""Errors that name what is wrong already, and are raised again as what they are."""
-
-
-class _Trace(Exception):
-    """The lines by which an error came in the other process, for `--traceback`."""
-
 
 # ---- Frames -----------------------------------------------------------------------------------------
 
@@ -98,7 +90,7 @@ class AttackProcess:
         values: dict[str, Any] = {
             "op": "open",
             "model": plan.model.model_dump(mode="json"),
-            "defences": [_named(defence) for defence in plan.defences],
+            "defences": [named_plugin(defence) for defence in plan.defences],
             "sampler": plan.protocol.sampler.name,
             "threads": torch.get_num_threads(),
             "prompts": captions(plan),
@@ -124,7 +116,7 @@ class AttackProcess:
         assert isinstance(budget.checkpoints, FolderCheckpoints)
         values = {
             "op": "prepare",
-            "attack": _named(unit.attack),
+            "attack": named_plugin(unit.attack),
             "sampling": sampling.model_dump(mode="json"),
             "seed": budget.seed,
             "candidates": budget.candidates,
@@ -138,7 +130,7 @@ class AttackProcess:
     def generate(self, unit: "Unit", state: AttackState, candidates: Candidates, sampling: Sampling) -> Made:
         """Call the attack's `generate`."""
         if self._stated is None or self._stated[0] != unit.name or self._stated[1] is not state:
-            values: dict[str, Any] = {"op": "state", "attack": _named(unit.attack), "state": dict(state.info)}
+            values: dict[str, Any] = {"op": "state", "attack": named_plugin(unit.attack), "state": dict(state.info)}
             self._ask(unit.name, Frame(values, state.tensors))
             self._stated = unit.name, state
         values = {
@@ -178,24 +170,8 @@ class AttackProcess:
             how = f"signal {-code}" if code < 0 else f"exit code {code}"
             raise AttackFailed(f"{who}: the attack's process has ended ({how}); the same command goes on")
         if "error" in answer.values:
-            raise _raised(**answer.values["error"])
+            raise rebuilt_error(**answer.values["error"])
         return answer
-
-
-def _named(plugin: Any) -> dict[str, Any]:
-    """Return how another process finds a plug-in, and which code it must find."""
-    return {
-        "name": found_as(type(plugin)),
-        "settings": plugin.settings.model_dump(mode="json"),
-        "code": code_of(type(plugin)),
-    }
-
-
-def _raised(kind: str, message: str, line: str, trace: str) -> Exception:
-    known = kind in PASSED_ON
-    found: Exception = getattr(errors, kind)(message) if known else RaisedElsewhere(kind, message, line)
-    found.__cause__ = _Trace(trace)
-    return found
 
 
 # ---- In the attack's process ------------------------------------------------------------------------
@@ -218,15 +194,9 @@ class _Server:
 
     def failed(self, error: Exception) -> Frame:
         """Say what went wrong."""
-        kind = type(error).__name__
-        line = "" if isinstance(error, SidebenchError) else self._line_of(error)
-        trace = "".join(traceback.format_exception(error))
-        return Frame({"error": {"kind": kind, "message": str(error), "line": line, "trace": trace}})
-
-    def _line_of(self, error: Exception) -> str:
-        """Return the line of the model's or the attack's source that an error came from; an attack calls a model."""
-        inside = raised_in(error, source_folder(self.model.spec)) if hasattr(self, "model") else ""
-        return inside or raised_in(error, self.source)
+        # An attack calls a model, so the model's line comes first.
+        model = source_folder(self.model.spec) if hasattr(self, "model") else None
+        return Frame({"error": described_error(error, model, self.source)})
 
     def _open(self, values: dict[str, Any], _: Tensors) -> Frame:
         from ..models import load_model
@@ -235,7 +205,7 @@ class _Server:
         torch.set_num_threads(values["threads"])
         model = load_model(ModelSpec(**values["model"]))
         model.prompts = fitting(model, values["prompts"], values["pair"])
-        defences = in_order([_made("defence", each) for each in values["defences"]])
+        defences = in_order([built_plugin("defence", each) for each in values["defences"]])
         # None of them asks for training images: an attack that meets one that does stays in the run's process.
         self.model = defend(model, defences, values["sampler"], lambda: torch.empty(0))
         return Frame({"flops_per_sample": self.model.flops_per_sample()})
@@ -260,23 +230,12 @@ class _Server:
         return Frame({"cost": made.cost}, {"images": made.images, "nan": made.nan, **captions, **columns})
 
     def _attack(self, named: dict[str, Any]) -> Attack:
-        attack: Attack = _made("attack", named)
+        attack: Attack = built_plugin("attack", named)
         self.source = source_of(type(attack))
         return attack
 
     def _progress(self, phase: str, done: int, total: int) -> None:
         send(self.answers, Frame({"progress": [phase, done, total]}))
-
-
-def _made(kind: Any, named: dict[str, Any]) -> Any:
-    """Build a plug-in, of the code that the run was planned with.
-
-    Raises:
-        BadInput: its code has changed since.
-    """
-    if code_of(find(kind, named["name"])) != named["code"]:
-        raise BadInput(f"the code of {named['name']} has changed since the run was begun")
-    return (make_attack if kind == "attack" else make_defence)(named["name"], named["settings"])
 
 
 def _read(stream: IO[bytes], requests: "queue.Queue[Frame]") -> None:
