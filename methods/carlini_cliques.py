@@ -34,7 +34,7 @@ class CarliniCliquesSettings(Settings):
 class CarliniCliques(Attack):
     """Generate and filter, the text-to-image attack of Carlini et al. 2023.
 
-    Captions are asked for S images each. A model that has memorised a caption's image makes it again and again, so that
+    Captions are asked for S images each. A model that has memorised a caption's image draws it every time, so that
     images agree: a clique of them lies within delta, by the distance of the tile in which two images differ most. The
     paper does not give its delta and looks at its flags by eye. Here the attack makes images and names the method;
     delta is set on held-out captions, and flags are counted, by scoring (`measures/cliques.py`, `stats/flags.py`).

@@ -44,7 +44,7 @@ Role = Literal["run", "worker"]
 # ---- What is asked for --------------------------------------------------------------------------------
 
 
-def open_work(run: Path, plan: Mapping[str, Any], anew: list[str]) -> None:
+def open_work(run: Path, plan: Mapping[str, Any], afresh: list[str]) -> None:
     """Let workers make what this plan asks for; the run folder must be locked.
 
     Where the folder is open for the same plan already, its workers go on, and what an earlier `run` held is free.
@@ -52,7 +52,7 @@ def open_work(run: Path, plan: Mapping[str, Any], anew: list[str]) -> None:
     Args:
         run: The run folder.
         plan: What is to be made, as JSON values; another one is fenced off from whatever was made for the last.
-        anew: Attacks that take no state that was kept between runs.
+        afresh: Attacks that take no state that was kept between runs.
     """
     if is_open_for(run, plan):
         for file in (run / WORK / "workers").glob("*.json"):
@@ -64,7 +64,7 @@ def open_work(run: Path, plan: Mapping[str, Any], anew: list[str]) -> None:
     new = run / f".{WORK}-{uuid.uuid4().hex}"
     for part in ("workers", "jobs", "new"):
         (new / part).mkdir(parents=True)
-    write_json(new / "plan.json", {"opened": uuid.uuid4().hex, "plan": plan, "anew": anew})
+    write_json(new / "plan.json", {"opened": uuid.uuid4().hex, "plan": plan, "afresh": afresh})
     new.rename(run / WORK)
 
 
@@ -302,4 +302,4 @@ def _silence(content: bytes) -> float:
 
 
 def _changed(run: Path) -> PlanChanged:
-    return PlanChanged(f"{run} was planned anew or has ended meanwhile; start the worker again for what it asks now")
+    return PlanChanged(f"{run} was planned again or has ended meanwhile; start the worker again for what it asks now")

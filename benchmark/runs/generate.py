@@ -1,4 +1,4 @@
-"""Prepare and generate the units of a plan, job by job: what is in the folder already is not made again."""
+"""Prepare and generate the units of a plan, job by job: what is in the folder already stays as it is."""
 
 import time
 from collections.abc import Callable

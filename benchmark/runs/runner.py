@@ -98,8 +98,8 @@ def _open(plan: RunPlan, folder: RunFolder) -> None:
     drop_damaged(folder, {unit.name for unit in plan.units})
     for attack, curve in plan.tuned.items():
         write_json(folder.tuning_file(attack), curve)
-    anew = [unit.attack.name for unit in plan.units] if plan.fresh else plan.fresh_attacks
-    open_work(folder.path, wanted, sorted(set(anew)))
+    afresh = [unit.attack.name for unit in plan.units] if plan.fresh else plan.fresh_attacks
+    open_work(folder.path, wanted, sorted(set(afresh)))
     if (reference := plan.reference()) is not None:
         open_run(reference)
 

@@ -93,7 +93,7 @@ def planned_for_workers(
         device=device,
         dtype=identity["protocol"]["dtype"],
         out=folder.path.parent,
-        fresh_attacks=[names[name] for name in wanted["anew"] if name in names],
+        fresh_attacks=[names[name] for name in wanted["afresh"] if name in names],
     )
     units = [
         Unit(make_attack(names[unit["attack"]], unit["settings"]), unit["seed"]) for unit in asks["units"].values()

@@ -149,7 +149,7 @@ def test_a_run_that_is_planned_anew_ends_its_workers(planned: Plan, tmp_path: Pa
         said.append(done)
         runner.open_run(planned("shared", ("carlini-uncond",), candidates=56))
 
-    with pytest.raises(PlanChanged, match="planned anew"):
+    with pytest.raises(PlanChanged, match="planned again"):
         work(folder, old, progress=progress)
     assert said == [16] and [shard.numbers.stop for shard in folder.image_shards("carlini-uncond.s0")] == [16]
     with pytest.raises(BadInput, match="give --pair FILE"):
