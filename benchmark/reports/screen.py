@@ -11,13 +11,16 @@ from typing import NamedTuple
 from ..files import read_json
 from ..results.run_folder import RunFolder
 from ..results.schema import BandResult, Claim, Metrics, Result
-from .tables import claim_words, model_line, probe_flags
+from .tables import claim_words, model_line, percent, probe_flags
 from .verdict import headline
 
 WIDTH = 100
 LEAST_WIDTH = 60
 FLAGS = 3
 """Flags that are shown; the others stand among all tables."""
+
+LINKS = 2
+"""Attacks and seeds whose link between a caption and its own image is shown."""
 
 PLAIN = "carlini-uncond"
 
@@ -54,6 +57,7 @@ def first_screen(folder: RunFolder, metrics: Metrics, seconds: float | None = No
     lines = [_title(metrics, attacks, seconds, width)]
     lines += [line for line in [model_line(folder)] if line]
     lines += _wrapped(answer(metrics), width)
+    lines += [line for link in _links(metrics) for line in _wrapped(link, width, most=2)]
     lines += [f"  {line}" for line in _table(metrics, attacks, width - 2)]
     for sentence in (_legend(metrics), *_compared(metrics, attacks), _one_preparation(metrics)):
         lines += _wrapped(sentence, width)
@@ -137,6 +141,16 @@ def _title(metrics: Metrics, attacks: dict[str, list[Result]], seconds: float | 
     left = f"{metrics.pair}   {', '.join(parts)}"
     right = "" if seconds is None else f"{seconds:,.0f} s"
     return f"{left}{right:>{max(0, width - len(left))}}".rstrip() if len(left) + len(right) < width else left
+
+
+def _links(metrics: Metrics) -> list[str]:
+    """Say for attacks that replay captions how often the caption's own image is nearest."""
+    return [
+        f"own image nearest ({found.attack}): {percent(found.training)} % of training captions"
+        + (f", {percent(found.control)} % of the control's" if found.control is not None else "")
+        + f"; extracted too: {percent(found.extracted)} %"
+        for found in metrics.own_images[:LINKS]
+    ]
 
 
 # ---- The table --------------------------------------------------------------------------------------

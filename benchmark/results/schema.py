@@ -157,7 +157,7 @@ class OwnImages(_Record):
 
     attack: str = Field(description="name of the attack")
     seed: int = Field(description="run seed")
-    measure: str = Field(description="id of the measure, the first that has one ruler for both sides")
+    measure: str = Field(description="id of the measure, the first that has one scale for both sides")
     training_captions: int = Field(description="captions of training images that were replayed")
     training_families: int = Field(description="caption families that they are of")
     control_captions: int | None = Field(

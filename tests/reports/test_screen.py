@@ -6,7 +6,7 @@ import pytest
 
 from sidebench.benchmark.reports import screen
 from sidebench.benchmark.reports.screen import answer, first_screen
-from sidebench.benchmark.results.schema import AttackRatio, BandClaim, Claim, Cost, Estimate, Metrics
+from sidebench.benchmark.results.schema import AttackRatio, BandClaim, Claim, Cost, Estimate, Metrics, OwnImages
 
 
 def claim(attack: str, says: Any, at_least: float = 0.0, at_most: float = 0.1) -> Claim:
@@ -176,6 +176,32 @@ def test_several_preparations_are_read_together(finished: Any, metrics: Metrics)
     text = first_screen(finished.folder, both)
     assert "seeds 0, 1" in text and "12.3 [10.0, 15.0]" in text and "One preparation" not in text
     assert "side finds more than plain sampling at equal candidates." in text
+
+
+def test_a_caption_s_own_image_is_a_link_that_comes_before_the_table(finished: Any, metrics: Metrics) -> None:
+    rate = Estimate(value=0.673, low=0.601, high=0.737)
+    link = OwnImages(
+        attack="prompt-replay",
+        seed=0,
+        measure="rms",
+        training_captions=64,
+        training_families=32,
+        control_captions=64,
+        control_families=32,
+        training=rate,
+        control=Estimate(value=0.015, low=0.005, high=0.046),
+        difference=rate,
+        p=0.001,
+        q=None,
+        threshold=0.5,
+        extracted=Estimate(value=0.082, low=0.04, high=0.15),
+        extracted_control=None,
+    )
+    lines = first_screen(finished.folder, metrics.model_copy(update={"own_images": [link] * 3})).splitlines()
+    text = " ".join(" ".join(lines).split())
+    assert text.count("own image nearest (prompt-replay): 67.30 [60.10, 73.70] % of training captions, 1.50") == 2
+    assert "extracted too: 8.20 [4.00, 15.00] %" in text and len(lines) <= 25
+    assert text.index("own image nearest") < text.index("copies %")
 
 
 def test_a_pipe_is_as_wide_as_a_wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
