@@ -36,7 +36,7 @@ KEPT = {
 def _pages() -> list[Path]:
     rooms = [ROOT / room for room in ("benchmark", "cli", "methods", "leaderboards/pages")]
     found = [file for room in rooms for kind in ("*.py", "*.j2", "*.js") for file in room.rglob(kind)]
-    return [*found, *ROOT.glob("leaderboards/*.py"), *ROOT.glob("docs/*"), *ROOT.glob("*.md"), ROOT / "action.yml"]
+    return [*found, *ROOT.glob("leaderboards/*.py"), *ROOT.glob("docs/*.*"), *ROOT.glob("*.md"), ROOT / "action.yml"]
 
 
 def test_there_are_pages_to_read() -> None:

@@ -295,7 +295,7 @@ FAULTY = {
     ),
     "hidden work": (
         "    def corrected(self, step, candidates):\n"
-        "        (step.x_t.flatten(1) @ torch.ones(64, 400_000)).sum()\n"
+        "        (step.x_t.flatten(1) @ torch.ones(64, 40_000)).sum()\n"
         "        return step.prediction\n",
         "add what the hooks cost to flops_per_step",
     ),
