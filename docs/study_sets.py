@@ -1,7 +1,8 @@
-"""Write the image sets and pair files of docs/study-side.md into a folder.
+"""Write the image sets and pair files of docs/study-side.md and docs/study-plan.md into a folder.
 
     python docs/study_sets.py OUT
     python docs/study_sets.py OUT --images faces8=faces64.npz:images --size 8
+    python docs/study_sets.py OUT --images faces16=faces64.npz:images --size 16 --each 100 --batch 32 --channels 32 64
 
 Digits come with scikit-learn. Other sets are an array of uint8 images in an npz file, N x H x W, or N x H x W x C
 with three colours or with three and alpha; they are shuffled, laid on white where they are transparent, brought to
@@ -95,7 +96,7 @@ def write_others(given: argparse.Namespace) -> None:
     chosen = shuffled[given.skip : given.skip + SHUFFLED]
     np.savez(given.out / f"{name}.npz", images=chosen)
     for victim in range(3):
-        recipe = {"steps": given.steps}
+        recipe = {"steps": given.steps, "batch": given.batch, "channels": given.channels}
         write_pair(given.out, f"{name}-{victim}", name, 100 + victim, given.each, recipe, given.duplicate_rms)
 
 
@@ -105,6 +106,8 @@ if __name__ == "__main__":
     parser.add_argument("--images", metavar="NAME=FILE:ARRAY", help="another set than the digits")
     parser.add_argument("--size", type=int, default=8, help="height and width it is brought to")
     parser.add_argument("--steps", type=int, default=8000, help="training steps of its victims")
+    parser.add_argument("--batch", type=int, default=64, help="images in a step")
+    parser.add_argument("--channels", type=int, nargs="+", default=[16, 32], help="of the U-Net, one number a level")
     parser.add_argument("--each", type=int, default=128, help="images to train on, and as many held out")
     parser.add_argument("--skip", type=int, default=0, help="shuffled images that are passed over")
     parser.add_argument("--duplicate-rms", type=float, default=0.05, help="nearer than this is one duplicate group")
