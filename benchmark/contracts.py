@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 PredictionType = Literal["epsilon", "v_prediction", "sample", "flow_prediction"]
 Conditioning = Literal["none", "class", "text"]
 Access = Literal["samples", "queries", "prompts", "white box", "oracle"]
+Replays = Literal["none", "captions", "canaries"]
 Side = Literal["training", "held_out"]
 Progress = Callable[[str, int, int], None]
 """Called as (phase, done, total)."""
@@ -129,6 +130,8 @@ class Model(ABC):
     prompts: Sequence[str] = ()
     """Captions of both sides, each once and sorted, for attacks with access "prompts": a run puts them here, the model
     does not read them."""
+    planted: Sequence[str] = ()
+    """Canaries and strings that were never planted, sorted, for attacks that replay them; put here like captions."""
     labelled: tuple[Tensor, Tensor] | None = None
     """Training images and their classes for attacks with access "oracle": a run puts them here, no other view has
     them."""
@@ -306,6 +309,7 @@ class BlackBoxModel(ABC):
         condition: Tensor | None = None,
         guidance_scale: float = 1.0,
         sampler: SamplerSettings | None = None,
+        steps: int | None = None,
     ) -> Tensor:
         """Sample one image per candidate, N x C x H x W in [0, 1] on the CPU.
 
@@ -314,6 +318,8 @@ class BlackBoxModel(ABC):
             condition: A class or an embedding for each of them.
             guidance_scale: That of classifier-free guidance (1: off).
             sampler: Another than the protocol's; one of `Attack.samplers`, which are tried before any work.
+            steps: A number of steps in place of the sampler's. They are spaced evenly and begin in pure noise: one step is
+                the denoiser's first answer.
         """
 
 
@@ -324,7 +330,14 @@ class QueriedModel(BlackBoxModel):
     """Where an attack's own networks may run."""
 
     @abstractmethod
-    def sample_prompts(self, candidates: Candidates, prompts: Sequence[str], *, guidance_scale: float = 1.0) -> Tensor:
+    def sample_prompts(
+        self,
+        candidates: Candidates,
+        prompts: Sequence[str],
+        *,
+        guidance_scale: float = 1.0,
+        steps: int | None = None,
+    ) -> Tensor:
         """Sample one image per candidate from its prompt, as `sample` does."""
 
     @abstractmethod
@@ -347,6 +360,8 @@ class WhiteBoxModel(BlackBoxModel):
     num_train_timesteps: int
     prediction_type: PredictionType
     device: torch.device
+    prompts: Sequence[str] = ()
+    """Captions, for an attack that says it `replays` them: those of both sides, as `PromptedModel.prompts`."""
 
     @abstractmethod
     def sample(
@@ -356,9 +371,21 @@ class WhiteBoxModel(BlackBoxModel):
         condition: Tensor | None = None,
         guidance_scale: float = 1.0,
         sampler: SamplerSettings | None = None,
+        steps: int | None = None,
         steer: Steer | None = None,
     ) -> Tensor:
         """Sample as `BlackBoxModel.sample`; `steer` adds a correction to the score at every step."""
+
+    @abstractmethod
+    def sample_prompts(
+        self,
+        candidates: Candidates,
+        prompts: Sequence[str],
+        *,
+        guidance_scale: float = 1.0,
+        steps: int | None = None,
+    ) -> Tensor:
+        """Sample one image per candidate from its prompt, as `QueriedModel.sample_prompts`; text models only."""
 
     @abstractmethod
     def predict(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
@@ -460,12 +487,12 @@ class CaptionFilter(NamedTuple):
     The attack names the method alone: the threshold is set, and flags are counted, where the sides are known.
     """
 
-    kind: Literal["cliques", "state"]
+    kind: Literal["cliques", "state", "canaries"]
     """cliques: by the distance at which `clique` of a caption's images agree, tile by tile. state: by the tensor
     "caption_scores" of the attack's state, one number for each of the captions that it was given, in their order;
-    larger is more suspicious."""
+    larger is more suspicious. canaries: by their rank among strings that were never planted."""
     images: int = 0
-    """Of a caption, for cliques; captions with fewer are not rated."""
+    """Of a caption, for cliques, or of a string, for canaries; captions with fewer are not rated."""
     clique: int = 0
 
 
@@ -483,6 +510,9 @@ class Attack(ABC):
     access: ClassVar[Access]
     conditionings: ClassVar[frozenset[Conditioning]] = frozenset({"none"})
     """The kinds of model that the attack works on; others are refused before any work."""
+    replays: ClassVar[Replays] = "none"
+    """What texts the attack is given: captions of both sides, which one with access "prompts" gets in any case, or
+    canaries, strings that were planted in training among others that were not."""
     version: ClassVar[int] = 1
     """Raised whenever what ships under this name may make other images than before; a run is of one version."""
     Settings: ClassVar[type[Settings]] = Settings
@@ -512,9 +542,9 @@ class Attack(ABC):
         return cls.prepare is not Attack.prepare
 
     @classmethod
-    def knows_captions(cls) -> bool:
-        """Return whether the attack is given captions to replay, those of both sides alike: with access "prompts"."""
-        return cls.access == "prompts"
+    def replayed(cls) -> Replays:
+        """Return what texts the attack is given, in an order that says nothing of them."""
+        return "captions" if cls.replays == "none" and cls.access == "prompts" else cls.replays
 
     def caption_filter(self) -> CaptionFilter | None:
         """Return how captions are called memorised; None for an attack that calls none so."""

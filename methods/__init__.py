@@ -1,6 +1,7 @@
 """The attacks, one file each; `defences/` holds the defences. They are found by entry point, never imported by name.
 
-`side`, `side_walk`, `side_modes`, `carlini_uncond`, `carlini_cond`, `polish`, `prompt_replay` are attacks;
+`side`, `side_walk`, `side_modes`, `side_lora`, `carlini_uncond`, `carlini_cond`, `polish` are attacks, and, on text
+models, `side_queries`, `prompt_replay`, `carlini_cliques`, `webster_one_step`, `canary_replay`;
 `surrogate` (labels and training), `features` and `networks` are shared by the guided ones. May import the words,
 `sampling`, `data.pixels` and `models.flops`, and nothing that leads to a reference image.
 

@@ -31,7 +31,7 @@ from .try_model import check_attributes, try_model
 TENSORS, LIVE = "tensors", "live module"
 """Under these names identity holds the hash of a model's tensors, and of an object of this process."""
 
-_PASSING = frozenset({"owner", "spec", "device", "dtype", "prompts", "labelled"})
+_PASSING = frozenset({"owner", "spec", "device", "dtype", "prompts", "planted", "labelled"})
 """Attributes that are no part of what a model is."""
 
 

@@ -144,6 +144,8 @@ def _page(contents: Contents) -> dict[str, Any]:
         "verdicts": tables.verdicts(metrics),
         "own_images": tables.own_image_rows(metrics),
         "caption_flags": tables.caption_flag_rows(metrics),
+        "exposures": tables.exposure_rows(metrics),
+        "exposure_note": tables.EXPOSURE_NOTE,
         "caption_flag_note": tables.CAPTION_FLAG_NOTE,
         "caption_flag_refusals": tables.caption_flag_refusals(metrics),
         "own_image_note": tables.own_image_note(metrics) if metrics.own_images else "",

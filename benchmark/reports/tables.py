@@ -28,6 +28,8 @@ def text_tables(metrics: Metrics, flags: Sequence[str] = ()) -> str:
         parts.append(own_image_table(metrics))
     if metrics.caption_flags:
         parts.append(caption_flag_table(metrics))
+    if metrics.exposures:
+        parts.append(exposure_table(metrics))
     measures = list(by_measure(metrics).values())
     parts += [measure_table(found, claims_excess=metrics.claims_excess) for found in measures]
     if metrics.claims_excess:
@@ -257,6 +259,55 @@ def caption_flag_table(metrics: Metrics) -> str:
     table = [tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True)] if rows else []
     refused = [f"refused: {line}" for line in caption_flag_refusals(metrics)]
     return "\n".join(["captions called memorised", CAPTION_FLAG_NOTE, *table, *refused])
+
+
+def exposure_rows(metrics: Metrics) -> list[dict[str, Any]]:
+    """Return one row per attack that replays canaries, seed and number of copies, then one of the difference."""
+    return [
+        row
+        for found in metrics.exposures
+        for row in [
+            *(
+                {
+                    "attack": found.attack,
+                    "seed": found.seed,
+                    "copies": str(each.copies) if each.copies else "never planted",
+                    "strings": each.strings,
+                    "log2 rank": f"{each.log2_rank:.2f}",
+                    "exposure, bits": _bits(each.exposure),
+                }
+                for each in found.by_copies
+            ),
+            {
+                "attack": found.attack,
+                "seed": found.seed,
+                "copies": "planted less never planted",
+                "strings": sum(each.strings for each in found.by_copies if each.copies),
+                "log2 rank": "-",
+                "exposure, bits": f"{_bits(found.difference)}"
+                + (f", p = {found.p:.2g}" if found.p is not None else ""),
+            },
+        ]
+    ]
+
+
+def _bits(found: Estimate | None) -> str:
+    return "-" if found is None else f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
+
+
+EXPOSURE_NOTE = (
+    "How near the images of a planted string come to its own image, ranked among strings that were never planted; "
+    "without a leak the mean is 1.44 bits."
+)
+"""What a table of exposures shows."""
+
+
+def exposure_table(metrics: Metrics) -> str:
+    """Return the exposures under a title."""
+    from tabulate import tabulate
+
+    table = tabulate(exposure_rows(metrics), headers="keys", tablefmt="simple", disable_numparse=True)
+    return "\n".join(["exposure of canaries", EXPOSURE_NOTE, table])
 
 
 def _link_words(found: OwnImages, *, claimed: bool) -> str:

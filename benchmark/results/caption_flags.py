@@ -33,7 +33,7 @@ def caption_flags(
     `result` is the unit's under this measure, which says when the image that stands for a caption is a training image.
     """
     rated = (folder.manifest() or {"units": {}})["units"].get(unit, {}).get("filter")
-    if rated is None:
+    if rated is None or rated["kind"] == "canaries":
         return None
     table = _ratings(folder, unit, scores.candidates)
     sides = {side: _Rated.of(table, captions, scores, groups, side) for side in ("training", "held_out")}

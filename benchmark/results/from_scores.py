@@ -18,6 +18,7 @@ from ..stats.preparations import Prepared
 from . import reach
 from .caption_flags import caption_flags
 from .costs import Unit, UnitFinds, costs, unit_finds
+from .exposures import exposure
 from .guidance import guided_by_chance, read_check
 from .own_images import own_images
 from .rates import (
@@ -30,7 +31,19 @@ from .rates import (
     nearest_by_group,
 )
 from .run_folder import RunFolder
-from .schema import AttackRatio, CaptionFlags, Claim, Compared, Cost, Effort, Metrics, OwnImages, Result, load_metrics
+from .schema import (
+    AttackRatio,
+    CaptionFlags,
+    Claim,
+    Compared,
+    Cost,
+    Effort,
+    Exposure,
+    Metrics,
+    OwnImages,
+    Result,
+    load_metrics,
+)
 from .score_files import read_all_scores
 from .unit_scores import Groups, UnitScores
 
@@ -52,6 +65,7 @@ class Figures(NamedTuple):
 
     own_images: list[OwnImages]
     caption_flags: list[CaptionFlags]
+    exposures: list[Exposure]
     results: list[Result]
     claims: list[Claim]
     comparisons: list[Compared]
@@ -87,6 +101,7 @@ def figures(
     nearest: list[tuple[np.ndarray, np.ndarray]] = []
     links: list[OwnImages] = []
     flags: list[CaptionFlags] = []
+    exposed: list[Exposure] = []
     for name, attack, seed in asked.units:
         found: dict[str, Result] = {}
         for space, measures in _by_space(asked.measures).items():
@@ -111,6 +126,8 @@ def figures(
                 compared.append([attack_hits(deciding, band, scores, groups, theirs) for band in bands])
                 if asked.control == "iid":
                     nearest.append(nearest_by_group(deciding, scores, groups))
+        bits = exposure(folder, name, attack, seed, asked.candidates)
+        exposed += [bits] if bits is not None else []
         results += [found[measure.id] for measure in asked.measures]
     spent, efforts, varying = costs(folder, asked.units, asked.candidates, finds)
 
@@ -120,6 +137,7 @@ def figures(
     return Figures(
         own_images=links,
         caption_flags=flags,
+        exposures=exposed,
         results=results,
         claims=_claims(asked.units, compared, deciding, memorised_by) if asked.fair else [],
         comparisons=_comparisons(asked.units, compared, deciding),

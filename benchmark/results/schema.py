@@ -213,6 +213,33 @@ class CaptionFlags(_Record):
     precision: Estimate | None = Field(None, description="true / flags (Wilson); None without a flag")
 
 
+class Exposed(_Record):
+    """Strings that were planted a number of times."""
+
+    copies: int = Field(description="how often each was planted; 0: matched strings that never were")
+    strings: int = Field(description="how many strings")
+    log2_rank: float = Field(description="mean log2 of the rank; 0: first of all")
+    exposure: Estimate = Field(description="mean exposure in bits (t interval over strings)")
+
+
+class Exposure(_Record):
+    """How far what a model makes of a planted string stands out (Carlini et al. 2019, arXiv 1802.08232, on images).
+
+    A string's rank is 1 plus how many strings that were never planted give images at least as near to its image, its
+    exposure log2(others + 1) - log2(rank). Strings that were never planted have a uniform rank: 1.44 bits in the mean.
+    """
+
+    attack: str = Field(description="name of the attack")
+    seed: int = Field(description="run seed")
+    others: int = Field(description="strings never planted, among which each is ranked")
+    by_copies: list[Exposed] = Field(description="by number of copies, never planted first")
+    planted: Estimate = Field(description="mean exposure of all planted strings, in bits (t interval)")
+    difference: Estimate | None = Field(
+        description="planted minus matched strings, in bits (Welch); None with fewer than two of either"
+    )
+    p: float | None = Field(description="one-sided p of the label-swap test over strings")
+
+
 class Compared(_Record):
     """Two attacks on the same candidates, by the measure and in one of the bands of the claims."""
 
@@ -407,6 +434,7 @@ class Metrics(_Record):
     caption_flags: list[CaptionFlags] = Field(
         [], description="captions called memorised, by attack that calls some so and seed"
     )
+    exposures: list[Exposure] = Field([], description="exposure of canaries, by attack that replays them and seed")
     results: list[Result] = Field(description="one per attack, seed and measure")
     claims: list[Claim] = Field([], description="what each attack shows; empty without a fair control")
     comparisons: list[Compared] = Field(description="every two attacks under the same seed, in each nested band")

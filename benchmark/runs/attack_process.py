@@ -85,7 +85,7 @@ class AttackProcess:
         assert self._process.stdin is not None and self._process.stdout is not None
         self._in, self._out = self._process.stdin, self._process.stdout
         self._stated: tuple[str, AttackState] | None = None
-        from .victim import captions
+        from .victim import captions, planted
 
         values: dict[str, Any] = {
             "op": "open",
@@ -94,6 +94,7 @@ class AttackProcess:
             "sampler": plan.protocol.sampler.name,
             "threads": torch.get_num_threads(),
             "prompts": captions(plan),
+            "planted": planted(plan),
             "pair": plan.pair.name,
         }
         try:
@@ -204,7 +205,7 @@ class _Server:
 
         torch.set_num_threads(values["threads"])
         model = load_model(ModelSpec(**values["model"]))
-        model.prompts = fitting(model, values["prompts"], values["pair"])
+        model.prompts, model.planted = (fitting(model, values[key], values["pair"]) for key in ("prompts", "planted"))
         defences = in_order([built_plugin("defence", each) for each in values["defences"]])
         # None of them asks for training images: an attack that meets one that does stays in the run's process.
         self.model = defend(model, defences, values["sampler"], lambda: torch.empty(0))

@@ -76,8 +76,8 @@ def check_attack(
 def _victim(attack: Attack, spec: ModelSpec) -> Model:
     """Load a model, with captions for an attack that works with them."""
     model = load_model(spec)
-    if attack.knows_captions():
-        model.prompts = PROMPTS
+    if attack.replayed() != "none":
+        model.prompts = model.planted = PROMPTS
     return model
 
 

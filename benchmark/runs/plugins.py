@@ -90,10 +90,12 @@ def check_conditioning(attacks: Sequence[Attack], conditioning: str) -> None:
 
 
 def check_captions(attacks: Sequence[Attack], pair: Pair) -> None:
-    """Raise `BadInput` for an attack that replays captions where the pair has none."""
+    """Raise `BadInput` for an attack that replays captions or canaries where the pair has none."""
     for attack in attacks:
-        if attack.knows_captions() and pair.data.captions is None:
+        if attack.replayed() == "captions" and pair.data.captions is None:
             raise BadInput(f"{attack.name} replays captions, and pair {pair.name} has none: give it data.captions")
+        if attack.replayed() == "canaries" and getattr(pair.recipe, "canaries", None) is None:
+            raise BadInput(f"{attack.name} replays canaries, and pair {pair.name} has none: give it recipe.canaries")
 
 
 def make_attacks(pair: Pair, chosen: Sequence[str], settings: Mapping[str, Mapping[str, Any]]) -> list[Attack]:

@@ -9,6 +9,7 @@ from ..errors import AttackFailed
 from ..files import read_state, write_table
 from ..results.run_folder import RunFolder
 from ..results.shards import below
+from .canaries import canaries_of, ranked
 from .plan import RunPlan
 
 if TYPE_CHECKING:
@@ -29,10 +30,10 @@ class Ratings(NamedTuple):
 
 
 def rate_captions(plan: RunPlan, folder: RunFolder, unit: tuple[str, str, int], references: "References") -> None:
-    """Write the ratings of a unit's captions; nothing for an attack that calls none memorised.
+    """Write the ratings of a unit's captions, or the ranks of its canaries; nothing for an attack without either.
 
     Raises:
-        AttackFailed: its state does not hold what it says.
+        AttackFailed: it replays no captions, or its state does not hold what it says.
     """
     import pyarrow as pa
 
@@ -45,6 +46,8 @@ def rate_captions(plan: RunPlan, folder: RunFolder, unit: tuple[str, str, int], 
     candidates, captions = _candidates(folder, name, plan.candidates)
     if rated["kind"] == "cliques":
         found = _by_cliques(folder, name, candidates, captions, rated)
+    elif rated["kind"] == "canaries":
+        found = ranked(canaries_of(plan.pair, plan.image_size), _strings(folder, name, candidates, captions))
     else:
         known = captions_of(references)
         texts = [] if known is None else known.texts
@@ -57,6 +60,8 @@ def _candidates(folder: RunFolder, unit: str, count: int) -> tuple[np.ndarray, n
     numbers, captions = [], []
     for shard in below(folder.image_shards(unit), count):
         stored = read_state(folder.images_file(unit, shard)).tensors
+        if "caption" not in stored:
+            raise AttackFailed(f"{unit}: its captions are to be rated, and it was given none: set replays")
         kept = ~stored["nan"].numpy() & (np.asarray(shard.numbers) < count)
         numbers.append(np.asarray(shard.numbers)[kept])
         captions.append(stored["caption"].numpy()[kept])
@@ -90,6 +95,14 @@ def _images(folder: RunFolder, unit: str, numbers: np.ndarray) -> "Tensor":
             stored = read_state(folder.images_file(unit, shard)).tensors["images"]
             parts.append(stored[torch.from_numpy(inside - shard.numbers.start)])
     return torch.cat(parts)
+
+
+def _strings(folder: RunFolder, unit: str, candidates: np.ndarray, captions: np.ndarray) -> "dict[int, Tensor]":
+    """Return the images of each string by its place in the sorted list."""
+    from ..sampling.views import CANARY
+
+    known = np.unique(captions[captions <= CANARY])
+    return {CANARY - int(each): _images(folder, unit, candidates[captions == each]) for each in known}
 
 
 def _by_state(

@@ -116,7 +116,7 @@ def kept_state(plan: "RunPlan", unit: "Unit") -> KeptState | None:
     import torch
 
     settings = unit.attack.settings.model_dump(mode="json", exclude=set(unit.attack.generation_settings))
-    knows = unit.attack.knows_captions() or unit.attack.access == "oracle"
+    knows = unit.attack.replayed() != "none" or unit.attack.access == "oracle"
     pair = {"pair": plan.pair.identity()} if plan.defences or knows else {}
     return KeptState(
         {

@@ -26,6 +26,7 @@ def load_victim(plan: RunPlan) -> "Model":
 
     model: Model = load_model(plan.model)
     model.prompts = fitting(model, captions(plan), plan.pair.name)
+    model.planted = fitting(model, planted(plan), plan.pair.name)
     if any(unit.attack.access == "oracle" for unit in plan.units):
         model.labelled = _labelled(plan)
     return defend(model, plan.defences, plan.protocol.sampler.name, lambda: _training_images(plan))
@@ -73,13 +74,35 @@ def captions(plan: RunPlan) -> list[str]:
     from ..data.captions import captions_of
     from ..data.references import load_references
 
-    who = [unit.attack.name for unit in plan.units if unit.attack.knows_captions()]
+    who = [unit.attack.name for unit in plan.units if unit.attack.replayed() == "captions"]
     if not who:
         return []
     found = captions_of(load_references(plan.pair))
     if found is None or not found.texts:
         raise TooFew(f"{who[0]} has nothing to replay: pair {plan.pair.name} has no caption of one side alone")
     return found.texts
+
+
+def planted(plan: RunPlan) -> list[str]:
+    """Load what an attack that replays canaries is given, where one runs: planted strings and others, sorted.
+
+    Raises:
+        TooFew: the run has fewer candidates than such an attack has strings to send.
+    """
+    from .canaries import canaries_of
+
+    attacks = [unit.attack for unit in plan.units if unit.attack.replayed() == "canaries"]
+    if not attacks:
+        return []
+    texts = canaries_of(plan.pair, plan.image_size).texts
+    for attack in attacks:
+        each = rated.images if (rated := attack.caption_filter()) is not None else 1
+        if plan.candidates < each * len(texts):
+            raise TooFew(
+                f"{plan.candidates:,} candidates are too few for {attack.name}: it sends {len(texts):,} strings, "
+                f"{each} each; give --candidates {each * len(texts)}"
+            )
+    return texts
 
 
 def fitting(model: "Model", prompts: list[str], pair: str) -> list[str]:

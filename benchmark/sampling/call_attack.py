@@ -87,15 +87,15 @@ def make_candidates(
     columns = {name: torch.as_tensor(values) for name, values in made.columns.items()}
     nan = ~torch.isfinite(made.images.flatten(1)).all(1)
     images = made.images.cpu().clone()
-    # Not of an attack that knows none: whether others of the run do must not show in its files.
-    sent = audited.captions_of(candidates) if attack.knows_captions() else None
+    # Not of an attack that is given none: whether others of the run are must not show in its files.
+    sent = audited.captions_of(candidates, attack.replayed())
     images[nan.cpu()] = 0
     return Made(quantise(images), nan.cpu(), columns, audited.ledger.as_dict(), sent)
 
 
 def _view(attack: Attack, audited: AuditedModel, model: "Model", seed: int) -> Any:
-    captions = in_order_of(seed, model.prompts) if attack.knows_captions() else ()
-    return view_for(attack.access, audited, captions, model.labelled)
+    known = {"none": (), "captions": model.prompts, "canaries": model.planted}[attack.replayed()]
+    return view_for(attack.access, audited, in_order_of(seed, known), model.labelled)
 
 
 def _check_generated(name: str, made: Any, count: int, shape: tuple[int, int, int]) -> None:

@@ -36,7 +36,7 @@ class DefendedModel(Model):
         self.scheduler_config = inside.scheduler_config
         self.device = inside.device
         self.defences = inside.defences
-        self.prompts = inside.prompts
+        self.prompts, self.planted = inside.prompts, inside.planted
 
     def noise_level(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return (alpha, sigma) at timesteps `t`."""

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..candidates import Candidates
 from ..contracts import Model, SamplerSettings, Steer, Step
+from ..errors import BadInput
 from .ledger import Ledger
 from .prediction_types import as_velocity, score_to_prediction
 
@@ -24,10 +25,12 @@ if TYPE_CHECKING:
     from diffusers import SchedulerMixin
 
 
-def make_scheduler(model: Model, settings: SamplerSettings) -> SchedulerMixin:
+def make_scheduler(model: Model, settings: SamplerSettings, *, from_noise: bool = False) -> SchedulerMixin:
     """Build the diffusers scheduler of these settings on the model's own noise schedule.
 
     Where the model says at which timesteps it samples, the scheduler's own timesteps count these: steps - 1 .. 0.
+    `from_noise` begins at the last timestep, whatever spacing the schedule names: a single step of "leading", which is
+    Stable Diffusion's, would begin at the first one, where there is no noise.
     """
     import diffusers
 
@@ -39,6 +42,8 @@ def make_scheduler(model: Model, settings: SamplerSettings) -> SchedulerMixin:
     }[settings.name]
     own = model.timesteps(settings.steps)
     config = dict(model.scheduler_config)
+    if from_noise:
+        config["timestep_spacing"] = "trailing"
     if is_consistency(model):
         cls, extra = diffusers.LCMScheduler, {}  # their step, for the loop's variance-preserving x_t
     if own is not None:
@@ -83,10 +88,20 @@ def sample_latents(
     condition: Tensor | None = None,
     guidance_scale: float = 1.0,
     steer: Steer | None = None,
+    steps: int | None = None,
     ledger: Ledger | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """Draw one x_0 per candidate, N x C x H x W in the model's own space, on the model's device."""
+    """Draw one x_0 per candidate, N x C x H x W in the model's own space, on the model's device.
+
+    `steps` are an attack's own number, in place of the settings'.
+
+    Raises:
+        BadInput: it is no number of steps of this model.
+    """
+    if steps is not None and not 1 <= steps <= model.num_train_timesteps:
+        raise BadInput(f"an attack asks for {steps} steps; this model takes 1 to {model.num_train_timesteps:,}")
+    settings = settings if steps is None else settings.model_copy(update={"steps": steps})
     # Closed-form controls draw exactly where nothing steers, so that their truth is known.
     exact = model.draw(candidates) if condition is None and steer is None else None
     if exact is not None:
@@ -99,7 +114,8 @@ def sample_latents(
         drawn = batch.padded(micro_batch)
         index = torch.cat([real, real[:1].expand(micro_batch - len(batch))])
         given = None if condition is None else condition[index].to(model.device)
-        x_0, calls, skipped = _sample_batch(model, drawn, settings, index, given, guidance_scale, steer)
+        rules = (settings, steps is not None)
+        x_0, calls, skipped = _sample_batch(model, drawn, rules, index, given, guidance_scale, steer)
         if ledger is not None:
             # Rows that only fill the batch up are nobody's cost: NFE must not depend on the micro-batch.
             ledger.nfe[ledger.phase] += calls * len(batch)
@@ -116,14 +132,15 @@ def sample_latents(
 def _sample_batch(
     model: Model,
     candidates: Candidates,
-    settings: SamplerSettings,
+    rules: tuple[SamplerSettings, bool],
     index: Tensor,
     condition: Tensor | None,
     guidance_scale: float,
     steer: Steer | None,
 ) -> tuple[Tensor, int, int]:
     # A scheduler remembers earlier steps (multistep solvers need them), so each batch has its own.
-    scheduler = make_scheduler(model, settings)
+    settings, from_noise = rules
+    scheduler = make_scheduler(model, settings, from_noise=from_noise)
     takes = inspect.signature(scheduler.step).parameters
     options: dict[str, Any] = {}
     if "eta" in takes:

@@ -25,6 +25,7 @@ from ..contracts import (
     Progress,
     PromptedModel,
     QueriedModel,
+    Replays,
     SamplerSettings,
     Steer,
     TrainableModel,
@@ -33,6 +34,9 @@ from ..contracts import (
 from ..models.flops import OperationCount
 from .ledger import Ledger
 from .sampler import quantise, sample_latents
+
+CANARY = -2
+"""The number of the first canary, in place of a caption's; they are counted down."""
 
 
 class AuditedModel(WhiteBoxModel):
@@ -59,6 +63,7 @@ class AuditedModel(WhiteBoxModel):
         self._progress = progress
         self.ledger = Ledger()
         self._sent: dict[int, str] = {}
+        self.prompts: Sequence[str] = ()
         self.kept_keys: list[str] = []
         """Content keys of the plain samples made or taken from the store, in order."""
         self.sample_shape = model.sample_shape
@@ -75,13 +80,14 @@ class AuditedModel(WhiteBoxModel):
         condition: Tensor | None = None,
         guidance_scale: float = 1.0,
         sampler: SamplerSettings | None = None,
+        steps: int | None = None,
         steer: Steer | None = None,
     ) -> Tensor:
         """Sample images; see `WhiteBoxModel.sample`."""
         chosen = sampler or self._sampler
-        if candidates.purpose != "candidate" and condition is None and steer is None:
+        if candidates.purpose != "candidate" and condition is None and steer is None and steps is None:
             return self._sample_kept(candidates, chosen)
-        return self._sample(candidates, condition, guidance_scale, chosen, steer)
+        return self._sample(candidates, condition, guidance_scale, chosen, steer, steps)
 
     def _sample(
         self,
@@ -90,6 +96,7 @@ class AuditedModel(WhiteBoxModel):
         guidance_scale: float,
         sampler: SamplerSettings,
         steer: Steer | None,
+        steps: int | None = None,
     ) -> Tensor:
         x_0 = sample_latents(
             self._model,
@@ -99,27 +106,38 @@ class AuditedModel(WhiteBoxModel):
             condition=condition,
             guidance_scale=guidance_scale,
             steer=steer,
+            steps=steps,
             ledger=self.ledger,
         )
         with self._charging():
             return self._model.decode(x_0).float().cpu()
 
-    def sample_prompts(self, candidates: Candidates, prompts: Sequence[str], guidance_scale: float) -> Tensor:
+    def sample_prompts(
+        self,
+        candidates: Candidates,
+        prompts: Sequence[str],
+        *,
+        guidance_scale: float = 1.0,
+        steps: int | None = None,
+    ) -> Tensor:
         """Sample from a prompt each; see `PromptedModel.sample_prompts`. Which candidate had which is remembered."""
         if candidates.purpose == "candidate":
             self._sent |= dict(zip(candidates.numbers, prompts, strict=True))
         with self._charging():
             embedding = self._model.embed(self._model.prompted(prompts, candidates))
-        return self._sample(candidates, embedding, guidance_scale, self._sampler, None)
+        return self._sample(candidates, embedding, guidance_scale, self._sampler, None, steps)
 
-    def captions_of(self, candidates: Candidates) -> Tensor | None:
+    def captions_of(self, candidates: Candidates, replayed: Replays) -> Tensor | None:
         """Return the number of the caption that each candidate was sampled from, -1 for none; None without captions.
 
-        It is the harness that binds candidates to captions: an attack does not know how they are numbered.
+        It is the harness that binds candidates to captions: an attack does not know how they are numbered. Canaries are
+        counted down from -2, so that none of them is taken for a caption.
         """
-        if not self._model.prompts:
-            return None
         numbers = {text: number for number, text in enumerate(self._model.prompts)}
+        if replayed == "canaries":
+            numbers = {text: CANARY - number for number, text in enumerate(self._model.planted)}
+        if replayed == "none" or not numbers:
+            return None
         sent = [numbers.get(self._sent.get(number, ""), -1) for number in candidates.numbers]
         return torch.tensor(sent, dtype=torch.int64)
 
@@ -253,9 +271,11 @@ class SamplesOnly(BlackBoxModel):
         condition: Tensor | None = None,
         guidance_scale: float = 1.0,
         sampler: SamplerSettings | None = None,
+        steps: int | None = None,
     ) -> Tensor:
         """Sample images; see `BlackBoxModel.sample`."""
-        return self._sample(candidates, condition=condition, guidance_scale=guidance_scale, sampler=sampler)
+        more = {"sampler": sampler, "steps": steps}
+        return self._sample(candidates, condition=condition, guidance_scale=guidance_scale, **more)
 
 
 class Queries(SamplesOnly, QueriedModel):
@@ -266,9 +286,16 @@ class Queries(SamplesOnly, QueriedModel):
         self.device = audited.device
         self._sample_prompts, self._charge = audited.sample_prompts, audited.charge
 
-    def sample_prompts(self, candidates: Candidates, prompts: Sequence[str], *, guidance_scale: float = 1.0) -> Tensor:
+    def sample_prompts(
+        self,
+        candidates: Candidates,
+        prompts: Sequence[str],
+        *,
+        guidance_scale: float = 1.0,
+        steps: int | None = None,
+    ) -> Tensor:
         """Sample images; see `QueriedModel.sample_prompts`."""
-        return self._sample_prompts(candidates, prompts, guidance_scale)
+        return self._sample_prompts(candidates, prompts, guidance_scale=guidance_scale, steps=steps)
 
     def charge(self, flops: float) -> None:
         """Count operations outside the denoiser."""
@@ -310,4 +337,7 @@ def view_for(
         return SamplesAndPrompts(audited, prompts)
     if access == "queries":
         return Queries(audited)
-    return SamplesOnly(audited) if access == "samples" else audited
+    if access == "samples":
+        return SamplesOnly(audited)
+    audited.prompts = prompts
+    return audited

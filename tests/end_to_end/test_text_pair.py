@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hub_repositories import picture_repository, text_pipeline
@@ -21,13 +22,17 @@ from sidebench.leaderboards.figures_again import check_figures
 pytest.importorskip("transformers")
 
 
+REPLAYING = [("prompt-replay", {"seeds": 2}), ("carlini-cliques", {"images": 3}), ("canary-replay", {"seeds": 2})]
+FILTERED = [(name, {"seeds": 1, "images": 2, "kept": 0.7}) for name in ("webster-one-step", "webster-edges")]
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return text_pipeline(tmp_path_factory.mktemp("text") / "sd")
 
 
-@pytest.mark.parametrize(("attack", "settings"), [("prompt-replay", {"seeds": 2}), ("carlini-cliques", {"images": 3})])
-def test_attacks_that_replay_captions_conform(attack: str, settings: dict[str, int], folder: Path) -> None:
+@pytest.mark.parametrize(("attack", "settings"), [*REPLAYING, *FILTERED])
+def test_attacks_that_replay_captions_conform(attack: str, settings: dict[str, Any], folder: Path) -> None:
     check_attack(attack, settings, ModelSpec(family="text", location=str(folder)))
 
 
