@@ -318,8 +318,8 @@ class BlackBoxModel(ABC):
             condition: A class or an embedding for each of them.
             guidance_scale: That of classifier-free guidance (1: off).
             sampler: Another than the protocol's; one of `Attack.samplers`, which are tried before any work.
-            steps: A number of steps in place of the sampler's. They are spaced evenly and begin in pure noise: one step is
-                the denoiser's first answer.
+            steps: A number of steps in place of the sampler's. They are spaced evenly and begin in pure noise: one step
+                is the denoiser's first answer.
         """
 
 
