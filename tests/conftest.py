@@ -120,9 +120,20 @@ def attacks_stay_here() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_file_is_waited_for() -> Iterator[None]:
+    """Leave it to the system when files reach the disk: a run flushes some fifty, and no power is cut here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
 @pytest.fixture(scope="module", autouse=True)
 def pictures_are_drawn_for_tests_of_pages(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Leave the plots out of pages, except in tests/reports/: drawing takes a third of a small run and its report."""
+    """Leave the plots out of pages: drawing takes a third of a small run and its report.
+
+    They are drawn in tests/reports/, in the run that several files read, and where a test takes the fixture `drawn`.
+    """
     with pytest.MonkeyPatch.context() as patch:
         if request.path.parent.name != "reports":
             for module in (page, compared_page):
@@ -157,6 +168,13 @@ def fits_of_a_pair_are_made_once(request: pytest.FixtureRequest, fitted: dict[st
         if request.path.parent.name not in ("data", "measures"):
             patch.setattr(Fits, "tensors", tensors)
         yield
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw the plots of the pages that this test writes."""
+    for module in (page, compared_page):
+        monkeypatch.setattr(module, "inlined", _INLINED)
 
 
 def _without_drawing(name: str, picture: page.Picture) -> dict[str, str]:

@@ -72,7 +72,7 @@ def test_report_has_pictures_only_where_asked(finished: Any, call: Call, tmp_pat
     assert not loads_from_the_net(without) and not loads_from_the_net(with_them)
 
 
-def test_report_goes_into_the_run_folder(copied: Path, call: Call) -> None:
+def test_report_goes_into_the_run_folder(drawn: None, copied: Path, call: Call) -> None:
     page = copied / "report.html"
     assert call("report", copied)[0] == 0
     before = page.read_text(encoding="utf-8")

@@ -234,14 +234,15 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_site_of_the_results_of_record(browser: Browser, shipped: Path, scheme: str) -> None:
+def test_the_site_of_the_results_of_record(browser: Browser, shipped: Path) -> None:
     pages = sorted(shipped.rglob("*.html"))
     assert len(pages) > len(list((shipped / "boards").iterdir())) + 2
-    for page in watched(browser, color_scheme=scheme):
+    for page in watched(browser):
         for file in pages:
             page.goto(file.as_uri())
-            assert page.evaluate(LOW_CONTRAST, CONTRAST)[1] == [], file.name
+            for scheme in ("light", "dark"):
+                page.emulate_media(color_scheme=scheme)
+                assert page.evaluate(LOW_CONTRAST, CONTRAST)[1] == [], (file.name, scheme)
             for width in (390, 1400):
                 page.set_viewport_size({"width": width, "height": 800})
                 assert page.evaluate("document.documentElement.scrollWidth") <= width, (file.name, width)

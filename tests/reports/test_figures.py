@@ -59,14 +59,14 @@ def test_curves_only_rise_and_lie_in_their_intervals(contents: Contents) -> None
 
 
 @pytest.fixture(scope="module")
-def drawn(finished: Any, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def plots(finished: Any, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return write_figures(finished.folder, tmp_path_factory.mktemp("a") / "deep")
 
 
 def test_every_plot_is_written_as_svg_and_png_the_same_each_time(
-    finished: Any, drawn: list[Path], tmp_path: Path
+    finished: Any, plots: list[Path], tmp_path: Path
 ) -> None:
-    first, second = drawn, write_figures(finished.folder, tmp_path)
+    first, second = plots, write_figures(finished.folder, tmp_path)
     names = {file.stem for file in first}
     assert {"overview", "rarefaction", "detector", "scores-side.s0", "thresholds-side.s0"} <= names
     assert {"preparation-side.s0", "preparation-carlini-cond.s0"} <= names
@@ -78,8 +78,8 @@ def test_every_plot_is_written_as_svg_and_png_the_same_each_time(
             assert one.read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_plot_names_no_outside_address(drawn: list[Path]) -> None:
-    for file in drawn:
+def test_a_plot_names_no_outside_address(plots: list[Path]) -> None:
+    for file in plots:
         if file.suffix == ".svg":
             text = re.sub(r' xmlns(?::\w+)?="[^"]*"', "", file.read_text(encoding="utf-8"))
             assert "http" not in text and "<image" not in text and "<script" not in text
