@@ -181,6 +181,22 @@ def test_unsure_rows_are_selected_again_and_ties_in_full(monkeypatch: pytest.Mon
     assert [kind for kind, _ in selected] == [torch.float32] and 300 not in ranked
 
 
+@pytest.mark.parametrize("offset", [0.0, 100.0])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_what_is_nearer_than_the_edge_is_found_in_every_stripe_of_a_block(offset: float, parts: int) -> None:
+    """Blocks of whole stripes and a rest; the nearest ones of each query lie where chance puts them, some twice."""
+    references = offset + normal(1, 700, 6)
+    references[torch.arange(0, 700, 7)] = references[350].clone()
+    assert_top_k(references[::50] + normal(2, 14, 6) / 8, references, 5, 64, parts)
+
+
+def test_a_row_without_anything_nearer_keeps_what_it_has() -> None:
+    partial = torch.tensor([[3.0, 1.0, 2.0] * 16, [9.0, 9.0, 9.0] * 16])
+    values, columns = search._closer(partial, torch.tensor([2.0, 9.0]))
+    assert sorted(columns[0].tolist()) == list(range(1, 48, 3)) and (values[0] == 1).all()
+    assert torch.isinf(values[1]).all()
+
+
 def test_more_neighbours_than_references_give_all() -> None:
     found = top_k(normal(1, 3, 4), normal(2, 5, 4), 9)
     assert found.ids.shape == found.distances.shape == (3, 5)
