@@ -1,6 +1,7 @@
 """`sidebench run`, who works for it, and what comes before it: `plan` and `fetch`."""
 
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,11 +35,12 @@ from .options import (
 from .output import complain_of, loading, show
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from ..benchmark.results.run_folder import RunFolder
     from ..benchmark.results.schema import Metrics
     from ..benchmark.runs.plan import RunPlan
+    from ..benchmark.runs.runner import Make
 
 
 def _by_name(
@@ -103,6 +105,12 @@ def run(
         list[str] | None,
         typer.Option(metavar="ATTACK", help="Start this attack over, with its settings and code of now; others stay."),
     ] = None,
+    engine: Annotated[
+        str | None, typer.Option(metavar="ray[:ADDRESS]", help="Make the images on Ray's workers; default: here.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="With --engine: workers, each with the model in memory; default: 2.")
+    ] = None,
     plan_only: Annotated[
         bool, typer.Option("--plan-only", help="Open the run folder for `sidebench worker`, print its path, and stop.")
     ] = False,
@@ -114,6 +122,8 @@ def run(
     from ..benchmark.models.pair_from_names import chosen_pairs
 
     settings = values.settings(set_)
+    if workers and not engine:
+        raise BadSetting("--workers belongs to --engine; without one, start `sidebench worker` yourself")
     built = model is not None and ".py:" in model  # to see what it is; a typing error elsewhere loads nothing heavy
     if built:
         loading("torch and diffusers")
@@ -157,7 +167,20 @@ def run(
         plans = [with_curves(plan, curves, progress) for plan in plans]
     if plan_only:
         return _open(plans, as_json)
-    return _execute(plans, [nonce and nonce.nonce for nonce in nonces], as_json)
+    with _engine(engine, workers) as make:
+        return _execute(plans, [nonce and nonce.nonce for nonce in nonces], as_json, make)
+
+
+@contextmanager
+def _engine(name: str | None, workers: int | None) -> "Iterator[Make | None]":
+    """Yield who makes the images, if not this process."""
+    if name is None:
+        yield None
+        return
+    from ..benchmark.runs.ray_engine import address_of, ray_engine
+
+    with ray_engine(address_of(name), workers or 2) as make:
+        yield make
 
 
 def _open(plans: "Sequence[RunPlan]", as_json: bool) -> int:
@@ -269,7 +292,9 @@ def score_images(
     return _execute([planned], [None], as_json)
 
 
-def _execute(plans: "Sequence[RunPlan]", nonces: "Sequence[bytes | None]", as_json: bool) -> int:
+def _execute(
+    plans: "Sequence[RunPlan]", nonces: "Sequence[bytes | None]", as_json: bool, make: "Make | None" = None
+) -> int:
     """Carry out the plans one after the other, print what they found, and return the exit code."""
     from ..benchmark.progress import reporter_for
     from ..benchmark.reports import screen
@@ -280,7 +305,7 @@ def _execute(plans: "Sequence[RunPlan]", nonces: "Sequence[bytes | None]", as_js
     found, code = [], 0
     for plan, nonce in zip(plans, nonces, strict=True):
         with reporter_for(sys.stderr) as progress:
-            result = execute(plan, progress)
+            result = execute(plan, progress, make)
         if nonce is not None:
             secret.keep_nonce(result.folder, nonce)
         for error in result.failures.values():

@@ -36,9 +36,11 @@ def rebuilt_error(kind: str, message: str, line: str, trace: str) -> Exception:
 def described_error(error: Exception, *sources: Path | None) -> dict[str, str]:
     """Return what `rebuilt_error` takes: an error, and the line of the first of these sources that it came from."""
     own = isinstance(error, SidebenchError)
-    line = "" if own else next(filter(None, (raised_in(error, source) for source in sources)), "")
+    kind, line = type(error).__name__, "" if own else next(filter(None, (raised_in(error, s) for s in sources)), "")
+    if isinstance(error, RaisedElsewhere):  # in a process of that process
+        kind, line = error.kind, error.line
     trace = "".join(traceback.format_exception(error))
-    return {"kind": type(error).__name__, "message": str(error), "line": line, "trace": trace}
+    return {"kind": kind, "message": str(error), "line": line, "trace": trace}
 
 
 def built_plugin(kind: Any, named: dict[str, Any]) -> Any:
