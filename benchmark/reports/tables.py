@@ -6,7 +6,7 @@ from typing import Any
 
 from ..files import read_json
 from ..results.run_folder import RunFolder
-from ..results.schema import Claim, Cost, Effort, Estimate, Metrics, OwnImages, Rate, Result
+from ..results.schema import Claim, Cost, Effort, Estimate, Exposure, Metrics, OwnImages, Rate, Result
 from ..results.tuning_curve import Curve
 
 ONE_PREPARATION = "of this preparation of each: another seed may say otherwise"
@@ -302,6 +302,14 @@ EXPOSURE_NOTE = (
 """What a table of exposures shows."""
 
 
+def _exposure_words(found: Exposure) -> str:
+    """Say what an attack's exposures are, without a full stop."""
+    said = f"planted strings have an exposure of {_bits(found.planted)} bits among {found.others:,} never planted"
+    if found.difference is not None and found.p is not None:
+        said += f", {_bits(found.difference)} more than matched strings (p = {found.p:.2g})"
+    return said
+
+
 def exposure_table(metrics: Metrics) -> str:
     """Return the exposures under a title."""
     from tabulate import tabulate
@@ -576,6 +584,7 @@ def verdicts(metrics: Metrics) -> list[str]:
         f"{found.attack}, seed {found.seed}: {_link_words(found, claimed=metrics.claims_excess)}."
         for found in metrics.own_images
     ]
+    links += [f"{found.attack}, seed {found.seed}: {_exposure_words(found)}." for found in metrics.exposures]
     if metrics.claims_excess:
         return links + [
             f"{_who(claim)}: {claim_words(claim, metrics.control)}{claim.remark and f'; {claim.remark}'}."

@@ -1,6 +1,5 @@
-"""Canaries: ranks against others by hand, chance where nothing was planted, and a run from pair to exposures."""
+"""Canaries: ranks against others by hand, and chance where nothing was planted."""
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -8,15 +7,11 @@ import pytest
 import torch
 
 from sidebench.benchmark.data.pair import load_pair
-from sidebench.benchmark.errors import BadInput, TooFew
 from sidebench.benchmark.files import write_table
-from sidebench.benchmark.protocol import SamplerSettings
 from sidebench.benchmark.results.exposures import exposure
 from sidebench.benchmark.results.run_folder import RunFolder
 from sidebench.benchmark.results.schema import Exposure
-from sidebench.benchmark.runs import runner
 from sidebench.benchmark.runs.canaries import OTHERS, Canaries, Ranks, canaries_of, ranked
-from sidebench.benchmark.runs.plan import plan_run
 
 UNIT = "canary-replay.s0"
 PLANTED = 12
@@ -70,34 +65,3 @@ def test_the_strings_of_the_glyphs_are_as_they_were_planted() -> None:
     assert len(canaries.texts) == 64 + OTHERS and canaries.texts == sorted(set(canaries.texts))
     assert {len(text) for text in canaries.texts} == {16}
     assert np.unique(canaries.copies, return_counts=True)[1].tolist() == [32, 8, 8, 8, 8]
-
-
-def test_a_run_ranks_every_canary(tmp_path: Path) -> None:
-    pytest.importorskip("transformers")
-    settings = {"canary-replay": {"guidance_scale": 1}}
-    with pytest.raises(BadInput, match="canary-replay replays canaries, and pair glyphs-clean has none"):
-        plan_run(load_pair("glyphs-clean"), attacks=["canary-replay"], candidates=8, device="cpu", out=tmp_path)
-
-    def planned(candidates: int) -> runner.RunPlan:
-        plan = plan_run(
-            load_pair("glyphs"),
-            attacks=["canary-replay"],
-            candidates=candidates,
-            device="cpu",
-            out=tmp_path,
-            measures=["nl2c:n50:a0.5"],
-            settings=settings,
-        )
-        return dataclasses.replace(
-            plan, protocol=plan.protocol.model_copy(update={"sampler": SamplerSettings(steps=1)})
-        )
-
-    with pytest.raises(TooFew, match=r"1,063 candidates are too few for canary-replay: it sends 1,064 strings, 1 each"):
-        runner.execute(planned(1063))
-    result = runner.execute(planned(1064))
-    assert result.metrics is not None and not result.failures
-    (found,) = result.metrics.exposures
-    assert [each.copies for each in found.by_copies] == [0, 1, 2, 4, 8] and found.others == OTHERS
-    assert result.metrics.own_images == [] and result.metrics.caption_flags == []
-    for file in result.folder.path.rglob("*.json"):
-        assert "0uy3klznf89j9cp0" not in file.read_text(encoding="utf-8"), "a canary is nobody's business"
