@@ -139,7 +139,8 @@ class WebsterOneStep(_Filtered):
             predicted = (noise - alpha * clean) / sigma
         # sigma_max is sigma / alpha. Where alpha is 0 the factor is left out: it is the same for all captions.
         scale = sigma / alpha if alpha > SINGULAR else 1.0
-        return (scale * predicted).square().flatten(1).mean(1)
+        distances: Tensor = (scale * predicted).square().flatten(1).mean(1)
+        return distances
 
 
 class WebsterEdges(_Filtered):

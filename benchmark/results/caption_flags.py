@@ -55,9 +55,8 @@ def caption_flags(
         return CaptionFlags(**head, refused=str(error))
     rest = theirs.rows(~sets)
     flagged = [side.rows(side.scores < threshold) for side in (ours, rest)]
-    found = compare_families(
-        *(family_shares((side.scores < threshold).astype(float), side.families) for side in (ours, rest)), CONFIDENCE
-    )
+    shares = [family_shares((side.scores < threshold).astype(np.float64), side.families) for side in (ours, rest)]
+    found = compare_families(shares[0], shares[1], CONFIDENCE)
     near, own = _returned(flagged, result, measure, scores, groups, captions)
     count = sum(len(side.scores) for side in flagged)
     return CaptionFlags(

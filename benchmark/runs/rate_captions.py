@@ -9,7 +9,7 @@ from ..errors import AttackFailed
 from ..files import read_state, write_table
 from ..results.run_folder import RunFolder
 from ..results.shards import below
-from .canaries import canaries_of, ranked
+from .canaries import Ranks, canaries_of, ranked
 from .plan import RunPlan
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def rate_captions(plan: RunPlan, folder: RunFolder, unit: tuple[str, str, int], 
     if rated is None:
         return
     candidates, captions = _candidates(folder, name, plan.candidates)
+    found: Ratings | Ranks
     if rated["kind"] == "cliques":
         found = _by_cliques(folder, name, candidates, captions, rated)
     elif rated["kind"] == "canaries":
