@@ -120,7 +120,8 @@ class WebsterOneStep(_Filtered):
                 drawn = Candidates(budget.seed, [number + seed for number in numbers], "one step")
                 noise = drawn.normal("noise", model.sample_shape)
                 total += self._distances(model, condition, noise).double()
-            return total / seeds
+            mean: Tensor = total / seeds
+            return mean
 
         return self.scored(model, model.prompts, budget, score)
 
