@@ -8,6 +8,7 @@ from .. import registry
 from ..data.pair import IN_TRAINING, TRAINING_DEFENCES, Recipe, load_pair, pair_names, recipe_field
 from ..errors import UnknownName
 from ..registry import KINDS
+from .class_facts import class_facts
 
 if TYPE_CHECKING:
     from ..results.run_folder import RunFolder
@@ -21,7 +22,7 @@ class Description(NamedTuple):
 
 
 def listing(kind: str) -> list[dict[str, str]]:
-    """Return name and origin of everything of a kind; nothing is imported for it.
+    """Return everything of a kind with what it says of itself and where it is from; nothing is imported for it.
 
     Raises:
         UnknownName: there is no such kind.
@@ -39,20 +40,48 @@ def listing(kind: str) -> list[dict[str, str]]:
         ]
     if kind not in KINDS:
         raise UnknownName("kind", kind, ["pairs", *KINDS])
-    rows = [{"name": name, "from": registry.origin(KINDS[kind], name)} for name in registry.names(KINDS[kind])]
+    rows = [_listed(KINDS[kind], name) for name in registry.names(KINDS[kind])]
     if kind == "defences":
         rows += [
-            {"name": IN_TRAINING + name, "from": f"sidebench train PAIR {option}"}
+            {
+                "name": IN_TRAINING + name,
+                "title": f"sidebench train PAIR {option}",
+                "level": "training",
+                "paper": "",
+                "from": "",
+            }
             for name, option in TRAINING_DEFENCES.items()
         ]
     return rows
 
 
+SAID: dict[registry.Kind, tuple[str, ...]] = {
+    "attack": ("title", "access", "paper"),
+    "defence": ("title", "level", "paper"),
+    "measure": ("title", "paper"),
+    "model": (),
+}
+"""What a listing says of each kind, by the attributes of the classes."""
+
+
+def _listed(kind: registry.Kind, name: str) -> dict[str, str]:
+    origin = registry.origin(kind, name)
+    facts = class_facts(origin)
+    return {"name": name, **{key: facts.get(key, "") for key in SAID[kind]}, "from": origin}
+
+
 def as_text(rows: list[dict[str, str]], kind: str) -> str:
-    """Return a listing as a table."""
+    """Return a listing as a table; where a class is defined is shown for plug-ins of others, and in JSON for all."""
     from tabulate import tabulate
 
-    return tabulate(rows, headers="keys", tablefmt="plain") if rows else f"no {kind} are registered"
+    if not rows:
+        return f"no {kind} are registered"
+    origins = [row.get("from", "") for row in rows]
+    foreign = ["" if origin.startswith("sidebench.") else origin for origin in origins]
+    shown = [{key: value for key, value in row.items() if key != "from"} for row in rows]
+    if any(foreign):
+        shown = [{**row, "from": origin} for row, origin in zip(shown, foreign, strict=True)]
+    return tabulate(shown, headers="keys", tablefmt="plain")
 
 
 def describe(name: str, *, every_table: bool = False) -> Description:

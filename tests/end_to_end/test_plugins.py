@@ -231,7 +231,8 @@ def test_show_knows_measures_and_classes_of_local_files(tmp_path: Path) -> None:
         describe(f"{tmp_path / 'attack' / 'shown_attack.py'}:Settings")
     for name in ("early-stopping", "training:early-stopping"):
         assert "leave off after this step" in describe(name).text
-    assert {"name": "training:augmentation", "from": "sidebench train PAIR --shift"} in listing("defences")
+    listed = {row["name"]: row["title"] for row in listing("defences")}
+    assert listed["training:augmentation"] == "sidebench train PAIR --shift"
     with pytest.raises(UnknownName, match="did you mean zncc"):
         describe("znc")
 
