@@ -274,8 +274,9 @@ class SamplesOnly(BlackBoxModel):
         steps: int | None = None,
     ) -> Tensor:
         """Sample images; see `BlackBoxModel.sample`."""
-        more = {"sampler": sampler, "steps": steps}
-        return self._sample(candidates, condition=condition, guidance_scale=guidance_scale, **more)
+        return self._sample(
+            candidates, condition=condition, guidance_scale=guidance_scale, sampler=sampler, steps=steps
+        )
 
 
 class Queries(SamplesOnly, QueriedModel):
