@@ -20,6 +20,7 @@ from ..benchmark.environment import collect_seldom
 from ..benchmark.errors import BadInput, SidebenchError, printable
 from ..benchmark.files import cannot_write
 from . import attacks, gate, leaderboard, look, machine, run
+from .examples import examples_of, start_here
 from .output import complain, complain_of
 
 INTERRUPTED, UNEXPECTED, WRONG_USAGE = 130, 70, BadInput.exit_code
@@ -115,10 +116,12 @@ def _help_alone(context: typer.Context) -> None:
         print(context.get_help())
 
 
-def _group(callback: Callable[..., None], commands: Commands, **options: Any) -> typer.Typer:
+def _group(callback: Callable[..., None], commands: Commands, under: str = "", **options: Any) -> typer.Typer:
     group = typer.Typer(callback=callback, invoke_without_command=True, rich_markup_mode=None, **options)
     for name, command in commands.items():
-        group.command(name)(command)
+        # Said whole in the list of commands: typer cuts it at the width of a line otherwise.
+        first = " ".join((command.__doc__ or "").partition("\n\n")[0].split())
+        group.command(name, short_help=first, epilog=examples_of(under + name))(command)
     return group
 
 
@@ -127,11 +130,11 @@ app = _group(
     COMMANDS,
     name="sidebench",
     help="Privacy evaluation of diffusion models: extraction attacks under one protocol.",
-    add_completion=False,
+    epilog=start_here(),
     pretty_exceptions_enable=False,
 )
 app.add_typer(
-    _group(_help_alone, LEADERBOARD, help="Records of results, and the tables and pages made of them."),
+    _group(_help_alone, LEADERBOARD, "leaderboard ", help="Records of results, and the tables and pages made of them."),
     name="leaderboard",
 )
 

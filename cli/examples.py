@@ -1,0 +1,79 @@
+"""Examples of every command, which `--help` shows; a test sees that each can be parsed."""
+
+START = (
+    ("sidebench run digits", "attack a model that ships with sidebench and leaks, in about a minute"),
+    (
+        "sidebench run --model OWNER/MODEL --dataset OWNER/IMAGES --split train --holdout test",
+        "attack a model of the Hub",
+    ),
+    ("sidebench gate digits --policy example", "does it leak more than a policy allows?"),
+)
+"""What to do first."""
+
+EXAMPLES: dict[str, tuple[str, ...]] = {
+    "run": ("sidebench run digits", "sidebench run digits --attack side --candidates 4096 --seed 0 --seed 1 --seed 2"),
+    "worker": ("sidebench worker runs/digits-f3ab7605", "sidebench worker runs/digits-f3ab7605 --device cuda:1"),
+    "score-images": (
+        "sidebench score-images generated/ digits",
+        "sidebench score-images made.npz --dataset OWNER/IMAGES --split train --holdout test --control iid",
+    ),
+    "plan": (
+        "sidebench plan stable-diffusion",
+        "sidebench plan --model OWNER/MODEL --dataset OWNER/IMAGES --split train",
+    ),
+    "fetch": ("sidebench fetch ddpm-cifar10", "sidebench fetch --weights dinov2_large=facebook/dinov2-large"),
+    "list": ("sidebench list attacks", "sidebench list pairs"),
+    "show": ("sidebench show side", "sidebench show runs/digits-f3ab7605 --all"),
+    "report": (
+        "sidebench report runs/digits-f3ab7605",
+        "sidebench report runs/digits-f3ab7605 --with-images --figures plots",
+    ),
+    "compare": (
+        "sidebench compare runs/digits-f3ab7605 runs/digits-eta-1a2b3c4d",
+        "sidebench compare runs/digits-f3ab7605 runs/digits-eta-1a2b3c4d --out compared.html --plot leak.svg",
+    ),
+    "score": (
+        "sidebench score runs/digits-f3ab7605 --bands near=0:0.4,far=0.4:0.8",
+        "sidebench score runs/digits-f3ab7605 --copying",
+    ),
+    "label": ("sidebench label runs/digits-f3ab7605", "sidebench label runs/digits-f3ab7605 --per-set 50"),
+    "gate": ("sidebench gate digits --policy example", "sidebench gate runs/digits-f3ab7605 --policy policy.yaml"),
+    "replay": (
+        "sidebench replay runs/digits-f3ab7605 17",
+        "sidebench replay runs/digits-f3ab7605 17 --attack side --seed 0",
+    ),
+    "train": ("sidebench train digits", "sidebench train digits --split-seed 7 --shift 1 --out victims/digits-7"),
+    "new": ("sidebench new attack my-attack", "sidebench new model my-model --out packages/my-model"),
+    "tune": ("sidebench tune digits --attack side", "sidebench tune digits --attack side-walk --candidates 256"),
+    "ablate": ("sidebench ablate digits --attack side", "sidebench ablate digits --attack side --seed 0 --seed 1"),
+    "bench": ("sidebench bench", "sidebench bench --scoring --candidates 10000 --references 50000"),
+    "theory": ("sidebench theory", "sidebench theory digits --draws 32"),
+    "doctor": ("sidebench doctor", "sidebench doctor --json"),
+    "leaderboard add": (
+        'sidebench leaderboard add runs/digits-f3ab7605 --as "your name"',
+        'sidebench leaderboard add runs/digits-f3ab7605 --as "your name" --attack side --tuning curve.json',
+    ),
+    "leaderboard check": (
+        "sidebench leaderboard check records/",
+        "sidebench leaderboard check record.json --run runs/digits-f3ab7605 --challenge 32",
+    ),
+    "leaderboard publish": (
+        "sidebench leaderboard publish --repo OWNER/RESULTS",
+        "sidebench leaderboard publish --repo OWNER/RESULTS --send",
+    ),
+    "leaderboard build": (
+        "sidebench leaderboard build --records records --out site",
+        "sidebench leaderboard build --records records --readme README.md --check",
+    ),
+}
+"""By command, two each."""
+
+
+def start_here() -> str:
+    """Return what `sidebench` alone says first."""
+    return "\n\n".join(["\b\nStart here:", *(f"\b\n  {command}\n      {what}" for command, what in START)])
+
+
+def examples_of(command: str) -> str:
+    """Return the end of a command's help."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in EXAMPLES[command])
