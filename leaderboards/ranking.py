@@ -114,15 +114,15 @@ class Overall(NamedTuple):
 
 
 class OverallRow(NamedTuple):
-    """One method: on how many boards it stands, of which worked examples, and what it reached there.
+    """One method: on how many boards it stands, and what it reached there.
 
     `top` counts the boards on which a row of it has a rank range that starts at 1, `beats_plain` those on which one
-    finds more than plain sampling. Only boards with at least two methods count.
+    finds more than plain sampling. Only boards with at least two methods count, and no worked examples: their models
+    were made to show how sidebench works.
     """
 
     method: str
     boards: int
-    worked_examples: int
     top: int
     beats_plain: int
 
@@ -213,6 +213,8 @@ def overall(boards: Iterable[Board]) -> list[Overall]:
     """Return one table per kind, protocol version and number of candidates; these are never mixed."""
     found: dict[tuple[BoardKind, str, int], list[Board]] = {}
     for board in boards:
+        if board.first.victim.worked_example:
+            continue
         if len({method_of(row.record) for row in board.ranked}) > 1:
             key = board.kind, board.first.protocol.version, board.first.candidates
             found.setdefault(key, []).append(board)
@@ -420,11 +422,6 @@ def _overall_rows(boards: Sequence[Board]) -> list[OverallRow]:
             OverallRow(
                 method,
                 boards=len(own),
-                worked_examples=sum(
-                    board.first.victim.worked_example
-                    for board in boards
-                    if any(method_of(row.record) == method for row in board.ranked)
-                ),
                 top=sum(any(row.best == 1 for row in found) for found in own),
                 beats_plain=sum(any(row.against_plain == WORDS[1] for row in found) for found in own),
             )

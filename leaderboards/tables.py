@@ -166,7 +166,6 @@ def overall_table(found: Overall, form: Format) -> str:
         {
             word: row.method if form == "csv" else _escape(form)(row.method),
             "boards": row.boards,
-            "of these worked examples": row.worked_examples,
             "in the top tie on": row.top,
             **({"finds more than plain sampling on": row.beats_plain} if found.kind == "attacks" else {}),
         }
@@ -333,8 +332,8 @@ def overall_title(found: Overall) -> str:
 
 
 OVERALL_WORDS = (
-    "A board counts where at least two methods stand on it. In the top tie: a row of the method has a rank range that "
-    "starts at 1. Boards of another protocol or number of candidates have a table of their own."
+    "A board counts where at least two methods stand on it, worked examples aside. In the top tie: a row of the method "
+    "has a rank range that starts at 1. Boards of another protocol or number of candidates have a table of their own."
 )
 
 

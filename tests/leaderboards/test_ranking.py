@@ -232,27 +232,27 @@ def test_a_file_of_the_submitters_own_stands_apart(base: Record) -> None:
 # ---- over boards ----
 
 
-def test_a_defence_in_training_counts_as_a_worked_example_where_its_board_does(base: Record) -> None:
-    plain = vary(base, 0.3, 0, candidates=600, worked_example=True, name="faces")
-    around = vary(base, 0.2, 1, candidates=600, defences={"weak": {}}, worked_example=True, name="faces")
-    trained = vary(base, 0.1, 2, candidates=600, defences={"training:early-stopping": {}}, name="other")
-    victim = trained.victim.model_copy(update={"identity": "1" * 64, "worked_example": False})
-    found = rank([entry(record) for record in (plain, around, trained.model_copy(update={"victim": victim}))])
-    assert {row.method: row.worked_examples for table in found.overall for row in table.rows} == {
-        "weak": 1,
-        "training:early-stopping": 1,
-    }
+def test_worked_examples_have_no_part_in_the_table_over_boards(base: Record, board: Board) -> None:
+    example = [
+        vary(base, 0.2, 9 + n, candidates=600, attack=attack, name="cats", worked_example=True)
+        for n, attack in enumerate(("side", "strong"))
+    ]
+    found = rank([*(row.entry for row in board.ranked), *(entry(record) for record in example)])
+    assert len(found.boards) == 2
+    assert {row.method: row.boards for table in found.overall for row in table.rows}["strong"] == 1
+    assert not rank([entry(record) for record in example]).overall
 
 
 def test_over_boards_counts_ties_and_never_mixes(base: Record, board: Board) -> None:
-    second = [vary(base, 0.2, 9 + n, candidates=600, attack=a, name="cats") for n, a in enumerate(("side", "strong"))]
+    cats = {**OWN, "name": "cats", "identity": "2" * 64, "model_sha256": {"x": "2" * 64}}
+    second = [vary(base, 0.2, 9 + n, candidates=600, attack=a, **cats) for n, a in enumerate(("side", "strong"))]
     alone = vary(base, 0.2, 20, candidates=600, name="alone")
     longer = [vary(base, 0.2, 30 + n, candidates=800, attack=a, **OWN) for n, a in enumerate(("side", "strong"))]
     entries = [row.entry for row in board.ranked] + [entry(record) for record in (*second, alone, *longer)]
     found = rank(entries)
     assert [(table.candidates, table.kind) for table in found.overall] == [(600, "attacks"), (800, "attacks")]
     rows = {row.method: row for row in found.overall[0].rows}
-    assert (rows["strong"].boards, rows["strong"].worked_examples, rows["strong"].top) == (2, 1, 2)
+    assert (rows["strong"].boards, rows["strong"].top) == (2, 2)
     assert (rows["side"].top, rows["side"].beats_plain) == (1, 1)
     assert rows["carlini-uncond"].boards == 1, "a board with one method says nothing about it"
 
