@@ -18,7 +18,7 @@ from ..candidates import Candidates, stream_seed
 from ..contracts import Attack, Budget, Defence, ModelSpec, Progress
 from ..data.pair import ModelSource, Pair
 from ..data.references import shared_groups
-from ..errors import BadInput, BadSetting, RunConflict
+from ..errors import BadInput, BadSetting, RunConflict, TooFew
 from ..files import canonical_json, difference, read_json, write_json
 from ..protocol import TOP_K, batching, default_measures
 from ..registry import find, make_attack, make_measure
@@ -147,7 +147,16 @@ class _Bench:
         block = pair.data.tuning_block is not None
         # No run has such a seed by chance, so candidates of the pair's own model are never those of a run.
         self.seed = stream_seed(seed, "tuning", 0, pair.name) % 2**31 if block else seed
-        self.references = load_references(pair, tuning=block)
+        try:
+            self.references = load_references(pair, tuning=block)
+        except TooFew as error:
+            if block:
+                raise
+            raise TooFew(
+                f"pair {pair.name.removesuffix('-shadow')} leaves too few images for a shadow victim, which is trained "
+                f"and held out on as many as the pair's own ({error}); in a pair file of yours, set a block aside with "
+                "data.tuning_block"
+            ) from None
         self.samples = FolderCheckpoints(out / "samples")
         spec = self._spec(pair, out, device)
         bare: Model = load_model(spec)
