@@ -62,12 +62,16 @@ def collect_seldom() -> None:
 
 
 def describe() -> dict[str, Any]:
-    """Return versions, processor, accelerator and thread count."""
+    """Return versions, the hash of sidebench's own code, processor, accelerator and thread count.
+
+    The hash says where a run goes on in a checkout that has changed under the same version.
+    """
     import torch
 
     cuda = torch.cuda.is_available()
     return {
         "versions": versions(),
+        "code": package_code(),
         "system": f"{platform.system()} {platform.machine()}",
         "processor": processor(),
         "accelerator": torch.cuda.get_device_name(0) if cuda else None,
@@ -110,6 +114,13 @@ def peak_memory() -> int:
 def harness_code() -> str:
     """Return a hash of the names and contents of all Python files below `benchmark/`: what a kept number rests on."""
     return files_hash(sorted(Path(__file__).parent.rglob("*.py")))
+
+
+@functools.cache
+def package_code() -> str:
+    """Return a hash of all that makes and scores candidates: the Python files of `benchmark/` and `methods/`."""
+    here = Path(__file__).parent
+    return files_hash(sorted([*here.rglob("*.py"), *(here.parent / "methods").rglob("*.py")]))
 
 
 def files_hash(files: Iterable[Path]) -> str:

@@ -71,7 +71,10 @@ def _defended(metrics: Metrics) -> str:
 
 
 def probe_flags(folder: RunFolder) -> list[str]:
-    """Return a line for each unit that comes out otherwise with another micro-batch or in float32, from costs.json."""
+    """Return a line for each unit that comes out otherwise with another micro-batch or in float32, and for a mixed run.
+
+    From costs.json.
+    """
     nested = [(f"reference model, {unit}", found) for unit, found in _timed_units(folder.reference())]
     units = [*_timed_units(folder), *nested]
     batch = [
@@ -82,7 +85,16 @@ def probe_flags(folder: RunFolder) -> list[str]:
         for probe in [found["probe"]]
         if probe["above_limit"]
     ]
-    return batch + [f"{unit}: {said}" for unit, found in units if (said := _precision_flag(found.get("float32")))]
+    wide = [f"{unit}: {said}" for unit, found in units if (said := _precision_flag(found.get("float32")))]
+    return [*_mixed_flag(folder), *batch, *wide]
+
+
+def _mixed_flag(folder: RunFolder) -> list[str]:
+    """Say so where a run went on with other versions, other code of sidebench or on other hardware."""
+    file = folder.path / "costs.json"
+    if not file.exists() or not read_json(file).get("mixed_environment"):
+        return []
+    return ["parts of this run were made with other versions, other code of sidebench or on other hardware"]
 
 
 def _precision_flag(found: dict[str, Any] | None) -> str:

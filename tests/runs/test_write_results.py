@@ -3,12 +3,17 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
+from sidebench.benchmark import environment
 from sidebench.benchmark.data.references import load_references
 from sidebench.benchmark.files import read_json
 from sidebench.benchmark.measures.scorer import Scorer
+from sidebench.benchmark.reports.screen import first_screen
+from sidebench.benchmark.reports.tables import probe_flags
 from sidebench.benchmark.results.run_folder import RunFolder
+from sidebench.benchmark.results.schema import load_metrics
 from sidebench.benchmark.runs.write_results import write_results
 
 
@@ -34,3 +39,19 @@ def test_results_are_written_anew_and_old_figures_removed(copied: Path, make_pla
         "quality of training images",
     }
     assert not any(fit["kept"] for fit in costs["fits"].values()) and costs["results_seconds"] > 0
+
+
+def test_a_run_that_goes_on_in_a_changed_checkout_is_flagged(
+    copied: Path, make_plan: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, folder = make_plan(copied.parent), RunFolder(copied)
+    assert probe_flags(folder) == [] and read_json(copied / "costs.json")["mixed_environment"] is False
+    metrics, references = load_metrics(folder), load_references(plan.pair)
+    scorer = Scorer(references, list(plan.measures), plan.protocol.top_k, torch.device("cpu"))
+    units = [(unit.name, unit.attack.name, unit.seed) for unit in plan.units]
+    # The version is the same, a line of the package is not.
+    monkeypatch.setattr(environment, "package_code", lambda: "0" * 64)
+    write_results(plan, folder, units, references, scorer)
+    assert read_json(copied / "costs.json")["mixed_environment"] is True
+    (flag,) = probe_flags(folder)
+    assert "other code of sidebench" in flag and flag in " ".join(first_screen(folder, metrics).split())

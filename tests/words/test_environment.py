@@ -2,7 +2,9 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
+from sidebench.benchmark import environment
 from sidebench.benchmark.environment import ALLOCATIONS, PACKAGES, version, versions
 
 
@@ -35,3 +37,10 @@ print(gc.isenabled(), gc.get_threshold()[0])
 def test_garbage_is_collected_seldom_and_not_on_leaving() -> None:
     done = subprocess.run([sys.executable, "-c", LEAVING], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [f"True {ALLOCATIONS}", "said on leaving"]
+
+
+def test_the_package_s_code_is_one_hash_of_its_files() -> None:
+    here = Path(environment.__file__).parent
+    files = [*here.rglob("*.py"), *(here.parent / "methods").rglob("*.py")]
+    assert environment.describe()["code"] == environment.package_code() == environment.files_hash(sorted(files))
+    assert here.parent / "methods" / "side.py" in files and here / "sampling" / "sampler.py" in files
