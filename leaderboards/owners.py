@@ -6,8 +6,9 @@ where its signature holds and its name belongs to the key that signed. A record 
 and counts where `unsigned` lists its SHA-256. What others are tested against (plain sampling, the attack without a
 defence) is taken from records of the maintainers alone: unsigned ones, and those by a key that `maintainers` lists.
 
-Names are compared as NFKC, case-folded, without spaces and invisible letters. Letters of other scripts that look alike
-(a Cyrillic "a") are other letters here: whoever merges a new name looks at it.
+Names are compared as NFKC, case-folded, without spaces and invisible letters, and Cyrillic and Greek letters as the
+Latin ones that they look like. Letters of further scripts are other letters here: whoever merges a new name looks at
+it.
 """
 
 import hashlib
@@ -41,6 +42,13 @@ _INVISIBLE = {
 }
 """Letters and marks that show nothing, beside the controls and formats (category C) and spaces (Z)."""
 
+_LOOKS_LIKE = str.maketrans(
+    # Capitals first, for some look like another letter than their small form does.
+    "АВЕЅІЈКМНОРСТУХԜҮԌ" + "ΑΒΕΖΗΙΚΜΝΟΡΤΥΧ" + "авеѕіјкмнорстухһԁԛԝӏ" + "αβεηικνορτυχ",
+    "ABESIJKMHOPCTYXWYG" + "ABEZHIKMNOPTYX" + "abesijkmhopctyxhdqwl" + "abenikvoptux",
+)
+"""Cyrillic and Greek letters that nobody can tell from Latin ones in some typeface (Unicode's confusables, UTS 39)."""
+
 Key = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="Ed25519 public key")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -48,8 +56,8 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 def normal(name: str) -> str:
     r"""Return a submitter's name as names are compared.
 
-    >>> normal("Side Bench"), normal("\uff33IDE\u200bbench")
-    ('sidebench', 'sidebench')
+    >>> normal("Side Bench"), normal("\uff33IDE\u200bbench"), normal("\u0405id\u0435bench")
+    ('sidebench', 'sidebench', 'sidebench')
     """
     # Letters may compose once what stood between them is gone, and what is composed may fold.
     while (found := _folded(name)) != name:
@@ -58,7 +66,8 @@ def normal(name: str) -> str:
 
 
 def _folded(name: str) -> str:
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+    plain = unicodedata.normalize("NFKC", name).translate(_LOOKS_LIKE)
+    folded = unicodedata.normalize("NFKC", plain.casefold()).translate(_LOOKS_LIKE)
     return "".join(letter for letter in folded if _shows(letter))
 
 
