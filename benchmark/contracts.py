@@ -519,6 +519,10 @@ class Attack(ABC):
     generation_settings: ClassVar[frozenset[str]] = frozenset()
     """Settings that `prepare` does not read: changing one of them keeps the state."""
 
+    later_settings: ClassVar[frozenset[str]] = frozenset()
+    """Settings that came with a later version. A record that does not say them is of an earlier one, which did what
+    their defaults say."""
+
     tuning_grid: ClassVar[Mapping[str, Sequence[Any]]] = {}
     """What `sidebench tune` tries when it is not told."""
     ablations: ClassVar[Mapping[str, Ablation]] = {}

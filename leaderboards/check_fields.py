@@ -117,8 +117,9 @@ def _settings(plugin: Any, settings: dict[str, Any], field: str, *, complete: bo
     except SidebenchError as error:
         yield field, str(error)
         return
-    # Under an older protocol an attack may have had fewer.
-    if complete and (lacking := sorted(whole.keys() - settings.keys())):
+    # Under an older protocol, or in an earlier version, an attack may have had fewer.
+    later = getattr(plugin, "later_settings", frozenset())
+    if complete and (lacking := sorted(whole.keys() - settings.keys() - later)):
         yield field, f"does not say {lacking[0]}"
 
 

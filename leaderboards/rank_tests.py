@@ -90,13 +90,13 @@ def standing_of_preparations(values: Sequence[np.ndarray], *, highest_first: boo
     """
     means = np.array([own.mean() for own in values])
     direction = np.sign(means[:, None] - means[None, :]).astype(np.int8)
-    return _standing(_welch(values), direction, highest_first=highest_first, alpha=alpha)
+    return _standing(_welch(values, unvarying=1.0), direction, highest_first=highest_first, alpha=alpha)
 
 
-def _welch(values: Sequence[np.ndarray]) -> np.ndarray:
+def _welch(values: Sequence[np.ndarray], *, unvarying: float) -> np.ndarray:
     """Return p (rows, rows), two-sided: Welch's t test of each two rows of numbers by preparation.
 
-    1 where a row has one preparation, or where neither of two varies.
+    1 where a row has one preparation, and `unvarying` where neither of two varies.
     """
     from scipy.stats import ttest_ind_from_stats
 
@@ -111,7 +111,7 @@ def _welch(values: Sequence[np.ndarray]) -> np.ndarray:
         found = ttest_ind_from_stats(
             mean[:, None], spread[:, None], size[:, None], mean[None], spread[None], size[None], equal_var=False
         ).pvalue
-    p[np.ix_(known, known)] = np.where(spread[:, None] + spread[None] > 0, found, 1.0)
+    p[np.ix_(known, known)] = np.where(spread[:, None] + spread[None] > 0, found, unvarying)
     return p
 
 
@@ -148,7 +148,7 @@ def all_pairs(samples: Sequence[Sample]) -> tuple[np.ndarray, np.ndarray]:
     random = np.array([sample.random for sample in samples], dtype=bool)
     if random.any():
         by_seed = [np.array([hits.values.mean() for hits in own.hits.values()]) / own.cost for own in samples]
-        p = np.where(random[:, None] | random[None], np.maximum(p, _welch(by_seed)), p)
+        p = np.where(random[:, None] | random[None], np.maximum(p, _welch(by_seed, unvarying=0.0)), p)
     return p, direction
 
 

@@ -48,6 +48,7 @@ class CarliniCond(Attack):
     access: ClassVar[Access] = "white box"
     conditionings: ClassVar[frozenset[Conditioning]] = frozenset({"none", "class"})
     Settings = CarliniCondSettings
+    later_settings: ClassVar[frozenset[str]] = surrogate.LATER_SETTINGS
     generation_settings: ClassVar[frozenset[str]] = surrogate.GENERATION_SETTINGS | {"reads"}
     tuning_grid: ClassVar[Mapping[str, Sequence[Any]]] = surrogate.TUNING_GRID
     ablations: ClassVar[Mapping[str, Ablation]] = surrogate.ABLATIONS

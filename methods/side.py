@@ -46,6 +46,7 @@ class Side(Attack):
     access: ClassVar[Access] = "white box"
     conditionings: ClassVar[frozenset[Conditioning]] = frozenset({"none", "class"})
     Settings = SideSettings
+    later_settings: ClassVar[frozenset[str]] = surrogate.LATER_SETTINGS
     generation_settings: ClassVar[frozenset[str]] = surrogate.GENERATION_SETTINGS
     tuning_grid: ClassVar[Mapping[str, Sequence[Any]]] = surrogate.TUNING_GRID
     ablations: ClassVar[Mapping[str, Ablation]] = {

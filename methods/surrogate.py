@@ -128,6 +128,10 @@ GENERATION_SETTINGS = frozenset(
 """What the guidance reads and the classifier does not."""
 
 
+LATER_SETTINGS = frozenset({"rejected", "miscalibration", "denoise"})
+"""Of version 2; their defaults are what version 1 did."""
+
+
 class PseudoLabels(NamedTuple):
     """Clusters of the synthetic images."""
 

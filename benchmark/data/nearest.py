@@ -18,7 +18,7 @@ from torch import Tensor
 # approximately, and `topk` among equal values, do not promise which of them comes back, nor the same one elsewhere.
 #
 # One block of products is 1,024 x 4,096 float32 values, 17 MB, however many images there are on either side. Larger
-# ones come from the system anew each time, and every page of them is fetched once more.
+# ones come from the system each time, and every page of them is fetched once more.
 QUERY_BLOCK = 1024
 REFERENCE_BLOCK = 4096
 SLACK = 16

@@ -163,7 +163,10 @@ def test_the_page_takes_a_newcomer_from_a_name_to_a_table(hub: LocalHub, place: 
     assert "licence: apache-2.0" in planned[1] and "measure nl2c:n50:a0.5: ready" in planned[1]
     assert fetched[0] == 0 and "fetched" in fetched[1], fetched[2]
     assert made[0] == 0, made[2]
-    assert "600 training and 600 held-out images" in made[1] and "carlini-uncond" in made[1]
+    assert "1 attack, 256 images each" in made[1] and "carlini-uncond" in made[1]
+    run = made[1].partition("sidebench show ")[2].split()[0]
+    metrics = json.loads((place / run / "metrics.json").read_text(encoding="utf-8"))
+    assert (metrics["training_images"], metrics["held_out_images"]) == (600, 600)
     assert list((place / "runs").glob("*/report.html"))
 
 

@@ -100,8 +100,10 @@ def test_plan_then_fetch_then_a_run_that_asks_nobody(hub: LocalHub, folders: Pat
         code, out, err = run("run", *names, *more)
     assert code == 0, err
     assert hub.requests == []
-    assert "40 training and 30 held-out images" in out and "control surrogate" in out
     (made,) = (tmp_path / "runs").iterdir()
+    assert "NO VERDICT" in out and f"sidebench show runs/{made.name} --all" in out
+    metrics = json.loads((made / "metrics.json").read_text(encoding="utf-8"))
+    assert (metrics["training_images"], metrics["held_out_images"], metrics["control"]) == (40, 30, "surrogate")
     manifest = json.loads((made / "manifest.json").read_text(encoding="utf-8"))
     assert {key: source["commit"] for key, source in manifest["sources"].items()} == first
     assert set(manifest["identity"]["model"]["sha256"]) == {

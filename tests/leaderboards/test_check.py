@@ -219,6 +219,13 @@ def test_tampering_is_named(content: dict[str, Any], name: str) -> None:
     assert field in found, f"wanted a problem with {field}, got: {found or 'none'}"
 
 
+def test_a_setting_that_is_not_said_is_of_before_only_where_it_came_later(content: dict[str, Any]) -> None:
+    for setting, said in (("denoise", False), ("rejected", False), ("width", True), ("normalised", True)):
+        settings = {key: value for key, value in content["claim"]["settings"].items() if key != setting}
+        lacking = {**content, "claim": {**content["claim"], "settings": settings}}
+        assert (f"does not say {setting}" in problems(lacking)) is said
+
+
 def test_another_model_than_the_pairs_is_refused(made: list[Record]) -> None:
     fields = {field for field, _ in check_record(made[0], TODAY)}
     assert fields == {"victim.model_sha256", "victim.family"}

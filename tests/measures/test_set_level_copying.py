@@ -172,7 +172,7 @@ def test_c_t_refuses() -> None:
         data_copying(three_blobs(57, 1), three_blobs(90, 2), three_blobs(60, 3))
     with pytest.raises(TooFew, match="no cell"):
         data_copying(three_blobs(90, 1), three_blobs(90, 2), three_blobs(0, 3))
-    with pytest.raises(TooFew, match="different"):
+    with pytest.raises(TooFew, match="unique training images"):
         data_copying(three_blobs(90, 1), np.zeros((40, 2)), three_blobs(60, 3))
 
 

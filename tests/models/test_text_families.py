@@ -245,7 +245,7 @@ def test_a_flow_steps_at_the_levels_of_its_own_scheduler(options: dict[str, Any]
 def test_other_samplers_take_the_levels_of_a_flow(models: dict[str, Any], name: Any) -> None:
     for steps in (1, 3):
         view = AuditedModel(models["sd3"], SamplerSettings(name=name, steps=steps), 2)
-        images = view.sample_prompts(Candidates(0, range(2)), PROMPTS, 1.0)
+        images = view.sample_prompts(Candidates(0, range(2)), PROMPTS, guidance_scale=1.0)
         assert images.isfinite().all() and float(images.std()) > 0.05
 
 
