@@ -124,6 +124,8 @@ def run(
     settings = values.settings(set_)
     if workers and not engine:
         raise BadSetting("--workers belongs to --engine; without one, start `sidebench worker` yourself")
+    if plan_only and engine:
+        raise BadSetting("--plan-only opens a folder for `sidebench worker`; --engine belongs to the run itself")
     built = model is not None and ".py:" in model  # to see what it is; a typing error elsewhere loads nothing heavy
     if built:
         loading("torch and diffusers")
