@@ -1,7 +1,7 @@
 """Examples of every command, which `--help` shows; a test sees that each can be parsed."""
 
 START = (
-    ("sidebench run digits", "attack a model that ships with sidebench and leaks, in about a minute"),
+    ("sidebench run digits", "attack a model that ships with sidebench and leaks; a minute or a few"),
     (
         "sidebench run --model OWNER/MODEL --dataset OWNER/IMAGES --split train --holdout test",
         "attack a model of the Hub",

@@ -118,7 +118,9 @@ def _settings(plugin: Any, settings: dict[str, Any], field: str, *, complete: bo
         yield field, str(error)
         return
     # Under an older protocol, or in an earlier version, an attack may have had fewer.
-    later = getattr(plugin, "later_settings", frozenset())
+    later: frozenset[str] = getattr(plugin, "later_settings", frozenset())
+    if later & settings.keys():  # all of them came together
+        later = frozenset()
     if complete and (lacking := sorted(whole.keys() - settings.keys() - later)):
         yield field, f"does not say {lacking[0]}"
 

@@ -102,5 +102,6 @@ class AveragedTraining:
             slots.setdefault(int(number), {})[slot] = value
         # Moments alone are stored: learning rate and decay come from the settings, which name the run.
         self._optimiser.load_state_dict({**self._optimiser.state_dict(), "state": slots})
-        self._notes = [torch.tensor(entry) for entry in saved.info["history"]]
+        device = next(iter(self._values.values())).device
+        self._notes = [torch.tensor(entry, device=device) for entry in saved.info["history"]]
         return int(saved.info["step"])

@@ -70,8 +70,9 @@ def _assigned(statement: ast.stmt) -> Iterator[tuple[str, str]]:
     elif isinstance(statement, ast.Assign):
         pairs = [(target, statement.value) for target in statement.targets]
     for target, value in pairs:
-        several = isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple)
-        both = zip(target.elts, value.elts, strict=False) if several else [(target, value)]  # type: ignore[union-attr]
+        both: list[tuple[ast.expr, ast.expr | None]] = [(target, value)]
+        if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
+            both = list(zip(target.elts, value.elts, strict=False))
         for key, text in both:
             if isinstance(key, ast.Name) and isinstance(text, ast.Constant) and isinstance(text.value, str):
                 yield key.id, text.value

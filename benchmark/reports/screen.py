@@ -1,5 +1,6 @@
 """What a run prints first: the answer, a row for each attack, and where the rest is."""
 
+import math
 import re
 import shutil
 import sys
@@ -9,6 +10,7 @@ from statistics import fmean
 from typing import NamedTuple
 
 from ..files import read_json
+from ..protocol import CONFIDENCE
 from ..results.run_folder import RunFolder
 from ..results.schema import BandResult, Claim, Metrics, Result
 from .tables import claim_words, model_line, percent, probe_flags
@@ -16,6 +18,9 @@ from .verdict import headline
 
 WIDTH = 100
 LEAST_WIDTH = 60
+ROWS = 8
+"""Attacks that are shown."""
+
 FLAGS = 3
 """Flags that are shown; the others stand among all tables."""
 
@@ -91,23 +96,38 @@ def answer(metrics: Metrics) -> str:
     if says == "excess":
         return f"{ANSWERS[says]}  {_leak(metrics, mine)}"
     if says == "none seen":
-        return f"{ANSWERS[says]}  {_clear(claims)}"
+        return _by_captions(metrics) or f"{ANSWERS[says]}  {_clear(claims)}"
     return f"{ANSWERS[says]}  {mine[0].attack} {claim_words(mine[0], metrics.control)}"
 
 
 def _leak(metrics: Metrics, claims: Sequence[Claim]) -> str:
-    """Say what the attack with the most to show finds."""
-    shown = max(claims, key=lambda claim: claim.bands[-1].at_least)
+    """Say what the attack with the most to show finds, in the closest and in the widest band that has an excess."""
+    shown = max(claims, key=lambda claim: max(band.at_least for band in claim.bands))
     own = [r for r in metrics.results if (r.attack, r.measure) == (shown.attack, shown.measure)]
-    bands = [(result.bands[0], _widest(result, shown)) for result in own]
-    close, wide = (100 * fmean(pair[place].training.ams.value for pair in bands) for place in (0, 1))
-    groups = max(pair[1].training.groups for pair in bands)
-    if shown.bands[0].band == shown.bands[-1].band:
-        return f"{close:.1f} % close copies, {groups:,} unique training images ({shown.attack})"
-    return (
-        f"{close:.1f} % close copies, {wide:.1f} % in the widest band, which holds {groups:,} unique training images "
-        f"({shown.attack})"
-    )
+    names = list(dict.fromkeys(name for name in (shown.closest, shown.widest) if name))
+    titles = {
+        shown.bands[0].band: "close copies",
+        **({shown.bands[-1].band: "in the widest band"} if names[1:] else {}),
+    }
+    said = [f"{_rate(own, name)} {titles.get(name, f'in band {name}')}{_beside(own, name)}" for name in names]
+    groups = max(_band(result, names[-1]).training.groups for result in own)
+    return f"{', '.join(said)}; {groups:,} unique training images ({shown.attack})"
+
+
+def _band(result: Result, name: str) -> BandResult:
+    return next(band for band in result.bands if band.band == name)
+
+
+def _rate(own: Sequence[Result], name: str) -> str:
+    return f"{100 * fmean(_band(result, name).training.ams.value for result in own):.1f} %"
+
+
+def _beside(own: Sequence[Result], name: str) -> str:
+    """Return the control's rate beside it, in brackets."""
+    sides = [(band.held_out, band.reference) for band in (_band(result, name) for result in own)]
+    known = [(held_out or reference) for held_out, reference in sides]
+    rates = [side.ams.value for side in known if side is not None]
+    return f" (control: {100 * fmean(rates):.1f} %)" if rates else ""
 
 
 def _clear(claims: Sequence[Claim]) -> str:
@@ -115,8 +135,16 @@ def _clear(claims: Sequence[Claim]) -> str:
     return f"a leak of up to {100 * widest:.1f} % of the candidates could have gone unseen"
 
 
-def _widest(result: Result, claim: Claim) -> BandResult:
-    return next(band for band in result.bands if band.band == claim.bands[-1].band)
+def _by_captions(metrics: Metrics) -> str:
+    """Return the answer where no band has an excess, but captions or planted strings say more; else nothing."""
+    level = 1 - CONFIDENCE
+    if any(found.p is not None and found.p < level for found in metrics.exposures):
+        return "LEAKS  strings that were planted in training; see their exposure"
+    if metrics.claims_excess and any(found.p is not None and found.p < level for found in metrics.own_images):
+        return (
+            "LINKED  training captions lead to their own images more often than held-out ones; no extraction was seen"
+        )
+    return ""
 
 
 def _by_attack(metrics: Metrics) -> dict[str, list[Result]]:
@@ -144,13 +172,19 @@ def _title(metrics: Metrics, attacks: dict[str, list[Result]], seconds: float | 
 
 
 def _links(metrics: Metrics) -> list[str]:
-    """Say for attacks that replay captions how often the caption's own image is nearest."""
-    return [
+    """Say what replayed captions and planted strings show."""
+    links = [
         f"own image nearest ({found.attack}): {percent(found.training)} % of training captions"
         + (f", {percent(found.control)} % of the control's" if found.control is not None else "")
         + f"; extracted too: {percent(found.extracted)} %"
         for found in metrics.own_images[:LINKS]
     ]
+    exposed = [
+        f"exposure of planted strings ({found.attack}): {found.planted.value:.1f} of {math.log2(found.others + 1):.1f} "
+        "bits, 1.4 without a leak"
+        for found in metrics.exposures[:LINKS]
+    ]
+    return [*links, *exposed]
 
 
 # ---- The table --------------------------------------------------------------------------------------
@@ -165,15 +199,19 @@ def _table(metrics: Metrics, attacks: dict[str, list[Result]], width: int) -> li
     columns = [column for column in COLUMNS if any(column.cell(metrics, own) != "-" for own in attacks.values())]
     while True:
         rows = [
-            {"attack": name, **{column.title: column.cell(metrics, own) for column in columns}}
-            for name, own in attacks.items()
+            {"attack": name, **{_titled(column, metrics): column.cell(metrics, own) for column in columns}}
+            for name, own in list(attacks.items())[:ROWS]
         ]
         aligned = ["left", *["right"] * len(columns)]
         text = tabulate(rows, headers="keys", tablefmt="plain", disable_numparse=True, colalign=aligned)
         lines = [line.rstrip() for line in text.splitlines()]
         if max(map(len, lines)) <= width or len(columns) == 1:
-            return lines
+            return [*lines, *([f"and {len(attacks) - ROWS} more"] if len(attacks) > ROWS else [])]
         columns.remove(max(columns, key=lambda column: column.drop))
+
+
+def _titled(column: Column, metrics: Metrics) -> str:
+    return column.title.replace("held-out", "reference") if metrics.control == "reference-model" else column.title
 
 
 def _copies(metrics: Metrics, own: list[Result]) -> str:
@@ -187,19 +225,27 @@ def _held_out(metrics: Metrics, own: list[Result]) -> str:
 
 
 def _excess(metrics: Metrics, own: list[Result]) -> str:
-    """Return the excess with its interval: over preparations where there are several, as far as it is known."""
-    excess = own[0].bands[0].excess
-    if len(own) > 1:
-        rates = {
-            name: rate
-            for found in metrics.attack_ratios
-            if found.band == own[0].bands[0].band
-            for name, rate in ((found.first, found.first_rate), (found.second, found.second_rate))
-        }
-        excess = rates.get(own[0].attack)
-    if excess is None:
+    """Return the excess in the closest band with its interval; of several preparations over these, as far as known."""
+    attack, measure, band = own[0].attack, own[0].measure, own[0].bands[0].band
+    found = [result.bands[0].excess for result in own]
+    known = [excess for excess in found if excess is not None]
+    if not known:
         return "-"
-    return f"{100 * excess.value:z.1f} [{100 * excess.low:z.1f}, {100 * excess.high:z.1f}]"
+    if len(known) == 1:
+        return _interval(known[0].value, known[0].low, known[0].high)
+    for ratio in metrics.attack_ratios:
+        rates = {ratio.first: ratio.first_rate, ratio.second: ratio.second_rate}
+        if (ratio.band, ratio.measure) == (band, measure) and (rate := rates.get(attack)) is not None:
+            return _interval(rate.value, rate.low, rate.high)
+    value = fmean(excess.value for excess in known)
+    claims = [claim for claim in metrics.claims if (claim.attack, claim.measure) == (attack, measure)]
+    if not claims or claims[0].bands[0].band != band:
+        return f"{100 * value:z.1f}"
+    return _interval(value, claims[0].bands[0].at_least, claims[0].bands[0].at_most)
+
+
+def _interval(value: float, low: float, high: float) -> str:
+    return f"{100 * value:z.1f} [{100 * low:z.1f}, {100 * high:z.1f}]"
 
 
 def _unique(metrics: Metrics, own: list[Result]) -> str:
@@ -246,9 +292,10 @@ def _compared(metrics: Metrics, attacks: dict[str, list[Result]]) -> list[str]:
         return []
     said = [_against_plain(metrics)] if PLAIN in attacks else []
     rates = {name: rate for name in attacks if (rate := per_thousand(metrics, name))}
-    if rates:
-        best = max(rates, key=lambda name: rates[name])
-        said.append(f"At equal cost {_named(best)} finds most: {rates[best]:.2f} hits per 1,000 denoiser calls (NFE).")
+    if rates and any(claim.says == "excess" for claim in metrics.claims):
+        most = f"{max(rates.values()):.2f}"
+        best = _listed([_named(name) for name, rate in rates.items() if f"{rate:.2f}" == most])
+        said.append(f"At equal cost the highest rate is that of {best}: {most} hits per 1,000 denoiser calls (NFE).")
     return [line for line in said if line]
 
 
@@ -265,11 +312,21 @@ def _against_plain(metrics: Metrics) -> str:
         if re.match("(finds|hits) more" if found.second == PLAIN else "(finds|hits) fewer", found.verdict)
     ]
     if more:
-        names = " and ".join(filter(None, [", ".join(more[:-1]), more[-1]]))
-        return f"{names} find{'s' if len(more) == 1 else ''} more than plain sampling at equal candidates."
+        return f"{_listed(more)} find{'s' if len(more) == 1 else ''} more than plain sampling at equal candidates."
+    if all(found.verdict == "no ratio" for found in pairs):
+        return "No attack can be compared with plain sampling, whose excess may be 0."
     seen = [found.smallest_difference for found in metrics.comparisons if found in pairs]
     shown = f" ({100 * max(seen):.1f} points would show)" if seen else ""
     return f"No attack is seen to beat plain sampling at equal candidates{shown}."
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return names as a sentence has them.
+
+    >>> _listed(["one", "two", "three"])
+    'one, two and three'
+    """
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def _named(attack: str) -> str:

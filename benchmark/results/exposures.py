@@ -26,6 +26,8 @@ def exposure(folder: RunFolder, unit: str, attack: str, seed: int, candidates: i
         raise CorruptRun(f"captions/{unit}.{candidates}.parquet has no column {error}; delete it") from None
     bits = np.log2(others + 1) - np.log2(nearer + 1)
     planted, matched = bits[copies > 0], bits[copies == 0]
+    if not len(planted):
+        return None
     compared = min(len(planted), len(matched)) > 1
     return Exposure(
         attack=attack,

@@ -135,7 +135,9 @@ def own_images(
         q=threshold.q,
         threshold=hits.far_edge(threshold.band, measure),
         extracted=Estimate.of(*_extracted(ours, threshold, measure)),
-        extracted_control=None if theirs is None else Estimate.of(*_extracted(theirs, threshold, measure)),
+        extracted_control=Estimate.of(*_extracted(theirs, threshold, measure))
+        if theirs is not None and threshold.evaluates(theirs.numbers).any()
+        else None,
     )
 
 

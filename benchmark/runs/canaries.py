@@ -68,16 +68,20 @@ def ranked(canaries: Canaries, made: Mapping[int, "Tensor"]) -> Ranks:
 
     Args:
         canaries: The strings and their images.
-        made: Images, uint8 S x C x H x W, by place in `texts`; those of all others are there.
+        made: Images, uint8 S x C x H x W, by place in `texts`. A canary without one, since its images are NaN, has no
+            rank.
     """
     others = np.setdiff1d(np.array(sorted(made)), canaries.places)
-    distances, nearer = [], []
-    for place, image in zip(canaries.places.tolist(), canaries.images, strict=True):
+    distances, nearer, copies = [], [], []
+    for place, image, planted in zip(canaries.places.tolist(), canaries.images, canaries.copies.tolist(), strict=True):
+        if place not in made:
+            continue
+        copies.append(planted)
         own = _distance(made[place].numpy(), image)
         distances.append(own)
         nearer.append(sum(_distance(made[int(each)].numpy(), image) <= own for each in others))
     count = np.full(len(distances), len(others))
-    return Ranks(canaries.copies.astype(np.int64), np.array(distances), np.array(nearer, dtype=np.int64), count)
+    return Ranks(np.array(copies, dtype=np.int64), np.array(distances), np.array(nearer, dtype=np.int64), count)
 
 
 def _distance(images: np.ndarray, image: np.ndarray) -> float:

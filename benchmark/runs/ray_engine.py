@@ -171,6 +171,7 @@ class RayEngine:
         """
         if plan.model.live is not None:
             raise BadInput("--engine ray: the model is an object of this process; give its FILE.py:NAME instead")
+        self._check_room(plan)
         failures: dict[str, SidebenchError] = {}
 
         def work() -> None:
@@ -187,6 +188,22 @@ class RayEngine:
                     self.ray.kill(actor)
                 raise
         return failures
+
+    def _check_room(self, plan: RunPlan) -> None:
+        """Refuse more workers than there is room for: one that never starts would hold a job for ever.
+
+        Raises:
+            BadInput: Ray has too few GPUs or processors.
+        """
+        there = self.ray.cluster_resources()
+        wants = {"CPU": self.threads, "GPU": 1 if plan.model.device.startswith("cuda") else 0}
+        for kind, each in wants.items():
+            have = int(there.get(kind, 0))
+            if each * self.workers > have:
+                raise BadInput(
+                    f"--workers {self.workers}: each takes {each} {kind}, and Ray has {have}; fewer workers"
+                    + (", or OMP_NUM_THREADS" if kind == "CPU" else "")
+                )
 
     def actor(self, plan: RunPlan) -> Any:
         """Return a new actor for this plan, on a GPU of its own where the plan is for one."""

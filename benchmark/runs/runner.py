@@ -253,7 +253,8 @@ def _score_all(
     scorer = Scorer(references, list(plan.measures), plan.protocol.top_k, device, path)
     for unit in made:  # the gate reads the scores of broken images too
         score_unit(plan, folder, unit, scorer, progress)
-        rate_captions(plan, folder, unit, references)
+        if unit in units:
+            rate_captions(plan, folder, unit, references)
     if not units:
         return None
     with sealed(folder):

@@ -7,13 +7,13 @@ from typing import Any
 from .. import environment
 from ..contracts import Model, Progress
 from ..data.pair import IN_TRAINING, load_pair
-from ..errors import BadInput, PlanChanged, SidebenchError, UnknownName
+from ..errors import BadInput, CorruptRun, PlanChanged, SidebenchError, UnknownName
 from ..files import difference, read_json
 from ..progress import say
 from ..protocol import Batching
 from ..registry import find, make_attack, registered
-from ..results.leases import SILENT_FOR, Desk, asked
-from ..results.run_folder import RunFolder, stored_pair
+from ..results.leases import SILENT_FOR, WORK, Desk, asked
+from ..results.run_folder import RunFolder, is_unit_name, stored_pair, unit_name
 from .generate import Generation, asked_of, is_generated
 from .plan import RunPlan, Unit, plan_run
 
@@ -73,7 +73,9 @@ def planned_for_workers(
     wanted = asked(folder.path)
     if wanted is None:
         raise PlanChanged(f"{folder.path} asks for nothing: open it by `sidebench run` with --plan-only")
-    asks, identity = wanted["plan"], read_json(folder.manifest_file)["identity"]
+    manifest = read_json(folder.manifest_file)
+    asks, identity = wanted["plan"], manifest["identity"]
+    _check_asked(folder, asks, manifest["units"])
     again = _named_again("attack", attacks, {unit["attack"] for unit in asks["units"].values()})
     around = _named_again("defence", defences, set(identity["defences"]))
     wanted_attacks = dict.fromkeys(unit["attack"] for unit in asks["units"].values())
@@ -104,6 +106,19 @@ def planned_for_workers(
         raise BadInput(f"the run cannot be made here as it was planned: {changed}")
     _say_what_differs(folder)
     return plan
+
+
+def _check_asked(folder: RunFolder, asks: Mapping[str, Any], units: Mapping[str, Any]) -> None:
+    """Refuse what no run has written: names of units become paths.
+
+    Raises:
+        CorruptRun: a unit is not one of the manifest's, or its name is not that of its attack and seed.
+    """
+    for name, unit in asks["units"].items():
+        seed = unit.get("seed")
+        whole = isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**63
+        if not whole or not is_unit_name(name) or name != unit_name(str(unit.get("attack")), seed) or name not in units:
+            raise CorruptRun(f"{folder.path.name}/work/plan.json: {name!r} is no unit of this run; delete {WORK}/")
 
 
 def _named_again(kind: Any, given: Sequence[str], there: set[str]) -> dict[str, str]:

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -16,6 +17,7 @@ from time_limit import time_limit
 
 from sidebench.benchmark.data.pair import load_pair
 from sidebench.benchmark.errors import BadInput
+from sidebench.benchmark.progress import silent
 from sidebench.benchmark.protocol import Batching
 from sidebench.benchmark.runs import ray_engine, runner
 from sidebench.benchmark.runs.plan import plan_run
@@ -91,3 +93,15 @@ def test_without_ray_the_line_says_how_to_have_it(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(BadInput, match=r"pip install 'sidebench\[ray\]'"), ray_engine.ray_engine("", 1):
         pass
+
+
+@pytest.mark.parametrize(
+    ("device", "workers", "words"),
+    [("cpu", 3, "each takes 2 CPU, and Ray has 4; fewer workers, or OMP"), ("cuda:0", 2, "takes 1 GPU, and Ray has 1")],
+)
+def test_workers_that_would_never_start_are_refused(device: str, workers: int, words: str) -> None:
+    ray = SimpleNamespace(cluster_resources=lambda: {"CPU": 4.0, "GPU": 1.0})
+    plan: Any = SimpleNamespace(model=SimpleNamespace(live=None, device=device))
+    folder: Any = None
+    with pytest.raises(BadInput, match=words):
+        ray_engine.RayEngine(ray, workers, 2)(plan, folder, silent)

@@ -1,6 +1,7 @@
 """Workers on one run folder: some are killed, stopped and woken up, and the run ends as if it had been alone."""
 
 import dataclasses
+import json
 import os
 import shutil
 import signal
@@ -15,7 +16,7 @@ from same_run import contents, stamps
 from working import wait_until_stopped, work_until
 
 from sidebench.benchmark.data.pair import load_pair
-from sidebench.benchmark.errors import BadInput, PlanChanged, UnknownName
+from sidebench.benchmark.errors import BadInput, CorruptRun, PlanChanged, UnknownName
 from sidebench.benchmark.protocol import Batching
 from sidebench.benchmark.results.leases import Desk
 from sidebench.benchmark.runs import runner
@@ -129,6 +130,20 @@ def test_a_run_that_is_planned_anew_ends_its_workers(planned: Plan, tmp_path: Pa
     shutil.rmtree(folder.path / "work")
     with pytest.raises(PlanChanged, match="--plan-only"):
         planned_for_workers(folder, pair=str(pair))
+
+
+@pytest.mark.parametrize("seed", ["x/../../../../victim", -1, 2**63, True, 0.5, None])
+def test_cheat_a_plan_whose_seed_is_a_path_writes_nothing(seed: Any, planned: Plan, tmp_path: Path) -> None:
+    folder = runner.open_run(planned("shared", ("carlini-uncond",), candidates=8))
+    file = folder.path / "work" / "plan.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    (unit,) = content["plan"]["units"].values()
+    content["plan"]["units"] = {f"carlini-uncond.s{seed}": {**unit, "seed": seed}}
+    file.write_text(json.dumps(content), encoding="utf-8")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(CorruptRun, match="is no unit of this run; delete work/"):
+        planned_for_workers(folder, pair=str(tmp_path / "tiny.yaml"))
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 FAILS = """

@@ -6,7 +6,17 @@ import pytest
 
 from sidebench.benchmark.reports import screen
 from sidebench.benchmark.reports.screen import answer, first_screen
-from sidebench.benchmark.results.schema import AttackRatio, BandClaim, Claim, Cost, Estimate, Metrics, OwnImages
+from sidebench.benchmark.results.schema import (
+    AttackRatio,
+    BandClaim,
+    BandResult,
+    Claim,
+    Cost,
+    Estimate,
+    Exposure,
+    Metrics,
+    OwnImages,
+)
 
 
 def claim(attack: str, says: Any, at_least: float = 0.0, at_most: float = 0.1) -> Claim:
@@ -52,15 +62,45 @@ def test_the_first_line_says_what_was_run(finished: Any, metrics: Metrics) -> No
     ]
 
 
-def test_a_leak_is_named_with_its_figures(metrics: Metrics) -> None:
-    found = said(metrics, claim("side", "excess", 0.3), claim("carlini-uncond", "none seen"))
-    (result,) = [r for r in metrics.results if (r.attack, r.measure) == ("side", "nl2c:n50:a0.5")]
-    bands = {band.band: band.training for band in result.bands}
-    near, far = (100 * bands[name].ams.value for name in ("high", "high+mid+low"))
-    groups = bands["high+mid+low"].groups
-    assert answer(found) == (
-        f"LEAKS  {near:.1f} % close copies, {far:.1f} % in the widest band, which holds {groups} unique training "
-        "images (side)"
+def hitting(metrics: Metrics, **rates: tuple[float, float, int]) -> Metrics:
+    """Return the metrics with other shares hit by side, in bands by name: of X, of H, and groups of X."""
+
+    def band(found: BandResult) -> BandResult:
+        name = found.band.replace("+", "_")
+        if name not in rates:
+            return found
+        training, held_out, groups = rates[name]
+        sides = {
+            side: getattr(found, side).model_copy(
+                update={"ams": getattr(found, side).ams.model_copy(update={"value": value}), "groups": groups}
+            )
+            for side, value in (("training", training), ("held_out", held_out))
+        }
+        return found.model_copy(update=sides)
+
+    results = [
+        result.model_copy(update={"bands": [band(each) for each in result.bands]})
+        if (result.attack, result.measure) == ("side", "nl2c:n50:a0.5")
+        else result
+        for result in metrics.results
+    ]
+    return metrics.model_copy(update={"results": results})
+
+
+def test_a_leak_is_named_with_its_figures_and_the_controls(metrics: Metrics) -> None:
+    found = hitting(metrics, high=(0.135, 0.0, 90), high_mid_low=(0.733, 0.108, 231))
+    leaking, silent = claim("side", "excess", 0.3), claim("carlini-uncond", "none seen")
+    assert answer(said(found, leaking, silent)) == (
+        "LEAKS  13.5 % close copies (control: 0.0 %), 73.3 % in the widest band (control: 10.8 %); "
+        "231 unique training images (side)"
+    )
+    # Only the closest band has an excess: the widest one, full of chance hits, is not quoted.
+    narrow = leaking.model_copy(update={"widest": "high"})
+    wanted = "LEAKS  13.5 % close copies (control: 0.0 %); 90 unique training images (side)"
+    assert answer(said(found, narrow)) == wanted
+    wide = leaking.model_copy(update={"closest": "high+mid+low"})
+    assert answer(said(found, wide)) == (
+        "LEAKS  73.3 % in band high+mid+low (control: 10.8 %); 231 unique training images (side)"
     )
 
 
@@ -142,10 +182,15 @@ def test_equal_cost_names_the_cheapest_hits(finished: Any, metrics: Metrics) -> 
     for rates, name in (
         ({"carlini_uncond": 3.0, "carlini_cond": 1.0, "side": 2.0}, "plain sampling"),
         ({"carlini_uncond": 1.0, "carlini_cond": 1.0, "side": 2.5}, "side"),
+        ({"carlini_uncond": 2.5, "carlini_cond": 1.0, "side": 2.5}, "plain sampling and side"),
     ):
-        text = first_screen(finished.folder, metrics.model_copy(update={"costs": costs(**rates)}))
+        leaking = said(metrics, claim("side", "excess", 0.3)).model_copy(update={"costs": costs(**rates)})
+        text = " ".join(first_screen(finished.folder, leaking).split())
         most = max(rates.values())
-        assert f"At equal cost {name} finds most: {most:.2f} hits per 1,000 denoiser calls (NFE)." in text
+        assert f"highest rate is that of {name}: {most:.2f} hits per 1,000 denoiser calls (NFE)." in text
+    # Without a leak hits are chance, and say nothing of an attack.
+    clear = said(metrics, claim("side", "none seen")).model_copy(update={"costs": costs(**rates)})
+    assert "At equal cost" not in first_screen(finished.folder, clear)
 
 
 def test_several_preparations_are_read_together(finished: Any, metrics: Metrics) -> None:
@@ -202,6 +247,47 @@ def test_a_caption_s_own_image_is_a_link_that_comes_before_the_table(finished: A
     assert text.count("own image nearest (prompt-replay): 67.30 [60.10, 73.70] % of training captions, 1.50") == 2
     assert "extracted too: 8.20 [4.00, 15.00] %" in text and len(lines) <= 25
     assert text.index("own image nearest") < text.index("copies %")
+
+
+def test_a_single_attack_keeps_its_excess_over_several_seeds(finished: Any, metrics: Metrics) -> None:
+    own = [result for result in metrics.results if (result.attack, result.measure) == ("side", "nl2c:n50:a0.5")]
+    again = [result.model_copy(update={"seed": 1}) for result in own]
+    excess = own[0].bands[0].excess
+    assert excess is not None
+    found = claim("side", "excess", 0.3, 0.9)
+    update = {"results": [*own, *again], "attack_ratios": [], "comparisons": []}
+    text = first_screen(finished.folder, said(metrics, found).model_copy(update=update))
+    assert f"{100 * excess.value:.1f} [15.0, 45.0]" in text, "the claim's limits in the closest band"
+
+
+def test_what_was_not_tested_is_not_called_equal(finished: Any, metrics: Metrics) -> None:
+    refused = [found.model_copy(update={"verdict": "no ratio"}) for found in metrics.comparisons]
+    text = " ".join(first_screen(finished.folder, metrics.model_copy(update={"comparisons": refused})).split())
+    assert "No attack can be compared with plain sampling, whose excess may be 0." in text
+    assert "No attack is seen" not in text
+
+
+def test_planted_strings_speak_where_bands_are_silent(finished: Any, metrics: Metrics) -> None:
+    bits = Estimate(value=8.9, low=8.1, high=9.7)
+    head: Any = {"attack": "canary-replay", "seed": 0, "others": 1000, "by_copies": []}
+    exposure = Exposure(**head, planted=bits, difference=bits, p=1e-4)
+    silent = said(metrics, claim("side", "none seen"))
+    assert answer(silent).startswith("NO LEAK SEEN")
+    found = silent.model_copy(update={"exposures": [exposure]})
+    assert answer(found).startswith("LEAKS  strings that were planted")
+    text = " ".join(first_screen(finished.folder, found).split())
+    assert "exposure of planted strings (canary-replay): 8.9 of 10.0 bits" in text
+    by_chance = exposure.model_copy(update={"p": 0.4})
+    assert answer(silent.model_copy(update={"exposures": [by_chance]})).startswith("NO LEAK SEEN")
+
+
+def test_a_reference_model_is_no_held_out_set_and_many_attacks_are_cut(finished: Any, metrics: Metrics) -> None:
+    reference = first_screen(finished.folder, metrics.model_copy(update={"control": "reference-model"}))
+    assert "reference %" in reference and "held-out %" not in reference
+    one = [result for result in metrics.results if result.attack == "side"]
+    many = [each.model_copy(update={"attack": f"mine-{n}"}) for n in range(17) for each in one]
+    lines = first_screen(finished.folder, metrics.model_copy(update={"results": many, "comparisons": []})).splitlines()
+    assert len(lines) <= 25 and "  and 9 more" in lines
 
 
 def test_a_pipe_is_as_wide_as_a_wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from sidebench.benchmark.data.references import shared_groups
 from sidebench.benchmark.measures.shard_scores import Pairs, ShardScores
 from sidebench.benchmark.registry import make_measure
 from sidebench.benchmark.reports.tables import own_image_table
+from sidebench.benchmark.results import own_images as own_images_module
 from sidebench.benchmark.results.own_images import own_images
 from sidebench.benchmark.results.rates import measure_result
 from sidebench.benchmark.results.schema import Metrics, OwnImages
@@ -115,6 +116,20 @@ def test_captions_that_were_not_replayed_or_are_of_both_sides_do_not_count() -> 
     rates = found(ids, distances, sent=asked)
     assert rates is not None and rates.training_captions == EACH - 1
     assert found(ids, distances, sent=np.full(len(asked), -1)) is None
+
+
+def test_a_control_that_a_calibrated_threshold_never_sees_has_no_extraction_rate(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Candidates with even numbers set the threshold, and held-out captions have no others.
+    calibrated = own_images_module.Threshold(RMS.bands[0], 0.01)
+    monkeypatch.setattr(own_images_module, "threshold_of", lambda result, measure: calibrated)
+    ids, distances = replayer()
+    asked = np.repeat(np.arange(2 * EACH), SEEDS)
+    asked[(asked >= EACH) & (np.arange(len(asked)) % 2 == 1)] = -1
+    rates = found(ids, distances, sent=asked)
+    assert rates is not None and rates.extracted.value == 1
+    assert rates.control is not None and rates.extracted_control is None
 
 
 def test_the_table_says_that_it_is_a_link() -> None:

@@ -50,6 +50,20 @@ def test_a_model_that_returns_planted_images_ranks_them_first(tmp_path: Path) ->
     assert found.difference is not None and found.difference.low > 4 and found.p is not None and found.p < 0.001
 
 
+def test_a_string_without_a_whole_image_has_no_rank(tmp_path: Path) -> None:
+    canaries, made = given(), dict(enumerate(noise(200, 1)))
+    for place in (0, PLANTED, 199):  # a planted string, a matched one, another: all of their images are NaN
+        del made[place]
+    ranks = ranked(canaries, made)
+    assert len(ranks.copies) == 2 * PLANTED - 2 and set(ranks.others) == {199 - 2 * PLANTED}
+    assert [each.strings for each in bits(tmp_path, ranks).by_copies] == [PLANTED - 1, PLANTED - 1]
+    for place in range(PLANTED):
+        made.pop(place, None)
+    nobody = ranked(canaries, made)
+    with pytest.raises(AssertionError):
+        bits(tmp_path / "none", nobody)
+
+
 def test_without_a_leak_ranks_are_uniform_and_planted_strings_no_different(tmp_path: Path) -> None:
     """The negative control: what the model makes has nothing to do with the string."""
     ranks = [ranked(given(), dict(enumerate(noise(200, seed)))) for seed in range(2, 12)]
