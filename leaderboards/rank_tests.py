@@ -25,7 +25,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..benchmark.registry import find, names, ships, split_ablation
 from ..benchmark.stats.comparison import AttackHits, pooled
 from .record import Part, Record, attack_hits
 
@@ -179,13 +178,7 @@ def samples_of(records: Sequence[Record]) -> list[Sample]:
 
 
 def _prepares(record: Record) -> bool:
-    """Return whether a record's attack prepares, so that another seed is another preparation.
-
-    What is known here decides, whatever a record says of its cost; of other attacks their work in `prepare`.
-    """
-    base = split_ablation(record.claim.attack)[0]
-    if base in names("attack") and ships("attack", base):
-        return bool(find("attack", base).prepares())
+    """Return whether a record's attack did any work in `prepare`, so that another seed is another preparation."""
     return any(cost.nfe.get("prepare", 0) or cost.flops.get("prepare", 0) for cost in record.costs)
 
 

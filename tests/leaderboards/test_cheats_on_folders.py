@@ -211,7 +211,7 @@ def test_cheat_a_state_that_its_preparation_does_not_make(run: RunFolder, pair_f
     file = write_record(make_records(run, "somebody", ["side"])[0], tmp_path)
     with pytest.raises(BadRecord, match=r"costs, side\.s0, prepare: says 1 denoiser calls, counted again"):
         challenge(file, run, 5, pair=str(pair_file), device="cpu", prepare=True)
-    moved = {name: tensor + 1 if tensor.is_floating_point() else tensor for name, tensor in stored.tensors.items()}
+    moved = {name: 30 * tensor if tensor.is_floating_point() else tensor for name, tensor in stored.tensors.items()}
     write_state(state, type(stored)(moved, stored.info))
     computed_again(run)
     file = write_record(make_records(run, "somebody", ["side"])[0], tmp_path)
