@@ -109,8 +109,11 @@ def _leak(metrics: Metrics, claims: Sequence[Claim]) -> str:
         shown.bands[0].band: "close copies",
         **({shown.bands[-1].band: "in the widest band"} if names[1:] else {}),
     }
-    said = [f"{_rate(own, name)} {titles.get(name, f'in band {name}')}{_beside(own, name)}" for name in names]
-    groups = max(_band(result, names[-1]).training.groups for result in own)
+    bands = {name: [_band(result, name) for result in own] for name in names}
+    said = [
+        f"{_rate(found):.1f} % {titles.get(name, f'in band {name}')}{_beside(found)}" for name, found in bands.items()
+    ]
+    groups = max(band.training.groups for band in bands[names[-1]])
     return f"{', '.join(said)}; {groups:,} unique training images ({shown.attack})"
 
 
@@ -118,16 +121,22 @@ def _band(result: Result, name: str) -> BandResult:
     return next(band for band in result.bands if band.band == name)
 
 
-def _rate(own: Sequence[Result], name: str) -> str:
-    return f"{100 * fmean(_band(result, name).training.ams.value for result in own):.1f} %"
+def _rate(bands: Sequence[BandResult]) -> float:
+    """Return the share of candidates in a band, in percent; the mean over seeds."""
+    return 100 * fmean(band.training.ams.value for band in bands)
 
 
-def _beside(own: Sequence[Result], name: str) -> str:
-    """Return the control's rate beside it, in brackets."""
-    sides = [(band.held_out, band.reference) for band in (_band(result, name) for result in own)]
-    known = [(held_out or reference) for held_out, reference in sides]
-    rates = [side.ams.value for side in known if side is not None]
-    return f" (control: {100 * fmean(rates):.1f} %)" if rates else ""
+def _control_rate(bands: Sequence[BandResult]) -> float | None:
+    """Return the same of the control: held-out images, or the reference model; None without one."""
+    sides = [band.held_out or band.reference for band in bands]
+    known = [side.ams.value for side in sides if side is not None]
+    return 100 * fmean(known) if known else None
+
+
+def _beside(bands: Sequence[BandResult]) -> str:
+    """Return the control's rate in brackets."""
+    rate = _control_rate(bands)
+    return "" if rate is None else f" (control: {rate:.1f} %)"
 
 
 def _clear(claims: Sequence[Claim]) -> str:
@@ -215,13 +224,12 @@ def _titled(column: Column, metrics: Metrics) -> str:
 
 
 def _copies(metrics: Metrics, own: list[Result]) -> str:
-    return f"{100 * fmean(result.bands[0].training.ams.value for result in own):z.1f}"
+    return f"{_rate([result.bands[0] for result in own]):z.1f}"
 
 
 def _held_out(metrics: Metrics, own: list[Result]) -> str:
-    sides = [result.bands[0].held_out or result.bands[0].reference for result in own]
-    known = [side.ams.value for side in sides if side is not None]
-    return f"{100 * fmean(known):z.1f}" if known else "-"
+    rate = _control_rate([result.bands[0] for result in own])
+    return "-" if rate is None else f"{rate:z.1f}"
 
 
 def _excess(metrics: Metrics, own: list[Result]) -> str:

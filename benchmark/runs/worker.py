@@ -118,7 +118,8 @@ def _check_asked(folder: RunFolder, asks: Mapping[str, Any], units: Mapping[str,
         seed = unit.get("seed")
         whole = isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**63
         if not whole or not is_unit_name(name) or name != unit_name(str(unit.get("attack")), seed) or name not in units:
-            raise CorruptRun(f"{folder.path.name}/work/plan.json: {name!r} is no unit of this run; delete {WORK}/")
+            place = f"{folder.path.name}/{WORK}"
+            raise CorruptRun(f"{place}/plan.json: {name!r} is no unit of this run; delete {WORK}/")
 
 
 def _named_again(kind: Any, given: Sequence[str], there: set[str]) -> dict[str, str]:
