@@ -12,13 +12,20 @@ import numpy as np
 
 from ..benchmark.results.schema import Cost, Result
 from ..benchmark.stats.comparison import AttackHits
-from .record import FEWEST, Cell, Record, Shares, command
+from .record import FEWEST, Cell, Counts, PairedCounts, Record, Shares, command
 
 
-def aggregated(record: Record, numbers: Mapping[int, int], nonce: str, shares: Sequence[Shares]) -> Record:
+def aggregated(
+    record: Record,
+    numbers: Mapping[int, int],
+    nonce: str,
+    shares: Sequence[Shares],
+    paired: Sequence[PairedCounts] = (),
+) -> Record:
     """Return the record without bits, named groups and curves, its preparations numbered.
 
-    `numbers` is the number of each preparation by seed, `shares` what they hit, by those numbers.
+    `numbers` is the number of each preparation by seed; `shares` is what they hit, and `paired` what the run's other
+    attacks hit beside them, by those numbers.
     """
     seeds = sorted(record.seeds, key=numbers.__getitem__)
     by_seed: dict[int, list[Result]] = {seed: [each for each in record.results if each.seed == seed] for seed in seeds}
@@ -36,8 +43,13 @@ def aggregated(record: Record, numbers: Mapping[int, int], nonce: str, shares: S
                 for each in by_seed[seed]
             ],
             "costs": [costs[seed].model_copy(update={"seed": numbers[seed]}) for seed in seeds],
+            **{
+                name: [each.model_copy(update={"seed": numbers[each.seed]}) for each in getattr(record, name)]
+                for name in ("own_images", "caption_flags", "exposures")
+            },
             "hits": [],
             "shares": sorted(shares, key=lambda share: share.seed),
+            "paired": sorted(paired, key=lambda each: each.seed),
             "nonce": nonce,
             "hashes": record.hashes.model_copy(update=hashes),
             "victim": record.victim.model_copy(update={"public": False}),
@@ -56,6 +68,26 @@ def shares_of(number: int, band: str, hits: AttackHits) -> Shares:
         training_groups=histogram(hits.training_credits),
         control_groups=histogram(hits.control_credits),
     )
+
+
+def paired_counts(ours: AttackHits, theirs: AttackHits) -> tuple[Counts, Counts, Counts]:
+    """Return how the same candidates fared under two attacks: rows ours, columns theirs.
+
+    Examples:
+        Of four candidates we own the first for training, and half of the second; they own the first two.
+
+        >>> ours = AttackHits(np.array([1, 0.5, 0, 0]), np.array([0, 0.5, 0, 0]), np.ones(1), np.ones(1))
+        >>> theirs = AttackHits(np.array([1, 1, 0, 0]), np.zeros(4), np.ones(1), np.ones(1))
+        >>> paired_counts(ours, theirs)
+        ((1.5, 0.0, 0.0), (0.5, 0.0, 0.0), (0.0, 0.0, 2.0))
+    """
+    sides = []
+    for hits in (ours, theirs):
+        owned = np.stack([hits.training_hits, hits.control_hits]).astype(np.float64)
+        sides.append(np.concatenate([owned, 1 - owned.sum(axis=0, keepdims=True)]))
+    table = (sides[0] @ sides[1].T).tolist()
+    first, second, third = (tuple(row) for row in table)
+    return first, second, third
 
 
 def histogram(credits: np.ndarray) -> list[Cell]:

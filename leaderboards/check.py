@@ -24,6 +24,7 @@ FIRST: Sequence[Callable[[Record], Found]] = (
     check_fields.texts,
     check_fields.seeds,
     check_fields.privacy,
+    check_fields.track,
     check_fields.claim,
     check_fields.results,
     check_fields.victim,

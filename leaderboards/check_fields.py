@@ -76,7 +76,7 @@ def seeds(record: Record) -> Found:
 def privacy(record: Record) -> Found:
     """A record of images that are not public makes no statement about any one of them."""
     if record.victim.public:
-        if record.shares or record.nonce is not None:
+        if record.shares or record.paired or record.nonce is not None:
             yield "shares", "belong to a record of images that are not public"
         return
     if record.victim.name in pair_names() and load_pair(record.victim.name).public:
@@ -87,6 +87,21 @@ def privacy(record: Record) -> Found:
         yield "nonce", "is missing: whoever has the model can make the candidates of seeds that are told"
     if record.seeds != list(range(len(record.seeds))):
         yield "seeds", "number the preparations from 0 where the images are not public"
+
+
+def track(record: Record) -> Found:
+    """Images that were given are in a track of their own, and what rests on captions is of the claim's attack."""
+    if (record.track == "images") != (record.victim.family == "images"):
+        yield "track", f"cannot be {record.track} of a victim of family {record.victim.family}"
+    for field in ("own_images", "caption_flags", "exposures"):
+        found = getattr(record, field)
+        if any(each.attack != record.claim.attack for each in found):
+            yield field, f"are not all of {record.claim.attack}"
+        numbers = [each.seed for each in found]
+        if numbers and numbers != record.seeds:
+            yield field, "must have one entry per seed, in order, or none"
+    if any(reach.measure != record.measure for reach in record.reach):
+        yield "reach", f"is not of {record.measure} alone"
 
 
 def claim(record: Record) -> Found:
@@ -108,20 +123,23 @@ def claim(record: Record) -> Found:
         plugin = find(kind, name)
         if kind == "attack" and claimed.access != plugin.access:
             yield "claim.access", f"is {claimed.access}, and {name} is an attack with access {plugin.access}"
-        yield from _settings(plugin, settings, field, complete=record.protocol.version == VERSION)
+        later: frozenset[str] = frozenset()
+        if kind == "attack" and claimed.version > plugin.version:
+            yield "claim.version", f"is {claimed.version}, and {name} is at {plugin.version} here; update sidebench"
+        if kind == "attack" and claimed.version < plugin.version:
+            later = plugin.later_settings
+        # Under an older protocol an attack may have had fewer settings, whichever.
+        yield from _settings(plugin, settings, field, later if record.protocol.version == VERSION else None)
 
 
-def _settings(plugin: Any, settings: dict[str, Any], field: str, *, complete: bool) -> Found:
+def _settings(plugin: Any, settings: dict[str, Any], field: str, later: frozenset[str] | None) -> Found:
+    """Settings are those that there are; all must be said but the `later` ones, or none with None."""
     try:
         whole = check_settings(plugin.Settings, settings, plugin.name).model_dump(mode="json")
     except SidebenchError as error:
         yield field, str(error)
         return
-    # Under an older protocol, or in an earlier version, an attack may have had fewer.
-    later: frozenset[str] = getattr(plugin, "later_settings", frozenset())
-    if later & settings.keys():  # all of them came together
-        later = frozenset()
-    if complete and (lacking := sorted(whole.keys() - settings.keys() - later)):
+    if later is not None and (lacking := sorted(whole.keys() - settings.keys() - later)):
         yield field, f"does not say {lacking[0]}"
 
 

@@ -230,10 +230,25 @@ def _shares(record: Record) -> Found:
             if results is not None and not _near(said, results):
                 yield field, f"is {said:g}, the results say {results:g}"
             yield from _cells(cells, said, record.victim.compared_groups()[part], f"{field}_groups")
+    yield from _paired(record)
     excesses = [record.headline(seed).bands[0].excess for seed in record.seeds]
     known = [found.value for found in excesses if found is not None]
     if len(known) == len(record.seeds) and not _near(record.excess.value, sum(known) / len(known)):
         yield "excess.value", "is not the mean of the preparations"
+
+
+def _paired(record: Record) -> Found:
+    """A table of counts adds up to what the record's own side of it owns, once for each attack and band."""
+    shares = {(share.seed, share.band): share for share in record.shares}
+    keys = [(found.seed, found.band, found.attack) for found in record.paired]
+    if len(set(keys)) < len(keys) or not {key[:2] for key in keys} <= shares.keys():
+        yield "paired", "must have at most one entry per preparation, nested band and other attack"
+        return
+    for position, found in enumerate(record.paired):
+        own = shares[found.seed, found.band]
+        wanted = (own.training, own.control, record.candidates - own.training - own.control)
+        if not all(_near(sum(row), said) for row, said in zip(found.counts, wanted, strict=True)):
+            yield f"paired.{position}.counts", "do not add up to the candidates that either side owns"
 
 
 def _cells(cells: Sequence[Cell], owned: float, groups: int, field: str) -> Found:

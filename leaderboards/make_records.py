@@ -3,7 +3,8 @@
 import hashlib
 import importlib.metadata
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,13 +16,13 @@ from ..benchmark.contracts import Band, Measure
 from ..benchmark.data.pair import load_pair, pair_names
 from ..benchmark.data.references import shared_groups
 from ..benchmark.errors import BadInput, BadRecord, CorruptRun, UnknownName, first_problem
-from ..benchmark.files import read_json, read_table, write_text
+from ..benchmark.files import lock_of, read_json, read_table, write_text
 from ..benchmark.measures.hits import nested_bands
 from ..benchmark.protocol import CONFIDENCE, Protocol
 from ..benchmark.registry import make_measure
 from ..benchmark.results.keyed_names import held_out_group, keyed_hash, run_key, training_group
 from ..benchmark.results.rates import attack_hits
-from ..benchmark.results.run_folder import RunFolder, asked_candidates, believing, rules_of, unit_name
+from ..benchmark.results.run_folder import LOCK_FILE, RunFolder, asked_candidates, believing, rules_of, unit_name
 from ..benchmark.results.schema import Estimate, Metrics, Result, load_metrics
 from ..benchmark.results.score_files import read_all_scores
 from ..benchmark.results.secret_seeds import numbers_of
@@ -30,15 +31,19 @@ from ..benchmark.results.unit_scores import Groups, UnitScores, stored_groups
 from ..benchmark.stats.comparison import AttackHits, excess_of, pooled
 from ..benchmark.stats.owned import Strata
 from . import owners
-from .aggregates import aggregated, shares_of
+from .aggregates import aggregated, paired_counts, shares_of
 from .check import check_record, claims_same
 from .figures_again import check_figures
 from .read_records import read_record, record_files
-from .record import SCHEMA, Claim, Hashes, Hits, Made, Quality, Record, Victim, command, pack
+from .record import SCHEMA, Claim, Hashes, Hits, Made, PairedCounts, Quality, Record, Victim, command, pack
 from .record_tuning import with_tunings
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+LONGEST_WAIT = 60.0
+"""Seconds that `add_records` waits for another process to be done with a folder of records."""
 
 
 @believing
@@ -95,11 +100,37 @@ def add_records(
         if found := check_record(record):
             field, message = found[0]
             raise BadRecord(f"{record.claim.attack}, {field}: {message}")
-    stored = [(file, read_record(file)) for file in record_files(records)]
-    for record in made:
-        if same := next((file for file, other in stored if claims_same(record, other)), None):
-            raise BadRecord(f"{record.claim.attack}, claim: is claimed in {same.name} already, by the same submitter")
-    return [write_record(record, records) for record in owners.claim(made, records, key_file)]
+    with _held(records):
+        stored = [(file, read_record(file)) for file in record_files(records)]
+        for record in made:
+            if same := next((file for file, other in stored if claims_same(record, other)), None):
+                raise BadRecord(
+                    f"{record.claim.attack}, claim: is claimed in {same.name} already, by the same submitter"
+                )
+        return [write_record(record, records) for record in owners.claim(made, records, key_file)]
+
+
+@contextmanager
+def _held(records: Path) -> Iterator[None]:
+    """Hold a folder of records for this process alone: of two that enter a name at once, one entry would be lost.
+
+    Raises:
+        BadInput: the folder cannot be written, or another process has held it for a minute.
+    """
+    from filelock import Timeout
+
+    try:
+        records.mkdir(parents=True, exist_ok=True)
+        lock = lock_of(records / LOCK_FILE)
+        lock.acquire(timeout=LONGEST_WAIT)
+    except Timeout:
+        raise BadInput(f"another process is writing to {records}; try again when it has ended") from None
+    except OSError as error:
+        raise BadInput(f"cannot write to {records}: {error.strerror}") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_record(record: Record, records: Path) -> Path:
@@ -136,8 +167,10 @@ def _make(
         schema=SCHEMA,
         submitter=submitter,
         submitted=today,
+        track="images" if identity["model"]["family"] == "images" else "extraction",
         claim=Claim(
             attack=attack,
+            version=unit.get("version", 1),
             access=unit["access"],
             settings=unit["settings"],
             defences=identity["defences"],
@@ -152,6 +185,10 @@ def _make(
         excess=Estimate.of(*excess),
         results=[_result(each, measure) for each in metrics.results if each.attack == attack and each.seed in seeds],
         costs=costs,
+        reach=[found for found in metrics.reach if found.measure == measure.id],
+        own_images=[each for each in metrics.own_images if each.attack == attack and each.seed in seeds],
+        caption_flags=[each for each in metrics.caption_flags if each.attack == attack and each.seed in seeds],
+        exposures=[each for each in metrics.exposures if each.attack == attack and each.seed in seeds],
         hits=[_hits(seed, found, groups, key) for seed, found in hits.items()],
         key_id=keyed_hash(key, "name of the key"),
         hashes=Hashes(
@@ -179,7 +216,31 @@ def _make(
         for seed, own in every.items()
         for band, found in zip(bands, own, strict=True)
     ]
-    return aggregated(made, numbers, nonce, shares)
+    return aggregated(made, numbers, nonce, shares, _paired(folder, metrics, measure, attack, numbers, every))
+
+
+def _paired(
+    folder: RunFolder,
+    metrics: Metrics,
+    measure: Measure,
+    attack: str,
+    numbers: Mapping[int, int],
+    every: Mapping[int, Sequence[AttackHits]],
+) -> list[PairedCounts]:
+    """Return how each other attack of the run fared with the candidates of the same seed and number."""
+    groups, bands = stored_groups(folder), nested_bands(measure)
+    others = sorted({(cost.attack, cost.seed) for cost in metrics.costs if cost.attack != attack})
+    found = []
+    for other, seed in others:
+        if seed not in numbers or every[seed][0].same_groups:
+            continue
+        theirs = unit_hits(folder, unit_name(other, seed), measure, groups, bands)
+        scores = scores_hash(folder, unit_name(other, seed))
+        found += [
+            PairedCounts(seed=numbers[seed], band=band.name, attack=other, scores=scores, counts=paired_counts(a, b))
+            for band, a, b in zip(bands, every[seed], theirs, strict=True)
+        ]
+    return found
 
 
 def _code(attack: str, manifest: Mapping[str, Any], unit: Mapping[str, Any]) -> dict[str, dict[str, str]]:

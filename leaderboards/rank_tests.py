@@ -13,7 +13,7 @@ left out:
   (Welch's t test of their excesses), and the larger p counts: candidates say nothing of another preparation. One
   preparation of such an attack cannot be ranked against anything.
 
-Records of images that are not public hold sums by preparation alone: a board with one of them tests preparations.
+Records of images that are not public hold sums by preparation alone: see `sum_tests.py`.
 
 At equal cost a row's hits are divided by what a candidate costs it, preparation included: the same tests then ask which
 row finds more for a denoiser-equivalent. Costs are counted, so they add no variance.
@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..benchmark.registry import find, names, ships, split_ablation
 from ..benchmark.stats.comparison import AttackHits, pooled
 from .record import Part, Record, attack_hits
 
@@ -74,29 +75,18 @@ def standing(samples: Sequence[Sample], *, highest_first: bool, alpha: float = 0
 
     Ranges hold together: with a chance of at least 1 - alpha no row is called better than one that it equals.
     """
-    return _standing(*all_pairs(samples), highest_first=highest_first, alpha=alpha)
+    return standing_of(*all_pairs(samples), highest_first=highest_first, alpha=alpha)
 
 
-def standing_of_preparations(values: Sequence[np.ndarray], *, highest_first: bool, alpha: float = 0.05) -> Standing:
-    """Return the rank ranges of rows of which one number per preparation is known, by Welch's t test of each two.
+def welch(values: Sequence[np.ndarray], *, unvarying: float) -> np.ndarray:
+    """Return p (rows, rows), two-sided: Welch's t test of each two rows of numbers by preparation.
 
-    Preparations are the units, so a row of one says nothing; numbers that do not vary at all say nothing either.
+    Preparations are the units, so p is 1 where a row has one, and `unvarying` where neither of two varies.
 
     Examples:
         >>> rows = [np.array([0.30, 0.31, 0.29]), np.array([0.10, 0.11, 0.10]), np.array([0.2])]
-        >>> found = standing_of_preparations(rows, highest_first=True)
-        >>> list(zip(found.best.tolist(), found.worst.tolist()))
-        [(1, 2), (2, 3), (1, 3)]
-    """
-    means = np.array([own.mean() for own in values])
-    direction = np.sign(means[:, None] - means[None, :]).astype(np.int8)
-    return _standing(_welch(values, unvarying=1.0), direction, highest_first=highest_first, alpha=alpha)
-
-
-def _welch(values: Sequence[np.ndarray], *, unvarying: float) -> np.ndarray:
-    """Return p (rows, rows), two-sided: Welch's t test of each two rows of numbers by preparation.
-
-    1 where a row has one preparation, and `unvarying` where neither of two varies.
+        >>> welch(rows, unvarying=1.0).round(5)[0].tolist()
+        [1.0, 5e-05, 1.0]
     """
     from scipy.stats import ttest_ind_from_stats
 
@@ -119,7 +109,11 @@ def _deviation(values: np.ndarray) -> float:
     return float(values.std(ddof=1))
 
 
-def _standing(p: np.ndarray, direction: np.ndarray, *, highest_first: bool, alpha: float) -> Standing:
+def standing_of(p: np.ndarray, direction: np.ndarray, *, highest_first: bool, alpha: float = 0.05) -> Standing:
+    """Return the rank ranges that follow from p (rows, rows), two-sided and uncorrected, Holm-corrected here.
+
+    `direction` (rows, rows) is the sign of a row less a column.
+    """
     found = np.triu(np.where(p <= _holm_limit(p, alpha), direction, 0), k=1).astype(np.int8)
     finds_more = found - found.T
     better = finds_more if highest_first else -finds_more
@@ -148,7 +142,7 @@ def all_pairs(samples: Sequence[Sample]) -> tuple[np.ndarray, np.ndarray]:
     random = np.array([sample.random for sample in samples], dtype=bool)
     if random.any():
         by_seed = [np.array([hits.values.mean() for hits in own.hits.values()]) / own.cost for own in samples]
-        p = np.where(random[:, None] | random[None], np.maximum(p, _welch(by_seed, unvarying=0.0)), p)
+        p = np.where(random[:, None] | random[None], np.maximum(p, welch(by_seed, unvarying=0.0)), p)
     return p, direction
 
 
@@ -171,15 +165,22 @@ def samples_of(records: Sequence[Record]) -> list[Sample]:
         Sample(
             record.key_id,
             {hits.seed: attack_hits(record, hits, by_key[record.key_id]) for hits in record.hits},
-            random=_prepares(record),
+            random=prepares(record),
         )
         for record in records
     ]
 
 
-def _prepares(record: Record) -> bool:
-    """Return whether a record's attack did any work in `prepare`, so that another seed is another preparation."""
-    return any(cost.nfe.get("prepare", 0) or cost.flops.get("prepare", 0) for cost in record.costs)
+def prepares(record: Record) -> bool:
+    """Return whether another seed is another preparation of a record's attack: what ships says so itself.
+
+    Of others it is taken for granted: what they book, and as what, is their own word.
+    """
+    attack = record.claim.attack
+    known = split_ablation(attack)[0]
+    if known in names("attack") and ships("attack", known):
+        return bool(find("attack", attack).prepares())
+    return True
 
 
 def at_equal_cost(samples: Sequence[Sample], costs: Sequence[float]) -> list[Sample] | None:

@@ -12,17 +12,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from ..benchmark.data.pair import Pair, load_pair, pair_names
 from ..benchmark.errors import BadRecord
 from ..benchmark.files import read_bytes
 from ..benchmark.protocol import RANKED
 from . import owners
 from .badge import Checked, read_checked
-from .rank_tests import Standing, at_equal_cost, samples_of, standing, standing_of_preparations
+from .rank_tests import Standing, at_equal_cost, samples_of, standing
 from .read_records import parse_record, read_content, record_files
 from .record import SCHEMA, BoardKind, Record
+from .sum_tests import standing_of_sums
 
 PLAIN = "carlini-uncond"
 """The attack that is plain sampling: what another one must beat to be worth its cost."""
@@ -256,7 +255,7 @@ def _key(content: Any) -> str:
 
 
 def _comparable(record: Record) -> dict[str, Any]:
-    shared = record.model_dump(mode="json", include={"protocol", "candidates", "measure", "band"})
+    shared = record.model_dump(mode="json", include={"track", "protocol", "candidates", "measure", "band"})
     # Hashes say what the victim is; where it came from does not change it, and older records do not say.
     return {**shared, "victim": record.victim.model_dump(mode="json", exclude={"control_check", "sources"})}
 
@@ -266,7 +265,7 @@ def _attack_key(record: Record) -> str:
 
     A defence in training makes another model, so here a victim is its images and their sides, not its name or weights.
     """
-    claim = record.claim.model_dump(mode="json", include={"attack", "access", "settings"})
+    claim = record.claim.model_dump(mode="json", include={"attack", "version", "access", "settings"})
     images = record.victim.model_dump(mode="json", include={"family", "data_sha256", "sides_sha256", "control"})
     return _key({**_comparable(record), "victim": images, "claim": claim})
 
@@ -316,7 +315,7 @@ def _outdated(record: Record, shipped: Mapping[str, Pair]) -> str:
 def _why_apart(record: Record) -> str:
     """Return why a current record is not ranked, or nothing where it is."""
     victim = record.victim
-    if victim.family == "images":
+    if record.track == "images":
         return "images as given: nobody else can reproduce them, and how they were chosen is not known"
     if record.claim.access == "oracle":
         return "the attack sees more than an attacker can (oracle)"
@@ -399,18 +398,9 @@ def _standings(records: Sequence[Record], *, attacks: bool) -> tuple[Standing, S
         paid = at_equal_cost(samples, [equivalents_per_candidate(each) for each in records]) if attacks else None
         by_cost = None if paid is None else standing(paid, highest_first=True)
         return standing(samples, highest_first=attacks), by_cost
-    values = [_excess_by_preparation(record) for record in records]
-    found = standing_of_preparations(values, highest_first=attacks)
-    costs = [np.array([cost.denoiser_equivalents for cost in record.costs]) for record in records]
-    if not attacks or any((own <= 0).any() for own in costs):
-        return found, None
-    finds = [own / spent for own, spent in zip(values, costs, strict=True)]
-    return found, standing_of_preparations(finds, highest_first=True)
-
-
-def _excess_by_preparation(record: Record) -> np.ndarray:
-    found = [record.headline(seed).bands[0].excess for seed in record.seeds]
-    return np.array([0.0 if excess is None else excess.value for excess in found])
+    found = standing_of_sums(records, highest_first=attacks)
+    assert found is not None
+    return found, standing_of_sums(records, highest_first=True, by_cost=True) if attacks else None
 
 
 def _overall_rows(boards: Sequence[Board]) -> list[OverallRow]:

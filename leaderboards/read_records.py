@@ -49,17 +49,30 @@ def _with_batching_apart(content: dict[str, Any]) -> dict[str, Any]:
     return {**content, **moved, "schema": "sidebench-record/4"}
 
 
+def _with_tracks(content: dict[str, Any]) -> dict[str, Any]:
+    """Version 4 knew one version of each attack, and told images that were given by the family of the victim."""
+    victim, claim = content.get("victim"), content.get("claim")
+    for part, field in ((content, "track"), (claim, "version")):
+        if isinstance(part, dict) and field in part:
+            raise BadRecord(f"{field}: belongs to sidebench-record/5, the schema is an older one")
+    given = isinstance(victim, dict) and victim.get("family") == "images"
+    if isinstance(claim, dict):
+        claim = {**claim, "version": 1}
+    return {**content, "claim": claim, "track": "images" if given else "extraction", "schema": "sidebench-record/5"}
+
+
 _MOVED = ("protocol", "made", "claim")
 
 UPGRADES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "sidebench-record/1": _with_sources,
     "sidebench-record/2": _with_far_ends,
     "sidebench-record/3": _with_batching_apart,
+    "sidebench-record/4": _with_tracks,
 }
 """From an older schema to the next one, by the older one's name."""
 
 
-_WITH_SHARES = (SCHEMA,)
+_WITH_SHARES = (SCHEMA, "sidebench-record/4")
 """Versions whose excess is that of now."""
 
 

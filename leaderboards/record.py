@@ -24,16 +24,27 @@ from ..benchmark.data.pair import IN_TRAINING, Control
 from ..benchmark.errors import BadRecord
 from ..benchmark.files import canonical_json
 from ..benchmark.protocol import Protocol
-from ..benchmark.results.schema import ControlCheck, Cost, Estimate, Result, fair_control
+from ..benchmark.results.schema import (
+    CaptionFlags,
+    ControlCheck,
+    Cost,
+    Estimate,
+    Exposure,
+    OwnImages,
+    Reach,
+    Result,
+    fair_control,
+)
 from ..benchmark.stats.comparison import AttackHits, pooled
 from ..benchmark.stats.owned import Strata
 
-SCHEMA = "sidebench-record/4"
+SCHEMA = "sidebench-record/5"
 """Written by this version, published in schemas/; `read_records.py` brings older ones up to it."""
 
 
 BoardKind = Literal["attacks", "defences"]
 Part = Literal["training", "control"]
+Track = Literal["extraction", "images"]
 
 FEWEST = 5
 """Groups in the smallest cell of a histogram in a record of images that are not public."""
@@ -48,6 +59,9 @@ class Claim(_Part):
     """The method that the record is about."""
 
     attack: str = Field(max_length=64, description="name of the attack")
+    version: int = Field(
+        ge=1, lt=2**31, description="version of the attack, raised by any change that can move a number"
+    )
     access: Access = Field(description="what the attack sees of the model; oracle is never ranked")
     settings: dict[str, Any] = Field(description="every setting of the attack")
     defences: dict[str, dict[str, Any]] = Field(description="settings by name of each defence around the model")
@@ -113,6 +127,10 @@ Credit = Annotated[int, Field(ge=0, lt=2**53)] | Annotated[float, Field(ge=0, lt
 """Candidates that a group owns: a whole number, or half of one more where a candidate is tied."""
 
 
+_Quarters = Annotated[float, Field(ge=0, lt=2**53, multiple_of=0.25)]
+Counts = tuple[_Quarters, _Quarters, _Quarters]
+
+
 class Hits(_Part):
     """What one seed hit in the headline measure's closest band, by candidate and by duplicate group.
 
@@ -152,6 +170,22 @@ class Shares(_Part):
         description="training groups by how many candidates they own, cells of fewer than five groups put together"
     )
     control_groups: list[Cell] = Field(description="the same of the control")
+
+
+class PairedCounts(_Part):
+    """How candidates of one number fared under two attacks of one run, in one of the nested bands.
+
+    Rows are what the training side, the control and nobody own under the record's attack, columns the same under the
+    other one. A candidate that is tied counts half on either side, so a cell is a multiple of 1/4.
+    """
+
+    seed: int = Field(ge=0, description="number of the preparation")
+    band: str = Field(max_length=64, description="name of the band")
+    attack: str = Field(max_length=64, description="name of the other attack")
+    scores: str = Field(pattern=r"^[0-9a-f]{64}$", description="`hashes.scores` of its preparation of this number")
+    counts: tuple[Counts, Counts, Counts] = Field(
+        description="candidates: owned by training, by the control, by nobody"
+    )
 
 
 class Hashes(_Part):
@@ -211,6 +245,9 @@ class Record(_Part):
     """One claim, complete."""
 
     schema_: str = Field(SCHEMA, alias="schema", description="name and version of this schema")
+    track: Track = Field(
+        description="extraction: an attack made the candidates; images: they were given; never ranked together"
+    )
     submitter: str = Field(min_length=1, max_length=80, description="who claims it, a name of their choice")
     submitted: date = Field(description="day on which the record was made (UTC)")
     claim: Claim = Field(description="the method")
@@ -227,6 +264,21 @@ class Record(_Part):
     shares: list[Shares] = Field(
         [], description="what was hit, by preparation and nested band; empty where the images are public"
     )
+    paired: list[PairedCounts] = Field(
+        [],
+        description="by preparation, nested band and other attack of the same run; empty where the images are public, "
+        "whose `hits` say more",
+    )
+    reach: list[Reach] = Field(
+        [], description="what each band of the headline measure can see; empty in records of before version 5"
+    )
+    own_images: list[OwnImages] = Field(
+        [], description="by seed, how often a caption's own image is nearest; empty where no captions are replayed"
+    )
+    caption_flags: list[CaptionFlags] = Field(
+        [], description="by seed, captions called memorised; empty of attacks that call none so"
+    )
+    exposures: list[Exposure] = Field([], description="by seed, exposure of canaries; empty where none are replayed")
     nonce: str | None = Field(
         None,
         pattern=r"^[0-9a-f]{64}$",

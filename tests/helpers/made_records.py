@@ -10,6 +10,7 @@ import numpy as np
 
 from sidebench.benchmark.data.pair import pair_names
 from sidebench.benchmark.files import write_text
+from sidebench.benchmark.registry import find, names
 from sidebench.benchmark.results.schema import Estimate
 from sidebench.benchmark.stats.comparison import AttackHits, excess_of
 from sidebench.benchmark.stats.intervals import wilson
@@ -81,8 +82,15 @@ def vary(
 
 
 def changed(record: Record, **changes: Any) -> Record:
-    """Return the record with other fields, also of its claim, victim, protocol or hardware."""
+    """Return the record with other fields, also of its claim, victim, protocol or hardware.
+
+    Another attack is of the version that ships, and `rules` is the protocol's version.
+    """
     update: dict[str, Any] = {}
+    if changes.get("attack") in names("attack"):
+        changes = {"version": find("attack", changes["attack"]).version, **changes}
+    if "rules" in changes:
+        update["protocol"] = record.protocol.model_copy(update={"version": changes.pop("rules")})
     if changes.get("name", "digits") not in pair_names():
         changes = {"made_by": "a recipe", **changes}
     for name, value in changes.items():
@@ -122,13 +130,26 @@ def list_file(file: Path, name: str, records: Path) -> None:
 
 
 def as_version(record: Record, version: int) -> dict[str, Any]:
-    """Return a record's content under an older schema, 1 to 3: 1 had no sources, and none of them knew code."""
+    """Return a record's content under an older schema, 1 to 4.
+
+    Before 5 there were no tracks and versions of attacks, before 4 no code and no signatures, in 1 no sources.
+    """
     content: dict[str, Any] = json.loads(record.text())
+    for field in ("track", "paired", "reach", "own_images", "caption_flags", "exposures"):
+        del content[field]
+    del content["claim"]["version"]
+    if version == 4:
+        return {**content, "schema": "sidebench-record/4"}
     content["protocol"] |= {"micro_batch": content["made"].pop("micro_batch"), "shard": 256}
     del content["claim"]["code"], content["owner"], content["signature"]
     if version == 1:
         del content["victim"]["sources"]
     return {**content, "schema": f"sidebench-record/{version}"}
+
+
+def upgraded(record: Record) -> Record:
+    """Return what of a record made now is left once it went through an older schema, which `as_version` gives."""
+    return changed(record, reach=[], version=1)
 
 
 def _result(base: Record, seed: int, hits: AttackHits) -> Any:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,17 +11,21 @@ from made_records import changed, entry
 
 from sidebench.benchmark.data.pair import load_pair
 from sidebench.benchmark.errors import BadInput, BadRecord
+from sidebench.benchmark.measures.hits import nested_bands
+from sidebench.benchmark.registry import make_measure
 from sidebench.benchmark.results.keyed_names import keyed_hash, run_key, training_group
-from sidebench.benchmark.results.run_folder import RunFolder
-from sidebench.benchmark.results.secret_seeds import NONCE_FILE, keep_nonce, secret_seeds, seed_of
+from sidebench.benchmark.results.run_folder import RunFolder, unit_name
+from sidebench.benchmark.results.secret_seeds import NONCE_FILE, keep_nonce, nonce_in, secret_seeds, seed_of
 from sidebench.benchmark.results.unit_scores import stored_groups
 from sidebench.benchmark.runs import runner
 from sidebench.benchmark.runs.plan import plan_run
-from sidebench.leaderboards.aggregates import histogram
+from sidebench.benchmark.stats.comparison import AttackHits
+from sidebench.leaderboards import sum_tests
+from sidebench.leaderboards.aggregates import histogram, paired_counts, shares_of
 from sidebench.leaderboards.challenge import challenge
 from sidebench.leaderboards.check import check_record
-from sidebench.leaderboards.make_records import make_records, write_record
-from sidebench.leaderboards.rank_tests import standing_of_preparations
+from sidebench.leaderboards.make_records import make_records, unit_hits, write_record
+from sidebench.leaderboards.rank_tests import Sample, all_pairs, welch
 from sidebench.leaderboards.ranking import rank
 from sidebench.leaderboards.read_records import read_record
 from sidebench.leaderboards.record import Record
@@ -37,16 +42,97 @@ def folder(pair_file: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFold
     """Return a run under two secret seeds of a pair whose images are not public."""
     pair = load_pair(str(pair_file))
     secret = secret_seeds(pair.identity(), 2, tmp_path_factory.mktemp("keys") / "seeds.key")
-    plan = plan_run(pair, attacks=["carlini-uncond"], candidates=30, seeds=secret.seeds, device="cpu",
-                    model="control:mixture:0.4", out=tmp_path_factory.mktemp("runs"))  # fmt: skip
+    plan = plan_run(pair, attacks=["carlini-uncond", "plain-tuned"], candidates=30, seeds=secret.seeds, device="cpu",
+                    model="control:mixture:0.4", out=tmp_path_factory.mktemp("runs"),
+                    settings={"plain-tuned": {"steps": 10}})  # fmt: skip
     found = runner.execute(plan).folder
     keep_nonce(found, secret.nonce)
     return found
 
 
 @pytest.fixture(scope="module")
-def record(folder: RunFolder) -> Record:
-    return make_records(folder, "somebody")[0]
+def both(folder: RunFolder) -> list[Record]:
+    return make_records(folder, "somebody")
+
+
+@pytest.fixture(scope="module")
+def record(both: list[Record]) -> Record:
+    return both[0]
+
+
+def test_counts_of_the_same_run_are_those_of_its_scores(both: list[Record], folder: RunFolder) -> None:
+    first, second = both
+    other = {(found.seed, found.band): found for found in second.paired}
+    assert len(first.paired) == len(other) == len(first.shares) == 2 * len(nested_bands(make_measure(first.measure)))
+    for found in first.paired:
+        assert found.attack == "plain-tuned" and found.scores == second.hashes.scores[str(found.seed)]
+        turned = other[found.seed, found.band].counts
+        assert np.array_equal(np.transpose(found.counts), turned) and np.sum(turned) == 30
+    measure, groups = make_measure(first.measure), stored_groups(folder)
+    seed = seed_of(nonce_in(folder), 1)
+    hits = [
+        unit_hits(folder, unit_name(record.claim.attack, seed), measure, groups, measure.bands[:1])[0]
+        for record in both
+    ]
+    (table,) = [found for found in first.paired if (found.seed, found.band) == (1, first.band)]
+    wanted = [[(one * two).sum() for two in hits[1][:2]] for one in hits[0][:2]]
+    assert np.array_equal(np.array(table.counts)[:2, :2], wanted) and np.sum(wanted) > 0, "the test hits nothing"
+
+
+def test_cheat_counts_that_do_not_add_up(record: Record) -> None:
+    (one, two, three), first = record.paired[0].counts, record.paired[0]
+    moved = first.model_copy(update={"counts": ((one[0] + 1, *one[1:]), two, three)})
+    for paired in ([moved, *record.paired[1:]], [first, *record.paired], [first.model_copy(update={"seed": 5})]):
+        fields = [field for field, _ in check_record(record.model_copy(update={"paired": paired}))]
+        assert any(field.startswith("paired") for field in fields)
+
+
+def test_two_attacks_of_one_run_are_tested_by_their_counts() -> None:
+    """The p of sums is that of the records with bits, or larger: covariance between groups is not known."""
+    rng = np.random.default_rng(2)
+    for rates in ((0.2, 0.2), (0.1, 0.5)):
+        hits, p = simulated(rng, rates)
+        by_bits = all_pairs([Sample("k", hits[0]), Sample("k", hits[1])])[0][0, 1]
+        assert by_bits * (1 - 1e-9) <= p <= 1
+        assert (p < 0.01) == (rates[0] < rates[1])
+
+
+def simulated(rng: np.random.Generator, rates: tuple[float, float]) -> tuple[list[dict[int, AttackHits]], float]:
+    """Return what two attacks hit under three seeds, even over 60 groups a side, and the p that their sums give."""
+    groups, hits = 60, []
+    for rate in rates:
+        by_seed = {}
+        for seed in range(3):
+            side = rng.random(400)
+            owned = [(side < rate).astype(float), ((side >= rate) & (side < rate + 0.05)).astype(float)]
+            credits = [np.bincount(rng.integers(0, groups, int(own.sum())), minlength=groups) for own in owned]
+            by_seed[seed] = AttackHits(*owned, *credits)
+        hits.append(by_seed)
+    records = []
+    for name, own, other in (("carlini-uncond", *hits), ("plain-tuned", *hits[::-1])):
+        excess = {seed: SimpleNamespace(value=found.values.mean()) for seed, found in own.items()}
+        records.append(
+            SimpleNamespace(
+                claim=SimpleNamespace(attack=name),
+                seeds=[0, 1, 2],
+                band="high",
+                candidates=400,
+                victim=SimpleNamespace(compared_groups=lambda: {"training": groups, "control": groups}),
+                hashes=SimpleNamespace(scores={str(seed): f"{name} {seed}" for seed in own}),
+                shares=[shares_of(seed, "high", found) for seed, found in own.items()],
+                headline=lambda seed, excess=excess: SimpleNamespace(bands=[SimpleNamespace(excess=excess[seed])]),
+                paired=[
+                    SimpleNamespace(
+                        seed=seed,
+                        band="high",
+                        scores=f"{'plain-tuned' if name == 'carlini-uncond' else 'carlini-uncond'} {seed}",
+                        counts=paired_counts(own[seed], other[seed]),
+                    )
+                    for seed in own
+                ],
+            )
+        )
+    return hits, sum_tests.p_of_sums(records, [np.ones(3), np.ones(3)])[0, 1]
 
 
 def test_a_record_holds_sums_and_no_seed(record: Record, folder: RunFolder) -> None:
@@ -157,16 +243,16 @@ def test_boards_of_sums_test_preparations(record: Record) -> None:
         mean = record.excess.model_copy(update={"value": float(np.mean(values))})
         return changed(record, attack=name, seeds=numbers, results=results, costs=costs, excess=mean, name="x")
 
-    rows = [row("side", [0.30, 0.31, 0.29]), row("polish", [0.10, 0.11, 0.10]), row("side-walk", [0.2, 0.5, 0.1])]
+    rows = [row("side-modes", [0.30, 0.31, 0.29]), row("polish", [0.10, 0.11, 0.10]), row("side-walk", [0.2, 0.5, 0.1])]
     check = record.victim.control_check
     assert check is not None
     fair = [changed(each, control_check=check.model_copy(update={"told_apart": False})) for each in rows]
     (board,) = rank([entry(each) for each in fair]).boards
     found = {each.record.claim.attack: (each.best, each.worst, each.best_by_cost) for each in board.ranked}
-    assert found == {"side": (1, 2, 1), "side-walk": (1, 3, 1), "polish": (2, 3, 2)}
+    assert found == {"side-modes": (1, 2, 1), "side-walk": (1, 3, 1), "polish": (2, 3, 2)}
 
 
 def test_preparations_that_are_alike_are_called_different_rarely() -> None:
     rng = np.random.default_rng(6)
-    draws = [standing_of_preparations(list(rng.normal(0.2, 0.03, (2, 3))), highest_first=True) for _ in range(400)]
-    assert sum(found.best[1] == 2 or found.best[0] == 2 for found in draws) <= 0.05 * 400 + 9
+    draws = [welch(list(rng.normal(0.2, 0.03, (2, 3))), unvarying=1.0)[0, 1] for _ in range(400)]
+    assert sum(p <= 0.05 for p in draws) <= 0.05 * 400 + 9

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_records import as_version, changed, entry, list_file, repeated, store
+from made_records import as_version, changed, entry, list_file, repeated, store, upgraded
 
 from sidebench.benchmark.errors import BadRecord
 from sidebench.benchmark.files import canonical_json
@@ -221,10 +221,25 @@ def test_tampering_is_named(content: dict[str, Any], name: str) -> None:
 
 def test_a_setting_that_is_not_said_is_of_before_only_where_it_came_later(content: dict[str, Any]) -> None:
     came_later = ("denoise", "miscalibration", "rejected")
-    for gone, said in ((came_later, False), (("denoise",), True), (("width",), True), (("normalised",), True)):
+    for version, gone, said in (
+        (1, came_later, False),
+        (1, ("denoise",), False),
+        (1, ("width",), True),
+        (2, came_later, True),
+        (2, ("denoise",), True),
+    ):
         settings = {key: value for key, value in content["claim"]["settings"].items() if key not in gone}
-        lacking = {**content, "claim": {**content["claim"], "settings": settings}}
-        assert (f"does not say {gone[0]}" in problems(lacking)) is said, gone
+        lacking = {**content, "claim": {**content["claim"], "settings": settings, "version": version}}
+        assert (f"does not say {gone[0]}" in problems(lacking)) is said, (version, gone)
+
+
+def test_a_version_that_is_not_known_here_is_refused(content: dict[str, Any]) -> None:
+    later = {**content, "claim": {**content["claim"], "version": 3}}
+    assert "is 3, and side is at 2 here" in problems(later)
+
+
+def test_tracks_are_of_their_victims(content: dict[str, Any]) -> None:
+    assert "cannot be images of a victim of family" in problems({**content, "track": "images"})
 
 
 def test_another_model_than_the_pairs_is_refused(made: list[Record]) -> None:
@@ -358,7 +373,7 @@ def test_more_agreed_than_checked_and_a_badge_alone_are_refused(checked: Path, t
 
 
 def test_a_file_of_an_older_schema_stands_as_it_was_written(finished: Any, tmp_path: Path) -> None:
-    [record] = make_records(finished.folder, "somebody", ["side"], today=TODAY)
+    [record] = make_records(finished.folder, "somebody", ["carlini-uncond"], today=TODAY)
     text = canonical_json(as_version(record, 1))
     name = hashlib.sha256(text.encode()).hexdigest()[:12]
     file = record.file(tmp_path, name)
@@ -367,7 +382,7 @@ def test_a_file_of_an_older_schema_stands_as_it_was_written(finished: Any, tmp_p
     list_file(file, record.submitter, tmp_path)
     assert check_files([file], tmp_path, TODAY) == []
     (board,) = read_leaderboard(tmp_path).boards
-    assert board.ranked[0].entry.id == name and board.ranked[0].record == record
+    assert board.ranked[0].entry.id == name and board.ranked[0].record == upgraded(record)
 
     file.write_text(text.replace("somebody", "nobody"), encoding="utf-8")
     assert "changed after it was made" in str(check_files([file], tmp_path, TODAY)[0])

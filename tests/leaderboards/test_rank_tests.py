@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+from made_records import changed
 from scipy.stats import ttest_ind
 from simulated_attacks import World, draw
 
 from sidebench.benchmark.stats.comparison import AttackHits, compare, holm
 from sidebench.leaderboards import rank_tests
 from sidebench.leaderboards.rank_tests import Sample, all_pairs, at_equal_cost, samples_of, standing
+from sidebench.leaderboards.record import Record
 
 GROUPS = 60
 
@@ -215,3 +217,14 @@ def test_groups_line_up_by_name(real_records: list) -> None:
     from sidebench.leaderboards.record import pooled_hits
 
     assert p[0, 2] == pytest.approx(compare(*pooled_hits([real_records[0], real_records[2]], [0])).p)
+
+
+@pytest.mark.usefixtures("real_prepares")
+def test_whether_an_attack_prepares_is_not_what_its_record_books(real_records: list[Record]) -> None:
+    """A preparation booked as generation would let one lucky preparation be ranked by its many candidates."""
+    for record in real_records:
+        spent = record.costs[0]
+        booked = spent.model_copy(update={"nfe": {"generate": sum(spent.nfe.values())}, "flops": {}})
+        found = samples_of([changed(record, costs=[booked])])[0].random
+        assert found == (record.claim.attack in ("side", "carlini-cond")), record.claim.attack
+        assert samples_of([changed(record, attack="a-stranger", costs=[booked])])[0].random

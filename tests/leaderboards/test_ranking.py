@@ -161,7 +161,7 @@ def test_what_has_no_fair_control_stands_apart(base: Record, change: dict[str, A
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ({"version": "sidebench/0"}, "protocol sidebench/0; sidebench/1 and sidebench/2 are ranked"),
+        ({"rules": "sidebench/0"}, "protocol sidebench/0; sidebench/1 and sidebench/2 are ranked"),
         ({"revision": 9}, "revision 9 of the pair is not known here"),
         ({"identity": "0" * 64}, "another pair than the digits that ships"),
     ],

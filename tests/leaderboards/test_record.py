@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_records import as_version
+from made_records import as_version, upgraded
 
 from sidebench.benchmark.errors import BadInput, BadRecord, UnknownName
 from sidebench.benchmark.files import read_json, read_table
@@ -125,7 +125,7 @@ def test_newer_and_unknown_schemas_are_refused(made: list[Record]) -> None:
 
 def test_version_1_is_brought_up(made: list[Record]) -> None:
     old = as_version(made[0], 1)
-    assert parse_record(old, "old.json") == made[0]
+    assert parse_record(old, "old.json") == upgraded(made[0])
     with pytest.raises(BadRecord, match=r"old.json, victim.sources: belongs to sidebench-record/2"):
         parse_record({**as_version(made[0], 2), "schema": "sidebench-record/1"}, "old.json")
     for victim in (None, [], {}):
@@ -136,10 +136,23 @@ def test_version_1_is_brought_up(made: list[Record]) -> None:
 def test_version_3_kept_the_micro_batch_among_the_rules(made: list[Record]) -> None:
     old = as_version(made[0], 3)
     found = parse_record(old, "old.json")
-    assert found == made[0] and found.made.micro_batch == old["protocol"]["micro_batch"] == 8
+    assert found == upgraded(made[0]) and found.made.micro_batch == old["protocol"]["micro_batch"] == 8
     for wrong in ({"protocol": {}}, {"made": []}, {"protocol": {**old["protocol"], "micro_batch": 0}}):
         with pytest.raises(BadRecord, match=r"old.json, (made|protocol)"):
             parse_record({**old, **wrong}, "old.json")
+
+
+def test_version_4_knew_no_tracks_and_no_versions(made: list[Record]) -> None:
+    (side,) = (record for record in made if record.claim.attack == "side")
+    assert side.claim.version == 2 and side.track == "extraction"
+    old = as_version(side, 4)
+    found = parse_record(old, "old.json")
+    assert found == upgraded(side) and found.claim.version == 1
+    given = {**old, "victim": {**old["victim"], "family": "images"}}
+    assert parse_record(given, "old.json").track == "images"
+    for later in ({"track": "images"}, {"claim": {**old["claim"], "version": 2}}):
+        with pytest.raises(BadRecord, match=r"(track|version): belongs to sidebench-record/5"):
+            parse_record({**old, **later}, "old.json")
 
 
 def test_an_older_record_gets_the_ends_that_its_hits_give(made: list[Record]) -> None:
@@ -171,7 +184,7 @@ def test_versions_are_brought_up_one_after_another(made: list[Record], monkeypat
         return {**kept, "submitter": content["who"], "schema": "sidebench-record/1"}
 
     monkeypatch.setitem(read_records.UPGRADES, "sidebench-record/0", upgrade)
-    assert parse_record({**old, "schema": "sidebench-record/0"}, "old.json") == made[0]
+    assert parse_record({**old, "schema": "sidebench-record/0"}, "old.json") == upgraded(made[0])
 
 
 def test_sources_are_commits_without_the_name_of_a_branch(finished: Any, copied: Path) -> None:

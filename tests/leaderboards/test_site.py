@@ -56,7 +56,7 @@ def found(real_records: list[Record]) -> Leaderboard:
         entry(vary(base, 0.1, 2, **OWN)),
         entry(vary(base, 0.1, 3, defences={"clip": {"at": 0.5}}, **OWN)),
         entry(changed(base, access="oracle", attack="all-knowing")),
-        entry(changed(base, version="sidebench/0")),
+        entry(changed(base, rules="sidebench/0")),
         entry(changed(base, control="none", control_check=None, name="free", worked_example=False)),
     ]
     rows[3] = rows[3]._replace(checked=badge(rows[3]))
@@ -263,7 +263,7 @@ def test_records_and_schemas_are_files_of_the_site(real_records: list[Record], t
     for record, file in zip(real_records, written, strict=True):
         assert (tmp_path / f"out/records/{record.id}.json").read_bytes() == file.read_bytes()
         page = (tmp_path / f"out/records/{record.id}.html").read_text(encoding="utf-8")
-        assert f'href="{record.id}.json"' in page and 'href="../schemas/sidebench-record-4.json"' in page
+        assert f'href="{record.id}.json"' in page and 'href="../schemas/sidebench-record-5.json"' in page
         assert f"&#34;manifest&#34;: &#34;{record.hashes.manifest}&#34;" in page
     assert (tmp_path / "out/schemas/sidebench-record-1.json").is_file()
 
