@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .options import AsJson, Device, Force, Traceback
+from .options import AllowPickle, AsJson, Device, Force, Traceback
 from .output import loading, show
 
 
@@ -23,6 +23,7 @@ def gate(
     junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write JUnit XML.")] = None,
     summary: Annotated[Path | None, typer.Option(metavar="FILE.md", help="Write a Markdown summary.")] = None,
     report: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write a page; it holds no image.")] = None,
+    allow_pickle: AllowPickle = False,
     device: Device = "auto",
     out: Annotated[Path, typer.Option(help="Folder in which the gate's folder is made.")] = Path("runs"),
     fresh: Annotated[bool, typer.Option("--fresh", help="Use nothing of an earlier gate.")] = False,
@@ -49,6 +50,7 @@ def gate(
             model=model,
             pair=pair,
             baseline=last,
+            allow_pickle=allow_pickle,
             device=device,
             out=out,
             fresh=fresh,

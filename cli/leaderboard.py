@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ..benchmark.errors import BadInput, BadSetting
-from .options import RECORDS, AsJson, Device, FinishedRun, Records
+from .options import RECORDS, AllowPickle, AsJson, Device, FinishedRun, Records
 from .output import complain, loading, show
 
 
@@ -54,6 +54,10 @@ def check(
         bool, typer.Option("--prepare", help="With --run: prepare the attack again too, which takes as long as it did.")
     ] = False,
     pair: Annotated[str | None, typer.Option(help="The record's pair file, if it is not a shipped pair.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="What the run attacks instead of the pair's model, named again.")
+    ] = None,
+    allow_pickle: AllowPickle = False,
     device: Device = "auto",
     base: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Records that are merged: none may change, names stay theirs.")
@@ -85,7 +89,15 @@ def check(
 
     with reporter_for(sys.stderr) as progress:
         found = challenges.challenge(
-            chosen[0], read_run(run_folder), challenge, pair=pair, device=device, prepare=prepare, progress=progress
+            chosen[0],
+            read_run(run_folder),
+            challenge,
+            pair=pair,
+            model=model,
+            device=device,
+            prepare=prepare,
+            allow_pickle=allow_pickle,
+            progress=progress,
         )
     show(found, challenges.as_text(found), as_json)
     return 0 if found.agreed == found.checked else BadInput.exit_code

@@ -2,8 +2,10 @@
 
 A record commits to the hashes of its scores, states and ledgers. Whoever checks it gets the run's folder (without
 images), compares it with those hashes, makes the record again from it, draws candidates that nobody could know before,
-makes and scores them again, and compares scores, groups and cost with what the folder says. That proves the scores, not
-how the state came about: for that the whole command is run again.
+makes and scores them again, and compares scores, groups and cost with what the folder says; a reference model's
+candidates of the same numbers likewise. What does not follow from scores is computed again too (`challenge_checks.py`),
+the quality of the images where every candidate is drawn. That proves the scores, not how the state came about: for that
+`prepare` makes the states again.
 """
 
 import hashlib
@@ -16,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
-from ..benchmark.contracts import Measure, Progress, Side
+from ..benchmark.contracts import Measure, Model, Progress, Side
 from ..benchmark.errors import BadRecord, BadSetting, SidebenchError
 from ..benchmark.files import read_info, write_json
 from ..benchmark.measures.hits import as_distances, far_edge, in_band
@@ -30,12 +32,15 @@ from ..benchmark.results.score_files import read_all_scores
 from ..benchmark.results.secret_seeds import nonce_in, seed_of
 from ..benchmark.results.unit_scores import Groups, UnitScores
 from .badge import TOLERANCE, Checked, Prepared, checked_file
+from .challenge_checks import check_quality, check_reach, check_victim
 from .figures_again import differences
-from .make_records import file_hash, make_records, scores_hash, sides_hash
+from .make_records import file_hash, make_records, scores_hash
 from .read_records import read_record
 from .record import Record
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ..benchmark.data.references import References
     from ..benchmark.measures.scorer import Scorer
     from ..benchmark.runs.makers import Maker
@@ -48,15 +53,18 @@ def challenge(
     count: int,
     *,
     pair: str | None = None,
+    model: str | Model | None = None,
     device: str = "auto",
     draw: str | None = None,
     prepare: bool = False,
+    allow_pickle: bool = False,
     progress: Progress = silent,
 ) -> Checked:
     """Make `count` candidates of the record in `file` again; how many agree is returned and written beside it.
 
-    `folder` is the submitted run folder; `pair` a pair file where the pair does not ship; `draw` repeats an
-    earlier draw; with `prepare` the attack is prepared again too, which takes as long as it took.
+    `folder` is the submitted run folder; `pair` a pair file where the pair does not ship, and `model` what was attacked
+    in place of the pair's model, both in the words of whoever challenges; `draw` repeats an earlier draw; with
+    `prepare` the attack is prepared again too, which takes as long as it took.
 
     Raises:
         BadRecord: the folder is not the one that the record commits to, or does not hold what the record says; or the
@@ -69,7 +77,17 @@ def challenge(
     if not 1 <= count <= total:
         raise BadSetting(f"between 1 and {total} candidates can be reproduced, not {count}")
     with believed(folder):
-        return _challenged(file, folder, record, count, pair, device, draw, prepare, progress)
+        named = _Named(pair, model, device, allow_pickle)
+        return _challenged(file, folder, record, count, named, draw, prepare, progress)
+
+
+class _Named(NamedTuple):
+    """What whoever challenges names, beside the folder."""
+
+    pair: str | None
+    model: str | Model | None
+    device: str
+    allow_pickle: bool
 
 
 def _challenged(
@@ -77,8 +95,7 @@ def _challenged(
     folder: RunFolder,
     record: Record,
     count: int,
-    pair: str | None,
-    device: str,
+    named: _Named,
     draw: str | None,
     prepare: bool,
     progress: Progress,
@@ -95,17 +112,26 @@ def _challenged(
     chosen = {
         seed: (places[places // record.candidates == number] % record.candidates) for number, seed in enumerate(seeds)
     }
-    again = _Again.of(record, seeds, folder, measure, pair, device)
-    _check_victim(record, again.references)
+    again = _Again.of(record, seeds, folder, measure, named)
+    check_victim(record, again.references)
+    check_reach(record, again.plan, again.references, again.scorer)
     prepared = _prepare_again(again, folder) if prepare else None
     agreed, largest, done = 0, 0.0, 0
+    images: dict[str, list[Tensor]] = {}
     for unit in again.plan.units:
         numbers = chosen[unit.seed]
         if len(numbers):
-            same, gap = again.compare(folder, unit, numbers)
-            agreed, largest, done = agreed + same, max(largest, gap), done + len(numbers)
+            found = again.compare(folder, unit, numbers)
+            same = found.agree
+            if again.reference is not None:
+                theirs = again.reference.compare(folder.reference(), again.reference.unit(unit), numbers)
+                same, largest = same & theirs.agree, max(largest, theirs.largest)
+            agreed, largest, done = agreed + int(same.sum()), max(largest, found.largest), done + len(numbers)
+            images[unit.name] = found.images if count == total else []
             progress("candidates reproduced", done, count)
-    found = Checked(
+    if count == total and agreed == total:
+        check_quality(record, images, again.references)
+    checked = Checked(
         schema="sidebench-challenge/1",
         record=file_hash(file),
         draw=draw,
@@ -118,8 +144,8 @@ def _challenged(
         day=datetime.now(UTC).date(),
         prepared=prepared,
     )
-    write_json(checked_file(file), found.model_dump(mode="json", by_alias=True))
-    return found
+    write_json(checked_file(file), checked.model_dump(mode="json", by_alias=True))
+    return checked
 
 
 def as_text(found: Checked) -> str:
@@ -188,36 +214,22 @@ def _check_content(record: Record, folder: RunFolder) -> None:
         raise BadRecord(f"{key}: is {str(ours)[:80]}, and {str(theirs)[:80]} in the record of {folder.path.name}")
 
 
-def _check_victim(record: Record, references: "References") -> None:
-    """Compare the images that the pair has here with those that the record says it has.
-
-    Raises:
-        BadRecord: other images, other sides, or a control check that comes out otherwise.
-    """
-    from ..benchmark.data.fits import Fits
-    from ..benchmark.runs.write_results import control_check, references_table
-
-    found = {"data_sha256": references.fingerprint, "sides_sha256": sides_hash(references_table(references))}
-    for field, value in found.items():
-        if getattr(record.victim, field) != value:
-            raise BadRecord(f"victim.{field}: the images of {record.victim.name} here are others, or otherwise divided")
-    said, again = record.victim.control_check, control_check(references, Fits(references.content()))
-    if (said is None) != (again is None):
-        raise BadRecord("victim.control_check: is there exactly where held-out images are")
-    if said is None or again is None:
-        return
-    if said.told_apart != again.told_apart or abs(said.auc - again.auc) > SAME_AUC:
-        raise BadRecord(f"victim.control_check: the AUC is {said.auc:.3f}, computed again {again.auc:.3f}")
-
-
-SAME_AUC = 0.01
-"""Largest difference of a classifier's AUC that other processors explain."""
-
 KINDS = {"nfe": "denoiser calls", "flops": "operations"}
 """What is counted of an attack's work, in words."""
 
 SAME_COST = 0.02
 """Largest relative difference of what candidates cost that counts as the same: an attack may spend more on some."""
+
+
+class _Compared(NamedTuple):
+    """Candidates that were reproduced, beside what is stored of them."""
+
+    agree: np.ndarray
+    """(N,) bool."""
+    largest: float
+    """Largest difference of a score."""
+    images: list["Tensor"]
+    """uint8, n x C x H x W each, in order."""
 
 
 class _Again(NamedTuple):
@@ -228,45 +240,65 @@ class _Again(NamedTuple):
     references: "References"
     scorer: "Scorer"
     measure: Measure
+    reference: "_Again | None" = None
+    """The same of the reference model, where one is the control."""
 
     @classmethod
-    def of(
-        cls, record: Record, seeds: Sequence[int], folder: RunFolder, measure: Measure, pair: str | None, device: str
-    ) -> Self:
+    def of(cls, record: Record, seeds: Sequence[int], folder: RunFolder, measure: Measure, named: _Named) -> Self:
         """Load model and images, checked to be those of the run."""
+        from ..benchmark.runs.replay import planned_again
+
+        plan = planned_again(
+            folder,
+            installed(record),
+            seeds,
+            named.pair,
+            named.device,
+            model=named.model,
+            allow_pickle=named.allow_pickle,
+        )
+        again, other = cls._planned(plan, measure), plan.reference()
+        return again if other is None else again._replace(reference=cls._planned(other, measure))
+
+    @classmethod
+    def _planned(cls, plan: "RunPlan", measure: Measure) -> Self:
         from ..benchmark import environment
         from ..benchmark.data.references import load_references
         from ..benchmark.measures.scorer import Scorer
         from ..benchmark.runs.makers import InProcess
-        from ..benchmark.runs.replay import planned_again
         from ..benchmark.runs.victim import load_victim, output_path
 
-        plan = planned_again(folder, installed(record), seeds, pair, device)
         maker = InProcess(load_victim(plan))
         references, where = load_references(plan.pair), environment.pick_device(plan.model.device)
         path = output_path(plan, references, lambda: maker.model)
         return cls(plan, maker, references, Scorer(references, [measure], plan.protocol.top_k, where, path), measure)
 
-    def compare(self, folder: RunFolder, unit: "Unit", numbers: np.ndarray) -> tuple[int, float]:
-        """Make these candidates again and return how many agree with the stored scores, and the largest difference.
+    def unit(self, like: "Unit") -> "Unit":
+        """Return the unit of the same attack and seed."""
+        return next(unit for unit in self.plan.units if unit.name == like.name)
+
+    def compare(self, folder: RunFolder, unit: "Unit", numbers: np.ndarray) -> _Compared:
+        """Make these candidates again and compare them with the stored scores.
 
         Raises:
             BadRecord: they cost more than the run's ledger says.
         """
         from ..benchmark.runs.replay import make_again
 
-        parts, spent = [], []
+        parts, spent, images = [], [], []
         for start in range(0, len(numbers), self.plan.batching.shard):
             some = numbers[start : start + self.plan.batching.shard]
             made = make_again(folder, self.plan, unit, self.maker, some.tolist())
             spent.append(made.cost)
+            images.append(made.images)
             parts.append(self.scorer.score(made.images, some, made.nan.numpy(), self.measure.space))
         stored = read_all_scores(folder, unit.name, self.measure.space, self.plan.candidates)
         before, now = UnitScores(stored, [self.measure]), UnitScores(parts, [self.measure])
         candidates = self.plan.candidates
         said = _per_candidate([work_of_candidates(folder, unit.name, candidates)], candidates)
         check_cost(said, _per_candidate(spent, len(numbers)), unit.name, digits=1, each=" a candidate")
-        return agreement(before, now, parts, numbers, self.references.groups(), self.measure)
+        agree, largest = agreement(before, now, parts, numbers, self.references.groups(), self.measure)
+        return _Compared(agree, largest, images)
 
 
 def installed(record: Record) -> str:
@@ -275,10 +307,10 @@ def installed(record: Record) -> str:
     Raises:
         BadRecord: it is not; the message says what to install.
     """
-    from ..benchmark.registry import registered
+    from ..benchmark.registry import find, registered
 
     try:
-        return registered("attack", record.claim.attack)
+        name = registered("attack", record.claim.attack)
     except SidebenchError as error:
         code = record.claim.code.get(record.claim.attack)
         if not code:
@@ -286,6 +318,9 @@ def installed(record: Record) -> str:
         what = f"{code.get('package', 'a package')} {code.get('version', '')}".strip()
         where = f" from {code['address']}" if "address" in code else ""
         raise BadRecord(f"claim.attack: {record.claim.attack} is not installed here; install {what}{where}") from error
+    if (here := find("attack", name).version) != record.claim.version:
+        raise BadRecord(f"claim.version: is {record.claim.version}, and {name} is at version {here} here")
+    return name
 
 
 Work = Mapping[str, Mapping[str, float]]
@@ -326,10 +361,10 @@ def agreement(
     numbers: np.ndarray,
     groups: Groups,
     measure: Measure,
-) -> tuple[int, float]:
-    """Return how many candidates agree on both sides in score, hit, near-duplicate group and number of pairs in reach.
+) -> tuple[np.ndarray, float]:
+    """Return which candidates agree, (N,) bool, and the largest difference of a score.
 
-    The largest difference of a score is returned beside it.
+    Compared are, on both sides, score, hit, near-duplicate group and number of pairs in reach.
 
     `parts` are the shards of `again`; another group counts as the same where both are as near, within the tolerance.
     """
@@ -344,7 +379,7 @@ def agreement(
         agree &= (gap <= TOLERANCE) & (hits[0] == hits[1]) & _is_nearest(parts, named, groups[side], side)
         agree &= _same_pairs(stored, again, numbers, side, measure)
         largest = max(largest, float(gap.max()))
-    return int(agree.sum()), largest
+    return agree, largest
 
 
 def _is_nearest(parts: Sequence[ShardScores], named: np.ndarray, groups: np.ndarray, side: Side) -> np.ndarray:

@@ -33,12 +33,13 @@ def judge(
     device: str = "auto",
     out: str | Path = "runs",
     fresh: bool = False,
+    allow_pickle: bool = False,
     progress: Progress = silent,
 ) -> Decision:
     """Take a pair's name or file, or a run folder, to `gate_pair` or `gate_run`.
 
     Raises:
-        BadInput: `model` was given with a run, or `pair` with a pair, or what those two raise.
+        BadInput: what goes with a pair was given with a run, or `pair` with a pair, or what those two raise.
     """
     if (Path(subject) / GATE_MANIFEST).is_file():
         raise BadInput(f"{subject} is a gate's own folder: give the pair, and the gate goes on there")
@@ -47,10 +48,18 @@ def judge(
             raise BadInput(f"--pair says where a run comes from, and {subject} is no run folder")
         found = _pair(subject)
         return gate_pair(
-            found, policy, model=model, baseline=baseline, device=device, out=out, fresh=fresh, progress=progress
+            found,
+            policy,
+            model=model,
+            baseline=baseline,
+            device=device,
+            out=out,
+            fresh=fresh,
+            allow_pickle=allow_pickle,
+            progress=progress,
         )
-    if model is not None or fresh:
-        raise BadInput(f"{subject} is a finished run: --model and --fresh go with a pair")
+    if model is not None or fresh or allow_pickle:
+        raise BadInput(f"{subject} is a finished run: --model, --fresh and --allow-pickle go with a pair")
     folder = read_run(subject)
     return gate_run(folder, load_pair(pair or stored_pair(folder)), policy, baseline=baseline)
 
@@ -64,6 +73,7 @@ def gate_pair(
     device: str = "auto",
     out: str | Path = "runs",
     fresh: bool = False,
+    allow_pickle: bool = False,
     progress: Progress = silent,
 ) -> Decision:
     """Attack a pair's model (or `model` in its place) until the policy is answered or the budget ends.
@@ -85,6 +95,7 @@ def gate_pair(
         device=device,
         out=out,
         fresh=fresh,
+        allow_pickle=allow_pickle,
         progress=progress,
     )
     plan = replace(plan, units=tuple(_judged([unit.attack for unit in plan.units], policy)))

@@ -13,7 +13,8 @@ from sidebench.benchmark.files import read_json
 from sidebench.benchmark.reports.tables import model_line
 from sidebench.benchmark.runs.makers import is_apart
 from sidebench.benchmark.runs.replay import planned_again, replay
-from sidebench.leaderboards.make_records import make_records
+from sidebench.leaderboards.challenge import challenge
+from sidebench.leaderboards.make_records import make_records, write_record
 
 
 def test_a_run_of_the_file_is_a_run_of_the_module(tmp_path: Path, make_plan: Any) -> None:
@@ -44,6 +45,13 @@ def test_a_run_of_the_file_is_a_run_of_the_module(tmp_path: Path, make_plan: Any
     with pytest.raises(BadInput, match="attacked an object of a notebook, which nobody can reproduce: no record"):
         make_records(held.folder, "somebody")
     assert not is_apart(plans[1], plans[1].units[0])
+
+    # A record of the file is challenged by whoever names the file again.
+    (record,) = make_records(filed.folder, "somebody")
+    record_file = write_record(record, tmp_path / "records")
+    for model, other in ((None, "model"), (name, r"protocol\.sampler")):  # the tiny run's rules are not the protocol's
+        with pytest.raises(BadInput, match=f"the run cannot be made here as it was: {other}"):
+            challenge(record_file, filed.folder, 5, model=model, device="cpu")
 
     # It is reproduced where it is named again and is what it was. The tiny run's own rules are not the protocol's.
     with pytest.raises(BadInput, match="the run cannot be made here as it was"):

@@ -772,6 +772,23 @@ def test_the_command_leaves_with_the_answer(tmp_path: Path, capsys: pytest.Captu
         judge.judge(str(tmp_path), policy())
 
 
+def test_pickled_weights_of_a_candidate_model_need_a_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+
+    def planned(*_: object, allow_pickle: bool, **__: object) -> None:
+        asked.append(allow_pickle)
+        raise BadInput("asked")
+
+    monkeypatch.setattr(judge, "plan_run", planned)
+    for allowed in (False, True):
+        with pytest.raises(BadInput, match=r"^asked$"):
+            judge.judge("digits", policy(), allow_pickle=allowed)
+    assert asked == [False, True]
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(BadInput, match="is a finished run: --model, --fresh and --allow-pickle go with a pair"):
+        judge.judge(str(tmp_path), policy(), allow_pickle=True)
+
+
 def test_the_page_shows_how_each_claim_came_about_and_no_image(tmp_path: Path) -> None:
     decision = decide(tmp_path, LEAKY, limits={"excess": 0.02, "group_rate": 0.5})
     nasty = "<script>alert(1)</script>"

@@ -4,14 +4,19 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
+import yaml
 
-from sidebench.benchmark.data.pair import load_pair
+from sidebench.benchmark.data.pair import FOLDER, load_pair
 from sidebench.benchmark.errors import BadInput, BadRecord, BadSetting
-from sidebench.benchmark.files import read_state, write_state
+from sidebench.benchmark.files import read_state, read_table, write_json, write_state, write_table
 from sidebench.benchmark.results.run_folder import RunFolder, read_run
+from sidebench.benchmark.results.schema import load_metrics
+from sidebench.benchmark.results.sums import sealed
 from sidebench.benchmark.runs import runner
 from sidebench.benchmark.runs.plan import plan_run
+from sidebench.leaderboards import figures_again
 from sidebench.leaderboards.badge import Checked, checked_file, read_checked
 from sidebench.leaderboards.challenge import as_text, challenge
 from sidebench.leaderboards.make_records import file_hash, make_records, write_record
@@ -95,6 +100,27 @@ def test_another_pair_or_too_many_candidates_are_refused(run: RunFolder, pair_fi
     for count in (0, 61):
         with pytest.raises(BadSetting, match="between 1 and 60"):
             challenge(file, run, count, pair=str(pair_file), device="cpu")
+
+
+def test_a_reference_models_candidates_are_reproduced_too(make_pair_file: Any, tmp_path: Path) -> None:
+    content, clean = (yaml.safe_load((FOLDER / f"{name}.yaml").read_text()) for name in ("digits", "digits-clean"))
+    content["data"]["split"] |= {"held_out": 0, "pool": 256}
+    file = make_pair_file(tmp_path, control="reference-model", reference_model=clean["model"], data=content["data"],
+                          measures=["nl2:n50:a0.5"])  # fmt: skip
+    folder = runner.execute(plan_run(load_pair(str(file)), attacks=["carlini-uncond"], candidates=12, device="cpu",
+                                     out=tmp_path)).folder  # fmt: skip
+    assert challenge(recorded(folder, tmp_path), folder, 12, pair=str(file), device="cpu").agreed == 12
+    for scores in (folder.reference().path / "scores").glob("*.parquet"):
+        table = read_table(scores)
+        if "training_distances" in table.column_names:
+            place = table.column_names.index("training_distances")
+            farther = pa.array([[9 * far for far in row] for row in table["training_distances"].to_pylist()],
+                               table["training_distances"].type)  # fmt: skip
+            write_table(scores, table.set_column(place, "training_distances", farther))
+    content = load_metrics(folder).model_dump(mode="json", by_alias=True)
+    with sealed(folder):
+        write_json(folder.path / "metrics.json", content | figures_again.again(folder, load_metrics(folder)))
+    assert challenge(recorded(folder, tmp_path), folder, 12, pair=str(file), device="cpu").agreed < 12
 
 
 def test_a_badge_does_not_outlive_its_record(run: RunFolder, tmp_path: Path) -> None:

@@ -167,6 +167,27 @@ def test_cheat_a_control_that_is_called_fair(run: RunFolder, pair_file: Path, tm
     assert refusal(run, pair_file, tmp_path).startswith("victim.control_check: the AUC is")
 
 
+def test_cheat_a_reach_that_is_larger_than_it_is(run: RunFolder, pair_file: Path, tmp_path: Path) -> None:
+    content = read_json(run.path / "metrics.json")
+    first = content["reach"][0]
+    first["training"] |= {"value": 0.9, "count": round(0.9 * first["training"]["images"])}
+    write_metrics(run, content)
+    said = refusal(run, pair_file, tmp_path, 5)
+    assert said == f"reach, {first['band']}, training: says 90.0 %, computed again 100.0 %"
+
+
+@pytest.mark.parametrize("figure", ["frechet_distance", "precision"])
+def test_cheat_images_of_a_better_quality(run: RunFolder, figure: str, pair_file: Path, tmp_path: Path) -> None:
+    content = read_json(run.path / "quality.json")
+    for unit in ("side.s0", "side.s1"):
+        content[unit][figure] /= 2
+    with sealed(run):
+        write_json(run.path / "quality.json", content)
+    assert refusal(run, pair_file, tmp_path, 5) == "", "nobody can tell by a few of the images"
+    said = refusal(run, pair_file, tmp_path)
+    assert said.startswith(f"quality.{figure.removesuffix('_distance')}: says ")
+
+
 def test_cheat_training_images_that_were_held_out(run: RunFolder, pair_file: Path, tmp_path: Path) -> None:
     table = read_table(run.references_file)
     rows = table["row"].to_numpy()[::-1]

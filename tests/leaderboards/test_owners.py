@@ -22,12 +22,13 @@ from cryptography.hazmat.primitives.serialization import (
 from made_records import OWN, badge, changed, entry, list_file, repeated, store, vary
 
 from sidebench.benchmark.errors import BadInput, BadRecord
-from sidebench.leaderboards import owner_keys
+from sidebench.benchmark.files import lock_of
+from sidebench.leaderboards import make_records, owner_keys
 from sidebench.leaderboards.badge import checked_file
 from sidebench.leaderboards.check import check_files
 from sidebench.leaderboards.check_base import check_on_base
 from sidebench.leaderboards.gate_baseline import read_baseline
-from sidebench.leaderboards.make_records import write_record
+from sidebench.leaderboards.make_records import add_records, write_record
 from sidebench.leaderboards.owner_keys import make_key, public_half, read_key, signed
 from sidebench.leaderboards.owners import FILE, SCHEMA, Owners, claim, normal, parse_owners, read_owners
 from sidebench.leaderboards.ranking import Leaderboard, rank, read_leaderboard
@@ -542,3 +543,11 @@ def test_the_command_signs_and_says_once_where_the_key_lies(
     assert code == 0 and content_of(Path(out.strip()))["owner"] is None
     assert read_owners(records).names["keepers"] == "maintainers"
     assert call("leaderboard", "check", "--records", records)[0] == 0
+
+
+def test_of_two_adds_at_once_one_waits(finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(make_records, "LONGEST_WAIT", 0.0)
+    held = lock_of(tmp_path / ".lock")
+    with held, pytest.raises(BadInput, match="another process is writing to"):
+        add_records(finished.folder, "alice", ["side"], tmp_path)
+    assert add_records(finished.folder, "alice", ["side"], tmp_path)[0].is_file()

@@ -1,0 +1,105 @@
+"""What a challenge computes again beside candidates: the images and their sides, the reach, the quality of the images.
+
+None of it follows from the scores that a run folder holds, so that a folder's word for it would otherwise be believed.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..benchmark.errors import BadRecord
+from ..benchmark.registry import make_measure
+from .make_records import sides_hash
+from .record import Quality, Record
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..benchmark.data.references import References
+    from ..benchmark.measures.scorer import Scorer
+    from ..benchmark.runs.plan import RunPlan
+
+SAME_AUC = 0.01
+"""Largest difference of a classifier's AUC that other processors explain."""
+
+SAME_SHARE = 0.02
+"""The same of a share of images: what a band reaches, precision and recall."""
+
+SAME_DISTANCE = 0.02
+"""The same of a Frechet distance, relative."""
+
+
+def check_victim(record: Record, references: "References") -> None:
+    """Compare the images that the pair has here with those that the record says it has.
+
+    Raises:
+        BadRecord: other images, other sides, or a control check that comes out otherwise.
+    """
+    from ..benchmark.data.fits import Fits
+    from ..benchmark.runs.write_results import control_check, references_table
+
+    found = {"data_sha256": references.fingerprint, "sides_sha256": sides_hash(references_table(references))}
+    for field, value in found.items():
+        if getattr(record.victim, field) != value:
+            raise BadRecord(f"victim.{field}: the images of {record.victim.name} here are others, or otherwise divided")
+    said, again = record.victim.control_check, control_check(references, Fits(references.content()))
+    if (said is None) != (again is None):
+        raise BadRecord("victim.control_check: is there exactly where held-out images are")
+    if said is None or again is None:
+        return
+    if said.told_apart != again.told_apart or abs(said.auc - again.auc) > SAME_AUC:
+        raise BadRecord(f"victim.control_check: the AUC is {said.auc:.3f}, computed again {again.auc:.3f}")
+
+
+def check_reach(record: Record, plan: "RunPlan", references: "References", scorer: "Scorer") -> None:
+    """Compare what the record says its bands can see with what they can; older records say nothing.
+
+    Raises:
+        BadRecord: a share is another one.
+    """
+    from dataclasses import replace
+
+    from ..benchmark.data.fits import Fits
+    from ..benchmark.runs.write_results import reach_of_run
+
+    if not record.reach:
+        return
+    alone = replace(plan, measures=(make_measure(record.measure),))
+    again = reach_of_run(alone, references, scorer, Fits(references.content()))
+    if [(said.band, said.how) for said in record.reach] != [(found.band, found.how) for found in again]:
+        raise BadRecord("reach: is of other bands, or came about otherwise")
+    for said, found in zip(record.reach, again, strict=True):
+        for side in ("training", "held_out"):
+            ours, theirs = getattr(said, side), getattr(found, side)
+            if (ours is None) != (theirs is None):
+                raise BadRecord(f"reach, {said.band}, {side}: is there for one of both alone")
+            if ours is not None and abs(ours.value - theirs.value) > SAME_SHARE:
+                both = f"says {100 * ours.value:.1f} %, computed again {100 * theirs.value:.1f} %"
+                raise BadRecord(f"reach, {said.band}, {side}: {both}")
+
+
+def check_quality(record: Record, images: Mapping[str, Sequence["Tensor"]], references: "References") -> None:
+    """Compare the quality in a record with that of all of its candidates, reproduced, by unit.
+
+    Raises:
+        BadRecord: a figure is another one.
+    """
+    from ..benchmark.measures.image_quality import assess
+
+    found = assess(images, references)
+    if record.quality is None or "skipped" in found:
+        if (record.quality is None) != ("skipped" in found):
+            raise BadRecord("quality: is there exactly where images are small enough for it, and others outside of X")
+        return
+    each = [found[unit] for unit in images]
+    again = Quality(
+        frechet=float(np.mean([own["frechet_distance"] for own in each])),
+        frechet_of_training=found["training images"]["frechet_distance"],
+        precision=float(np.mean([own["precision"] for own in each])),
+        recall=float(np.mean([own["recall"] for own in each])),
+    )
+    for field, said, computed in ((name, getattr(record.quality, name), value) for name, value in again):
+        allowed = SAME_DISTANCE * computed if field.startswith("frechet") else SAME_SHARE
+        if abs(said - computed) > allowed:
+            raise BadRecord(f"quality.{field}: says {said:.4g}, all candidates reproduced have {computed:.4g}")
