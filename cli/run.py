@@ -316,7 +316,7 @@ def _execute(
         if result.metrics is None:
             continue
         with result.folder.locked():
-            write_report(result.folder)
+            write_report(result.folder, renew=False)
         if as_json:
             found.append(_as_dict(result.folder, result.metrics))
         else:

@@ -138,6 +138,11 @@ def make_sheet(
 
 
 @believing
+def answers_file(folder: RunFolder) -> Path:
+    """Return where a person's answers to the sheet lie, if there are any."""
+    return folder.path / "label" / "answers.json"
+
+
 def precision(folder: RunFolder) -> dict[str, Any]:
     """Return precision by threshold for each set, from label/answers.json and label/key.json.
 
@@ -315,7 +320,7 @@ def _with_images(
 
 def _refuse_orphans(folder: RunFolder, sheet: str) -> None:
     """Refuse to replace a sheet whose answers lie in the folder: they would fit nothing any more."""
-    file = folder.path / "label" / "answers.json"
+    file = answers_file(folder)
     if file.exists() and read_json(file).get("sheet") != sheet:
         raise BadInput("label/answers.json answers another sheet than this one; move it away before making a new one")
 
@@ -354,7 +359,7 @@ def _read_key(folder: RunFolder) -> Key:
 
 
 def _read_answers(folder: RunFolder, key: Key) -> Answers:
-    file = folder.path / "label" / "answers.json"
+    file = answers_file(folder)
     if not file.exists():
         raise BadInput("there is no label/answers.json: save it from label/sheet.html and put it beside the sheet")
     try:

@@ -6,9 +6,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..files import check_output, write_atomic, write_text
+from ..environment import files_hash, harness_code
+from ..files import check_output, content_sha256, read_json, write_atomic, write_text
 from ..measures import detector_audit
 from ..results.run_folder import RunFolder, believing, unit_name
+from ..results.sums import SUMS
 from . import attack_diagnostics, figures, label_sheet, tables, tuning_plot, verdict
 from .page_data import Contents, read_contents
 from .plot_style import inline, picture_file, styled, to_svg
@@ -33,7 +35,9 @@ class Picture(NamedTuple):
 
 
 @believing
-def write_report(folder: RunFolder, target: Path | None = None, *, with_images: bool = False) -> None:
+def write_report(
+    folder: RunFolder, target: Path | None = None, *, with_images: bool = False, renew: bool = True
+) -> None:
     """Write the HTML report of a finished run, one file without any outside reference.
 
     Args:
@@ -42,16 +46,43 @@ def write_report(folder: RunFolder, target: Path | None = None, *, with_images: 
             folder inside this one, then gets its own report as well.
         with_images: put the pictures of the strongest pairs in. Without them the page holds numbers only, and
             training images by keyed hash: extracted images are somebody's data.
+        renew: write it even where the page that is there was made by this version from the same files.
 
     Raises:
         BadInput: the run has no results yet, or the file cannot be written.
         CorruptRun: a file of the run is missing, or contradicts the rest of the folder.
     """
-    contents = read_contents(folder, with_images=with_images)
-    page = environment().get_template("report.html.j2").render(_page(contents), with_images=with_images)
-    write_text(target or folder.report_file, page)
-    if target is None and contents.metrics.control == "reference-model":
-        write_report(folder.reference(), with_images=with_images)
+    file, made_of = target or folder.report_file, _made_of(folder, with_images=with_images)
+    if renew or not _is_of(file, made_of):
+        contents = read_contents(folder, with_images=with_images)
+        page = environment().get_template("report.html.j2").render(_page(contents), with_images=with_images)
+        write_text(file, page + _mark(page, made_of))
+    if target is None and read_json(folder.manifest_file)["control"] == "reference-model":
+        write_report(folder.reference(), with_images=with_images, renew=renew)
+
+
+def _made_of(folder: RunFolder, *, with_images: bool) -> str:
+    """Return a hash of everything that a page is made from: the run's files, and this version's code and templates."""
+    here = Path(__file__).parent
+    templates = sorted([*here.glob("*.j2"), *here.glob("*.css")])
+    own = [folder.path / SUMS, folder.manifest_file, label_sheet.answers_file(folder)]
+    own += sorted(folder.tuning_file("any").parent.glob("*.json"))
+    files = files_hash(file for file in (*templates, *own) if file.is_file())
+    return content_sha256([harness_code(), files, with_images])
+
+
+def _mark(page: str, made_of: str) -> str:
+    """Return the line that ends a page, by which it is known again."""
+    return f"\n<!-- {content_sha256([page, made_of])} -->\n"
+
+
+def _is_of(file: Path, made_of: str) -> bool:
+    """Return whether a page stands here as it was written, of the same files."""
+    try:
+        page, found, _ = file.read_text(encoding="utf-8").rpartition("\n<!-- ")
+    except (OSError, ValueError):
+        return False
+    return bool(found) and file.read_text(encoding="utf-8") == page + _mark(page, made_of)
 
 
 @believing

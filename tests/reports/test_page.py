@@ -11,6 +11,7 @@ import pytest
 from sidebench.benchmark.errors import BadInput, CorruptRun
 from sidebench.benchmark.files import read_json, write_json
 from sidebench.benchmark.reports import label_sheet
+from sidebench.benchmark.reports import page as page_module
 from sidebench.benchmark.reports.page import scrubbed, write_report
 from sidebench.benchmark.reports.page_data import read_contents
 from sidebench.benchmark.reports.tables import percent, text_tables, verdicts
@@ -229,10 +230,41 @@ def test_page_is_the_same_for_the_same_run(copied: Path) -> None:
     assert pages[0] == pages[1]
 
 
+def test_a_page_of_the_same_files_stays_and_any_other_is_renewed(copied: Path) -> None:
+    folder = RunFolder(copied)
+    write_report(folder)
+    page, drawn = copied / "report.html", page_module._page
+    text, calls = page.read_text(encoding="utf-8"), 0
+
+    def counted(contents: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return drawn(contents)
+
+    def again() -> int:
+        before = calls
+        write_report(folder, renew=False)
+        return calls - before
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(page_module, "_page", counted)
+        assert again() == 0 and page.read_text(encoding="utf-8") == text
+        for other in (text.replace("leak", "lack", 1), text + "\n", "", "\udc80"):
+            page.write_bytes(other.encode(errors="surrogateescape"))
+            assert again() == 1 and page.read_text(encoding="utf-8") == text
+        page.unlink()
+        assert again() == 1
+        write_report(folder, with_images=True)
+        assert again() == 1 and page.read_text(encoding="utf-8") == text
+        with sealed(folder):
+            write_json(copied / "costs.json", read_json(copied / "costs.json") | {"mixed_environment": True})
+        assert again() == 1
+
+
 def test_page_has_all_parts(finished: Any) -> None:
     page = (finished.folder.path / "report.html").read_text(encoding="utf-8")
     # overview, rarefaction, detector; two per unit; the preparation of both guided attacks
-    assert page.count("<svg") == 3 + 2 * 3 + 2 and page.rstrip().endswith("</html>")
+    assert page.count("<svg") == 3 + 2 * 3 + 2 and re.search(r"</html>\n<!-- [0-9a-f]{64} -->\n$", page)
     for line in verdicts(finished.metrics):
         assert line in page
     for name in ("carlini-uncond", "carlini-cond", "side", "rms", "nl2c:n50:a0.5"):
