@@ -1,6 +1,5 @@
 """Named states of attacks, in a folder or in memory."""
 
-import shutil
 from pathlib import Path
 from types import TracebackType
 
@@ -27,10 +26,6 @@ class FolderCheckpoints:
     def file(self, name: str) -> Path:
         """Return where the state of this name is."""
         return self.folder / f"{name}.safetensors"
-
-    def clear(self) -> None:
-        """Forget everything that was saved here."""
-        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 class SharedCheckpoints(FolderCheckpoints):

@@ -2,7 +2,7 @@
 
     manifest.json               everything needed to repeat the run
     references.parquet          side, number, row in the data set, duplicate group; no image
-    state/<unit>/state.safetensors, checkpoints/ while it is made; state/shared/ for samples that attacks share
+    state/<unit>/state.safetensors, checkpoints-*/ while it is made; state/shared/ for samples that attacks share
     images/<unit>/<first>-<end>.safetensors   candidates as uint8, with flags, columns and cost (local only)
     scores/<unit>.<space>.<first>-<end>.parquet, .pairs.parquet, .bins.parquet
     captions/<unit>.<number>.parquet   captions rated by an attack that calls some memorised
@@ -32,7 +32,17 @@ from pydantic import ValidationError
 
 from ..contracts import AttackState
 from ..errors import BadInput, CorruptRun, RunConflict, SidebenchError, first_problem
-from ..files import DAY, lock_of, read_info, read_json, read_state, refuse_links, remove_leftovers, write_checked_json
+from ..files import (
+    DAY,
+    lock_of,
+    read_info,
+    read_json,
+    read_state,
+    refuse_links,
+    remove_leftovers,
+    short_hash,
+    write_checked_json,
+)
 from ..protocol import SHARD, Batching
 from .checkpoints import FolderCheckpoints
 from .leases import close_work, has_workers
@@ -177,9 +187,18 @@ class RunFolder:
         """Return what says that the state was taken from an earlier run, where it was; see `runs.state_cache`."""
         return self.path / "state" / unit / "kept.json"
 
-    def checkpoints(self, unit: str) -> "FolderCheckpoints":
-        """Return the places where an attack leaves its progress."""
-        return FolderCheckpoints(self.path / "state" / unit / "checkpoints")
+    def checkpoints(self, unit: str, made_by: Any) -> "FolderCheckpoints":
+        """Return the places where an attack leaves its progress.
+
+        `made_by` is what the progress depends on, as a JSON value: progress of other settings or code, or of another
+        number of candidates, lies elsewhere, though a process that was declared dead may still write it.
+        """
+        return FolderCheckpoints(self.path / "state" / unit / f"checkpoints-{short_hash(made_by)}")
+
+    def forget_checkpoints(self, unit: str) -> None:
+        """Remove the progress of a unit whose state is there, whoever left it."""
+        for folder in (self.path / "state" / unit).glob("checkpoints-*"):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def shared_samples(self) -> "FolderCheckpoints":
         """Return where plain samples are kept that several attacks ask for."""

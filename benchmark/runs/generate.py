@@ -274,14 +274,15 @@ def prepare(
         progress(f"{unit.name}: {phase}", done, total)
 
     began = _Clock()
-    checkpoints = FolderCheckpoints(folder.checkpoints(unit.name).folder, put)
+    own = folder.checkpoints(unit.name, [unit.description(), plan.candidates])
+    checkpoints = FolderCheckpoints(own.folder, put)
     budget = Budget(unit.seed, plan.candidates, checkpoints, report)
     made = maker.prepare(unit, plan.sampling, budget, samples or folder.shared_samples())
     cost = {**began.spent(), **made.cost, "denoiser_flops": maker.flops_per_sample()}
     info = {"state": dict(made.state.info), "cost": cost, "candidates": plan.candidates if made.counted else None}
     write_state(file, AttackState(made.state.tensors, info), put)
     # Only once the state is on the disk: killed in between, the next call finds one or the other.
-    checkpoints.clear()
+    folder.forget_checkpoints(unit.name)
     if kept:
         kept.keep(folder, unit.name)
     return made.state

@@ -342,7 +342,8 @@ class _Worker:
     def prepare(self, unit: str, place: tuple[str, str], sampling: dict[str, Any], candidates: int) -> Any:
         def call(own: Unit, maker: Maker) -> Any:
             folder, shared = self._folder(*place)
-            checkpoints, samples = folder.checkpoints(unit), folder.shared_samples()
+            checkpoints = folder.checkpoints(unit, [own.description(), candidates])
+            samples = folder.shared_samples()
             budget = Budget(own.seed, candidates, checkpoints, silent)
             clock = time.monotonic(), time.process_time()
             found = maker.prepare(own, Sampling(**sampling), budget, samples)

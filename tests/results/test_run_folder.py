@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from sidebench.benchmark import environment
+from sidebench.benchmark.contracts import AttackState
 from sidebench.benchmark.errors import BadInput, RunConflict
 from sidebench.benchmark.results.run_folder import RunFolder, is_unit_name, unit_name
 
@@ -72,7 +74,7 @@ def test_what_killed_holders_left_is_removed_and_nothing_else(tmp_path: Path) ->
     dead = [
         ".metrics.json.x.tmp",
         "images/side.s0/.00000.safetensors.x.tmp",
-        "state/side.s0/checkpoints/.a.safetensors.x.tmp",
+        "state/side.s0/checkpoints-0/.a.safetensors.x.tmp",
         "evidence/side.s0/.01.png.x.tmp",
         "scores/.a.parquet.x.tmp",
     ]
@@ -147,3 +149,16 @@ def test_a_folder_that_cannot_be_is_refused_in_a_line(tmp_path: Path) -> None:
     for place in (tmp_path / ("a" * 300) / "run", tmp_path / "file" / "run"):
         with pytest.raises(BadInput, match="choose another with --out"), RunFolder(place).locked():
             pass
+
+
+def test_progress_of_other_settings_lies_elsewhere(tmp_path: Path) -> None:
+    folder, made_by = RunFolder(tmp_path), [{"settings": {"steps": 3}}, 8]
+    progress = AttackState({"weights": torch.ones(2)}, {"step": 1})
+    folder.checkpoints("side.s0", made_by).save("classifier", progress)
+    assert folder.checkpoints("side.s0", made_by).load("classifier") is not None
+    for other in ([{"settings": {"steps": 4}}, 8], [{"settings": {"steps": 3}}, 9]):
+        assert folder.checkpoints("side.s0", other).load("classifier") is None
+    folder.checkpoints("side.s0", None).save("classifier", progress)
+    folder.forget_checkpoints("side.s0")
+    assert folder.checkpoints("side.s0", made_by).load("classifier") is None
+    assert not list((tmp_path / "state" / "side.s0").iterdir())
