@@ -23,6 +23,11 @@ def gate(
     junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write JUnit XML.")] = None,
     summary: Annotated[Path | None, typer.Option(metavar="FILE.md", help="Write a Markdown summary.")] = None,
     report: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write a page; it holds no image.")] = None,
+    sarif: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a SARIF log for code scanning.")] = None,
+    card: Annotated[Path | None, typer.Option(metavar="FILE.md", help="Write a section for the model's card.")] = None,
+    annotations: Annotated[
+        bool, typer.Option("--annotations", help="Say the answer as annotations of a GitHub job too, on stderr.")
+    ] = False,
     allow_pickle: AllowPickle = False,
     device: Device = "auto",
     out: Annotated[Path, typer.Option(help="Folder in which the gate's folder is made.")] = Path("runs"),
@@ -32,12 +37,13 @@ def gate(
     as_json: AsJson = False,
 ) -> int:
     """Does the model leak more than a policy allows? Exit codes: 0 no, 1 yes, 4 the gate cannot tell."""
-    from ..benchmark.gate import text, write_files
+    from ..benchmark.gate import exports, text, write_files
     from ..benchmark.gate.policy import load_policy
     from ..benchmark.progress import reporter_for
 
     loaded = load_policy(policy)
-    write_files.check_places([junit, summary, report], force=force)
+    wanted = write_files.Wanted(junit, summary, report, sarif, card)
+    write_files.check_places(wanted, force=force)
     loading("torch and diffusers")
     from ..benchmark.gate.judge import judge
     from ..leaderboards.gate_baseline import read_baseline
@@ -56,6 +62,8 @@ def gate(
             fresh=fresh,
             progress=progress,
         )
-    write_files.write_files(decision, junit_file=junit, summary=summary, report=report)
+    write_files.write_files(decision, wanted, policy.name if policy.is_absolute() else policy.as_posix())
+    for line in exports.annotations(decision) if annotations else []:
+        print(line, file=sys.stderr)
     show(text.as_dict(decision), text.as_text(decision), as_json)
     return decision.exit_code

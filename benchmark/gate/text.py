@@ -42,7 +42,7 @@ def explanations(decision: "Decision") -> list[str]:
     policy = decision.policy
     lines = [f"cannot pass: {check.name}: {check.said}" for check in decision.checks if not check.ok]
     lines += [f"cannot pass: {reason}" for reason in decision.reasons]
-    lines += [_sentence(found, policy.alpha, policy.beta) for found in decision.findings]
+    lines += [sentence(found, policy.alpha, policy.beta) for found in decision.findings]
     if decision.findings:
         lines.append(
             f"bounds hold at every look: a model within the limits fails with a chance of at most {policy.alpha:.0%} "
@@ -84,11 +84,11 @@ def as_markdown(decision: "Decision") -> str:
     """Return a short summary for a job's page."""
     from tabulate import tabulate
 
-    parts = [f"### {_plain(headline(decision))}"]
+    parts = [f"### {plain(headline(decision))}"]
     if decision.findings:
-        escaped = [{key: _plain(value) for key, value in row.items()} for row in rows(decision)]
+        escaped = [{key: plain(value) for key, value in row.items()} for row in rows(decision)]
         parts.append(tabulate(escaped, headers="keys", tablefmt="github", disable_numparse=True))
-    parts.append("\n".join(f"- {_plain(line)}" for line in explanations(decision)))
+    parts.append("\n".join(f"- {plain(line)}" for line in explanations(decision)))
     return "\n\n".join([*parts, f"<!-- {MADE.decode()} -->"]) + "\n"
 
 
@@ -97,7 +97,7 @@ def junit(decision: "Decision") -> ET.ElementTree:
     suite = ET.Element("testsuite", name=f"sidebench gate {_xml(decision.subject)}")
     for found in decision.findings:
         case = ET.SubElement(suite, "testcase", classname=_xml(found.attack), name=found.limit_name)
-        said = _sentence(found, decision.policy.alpha, decision.policy.beta)
+        said = sentence(found, decision.policy.alpha, decision.policy.beta)
         if found.p_fail <= decision.policy.alpha:
             ET.SubElement(case, "failure", message=_xml(said))
         elif found.p_pass > decision.policy.beta:
@@ -111,6 +111,10 @@ def junit(decision: "Decision") -> ET.ElementTree:
     for name in decision.not_needed:
         case = ET.SubElement(suite, "testcase", classname=_xml(name), name="not begun")
         ET.SubElement(case, "skipped", message="the answer was certain before")
+    if decision.spent.seconds:
+        case = ET.SubElement(suite, "testcase", classname="gate", name="preparing and generating")
+        case.set("time", f"{decision.spent.seconds:.1f}")
+    suite.set("time", f"{decision.spent.seconds:.1f}")
     suite.set("tests", str(len(suite)))
     suite.set("failures", str(len(suite.findall("testcase/failure"))))
     suite.set("errors", str(len(suite.findall("testcase/error"))))
@@ -125,11 +129,11 @@ def rows(decision: "Decision") -> list[dict[str, str]]:
         {
             "attack": found.attack,
             "limit": f"{found.limit_name} {found.limit:.2%}",
-            "seen": _share(found.rate),
-            "at least": _share(found.low),
-            "at most": _share(found.high),
+            "seen": share(found.rate),
+            "at least": share(found.low),
+            "at most": share(found.high),
             "candidates": f"{found.candidates:,}",
-            "answer": _answer(found, decision.policy.alpha, decision.policy.beta),
+            "answer": answer_of(found, decision.policy.alpha, decision.policy.beta),
         }
         for found in decision.findings
     ]
@@ -150,28 +154,30 @@ def _conditions(decision: "Decision") -> str:
     )
 
 
-def _answer(found: Finding, alpha: float, beta: float) -> str:
+def answer_of(found: Finding, alpha: float, beta: float) -> str:
+    """Return whether what was seen lies "above" the limit or "below" it; "open": neither can be said."""
     if found.p_fail <= alpha:
         return "above"
     return "below" if found.p_pass <= beta else "open"
 
 
-def _sentence(found: Finding, alpha: float, beta: float) -> str:
+def sentence(found: Finding, alpha: float, beta: float) -> str:
+    """Say what a claim came to, and what would settle it where it is open."""
     what = f"{found.attack}: {MEANINGS[found.limit_name]}"
     limit = f"the limit of {found.limit:.2%}"
-    answer = _answer(found, alpha, beta)
+    answer = answer_of(found, alpha, beta)
     if answer == "above":
-        return f"{what}: above {limit}, at least {_share(found.low)} (p = {found.p_fail:.2g} after Holm)"
+        return f"{what}: above {limit}, at least {share(found.low)} (p = {found.p_fail:.2g} after Holm)"
     if answer == "below":
-        return f"{what}: below {limit}, at most {_share(found.high)} (p = {found.p_pass:.2g}, after {found.after:,})"
+        return f"{what}: below {limit}, at most {share(found.high)} (p = {found.p_pass:.2g}, after {found.after:,})"
     if not found.candidates:
         return f"{what}: no candidate could be compared"
     if found.note:
-        return f"{what}: {_share(found.low)} to {_share(found.high)} holds {limit}; cannot tell: {found.note}"
+        return f"{what}: {share(found.low)} to {share(found.high)} holds {limit}; cannot tell: {found.note}"
     settle = "no number of candidates would settle it at the present rate; change the limit or the threshold"
     if found.needed is not None:
         settle = f"about {found.needed:,} candidates would settle it, were the rates to stay"
-    return f"{what}: {_share(found.low)} to {_share(found.high)} holds {limit}; {settle}"
+    return f"{what}: {share(found.low)} to {share(found.high)} holds {limit}; {settle}"
 
 
 def _numbers(found: "AttackNumbers") -> str:
@@ -183,18 +189,19 @@ def _numbers(found: "AttackNumbers") -> str:
     if found.candidates:
         text += f"; 3/N = {3 / found.candidates:.2%} is the least that so many candidates could exclude without a hit"
     if found.excess is not None:
-        text += f"; excess {_share(found.excess.low)} to {_share(found.excess.high)}, looked at once"
+        text += f"; excess {share(found.excess.low)} to {share(found.excess.high)}, looked at once"
     if found.baseline is not None:
         how = "both started from the same noise" if found.paired else "from other noise, as it has other seeds"
         text += f"; compared with {found.baseline} ({how})"
     return text
 
 
-def _share(value: float) -> str:
+def share(value: float) -> str:
+    """Return a share in percent."""
     return f"{value:.2%}"
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Escape what Markdown and HTML would read as markup."""
     for mark in "\\`*_[]<>|#!&":
         text = text.replace(mark, f"\\{mark}" if mark not in "<>&" else {"<": "&lt;", ">": "&gt;", "&": "&amp;"}[mark])

@@ -745,7 +745,7 @@ def test_the_command_leaves_with_the_answer(tmp_path: Path, capsys: pytest.Captu
     assert "<h1>PASS: digits stays within every limit</h1>" in shown.read_text()
     assert capsys.readouterr().out.startswith("PASS: digits stays within every limit\n")
     suite = ET.parse(report).getroot()
-    assert (suite.get("failures"), suite.get("errors")) == ("0", "0") and int(suite.get("tests") or 0) == 8
+    assert (suite.get("failures"), suite.get("errors")) == ("0", "0") and int(suite.get("tests") or 0) == 9
     assert page.read_text().startswith("### PASS") and "| carlini-uncond | excess 2.00%" in page.read_text()
     assert call("--model", LEAKY, "--json", "--junit", str(report)) == 1
     printed = json.loads(capsys.readouterr().out)
