@@ -4,6 +4,9 @@ torch's own FlopCounterMode follows modules with hooks that refuse `torch.autogr
 is what guidance does; its table of formulas is used without the hooks.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,12 +31,25 @@ def _formulas() -> dict[Any, Any]:
     return {**flop_registry, **more}
 
 
+_wanted_share: ContextVar[float] = ContextVar("wanted_share", default=1.0)
+
+
+@contextmanager
+def only_share(share: float) -> Iterator[None]:
+    """Let this share of the operations inside count: other rows only fill a batch up, and are nobody's cost."""
+    token = _wanted_share.set(share)
+    try:
+        yield
+    finally:
+        _wanted_share.reset(token)
+
+
 class OperationCount(TorchDispatchMode):
     """A context manager; `total` is the number of operations of products and convolutions inside."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.total = 0
+        self.total = 0.0
         self._formulas = _formulas()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -41,7 +57,7 @@ class OperationCount(TorchDispatchMode):
         result = func(*args, **kwargs)
         formula = self._formulas.get(func._overloadpacket)
         if formula is not None:
-            self.total += int(formula(*args, **kwargs, out_val=result))
+            self.total += int(formula(*args, **kwargs, out_val=result)) * _wanted_share.get()
         return result
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..contracts import Conditioning, ModelSpec
 from ..data import pipeline_folder
+from .flops import only_share
 from .pipeline import PipelineModel
 
 DECODER_BATCH = 8
@@ -108,5 +109,6 @@ def _in_batches(call: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
     done = []
     for part in rows.split(DECODER_BATCH):
         padded = torch.cat([part, part[:1].expand(DECODER_BATCH - len(part), *part.shape[1:])])
-        done.append(call(padded)[: len(part)])
+        with only_share(len(part) / DECODER_BATCH):
+            done.append(call(padded)[: len(part)])
     return torch.cat(done)

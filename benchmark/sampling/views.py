@@ -123,9 +123,20 @@ class AuditedModel(WhiteBoxModel):
         """Sample from a prompt each; see `PromptedModel.sample_prompts`. Which candidate had which is remembered."""
         if candidates.purpose == "candidate":
             self._sent |= dict(zip(candidates.numbers, prompts, strict=True))
-        with self._charging():
-            embedding = self._model.embed(self._model.prompted(prompts, candidates))
+        embedding = self._embedded_once(self._model.prompted(prompts, candidates))
         return self._sample(candidates, embedding, guidance_scale, self._sampler, None, steps)
+
+    def _embedded_once(self, prompts: Sequence[str]) -> Tensor:
+        """Return a row for each prompt, where equal ones are embedded once.
+
+        Each is charged for itself: what a candidate costs must not depend on those beside it.
+        """
+        places = {prompt: place for place, prompt in enumerate(dict.fromkeys(prompts))}
+        with OperationCount() as counter:
+            rows = self._model.embed(list(places))
+        if counter.total:
+            self.charge(counter.total / len(places) * len(prompts))
+        return rows[[places[prompt] for prompt in prompts]]
 
     def captions_of(self, candidates: Candidates, replayed: Replays) -> Tensor | None:
         """Return the number of the caption that each candidate was sampled from, -1 for none; None without captions.

@@ -1,6 +1,7 @@
 """Text to image: a Stable Diffusion pipeline behind the contract, and the attack that knows captions."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from sidebench.benchmark.contracts import (
 )
 from sidebench.benchmark.errors import BadInput, TooFew
 from sidebench.benchmark.models import inspect_files, load_model
+from sidebench.benchmark.models.flops import OperationCount
 from sidebench.benchmark.protocol import Sampling
 from sidebench.benchmark.runs.victim import fitting
 from sidebench.benchmark.sampling.call_attack import make_candidates
@@ -142,6 +144,36 @@ class Plain(Attack):
 
     def generate(self, model: Any, state: AttackState, candidates: Candidates) -> Generated:
         return Generated(model.sample(candidates))
+
+
+def test_equal_prompts_are_embedded_once_and_charged_each(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+    embed = model.embed
+
+    def counted(prompts: Sequence[str]) -> torch.Tensor:
+        asked.append(list(prompts))
+        found: torch.Tensor = embed(prompts)
+        return found
+
+    monkeypatch.setattr(model, "embed", counted)
+    costs, rows = [], []
+    for prompts in (["a cat", "two dogs", "a cat", "a cat"], ["a cat"], ["two dogs"]):
+        audited = AuditedModel(model, SamplerSettings(steps=1), 4)
+        rows.append(audited.sample_prompts(Candidates(0, range(len(prompts))), prompts))
+        costs.append(audited.ledger.as_dict()["flops"]["prepare"] / len(prompts))
+    assert asked[0] == ["a cat", "two dogs"]
+    assert torch.equal(rows[0][:1], rows[1]) and len(set(costs)) == 1
+
+
+@pytest.mark.parametrize("rows", [1, 3, 8, 11])
+def test_rows_that_fill_a_batch_of_the_autoencoder_are_nobodys_cost(model: Any, rows: int) -> None:
+    """A challenge draws few candidates: of 11, five rows more would be decoded and booked, and the record refused."""
+    found = []
+    for count in (8, rows):
+        with OperationCount() as counter:
+            model.decode(torch.zeros(count, *model.sample_shape))
+        found.append(counter.total / count)
+    assert found[0] == found[1] > 0
 
 
 def test_guidance_costs_two_calls(model: Any) -> None:
