@@ -17,6 +17,7 @@ from sidebench.benchmark.stats.comparison import (
     excess_of,
     holm,
     no_leak_test,
+    pooled,
     verdicts,
 )
 from sidebench.benchmark.stats.intervals import Excess, Interval
@@ -92,7 +93,20 @@ def test_one_group_a_side_leaves_the_candidates() -> None:
     one = attack([1] * 30 + [0] * 20, [0] * 50, [30], [0])
     two = attack([1] * 10 + [0] * 40, [0] * 50, [10], [0])
     found = compare(one, two)
-    assert found.freedom == math.inf and found.p < 0.001
+    # 20 candidates of 50 differ, one more on either side: mean 20 / 52, mean square 22 / 52.
+    error = math.sqrt((22 / 52 - (20 / 52) ** 2) / 52)
+    assert found.freedom == math.inf and found.p == pytest.approx(2 * norm.sf(20 / 52 / error))
+    reach = norm.ppf(0.975) * error
+    assert found.difference.interval == pytest.approx((20 / 52 - reach, 20 / 52 + reach))
+
+
+def test_what_is_added_on_either_side_is_as_large_as_what_a_candidate_may_count() -> None:
+    # One group of H for four of X: a hit of H counts four times, and so does one more candidate on either side.
+    one = attack([1] * 30 + [0] * 20, [0] * 45 + [1] * 5, [30, 0, 0, 0], [5])
+    none = attack([0] * 50, [0] * 50, [0] * 4, [0])
+    found, centre = compare(one, none), (30 - 4 * 5) / 52
+    error = math.sqrt(((30 + 16 * 5 + 2 * 16) / 52 - centre**2) / 52)
+    assert found.difference.value == pytest.approx(10 / 50) and found.p == pytest.approx(2 * norm.sf(centre / error))
 
 
 def test_attacks_that_do_not_fit_are_refused() -> None:
@@ -102,6 +116,14 @@ def test_attacks_that_do_not_fit_are_refused() -> None:
         compare(ONE, TWO._replace(control_credits=TWO.control_credits[1:]))
     with pytest.raises(BadInput, match="1 candidates hit, but the groups' credits add up to 2"):
         compare(ONE, TWO._replace(training_credits=np.array([1, 1, 0, 0])))
+
+
+def test_seeds_are_pooled_candidate_after_candidate_and_group_by_group() -> None:
+    both = pooled([ONE, TWO])
+    assert both.training_hits.tolist() == [*ONE.training_hits, *TWO.training_hits]
+    assert both.control_hits.tolist() == [*ONE.control_hits, *TWO.control_hits]
+    assert (both.training_credits.tolist(), both.control_credits.tolist()) == ([4, 1, 0, 0], [1, 0, 0, 0])
+    assert pooled([TWO, ONE]).control_credits.tolist() == [1, 0, 0, 0]
 
 
 # ---- ratio ----
@@ -127,6 +149,16 @@ def test_ratio_is_refused_where_the_denominator_reaches_zero() -> None:
     found = compare(one, two)
     assert found.ratio.value is None and found.ratio.interval is None
     assert "may be 0" in found.ratio.refused and f"{found.second:.4%}" in found.ratio.refused
+
+
+def test_ratio_is_refused_where_the_denominator_is_below_zero() -> None:
+    # The second attack hits held-out images alone, so clearly that no end of its excess reaches 0.
+    some, none, every = np.repeat([3, 0], [20, 80]), np.zeros(100, dtype=int), np.arange(400)
+    one = AttackHits(every < 60, every < 0, some, none)
+    two = AttackHits(every < 0, every < 60, none, some)
+    found = compare(one, two)
+    assert found.second == -0.15 and excess_of(two).interval.high < 0
+    assert found.ratio.value is None and "excess of -15.0000% may be 0" in found.ratio.refused
 
 
 # ---- coverage ----
@@ -193,6 +225,7 @@ def test_verdicts_are_corrected_for_their_number() -> None:
     # z at 1 - 0.05 / 8 plus z at 80 %, times the standard error
     assert found[0].smallest == pytest.approx((2.497705 + 0.841621) * 0.01, rel=1e-5)
     assert verdicts([made(-0.05, 0.02)])[0].words == "finds fewer"
+    assert verdicts([made(-0.05, 1 - 0.95)])[0].words == "no difference seen"  # below alpha, not at it
     assert verdicts([]) == []
 
 

@@ -32,6 +32,8 @@ def test_its_own_total_buys_what_was_made() -> None:
     # Both kinds are independent: their Wilson intervals are added in quadrature.
     reach = [n * (rate - wilson(hits, n).low) for hits, n, rate in ((20, 100, 0.2), (6, 50, 0.12))]
     assert found.training.interval.low == pytest.approx(26 - np.hypot(*reach))
+    above = [n * (wilson(hits, n).high - rate) for hits, n, rate in ((20, 100, 0.2), (6, 50, 0.12))]
+    assert found.training.interval.high == pytest.approx(26 + np.hypot(*above))
 
 
 def test_preparation_is_paid_first() -> None:

@@ -14,8 +14,10 @@ from sidebench.benchmark.measures.ams_ums import found_at_once
 from sidebench.benchmark.stats.intervals import (
     excess,
     group_reaches,
+    matched_rate,
     paired_difference,
     poisson_exact,
+    unique_bound,
     unique_count,
     wilson,
 )
@@ -108,6 +110,14 @@ def test_few_species_get_the_poisson_interval() -> None:
     frequencies = np.array([3, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])
     assert unique_count(frequencies, 1000) == poisson_exact(4)
     assert unique_count(frequencies, 6) == (poisson_exact(4).low, 6)
+
+
+def test_the_lower_bound_of_clusters_by_hand() -> None:
+    # Candidates that alone found 8, 8, 1 and 1 images, and one more like the largest that none has found.
+    z = float(norm.ppf(0.95))
+    assert unique_bound(30, np.array([8, 8, 1, 1])) == pytest.approx(30 - z * math.sqrt(64 + 64 + 1 + 1 + 64))
+    assert unique_bound(5, np.array([0, 0])) == pytest.approx(5 - z)
+    assert unique_bound(1, np.array([4])) == 0
 
 
 RNG = np.random.default_rng(0)
@@ -268,6 +278,21 @@ def test_excess_by_hand() -> None:
 def test_one_group_a_side_leaves_the_candidates_interval() -> None:
     found = excess(np.array([4]), np.array([1]), 4, 1, 50)
     assert found.interval == paired_difference(4, 1, 50)
+
+
+def test_groups_that_are_hit_alike_leave_the_candidates_interval() -> None:
+    even, none = np.ones(10, dtype=int), np.zeros(10, dtype=int)
+    assert excess(even, none, 10, 0, 50).interval == paired_difference(10, 0, 50)
+    assert excess(even, none[:0], 10, 0, 50).interval == wilson(10, 50)
+
+
+def test_the_matched_rate_is_the_mean_over_every_part() -> None:
+    # Six images, of which m are in band; two, three or all are drawn in every way there is.
+    for drawn in (2, 3, 6):
+        parts = list(itertools.combinations(range(6), drawn))
+        every = [np.mean([min(part) < m for part in parts]) for m in range(7)]
+        assert [matched_rate(np.array([m]), 6, drawn) for m in range(7)] == pytest.approx(every)
+        assert matched_rate(np.arange(7), 6, drawn) == pytest.approx(np.mean(every))
 
 
 def test_a_clear_excess_excludes_zero() -> None:

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import beta, binomtest, hypergeom
+from scipy.stats import beta, binom, binomtest, hypergeom
 
 from sidebench.benchmark.errors import BadInput
 from sidebench.benchmark.stats.owned import (
@@ -153,6 +153,12 @@ def test_conformal_p_values_are_ranks_among_held_out_groups_of_the_class() -> No
     assert not memorised(np.full(3, np.inf), theirs, strata, rate=0.99).any()
 
 
+def test_a_held_out_group_that_is_as_near_counts() -> None:
+    ours, theirs = np.array([0.3]), np.array([0.3, 0.6, np.inf])
+    assert memorised(ours, theirs, one_class(1, 3), rate=0.5).all()  # p: 2 / 4
+    assert not memorised(ours, theirs, one_class(1, 3), rate=0.49).any()
+
+
 @pytest.mark.simulation(few=300, full=2000)
 def test_few_of_the_groups_that_are_called_are_called_wrongly(draws: int) -> None:
     rng = np.random.default_rng(11)
@@ -187,6 +193,39 @@ def test_the_lower_limit_by_hand() -> None:
     assert upper_limit(hits, 0, 0.05, 0) == pytest.approx(beta.ppf(0.975, 21, 980))
 
 
+def test_the_upper_limit_by_hand() -> None:
+    # 20 groups of either side own one each: what is left of X after L were taken is too little below some L.
+    hits = owned([1] * 20 + [0] * 80, [1] * 20 + [0] * 80, 1000)
+    chances = [hypergeom.cdf(20 - taken, 200, 100, 40 - taken) for taken in range(21)]
+    taken = min(taken for taken in range(21) if chances[taken] <= 0.025)
+    assert 0 < taken < 20 and all(abs(chance - 0.025) > 0.003 for chance in chances)
+    assert upper_limit(hits, 0, 0.05, 0, swaps=99_999) == pytest.approx(beta.ppf(0.975, taken + 1, 1000 - taken))
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(100, 100), (50, 100), (100, 50)])
+def test_each_end_of_the_interval_has_a_quarter_of_what_is_left_for_groups_and_for_candidates(
+    ours: int, theirs: int
+) -> None:
+    """20 groups of one side own one each: k of them all lie there with chance C(ours, k) / C(ours + theirs, k)."""
+
+    def taken(own: int, level: float) -> int:
+        both = ours + theirs
+        return max(20 - left for left in range(21) if hypergeom.pmf(left, both, left, own) <= level)
+
+    hits, none = [1] * 20, [0] * 20
+    found = owned(hits + [0] * (ours - 20), none + [0] * (theirs - 20), 1000)
+    most = taken(ours, 0.0125)
+    low, high = excess_interval(found, 0, 0.95, 0, swaps=99_999)
+    assert low == pytest.approx(beta.ppf(0.0125, most, 1001 - most))
+    assert high == pytest.approx(beta.ppf(0.9875, 21, 980))
+    # A share that H owns counts G_X / G_H times.
+    turned = owned(none + [0] * (ours - 20), hits + [0] * (theirs - 20), 1000)
+    most = taken(theirs, 0.0125)
+    low, high = excess_interval(turned, 0, 0.95, 0, swaps=99_999)
+    assert high == pytest.approx(-ours / theirs * beta.ppf(0.0125, most, 1001 - most))
+    assert low == pytest.approx(-ours / theirs * beta.ppf(0.9875, 21, 980))
+
+
 def test_the_p_of_a_limit_is_the_level_at_which_the_lower_limit_reaches_it() -> None:
     rng = np.random.default_rng(4)
     hits = owned(list(rng.poisson(0.6, 150)), list(rng.poisson(0.1, 100)), 1000)
@@ -194,6 +233,33 @@ def test_the_p_of_a_limit_is_the_level_at_which_the_lower_limit_reaches_it() -> 
         p = leak_p(hits, 0, limit, 0)
         assert lower_limit(hits, 0, 1.1 * p, 0) >= limit >= lower_limit(hits, 0, 0.9 * p, 0)
     assert leak_p(hits, 0, 0.5, 0) == pytest.approx(1, abs=0.01)
+
+
+def test_the_p_of_a_limit_by_hand() -> None:
+    # Of L candidates that are leaked, the rest of 20 groups lies in X by chance, or so many are drawn by chance.
+    hits, limit = owned([1] * 20 + [0] * 80, [0] * 100, 1000), 0.006
+    rest = [hypergeom.pmf(20 - taken, 200, 20 - taken, 100) for taken in range(21)]
+    drawn = [binom.sf(taken - 1, 1000, limit) for taken in range(21)]
+    assert leak_p(hits, 0, limit, 0, swaps=99_999) == pytest.approx(2 * min(np.maximum(rest, drawn)))
+
+
+def test_the_interval_holds_an_excess_that_one_class_makes() -> None:
+    # The only large group of H owns all hits, and stands for nine of X: A is below any limit of all classes.
+    strata = Strata(np.repeat([0, 1], [10, 9]), np.repeat([0, 1], [10, 1]))
+    hits = owned([0] * 19, [0] * 10 + [50], 1000, strata)
+    low, high = excess_interval(hits, 0, 0.95, 0)
+    assert low == excess_shares(hits)[0] == pytest.approx(-9 * 50 / 1000)
+    assert high > low
+
+
+def test_a_swap_weighs_each_class_as_the_excess_does() -> None:
+    # 10 + 10 single groups, of which nine of X are hit, and 3 + 1 large ones, of which that of H is: a group that is
+    # called X adds 2 in the first class and 4 in the second. One hit is taken away; what is left adds 16.
+    strata = Strata(np.repeat([0, 1], [10, 3]), np.repeat([0, 1], [10, 1]))
+    hits = owned([1] * 9 + [0] * 4, [0] * 10 + [1], 1000, strata)
+    single = hypergeom(20, 8, 10)
+    expected = 3 / 4 * single.sf(5) + 1 / 4 * single.sf(7)
+    assert leak_p(hits, 0, 0.0, 0, swaps=99_999) == pytest.approx(2 * expected, rel=0.05)
 
 
 def test_the_interval_holds_the_excess_and_turns_with_the_sides() -> None:

@@ -45,21 +45,33 @@ def test_five_preparations_are_a_paired_t_interval_of_log_rates() -> None:
     assert (found.preparations, found.conditional, found.controlled) == (5, "over 5 preparations", False)
 
 
-def test_few_preparations_pool_what_lies_between_them() -> None:
-    ours, theirs, third = (40, 60, 50), (20, 30, 22), (200, 150, 300)
-    others = [prepared("third", third), prepared("plain", (50, 50, 50), random=False), prepared("none", (0, 1, 2))]
+@pytest.mark.parametrize("count", [3, 4])
+def test_few_preparations_pool_what_lies_between_them(count: int) -> None:
+    ours, theirs, third = (40, 60, 50, 44)[:count], (20, 30, 22, 27)[:count], (200, 150, 300, 170)[:count]
+    plain = prepared("plain", [50] * count, random=False)
+    others = [prepared("third", third), plain, prepared("none", range(count))]
     found = compare_prepared(prepared("a", ours), prepared("b", theirs), others)
     between = np.mean([np.log(own).var(ddof=1) - own_variance(own) for own in (ours, theirs, third)])
     # The candidates that the second attack hits, the first one hits too: together they vary less than apart.
     pairs = []
     for one, two in zip(ours, theirs, strict=True):
         pairs.append(((np.arange(N) < one) * N / one - (np.arange(N) < two) * N / two).var(ddof=1) / N)
-    error = math.sqrt((2 * between + np.mean(pairs)) / 3)
+    error = math.sqrt((2 * between + np.mean(pairs)) / count)
     centre = (np.log(ours) - np.log(theirs)).mean()
-    reach = stats.t.ppf(0.975, 6) * error
+    freedom = 3 * (count - 1)
+    reach = stats.t.ppf(0.975, freedom) * error
     assert np.log(found.ratio.interval) == pytest.approx((centre - reach, centre + reach))
-    assert found.spread == pytest.approx(math.sqrt(between)) and found.preparations == 3
-    assert found.p == pytest.approx(2 * stats.t.sf(centre / error, 6))
+    assert found.spread == pytest.approx(math.sqrt(between)) and found.preparations == count
+    assert found.p == pytest.approx(2 * stats.t.sf(centre / error, freedom))
+
+
+def test_an_attack_with_more_preparations_counts_by_its_degrees_of_freedom() -> None:
+    counts = (40, 60, 50), (20, 30, 22), (200, 150, 300, 170, 260)
+    gains = [np.log(own).var(ddof=1) - own_variance(own) for own in counts]
+    one, two, third = (prepared(name, own) for name, own in zip("abc", counts, strict=True))
+    wanted = math.sqrt(np.average(gains, weights=[2, 2, 4]))
+    assert wanted != pytest.approx(math.sqrt(np.mean(gains)), rel=0.01)
+    assert compare_prepared(one, two, [third]).spread == pytest.approx(wanted)
 
 
 def test_attacks_of_which_candidates_say_less_do_not_tell_of_preparations() -> None:
