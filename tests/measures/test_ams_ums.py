@@ -15,6 +15,7 @@ from sidebench.benchmark.measures.ams_ums import (
     ams_count,
     best_frequencies,
     by_group,
+    found_alone,
     percentile_of_best,
     ums_frequencies,
 )
@@ -122,6 +123,12 @@ def test_every_pair_counts_not_only_the_best() -> None:
     assert ams_count(np.array([0.2]), DISTANCE[1], Runs(True)) == 0
     counts = ums_frequencies(np.array([0, 1]), np.array([0.2, 0.6]), DISTANCE[1], 2, Runs(True))
     assert counts.tolist() == [0, 1]
+
+
+def test_what_a_candidate_alone_found_is_found_by_no_other() -> None:
+    # Image 6 was found by two candidates, 5 and 7 by one each, and candidate 3 found two that nobody else did.
+    rows, images = np.array([0, 0, 1, 2, 3, 3]), np.array([5, 6, 6, 7, 8, 9])
+    assert found_alone(rows, images).tolist() == [1, 0, 1, 2]
 
 
 def test_no_pairs_are_no_frequencies() -> None:

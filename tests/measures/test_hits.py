@@ -1,6 +1,7 @@
 """When a score is a hit: at every edge, on both sides of it, and for bands inside one another."""
 
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,9 @@ from sidebench.benchmark.measures.hits import (
     cumulative_bands,
     far_edge,
     in_band,
+    nested_bands,
+    owned_by_control,
+    owned_shares,
     within,
 )
 
@@ -81,3 +85,25 @@ def test_a_closer_score_than_a_hit_is_a_hit(scores: list[float], edge: float, di
     values = np.array(scores, dtype=np.float32)
     values = values[np.argsort(as_distances(values, runs), kind="stable")]
     assert not np.diff(within(values, edge, runs).astype(int)).max(initial=0) > 0
+
+
+@pytest.mark.parametrize("distance", [True, False])
+def test_the_nearer_side_owns_a_candidate_and_either_half_of_a_tie(distance: bool) -> None:
+    ours, theirs = np.array([0.1, 0.3, 0.2]), np.array([0.2, 0.1, 0.2])
+    if not distance:
+        ours, theirs = 1 - ours, 1 - theirs
+    mine, others = owned_shares(ours, theirs, Runs(distance))
+    assert (mine.tolist(), others.tolist()) == ([1, 0, 0.5], [0, 1, 0.5])
+    # The threshold is set on what held-out images own, ties among them.
+    calibrating = owned_by_control(ours, theirs, Runs(distance))
+    assert np.isnan(calibrating).tolist() == [True, False, False] and calibrating[1:].tolist() == theirs[1:].tolist()
+
+
+@pytest.mark.parametrize("distance", [True, False])
+def test_a_verdict_reads_the_closest_band_and_every_union_with_it(distance: bool) -> None:
+    ends = [Band("a", 0.0, 0.2), Band("b", 0.2, 0.5), Band("c", 0.5, 0.9)]
+    bands = ends if distance else [Band(band.name, 1 - band.high, 1 - band.low) for band in ends]
+    found = nested_bands(SimpleNamespace(distance=distance, bands=tuple(bands)))  # type: ignore[arg-type]
+    assert [band.name for band in found] == ["a", "a+b", "a+b+c"]
+    wanted = [0.2, 0.5, 0.9] if distance else [0.8, 0.5, 0.1]
+    assert [far_edge(band, Runs(distance)) for band in found] == pytest.approx(wanted)

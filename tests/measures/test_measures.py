@@ -178,6 +178,10 @@ def test_bands_are_those_of_the_definition() -> None:
     assert all(measure.floor >= band.high for measure in (NormalizedL2(),) for band in measure.bands)
 
 
+def test_a_measure_with_a_scale_on_each_side_decides_nothing() -> None:
+    assert not NormalizedL2.decides and NormalizedL2Combined.decides and Rms.decides
+
+
 # ---- options and limits ----
 
 

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from sidebench.benchmark import registry
-from sidebench.benchmark.contracts import Measure, Side
+from sidebench.benchmark.contracts import Measure, Neighbours, Side
 from sidebench.benchmark.data.references import ImageSet, References
 from sidebench.benchmark.errors import CorruptRun
 from sidebench.benchmark.files import read_table, write_table
 from sidebench.benchmark.measures.scorer import Scorer
-from sidebench.benchmark.measures.shard_scores import SIDES, ShardScores
+from sidebench.benchmark.measures.shard_scores import SIDES, Pairs, ShardScores
 from sidebench.benchmark.results.run_folder import RunFolder
 from sidebench.benchmark.results.score_files import read_all_scores, read_scores, write_scores
 from sidebench.benchmark.results.shards import shard_of
@@ -410,6 +410,21 @@ def test_impossible_scores_are_named(copied: RunFolder, part: str, change: Any, 
     rewrite(copied.scores_file(UNIT, SPACE, SHARD, part), change)
     with pytest.raises(CorruptRun, match=rf"{UNIT}\.{SPACE}\.00000000-00000024\.parquet.*({words}).*delete it"):
         read_scores(copied, UNIT, SPACE, SHARD)
+
+
+def test_the_nearest_reference_that_is_not_left_out() -> None:
+    """Three candidates keep their two nearest; where both are left out, pairs above the floor are all that is known."""
+    ids = np.array([[0, 1], [0, 4], [0, 4]], dtype=np.int32)
+    distances = np.array([[0.05, 0.1], [0.05, 0.06], [0.05, 0.06]], dtype=np.float32)
+    own = Neighbours(ids, distances, distances)
+    rows, found = np.array([1, 1, 1, 2]), np.array([0, 2, 3, 4])
+    pairs = Pairs(rows, found, np.array([0.05, 0.12, 0.11, 0.06], dtype=np.float32))
+    none = np.zeros(3, dtype=bool)
+    shard = ShardScores(np.arange(3), none, none, dict.fromkeys(SIDES, own), dict.fromkeys(SIDES, pairs))
+    rms, left_out = registry.make_measure("rms"), np.array([True, False, False, False, True])
+    assert shard.best_ids("training").tolist() == [0, 0, 0]
+    assert shard.best_ids("training", left_out)[:2].tolist() == [1, 3]
+    assert shard.best_scores(rms, "training", left_out) == pytest.approx([0.1, 0.11, np.inf])
 
 
 def test_a_unit_keeps_no_list_of_neighbours() -> None:

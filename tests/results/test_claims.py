@@ -7,7 +7,8 @@ from sidebench.benchmark.measures.hits import nested_bands
 from sidebench.benchmark.registry import make_measure
 from sidebench.benchmark.results.rates import attack_claim
 from sidebench.benchmark.results.schema import Claim
-from sidebench.benchmark.stats.comparison import AttackHits
+from sidebench.benchmark.stats.comparison import SWAP_SEED, AttackHits, no_leak_test
+from sidebench.benchmark.stats.owned import Owned, Strata, lower_limit, upper_limit
 
 MEASURE = make_measure("nl2c:n50:a0.5")
 GROUPS, CANDIDATES = 100, 1000
@@ -59,3 +60,47 @@ def test_without_an_excess_it_is_said_what_that_means(bands: list[tuple[list[int
     found = claimed(*bands)
     assert found.says == says and found.closest is None and found.least_groups == 5
     assert found.bands[2].at_most >= sum(bands[2][0]) / CANDIDATES / 2
+
+
+def test_limits_share_their_level_between_attacks_and_bands() -> None:
+    """20 groups of X own a candidate each: which of them a limit leaves depends on the level, which 5 % is of all."""
+    bands = (([1] * 12, []), ([1] * 16, []), ([1] * 20, []))
+    zeros = np.zeros(GROUPS, dtype=int)
+    for attacks in (1, 4):
+        found = claimed(*bands, attacks=attacks)
+        for (ours, _), band in zip(bands, found.bands, strict=True):
+            credits = np.repeat([1.0, 0.0], [len(ours), GROUPS - len(ours)])[:, None]
+            owned = Owned(credits, np.zeros((GROUPS, 1)), Strata(zeros, zeros), CANDIDATES)
+            assert band.at_least == pytest.approx(lower_limit(owned, 0, 0.05 / attacks / 3, SWAP_SEED))
+            assert band.at_least < lower_limit(owned, 0, 0.05 / attacks, SWAP_SEED)
+            # The upper limit is each attack's and band's own.
+            assert band.at_most == pytest.approx(upper_limit(owned, 0, 0.05, SWAP_SEED))
+            assert band.at_most > len(ours) / CANDIDATES
+
+
+def test_the_p_of_a_band_is_that_of_the_largest_of_all() -> None:
+    bands = (([1] * 5, []), ([1] * 9, [1] * 4), ([2] * 12, [2] * 8))
+    found = claimed(*bands, attacks=2)
+    hits = []
+    for sides in bands:
+        credits = [np.array(side + [0] * (GROUPS - len(side)), dtype=float) for side in sides]
+        hits.append(AttackHits(np.zeros(CANDIDATES), np.zeros(CANDIDATES), *credits))
+    test = no_leak_test(hits)
+    assert [band.p for band in found.bands] == pytest.approx(np.minimum(1, 2 * test.family).tolist())
+    assert (test.family > 1.2 * test.bands).any()
+
+
+def test_as_many_groups_as_a_test_needs_are_enough() -> None:
+    """Five of 100 + 100 all lie in X with chance 0.029, four with 0.059; ten attacks need eight."""
+    enough, few = ([20] * 3, [20] * 2), ([20] * 2, [20] * 2)
+    assert claimed(NOTHING, NOTHING, enough).says == "none seen"
+    found = claimed(NOTHING, NOTHING, few)
+    assert (found.says, found.groups_hit, found.least_groups) == ("cannot tell", 4, 5)
+    ten = claimed(NOTHING, NOTHING, enough, attacks=10)
+    assert (ten.says, ten.least_groups) == ("cannot tell", 8)
+
+
+def test_a_control_that_does_not_fit_must_show_it_over_all_bands() -> None:
+    """Of eight groups of H seven would all lie there with chance 0.007: too little for one of three bands."""
+    assert claimed(NOTHING, NOTHING, ([], [1] * 8)).says == "none seen"
+    assert claimed(NOTHING, NOTHING, ([], [1] * 12)).says == "control does not fit"
