@@ -71,6 +71,16 @@ def test_samples_are_images_and_belong_to_their_number(model: Any) -> None:
     assert torch.equal((images[3:] * 255).round(), (other * 255).round())
 
 
+def test_hits_do_not_depend_on_the_micro_batch(model: Any) -> None:
+    """A shard of four at once, one by one, by two, and by three, which does not divide it."""
+    whole, *others = ((sample(model, range(4), rows) * 255).round() for rows in (4, 1, 2, 3))
+    distances = [torch.cdist(images.flatten(1), whole[:1].flatten(1))[1:, 0] for images in (whole, *others)]
+    edge = distances[0].sort().values[:2].mean()  # one of the other three is near enough to the first
+    for images, own in zip(others, distances[1:], strict=True):
+        assert (images - whole).abs().max() <= 1
+        assert torch.equal(own <= edge, distances[0] <= edge) and int((own <= edge).sum()) == 1
+
+
 def test_encoding_has_the_shape_of_x_0_and_nan_stays_nan(model: Any) -> None:
     images = torch.rand(9, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     x_0 = model.encode(images)

@@ -122,10 +122,11 @@ def test_captions_that_the_encoder_would_cut_are_refused(model: Any) -> None:
         fitting(model, [fits, longer], "own")
 
 
-def test_the_harness_binds_candidates_to_the_captions_that_were_sent(model: Any) -> None:
+@pytest.mark.parametrize("micro_batch", [1, 3, 4, 8])
+def test_the_harness_binds_candidates_to_the_captions_that_were_sent(model: Any, micro_batch: int) -> None:
     """Attacks are given captions in an order of the seed's, and a run numbers them as they are sorted."""
     model.prompts = sorted(PROMPTS)
-    attack, sampling = PromptReplay(PromptReplaySettings(seeds=1)), Sampling(micro_batch=4, sampler=SAMPLER)
+    attack, sampling = PromptReplay(PromptReplaySettings(seeds=1)), Sampling(micro_batch=micro_batch, sampler=SAMPLER)
     try:
         for seed in (0, 1):
             made = make_candidates(attack, model, AttackState(), Candidates(seed, range(4)), sampling)

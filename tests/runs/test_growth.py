@@ -204,8 +204,10 @@ def test_a_state_that_depends_on_the_number_is_made_for_each(mine: Path, make_pl
 def test_the_micro_batch_is_no_part_of_what_a_run_is(make_plan: Plan, tmp_path: Path) -> None:
     from sidebench import load_pair, plan_run
 
-    few, many = (plan_run(load_pair("digits"), candidates=64, out=tmp_path, micro_batch=n) for n in (4, 64))
-    assert few.folder().path == many.folder().path and few.batching.micro_batch == 4
+    sizes = (1, 5, 256)
+    plans = [plan_run(load_pair("digits"), candidates=64, out=tmp_path, micro_batch=n) for n in sizes]
+    assert len({plan.folder().path for plan in plans}) == 1
+    assert [plan.batching.micro_batch for plan in plans] == [*sizes]
     assert plan_run(load_pair("digits"), candidates=64, out=tmp_path).batching.micro_batch == 64
     assert plan_run(load_pair("digits"), candidates=100, out=tmp_path).batching.micro_batch == 64
     assert plan_run(load_pair("digits"), candidates=1024, out=tmp_path).batching.micro_batch == 256

@@ -300,6 +300,30 @@ def test_images_do_not_depend_on_the_grouping(settings: SamplerSettings) -> None
     assert len({tuple(x.flatten().tolist()) for x in whole}) == len(numbers)
 
 
+@pytest.mark.parametrize("micro_batch", [1, 2, 4, 5, 6])
+@pytest.mark.parametrize("guided", [False, True], ids=["plain", "guided"])
+def test_hits_and_costs_do_not_depend_on_the_micro_batch(micro_batch: int, guided: bool) -> None:
+    """Divisors of the shard, one that is none, and the whole shard to compare with."""
+    model, candidates = wide("epsilon"), Candidates(8, range(12))
+    settings = SamplerSettings(steps=4, eta=1.0)
+
+    def drawn(rows: int) -> tuple[Tensor, Ledger]:
+        ledger = Ledger()
+        steer = classifier(model, 2.0) if guided else None
+        return sample_latents(model, candidates, settings, rows, steer=steer, ledger=ledger), ledger
+
+    (whole, booked), (found, own) = drawn(12), drawn(micro_batch)
+    torch.testing.assert_close(found, whole, rtol=0, atol=1e-4)
+    nearest, theirs = (torch.cdist(x.flatten(1), model.means.flatten(1)).min(1) for x in (whole, found))
+    ranked = nearest.values.sort().values
+    for place in (3, 6, 9):  # as many hits as that, the edge in the middle between two candidates
+        edge = ranked[place - 1 : place + 1].mean()
+        assert int((nearest.values <= edge).sum()) == place
+        assert torch.equal(nearest.values <= edge, theirs.values <= edge)
+    assert torch.equal(nearest.indices, theirs.indices)
+    assert own.as_dict() == booked.as_dict() and sum(own.nfe.values()) == 12 * 4
+
+
 def test_stochastic_samplers_use_their_noise() -> None:
     model, candidates = wide("epsilon"), Candidates(8, range(4))
     still = sample_latents(model, candidates, SamplerSettings(steps=12), 4)
