@@ -24,6 +24,18 @@ def test_all_or_nothing_has_an_interval() -> None:
     assert found.p == 1
 
 
+def test_the_interval_of_a_difference_is_newcombes() -> None:
+    # 56 of 70 against 48 of 80: Newcombe 1998, Stat. Med. 17:873, table II, method 10.
+    ours, theirs = np.repeat([1.0, 0.0], [56, 14]), np.repeat([1.0, 0.0], [48, 32])
+    value, interval = compare_families(ours, theirs).difference
+    assert value == pytest.approx(0.2) and interval == pytest.approx((0.0524, 0.3339), abs=6e-5)
+    back = compare_families(theirs, ours).difference.interval
+    assert back == pytest.approx((-0.3339, -0.0524), abs=6e-5)
+    # 9 of 10 against 3 of 10, where both ends lie at unlike distances.
+    few = compare_families(np.repeat([1.0, 0.0], [9, 1]), np.repeat([1.0, 0.0], [3, 7])).difference.interval
+    assert few == pytest.approx((0.1705, 0.8090), abs=6e-5)
+
+
 def test_the_interval_of_a_difference_holds_where_candidates_of_a_family_go_together() -> None:
     """Whole families are replayed or not: intervals by candidate would miss the truth more often than one in twenty."""
     rng, missed = np.random.default_rng(0), 0
