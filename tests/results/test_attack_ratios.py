@@ -54,6 +54,20 @@ def test_every_two_attacks_are_compared_in_every_band() -> None:
     assert found[len(BANDS)].verdict == "finds more"
 
 
+def test_a_difference_is_claimed_below_five_percent_over_all_ratios() -> None:
+    fewer, more = (50, 70, 59, 78, 58), (60, 70, 65, 80, 62)
+    attacks = [prepared(name, dict(enumerate(counts))) for name, counts in (("fewer", fewer), ("more", more))]
+    (found,) = compare_prepared_attacks([attacks], MEASURE, BANDS[:1])
+    assert 0.05 < found.p < 0.1 and found.verdict == "no difference seen"
+    # The same p in each of three bands counts three times, so a lone ratio's "finds more" may be none.
+    attacks[0] = prepared("fewer", {0: 50, 1: 66, 2: 60, 3: 62, 4: 58})
+    (alone,) = compare_prepared_attacks([attacks], MEASURE, BANDS[:1])
+    every = compare_prepared_attacks(in_bands(*attacks), MEASURE, BANDS)
+    assert alone.p < 0.05 < 3 * alone.p and alone.verdict == "finds more"
+    assert [ratio.p for ratio in every] == pytest.approx([3 * alone.p] * 3)
+    assert {ratio.verdict for ratio in every} == {"no difference seen"}
+
+
 def test_one_shared_seed_is_no_claim_about_attacks() -> None:
     one, other = prepared("one", {0: 60, 1: 70}), prepared("other", {1: 20, 2: 30})
     assert compare_prepared_attacks(in_bands(one, other), MEASURE, BANDS) == []

@@ -16,6 +16,7 @@ from sidebench.benchmark.results.rates import measure_result
 from sidebench.benchmark.results.run_folder import RunFolder
 from sidebench.benchmark.results.schema import CaptionFlags, Metrics
 from sidebench.benchmark.results.unit_scores import UnitScores
+from sidebench.benchmark.stats.flags import halves
 
 UNIT = "mine.s0"
 RMS = make_measure("rms")
@@ -60,6 +61,19 @@ def test_memorised_captions_are_flagged_and_their_images_are_true(tmp_path: Path
     assert found.p is not None and found.p < 0.001 and found.difference.low > 0.3
     assert found.flags == round(found.training.value * 120 + found.control.value * 60)
     assert found.true == found.own == round(found.training.value * 120)
+
+
+def test_captions_that_set_the_threshold_are_not_counted_and_those_at_it_not_flagged(tmp_path: Path) -> None:
+    each = 120
+    sets = halves(each + np.arange(each))
+    # Of 60 that set it, one may lie below: the threshold is their second score, 2. The others lie far above.
+    held_out = np.full(each, 900.0)
+    held_out[sets] = 1 + np.arange(60)
+    training = np.repeat([0.5, 2.0, 900.0], [10, 1, each - 11])
+    found = flags(tmp_path, np.concatenate([training, held_out]))
+    assert (found.threshold, found.calibrated_on) == (2, 60)
+    assert found.training is not None and found.training.value == 10 / 120
+    assert found.control is not None and found.control.value == 0 and found.flags == 10
 
 
 def test_ratings_that_know_nothing_flag_both_sides_alike(tmp_path: Path) -> None:
