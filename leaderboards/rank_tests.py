@@ -106,7 +106,8 @@ def welch(values: Sequence[np.ndarray], *, unvarying: float) -> np.ndarray:
 
 
 def _deviation(values: np.ndarray) -> float:
-    return float(values.std(ddof=1))
+    # The mean of 0.1, 0.1 and 0.1 is not 0.1: rounded, numbers that are all alike would vary.
+    return float(values.std(ddof=1)) if np.ptp(values) else 0.0
 
 
 def standing_of(p: np.ndarray, direction: np.ndarray, *, highest_first: bool, alpha: float = 0.05) -> Standing:

@@ -8,7 +8,7 @@ from simulated_attacks import World, draw
 
 from sidebench.benchmark.stats.comparison import AttackHits, compare, holm
 from sidebench.leaderboards import rank_tests
-from sidebench.leaderboards.rank_tests import Sample, all_pairs, at_equal_cost, samples_of, standing
+from sidebench.leaderboards.rank_tests import Sample, all_pairs, at_equal_cost, samples_of, standing, welch
 from sidebench.leaderboards.record import Record
 
 GROUPS = 60
@@ -184,6 +184,23 @@ def test_preparations_are_units_where_an_attack_prepares() -> None:
     assert p[0, 2] < 0.05
     single = steady._replace(hits={0: steady.hits[0]})
     assert all_pairs([plain, single])[0][0, 1] == 1, "one preparation says nothing of another"
+
+
+def test_at_equal_cost_preparations_count_by_what_they_cost() -> None:
+    """Twice the hits for twice the cost: candidate by candidate, and preparation by preparation, the same."""
+    rng = np.random.default_rng(11)
+    dear, cheap = prepared((0.40, 0.42, 0.38), rng), prepared((0.20, 0.22, 0.19), rng)
+    rows = at_equal_cost([dear, cheap], [2.0, 1.0]) or []
+    by_seed = [[hits.values.mean() / row.cost for hits in row.hits.values()] for row in rows]
+    alone, _ = all_pairs([row._replace(random=False) for row in rows])
+    welch = ttest_ind(*by_seed, equal_var=False).pvalue
+    assert all_pairs(rows)[0][0, 1] == pytest.approx(max(welch, alone[0, 1]))
+    assert standing(rows, highest_first=True).best.tolist() == [1, 1]
+    assert standing([dear, cheap], highest_first=True).best.tolist() == [1, 2]
+
+
+def test_preparations_that_do_not_vary_say_nothing() -> None:
+    assert welch([np.full(3, 0.5), np.full(3, 0.1)], unvarying=1.0).tolist() == [[1, 1], [1, 1]]
 
 
 def test_preparations_without_a_hit_stand_behind_those_that_hit() -> None:
