@@ -65,6 +65,25 @@ def test_order_of_entries_does_not_matter(board: Board) -> None:
     assert again == board
 
 
+def test_a_candidate_costs_its_share_of_all_preparations(base: Record) -> None:
+    once, thrice = (vary(base, 0.2, 0, candidates=600, seeds=seeds) for seeds in ((0,), (0, 1, 2)))
+    spent = base.costs[0].denoiser_equivalents
+    assert ranking.equivalents_per_candidate(once) == pytest.approx(spent / 600)
+    assert ranking.equivalents_per_candidate(thrice) == pytest.approx(3 * spent / 1800)
+
+
+def test_equal_cost_ranks_who_finds_more_for_it(base: Record) -> None:
+    """Twice the hits for ten times the cost lead at equal candidates and fall behind at equal cost."""
+    dear = vary(base, 0.5, 0, candidates=600, attack="dear", **OWN)
+    dear = changed(dear, costs=[cost.model_copy(update={"denoiser_equivalents": 1200.0}) for cost in dear.costs])
+    cheap = vary(base, 0.25, 1, candidates=600, attack="cheap", **OWN)
+    assert ranking.equivalents_per_candidate(dear) == 2 == pytest.approx(10 * ranking.equivalents_per_candidate(cheap))
+    (found,) = boards_of([cheap, dear])
+    assert methods(found) == ["dear", "cheap"]
+    assert [(row.best, row.worst) for row in found.ranked] == [(1, 1), (2, 2)]
+    assert [(row.best_by_cost, row.worst_by_cost) for row in found.ranked] == [(2, 2), (1, 1)]
+
+
 def test_one_record_is_a_board_of_one(base: Record) -> None:
     (found,) = boards_of([base])
     assert [(row.best, row.worst, row.against_plain) for row in found.ranked] == [(1, 1, "")]

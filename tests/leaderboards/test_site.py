@@ -118,6 +118,8 @@ def test_a_record_page_has_verdict_command_hashes_and_badge(found: Leaderboard, 
     [
         (0.1, 0.2, "unique groups of training images, excess over held-out images 10.00 to 20.00 %"),
         (-0.1, 0.2, "no excess over held-out images in band high, where at most 20.00 % could have gone unseen"),
+        (0.0, 0.2, "no excess over held-out images in band high, where at most 20.00 % could have gone unseen"),
+        (-0.2, 0.0, "no excess over held-out images in band high, where at most 0.00 % could have gone unseen"),
         (-0.2, -0.1, "hits less than held-out images, which no leak explains"),
     ],
 )
@@ -145,6 +147,7 @@ def board_of(base: Record, kind: str, *excesses: tuple[float, float], same: str 
     [
         ("attacks", [(0.1, 0.2)], 1, "The one attack here finds training images."),
         ("attacks", [(-0.1, 0.2)], 1, "The one attack here shows no leak."),
+        ("attacks", [(0.0, 0.2)], 1, "The one attack here shows no leak."),
         (
             "attacks",
             [(0.1, 0.2)] * 2,
