@@ -1,9 +1,12 @@
 """Rank ranges: the tests of `compare` for all rows at once, and how often they are wrong."""
 
+import itertools
+import math
+
 import numpy as np
 import pytest
 from made_records import changed
-from scipy.stats import ttest_ind
+from scipy.stats import norm, ttest_ind
 from simulated_attacks import World, draw
 
 from sidebench.benchmark.stats.comparison import AttackHits, compare, holm
@@ -105,6 +108,27 @@ def test_significance_is_holms() -> None:
     assert np.array_equal(found[above] != 0, wanted)
     assert np.array_equal(found[above][wanted], direction[above][wanted])
     assert np.array_equal(found, -found.T)
+
+
+def test_two_of_three_differences_are_holms_and_neither_bonferronis_nor_of_more_tests() -> None:
+    step = np.array([-0.01, 0.0, 0.01])
+    rows = [0.30 + step, 0.25 + 1.5 * step, 0.24 + 2 * step]
+    p = sorted(ttest_ind(one, two, equal_var=False).pvalue for one, two in itertools.combinations(rows, 2))
+    # The second would not be significant three times over, nor the first six times.
+    assert max(3 * p[0], 2 * p[1]) < 0.05 < min(6 * p[0], 3 * p[1], p[2])
+    found = standing_of_preparations(rows, highest_first=True)
+    assert list(zip(found.best.tolist(), found.worst.tolist(), strict=True)) == [(1, 1), (2, 3), (2, 3)]
+
+
+def test_candidates_of_other_seeds_are_two_samples() -> None:
+    """One group a side, so that candidates alone speak; the second row hits with 20 of the 30 of the first."""
+    none = np.zeros(50, dtype=bool), np.array([0])
+    one, two = (AttackHits(np.arange(50) < hits, none[0], np.array([hits]), none[1]) for hits in (30, 20))
+    centre = 10 / 52
+    for seed, square in ((0, 10 + 2), (1, 30 + 20 - 2 * 30 * 20 / 50 + 2)):
+        p, _ = all_pairs([Sample("k", {0: one}), Sample("k", {seed: two})])
+        error = math.sqrt((square / 52 - centre**2) / 52)
+        assert p[0, 1] == pytest.approx(2 * norm.sf(centre / error))
 
 
 def test_rank_ranges_by_hand() -> None:
