@@ -1,10 +1,11 @@
 """The release gate: its three answers, that it cannot be fooled by accident, that it resumes, and its baselines."""
 
 import dataclasses
+import hashlib
 import json
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ import torch
 import yaml
 
 from sidebench.benchmark import models
+from sidebench.benchmark.contracts import Measure
 from sidebench.benchmark.data.pair import FOLDER, Pair, load_pair
-from sidebench.benchmark.data.references import References, load_references, shared_groups
+from sidebench.benchmark.data.references import ImageSet, References, load_references, shared_groups
 from sidebench.benchmark.errors import BadInput, BadPolicy, UnknownName
+from sidebench.benchmark.gate import checks, judge, source
 from sidebench.benchmark.gate import decision as gate_decision
-from sidebench.benchmark.gate import judge, source
 from sidebench.benchmark.gate.baseline import RunBaseline
 from sidebench.benchmark.gate.checks import check_judge
 from sidebench.benchmark.gate.claims import Sides
@@ -48,6 +50,36 @@ def policy(**changes: Any) -> Policy:
 
 def decide(out: Path, model: str | None = CLEAN, pair: Pair | None = None, **changes: Any) -> Decision:
     return judge.gate_pair(pair or load_pair("digits"), policy(**changes), model=model, out=out, device="cpu")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def what_images_alone_say_is_found_once() -> Iterator[None]:
+    """Compare the sides and audit the detector once for each set of images: that is half of a decision's time here."""
+    comparisons: dict[Any, Any] = {}
+    audits: dict[Any, Any] = {}
+
+    def compare(training: ImageSet, held_out: ImageSet, seed: int) -> Any:
+        key = _content(training), _content(held_out), seed
+        if key not in comparisons:
+            comparisons[key] = compared(training, held_out, seed)
+        return comparisons[key]
+
+    def audit(references: References, measures: Sequence[Measure], scorer: Any, *more: Any, kinds: Any) -> Any:
+        parts = (references.training, references.held_out, references.pool)
+        key = *map(_content, parts), *(measure.id for measure in measures), *more, kinds
+        if key not in audits:
+            audits[key] = audited(references, measures, scorer, *more, kinds=kinds)
+        return audits[key]
+
+    compared, audited = checks.two_sample, checks.audit
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checks, "two_sample", compare)
+        patch.setattr(checks, "audit", audit)
+        yield
+
+
+def _content(part: ImageSet) -> tuple[Any, ...]:
+    return part.images.shape, hashlib.sha256(part.images).digest(), part.groups.tobytes(), str(part.families)
 
 
 def failed(decision: Decision) -> list[str]:
@@ -325,6 +357,7 @@ def coloured(folder: Path, size: int = 8, images: int = 500) -> Pair:
     content = yaml.safe_load((FOLDER / "digits.yaml").read_text(encoding="utf-8"))
     split = {"seed": 1, "duplicate_rms": 0.0, "training": 150, "held_out": 150, "pool": 200}
     content |= {"name": "coloured", "data": {"source": "npz", "path": "images.npz", "images": "images", "split": split}}
+    content["protocol"] = {"micro_batch": 64, "sampler": {"steps": 3}}
     (folder / "coloured.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
     return load_pair(str(folder / "coloured.yaml"))
 
