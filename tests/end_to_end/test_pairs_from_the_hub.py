@@ -46,6 +46,13 @@ def shared(folders: Path, place: Path) -> Iterator[tuple[LocalHub, Commands]]:
             yield running, commands
 
 
+@pytest.fixture(scope="module")
+def runs(shared: tuple[LocalHub, Commands], place: Path) -> Iterator[Commands]:
+    """Run another process on the same cache, which may load models and has no token."""
+    with Commands(shared[0], place) as commands:
+        yield commands
+
+
 @contextmanager
 def largest_file(process: int, size: int) -> Iterator[None]:
     """Let a process write no file larger than this, as on a full disk."""
@@ -66,21 +73,24 @@ def complaint(said: Said) -> str:
     return last
 
 
-def test_plan_then_fetch_then_a_run_that_asks_nobody(hub: LocalHub, folders: Path, tmp_path: Path) -> None:
+def test_plan_then_fetch_then_a_run_that_asks_nobody(
+    shared: tuple[LocalHub, Commands], runs: Commands, folders: Path, place: Path
+) -> None:
+    hub, asks = shared
     evil = "\x1b[31m<script>alert(1)</script>"
     model = hub.add("models", "google/tiny-ddpm", folders / "old", private=True, card={"license": evil})
-    data = hub.add("datasets", "uoft/noise", folders / "noise", gated=True, card={"license": "mit"})
+    data = hub.add("datasets", "uoft/closed", folders / "noise", gated=True, card={"license": "mit"})
     first = {"model": model.branches["main"], "data": data.branches["main"]}
-    names = attack("google/tiny-ddpm", "uoft/noise")[1:]
+    names = attack("google/tiny-ddpm", "uoft/closed")[1:]
 
-    with Commands(hub, tmp_path, after=LIGHT, HF_TOKEN=TOKEN) as run:
-        planned = run("plan", *names, "--device", "cpu")
-        heavy = [r for r in hub.requests if r.startswith("GET") and r.endswith((".safetensors", ".parquet"))]
-        fetched = run("fetch", *names, "--json")
+    hub.requests.clear()
+    planned = asks("plan", *names, "--device", "cpu", HF_TOKEN=TOKEN)
+    heavy = [r for r in hub.requests if r.startswith("GET") and r.endswith((".safetensors", ".parquet"))]
+    fetched = asks("fetch", *names, "--json")
     code, out, err = planned
     assert code == 0, err
     assert f"model: google/tiny-ddpm at {first['model']} (main): 4 files" in out
-    assert f"data: uoft/noise at {first['data']} (main): 2 files" in out
+    assert f"data: uoft/closed at {first['data']} (main): 2 files" in out
     assert "gated; this login has access, licence: mit" in out and "time: known after sidebench fetch" in out
     assert not heavy
     assert "\x1b" not in out and "<script>alert(1)</script>" in out
@@ -96,11 +106,10 @@ def test_plan_then_fetch_then_a_run_that_asks_nobody(hub: LocalHub, folders: Pat
     data.commit({"README.md": b"moved"})
     hub.requests.clear()
     more = ["--candidates", "4", "--measure", "rms", "--device", "cpu"]
-    with Commands(hub, tmp_path) as run:  # without the token: nobody is asked
-        code, out, err = run("run", *names, *more)
+    code, out, err = runs("run", *names, *more)  # without the token: nobody is asked
     assert code == 0, err
     assert hub.requests == []
-    (made,) = (tmp_path / "runs").iterdir()
+    (made,) = (place / "runs").iterdir()
     assert "NO VERDICT" in out and f"sidebench show runs/{made.name} --all" in out
     metrics = json.loads((made / "metrics.json").read_text(encoding="utf-8"))
     assert (metrics["training_images"], metrics["held_out_images"], metrics["control"]) == (40, 30, "surrogate")
@@ -115,7 +124,7 @@ def test_plan_then_fetch_then_a_run_that_asks_nobody(hub: LocalHub, folders: Pat
     assert len(manifest["data"]["sha256"]) == 64
     for file in [*made.rglob("*.json"), made / "report.html"]:
         text = file.read_text(encoding="utf-8")
-        assert str(tmp_path) not in text and TOKEN not in text, file
+        assert str(place) not in text and TOKEN not in text, file
         assert file.suffix == ".json" or "<script>alert" not in text, file
 
 
@@ -175,7 +184,9 @@ def test_what_cannot_be_used_is_refused_in_one_line(
     ]
 
 
-def test_offline_broken_off_and_full_disk_can_be_resumed(hub: LocalHub, folders: Path, tmp_path: Path) -> None:
+def test_offline_broken_off_and_full_disk_can_be_resumed(
+    hub: LocalHub, shared: tuple[LocalHub, Commands], folders: Path, tmp_path: Path
+) -> None:
     hub.add("models", "google/good", folders / "new")
     hub.add("datasets", "uoft/noise", folders / "noise")
     with Commands(hub, tmp_path, after=LIGHT, HF_HUB_OFFLINE="1") as run:
@@ -184,16 +195,17 @@ def test_offline_broken_off_and_full_disk_can_be_resumed(hub: LocalHub, folders:
     assert hub.requests == []
 
     file = "diffusion_pytorch_model.safetensors"
-    with Commands(hub, tmp_path, after=LIGHT) as run:
-        with largest_file(run.process.pid, 4096):
-            full = run(*attack("google/good"))
-        assert full[0] == 3 and "the disk is full" in complaint(full)
-        hub.interruptions[file] = 6  # more often than the client tries on its own
-        broken = run(*attack("google/good"))
-        assert broken[0] == 3 and "the same command goes on" in complaint(broken), broken[2]
-        hub.interruptions.clear()
-        whole = run("fetch", *attack("google/good")[1:])
-        assert whole[0] == 0, whole[2]
+    hub, run = shared
+    hub.add("models", "google/new", folders / "new")
+    with largest_file(run.process.pid, 4096):
+        full = run(*attack("google/new"))
+    assert full[0] == 3 and "the disk is full" in complaint(full)
+    hub.interruptions[file] = 6  # more often than the client tries on its own
+    broken = run(*attack("google/new"))
+    assert broken[0] == 3 and "the same command goes on" in complaint(broken), broken[2]
+    hub.interruptions.clear()
+    whole = run("fetch", *attack("google/new")[1:])
+    assert whole[0] == 0, whole[2]
 
 
 def test_a_moved_repository_is_fetched_under_its_new_name_and_found_under_the_old(
@@ -215,32 +227,30 @@ def test_a_moved_repository_is_fetched_under_its_new_name_and_found_under_the_ol
     assert typed[0] == 2 and "and no such folder is here; did you mean model/unet?" in complaint(typed)
 
 
-def test_a_changed_file_is_refused_and_fetched_again(hub: LocalHub, folders: Path, tmp_path: Path) -> None:
-    hub.add("models", "google/good", folders / "new")
-    hub.add("datasets", "uoft/noise", folders / "noise")
-    with Commands(hub, tmp_path) as run:
-        _change_files(run, tmp_path / "home")
-
-
-def _change_files(run: Commands, home: Path) -> None:
-    fetch = ["fetch", *attack("google/good")[1:]]
+def test_a_changed_file_is_refused_and_fetched_again(
+    shared: tuple[LocalHub, Commands], runs: Commands, folders: Path, place: Path
+) -> None:
+    hub, run, home = shared[0], runs, place / "home"
+    hub.add("models", "google/changed", folders / "new")
+    hub.add("datasets", "uoft/changed", folders / "noise")
+    fetch = ["fetch", *attack("google/changed", "uoft/changed")[1:]]
     fetched = run(*fetch)
     assert fetched[0] == 0, fetched[2]
-    snapshots = home / "hub"
-    (weights,) = snapshots.rglob("snapshots/*/unet/diffusion_pytorch_model.safetensors")
-    (table,) = snapshots.rglob("snapshots/*/data/train-*.parquet")
+    model, data = (home / "hub" / f"{name}changed" / "snapshots" for name in ("models--google--", "datasets--uoft--"))
+    (weights,) = model.rglob("diffusion_pytorch_model.safetensors")
+    (table,) = data.rglob("train-*.parquet")
     whole = {file: file.read_bytes() for file in (weights, table)}
     for file, content in whole.items():
         file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     shutil.rmtree(home / "sidebench" / "images")  # decoded images need the table no more
 
-    use = attack("google/good", "uoft/noise", "--candidates", "4", "--measure", "rms", "--device", "cpu")
+    use = attack("google/changed", "uoft/changed", "--candidates", "4", "--measure", "rms", "--device", "cpu")
     refused = run(*use)
     assert refused[0] == 2, refused
-    assert "google/good/unet/diffusion_pytorch_model.safetensors in the cache is not the file" in complaint(refused)
+    assert "google/changed/unet/diffusion_pytorch_model.safetensors in the cache is not the file" in complaint(refused)
     weights.write_bytes(whole[weights])
     refused = run(*use)
-    assert refused[0] == 2 and "uoft/noise/data/train-00000-of-00001.parquet in the cache" in complaint(refused)
+    assert refused[0] == 2 and "uoft/changed/data/train-00000-of-00001.parquet in the cache" in complaint(refused)
 
     again = run(*fetch)
     assert again[0] == 0 and table.read_bytes() == whole[table]
