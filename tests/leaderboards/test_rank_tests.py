@@ -11,7 +11,15 @@ from simulated_attacks import World, draw
 
 from sidebench.benchmark.stats.comparison import AttackHits, compare, holm
 from sidebench.leaderboards import rank_tests
-from sidebench.leaderboards.rank_tests import Sample, all_pairs, at_equal_cost, samples_of, standing, welch
+from sidebench.leaderboards.rank_tests import (
+    Sample,
+    all_pairs,
+    at_equal_cost,
+    samples_of,
+    standing,
+    standing_of,
+    welch,
+)
 from sidebench.leaderboards.record import Record
 
 GROUPS = 60
@@ -116,7 +124,9 @@ def test_two_of_three_differences_are_holms_and_neither_bonferronis_nor_of_more_
     p = sorted(ttest_ind(one, two, equal_var=False).pvalue for one, two in itertools.combinations(rows, 2))
     # The second would not be significant three times over, nor the first six times.
     assert max(3 * p[0], 2 * p[1]) < 0.05 < min(6 * p[0], 3 * p[1], p[2])
-    found = standing_of_preparations(rows, highest_first=True)
+    means = np.array([row.mean() for row in rows])
+    direction = np.sign(means[:, None] - means[None]).astype(np.int8)
+    found = standing_of(welch(rows, unvarying=1.0), direction, highest_first=True)
     assert list(zip(found.best.tolist(), found.worst.tolist(), strict=True)) == [(1, 1), (2, 3), (2, 3)]
 
 
