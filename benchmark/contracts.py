@@ -261,7 +261,11 @@ class Step(NamedTuple):
     prediction: Tensor
     """The denoiser's output at this step, in the model's own prediction type."""
     rows: Tensor
-    """For each row its position in the candidates that were asked for, (B,) int64."""
+    """For each row its position in the candidates that were asked for, (B,) int64, on the device of x_t."""
+    time: float
+    """The timestep as a number: to read `t` is to wait for the device."""
+    real: int
+    """Rows of candidates; those after them repeat the first one and only fill the batch up."""
 
 
 Steer = Callable[[Step], "Tensor"]

@@ -77,7 +77,7 @@ class CarliniCond(Attack):
         work = gradient_flops(network, model.sample_shape, of="inputs")
 
         def steer(step: Step) -> Tensor:
-            if not surrogate.guides(self.settings, state, step.t, model.num_train_timesteps):
+            if not surrogate.guides(self.settings, state, step.time, model.num_train_timesteps):
                 return torch.zeros_like(step.x_t)
             x = step.x_t.detach()
             slope = 1.0
@@ -85,9 +85,9 @@ class CarliniCond(Attack):
                 x, slope = _clean_estimate(model, step), 1 / step.alpha
             x = x.requires_grad_()
             logits = network(x) / self.settings.temperature
-            log_p = logits.log_softmax(1).gather(1, target[step.rows.to(target.device), None])
+            log_p = logits.log_softmax(1).gather(1, target[step.rows, None])
             (gradient,) = torch.autograd.grad(log_p.sum(), x)
-            model.charge(work * len(set(step.rows.tolist())))
+            model.charge(work * step.real)
             return surrogate.weighted(self.settings, slope * gradient, step, model.prediction_type)
 
         images = model.sample(candidates, steer=steer if self.settings.guidance_scale else None)

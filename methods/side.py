@@ -92,15 +92,15 @@ class Side(Attack):
 
         def steer(step: Step) -> Tensor:
             # Outside the interval nothing is computed, and nothing is charged.
-            if not surrogate.guides(self.settings, state, step.t, model.num_train_timesteps):
+            if not surrogate.guides(self.settings, state, step.time, model.num_train_timesteps):
                 return torch.zeros_like(step.x_t)
             x_t = step.x_t.detach().requires_grad_()
             log_p = (network(x_t, step.t.expand(len(x_t))) / self.settings.temperature).log_softmax(1)
-            chosen = log_p.gather(1, target[step.rows.to(target.device), None])
+            chosen = log_p.gather(1, target[step.rows, None])
             # In evaluation mode no row sees another one, so the gradient of the sum is each row's own.
             (gradient,) = torch.autograd.grad(chosen.sum(), x_t)
             # Rows that fill up the batch repeat a candidate and are not charged.
-            model.charge(work * len(set(step.rows.tolist())))
+            model.charge(work * step.real)
             return surrogate.weighted(self.settings, gradient, step, model.prediction_type)
 
         # lambda = 0 takes the very path of carlini-uncond, not one that adds a correction of zero.

@@ -119,12 +119,12 @@ class SideModes(Attack):
         first, last = (share * model.num_train_timesteps for share in self.settings.interval)
 
         def steer(step: Step) -> Tensor:
-            if not first <= float(step.t) <= last:
+            if not first <= step.time <= last:
                 return torch.zeros_like(step.x_t)
             variance = (step.alpha * self.settings.bandwidth) ** 2 + step.sigma**2
             mean = mixture_mean(step.x_t.flatten(1), centres, step.alpha, variance)
-            gradient = step.alpha / variance * (goals[step.rows.to(goals.device)] - mean)
-            model.charge(4.0 * centres.numel() * len(set(step.rows.tolist())))
+            gradient = step.alpha / variance * (goals[step.rows] - mean)
+            model.charge(4.0 * centres.numel() * step.real)
             correction: Tensor = self.settings.guidance_scale * gradient.view_as(step.x_t)
             return correction
 

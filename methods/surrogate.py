@@ -359,12 +359,12 @@ def load_classifier(
     return network.eval().requires_grad_(False)
 
 
-def guides(settings: SurrogateSettings, state: AttackState, t: Tensor, num_train_timesteps: int) -> bool:
+def guides(settings: SurrogateSettings, state: AttackState, t: float, num_train_timesteps: int) -> bool:
     """Return whether the settings' interval holds timestep `t`, and the classifier is calibrated near it."""
     first, last = settings.interval
-    if not first * num_train_timesteps <= float(t) <= last * num_train_timesteps:
+    if not first * num_train_timesteps <= t <= last * num_train_timesteps:
         return False
-    nearest = min(state.info["by_timestep"], key=lambda row: abs(row["t"] - float(t)))
+    nearest = min(state.info["by_timestep"], key=lambda row: abs(row["t"] - t))
     return bool(nearest["calibration_error"] <= settings.miscalibration)
 
 

@@ -200,7 +200,7 @@ def _guided(pair: Pair, model: Model, sampling: Sampling, name: str) -> dict[str
         for _ in range(sampling.sampler.steps):
             with torch.no_grad():
                 prediction = model.predict(x, t.expand(len(x)))
-            steer(Step(x, t, 0.7, 0.7, prediction, rows))
+            steer(Step(x, t, 0.7, 0.7, prediction, rows, 500.0, len(rows)))
 
     def whole() -> None:
         attack.generate(watched, state, batch)

@@ -243,7 +243,7 @@ class _Guarded(DefendedModel):
             output = self.inside.corrected(step, candidates)
         self._shaped(output, step.x_t, "corrected")
         if not output.isfinite().all() and step.prediction.isfinite().all():
-            raise DefenceFailed(f"defence {self.name}: values that are not finite at t = {float(step.t):g}")
+            raise DefenceFailed(f"defence {self.name}: values that are not finite at t = {step.time:g}")
         return output
 
     def _blaming(self) -> AbstractContextManager[None]:

@@ -53,7 +53,8 @@ def make_scheduler(model: Model, settings: SamplerSettings, *, from_noise: bool 
     if str(config.get("variance_type", "")).startswith("learned"):
         del config["variance_type"]  # what the network says of it is no part of what `predict` returns
     scheduler = cls.from_config(config, **extra)
-    scheduler.set_timesteps(settings.steps, device=model.device)
+    # Its tables are on the CPU, and so are its timesteps: looked up by one on the device, each step would wait for it.
+    scheduler.set_timesteps(settings.steps, device="cpu")
     return scheduler
 
 
@@ -115,7 +116,7 @@ def sample_latents(
         index = torch.cat([real, real[:1].expand(micro_batch - len(batch))])
         given = None if condition is None else condition[index].to(model.device)
         rules = (settings, steps is not None)
-        x_0, calls, skipped = _sample_batch(model, drawn, rules, index, given, guidance_scale, steer)
+        x_0, calls, skipped = _sample_batch(model, drawn, rules, (index, len(batch)), given, guidance_scale, steer)
         if ledger is not None:
             # Rows that only fill the batch up are nobody's cost: NFE must not depend on the micro-batch.
             ledger.nfe[ledger.phase] += calls * len(batch)
@@ -133,7 +134,7 @@ def _sample_batch(
     model: Model,
     candidates: Candidates,
     rules: tuple[SamplerSettings, bool],
-    index: Tensor,
+    rows: tuple[Tensor, int],
     condition: Tensor | None,
     guidance_scale: float,
     steer: Steer | None,
@@ -155,17 +156,22 @@ def _sample_batch(
     x = model.started(noise, condition, candidates) * scheduler.init_noise_sigma
     calls = skipped = 0
     own = model.timesteps(settings.steps)
+    times = (scheduler.timesteps if own is None else own).cpu()
+    # Everything that a step needs as a number is known before the first: no step waits for the device.
+    levels = [tuple(float(level) for level in model.noise_level(t)) for t in times]
+    index, real = rows[0].to(model.device), rows[1]
     if own is not None and model.prediction_type == "flow_prediction":
         # A flow's pipeline takes plain noise for its first level on the straight path, though that may be below 1.
-        x = x * sum(model.noise_level(own[0]))
+        x = x * sum(levels[0])
     # For t = T .. 1, as in Algorithm 1 of SIDE (arXiv 2410.02467), part 2.
-    for place, t in zip(scheduler.timesteps, scheduler.timesteps if own is None else own, strict=True):
+    moments = zip(scheduler.timesteps, times, times.to(model.device), levels, strict=True)
+    for place, now, t, (alpha, sigma) in moments:
         # Denoise: s_theta(x_t, t). After scaling, x_t is variance-preserving under every scheduler.
         x_t = scheduler.scale_model_input(x, place)
         at = t.expand(len(x))
         # Classifier-free guidance costs a second call, except at 0 (unconditional alone) and 1 (conditional alone).
         # A denoiser that was distilled from guided ones takes the scale itself, and is called once.
-        scale = 1.0 if condition is None else model.guidance_scale(t, guidance_scale)
+        scale = 1.0 if condition is None else model.guidance_scale(now, guidance_scale)
         given = None if condition is None or scale == 0 else model.guided(condition, scale)
         prediction = model.predict(x_t, at, (None if scale == 0 else condition) if given is None else given)
         calls += 1
@@ -177,10 +183,9 @@ def _sample_batch(
         # Steer: s_guided = s_theta(x_t, t) + lambda grad log p(c | x_t), in the model's own prediction type. Sampling
         # runs without gradients; the attack's classifier needs them.
         if steer is not None:
-            alpha, sigma = (float(level) for level in model.noise_level(t))
             with torch.enable_grad():
-                correction = steer(Step(x_t, t, alpha, sigma, prediction, index))
-            correction = model.steering(t) * correction.detach()
+                correction = steer(Step(x_t, t, alpha, sigma, prediction, index, float(now), real))
+            correction = model.steering(now) * correction.detach()
             change = score_to_prediction(model.prediction_type, correction, alpha, sigma)
             if change is None:
                 # In pure noise (alpha = 0) no x_0 or velocity expresses it: left out, and counted so that a run can say
@@ -191,13 +196,11 @@ def _sample_batch(
 
         # Defend: the last word, so that no guidance undoes it.
         if model.defences:
-            alpha, sigma = (float(level) for level in model.noise_level(t))
-            prediction = model.corrected(Step(x_t, t, alpha, sigma, prediction, index), candidates)
+            prediction = model.corrected(Step(x_t, t, alpha, sigma, prediction, index, float(now), real), candidates)
 
         # Step: x_{t-1} = DS(x_t, t, s_guided). Schedulers know no straight path: a flow is handed to them as the
         # velocity that it is.
         if model.prediction_type == "flow_prediction":
-            alpha, sigma = (float(level) for level in model.noise_level(t))
             prediction = as_velocity("flow_prediction", x_t, prediction, alpha, sigma)
         x = scheduler.step(prediction, place, x, **options).prev_sample
     return x, calls, skipped

@@ -74,14 +74,14 @@ class _Guided(DefendedModel):
         """Return strength (threshold - nL2) grad nL2 where nL2 is below the threshold, and 0 elsewhere."""
         # Compare x_t with training images noised to the same t. One noise per candidate serves all of them, so
         # taking it off x_t leaves the training images as they are.
-        noise = candidates.normal(f"amg/{float(step.t):g}", self.sample_shape).to(step.x_t.device)
+        noise = candidates.normal(f"amg/{step.time:g}", self.sample_shape).to(step.x_t.device)
         with torch.enable_grad():
             x_t = step.x_t.detach().requires_grad_()
             distance = self._nl2(((x_t - step.sigma * noise) / step.alpha).flatten(1))
             (gradient,) = torch.autograd.grad(distance.sum(), x_t)
 
         # Guide where it is too near.
-        lack = (self._threshold(step.t) - distance.detach()).clamp(min=0)
+        lack = (self._threshold(step.time) - distance.detach()).clamp(min=0)
         correction: Tensor = self.settings.strength * lack.view(-1, 1, 1, 1) * gradient
         return correction
 
@@ -92,9 +92,9 @@ class _Guided(DefendedModel):
         distances = (flat[:, None] - self._training[nearest]).square().mean(2).clamp(min=1e-12).sqrt()
         return distances[:, 0] / (self.settings.alpha * distances.mean(1))
 
-    def _threshold(self, t: Tensor) -> float:
+    def _threshold(self, t: float) -> float:
         start, end = self.settings.threshold, self.settings.threshold_end
-        share = float(torch.exp(-6.25 * t.float() / self.num_train_timesteps))
+        share = float(torch.exp(-6.25 * torch.tensor(t, dtype=torch.float32) / self.num_train_timesteps))
         return float(end - (end - start) * share)
 
     def flops_per_step(self) -> float:

@@ -38,5 +38,5 @@ class _Noisy(DefendedModel):
 
     def corrected(self, step: Step, candidates: Candidates) -> Tensor:
         # The stream's name holds the timestep, so candidate i meets the same noise in any batch or process.
-        noise = candidates.normal(f"output-noise/{float(step.t):g}", self.sample_shape)
+        noise = candidates.normal(f"output-noise/{step.time:g}", self.sample_shape)
         return self.inside.corrected(step, candidates) + self.scale * noise.to(step.x_t.device)

@@ -126,7 +126,9 @@ def test_amg_has_the_authors_distance_and_thresholds(digits: Model) -> None:
     for respaced in (0, 10, 100, 249):
         threshold = 1.95 - 0.45 * torch.tensor(-0.025 * respaced).exp().item()
         assert amg._threshold(torch.tensor(respaced * 4)) == pytest.approx(threshold, abs=1e-6)
-    far = Step(torch.zeros(1, 1, 8, 8) + 9, torch.tensor(0), 1.0, 0.0, torch.zeros(1, 1, 8, 8), torch.tensor([0]))
+    far = Step(
+        torch.zeros(1, 1, 8, 8) + 9, torch.tensor(0), 1.0, 0.0, torch.zeros(1, 1, 8, 8), torch.tensor([0]), 0.0, 1
+    )
     near = far._replace(x_t=training[:1] * 2 - 1 + 0.01)
     assert not amg._correction(far, Candidates(0, [0])).any() and amg._correction(near, Candidates(0, [0])).any()
 

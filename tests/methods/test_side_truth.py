@@ -223,6 +223,6 @@ def test_guidance_keeps_to_where_the_classifier_is_calibrated() -> None:
     ]
     checked = AttackState({}, {"by_timestep": rows})
     settings = SurrogateSettings(miscalibration=0.2)
-    guided = [surrogate.guides(settings, checked, torch.tensor(t), 1000) for t in (0, 240, 260, 740, 760, 999)]
+    guided = [surrogate.guides(settings, checked, t, 1000) for t in (0, 240, 260, 740, 760, 999)]
     assert guided == [True, True, True, True, False, False]
-    assert surrogate.guides(SurrogateSettings(), checked, torch.tensor(999), 1000)
+    assert surrogate.guides(SurrogateSettings(), checked, 999, 1000)

@@ -333,7 +333,7 @@ ERRORS = AttackState({}, {"by_timestep": [{"t": t, "calibration_error": t / 1000
 
 
 def at(t: int, **settings: Any) -> bool:
-    return surrogate.guides(SurrogateSettings(**settings), ERRORS, torch.tensor(t), 1000)
+    return surrogate.guides(SurrogateSettings(**settings), ERRORS, t, 1000)
 
 
 def test_guidance_keeps_to_its_interval(model: Any, tmp_path: Path) -> None:
@@ -358,7 +358,7 @@ def test_normalised_guidance_has_lambda_times_the_norm_of_the_score(kind: Any) -
     mixture = MixtureModel(means, 0.2, prediction_type=kind)
     x_t, t = torch.randn(5, 1, 3, 3, generator=draw), torch.tensor(400)
     alpha, sigma = (float(level) for level in mixture.noise_level(t))
-    step = Step(x_t, t, alpha, sigma, mixture.predict(x_t, t.expand(5)), torch.arange(5))
+    step = Step(x_t, t, alpha, sigma, mixture.predict(x_t, t.expand(5)), torch.arange(5), 400.0, 5)
     gradient = torch.randn(x_t.shape, generator=draw)
     settings = SurrogateSettings(normalised=True, guidance_scale=0.25)
     guided = surrogate.weighted(settings, gradient, step, kind).flatten(1)
