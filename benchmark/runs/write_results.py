@@ -184,6 +184,7 @@ def _write_numbers(folder: RunFolder, metrics: Metrics, varying: dict[str, Any],
         "mixed_environment": here != manifest["environment"],
         "finished_on": here,
         "peak_memory_bytes": environment.peak_memory(),
+        "peak_device_memory_bytes": environment.peak_device_memory(),
     }
     write_json(folder.path / "costs.json", {**varying, **environments})
 

@@ -8,7 +8,7 @@ from sidebench.benchmark.results.run_folder import RunFolder
 
 TIMES = {"seconds", "processor_seconds", "prepare_seconds", "generate_seconds", "results_seconds"}
 """Keys of costs, wherever they stand, that no two runs have in common."""
-OF_THE_MACHINE = {"peak_memory_bytes", "state_kept"}
+OF_THE_MACHINE = {"peak_memory_bytes", "peak_device_memory_bytes", "state_kept"}
 DIFFER = {"SHA256SUMS", "results.json", "hash.key", ".lock"}
 """Files that hold hashes of times, or a secret; everything else is compared."""
 

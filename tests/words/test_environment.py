@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
+
 from sidebench.benchmark import environment
 from sidebench.benchmark.environment import ALLOCATIONS, PACKAGES, version, versions
 
@@ -44,3 +46,16 @@ def test_the_package_s_code_is_one_hash_of_its_files() -> None:
     files = [*here.rglob("*.py"), *(here.parent / "methods").rglob("*.py")]
     assert environment.describe()["code"] == environment.package_code() == environment.files_hash(sorted(files))
     assert here.parent / "methods" / "side.py" in files and here / "sampling" / "sampler.py" in files
+
+
+def test_a_gpu_computes_in_full_precision_with_one_algorithm() -> None:
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = True, False
+    environment.pick_device("cpu")
+    assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
+    assert not torch.backends.cudnn.benchmark and torch.backends.cudnn.deterministic
+
+
+def test_no_device_memory_is_said_where_there_is_no_device() -> None:
+    if not torch.cuda.is_available():
+        assert environment.peak_device_memory() is None
