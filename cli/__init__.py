@@ -21,6 +21,7 @@ from ..benchmark.errors import BadInput, SidebenchError, printable
 from ..benchmark.files import cannot_write
 from . import attacks, gate, leaderboard, look, machine, run
 from .examples import examples_of, start_here
+from .options import FULL, SUMMARY
 from .output import complain, complain_of
 
 INTERRUPTED, UNEXPECTED, WRONG_USAGE = 130, 70, BadInput.exit_code
@@ -68,7 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
             # Of a console that knows ASCII alone, say: a letter that it cannot show is spelt by its number.
             stream.reconfigure(errors="backslashreplace")
     try:
-        code = _command()(args=arguments, standalone_mode=False)
+        code = _command()(args=_spelled_out(sys.argv[1:] if arguments is None else arguments), standalone_mode=False)
         if code == INTERRUPTED:  # what typer makes of Ctrl-C
             complain("interrupted; the same command goes on where this one stopped")
     except SidebenchError as error:
@@ -84,6 +85,24 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as error:  # the last resort
         code = _unexpected(error)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _spelled_out(arguments: list[str]) -> list[str]:
+    """Give `--json` of a run its value, which may be left out: `run digits --json` asks for the summary.
+
+    Examples:
+        >>> _spelled_out(["run", "digits", "--json"]), _spelled_out(["show", "RUN", "--json", "full"])
+        (['run', 'digits', '--json=summary'], ['show', 'RUN', '--json=full'])
+    """
+    if not arguments or arguments[0] not in ("run", "score-images", "show"):
+        return arguments
+    found: list[str] = []
+    for argument in arguments:
+        if argument == FULL and found[-1:] == [f"--json={SUMMARY}"]:
+            found[-1] = f"--json={FULL}"
+        else:
+            found.append(f"--json={SUMMARY}" if argument == "--json" else argument)
+    return found
 
 
 def _unexpected(error: Exception) -> int:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ..benchmark.errors import BadSetting
-from .options import AsJson, FinishedRun, Force, PairOfRun, Run
+from .options import FULL, AsJson, FinishedRun, Force, PairOfRun, Run, RunAsJson
 from .output import loading, show
 
 
@@ -25,13 +25,13 @@ def list_(
 def show_(
     name: Annotated[str, typer.Argument(metavar="PAIR|ATTACK|DEFENCE|MEASURE|MODEL|RUN")],
     every_table: Annotated[bool, typer.Option("--all", help="Of a run folder: all tables.")] = False,
-    as_json: AsJson = False,
+    as_json: RunAsJson = None,
 ) -> None:
     """Show one pair, attack, defence, measure, model of your own or run folder."""
     from ..benchmark.reports.catalogue import describe
 
-    found = describe(name, every_table=every_table)
-    show(found.data, found.text, as_json)
+    found = describe(name, every_table=every_table or as_json == FULL)
+    show(found.data, found.text, as_json is not None)
 
 
 def report(

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
+from ..benchmark.errors import BadSetting
 from . import output
 
 # ---- What to work on --------------------------------------------------------------------------------
@@ -69,3 +70,22 @@ RECORDS = Path("leaderboards/records")
 OutOfRun = Annotated[Path, Option(help="Folder in which the run folder is made.")]
 Force = Annotated[bool, Option("--force", help="Replace files that sidebench did not write.")]
 AsJson = Annotated[bool, Option("--json", help="Print JSON on stdout; everything else goes to stderr.")]
+SUMMARY, FULL = "summary", "full"
+"""What `--json` of a run is followed by; alone it stands for the first."""
+
+
+def _known_form(form: str | None) -> str | None:
+    if form not in (None, SUMMARY, FULL):
+        raise BadSetting(f"--json {form}: is no form of it; there is --json, and --json {FULL}")
+    return form
+
+
+RunAsJson = Annotated[
+    str | None,
+    Option(
+        "--json",
+        callback=_known_form,
+        metavar="[full]",
+        help="Print JSON on stdout, of a run a summary; `--json full`: all of metrics.json. The rest goes to stderr.",
+    ),
+]

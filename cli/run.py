@@ -10,6 +10,7 @@ import typer
 from ..benchmark.errors import BadInput, BadSetting
 from . import values
 from .options import (
+    FULL,
     AllowPickle,
     AsJson,
     Candidates,
@@ -26,6 +27,7 @@ from .options import (
     PairOfRun,
     Pairs,
     Run,
+    RunAsJson,
     Seeds,
     Split,
     Tier,
@@ -116,7 +118,7 @@ def run(
     ] = False,
     allow_pickle: AllowPickle = False,
     traceback: Traceback = False,
-    as_json: AsJson = False,
+    as_json: RunAsJson = None,
 ) -> int:
     """Attack one or more pairs and print what was found. The same command resumes an interrupted run."""
     from ..benchmark.models.pair_from_names import chosen_pairs
@@ -185,12 +187,12 @@ def _engine(name: str | None, workers: int | None) -> "Iterator[Make | None]":
         yield make
 
 
-def _open(plans: "Sequence[RunPlan]", as_json: bool) -> int:
+def _open(plans: "Sequence[RunPlan]", as_json: str | None) -> int:
     """Open the run folders for workers and print where they are."""
     from ..benchmark.runs.runner import open_run
 
     places = [str(open_run(plan).path) for plan in plans]
-    show(places, "\n".join(places), as_json)
+    show(places, "\n".join(places), as_json is not None)
     return 0
 
 
@@ -260,7 +262,7 @@ def score_images(
     out: OutOfRun = Path("runs"),
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over instead of going on with an earlier run.")] = False,
     traceback: Traceback = False,
-    as_json: AsJson = False,
+    as_json: RunAsJson = None,
 ) -> int:
     """Look for training images among images that somebody generated already, without their model.
 
@@ -295,7 +297,7 @@ def score_images(
 
 
 def _execute(
-    plans: "Sequence[RunPlan]", nonces: "Sequence[bytes | None]", as_json: bool, make: "Make | None" = None
+    plans: "Sequence[RunPlan]", nonces: "Sequence[bytes | None]", as_json: str | None, make: "Make | None" = None
 ) -> int:
     """Carry out the plans one after the other, print what they found, and return the exit code."""
     from ..benchmark.progress import reporter_for
@@ -318,18 +320,21 @@ def _execute(
         with result.folder.locked():
             write_report(result.folder, renew=False)
         if as_json:
-            found.append(_as_dict(result.folder, result.metrics))
+            found.append(_as_dict(result.folder, result.metrics, as_json))
         else:
             seconds = screen.seconds_of(result.folder)
             show(None, screen.first_screen(result.folder, result.metrics, seconds, screen.terminal_width()), False)
     if as_json:
-        show(found, "", as_json, sort_keys=True)
+        show(found, "", True, sort_keys=as_json == FULL)
     return code
 
 
-def _as_dict(folder: "RunFolder", metrics: "Metrics") -> dict[str, Any]:
+def _as_dict(folder: "RunFolder", metrics: "Metrics", which: str) -> dict[str, Any]:
+    from ..benchmark.reports.summary import summary
     from ..benchmark.reports.tables import probe_flags
 
+    if which != FULL:
+        return summary(folder, metrics)
     flags = [*metrics.flags, *probe_flags(folder)]
     return {"folder": str(folder.path), **metrics.model_dump(by_alias=True), "flags": flags}
 

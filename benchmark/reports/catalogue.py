@@ -87,7 +87,7 @@ def as_text(rows: list[dict[str, str]], kind: str) -> str:
 def describe(name: str, *, every_table: bool = False) -> Description:
     """Describe a pair, an attack, a defence, a measure (by its id), a model of somebody's own or a run folder.
 
-    Of a run folder, what the run printed first; with `every_table` all that it says.
+    Of a run folder, what the run printed first, and its summary as data; with `every_table` all that it says.
 
     Raises:
         UnknownName: it is none of these.
@@ -208,6 +208,7 @@ def _run(path: str, every_table: bool) -> Description:
 def _read_run(folder: "RunFolder", every_table: bool) -> Description:
     from ..results.schema import load_metrics
     from . import screen
+    from .summary import summary
     from .tables import model_line, probe_flags, text_tables, verdicts
 
     manifest = folder.manifest() or {}
@@ -218,9 +219,9 @@ def _read_run(folder: "RunFolder", every_table: bool) -> Description:
         return Description(manifest, "\n".join([*head, "unfinished: run the same command again"]))
     metrics = load_metrics(folder)
     flags = probe_flags(folder)
-    if every_table:
-        text = "\n".join([*head, "", text_tables(metrics, flags), "", *verdicts(metrics)])
-    else:
+    if not every_table:
         text = screen.first_screen(folder, metrics, screen.seconds_of(folder), screen.terminal_width())
+        return Description(summary(folder, metrics), text)
+    text = "\n".join([*head, "", text_tables(metrics, flags), "", *verdicts(metrics)])
     found = {**metrics.model_dump(by_alias=True), "flags": [*metrics.flags, *flags]}
     return Description({"manifest": manifest, "metrics": found}, text)

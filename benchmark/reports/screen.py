@@ -58,13 +58,13 @@ def first_screen(folder: RunFolder, metrics: Metrics, seconds: float | None = No
         width: Letters in a line; columns that do not fit are left out, the least important first.
     """
     width = max(width, LEAST_WIDTH)
-    attacks = _by_attack(metrics)
+    attacks = by_attack(metrics)
     lines = [_title(metrics, attacks, seconds, width)]
     lines += [line for line in [model_line(folder)] if line]
     lines += _wrapped(answer(metrics), width)
     lines += [line for link in _links(metrics) for line in _wrapped(link, width, most=2)]
     lines += [f"  {line}" for line in _table(metrics, attacks, width - 2)]
-    for sentence in (_legend(metrics), *_compared(metrics, attacks), _one_preparation(metrics)):
+    for sentence in (_legend(metrics), *compared(metrics, attacks), _one_preparation(metrics)):
         lines += _wrapped(sentence, width)
     flags = [*metrics.flags, *probe_flags(folder)]
     lines += [line for flag in flags[:FLAGS] for line in _wrapped(f"flag: {flag}", width, most=2)]
@@ -111,7 +111,8 @@ def _leak(metrics: Metrics, claims: Sequence[Claim]) -> str:
     }
     bands = {name: [_band(result, name) for result in own] for name in names}
     said = [
-        f"{_rate(found):.1f} % {titles.get(name, f'in band {name}')}{_beside(found)}" for name, found in bands.items()
+        f"{copies_rate(found):.1f} % {titles.get(name, f'in band {name}')}{_beside(found)}"
+        for name, found in bands.items()
     ]
     groups = max(band.training.groups for band in bands[names[-1]])
     return f"{', '.join(said)}; {groups:,} unique training images ({shown.attack})"
@@ -121,12 +122,12 @@ def _band(result: Result, name: str) -> BandResult:
     return next(band for band in result.bands if band.band == name)
 
 
-def _rate(bands: Sequence[BandResult]) -> float:
+def copies_rate(bands: Sequence[BandResult]) -> float:
     """Return the share of candidates in a band, in percent; the mean over seeds."""
     return 100 * fmean(band.training.ams.value for band in bands)
 
 
-def _control_rate(bands: Sequence[BandResult]) -> float | None:
+def control_rate(bands: Sequence[BandResult]) -> float | None:
     """Return the same of the control: held-out images, or the reference model; None without one."""
     sides = [band.held_out or band.reference for band in bands]
     known = [side.ams.value for side in sides if side is not None]
@@ -135,7 +136,7 @@ def _control_rate(bands: Sequence[BandResult]) -> float | None:
 
 def _beside(bands: Sequence[BandResult]) -> str:
     """Return the control's rate in brackets."""
-    rate = _control_rate(bands)
+    rate = control_rate(bands)
     return "" if rate is None else f" (control: {rate:.1f} %)"
 
 
@@ -156,7 +157,7 @@ def _by_captions(metrics: Metrics) -> str:
     return ""
 
 
-def _by_attack(metrics: Metrics) -> dict[str, list[Result]]:
+def by_attack(metrics: Metrics) -> dict[str, list[Result]]:
     """Return the results of the first measure by attack, one per seed."""
     first, found = metrics.results[0].measure if metrics.results else "", dict[str, list[Result]]()
     for result in metrics.results:
@@ -224,35 +225,42 @@ def _titled(column: Column, metrics: Metrics) -> str:
 
 
 def _copies(metrics: Metrics, own: list[Result]) -> str:
-    return f"{_rate([result.bands[0] for result in own]):z.1f}"
+    return f"{copies_rate([result.bands[0] for result in own]):z.1f}"
 
 
 def _held_out(metrics: Metrics, own: list[Result]) -> str:
-    rate = _control_rate([result.bands[0] for result in own])
+    rate = control_rate([result.bands[0] for result in own])
     return "-" if rate is None else f"{rate:z.1f}"
 
 
-def _excess(metrics: Metrics, own: list[Result]) -> str:
-    """Return the excess in the closest band with its interval; of several preparations over these, as far as known."""
+def excess_of(metrics: Metrics, own: list[Result]) -> tuple[float, float | None, float | None] | None:
+    """Return the excess in the closest band and the ends of its interval, None where they are not known.
+
+    Of several preparations it is over these, as far as that can be said. None without a control.
+    """
     attack, measure, band = own[0].attack, own[0].measure, own[0].bands[0].band
     found = [result.bands[0].excess for result in own]
     known = [excess for excess in found if excess is not None]
-    if not known:
-        return "-"
-    if len(known) == 1:
-        return _interval(known[0].value, known[0].low, known[0].high)
+    if len(known) < 2:
+        return (known[0].value, known[0].low, known[0].high) if known else None
     for ratio in metrics.attack_ratios:
         rates = {ratio.first: ratio.first_rate, ratio.second: ratio.second_rate}
         if (ratio.band, ratio.measure) == (band, measure) and (rate := rates.get(attack)) is not None:
-            return _interval(rate.value, rate.low, rate.high)
+            return rate.value, rate.low, rate.high
     value = fmean(excess.value for excess in known)
     claims = [claim for claim in metrics.claims if (claim.attack, claim.measure) == (attack, measure)]
     if not claims or claims[0].bands[0].band != band:
+        return value, None, None
+    return value, claims[0].bands[0].at_least, claims[0].bands[0].at_most
+
+
+def _excess(metrics: Metrics, own: list[Result]) -> str:
+    found = excess_of(metrics, own)
+    if found is None:
+        return "-"
+    value, low, high = found
+    if low is None or high is None:
         return f"{100 * value:z.1f}"
-    return _interval(value, claims[0].bands[0].at_least, claims[0].bands[0].at_most)
-
-
-def _interval(value: float, low: float, high: float) -> str:
     return f"{100 * value:z.1f} [{100 * low:z.1f}, {100 * high:z.1f}]"
 
 
@@ -294,7 +302,7 @@ def _legend(metrics: Metrics) -> str:
     return f"copies: band {first.bands[0].band} of {first.measure}{excess}; {unique}"
 
 
-def _compared(metrics: Metrics, attacks: dict[str, list[Result]]) -> list[str]:
+def compared(metrics: Metrics, attacks: dict[str, list[Result]]) -> list[str]:
     """Say which attacks find more than plain sampling, and which finds most for its cost."""
     if len(attacks) < 2:
         return []

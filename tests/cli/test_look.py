@@ -53,7 +53,7 @@ def test_show_run(finished: Any, call: Call) -> None:
     assert text.rstrip().endswith(f"all tables: sidebench show {finished.folder.path} --all")
     code, text, _ = call("show", finished.folder.path, "--all")
     assert code == 0 and finished.folder.path.name in text and "held-out AMS" in text
-    data = json.loads(call("show", finished.folder.path, "--json")[1])
+    data = json.loads(call("show", finished.folder.path, "--json", "full")[1])
     assert data["metrics"]["schema"] == "sidebench-metrics/1" and data["manifest"]["units"]
 
 

@@ -17,12 +17,19 @@ def test_run_prints_tables_or_json(here: Path, call: Call) -> None:
     assert "1 attack, 4 images each, seed 0" in text and f"sidebench show {folder} --all" in text
     assert len(text.splitlines()) <= 25 and call("show", folder)[1] == text
     (folder / "report.html").unlink()  # as after a kill between the last number and the page
-    code, data, err = call(*arguments, "--json")
+    code, data, err = call(*arguments, "--json", "full")
     (result,) = json.loads(data)
     assert code == 0 and not complaints(err)
     assert "carlini-uncond" in (folder / "report.html").read_text(encoding="utf-8")
     stored = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     assert result == {"folder": str(folder), **stored}
+    code, data, _ = call(*arguments, "--json")
+    (told,) = json.loads(data)
+    assert code == 0 and told == json.loads(call("show", folder, "--json")[1]) and told["pair"] == "tiny"
+    code, _, err = call(*arguments, "--json=short")
+    assert code == 2 and complaints(err) == [
+        "sidebench: --json short: is no form of it; there is --json, and --json full"
+    ]
 
 
 def test_two_pairs_in_one_command(here: Path, call: Call) -> None:
