@@ -229,7 +229,7 @@ def test_small_cells_are_put_together(credits: list[float], cells: list[tuple[in
 
 
 def test_boards_of_sums_test_preparations(record: Record) -> None:
-    def row(name: str, values: list[float]) -> Record:
+    def row(name: str, values: list[float], spent: float = 10.0) -> Record:
         results = []
         for number, value in enumerate(values):
             closest, *others = record.headline(0).bands
@@ -238,7 +238,7 @@ def test_boards_of_sums_test_preparations(record: Record) -> None:
             results.append(record.headline(0).model_copy(update={"seed": number, "bands": bands}))
         numbers = list(range(len(values)))
         costs = [
-            record.costs[0].model_copy(update={"seed": number, "denoiser_equivalents": 10.0}) for number in numbers
+            record.costs[0].model_copy(update={"seed": number, "denoiser_equivalents": spent}) for number in numbers
         ]
         mean = record.excess.model_copy(update={"value": float(np.mean(values))})
         return changed(record, attack=name, seeds=numbers, results=results, costs=costs, excess=mean, name="x")
@@ -248,6 +248,12 @@ def test_boards_of_sums_test_preparations(record: Record) -> None:
     assert check is not None
     fair = [changed(each, control_check=check.model_copy(update={"told_apart": False})) for each in rows]
     (board,) = rank([entry(each) for each in fair]).boards
+    # At ten times the cost the first finds less for it.
+    dear = row("side", [0.30, 0.31, 0.29], spent=100.0)
+    dear = changed(dear, control_check=check.model_copy(update={"told_apart": False}))
+    (other,) = rank([entry(each) for each in (dear, *fair[1:])]).boards
+    by_cost = {each.record.claim.attack: (each.best, each.best_by_cost) for each in other.ranked}
+    assert (by_cost["side"], by_cost["polish"]) == ((1, 2), (2, 1))
     found = {each.record.claim.attack: (each.best, each.worst, each.best_by_cost) for each in board.ranked}
     assert found == {"side-modes": (1, 2, 1), "side-walk": (1, 3, 1), "polish": (2, 3, 2)}
 
