@@ -83,6 +83,14 @@ def test_headline_follows_the_claims(contents: Contents, claims: list[Claim], to
     assert ("no leak was seen" in found.title) == (tone == "clear")
 
 
+def test_what_could_go_unseen_is_that_of_the_attack_that_leaves_most(contents: Contents) -> None:
+    one, other = claim("side"), claim("carlini-uncond")
+    other.bands = [band.model_copy(update={"at_most": 1.5 * band.at_most}) for band in other.bands]
+    for claims in ((one, other), (other, one)):
+        lead = headline(with_claims(contents.metrics, *claims)).lead
+        assert "up to 30.00 % of them could have gone unseen, up to 1.50 % in band high" in lead
+
+
 def test_a_leak_in_the_widest_band_alone_is_the_first_line(contents: Contents) -> None:
     leaky = with_claims(contents.metrics, claim("side", in_bands=BANDS[2:]))
     assert headline(leaky).title == "digits gives training images away"
