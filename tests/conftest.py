@@ -26,8 +26,15 @@ from sidebench.benchmark.runs.plan import plan_run
 
 SMALL = {"synthetic_images": 24, "clusters": 3, "training_steps": 3, "batch": 8, "width": 8, "cohesion": -1.0}
 GUIDED = ("carlini-cond", "side")
+LONGEST = (
+    *("gate/test_judge", "runs/test_runner", "end_to_end/test_families_from_the_hub"),
+    *("leaderboards/test_site_in_browser", "runs/test_attack_process", "leaderboards/test_cheats_on_folders"),
+    *("end_to_end/test_pairs_from_the_hub", "sampling/test_sampler", "models/test_text_families"),
+    *("end_to_end/test_ray", "end_to_end/test_glyph_victims", "end_to_end/test_text_pair"),
+)
+"""Files of half a minute and more, the longest first."""
 LONG = ("end_to_end", "runs", "gate")
-"""Folders whose files take longest, most of them for whole runs."""
+"""Folders whose files take longest after those, most of them for whole runs."""
 
 _INLINED = page.inlined
 
@@ -56,15 +63,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put whole runs first, and refuse a simulation that does not say how often it draws.
+    """Put the longest files first, and refuse a simulation that does not say how often it draws.
 
     Files go to workers in this order, so a long one at the end would keep one worker busy and the others idle.
     """
-    items.sort(key=lambda item: item.path.parent.name not in LONG)
+    items.sort(key=lambda item: _place(item.path))
     for item in items:
         marked = item.get_closest_marker("simulation") is not None
         if marked != ("draws" in getattr(item, "fixturenames", ())):
             raise pytest.UsageError(f"{item.nodeid}: a simulation is marked `simulation` and takes the fixture `draws`")
+
+
+def _place(file: Path) -> int:
+    """Return where a file stands in the order: a number for each of the longest, then one for a folder of long ones."""
+    name = f"{file.parent.name}/{file.stem}"
+    if name in LONGEST:
+        return LONGEST.index(name)
+    return len(LONGEST) + (file.parent.name not in LONG)
 
 
 @pytest.fixture
