@@ -11,9 +11,11 @@ import pytest
 
 from sidebench.benchmark.contracts import AttackState
 from sidebench.benchmark.files import read_json, read_state, write_state
+from sidebench.benchmark.progress import silent
 from sidebench.benchmark.protocol import Batching
 from sidebench.benchmark.results.run_folder import RunFolder
 from sidebench.benchmark.runs import runner, state_cache
+from sidebench.benchmark.runs.plan import RunPlan
 from sidebench.methods.side import Side
 
 Made = Callable[..., Any]
@@ -46,10 +48,17 @@ def plan_of(make_plan: Made, out: Path, **options: Any) -> Any:
     return make_plan(out, **{"attacks": ("side",), "candidates": 8, "measures": ("rms",), **options})
 
 
-def run(make_plan: Made, out: Path, **options: Any) -> Any:
+def run(make_plan: Made, out: Path, **options: Any) -> RunFolder:
     result = runner.execute(plan_of(make_plan, out, **options))
     assert not result.failures
-    return result
+    return result.folder
+
+
+def make(plan: RunPlan) -> RunFolder:
+    """Prepare and generate as a run does, and score nothing."""
+    folder = runner.open_run(plan)
+    assert runner.make_here(plan, folder, silent) == {}
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +68,7 @@ def states_of_a_run(make_plan: Made, tmp_path_factory: pytest.TempPathFactory) -
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SIDEBENCH_STATES", "on")
         patch.setattr(state_cache, "_root", lambda: folder / "states")
-        run(make_plan, folder / "runs")
+        make(plan_of(make_plan, folder / "runs"))
     return folder / "states"
 
 
@@ -75,16 +84,16 @@ def test_another_run_takes_the_state_and_ends_in_the_same_bytes(
     first = run(make_plan, tmp_path / "a")
     second = run(make_plan, tmp_path / "b")
     assert prepared == [0] and len(list(cache.iterdir())) == 1
-    kept = [read_json(r.folder.path / "costs.json")["units"]["side.s0"]["state_kept"] for r in (first, second)]
+    kept = [read_json(folder.path / "costs.json")["units"]["side.s0"]["state_kept"] for folder in (first, second)]
     assert kept == [False, True]
     for name in ("metrics.json", "state/side.s0/state.safetensors"):
-        assert (second.folder.path / name).read_bytes() == (first.folder.path / name).read_bytes()
+        assert (second.path / name).read_bytes() == (first.path / name).read_bytes()
 
 
 def test_settings_of_the_generation_do_not_matter(
     make_plan: Made, begun: Path, prepared: list[int], tmp_path: Path
 ) -> None:
-    run(make_plan, tmp_path / "b", small={"guidance_scale": 3.0, "interval": [0.2, 1.0]})
+    make(plan_of(make_plan, tmp_path / "b", small={"guidance_scale": 3.0, "interval": [0.2, 1.0]}))
     assert prepared == []
 
 
@@ -107,22 +116,22 @@ def other_steps(plan: Any) -> Any:
 def test_what_matters_makes_a_new_one(
     change: dict[str, Any], make_plan: Made, begun: Path, prepared: list[int], tmp_path: Path
 ) -> None:
-    run(make_plan, tmp_path / "b", **change)
+    make(plan_of(make_plan, tmp_path / "b", **change))
     assert len(prepared) == 1 and len(list(begun.iterdir())) == 2
 
 
 def test_the_number_of_candidates_matters_where_prepare_reads_it(
     make_plan: Made, begun: Path, tmp_path: Path, prepared: list[int]
 ) -> None:
-    run(make_plan, tmp_path / "b", candidates=9)
+    make(plan_of(make_plan, tmp_path / "b", candidates=9))
     assert prepared == [] and len(list(begun.iterdir())) == 1
     (entry,) = begun.iterdir()
     state = read_state(entry / "state.safetensors")
     counted = AttackState(state.tensors, {**state.info, "candidates": 8})
     write_state(entry / "state.safetensors", counted)
-    run(make_plan, tmp_path / "c", candidates=8)
+    make(plan_of(make_plan, tmp_path / "c", candidates=8))
     assert prepared == []
-    run(make_plan, tmp_path / "d", candidates=9)
+    make(plan_of(make_plan, tmp_path / "d", candidates=9))
     assert prepared == [0]
 
 
@@ -141,7 +150,7 @@ def test_what_else_matters(
         monkeypatch.setattr("torch.get_num_threads", lambda: 7)
     else:
         monkeypatch.setattr(state_cache, "harness_code", lambda: "other")
-    runner.execute(again)
+    make(again)
     assert len(prepared) == 1
 
 
@@ -180,7 +189,7 @@ def test_a_damaged_entry_is_made_again(make_plan: Made, begun: Path, prepared: l
     (entry,) = begun.iterdir()
     content = (entry / "content.json").read_bytes()
     (entry / "state.safetensors").write_bytes(b"cut off")
-    made = run(make_plan, tmp_path / "b").folder.state_file("side.s0")
+    made = make(plan_of(make_plan, tmp_path / "b")).state_file("side.s0")
     assert len(prepared) == 1
     assert (entry / "state.safetensors").read_bytes() == made.read_bytes()
     assert (entry / "content.json").read_bytes() == content
@@ -192,17 +201,17 @@ def test_an_entry_that_claims_another_content_is_not_taken(
     (entry,) = begun.iterdir()
     text = (entry / "content.json").read_text(encoding="utf-8")
     (entry / "content.json").write_text(text.replace('"seed": 0', '"seed": 5'), encoding="utf-8")
-    run(make_plan, tmp_path / "b")
+    make(plan_of(make_plan, tmp_path / "b"))
     assert len(prepared) == 1
 
 
 def test_fresh_and_off_prepare_again(
     make_plan: Made, begun: Path, prepared: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(make_plan, tmp_path / "b", fresh=True)
+    make(plan_of(make_plan, tmp_path / "b", fresh=True))
     assert len(prepared) == 1
     monkeypatch.setenv("SIDEBENCH_STATES", "off")
-    run(make_plan, tmp_path / "c")
+    make(plan_of(make_plan, tmp_path / "c"))
     assert len(prepared) == 2
 
 
@@ -210,12 +219,12 @@ def test_old_entries_make_room(make_plan: Made, begun: Path, tmp_path: Path, mon
     (first,) = begun.iterdir()
     size = sum(file.stat().st_size for file in first.iterdir())
     monkeypatch.setattr(state_cache, "LIMIT", int(1.5 * size))
-    run(make_plan, tmp_path / "b", seeds=(1,))
+    make(plan_of(make_plan, tmp_path / "b", seeds=(1,)))
     assert len(list(begun.iterdir())) == 1 and not first.exists()
 
 
 def test_attacks_that_prepare_nothing_keep_nothing(make_plan: Made, cache: Path, tmp_path: Path) -> None:
-    runner.execute(make_plan(tmp_path / "a", attacks=("carlini-uncond",)))
+    make(make_plan(tmp_path / "a", attacks=("carlini-uncond",)))
     assert not cache.exists()
 
 
