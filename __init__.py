@@ -33,6 +33,7 @@ _HOME = {
     "TrainableModel": "contracts",
     "OracleModel": "contracts",
     "Defence": "contracts",
+    "Detector": "contracts",
     "DefendedModel": "sampling.defended",
     "VictimFacts": "contracts",
     "Measure": "contracts",
@@ -91,6 +92,7 @@ if TYPE_CHECKING:
     from .benchmark.contracts import BlackBoxModel as BlackBoxModel
     from .benchmark.contracts import Budget as Budget
     from .benchmark.contracts import Defence as Defence
+    from .benchmark.contracts import Detector as Detector
     from .benchmark.contracts import Generated as Generated
     from .benchmark.contracts import Measure as Measure
     from .benchmark.contracts import Model as Model

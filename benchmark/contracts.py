@@ -179,6 +179,22 @@ class Model(ABC):
         """Return the prompts that `embed` would cut; text models only."""
         return ()
 
+    def prompt_tokens(self, prompts: Sequence[str]) -> Tensor:
+        """Return how many tokens each prompt is to `attend`, begin and end token included, (N,) int64.
+
+        Raises:
+            BadInput: the model has no cross-attention to read.
+        """
+        raise BadInput(NO_ATTENTION)
+
+    def attend(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Attended:
+        """Call the denoiser as `predict` does, and return its cross-attention too.
+
+        Raises:
+            BadInput: the model has none that can be read, as transformers that mix text and image tokens.
+        """
+        raise BadInput(NO_ATTENTION)
+
     def draw(self, candidates: Candidates) -> Tensor | None:
         """Return exact samples x_0, or None (the rule): only the sampling loop can draw from this model.
 
@@ -270,6 +286,20 @@ class Step(NamedTuple):
 
 Steer = Callable[[Step], "Tensor"]
 """Returns the correction to the score (a gradient with respect to x_t), shaped like x_t."""
+
+
+class Attended(NamedTuple):
+    """A denoiser's output, and where its pixels looked in the prompt."""
+
+    prediction: Tensor
+    """What `predict` returns, N x C x H x W."""
+    maps: Mapping[str, Tensor]
+    """Cross-attention by layer, in the order in which the network calls them: N x pixels x tokens, float32, the mean
+    over the heads. Each pixel's numbers sum to 1."""
+
+
+NO_ATTENTION = "this model has no cross-attention to read: choose detectors that need predictions alone"
+"""What a model without a UNet between text and image says."""
 
 
 class AdapterPlan(NamedTuple):
@@ -424,6 +454,21 @@ class WhiteBoxModel(BlackBoxModel):
         """Return the embedding of each prompt, which `predict` and `sample` take as a condition; text models only."""
 
     @abstractmethod
+    def prompt_tokens(self, prompts: Sequence[str]) -> Tensor:
+        """Return how many tokens each prompt is to `attend`, begin and end token included, (N,) int64."""
+
+    @abstractmethod
+    def attend(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Attended:
+        """Call the denoiser and return its cross-attention too; every row is counted as one NFE. See `Model.attend`."""
+
+    @abstractmethod
+    def differentiate(self, x_t: Tensor, t: Tensor, along: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Return the derivative of `predict` with respect to x_t along a direction, shaped like x_t.
+
+        One Jacobian-vector product in forward mode. Every row is counted as two NFE: the prediction and its derivative.
+        """
+
+    @abstractmethod
     def charge(self, flops: float) -> None:
         """Report work outside the denoiser (a classifier's gradient, say) in floating-point operations."""
 
@@ -569,6 +614,34 @@ class Attack(ABC):
     @abstractmethod
     def generate(self, model: Any, state: AttackState, candidates: Candidates) -> Generated:
         """Make one image per candidate."""
+
+
+# ---- Detectors --------------------------------------------------------------------------------------
+
+
+class Detector(ABC):
+    """A number for each prompt that says how likely the model has memorised the prompt's image.
+
+    A detector sees the weights and prompts, never an image or a label. The number of a prompt may depend on (detector,
+    settings, seed, prompt) alone, not on which prompts it is scored with: draw from `candidates`, one per prompt.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    paper: ClassVar[str]
+    conditionings: ClassVar[frozenset[Conditioning]] = frozenset({"text"})
+    attends: ClassVar[bool] = False
+    """Whether it reads cross-attention, which not every model has; others are refused before any work."""
+    version: ClassVar[int] = 1
+    """Raised whenever what ships under this name may give other numbers than before."""
+    Settings: ClassVar[type[Settings]] = Settings
+
+    def __init__(self, settings: Any = None) -> None:
+        self.settings: Any = self.Settings() if settings is None else settings
+
+    @abstractmethod
+    def score(self, model: WhiteBoxModel, prompts: Sequence[str], candidates: Candidates) -> np.ndarray:
+        """Return a finite number for each prompt, (N,) float64; larger is more likely memorised."""
 
 
 # ---- Defences ---------------------------------------------------------------------------------------

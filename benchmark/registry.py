@@ -1,4 +1,4 @@
-"""Find attacks, defences, measures and models: entry points of installed packages, or `path/to/file.py:Class`.
+"""Find attacks, defences, detectors, measures and models: entry points of packages, or `path/to/file.py:Class`.
 
 Names are read without importing anything; a plug-in is imported when it is used. `ATTACK--ABLATION` is an attack with
 something taken away, as the attack itself says.
@@ -20,13 +20,19 @@ from weakref import WeakKeyDictionary
 
 from pydantic import ValidationError
 
-from .contracts import Attack, Defence, Measure, Model
+from .contracts import Attack, Defence, Detector, Measure, Model
 from .environment import version
 from .errors import BadInput, BadSetting, UnknownName, first_problem, raised_in
 from .files import content_sha256, sha256, short_hash
 
-Kind = Literal["attack", "defence", "measure", "model"]
-KINDS: dict[str, Kind] = {"attacks": "attack", "defences": "defence", "measures": "measure", "models": "model"}
+Kind = Literal["attack", "defence", "detector", "measure", "model"]
+KINDS: dict[str, Kind] = {
+    "attacks": "attack",
+    "defences": "defence",
+    "detectors": "detector",
+    "measures": "measure",
+    "models": "model",
+}
 """Every kind by its plural."""
 ABLATED = "--"
 """Between the name of an attack and that of an ablation."""
@@ -36,7 +42,13 @@ _DIGEST = "__sidebench_sha256__"
 """Attribute of such a module: the SHA-256 of what was compiled."""
 _PACKAGE = __name__.partition(".")[0]
 _FOUND_AS: WeakKeyDictionary[type, str] = WeakKeyDictionary()
-_BASE: dict[Kind, type] = {"attack": Attack, "defence": Defence, "measure": Measure, "model": Model}
+_BASE: dict[Kind, type] = {
+    "attack": Attack,
+    "defence": Defence,
+    "detector": Detector,
+    "measure": Measure,
+    "model": Model,
+}
 _BESIDE: set[str] = set()
 """Names of the modules that local files have imported from their folders."""
 
@@ -179,7 +191,7 @@ def kind_in_file(name: str) -> Kind:
     """Return what the class of a local `file.py:Class` is.
 
     Raises:
-        BadInput: the file cannot be loaded, or the class is none of the four.
+        BadInput: the file cannot be loaded, or the class is none of the five.
     """
     loaded = _from_file(name, functions=True)
     if isinstance(loaded, FunctionType):
@@ -210,6 +222,17 @@ def make_defence(name: str, settings: dict[str, Any]) -> Defence:
     cls = find("defence", name)
     defence: Defence = cls(check_settings(cls.Settings, settings, cls.name))
     return defence
+
+
+def make_detector(name: str, settings: dict[str, Any]) -> Detector:
+    """Build a detector with the given settings over its defaults.
+
+    Raises:
+        BadSetting: a setting does not exist or has an impossible value.
+    """
+    cls = find("detector", name)
+    detector: Detector = cls(check_settings(cls.Settings, settings, cls.name))
+    return detector
 
 
 def check_settings(schema: Any, settings: dict[str, Any], owner: str) -> Any:

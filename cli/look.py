@@ -12,7 +12,7 @@ from .output import loading, show
 
 
 def list_(
-    kind: Annotated[str, typer.Argument(metavar="pairs|attacks|defences|measures|models")],
+    kind: Annotated[str, typer.Argument(metavar="pairs|attacks|defences|detectors|measures|models")],
     as_json: AsJson = False,
 ) -> None:
     """List what is there by name."""
@@ -23,11 +23,11 @@ def list_(
 
 
 def show_(
-    name: Annotated[str, typer.Argument(metavar="PAIR|ATTACK|DEFENCE|MEASURE|MODEL|RUN")],
+    name: Annotated[str, typer.Argument(metavar="PAIR|ATTACK|DEFENCE|DETECTOR|MEASURE|MODEL|RUN")],
     every_table: Annotated[bool, typer.Option("--all", help="Of a run folder: all tables.")] = False,
     as_json: RunAsJson = None,
 ) -> None:
-    """Show one pair, attack, defence, measure, model of your own or run folder."""
+    """Show one pair, attack, defence, detector, measure, model of your own or run folder."""
     from ..benchmark.reports.catalogue import describe
 
     found = describe(name, every_table=every_table or as_json == FULL)

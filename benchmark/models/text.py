@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..contracts import Conditioning, ModelSpec
+from ..contracts import Attended, Conditioning, ModelSpec
 from ..data import pipeline_folder
 from ..data.text_pipelines import TEXT_PIPELINES
 from ..errors import BadInput
+from .attention import check_attention, recorded
 from .latent import LatentModel
 from .load_network import from_transformers, import_transformers
 from .schedule import StraightPath
@@ -95,6 +96,27 @@ class TextModel(LatentModel):
         """Return the embedding of each prompt, a row each, float32; prompts are cut to the encoders' lengths."""
         # One at a time: the result must not depend on which prompts go together.
         return torch.cat([packed(self.encoded(prompt)) for prompt in prompts])
+
+    def prompt_tokens(self, prompts: Sequence[str]) -> Tensor:
+        """Return how many tokens the first encoder makes of each prompt, as far as it reads, begin and end included.
+
+        Raises:
+            BadInput: the denoiser is no UNet with cross-attention.
+        """
+        check_attention(self.denoiser, self.pipeline)
+        name = next(iter(self.tokenizers))
+        lengths = [len(self.tokenizers[name](prompt, verbose=False).input_ids) for prompt in prompts]
+        return torch.tensor(lengths).clamp(max=self._most_tokens(name))
+
+    def attend(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Attended:
+        """Call the denoiser and return its cross-attention, the mean over heads by layer.
+
+        Raises:
+            BadInput: the denoiser is no UNet with cross-attention.
+        """
+        check_attention(self.denoiser, self.pipeline)
+        with recorded(self.denoiser) as maps:
+            return Attended(self.predict(x_t, t, condition), maps)
 
     def too_long(self, prompts: Sequence[str]) -> Sequence[str]:
         """Return the prompts that no encoder takes whole."""

@@ -58,6 +58,7 @@ def listing(kind: str) -> list[dict[str, str]]:
 SAID: dict[registry.Kind, tuple[str, ...]] = {
     "attack": ("title", "access", "paper"),
     "defence": ("title", "level", "paper"),
+    "detector": ("title", "paper"),
     "measure": ("title", "paper"),
     "model": (),
 }
@@ -85,7 +86,7 @@ def as_text(rows: list[dict[str, str]], kind: str) -> str:
 
 
 def describe(name: str, *, every_table: bool = False) -> Description:
-    """Describe a pair, an attack, a defence, a measure (by its id), a model of somebody's own or a run folder.
+    """Describe a pair, attack, defence, detector, measure (by its id), model of somebody's own or run folder.
 
     Of a run folder, what the run printed first, and its summary as data; with `every_table` all that it says.
 
@@ -101,8 +102,15 @@ def describe(name: str, *, every_table: bool = False) -> Description:
     kind = _kind_of(name)
     if kind is None:
         known = [*pair_names(), *(known for kind in KINDS.values() for known in registry.names(kind))]
-        raise UnknownName("pair, attack, defence, measure or run folder", name, known)
-    return {"attack": _attack, "defence": _defence, "measure": _measure, "model": _model}[kind](name)
+        raise UnknownName("pair, attack, defence, detector, measure or run folder", name, known)
+    describing = {
+        "attack": _attack,
+        "defence": _defence,
+        "detector": _detector,
+        "measure": _measure,
+        "model": _model,
+    }
+    return describing[kind](name)
 
 
 def _kind_of(name: str) -> registry.Kind | None:
@@ -130,6 +138,11 @@ def _attack(name: str) -> Description:
 def _defence(name: str) -> Description:
     cls = registry.find("defence", name)
     return _method(cls, {"level": cls.level, "needs the training images": "yes" if cls.uses_training else "no"})
+
+
+def _detector(name: str) -> Description:
+    cls = registry.find("detector", name)
+    return _method(cls, {"reads cross-attention": "yes" if cls.attends else "no"})
 
 
 def _training_defence(name: str, option: str) -> Description:

@@ -83,7 +83,7 @@ def _hub() -> list[DoctorCheck]:
 
 def _plugins() -> list[DoctorCheck]:
     checks = []
-    kinds: tuple[registry.Kind, ...] = ("attack", "defence", "measure")
+    kinds: tuple[registry.Kind, ...] = ("attack", "defence", "detector", "measure")
     for kind in kinds:
         for name in registry.names(kind):
             try:

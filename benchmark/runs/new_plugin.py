@@ -20,7 +20,7 @@ def write_skeleton(kind: str, name: str, target: Path) -> list[Path]:
         UnknownName: there is no such kind.
         BadInput: the name cannot be used, or the folder exists.
     """
-    known = {value: plural for plural, value in KINDS.items()}
+    known = [each for each in KINDS.values() if (FOLDER / f"{each}.py.j2").is_file()]
     if kind not in known:
         raise UnknownName("kind", kind, known)
     module = _module(kind, name)

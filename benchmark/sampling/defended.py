@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from ..candidates import Candidates
-from ..contracts import AdapterPlan, Defence, Model, Step, TrainableModel, VictimFacts
+from ..contracts import AdapterPlan, Attended, Defence, Model, Step, TrainableModel, VictimFacts
 from ..errors import BadInput, DefenceFailed, blaming
 from ..registry import source_of
 
@@ -63,6 +63,14 @@ class DefendedModel(Model):
     def embed(self, prompts: Sequence[str]) -> Tensor:
         """Return the embedding of each prompt."""
         return self.inside.embed(prompts)
+
+    def prompt_tokens(self, prompts: Sequence[str]) -> Tensor:
+        """Return how many tokens each prompt is."""
+        return self.inside.prompt_tokens(prompts)
+
+    def attend(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Attended:
+        """Call the denoiser inside and return its cross-attention: whoever has the weights reads them undefended."""
+        return self.inside.attend(x_t, t, condition)
 
     def timesteps(self, steps: int) -> Tensor | None:
         """Return the timesteps at which the model's own pipeline samples."""

@@ -8,8 +8,10 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,6 +20,7 @@ from ..candidates import Candidates, generator
 from ..contracts import (
     AdapterPlan,
     AttackState,
+    Attended,
     BlackBoxModel,
     Checkpoints,
     Model,
@@ -206,12 +209,46 @@ class AuditedModel(WhiteBoxModel):
     def predict(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         """Call the denoiser in padded micro-batches and count the rows that were asked for."""
         self.ledger.nfe[self.ledger.phase] += len(x_t)
-        size = self._micro_batch
         outputs = []
-        for rows in torch.arange(len(x_t)).split(size):
-            padded = torch.cat([rows, rows[:1].expand(size - len(rows))]).to(x_t.device)
+        for count, padded in self._micro_batches(x_t):
             given = None if condition is None else condition[padded]
-            outputs.append(self._model.predict(x_t[padded], t[padded], given)[: len(rows)])
+            outputs.append(self._model.predict(x_t[padded], t[padded], given)[:count])
+        return torch.cat(outputs)
+
+    def _micro_batches(self, x_t: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """Yield rows, padded to the micro-batch by repeats, and how many of them are real."""
+        for rows in torch.arange(len(x_t)).split(self._micro_batch):
+            yield len(rows), torch.cat([rows, rows[:1].expand(self._micro_batch - len(rows))]).to(x_t.device)
+
+    def prompt_tokens(self, prompts: Sequence[str]) -> Tensor:
+        """Return how many tokens each prompt is."""
+        return self._model.prompt_tokens(prompts)
+
+    @torch.no_grad()
+    def attend(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Attended:
+        """Call the denoiser as `predict` does, and keep its cross-attention."""
+        self.ledger.nfe[self.ledger.phase] += len(x_t)
+        predictions, maps = [], defaultdict[str, list[Tensor]](list)
+        for count, padded in self._micro_batches(x_t):
+            given = None if condition is None else condition[padded]
+            found = self._model.attend(x_t[padded], t[padded], given)
+            predictions.append(found.prediction[:count])
+            for layer, values in found.maps.items():
+                maps[layer].append(values[:count])
+        return Attended(torch.cat(predictions), {layer: torch.cat(parts) for layer, parts in maps.items()})
+
+    def differentiate(self, x_t: Tensor, t: Tensor, along: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Return the derivative of `predict` along a direction, in padded micro-batches."""
+        from torch.nn.attention import SDPBackend, sdpa_kernel
+
+        self.ledger.nfe[self.ledger.phase] += 2 * len(x_t)
+        outputs = []
+        for count, padded in self._micro_batches(x_t):
+            given = None if condition is None else condition[padded]
+            denoise = partial(self._model.predict, t=t[padded], condition=given)
+            # Fused attention has no forward-mode derivative.
+            with sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+                outputs.append(torch.func.jvp(denoise, (x_t[padded],), (along[padded],))[1][:count])
         return torch.cat(outputs)
 
     def noise_level(self, t: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from complaints import complaints
 Call = Callable[..., tuple[int, str, str]]
 
 
-@pytest.mark.parametrize("kind", ["pairs", "attacks", "defences", "measures"])
+@pytest.mark.parametrize("kind", ["pairs", "attacks", "defences", "detectors", "measures"])
 def test_list(kind: str, call: Call) -> None:
     code, text, _ = call("list", kind)
     again, data, _ = call("list", kind, "--json")
