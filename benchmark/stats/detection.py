@@ -1,0 +1,243 @@
+"""How well numbers of prompts part two kinds of them: AUC and TPR at a low FPR, with families as sampling units.
+
+Prompts of one family (paraphrases, templates, near-duplicates) say the same thing several times, so families are
+resampled, not prompts. All detectors are computed from the same draws of families, which pairs them: the interval of a
+difference does not hold what both have in common.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+
+from ..errors import BadInput, TooFew
+from .comparison import holm
+from .intervals import Excess, Interval, wilson
+
+DRAWS = 2_000
+"""Of the bootstrap."""
+
+LEAST_FAMILIES = 10
+"""Of either kind; below, no interval is worth its name."""
+
+NEGATIVES_AT = {0.01: 100, 0.001: 5_000}
+"""Negatives that a TPR at this FPR needs at least: one above the threshold, or five."""
+
+_BLOCK = 250
+"""Draws at a time, which bounds the memory."""
+
+
+class Kinds(NamedTuple):
+    """Prompts that are compared; what is drawn is drawn for all detectors alike."""
+
+    positive: np.ndarray
+    """(N,) bool: memorised."""
+    families: np.ndarray
+    """(N,) the caption family of each."""
+
+
+class PairOfDetectors(NamedTuple):
+    """Two detectors on the same prompts."""
+
+    first: str
+    second: str
+    difference: Excess
+    """AUC of the first minus that of the second."""
+    p: float
+    """Two-sided, of no difference."""
+    adjusted: float
+    """The same after Holm over all pairs."""
+
+
+class Detection(NamedTuple):
+    """What a set of detectors is worth on one kind of negatives."""
+
+    aucs: Mapping[str, Excess]
+    rates: Mapping[float, Mapping[str, Excess]]
+    """True positive rates by FPR; an FPR with too few negatives is left out."""
+    pairs: Sequence[PairOfDetectors]
+
+
+def auc(positive: np.ndarray, negative: np.ndarray) -> float:
+    """Return the chance that a positive scores above a negative, a tie counting one half.
+
+    Args:
+        positive: (P,) scores, larger is more suspicious.
+        negative: (N,) scores.
+
+    Examples:
+        >>> auc(np.array([3, 2]), np.array([2, 1]))
+        0.875
+    """
+    return float(_above(positive, negative).mean())
+
+
+def tpr_at(positive: np.ndarray, negative: np.ndarray, fpr: float) -> float:
+    """Return the share of positives above the lowest threshold with at most this share of the negatives above it.
+
+    Args:
+        positive: (P,) scores.
+        negative: (N,) scores.
+        fpr: Allowed false positive rate; it is never exceeded, where some take the nearest point of the ROC curve.
+
+    Examples:
+        Of 150 negatives one may lie above the threshold, since two are more than 1 %.
+
+        >>> negative = np.arange(150)
+        >>> tpr_at(np.array([148.5, 147.5, 149.5]), negative, 0.01)
+        0.6666666666666666
+    """
+    once = (np.ones((1, len(positive))), np.ones((1, len(negative))))
+    return float(_rates(positive, negative, *once, fpr)[0])
+
+
+def check_kinds(kinds: Kinds) -> None:
+    """Raise `TooFew` where memorised or other prompts are of too few families for an interval."""
+    for name, chosen in (("memorised", kinds.positive), ("other", ~kinds.positive)):
+        count = len(np.unique(kinds.families[chosen]))
+        if count < LEAST_FAMILIES:
+            raise TooFew(
+                f"{count} {'family' if count == 1 else 'families'} of {name} prompts: "
+                f"AUC and TPR need {LEAST_FAMILIES} of either kind"
+            )
+
+
+def detection(
+    scores: Mapping[str, np.ndarray],
+    kinds: Kinds,
+    fprs: Sequence[float] = (0.01, 0.001),
+    *,
+    seed: int = 0,
+    confidence: float = 0.95,
+    draws: int = DRAWS,
+) -> Detection:
+    """Return AUC and TPR of each detector, and all pairs of detectors compared.
+
+    The AUC is over pairs of prompts of different families.
+
+    Intervals are percentiles of a bootstrap over families, in which families of positives alone, of negatives alone
+    and of both are drawn apart. Where all draws agree, as where a detector makes no mistake, the interval is Wilson's
+    of as many trials as the rarer kind has families: the variance of an AUC A is at most A (1 - A) over that number
+    (Birnbaum and Klose 1957, Ann. Math. Stat. 28:933).
+
+    Args:
+        scores: (N,) by detector, larger is more suspicious.
+        kinds: What each prompt is.
+        fprs: False positive rates; one with too few negatives (`NEGATIVES_AT`) is left out.
+        seed: Of the draws.
+        confidence: Of the intervals.
+        draws: How many.
+
+    Raises:
+        TooFew: memorised or other prompts are of fewer than 10 families.
+        BadInput: a score is not finite.
+
+    Examples:
+        >>> kinds = Kinds(np.arange(40) < 20, np.arange(40))
+        >>> found = detection({"good": -np.arange(40.0), "none": np.zeros(40)}, kinds, draws=200)
+        >>> value, (low, high) = found.aucs["good"]
+        >>> f"{value:.2f} {low:.2f} {high:.2f}", found.aucs["none"].value, found.pairs[0].adjusted < 0.05
+        ('1.00 0.84 1.00', 0.5, True)
+    """
+    check_kinds(kinds)
+    for name, values in scores.items():
+        if not np.isfinite(values).all():
+            raise BadInput(f"{name}: a score is not finite")
+    parts = {name: (values[kinds.positive], values[~kinds.positive]) for name, values in scores.items()}
+    negatives = int((~kinds.positive).sum())
+    asked = [fpr for fpr in fprs if negatives >= needed(fpr)]
+    # Two prompts of one family would count once more in every draw that holds the family twice.
+    apart = (kinds.families[kinds.positive][:, None] != kinds.families[~kinds.positive][None, :]).astype(float)
+    above = {name: _above(*part) * apart for name, part in parts.items()}
+    drawn_aucs = {name: np.empty(0) for name in scores}
+    drawn_rates = {fpr: {name: np.empty(0) for name in scores} for fpr in asked}
+    for ours, theirs in _weights(kinds, seed, draws):
+        compared = _weighted(apart, ours, theirs)
+        for name, part in parts.items():
+            drawn_aucs[name] = np.concatenate([drawn_aucs[name], _weighted(above[name], ours, theirs) / compared])
+            for fpr in asked:
+                rates = _rates(*part, ours, theirs, fpr)
+                drawn_rates[fpr][name] = np.concatenate([drawn_rates[fpr][name], rates])
+    trials = [len(np.unique(kinds.families[chosen])) for chosen in (kinds.positive, ~kinds.positive)]
+    values = {name: float(each.sum() / apart.sum()) for name, each in above.items()}
+    return Detection(
+        {name: _estimate(values[name], drawn, min(trials), confidence) for name, drawn in drawn_aucs.items()},
+        {
+            fpr: {
+                name: _estimate(tpr_at(*parts[name], fpr), drawn, trials[0], confidence)
+                for name, drawn in drawn_rates[fpr].items()
+            }
+            for fpr in asked
+        },
+        _pairs(values, drawn_aucs, confidence),
+    )
+
+
+def needed(fpr: float) -> int:
+    """Return how many negatives a TPR at this FPR needs.
+
+    Examples:
+        >>> needed(0.01), needed(0.001)
+        (100, 5000)
+    """
+    return NEGATIVES_AT.get(fpr, round(5 / fpr))
+
+
+def _above(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
+    """Return 1 where a positive scores above a negative, 1/2 on a tie, 0 below, P x N."""
+    return (np.sign(positive[:, None] - negative[None, :]) + 1) / 2
+
+
+def _weighted(pairs: np.ndarray, ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """Return the sum over pairs (P x N) of each draw, (B,), given the weights of both kinds (B x P and B x N)."""
+    found: np.ndarray = ((ours @ pairs) * theirs).sum(1)
+    return found
+
+
+def _weights(kinds: Kinds, seed: int, draws: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield how often each positive and each negative is drawn, in blocks of draws: B x P and B x N."""
+    rng = np.random.Generator(np.random.PCG64(seed))
+    known, place = np.unique(kinds.families, return_inverse=True)
+    holds = np.stack([np.bincount(place, kinds.positive, len(known)), np.bincount(place, ~kinds.positive, len(known))])
+    strata = [np.flatnonzero(both) for both in ((holds[0] > 0) & (holds[1] == 0), (holds[0] == 0), (holds > 0).all(0))]
+    for start in range(0, draws, _BLOCK):
+        count = min(_BLOCK, draws - start)
+        times = np.zeros((count, len(known)))
+        for stratum in strata:
+            if len(stratum):
+                times[:, stratum] = rng.multinomial(len(stratum), np.full(len(stratum), 1 / len(stratum)), count)
+        yield times[:, place[kinds.positive]], times[:, place[~kinds.positive]]
+
+
+def _rates(positive: np.ndarray, negative: np.ndarray, ours: np.ndarray, theirs: np.ndarray, fpr: float) -> np.ndarray:
+    """Return the TPR at the FPR of each draw, (B,), given the weights of positives (B x P) and negatives (B x N)."""
+    order = np.argsort(-negative, kind="stable")
+    total = np.cumsum(theirs[:, order], axis=1)
+    # As many as may lie above; the next negative is the threshold, and what ties with it is not above.
+    allowed = (total <= fpr * total[:, -1:] * (1 + 1e-12)).sum(1)
+    thresholds = negative[order][np.minimum(allowed, len(negative) - 1)]
+    found: np.ndarray = (ours * (positive[None, :] > thresholds[:, None])).sum(1) / ours.sum(1)
+    return found
+
+
+def _estimate(value: float, drawn: np.ndarray, trials: int, confidence: float) -> Excess:
+    if np.ptp(drawn) == 0:
+        return Excess(value, wilson(value * trials, trials, confidence))
+    return Excess(value, _percentiles(drawn, confidence))
+
+
+def _percentiles(drawn: np.ndarray, confidence: float) -> Interval:
+    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(float(low), float(high))
+
+
+def _pairs(values: Mapping[str, float], drawn: Mapping[str, np.ndarray], confidence: float) -> list[PairOfDetectors]:
+    found = []
+    for first, second in combinations(values, 2):
+        gaps = drawn[first] - drawn[second]
+        tail = min((gaps <= 0).sum(), (gaps >= 0).sum())
+        p = min(1.0, 2 * (int(tail) + 1) / (len(gaps) + 1))
+        found.append((first, second, Excess(values[first] - values[second], _percentiles(gaps, confidence)), p))
+    adjusted = holm([p for *_, p in found])
+    return [PairOfDetectors(*row, after) for row, after in zip(found, adjusted, strict=True)]
