@@ -1,13 +1,13 @@
 """Captions of both sides: what attacks may replay, and which image and family each of them is of."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from ..contracts import Side
 from .duplicates import joined
-from .references import References
+from .references import ImageSet, References
 
 
 class CaptionNumbers(NamedTuple):
@@ -43,10 +43,19 @@ def captions_of(references: References) -> Captions | None:
     texts = sorted(set.union(*known) - shared)
     numbers = {text: number for number, text in enumerate(texts)}
     flat = [text for captions in every for text in captions or ()]
+    ends = np.cumsum([len(part) for part in parts])[:-1]
+    own = np.array([numbers.get(text, -1) for text in flat], dtype=np.int64)
+    by_side = [dict(zip(sides, each, strict=False)) for each in (np.split(own, ends), caption_families(parts))]
+    return Captions(texts, CaptionNumbers(*by_side))
+
+
+def caption_families(parts: Sequence[ImageSet]) -> list[np.ndarray]:
+    """Return the caption family of each image of each part, (images,) int64, numbered across all of them.
+
+    Images that share a caption, a family of the pair's own or a near-duplicate group are of one.
+    """
+    flat = [text for part in parts for text in part.captions or ()]
     named = [family for part in parts for family in part.families or ()]
     together = joined(np.concatenate([part.groups for part in parts]), flat)
     families = np.unique(joined(together, named) if named else together, return_inverse=True)[1]
-    ends = np.cumsum([len(part) for part in parts])[:-1]
-    own = np.array([numbers.get(text, -1) for text in flat], dtype=np.int64)
-    by_side = [dict(zip(sides, np.split(each, ends), strict=False)) for each in (own, families.astype(np.int64))]
-    return Captions(texts, CaptionNumbers(*by_side))
+    return np.split(families.astype(np.int64), np.cumsum([len(part) for part in parts])[:-1])
