@@ -1,0 +1,179 @@
+"""Every key of detection.json, declared once with a sentence, and what a set of scores comes to."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..data.prompt_files import Label
+from ..errors import CorruptRun, TooFew
+from ..files import read_json
+from ..protocol import CONFIDENCE
+from ..stats.detection import NEGATIVES_AT, Kinds, detection, needed
+from ..stats.intervals import Excess
+from .schema import Estimate
+
+SCHEMA = "sidebench-detection/1"
+FPRS = (0.01, 0.001)
+"""False positive rates at which a TPR is given."""
+
+Negatives = Literal["not replayed", "never seen"]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Count(_Record):
+    """Prompts with one label."""
+
+    prompts: int = Field(description="how many")
+    families: int = Field(description="caption families that they are of")
+
+
+class Replay(_Record):
+    """How labels came from images."""
+
+    images: int = Field(description="images of each training caption, from noises that no detector is given")
+    steps: int = Field(description="steps of the sampler that made them")
+    guidance_scale: float = Field(description="scale of classifier-free guidance that made them")
+    measure: str = Field(description="measure by which the nearest image of X and H is a caption's own")
+    nfe: int = Field(description="denoiser calls that labelling took; no detector is charged with them")
+
+
+class DetectorUsed(_Record):
+    """One detector as it was run."""
+
+    detector: str = Field(description="its name")
+    version: int = Field(description="version of what ships under this name")
+    settings: dict[str, Any] = Field(description="its settings")
+    code: dict[str, str] = Field(description="which code it is")
+    prompts: int = Field(description="prompts that it scored")
+    nfe: int = Field(description="denoiser calls that this took; a derivative along a direction counts as two")
+    flops: float = Field(description="operations outside the denoiser, of the text encoder")
+
+
+class DetectorRates(_Record):
+    """How well one detector parts memorised prompts from one kind of others."""
+
+    detector: str = Field(description="its name")
+    auc: Estimate = Field(description="chance that a memorised prompt scores above another one of another family")
+    tpr: dict[str, Estimate] = Field(
+        description="share of memorised prompts above the threshold, by the share of others that may be above it"
+    )
+
+
+class DetectorPair(_Record):
+    """Two detectors compared on the same prompts and the same draws of families."""
+
+    first: str = Field(description="the first detector")
+    second: str = Field(description="the second detector")
+    difference: Estimate = Field(description="AUC of the first minus that of the second")
+    p: float = Field(description="two-sided p-value of no difference, after Holm over all pairs of this table")
+    tie: bool = Field(description="whether p is above 0.05: nothing shows that one is better")
+
+
+class AgainstNegatives(_Record):
+    """Memorised prompts against one kind of others."""
+
+    negatives: Negatives = Field(description="seen in training and not replayed, or never seen")
+    refused: str = Field(description="why there are no numbers; empty where there are")
+    left_out: dict[str, str] = Field(description="why there is no TPR, by the false positive rate")
+    rates: list[DetectorRates] = Field(description="one entry per detector, highest AUC first")
+    pairs: list[DetectorPair] = Field(description="all pairs of detectors")
+
+
+class DetectionResult(_Record):
+    """The whole of detection.json."""
+
+    schema_: Literal["sidebench-detection/1"] = Field(SCHEMA, alias="schema", description="version of this file")
+    track: Literal["detection"] = Field("detection", description="never ranked with extraction")
+    pair: str = Field(description="the pair's name")
+    plan: dict[str, Any] = Field(description="what can change a number: a folder holds results of one plan")
+    seed: int = Field(description="seed of all noises, and of the draws of families")
+    counts: dict[Label, Count] = Field(description="prompts by label; ambiguous ones are not scored")
+    cut: int = Field(description="scored prompts that are longer than the text encoder takes, which reads their start")
+    dropped: int = Field(description="prompts of --negatives that are a caption of the pair, and so not never seen")
+    replay: Replay | None = Field(description="how labels came about; none where a file gave them")
+    detectors: list[DetectorUsed] = Field(description="one entry per detector, by name")
+    against: list[AgainstNegatives] = Field(description="one entry per kind of other prompts")
+
+
+def counted(labels: np.ndarray, families: np.ndarray) -> dict[Label, Count]:
+    """Return how many prompts and families each label has.
+
+    Args:
+        labels: (N,) labels.
+        families: (N,) caption families.
+    """
+    chosen = {label: families[labels == label] for label in get_args(Label)}
+    return {label: Count(prompts=len(own), families=len(np.unique(own))) for label, own in chosen.items()}
+
+
+def against(
+    negatives: Negatives, scores: Mapping[str, np.ndarray], labels: np.ndarray, families: np.ndarray, seed: int
+) -> AgainstNegatives:
+    """Compare memorised prompts with one kind of others; too few of these are said, not raised.
+
+    Args:
+        negatives: Which others.
+        scores: (N,) by detector.
+        labels: (N,) labels.
+        families: (N,) caption families.
+        seed: Of the draws of families.
+    """
+    rows = np.isin(labels, ("memorised", negatives))
+    kinds = Kinds(labels[rows] == "memorised", families[rows])
+    count = int((~kinds.positive).sum())
+    short = {
+        f"{fpr:g}": f"{count:,} of {needed(fpr):,} prompts that it needs" for fpr in NEGATIVES_AT if count < needed(fpr)
+    }
+    empty: dict[str, Any] = {"negatives": negatives, "left_out": short, "rates": [], "pairs": []}
+    try:
+        found = detection({name: own[rows] for name, own in scores.items()}, kinds, FPRS, seed=seed)
+    except TooFew as error:
+        return AgainstNegatives(**empty, refused=str(error))
+    rates = [
+        DetectorRates(
+            detector=name,
+            auc=_estimate(found.aucs[name]),
+            tpr={f"{fpr:g}": _estimate(by_name[name]) for fpr, by_name in found.rates.items()},
+        )
+        for name in sorted(scores, key=lambda name: -found.aucs[name].value)
+    ]
+    pairs = [
+        DetectorPair(
+            first=pair.first,
+            second=pair.second,
+            difference=_estimate(pair.difference),
+            p=pair.adjusted,
+            tie=pair.adjusted > 1 - CONFIDENCE,
+        )
+        for pair in found.pairs
+    ]
+    return AgainstNegatives(**{**empty, "rates": rates, "pairs": pairs}, refused="")
+
+
+def read_detection(file: Path) -> DetectionResult:
+    """Read detection.json.
+
+    Raises:
+        CorruptRun: it is not what was written, or of another schema.
+    """
+    content = read_json(file)
+    try:
+        return DetectionResult.model_validate(content)
+    except ValidationError as error:
+        key = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise CorruptRun(f"{file.parent.name}/{file.name}, {key}: {error.errors()[0]['msg']}") from None
+
+
+def ties(found: AgainstNegatives) -> Sequence[DetectorPair]:
+    """Return the pairs of which nothing shows that one is better."""
+    return [pair for pair in found.pairs if pair.tie]
+
+
+def _estimate(found: Excess) -> Estimate:
+    return Estimate.of(*found)
