@@ -5,7 +5,7 @@ resampled, not prompts. All detectors are computed from the same draws of famili
 difference does not hold what both have in common.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
@@ -150,19 +150,11 @@ def detection(
     # Two prompts of one family would count once more in every draw that holds the family twice.
     apart = (kinds.families[kinds.positive][:, None] != kinds.families[~kinds.positive][None, :]).astype(float)
     above = {name: _above(*part) * apart for name, part in parts.items()}
-    drawn_aucs = {name: np.empty(0) for name in scores}
-    drawn_rates = {fpr: {name: np.empty(0) for name in scores} for fpr in asked}
-    for ours, theirs in _weights(kinds, seed, draws):
-        compared = _weighted(apart, ours, theirs)
-        for name, part in parts.items():
-            drawn_aucs[name] = np.concatenate([drawn_aucs[name], _weighted(above[name], ours, theirs) / compared])
-            for fpr in asked:
-                rates = _rates(*part, ours, theirs, fpr)
-                drawn_rates[fpr][name] = np.concatenate([drawn_rates[fpr][name], rates])
+    drawn_aucs, drawn_rates = _drawn(parts, above, apart, asked, _weights(kinds, seed, draws))
     trials = [len(np.unique(kinds.families[chosen])) for chosen in (kinds.positive, ~kinds.positive)]
-    values = {name: float(each.sum() / apart.sum()) for name, each in above.items()}
+    whole = {name: float(each.sum() / apart.sum()) for name, each in above.items()}
     return Detection(
-        {name: _estimate(values[name], drawn, min(trials), confidence) for name, drawn in drawn_aucs.items()},
+        {name: _estimate(whole[name], drawn, min(trials), confidence) for name, drawn in drawn_aucs.items()},
         {
             fpr: {
                 name: _estimate(tpr_at(*parts[name], fpr), drawn, trials[0], confidence)
@@ -170,8 +162,31 @@ def detection(
             }
             for fpr in asked
         },
-        _pairs(values, drawn_aucs, confidence),
+        _pairs(whole, drawn_aucs, confidence),
     )
+
+
+def _drawn(
+    parts: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    above: Mapping[str, np.ndarray],
+    apart: np.ndarray,
+    fprs: Sequence[float],
+    weights: Iterable[tuple[np.ndarray, np.ndarray]],
+) -> tuple[dict[str, np.ndarray], dict[float, dict[str, np.ndarray]]]:
+    """Return the AUC of every draw by detector, and its TPR by FPR and detector, each (draws,)."""
+    aucs: dict[str, list[np.ndarray]] = {name: [] for name in parts}
+    rates: dict[float, dict[str, list[np.ndarray]]] = {fpr: {name: [] for name in parts} for fpr in fprs}
+    for ours, theirs in weights:
+        compared = _weighted(apart, ours, theirs)
+        for name, part in parts.items():
+            aucs[name].append(_weighted(above[name], ours, theirs) / compared)
+            for fpr in fprs:
+                rates[fpr][name].append(_rates(*part, ours, theirs, fpr))
+    return _joined(aucs), {fpr: _joined(by_name) for fpr, by_name in rates.items()}
+
+
+def _joined(drawn: Mapping[str, Sequence[np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate(blocks) for name, blocks in drawn.items()}
 
 
 def needed(fpr: float) -> int:
@@ -186,7 +201,8 @@ def needed(fpr: float) -> int:
 
 def _above(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
     """Return 1 where a positive scores above a negative, 1/2 on a tie, 0 below, P x N."""
-    return (np.sign(positive[:, None] - negative[None, :]) + 1) / 2
+    found: np.ndarray = (np.sign(positive[:, None] - negative[None, :]) + 1) / 2
+    return found
 
 
 def _weighted(pairs: np.ndarray, ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
