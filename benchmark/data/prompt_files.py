@@ -33,7 +33,7 @@ class ListedPrompt(NamedTuple):
 
 
 def read_prompts(path: Path) -> list[ListedPrompt]:
-    """Return the prompts of a file, each once, in its order.
+    """Return the prompts of a file, each once, in its order. Messages hold none of its text: it may be any file.
 
     `.csv` has a header, `.jsonl` an object per line: a column `prompt`, `caption` or `text`, and perhaps `label` and
     `family`. Of any other file each line is a prompt, with its label before a tab where it has one.
@@ -53,7 +53,7 @@ def read_prompts(path: Path) -> list[ListedPrompt]:
         prompt = _listed(row, f"{path}, line {line}")
         known = found.setdefault(prompt.text, prompt)
         if known.label != prompt.label:
-            raise BadInput(f"{path}, line {line}: {prompt.text[:60]!r} is {known.label} in an earlier line")
+            raise BadInput(f"{path}, line {line}: the same prompt has another label in an earlier line")
     if not found:
         raise BadInput(f"{path} holds no prompt")
     return list(found.values())
@@ -65,7 +65,7 @@ def _listed(row: dict[str, str], where: str) -> ListedPrompt:
         raise BadInput(f"{where}: no prompt; a column must be called {', '.join(COLUMNS['prompt'])}")
     word = given["label"]
     if word is not None and word.strip().lower() not in WORDS:
-        raise BadInput(f"{where}: label {word[:40]!r}: write one of {', '.join(WORDS)}")
+        raise BadInput(f"{where}: unknown label; write one of {', '.join(WORDS)}")
     return ListedPrompt(given["prompt"].strip(), WORDS[word.strip().lower()] if word else None, given["family"])
 
 

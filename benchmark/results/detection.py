@@ -15,7 +15,7 @@ from ..stats.detection import NEGATIVES_AT, Kinds, detection, needed
 from ..stats.intervals import Excess
 from .schema import Estimate
 
-SCHEMA = "sidebench-detection/1"
+SCHEMA: Literal["sidebench-detection/1"] = "sidebench-detection/1"
 FPRS = (0.01, 0.001)
 """False positive rates at which a TPR is given."""
 

@@ -148,11 +148,10 @@ def detect(
 
 def _labelled(path: Path) -> Prompts:
     rows = read_prompts(path)
-    if missing := next((row for row in rows if row.label is None), None):
-        raise BadInput(f"{path}: {missing.text[:60]!r} has no label: add a column `label`, or a label and a tab")
-    return Prompts(
-        [row.text for row in rows], _numbered(rows, 0), np.array([row.label for row in rows], dtype=object).astype(str)
-    )
+    if missing := sum(row.label is None for row in rows):
+        few = f"{missing:,} of {len(rows):,} prompts"
+        raise BadInput(f"{path}: {few} have no label: add a column `label`, or a label and a tab")
+    return Prompts([row.text for row in rows], _numbered(rows, 0), np.array([str(row.label) for row in rows]))
 
 
 def _numbered(rows: Sequence[ListedPrompt], first: int) -> np.ndarray:

@@ -36,8 +36,8 @@ def test_lines_without_labels_and_families(tmp_path: Path) -> None:
     ("name", "content", "said"),
     [
         ("a.csv", b"words,label\na cat,1\n", "a.csv, line 2: no prompt; a column must be called prompt, caption, text"),
-        ("a.csv", b"prompt,label\na cat,perhaps\n", "line 2: label 'perhaps': write one of memorised, memorized, 1"),
-        ("a.txt", b"1\ta cat\n0\ta cat\n", "line 2: 'a cat' is memorised in an earlier line"),
+        ("a.csv", b"prompt,label\na cat,perhaps\n", "line 2: unknown label; write one of memorised, memorized, 1"),
+        ("a.txt", b"1\ta cat\n0\ta cat\n", "line 2: the same prompt has another label in an earlier line"),
         ("a.jsonl", b"{}\n[1]\n", "line 1: no prompt"),
         ("a.jsonl", b"[1]\n", "line 1 is no object"),
         ("a.jsonl", b'{"prompt": NaN}\n', "line 1: NaN is no number"),

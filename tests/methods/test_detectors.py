@@ -12,10 +12,9 @@ from text_pipelines import sd3
 from torch import Tensor
 
 from sidebench.benchmark.candidates import Candidates
-from sidebench.benchmark.contracts import Model, ModelSpec
+from sidebench.benchmark.contracts import Model, ModelSpec, SamplerSettings
 from sidebench.benchmark.errors import BadInput, BadSetting
 from sidebench.benchmark.models import load_model
-from sidebench.benchmark.protocol import SamplerSettings
 from sidebench.benchmark.registry import make_detector, names
 from sidebench.benchmark.sampling.views import AuditedModel
 from sidebench.methods.detectors.anisotropy import random_prompts
@@ -148,7 +147,8 @@ def test_sharpness_is_a_difference_quotient_of_the_scores(model: Model) -> None:
         def score(x: Tensor, prompt: str | None) -> Tensor:
             states = model.embed(["" if prompt is None else prompt]).double()
             with torch.no_grad():
-                return -double(x, 49, encoder_hidden_states=states).sample / sigma
+                found: Tensor = -double(x, 49, encoder_hidden_states=states).sample / sigma
+            return found
 
         along = score(noise, PROMPTS[4]) - score(noise, None)
         step = 1e-5

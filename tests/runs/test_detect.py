@@ -207,6 +207,13 @@ def test_a_detector_from_a_file(pair: Pair, listed: Path, tmp_path: Path) -> Non
             run(pair, tmp_path / "out", [f"{file}:Own"], prompts=listed)
 
 
+def test_the_example_of_the_page_is_a_detector(pair: Pair, listed: Path, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "detectors.md").read_text(encoding="utf-8")
+    (tmp_path / "loud.py").write_text(page.partition("```python\n")[2].partition("```")[0], encoding="utf-8")
+    found = run(pair, tmp_path / "out", [f"{tmp_path / 'loud.py'}:Loud"], prompts=listed)
+    assert found.result.detectors[0].nfe == 26
+
+
 def test_a_model_without_cross_attention(pair: Pair, listed: Path, tmp_path: Path) -> None:
     model = pair.model.model_copy(update={"location": str(sd3(tmp_path / "sd3", t5_too=False))})
     other = pair.model_copy(update={"model": model})
@@ -223,7 +230,7 @@ def test_a_model_without_cross_attention(pair: Pair, listed: Path, tmp_path: Pat
         ({"settings": {"dsm": {"noises": 2}}}, UnknownName, "unknown detector of --set 'dsm'"),
         ({"settings": {"noise-norm": {"noise": 2}}}, UnknownName, "did you mean noises"),
         ({"prompts": "few"}, TooFew, "memorised prompts are of 2 families: AUC and TPR need 10"),
-        ({"prompts": "bare"}, BadInput, "'cat' has no label"),
+        ({"prompts": "bare"}, BadInput, "1 of 1 prompts have no label"),
         ({"prompts": "missing"}, BadInput, "No such file"),
     ],
 )
@@ -240,7 +247,7 @@ def test_what_cannot_work_is_refused_before_the_model_is_loaded(
     (tmp_path / "bare").write_text("cat\n", encoding="utf-8")
     monkeypatch.setattr(detecting, "_Bench", None)
     paths = {"listed": listed, **{name: tmp_path / name for name in ("few", "bare", "missing")}}
-    given = {key: paths[value] if isinstance(value, str) else value for key, value in options.items()}
+    given: dict[str, Any] = {key: paths[value] if isinstance(value, str) else value for key, value in options.items()}
     with pytest.raises(kind, match=said):
         run(pair, tmp_path / "out", **{"prompts": listed, **given})
     assert not (tmp_path / "out").exists()
