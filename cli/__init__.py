@@ -19,7 +19,7 @@ from .. import __version__
 from ..benchmark.environment import collect_seldom
 from ..benchmark.errors import BadInput, SidebenchError, printable
 from ..benchmark.files import cannot_write
-from . import attacks, gate, leaderboard, look, machine, run
+from . import attacks, detect, gate, leaderboard, look, machine, run
 from .examples import examples_of, start_here
 from .options import FULL, SUMMARY
 from .output import complain, complain_of
@@ -46,6 +46,7 @@ COMMANDS: Commands = {
     "new": attacks.new,
     "tune": attacks.tune,
     "ablate": attacks.ablate,
+    "detect": detect.detect,
     "bench": machine.bench,
     "theory": machine.theory,
     "doctor": machine.doctor,

@@ -46,6 +46,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "new": ("sidebench new attack my-attack", "sidebench new model my-model --out packages/my-model"),
     "tune": ("sidebench tune digits --attack side", "sidebench tune digits --attack side-walk --candidates 256"),
     "ablate": ("sidebench ablate digits --attack side", "sidebench ablate digits --attack side --seed 0 --seed 1"),
+    "detect": (
+        "sidebench detect glyphs",
+        "sidebench detect glyphs --detector noise-norm --detector dsm --set dsm.noises=4 --negatives names.txt",
+    ),
     "bench": ("sidebench bench", "sidebench bench --scoring --candidates 10000 --references 50000"),
     "theory": ("sidebench theory", "sidebench theory digits --draws 32"),
     "doctor": ("sidebench doctor", "sidebench doctor --json"),
