@@ -19,6 +19,7 @@ from ..measures import hits
 from ..measures.control_check import two_sample
 from ..measures.detector_audit import audit
 from ..measures.image_quality import frechet_distance, real_images
+from ..protocol import UNLIKE
 from ..sampling.sampler import quantise
 from ..stats.comparison import AttackHits
 from ..stats.owned import leak_p
@@ -30,13 +31,6 @@ if TYPE_CHECKING:
 
 BROKEN = 0.01
 """Share of NaN or constant images above which nothing is claimed."""
-
-UNLIKE = 0.25
-"""Frechet distance to held-out images, in units of their variance, above which candidates are no such images.
-
-Measured in pixel space: training digits 0.02 to 0.05, candidates of both embedded models 0.04 to 0.07, digits
-upside down 0.25 to 0.34, half the contrast 0.85, the mean image 1, noise 2, half the value range 2.1.
-"""
 
 BETTER = 0.7
 """A changed preprocessing that brings the Frechet distance below this share of what it was is a mismatch."""

@@ -52,11 +52,17 @@ def assess(
     labels = None if training.labels is None else training.labels[:MOST_COMPARED]
 
     def of_training() -> dict[str, Any]:
-        return _figures(_batches(training), labels, real)
+        own = _figures(_batches(training), labels, real)
+        del own["count"]
+        return own
 
     found = {"training images": real.fits.values("quality of training images", of_training)}
     for unit, batches in candidates.items():
-        found[unit] = _figures((batch.float() / 255 for batch in batches), None, real)
+        found[unit] = own = _figures((batch.float() / 255 for batch in batches), None, real)
+        count, distance = own.pop("count"), own["frechet_distance"]
+        if distance is not None and real.variance and count > 1 and len(training) > 1:
+            own["of_variance"] = distance / real.variance
+            own["of_variance_training"] = real.of_training(training, min(count, len(training)))
     return found
 
 
@@ -142,6 +148,21 @@ class _Real:
             self._reaches[size] = self.fits.tensors("radii of real images", fitted, **settings).tensors["reach"]
         return self._reaches[size]
 
+    @functools.cached_property
+    def variance(self) -> float:
+        """The sum of their variances over pixels."""
+        return float(self.gaussian.factor.square().sum())
+
+    def of_training(self, training: ImageSet, size: int) -> float:
+        """Return the Frechet distance of the first `size` training images, in units of the variance."""
+
+        def fitted() -> dict[str, Any]:
+            some = frechet.moments_of(_first(_batches(training), size))
+            return {"distance": frechet.distance(some, self.gaussian)}
+
+        found = self.fits.values("quality of some training images", fitted, part=self.against, size=size)
+        return float(found["distance"]) / self.variance
+
     def first(self, size: int) -> Tensor:
         """Return the first `size` real images as rows of float64 in [0, 1]."""
         return torch.from_numpy(self.part.images[:size]).float().div(255).flatten(1).double()
@@ -200,9 +221,12 @@ class _Classifier:
 
 def _figures(batches: Iterable[Tensor], labels: np.ndarray | None, real: _Real) -> dict[str, Any]:
     few: list[Tensor] = []
+    count = 0
 
     def watched() -> Iterator[Tensor]:
+        nonlocal count
         for batch in batches:
+            count += len(batch)
             few.append(batch[: max(0, MOST_COMPARED - sum(map(len, few)))])
             yield batch
 
@@ -221,12 +245,22 @@ def _figures(batches: Iterable[Tensor], labels: np.ndarray | None, real: _Real) 
         "recall": recall,
         "diversity": _mean_distance(within, ours.shape[1]) if size > 1 else None,
         "label_accuracy": real.labels.accuracy(images, labels),
+        "count": count,
     }
 
 
 def _batches(part: ImageSet) -> Iterator[Tensor]:
     """Yield the images of a part block by block, in [0, 1]."""
     return (torch.from_numpy(block).float().div(255) for block in blocks(part.images))
+
+
+def _first(batches: Iterable[Tensor], size: int) -> Iterator[Tensor]:
+    """Yield the first `size` images of these batches."""
+    for batch in batches:
+        if size <= 0:
+            return
+        yield batch[:size]
+        size -= len(batch)
 
 
 def _flat(part: ImageSet, most: int) -> np.ndarray:

@@ -33,6 +33,7 @@ ANSWERS = {
     "excess": "LEAKS",
     "control does not fit": "THE CONTROL DOES NOT FIT",
     "cannot see": "CANNOT SEE",
+    "unlike images": "CANNOT TELL",
     "cannot tell": "CANNOT TELL",
     "none seen": "NO LEAK SEEN",
 }

@@ -634,6 +634,11 @@ def claim_words(claim: Claim, control: str) -> str:
             f"cannot see a leak: most training images are not found again after the model's own round trip, so no "
             f"excess over {over} says nothing; take a roundtrip measure"
         )
+    if claim.says == "unlike images":
+        return (
+            "cannot tell: its images are not of the pair's kind, so that finding nothing says nothing; is the model "
+            "read as it was trained?"
+        )
     if claim.says == "cannot tell":
         least = "no number of groups is" if claim.least_groups is None else f"{claim.least_groups} hit groups are"
         return (

@@ -2,6 +2,8 @@
 
 from typing import Any, Literal, NamedTuple
 
+from ..protocol import UNLIKE
+from ..results.likeness import is_unlike
 from ..results.reach import LEAST
 from ..results.schema import Claim, Metrics
 from .tables import claim_words
@@ -50,6 +52,8 @@ def headline(metrics: Metrics) -> Headline:
     said = " ".join(f"{claim.attack} {claim_words(claim, metrics.control)}." for claim in claims)
     if "cannot see" in says:
         return Headline("open", f"{metrics.pair}: the measure cannot see a leak", said)
+    if "unlike images" in says:
+        return Headline("open", f"{metrics.pair}: the images are not of its kind", said)
     if "cannot tell" in says:
         return Headline("open", f"{metrics.pair}: cannot tell by this control", said)
     return Headline("clear", f"{metrics.pair}: no leak was seen", _no_leak(metrics))
@@ -88,6 +92,7 @@ def checks(
         *_reach(metrics),
         *_detector(metrics, audit),
         _images(metrics),
+        *_likeness(quality),
         *_quality(quality),
         _repeatability(costs),
         _replication(metrics),
@@ -220,6 +225,21 @@ def _images(metrics: Metrics) -> VerdictCheck:
     broken = sum(result.nan + result.constant for result in first)
     said = f"{broken:,} of {sum(result.candidates for result in first):,} candidates are broken or of one colour"
     return VerdictCheck("Candidates", said, "look" if broken else "good")
+
+
+def _likeness(quality: dict[str, Any]) -> list[VerdictCheck]:
+    """Say how far the candidates are from the pair's images; older runs do not tell."""
+    known = [found for found in quality.values() if "of_variance" in found]
+    far = [(found["of_variance"], found["of_variance_training"]) for found in known]
+    if not far:
+        return []
+    worst, training = max(far)
+    said = (
+        f"Frechet distance to real images up to {worst:.2f} of their variance (at most {UNLIKE}), that of as many "
+        f"training images {training:.2f}"
+    )
+    strange = any(is_unlike(*each) for each in far)
+    return [VerdictCheck("Images of the pair's kind", said, "look" if strange else "good")]
 
 
 def _quality(quality: dict[str, Any]) -> list[VerdictCheck]:

@@ -20,6 +20,7 @@ from .caption_flags import caption_flags
 from .costs import Unit, UnitFinds, costs, unit_finds
 from .exposures import exposure
 from .guidance import guided_by_chance, read_check
+from .likeness import said_of_unlike
 from .own_images import own_images
 from .rates import (
     attack_claim,
@@ -150,13 +151,20 @@ def figures(
 
 
 def said_with_care(folder: RunFolder, units: Sequence[Unit], metrics: Metrics) -> list[Claim]:
-    """Return the claims of `metrics` as far as its reach allows, with a remark where an attack was guided by chance."""
+    """Return the claims of `metrics` as far as its reach and its images allow.
+
+    Where an attack was guided by chance there is a remark; where images are not of the pair's kind no claim says that
+    nothing was found.
+    """
+    strange = {attack for name, attack, _ in units if said_of_unlike(folder, name)}
     unguided = {attack for name, attack, _ in units if _is_guided_by_chance(folder, name)}
     remark = "in some preparation the classifier that guides it is no better than chance"
-    return [
-        claim.model_copy(update={"remark": remark}) if claim.attack in unguided else claim
-        for claim in reach.said_within_reach(metrics)
-    ]
+    found = []
+    for claim in reach.said_within_reach(metrics):
+        if claim.attack in strange and claim.says in ("none seen", "cannot tell", "cannot see"):
+            claim = claim.model_copy(update={"says": "unlike images"})
+        found.append(claim.model_copy(update={"remark": remark}) if claim.attack in unguided else claim)
+    return found
 
 
 def _is_guided_by_chance(folder: RunFolder, unit: str) -> bool:

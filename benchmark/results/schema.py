@@ -296,7 +296,7 @@ class BandClaim(_Record):
     at_most: float = Field(description="upper limit of the leak, at 95 %")
 
 
-Says = Literal["excess", "none seen", "cannot tell", "cannot see", "control does not fit"]
+Says = Literal["excess", "none seen", "cannot tell", "cannot see", "unlike images", "control does not fit"]
 
 
 class Claim(_Record):
@@ -308,7 +308,8 @@ class Claim(_Record):
     candidates: int = Field(description="candidates of all seeds")
     says: Says = Field(
         description="an excess; none seen; cannot tell: hits lie in too few groups for any test; cannot see: most "
-        "training images are not found again after the model's own round trip; the control does not fit: held-out "
+        "training images are not found again after the model's own round trip; unlike images: the candidates are not "
+        "of the pair's kind, so that finding nothing says nothing; the control does not fit: held-out "
         "images are hit more often than chance allows"
     )
     closest: str | None = Field(description="the closest band with an excess; None without any")

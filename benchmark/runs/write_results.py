@@ -27,6 +27,7 @@ from ..results.copying_figures import copying_file
 from ..results.from_scores import Asked, figures, said_with_care
 from ..results.guidance import guided_by_chance, read_check
 from ..results.ledgers import keep_ledger
+from ..results.likeness import said_of_unlike
 from ..results.run_folder import RunFolder
 from ..results.schema import (
     SCHEMA,
@@ -94,12 +95,13 @@ def write_results(
     reach = reach_of_run(plan, references, scorer, fits)
     for name, _, _ in units:
         keep_ledger(folder, name)
+    # Before the claims: where images are not of the pair's kind, nothing found says nothing.
+    images = {name: folder.candidate_images(name, plan.candidates) for name, _, _ in units}
+    write_json(folder.path / "quality.json", image_quality.assess(images, references, fits))
     metrics, strongest, varying = _compute(plan, folder, units, references, checked, turned, reach)
     for name, _, _ in units:
         varying["units"][name]["float32"] = precision_check.compare(folder, name, plan.measures[0], scorer)
     write_json(folder.path / "audit.json", audit_of_pair(references, plan.measures, scorer, fits))
-    images = {name: folder.candidate_images(name, plan.candidates) for name, _, _ in units}
-    write_json(folder.path / "quality.json", image_quality.assess(images, references, fits))
     _write_evidence(folder, strongest, references, plan)
     of_path = scorer.path.fits.spent if scorer.path is not None and scorer.path.fits is not None else {}
     varying["fits"] = {what: spent._asdict() for what, spent in (fits.spent | of_path).items()}
@@ -163,6 +165,7 @@ def _compute(
                 *_flags_of_data(references, turned),
                 *_marks(plan, units, found.costs, copies),
                 *_guided_by_chance(folder, units),
+                *_unlike(folder, units),
             }
         ),
     )
@@ -291,6 +294,13 @@ def _guided_by_chance(folder: RunFolder, units: Sequence[tuple[str, str, int]]) 
     for name, attack, seed in units:
         checked = read_check(folder, name)
         if checked is not None and (said := guided_by_chance(checked)):
+            yield f"{attack} seed {seed}: {said}"
+
+
+def _unlike(folder: RunFolder, units: Sequence[tuple[str, str, int]]) -> Iterator[str]:
+    """Yield whose images are not of the pair's kind."""
+    for name, attack, seed in units:
+        if said := said_of_unlike(folder, name):
             yield f"{attack} seed {seed}: {said}"
 
 

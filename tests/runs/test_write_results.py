@@ -37,6 +37,7 @@ def test_results_are_written_anew_and_old_figures_removed(copied: Path, make_pla
         "moments of real images",
         "radii of real images",
         "quality of training images",
+        "quality of some training images",
     }
     assert not any(fit["kept"] for fit in costs["fits"].values()) and costs["results_seconds"] > 0
 
