@@ -24,6 +24,9 @@ LEAST_FAMILIES = 10
 NEGATIVES_AT = {0.01: 100, 0.001: 5_000}
 """Negatives that a TPR at this FPR needs at least: one above the threshold, or five."""
 
+_WORTH = 3
+"""Trials that a family of the rarer kind is worth at most in the interval of an AUC."""
+
 _BLOCK = 250
 """Draws at a time, which bounds the memory."""
 
@@ -116,10 +119,13 @@ def detection(
 
     The AUC is over pairs of prompts of different families.
 
-    Intervals are percentiles of a bootstrap over families, in which families of positives alone, of negatives alone
-    and of both are drawn apart. Where all draws agree, as where a detector makes no mistake, the interval is Wilson's
-    of as many trials as the rarer kind has families: the variance of an AUC A is at most A (1 - A) over that number
-    (Birnbaum and Klose 1957, Ann. Math. Stat. 28:933).
+    All intervals come from a bootstrap over families, in which families of positives alone, of negatives alone and of
+    both are drawn apart. That of an AUC A is Wilson's of as many trials as give the variance of the draws, A (1 - A)
+    over it, but at most three times as many as the rarer kind has families: percentiles of the draws, which near 1 are
+    too narrow, hold the truth in 72 % with 12 families and A = 0.98 (0.975 so), in 91 % with 30 and 0.92 (0.97).
+    Those of a TPR and of a difference are percentiles. Where all draws agree, as where a detector makes no mistake, it
+    is Wilson's of as many trials as there are families: the variance of an AUC is at most A (1 - A) over the number of
+    the rarer kind (Birnbaum and Klose 1957, Ann. Math. Stat. 28:933).
 
     Args:
         scores: (N,) by detector, larger is more suspicious.
@@ -154,7 +160,7 @@ def detection(
     trials = [len(np.unique(kinds.families[chosen])) for chosen in (kinds.positive, ~kinds.positive)]
     whole = {name: float(each.sum() / apart.sum()) for name, each in above.items()}
     return Detection(
-        {name: _estimate(whole[name], drawn, min(trials), confidence) for name, drawn in drawn_aucs.items()},
+        {name: _scored(whole[name], drawn, min(trials), confidence) for name, drawn in drawn_aucs.items()},
         {
             fpr: {
                 name: _estimate(tpr_at(*parts[name], fpr), drawn, trials[0], confidence)
@@ -235,6 +241,13 @@ def _rates(positive: np.ndarray, negative: np.ndarray, ours: np.ndarray, theirs:
     thresholds = negative[order][np.minimum(allowed, len(negative) - 1)]
     found: np.ndarray = (ours * (positive[None, :] > thresholds[:, None])).sum(1) / ours.sum(1)
     return found
+
+
+def _scored(value: float, drawn: np.ndarray, trials: int, confidence: float) -> Excess:
+    """Return an AUC with Wilson's interval of as many trials as the draws say that it is worth."""
+    variance = float(drawn.var(ddof=1)) * trials / (trials - 1)
+    worth = min(value * (1 - value) / variance, _WORTH * trials) if variance else trials
+    return Excess(value, wilson(value * worth, worth, confidence))
 
 
 def _estimate(value: float, drawn: np.ndarray, trials: int, confidence: float) -> Excess:

@@ -101,6 +101,20 @@ def test_a_score_that_is_no_number_is_refused() -> None:
         detection({"odd": np.full(40, np.nan)}, kinds)
 
 
+@pytest.mark.simulation(few=60, full=600)
+@pytest.mark.parametrize(("positives", "negatives", "shift"), [(12, 300, 3.0), (30, 200, 2.0)])
+def test_few_memorised_families_make_no_interval_too_narrow(
+    positives: int, negatives: int, shift: float, draws: int
+) -> None:
+    rng, held = np.random.default_rng(5), 0
+    kinds = Kinds(np.arange(positives + negatives) < positives, np.arange(positives + negatives))
+    for _ in range(draws):
+        scores = rng.normal(size=positives + negatives) + shift * kinds.positive
+        low, high = detection({"a": scores}, kinds, (), draws=300).aucs["a"].interval
+        held += low <= norm.cdf(shift / np.sqrt(2)) <= high
+    assert held >= 0.9 * draws
+
+
 @pytest.mark.simulation(few=60, full=1000)
 def test_intervals_hold_the_truth_where_families_go_together(draws: int) -> None:
     """40 families of either kind, four prompts each that nearly agree: AUC in 93 of 100, never below nine in ten."""
