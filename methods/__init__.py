@@ -1,4 +1,4 @@
-"""The attacks, one file each; `defences/` holds the defences. They are found by entry point, never imported by name.
+"""The attacks, one file each; `defences/` and `detectors/` hold those. All are found by entry point, never by name.
 
 `side`, `side_walk`, `side_modes`, `side_lora`, `carlini_uncond`, `carlini_cond`, `polish` are attacks, and, on text
 models, `side_queries`, `prompt_replay`, `carlini_cliques`, `webster_one_step`, `canary_replay`;

@@ -96,7 +96,9 @@ def replaying(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     Returns the training captions in their order.
     """
     known = load_references(pair)
-    own, theirs = known.training.floats(), known.held_out.floats()
+    own = known.training.floats()
+    # What else comes is an image of H or, where there is none, of another caption.
+    theirs = known.held_out.floats() if len(known.held_out) else own.roll(1, 0)
     captions = known.training.captions or []
 
     def sample(view: Any, candidates: Candidates, prompts: Sequence[str], **options: Any) -> Tensor:
@@ -134,6 +136,24 @@ def test_captions_are_labelled_by_whether_their_own_image_comes_back(
     }
     text = as_text(result)
     assert "12 memorised (12 families)" in text and "no TPR at 1.0% FPR: 15 of 100" in text
+
+
+def test_without_held_out_images_negatives_come_from_a_file(
+    pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = pair.model_copy(update={"control": "none", "data": pair.data.model_copy(update={"held_out": None})})
+    replaying(alone, monkeypatch)
+    (tmp_path / "more.txt").write_text("\n".join(letter * 2 for letter in LETTERS[:11]), encoding="utf-8")
+    found = run(alone, tmp_path / "out", negatives=tmp_path / "more.txt").result
+    assert {label: count.prompts for label, count in found.counts.items()} == {
+        "memorised": 12,
+        "not replayed": 12,
+        "ambiguous": 3,
+        "never seen": 11,
+    }
+    assert not found.against[1].refused
+    none = run(alone, tmp_path / "out").result
+    assert none.against[1].refused.startswith("0 families of other prompts")
 
 
 def test_a_model_that_replays_nothing_has_nothing_to_detect(pair: Pair, tmp_path: Path) -> None:
