@@ -10,7 +10,7 @@ from torch import Tensor
 from ...benchmark.candidates import Candidates
 from ...benchmark.contracts import WhiteBoxModel
 from ...benchmark.errors import BadSetting
-from ...benchmark.sampling.prediction_types import clean_estimate
+from ...benchmark.sampling.prediction_types import SINGULAR, clean_estimate
 
 
 class PathStep(NamedTuple):
@@ -47,16 +47,25 @@ def last_timestep(model: WhiteBoxModel) -> int:
 
 def predicted_noise(model: WhiteBoxModel, x_t: Tensor, t: int, condition: Tensor | None) -> Tensor:
     """Return the noise that the denoiser predicts at timestep t, whatever its prediction type; one call a row."""
+    return as_noise(model, x_t, t, predicted(model, x_t, t, condition))
+
+
+def predicted(model: WhiteBoxModel, x_t: Tensor, t: int, condition: Tensor | None) -> Tensor:
+    """Return the denoiser's own prediction at timestep t, without gradients."""
     times = torch.full((len(x_t),), t, device=x_t.device)
     with torch.no_grad():
-        return as_noise(model, x_t, t, model.predict(x_t, times, condition))
+        return model.predict(x_t, times, condition)
 
 
 def as_noise(model: WhiteBoxModel, x_t: Tensor, t: int, prediction: Tensor) -> Tensor:
-    """Return the noise that a prediction at timestep t says; linear in x_t and the prediction."""
-    if model.prediction_type == "epsilon":
-        return prediction
+    """Return the noise that a prediction at timestep t says; linear in x_t and the prediction.
+
+    Of a model that starts at alpha = 0 (a flow), pure noise is x_t whatever it predicts: what the prompt moves has the
+    factor alpha. It is left out there, so that the prediction itself is returned.
+    """
     alpha, sigma = levels(model, t)
+    if model.prediction_type == "epsilon" or alpha <= SINGULAR:
+        return prediction
     return (x_t - alpha * clean_estimate(model.prediction_type, x_t, prediction, alpha, sigma)) / sigma
 
 
@@ -80,12 +89,13 @@ def guided_path(model: WhiteBoxModel, condition: Tensor, noise: Tensor, steps: i
     times = [count - 1 - round(step * count / steps) for step in range(steps)]
     x_t = noise
     for now, following in zip(times, [*times[1:], None], strict=True):
-        conditional = predicted_noise(model, x_t, now, condition)
-        unconditional = predicted_noise(model, x_t, now, None)
-        yield PathStep(now, x_t, conditional, unconditional)
+        conditional, unconditional = predicted(model, x_t, now, condition), predicted(model, x_t, now, None)
+        yield PathStep(now, x_t, as_noise(model, x_t, now, conditional), as_noise(model, x_t, now, unconditional))
 
         if following is not None:
             guided = unconditional + scale * (conditional - unconditional)
+            # From the prediction and not from its noise: in pure noise alpha may be 0.
             alpha, sigma = levels(model, now)
             next_alpha, next_sigma = levels(model, following)
-            x_t = next_alpha * (x_t - sigma * guided) / alpha + next_sigma * guided
+            clean = clean_estimate(model.prediction_type, x_t, guided, alpha, sigma)
+            x_t = next_alpha * clean + next_sigma * (x_t - alpha * clean) / sigma

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from hub_repositories import text_pipeline
-from text_pipelines import sd3
+from text_pipelines import sd3, sdxl
 from torch import Tensor
 
 from sidebench.benchmark.candidates import Candidates
@@ -236,6 +236,15 @@ def test_a_model_without_cross_attention_says_so_in_a_line(tmp_path: Path) -> No
     digits = load_model(ModelSpec(family="pixel", location="zoo:digits"))
     with pytest.raises(BadInput, match="this model has no cross-attention to read"):
         digits.attend(torch.zeros(1), torch.zeros(1))
+
+
+@pytest.mark.parametrize(("family", "names"), [("sdxl", list(SMALL)), ("sd3", ["noise-norm", "dsm", "sharpness"])])
+def test_other_families_are_scored_too(family: str, names: list[str], tmp_path: Path) -> None:
+    folder = sdxl(tmp_path / "sdxl") if family == "sdxl" else sd3(tmp_path / "sd3", t5_too=False)
+    other = load_model(ModelSpec(family="text", location=str(folder)))
+    for name in names:
+        found = scores(name, other, [0, 1])
+        assert np.isfinite(found).all() and found[0] != found[1], name
 
 
 def test_noise_is_read_off_any_prediction_type(model: Model) -> None:
