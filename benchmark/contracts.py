@@ -142,6 +142,11 @@ class Model(ABC):
     def noise_level(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return (alpha, sigma) at timesteps `t` (any shape, integer or fractional), float32."""
 
+    def noise_levels(self, times: Tensor) -> list[tuple[float, float]]:
+        """Return (alpha, sigma) at each of some timesteps, (T,), as numbers; the device is read once."""
+        found = [torch.stack(self.noise_level(t)) for t in times.to(self.device)]
+        return [(alpha, sigma) for alpha, sigma in torch.stack(found).tolist()]
+
     @abstractmethod
     def predict(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         """Return the denoiser's output for `x_t` (N x C x H x W) in its own prediction type.

@@ -171,10 +171,11 @@ def pick_device(name: str) -> "torch.device":
     """
     import torch
 
-    use_full_precision()
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if name == "auto":
-        return torch.device("cuda" if cuda else "mps" if mps else "cpu")
+        name = "cuda" if cuda else "mps" if mps else "cpu"
+    if name.startswith("cuda"):
+        use_full_precision()
     present = ["cpu", *[f"cuda:{i}" for i in range(torch.cuda.device_count())], *(["mps"] if mps else [])]
     if name in present or (name == "cuda" and cuda):
         return torch.device(name)

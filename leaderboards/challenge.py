@@ -35,8 +35,8 @@ from .badge import TOLERANCE, Checked, Prepared, checked_file
 from .challenge_checks import check_quality, check_reach, check_victim
 from .figures_again import differences
 from .make_records import file_hash, make_records, scores_hash
-from .read_records import read_record
-from .record import Record
+from .read_records import read_content, read_record
+from .record import SCHEMA, Record
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -106,7 +106,8 @@ def _challenged(
     measure = make_measure(record.measure)
     seeds = seeds_of(record, folder)
     check_commitment(record, folder, seeds)
-    _check_content(record, folder)
+    older = read_content(file)["schema"] != SCHEMA
+    _check_content(record, folder, SINCE_5 if older else set())
     draw = draw or secrets.token_hex(16)
     places = np.sort(np.random.default_rng(int(draw, 16)).choice(total, size=count, replace=False))
     chosen = {
@@ -114,7 +115,8 @@ def _challenged(
     }
     again = _Again.of(record, seeds, folder, measure, named)
     check_victim(record, again.references)
-    check_reach(record, again.plan, again.references, again.scorer)
+    if not older:
+        check_reach(record, again.plan, again.references, again.scorer)
     prepared = _prepare_again(again, folder) if prepare else None
     agreed, largest, done = 0, 0.0, 0
     images: dict[str, list[Tensor]] = {}
@@ -200,15 +202,18 @@ def check_commitment(record: Record, folder: RunFolder, seeds: Sequence[int]) ->
 OWN_WORDS = {"submitter", "submitted", "tuning", "owner", "signature"}
 """What of a record does not follow from its run: who claims it and when, and where the settings came from."""
 
+SINCE_5 = {"track", "paired", "reach", "own_images", "caption_flags", "exposures"}
+"""What records of before version 5 do not say."""
 
-def _check_content(record: Record, folder: RunFolder) -> None:
+
+def _check_content(record: Record, folder: RunFolder, left_out: set[str]) -> None:
     """Make the record of this folder again and compare it with what was submitted, field by field.
 
     Raises:
         BadRecord: a field is another one, or a figure of the folder is not what its scores say.
     """
     (made,) = make_records(folder, record.submitter, [record.claim.attack])
-    said, again = (each.model_dump(mode="json", exclude=OWN_WORDS) for each in (record, made))
+    said, again = (each.model_dump(mode="json", exclude=OWN_WORDS | left_out) for each in (record, made))
     if found := next(differences(said, again), None):
         key, ours, theirs = found
         raise BadRecord(f"{key}: is {str(ours)[:80]}, and {str(theirs)[:80]} in the record of {folder.path.name}")

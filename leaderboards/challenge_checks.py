@@ -53,7 +53,7 @@ def check_victim(record: Record, references: "References") -> None:
 
 
 def check_reach(record: Record, plan: "RunPlan", references: "References", scorer: "Scorer") -> None:
-    """Compare what the record says its bands can see with what they can; older records say nothing.
+    """Compare what the record says its bands can see with what they can.
 
     Raises:
         BadRecord: a share is another one.
@@ -63,8 +63,6 @@ def check_reach(record: Record, plan: "RunPlan", references: "References", score
     from ..benchmark.data.fits import Fits
     from ..benchmark.runs.write_results import reach_of_run
 
-    if not record.reach:
-        return
     alone = replace(plan, measures=(make_measure(record.measure),))
     again = reach_of_run(alone, references, scorer, Fits(references.content()))
     if [(said.band, said.how) for said in record.reach] != [(found.band, found.how) for found in again]:
@@ -74,7 +72,7 @@ def check_reach(record: Record, plan: "RunPlan", references: "References", score
             ours, theirs = getattr(said, side), getattr(found, side)
             if (ours is None) != (theirs is None):
                 raise BadRecord(f"reach, {said.band}, {side}: is there for one of both alone")
-            if ours is not None and abs(ours.value - theirs.value) > SAME_SHARE:
+            if ours is not None and abs(ours.count - theirs.count) > SAME_SHARE * theirs.images:
                 both = f"says {100 * ours.value:.1f} %, computed again {100 * theirs.value:.1f} %"
                 raise BadRecord(f"reach, {said.band}, {side}: {both}")
 

@@ -287,7 +287,7 @@ def _stale(entries: Iterable[Entry]) -> dict[str, str]:
             continue
         record = entry.record
         own = [record.owner, owners.normal(record.submitter), sorted(record.seeds)]
-        key = _key([own, _board_key(record), record.claim.model_dump(mode="json")])
+        key = _key([own, _board_key(record), record.claim.model_dump(mode="json", exclude={"version"})])
         if older := newest.get(key):
             found[older.file] = f"superseded by record {entry.id} of {record.submitted}, same submitter and claim"
         newest[key] = entry

@@ -57,9 +57,14 @@ def _with_tracks(content: dict[str, Any]) -> dict[str, Any]:
             raise BadRecord(f"{field}: belongs to sidebench-record/5, the schema is an older one")
     given = isinstance(victim, dict) and victim.get("family") == "images"
     if isinstance(claim, dict):
-        claim = {**claim, "version": 1}
+        settings = claim.get("settings")
+        second = isinstance(settings, dict) and not settings.keys().isdisjoint(_OF_VERSION_2)
+        claim = {**claim, "version": 2 if second else 1}
     return {**content, "claim": claim, "track": "images" if given else "extraction", "schema": "sidebench-record/5"}
 
+
+_OF_VERSION_2 = {"rejected", "miscalibration", "denoise"}
+"""Settings that came with version 2 of `side` and `carlini-cond`, while records still had schema 4."""
 
 _MOVED = ("protocol", "made", "claim")
 

@@ -4,11 +4,12 @@ Preparations are the units of any two records (Welch's t test). Two attacks of o
 random have a table of counts too (`record.PairedCounts`), so that they are tested as on other boards: candidate by
 candidate, and over groups. Of groups such records say how many own about how many candidates; the largest variance that
 fits is taken, and the covariance, which is above 0 as attacks favour the same groups, is left out. Both make fewer
-rows differ, never more.
+rows differ, never more. Where groups are of several size classes, whose weights the histograms do not hold, and
+where both records' tables do not fit each other, preparations alone are tested.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import combinations
 from typing import NamedTuple
 
@@ -55,17 +56,37 @@ def excess_by_preparation(record: Record) -> np.ndarray:
 
 
 def _tables(first: Record, second: Record) -> list[PairedCounts]:
-    """Return the counts of both records' candidates, one per preparation; none unless every preparation has some."""
-    own = {
-        str(each.seed): each for each in _of_closest(first) if each.scores == second.hashes.scores.get(str(each.seed))
-    }
-    if not own.keys() == first.hashes.scores.keys() == second.hashes.scores.keys():
+    """Return the counts of both records' candidates, one per preparation; none unless all of them can be relied on.
+
+    Each must stand in both records, turned, and add up to what either side owns under both attacks. Groups of one size
+    class alone and more than one of either side, else the histograms do not bound a variance.
+    """
+    groups = first.victim.compared_groups().values()
+    if len(first.victim.classes) > 1 or min(groups) < 2:
         return []
-    return list(own.values())
+    ours, theirs = _of_closest(first, second), _of_closest(second, first)
+    if not ours.keys() == theirs.keys() == set(first.seeds) == set(second.seeds):
+        return []
+    found = list(ours.values())
+    fits = all(np.array_equal(np.transpose(own.counts), theirs[seed].counts) for seed, own in ours.items())
+    return found if fits and all(_adds_up(first, own, 1) and _adds_up(second, own, 0) for own in found) else []
 
 
-def _of_closest(record: Record) -> Iterator[PairedCounts]:
-    return (each for each in record.paired if each.band == record.band)
+def _of_closest(record: Record, other: Record) -> dict[int, PairedCounts]:
+    """Return a record's tables in its closest band that name the other record's scores, by preparation."""
+    scores = other.hashes.scores
+    return {
+        each.seed: each
+        for each in record.paired
+        if each.band == record.band and each.scores == scores.get(str(each.seed))
+    }
+
+
+def _adds_up(record: Record, table: PairedCounts, axis: int) -> bool:
+    """Return whether a table's sums along an axis are what the record's sides own in this preparation."""
+    (own,) = [share for share in _shares(record) if share.seed == table.seed]
+    wanted = (own.training, own.control, record.candidates - own.training - own.control)
+    return bool(np.allclose(np.sum(table.counts, axis=axis), wanted))
 
 
 class _Sums(NamedTuple):
@@ -88,11 +109,6 @@ class _Sums(NamedTuple):
         """What a candidate counts that training, the control or nobody owns."""
         return np.array([1.0, -self.weight, 0.0])
 
-    @property
-    def squares(self) -> float:
-        """The sum of squares over candidates, at least: a tied candidate counts as its halves do."""
-        return self.training + self.weight**2 * self.control
-
 
 def _shares(record: Record) -> list[Shares]:
     return [share for share in record.shares if share.band == record.band]
@@ -107,13 +123,13 @@ def _paired_p(records: tuple[Record, Record], tables: Sequence[PairedCounts], wo
     rates = [rate / max(worth) for rate in worth]
     counts = np.sum([table.counts for table in tables], axis=0)
     n = float(counts.sum())
-    sums = [rate * (part.training - part.weight * part.control) for rate, part in zip(rates, parts, strict=True)]
-    squares = [rate**2 * part.squares for rate, part in zip(rates, parts, strict=True)]
-    cross = float(rates[0] * parts[0].values @ counts @ (rates[1] * parts[1].values))
-    gap = sums[0] - sums[1]
+    # What a candidate adds to the difference, by what owns it under either attack; a tied one counts as its halves,
+    # so that the sum of squares is the largest that it can be.
+    each = rates[0] * parts[0].values[:, None] - rates[1] * parts[1].values[None, :]
+    gap = float((counts * each).sum())
     # Bonett and Price: one more candidate on either side.
     centre = gap / (n + 2)
-    variance = (squares[0] + squares[1] - 2 * cross + 2) / (n + 2) - centre**2
+    variance = (float((counts * each**2).sum()) + 2) / (n + 2) - centre**2
     by_candidate = 2 * norm.sf(abs(centre) / math.sqrt(variance / (n + 2)))
     groups, spread = records[0].victim.compared_groups(), 0.0
     for record, part, rate in zip(records, parts, rates, strict=True):

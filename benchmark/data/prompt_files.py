@@ -61,7 +61,7 @@ def read_prompts(path: Path) -> list[ListedPrompt]:
 
 def _listed(row: dict[str, str], where: str) -> ListedPrompt:
     given = {key: next((row[name] for name in names if row.get(name)), None) for key, names in COLUMNS.items()}
-    if given["prompt"] is None:
+    if given["prompt"] is None or not given["prompt"].strip():
         raise BadInput(f"{where}: no prompt; a column must be called {', '.join(COLUMNS['prompt'])}")
     word = given["label"]
     if word is not None and word.strip().lower() not in WORDS:
@@ -70,7 +70,7 @@ def _listed(row: dict[str, str], where: str) -> ListedPrompt:
 
 
 def _csv(text: str, path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    reader = csv.DictReader(io.StringIO(text, newline=""))
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
         for row in reader:
             yield reader.line_num, {str(key): value for key, value in row.items() if isinstance(value, str)}
@@ -87,7 +87,15 @@ def _jsonl(text: str, path: Path) -> Iterator[tuple[int, dict[str, str]]]:
                 raise BadInput(f"{path}, line {number}: {error}") from None
             if not isinstance(row, dict):
                 raise BadInput(f"{path}, line {number} is no object")
-            yield number, {key: str(value) for key, value in row.items() if isinstance(value, str | bool | int)}
+            yield (
+                number,
+                {key: _word(value) for key, value in row.items() if isinstance(value, str | bool | int | float)},
+            )
+
+
+def _word(value: str | float) -> str:
+    """Return a value as text; numbers that pandas has made floats of are whole again."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _plain(text: str, path: Path) -> Iterator[tuple[int, dict[str, str]]]:

@@ -4,6 +4,7 @@ None of them holds an image, a training image's name or a path.
 """
 
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from ..environment import version
 from ..files import MADE
@@ -40,7 +41,7 @@ def sarif(decision: "Decision", policy_file: str) -> dict[str, Any]:
     """
     found = [(level, title, said) for level, title, said in _results(decision) if level != "notice"]
     rules = {title: {"id": title, "shortDescription": {"text": _what(title)}} for _, title, _ in found}
-    place = {"physicalLocation": {"artifactLocation": {"uri": policy_file}, "region": {"startLine": 1}}}
+    place = {"physicalLocation": {"artifactLocation": {"uri": quote(policy_file)}, "region": {"startLine": 1}}}
     logical = {"logicalLocations": [{"name": decision.subject, "kind": "resource"}]}
     return {
         "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
@@ -71,7 +72,7 @@ def card(decision: "Decision") -> str:
         "## Memorization of training images",
         "",
         f"Attacked with {names} by sidebench {version('sidebench')} under a release "
-        f" policy (measure `{policy.measure}`): **{BADGES[decision.verdict]}**.",
+        f"policy (measure `{policy.measure}`): **{BADGES[decision.verdict]}**.",
         "",
     ]
     for found in decision.findings:

@@ -203,7 +203,7 @@ def share(value: float) -> str:
 
 def plain(text: str) -> str:
     """Escape what Markdown and HTML would read as markup."""
-    for mark in "\\`*_[]<>|#!&":
+    for mark in "&\\`*_[]<>|#!":
         text = text.replace(mark, f"\\{mark}" if mark not in "<>&" else {"<": "&lt;", ">": "&gt;", "&": "&amp;"}[mark])
     return text.replace("\n", " ")
 

@@ -74,6 +74,11 @@ class PipelineModel(Model):
         """Return (alpha, sigma) at timesteps `t`."""
         return self.schedule.noise_level(t)
 
+    def noise_levels(self, times: Tensor) -> list[tuple[float, float]]:
+        """Return (alpha, sigma) at each of some timesteps as numbers, computed on the CPU."""
+        both = [self.schedule.noise_level(t) for t in times.cpu()]
+        return [(float(alpha), float(sigma)) for alpha, sigma in both]
+
     def as_trained(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return x_t and its time as the network saw them in training: in its dtype, a flow's on the straight path."""
         x_t, t = self.schedule.as_trained(x_t, t)

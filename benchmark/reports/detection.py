@@ -2,6 +2,7 @@
 
 from ..results.detection import AgainstNegatives, DetectionResult, ties
 from ..results.schema import Estimate
+from ..stats.detection import LEAST_COMPARED
 
 _NEGATIVES = {
     "not replayed": "memorised against seen in training and not replayed",
@@ -64,6 +65,8 @@ def verdict(each: AgainstNegatives) -> list[str]:
         ordered = (pair.first, pair.second) if pair.difference.value > 0 else (pair.second, pair.first)
         said.append(f"{ordered[0]} above {ordered[1]}")
     lines = [f"shown by AUC (Holm, 5 %): {'; '.join(said)}"] if said else []
+    if len(each.rates) > 1 and not each.pairs:
+        lines.append(f"detectors are compared from {LEAST_COMPARED} families of either kind on")
     if tied := ties(each):
         lines.append(f"ties: {', '.join(f'{pair.first} = {pair.second}' for pair in tied)}")
     return lines

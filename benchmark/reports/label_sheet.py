@@ -137,12 +137,12 @@ def make_sheet(
     return target
 
 
-@believing
 def answers_file(folder: RunFolder) -> Path:
     """Return where a person's answers to the sheet lie, if there are any."""
     return folder.path / "label" / "answers.json"
 
 
+@believing
 def precision(folder: RunFolder) -> dict[str, Any]:
     """Return precision by threshold for each set, from label/answers.json and label/key.json.
 

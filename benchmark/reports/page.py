@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..environment import files_hash, harness_code
 from ..files import check_output, content_sha256, read_json, write_atomic, write_text
 from ..measures import detector_audit
+from ..results.copying_figures import copying_file
 from ..results.run_folder import RunFolder, believing, unit_name
 from ..results.sums import SUMS
 from . import attack_diagnostics, figures, label_sheet, tables, tuning_plot, verdict
@@ -65,7 +66,8 @@ def _made_of(folder: RunFolder, *, with_images: bool) -> str:
     """Return a hash of everything that a page is made from: the run's files, and this version's code and templates."""
     here = Path(__file__).parent
     templates = sorted([*here.glob("*.j2"), *here.glob("*.css")])
-    own = [folder.path / SUMS, folder.manifest_file, label_sheet.answers_file(folder)]
+    answers = label_sheet.answers_file(folder)
+    own = [folder.path / SUMS, folder.manifest_file, copying_file(folder), answers, answers.with_name("key.json")]
     own += sorted(folder.tuning_file("any").parent.glob("*.json"))
     files = files_hash(file for file in (*templates, *own) if file.is_file())
     return content_sha256([harness_code(), files, with_images])
@@ -77,7 +79,10 @@ def _mark(page: str, made_of: str) -> str:
 
 
 def _is_of(file: Path, made_of: str) -> bool:
-    """Return whether a page stands here as it was written, of the same files."""
+    """Return whether a page stands here as it was written, of the same files.
+
+    Whoever hands over a folder can forge its page so that it stays, as he can its metrics.json.
+    """
     try:
         page, found, _ = file.read_text(encoding="utf-8").rpartition("\n<!-- ")
     except (OSError, ValueError):

@@ -126,9 +126,11 @@ def against(
     """
     rows = np.isin(labels, ("memorised", negatives))
     kinds = Kinds(labels[rows] == "memorised", families[rows])
-    count = int((~kinds.positive).sum())
+    count = len(np.unique(kinds.families[~kinds.positive]))
     short = {
-        f"{fpr:g}": f"{count:,} of {needed(fpr):,} prompts that it needs" for fpr in NEGATIVES_AT if count < needed(fpr)
+        f"{fpr:g}": f"{count:,} of {needed(fpr):,} families that it needs"
+        for fpr in NEGATIVES_AT
+        if count < needed(fpr)
     }
     empty: dict[str, Any] = {"negatives": negatives, "left_out": short, "rates": [], "pairs": []}
     try:

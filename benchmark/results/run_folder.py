@@ -197,7 +197,7 @@ class RunFolder:
 
     def forget_checkpoints(self, unit: str) -> None:
         """Remove the progress of a unit whose state is there, whoever left it."""
-        for folder in (self.path / "state" / unit).glob("checkpoints-*"):
+        for folder in (self.path / "state" / unit).glob("checkpoints*"):
             shutil.rmtree(folder, ignore_errors=True)
 
     def shared_samples(self) -> "FolderCheckpoints":

@@ -114,7 +114,7 @@ def detect(
         raise BadInput(f"pair {pair.name} has no captions: give it data.captions, or a labelled list with --prompts")
     if listed is not None and negatives is not None:
         raise BadSetting("--negatives adds to the pair's captions; put these prompts into the file of --prompts")
-    more = [] if negatives is None else read_prompts(negatives)
+    more = [] if negatives is None else _negative(negatives)
     if listed is not None:
         _enough_memorised(listed)
     spec = find_model(pair, None, out).spec
@@ -154,9 +154,21 @@ def _labelled(path: Path) -> Prompts:
     return Prompts([row.text for row in rows], _numbered(rows, 0), np.array([str(row.label) for row in rows]))
 
 
+def _negative(path: Path) -> list[ListedPrompt]:
+    rows = read_prompts(path)
+    if any(row.label not in (None, "never seen") for row in rows):
+        raise BadInput(f"{path}: --negatives takes prompts that were never seen; labelled ones go to --prompts")
+    return rows
+
+
+def _plain(text: str) -> str:
+    """Return a prompt as prompts are compared: tokenizers read no case and no run of blanks."""
+    return " ".join(text.lower().split())
+
+
 def _numbered(rows: Sequence[ListedPrompt], first: int) -> np.ndarray:
     """Return the family of each prompt of a file, numbered from `first`; one without a family is one of its own."""
-    named = [("family", row.family) if row.family else ("text", " ".join(row.text.lower().split())) for row in rows]
+    named = [("family", row.family) if row.family else ("text", _plain(row.text)) for row in rows]
     numbers = {name: first + place for place, name in enumerate(dict.fromkeys(named))}
     return np.array([numbers[name] for name in named], dtype=np.int64)
 
@@ -185,8 +197,8 @@ def _of_pair(pair: Pair, known: "References", more: Sequence[ListedPrompt]) -> P
         for place, (text, family) in enumerate(zip(part.captions or (), own, strict=True)):
             if text not in seen and not (left_out is not None and left_out[place]):
                 found.setdefault(text, ("never seen", int(family)))
-    every = {text for part in parts for text in part.captions or ()}
-    new = [row for row in more if row.text not in every]
+    every = {_plain(text) for part in parts for text in part.captions or ()}
+    new = [row for row in more if _plain(row.text) not in every]
     first = 1 + max(int(own.max()) for own in families if len(own))
     for row, family in zip(new, _numbered(new, first).tolist(), strict=True):
         found[row.text] = ("never seen", family)

@@ -42,6 +42,10 @@ class DefendedModel(Model):
         """Return (alpha, sigma) at timesteps `t`."""
         return self.inside.noise_level(t)
 
+    def noise_levels(self, times: Tensor) -> list[tuple[float, float]]:
+        """Return (alpha, sigma) at each of some timesteps as numbers."""
+        return self.inside.noise_levels(times)
+
     def predict(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         """Call the denoiser inside."""
         return self.inside.predict(x_t, t, condition)

@@ -158,7 +158,7 @@ def _sample_batch(
     own = model.timesteps(settings.steps)
     times = (scheduler.timesteps if own is None else own).cpu()
     # Everything that a step needs as a number is known before the first: no step waits for the device.
-    levels = [tuple(float(level) for level in model.noise_level(t)) for t in times]
+    levels = model.noise_levels(times)
     index, real = rows[0].to(model.device), rows[1]
     if own is not None and model.prediction_type == "flow_prediction":
         # A flow's pipeline takes plain noise for its first level on the straight path, though that may be below 1.

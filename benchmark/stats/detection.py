@@ -5,6 +5,7 @@ resampled, not prompts. All detectors are computed from the same draws of famili
 difference does not hold what both have in common.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import NamedTuple
@@ -21,8 +22,12 @@ DRAWS = 2_000
 LEAST_FAMILIES = 10
 """Of either kind; below, no interval is worth its name."""
 
+LEAST_COMPARED = 20
+"""Of either kind where detectors are compared: with 10, two equal ones differ in 10 to 13 % of draws, not 5."""
+
 NEGATIVES_AT = {0.01: 100, 0.001: 5_000}
-"""Negatives that a TPR at this FPR needs at least: one above the threshold, or five."""
+"""Families of negatives that a TPR at this FPR needs at least: one above the threshold, or five. Of 100 negatives in 10
+families an interval held the truth in 41 %."""
 
 _WORTH = 3
 """Trials that a family of the rarer kind is worth at most in the interval of an AUC."""
@@ -58,8 +63,9 @@ class Detection(NamedTuple):
 
     aucs: Mapping[str, Excess]
     rates: Mapping[float, Mapping[str, Excess]]
-    """True positive rates by FPR; an FPR with too few negatives is left out."""
+    """True positive rates by FPR; an FPR with too few families of negatives is left out."""
     pairs: Sequence[PairOfDetectors]
+    """None with fewer than `LEAST_COMPARED` families of either kind."""
 
 
 def auc(positive: np.ndarray, negative: np.ndarray) -> float:
@@ -130,10 +136,10 @@ def detection(
     Args:
         scores: (N,) by detector, larger is more suspicious.
         kinds: What each prompt is.
-        fprs: False positive rates; one with too few negatives (`NEGATIVES_AT`) is left out.
+        fprs: False positive rates; one with too few families of negatives (`NEGATIVES_AT`) is left out.
         seed: Of the draws.
         confidence: Of the intervals.
-        draws: How many.
+        draws: How many, at least; more where so few could not show any of many differences after Holm.
 
     Raises:
         TooFew: memorised or other prompts are of fewer than 10 families.
@@ -151,16 +157,17 @@ def detection(
         if not np.isfinite(values).all():
             raise BadInput(f"{name}: a score is not finite")
     parts = {name: (values[kinds.positive], values[~kinds.positive]) for name, values in scores.items()}
-    negatives = int((~kinds.positive).sum())
-    asked = [fpr for fpr in fprs if negatives >= needed(fpr)]
+    trials = [len(np.unique(kinds.families[chosen])) for chosen in (kinds.positive, ~kinds.positive)]
+    asked = [fpr for fpr in fprs if trials[1] >= needed(fpr)]
+    draws = max(draws, math.ceil(4 * math.comb(len(scores), 2) / (1 - confidence)))
     # Two prompts of one family would count once more in every draw that holds the family twice.
     apart = (kinds.families[kinds.positive][:, None] != kinds.families[~kinds.positive][None, :]).astype(float)
     above = {name: _above(*part) * apart for name, part in parts.items()}
     drawn_aucs, drawn_rates = _drawn(parts, above, apart, asked, _weights(kinds, seed, draws))
-    trials = [len(np.unique(kinds.families[chosen])) for chosen in (kinds.positive, ~kinds.positive)]
     whole = {name: float(each.sum() / apart.sum()) for name, each in above.items()}
+    aucs = {name: _scored(whole[name], drawn, min(trials), confidence) for name, drawn in drawn_aucs.items()}
     return Detection(
-        {name: _scored(whole[name], drawn, min(trials), confidence) for name, drawn in drawn_aucs.items()},
+        aucs,
         {
             fpr: {
                 name: _estimate(tpr_at(*parts[name], fpr), drawn, trials[0], confidence)
@@ -168,7 +175,7 @@ def detection(
             }
             for fpr in asked
         },
-        _pairs(whole, drawn_aucs, confidence),
+        _pairs(aucs, drawn_aucs, confidence) if min(trials) >= LEAST_COMPARED else [],
     )
 
 
@@ -196,7 +203,7 @@ def _joined(drawn: Mapping[str, Sequence[np.ndarray]]) -> dict[str, np.ndarray]:
 
 
 def needed(fpr: float) -> int:
-    """Return how many negatives a TPR at this FPR needs.
+    """Return how many families of negatives a TPR at this FPR needs.
 
     Examples:
         >>> needed(0.01), needed(0.001)
@@ -261,12 +268,16 @@ def _percentiles(drawn: np.ndarray, confidence: float) -> Interval:
     return Interval(float(low), float(high))
 
 
-def _pairs(values: Mapping[str, float], drawn: Mapping[str, np.ndarray], confidence: float) -> list[PairOfDetectors]:
+def _pairs(aucs: Mapping[str, Excess], drawn: Mapping[str, np.ndarray], confidence: float) -> list[PairOfDetectors]:
     found = []
-    for first, second in combinations(values, 2):
+    for first, second in combinations(aucs, 2):
+        (one, own), (two, other) = aucs[first], aucs[second]
         gaps = drawn[first] - drawn[second]
         tail = min((gaps <= 0).sum(), (gaps >= 0).sum())
         p = min(1.0, 2 * (int(tail) + 1) / (len(gaps) + 1))
-        found.append((first, second, Excess(values[first] - values[second], _percentiles(gaps, confidence)), p))
+        # Draws that all agree on a difference say nothing of how sure it is: the ends are those of both intervals.
+        vary = np.ptp(gaps) > 0 or not gaps.any()
+        ends = _percentiles(gaps, confidence) if vary else Interval(own.low - other.high, own.high - other.low)
+        found.append((first, second, Excess(one - two, ends), p))
     adjusted = holm([p for *_, p in found])
     return [PairOfDetectors(*row, after) for row, after in zip(found, adjusted, strict=True)]

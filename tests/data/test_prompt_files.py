@@ -17,6 +17,7 @@ CAT, DOG = ListedPrompt("a cat, black", "memorised", None), ListedPrompt("a dog"
         ("list.csv", '\ufefflabel,caption\nMemorized,"a cat, black"\nunseen,a dog\na,\n'.replace("a,\n", "")),
         ("list.jsonl", '{"text": "a cat, black", "label": true}\n\n{"text": "a dog", "label": "never seen"}\n'),
         ("list.jsonl", '{"index": 3, "caption": "a cat, black", "label": 1}\r\n{"caption": "a dog", "label": 0}'),
+        ("list.jsonl", '{"caption": "a cat, black", "label": 1.0}\n{"caption": "a dog", "label": 0.0}'),
         ("list.txt", "memorised\ta cat, black\n0\ta dog\n0\ta dog\n"),
     ],
 )
@@ -42,6 +43,8 @@ def test_lines_without_labels_and_families(tmp_path: Path) -> None:
         ("a.jsonl", b"[1]\n", "line 1 is no object"),
         ("a.jsonl", b'{"prompt": NaN}\n', "line 1: NaN is no number"),
         ("a.txt", b"\n \n", "holds no prompt"),
+        ("a.csv", b'prompt,label\n"  ",1\n', "line 2: no prompt"),
+        ("a.csv", b'prompt,label\n"a cat,1\na dog,0\n', "unexpected end of data"),
         ("a.txt", b"\xff\xfe", "is no text in UTF-8"),
     ],
 )

@@ -147,9 +147,9 @@ def as_version(record: Record, version: int) -> dict[str, Any]:
     return {**content, "schema": f"sidebench-record/{version}"}
 
 
-def upgraded(record: Record) -> Record:
+def upgraded(record: Record, version: int = 1) -> Record:
     """Return what of a record made now is left once it went through an older schema, which `as_version` gives."""
-    return changed(record, reach=[], version=1)
+    return changed(record, reach=[], version=version)
 
 
 def _result(base: Record, seed: int, hits: AttackHits) -> Any:

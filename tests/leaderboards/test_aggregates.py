@@ -1,5 +1,6 @@
 """Records of images that are not public say nothing of any one image, and stand on boards all the same."""
 
+import copy
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -97,8 +98,37 @@ def test_two_attacks_of_one_run_are_tested_by_their_counts() -> None:
         assert (p < 0.01) == (rates[0] < rates[1])
 
 
+def test_tables_that_do_not_fit_each_other_are_not_used() -> None:
+    """One record cannot make a test of its own liking, nor stop the board: then preparations alone are tested."""
+    _, wanted = simulated(np.random.default_rng(3), (0.1, 0.5))
+    rows = records_of(np.random.default_rng(3), (0.1, 0.5))[1]
+    by_preparation = welch([sum_tests.excess_by_preparation(row) for row in rows], unvarying=1.0)[0, 1]
+    assert wanted != by_preparation
+
+    def p(*records: Any) -> float:
+        return float(sum_tests.p_of_sums(records, [np.ones(3), np.ones(3)])[0, 1])
+
+    first, second = rows
+    forged = copy.copy(first)
+    forged.paired = [SimpleNamespace(**{**vars(each), "counts": np.diag(np.sum(each.counts, axis=1))})
+                     for each in first.paired]  # fmt: skip
+    classes = copy.copy(first)
+    classes.victim = SimpleNamespace(**{**vars(first.victim), "classes": [(30, 30), (30, 30)]})
+    single = copy.copy(first)
+    single.victim = SimpleNamespace(classes=[], compared_groups=lambda: {"training": 1, "control": 60})
+    for other in (forged, classes, single):
+        assert p(other, second) == pytest.approx(by_preparation)
+    assert p(first, second) == pytest.approx(wanted)
+
+
 def simulated(rng: np.random.Generator, rates: tuple[float, float]) -> tuple[list[dict[int, AttackHits]], float]:
     """Return what two attacks hit under three seeds, even over 60 groups a side, and the p that their sums give."""
+    hits, records = records_of(rng, rates)
+    return hits, float(sum_tests.p_of_sums(records, [np.ones(3), np.ones(3)])[0, 1])
+
+
+def records_of(rng: np.random.Generator, rates: tuple[float, float]) -> tuple[list[dict[int, AttackHits]], list[Any]]:
+    """Return what two attacks hit under three seeds, even over 60 groups a side, and their records of sums."""
     groups, hits = 60, []
     for rate in rates:
         by_seed = {}
@@ -117,7 +147,7 @@ def simulated(rng: np.random.Generator, rates: tuple[float, float]) -> tuple[lis
                 seeds=[0, 1, 2],
                 band="high",
                 candidates=400,
-                victim=SimpleNamespace(compared_groups=lambda: {"training": groups, "control": groups}),
+                victim=SimpleNamespace(classes=[], compared_groups=lambda: {"training": groups, "control": groups}),
                 hashes=SimpleNamespace(scores={str(seed): f"{name} {seed}" for seed in own}),
                 shares=[shares_of(seed, "high", found) for seed, found in own.items()],
                 headline=lambda seed, excess=excess: SimpleNamespace(bands=[SimpleNamespace(excess=excess[seed])]),
@@ -132,7 +162,7 @@ def simulated(rng: np.random.Generator, rates: tuple[float, float]) -> tuple[lis
                 ],
             )
         )
-    return hits, sum_tests.p_of_sums(records, [np.ones(3), np.ones(3)])[0, 1]
+    return hits, records
 
 
 def test_a_record_holds_sums_and_no_seed(record: Record, folder: RunFolder) -> None:

@@ -1,5 +1,6 @@
 """Verification by challenge: honest runs agree, and runs whose parts do not belong together do not."""
 
+import hashlib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -7,10 +8,20 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import yaml
+from made_records import as_version
 
 from sidebench.benchmark.data.pair import FOLDER, load_pair
 from sidebench.benchmark.errors import BadInput, BadRecord, BadSetting
-from sidebench.benchmark.files import read_state, read_table, write_json, write_state, write_table
+from sidebench.benchmark.files import (
+    canonical_json,
+    read_json,
+    read_state,
+    read_table,
+    write_json,
+    write_state,
+    write_table,
+    write_text,
+)
 from sidebench.benchmark.results.run_folder import RunFolder, read_run
 from sidebench.benchmark.results.schema import load_metrics
 from sidebench.benchmark.results.sums import sealed
@@ -121,6 +132,24 @@ def test_a_reference_models_candidates_are_reproduced_too(make_pair_file: Any, t
     with sealed(folder):
         write_json(folder.path / "metrics.json", content | figures_again.again(folder, load_metrics(folder)))
     assert challenge(recorded(folder, tmp_path), folder, 12, pair=str(file), device="cpu").agreed < 12
+
+
+def test_a_record_of_schema_4_is_challenged_by_what_it_says(make_pair_file: Any, tmp_path: Path) -> None:
+    file = make_pair_file(tmp_path, measures=["nl2c:n50:a0.5"])
+    folder = runner.execute(plan_run(load_pair(str(file)), attacks=["carlini-uncond"], candidates=12, device="cpu",
+                                     out=tmp_path)).folder  # fmt: skip
+    (record,) = make_records(folder, "somebody")
+    text = canonical_json(as_version(record, 4))
+    old = record.file(tmp_path / "old", hashlib.sha256(text.encode()).hexdigest()[:12])
+    write_text(old, text)
+    assert challenge(old, folder, 5, pair=str(file), device="cpu").passed
+
+    # One that could say what its bands see, and does not, is no older record.
+    content = read_json(folder.path / "metrics.json")
+    with sealed(folder):
+        write_json(folder.path / "metrics.json", {**content, "reach": []})
+    with pytest.raises(BadRecord, match="reach: is of other bands"):
+        challenge(recorded(folder, tmp_path), folder, 5, pair=str(file), device="cpu")
 
 
 def test_a_badge_does_not_outlive_its_record(run: RunFolder, tmp_path: Path) -> None:

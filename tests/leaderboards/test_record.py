@@ -147,7 +147,8 @@ def test_version_4_knew_no_tracks_and_no_versions(made: list[Record]) -> None:
     assert side.claim.version == 2 and side.track == "extraction"
     old = as_version(side, 4)
     found = parse_record(old, "old.json")
-    assert found == upgraded(side) and found.claim.version == 1
+    assert found == upgraded(side, 2) and found.claim.version == 2, "it says settings of version 2"
+    assert parse_record(as_version(made[0], 4), "old.json").claim.version == 1
     given = {**old, "victim": {**old["victim"], "family": "images"}}
     assert parse_record(given, "old.json").track == "images"
     for later in ({"track": "images"}, {"claim": {**old["claim"], "version": 2}}):

@@ -187,7 +187,7 @@ def test_other_settings_and_other_seeds_are_marked(finished: Any, changed: Any) 
     manifest["units"]["side.s0"]["settings"]["guidance_scale"] = 3.0
     write_json(other.manifest_file, manifest)
     (leak, *_) = (leak for leak in compare_runs([finished.folder, other]).leaks if leak.attack == "side")
-    assert leak.settings == "guidance_scale = 3.0 (was 0.3)"
+    assert leak.settings == "guidance_scale = 3.0 (was 0.1)"
 
 
 # ---- Shown ------------------------------------------------------------------------------------------

@@ -77,6 +77,28 @@ def test_no_mistake_has_an_interval() -> None:
         assert value == high == 1 and low == pytest.approx(0.8865, abs=1e-3)
 
 
+def test_differences_that_all_draws_agree_on_are_as_sure_as_both_numbers() -> None:
+    kinds = Kinds(np.arange(60) < 30, np.arange(60))
+    found = detection({"perfect": -np.arange(60.0), "constant": np.zeros(60)}, kinds, draws=100)
+    (pair,) = found.pairs
+    ends = [found.aucs[name].interval for name in ("perfect", "constant")]
+    assert pair.difference.interval == (ends[0].low - ends[1].high, ends[0].high - ends[1].low)
+
+
+def test_one_of_many_detectors_can_be_shown_to_differ() -> None:
+    rng = np.random.default_rng(0)
+    kinds = Kinds(np.arange(60) < 30, np.arange(60))
+    many = {f"chance {number}": rng.normal(size=60) for number in range(10)}
+    found = detection({"perfect": -np.arange(60.0), **many}, kinds, draws=10)
+    assert all(pair.adjusted < 0.05 for pair in found.pairs if pair.first == "perfect")
+
+
+def test_few_families_are_not_compared_and_many_prompts_of_few_show_no_rare_rate() -> None:
+    kinds = Kinds(np.arange(230) < 30, np.concatenate([np.arange(30), 30 + np.arange(200) % 12]))
+    found = detection({"a": np.arange(230.0), "b": np.zeros(230)}, kinds, draws=10)
+    assert found.pairs == [] and found.rates == {} and set(found.aucs) == {"a", "b"}
+
+
 def test_a_rate_that_too_few_negatives_can_show_is_left_out() -> None:
     kinds = Kinds(np.arange(110) < 11, np.arange(110))
     scores = np.arange(110.0)

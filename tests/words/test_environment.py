@@ -1,5 +1,6 @@
 """What a run was made with, and how a process starts and leaves."""
 
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ import torch
 
 from sidebench.benchmark import environment
 from sidebench.benchmark.environment import ALLOCATIONS, PACKAGES, version, versions
+from sidebench.benchmark.errors import BadInput
 
 
 def test_versions_are_those_installed() -> None:
@@ -52,6 +54,9 @@ def test_a_gpu_computes_in_full_precision_with_one_algorithm() -> None:
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
     torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = True, False
     environment.pick_device("cpu")
+    assert torch.backends.cudnn.allow_tf32 and torch.backends.cudnn.benchmark, "a notebook's own work stays its own"
+    with contextlib.suppress(BadInput):
+        environment.pick_device("cuda")
     assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
     assert not torch.backends.cudnn.benchmark and torch.backends.cudnn.deterministic
 
