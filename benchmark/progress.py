@@ -89,7 +89,7 @@ class RichBars:
             return
         task, began, first = self._tasks[phase]
         rate = f"{(done - first) / (now - began):.1f}/s" if now > began else ""
-        self._bars.update(task, completed=done, rate=rate)
+        self._bars.update(task, completed=done, total=total, rate=rate)
 
 
 def reporter_for(stream: TextIO) -> "PlainProgress | RichBars":

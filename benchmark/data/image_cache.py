@@ -30,7 +30,7 @@ from ..progress import say, silent
 from . import decode
 from .archives import Unpacked, unpack
 from .dataset_files import ImageFiles, fetch_data, locate, quiet, used_splits
-from .folder_files import in_words, is_metadata
+from .folder_files import IMAGES, in_words, is_image, is_metadata
 from .hub import cache, unusable_cache
 from .pair import DataSource
 
@@ -258,7 +258,7 @@ def _decode(data: DataSource, source: ImageFiles, file: Path, texts: _Texts, roo
             place.mkdir()
             read = unpack(source.builder, source.files[split], data.images, place)
             reader = _Reader(data, owner, read.files, source.elsewhere, room)
-            done = 0
+            done, known = 0, source.rows.get(split, 0) or _rows_of(read)
             for row in _stream(read, source.features, owner):
                 if reader.is_of_another_split(row):
                     continue
@@ -268,12 +268,27 @@ def _decode(data: DataSource, source: ImageFiles, file: Path, texts: _Texts, roo
                 texts.families += reader.family(row, done)
                 done += 1
                 if done % BLOCK == 0:
-                    progress(f"decoding {split}", done, max(done, source.rows.get(split, 0)))
+                    progress(f"decoding {split}", done, max(known, done + 1))
             if not done:
                 raise BadInput(f"{owner}: the split is empty")
+            if done >= BLOCK:
+                progress(f"decoding {split}", done, done)
             texts.counts[split] = done
             texts.left_out += reader.without_row() + read.left_out
             shutil.rmtree(place)
+
+
+def _rows_of(read: Unpacked) -> int:
+    """Return how many rows are to be expected: image files, or rows of parquet files; 0 where only reading tells."""
+    if read.builder == "parquet":
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            return sum(pq.read_metadata(file).num_rows for file in read.files)
+        except (pa.ArrowException, OSError):
+            return 0  # what is wrong is said where the rows are read
+    return sum(map(is_image, read.files)) if read.builder == IMAGES else 0
 
 
 def first_form(data: DataSource) -> ImageForm:

@@ -198,6 +198,28 @@ def test_data_with_a_fault_are_refused(kept: Path, tmp_path: Path, changes: dict
         load_references(load_pair("digits").model_copy(update={"data": data}))
 
 
+@pytest.mark.parametrize("table", [True, False])
+def test_the_counter_counts_all_images(
+    table: bool, kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_cache, "BLOCK", 4)
+    (tmp_path / "data").mkdir()
+    if table:
+        picture_table(tmp_path / "data" / "train.parquet", range(9))
+    else:
+        for number in range(9):
+            (tmp_path / "data" / f"{number}.png").write_bytes(picture(number))
+    said: list[tuple[str, int, int]] = []
+    columns = {} if table else {"images": None, "labels": None}
+    data = folder_of(tmp_path / "data", held_out=None, **columns)
+    image_cache.load_rows(data, lambda *told: said.append(told))
+    assert [told for told in said if told[0] == "decoding train"] == [
+        ("decoding train", 4, 9),
+        ("decoding train", 8, 9),
+        ("decoding train", 9, 9),
+    ]
+
+
 def test_damaged_file_is_refused_and_leaves_nothing(kept: Path, tmp_path: Path) -> None:
     file = picture_table(tmp_path / "data" / "train.parquet", range(5))
     content = file.read_bytes()

@@ -104,3 +104,11 @@ def test_bars_take_any_phase(capsys: pytest.CaptureFixture[str]) -> None:
             report("[bold] side.s0: images", done, 2)
     printed = capsys.readouterr()
     assert printed.out == "" and "[bold] side.s0: images" in printed.err
+
+
+def test_a_bar_follows_a_total_that_grows() -> None:
+    bars = RichBars()
+    for done, total in ((512, 513), (898, 898)):
+        bars("decoding", done, total)
+    (bar,) = bars._bars.tasks
+    assert (bar.completed, bar.total) == (898, 898)
