@@ -69,6 +69,10 @@ class RunFolder:
         self.manifest_file = path / "manifest.json"
         self.report_file = path / "report.html"
 
+    def __repr__(self) -> str:
+        """Return the class with the folder's path, which `str` and a notebook show too."""
+        return f"RunFolder({str(self.path)!r})"
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the run's lock; a second writer is refused. It ends with the process, however that ends.

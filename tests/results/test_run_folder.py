@@ -23,6 +23,11 @@ with RunFolder(Path(sys.argv[1])).locked():
 """
 
 
+def test_it_shows_its_path() -> None:
+    folder = RunFolder(Path("runs") / "digits-0a1b2c3d")
+    assert f"{folder}" == repr(folder) == f"RunFolder({str(folder.path)!r})"
+
+
 def test_a_writer_keeps_another_process_out_until_it_is_killed(tmp_path: Path) -> None:
     holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE)
     try:
