@@ -244,7 +244,7 @@ def _data(
     if dataset.endswith(".npz"):
         return _arrays(dataset, split, holdout, form, columns), "not stated"
     if Path(dataset).is_file():
-        raise BadInput(f"{dataset} is a file: name the folder that it is in")
+        raise BadInput(f"{dataset} is a file: name the folder that it is in, or an .npz file (numpy.savez writes one)")
     place: dict[str, Any] = {"source": "folder", "path": dataset}
     if not Path(dataset).is_dir():
         repo, revision = repository(dataset)

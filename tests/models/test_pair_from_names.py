@@ -82,7 +82,7 @@ def test_an_iid_control_is_somebodys_claim(tmp_path: Path, caplog: pytest.LogCap
         ({"control": "iid", "holdout": None}, "--control iid needs --holdout"),
         ({"control": "none"}, "--control none: by name it is iid or surrogate, and none without --holdout"),
         ({"variant": "fp16", "model": "./mine.py:x"}, "--variant fp16: a model of your own has no variants"),
-        ({"dataset": "file.csv"}, "file.csv is a file: name the folder that it is in"),
+        ({"dataset": "file.csv"}, "file.csv is a file: name the folder that it is in, or an .npz file"),
         ({"dataset": "a.npz", "image_column": "x"}, "--image-column: an npz file has arrays"),
         ({"dataset": "a.npz", "config": "x"}, "--config: an npz file has arrays"),
         ({"dataset": "a.npz", "holdout": "b.npz:"}, "'b.npz:' is no array of an npz file: write it as FILE.npz:ARRAY"),
