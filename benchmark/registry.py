@@ -49,6 +49,8 @@ _BASE: dict[Kind, type] = {
     "measure": Measure,
     "model": Model,
 }
+_MOST_MEANT = 5
+"""Names of a file that a message lists."""
 _BESIDE: set[str] = set()
 """Names of the modules that local files have imported from their folders."""
 
@@ -123,6 +125,7 @@ def _find(kind: Kind, name: str) -> Any:
     base, ablation = split_ablation(name)
     if kind == "attack" and ablation:
         return _ablated(find(kind, base), ablation)
+    check_named_in_file(name)
     if is_local(name):
         loaded = _from_file(name, functions=kind == "model")
     else:
@@ -315,6 +318,30 @@ def _read_entry_points(kind: Kind, _path: tuple[str, ...]) -> Mapping[str, impor
 def is_local(name: str) -> bool:
     """Return whether a name spells a local `file.py:Class`."""
     return ".py:" in name
+
+
+def check_named_in_file(name: str) -> None:
+    """Refuse a `file.py` without the name of what is meant in it; its source is read, nothing is imported.
+
+    Raises:
+        BadInput: with the functions and classes that the file defines.
+    """
+    path = Path(name)
+    if path.suffix != ".py" or os.path.isdir(path):  # noqa: PTH112  Path.is_dir raises of a name that is too long
+        return
+    found = list(_defined(path))
+    meant = " or ".join(f"{name}:{one}" for one in found[:_MOST_MEANT]) or f"{name}:NAME"
+    what = "is a Python file" if os.path.isfile(path) else "is not there"  # noqa: PTH113
+    raise BadInput(f"{name} {what}: name the class or function in the file too, {meant}")
+
+
+def _defined(file: Path) -> Iterator[str]:
+    """Yield the classes and functions that a file defines for others; none where it is missing or not Python."""
+    try:
+        nodes = ast.parse(file.read_bytes()).body
+    except (OSError, SyntaxError, ValueError):
+        return
+    yield from (node.name for node in nodes if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name[0] != "_")
 
 
 def local_file(name: str) -> Path:

@@ -14,7 +14,7 @@ from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 from ..contracts import SamplerSettings, Settings
 from ..errors import BadPair, UnknownName, first_problem
 from ..files import read_bytes, read_yaml, write_text
-from ..registry import is_local, names
+from ..registry import check_named_in_file, is_local, names
 
 FOLDER = Path(__file__).parent / "pairs"
 SHIPPED = "zoo:"
@@ -472,7 +472,12 @@ def is_own_location(location: str) -> bool:
 
 
 def named_model(name: str) -> ModelSource:
-    """Return the model that a user names: a folder, `OWNER/NAME` of the Hub, perhaps with `@REVISION`, or own code."""
+    """Return the model that a user names: a folder, `OWNER/NAME` of the Hub, perhaps with `@REVISION`, or own code.
+
+    Raises:
+        BadInput: it is a Python file, without what is meant in it.
+    """
+    check_named_in_file(name)
     name = beside(Path(), name) if name.startswith("~") else name
     repo, revision = repository(name)
     looks_so = re.fullmatch(r"[\w.-]+/[\w.-]+", repo) and not repo.startswith(".")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny_networks import OWN_MODEL, own_model, tiny_denoiser
 
-from sidebench import Model, ModelSpec, from_torch, load_model
+from sidebench import Model, ModelSpec, check_model, from_torch, load_model
 from sidebench.benchmark.data.pair import load_pair
 from sidebench.benchmark.errors import BadInput, UnknownName, UnsafeFile
 from sidebench.benchmark.models import inspect_files
@@ -240,6 +240,22 @@ def test_what_is_no_model_is_refused(name: str, message: str, tmp_path: Path) ->
     file = own_model(tmp_path, f"from pathlib import Path\n{OWN_MODEL}\nthree = 3\n").rpartition(":")[0]
     with pytest.raises(BadInput, match=message):
         found(f"{file}:{name}")
+
+
+def test_a_file_without_a_name_says_what_is_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "models").mkdir()
+    file = own_model(tmp_path / "models", f"{OWN_MODEL}\n\ndef _inner():\n    1 / 0\n\n\nclass Net:\n    pass\n")
+    monkeypatch.chdir(tmp_path)
+    said = r"^{0} is a Python file: name the class or function in the file too, {0}:mine or {0}:Net$"
+    for name in ("models/mine.py", file.rpartition(":")[0]):  # the first could be a repository of the Hub
+        with pytest.raises(BadInput, match=said.format(name)):
+            pair_of(name, "nowhere", "train")
+        with pytest.raises(BadInput, match=said.format(name)):
+            check_model(name)
+    with pytest.raises(
+        BadInput, match=r"^none\.py is not there: name the class or function in the file too, none\.py:NAME$"
+    ):
+        found("none.py")
 
 
 @pytest.mark.parametrize("name", ["./nowhere.py:mine", "nowhere.py:mine"])
