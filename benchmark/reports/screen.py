@@ -62,7 +62,7 @@ def first_screen(folder: RunFolder, metrics: Metrics, seconds: float | None = No
     attacks = by_attack(metrics)
     lines = [_title(metrics, attacks, seconds, width)]
     lines += [line for line in [model_line(folder)] if line]
-    lines += _wrapped(answer(metrics), width)
+    lines += _wrapped(answer(metrics), width, most=4)
     lines += [line for link in _links(metrics) for line in _wrapped(link, width, most=2)]
     lines += [f"  {line}" for line in _table(metrics, attacks, width - 2)]
     for sentence in (_legend(metrics), *compared(metrics, attacks), _one_preparation(metrics)):

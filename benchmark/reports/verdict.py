@@ -15,6 +15,10 @@ State = Literal["good", "look", "missing"]
 """As it should be; read the verdict with care; not checked."""
 
 
+SAY_IID = "if the held-out images are a random part of the same pool, say control iid (--control iid)"
+"""The way out of a surrogate control, where no classifier speaks against it."""
+
+
 class Headline(NamedTuple):
     """What a reader should take away."""
 
@@ -105,13 +109,16 @@ def _unclaimed(metrics: Metrics) -> str:
             f"{metrics.results[0].measure} cannot decide: its scores on training and held-out images are not on one "
             f"scale, or the results were written before verdicts read all bands. Take another measure, or run again."
         )
+    way_out = ""
     if metrics.control == "iid":
         why = "Training and held-out images are distinguishable by a classifier"
     elif metrics.control == "none":
         why = "There are no held-out images"
     else:
         why = f"The control is of the kind {metrics.control}"
-    return f"{why}, so hits alone do not show that images come from training. The rates stand for themselves."
+        if metrics.control == "surrogate" and not (metrics.control_check and metrics.control_check.told_apart):
+            way_out = f"; {SAY_IID}"
+    return f"{why}, so hits alone do not show that images come from training{way_out}. The rates stand for themselves."
 
 
 def _leak(metrics: Metrics) -> str:

@@ -119,7 +119,10 @@ def test_every_other_answer_has_its_words(says: str, words: str, metrics: Metric
 
 def test_without_a_fair_control_there_is_no_verdict(finished: Any, metrics: Metrics) -> None:
     bare = metrics.model_copy(update={"control": "surrogate", "claims": []})
-    assert answer(bare).startswith("NO VERDICT: ") and answer(bare).endswith(".")
+    assert answer(bare).startswith("NO VERDICT: ") and answer(bare).endswith("say control iid (--control iid).")
+    for width in (60, 100):
+        lines = first_screen(finished.folder, bare, None, width).splitlines()
+        assert "(--control iid)." in " ".join(" ".join(lines).split()) and len(lines) <= 25
     unbanded = [result.model_copy(update={"bands": []}) for result in metrics.results]
     text = first_screen(finished.folder, metrics.model_copy(update={"results": unbanded, "claims": []}))
     assert "has no fixed bands" in text and "copies %" not in text

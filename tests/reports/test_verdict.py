@@ -140,6 +140,14 @@ def test_no_verdict_without_a_fair_control_or_bands(contents: Contents, change: 
     assert found.tone == "open" and words in found.lead and "gives" not in found.title
 
 
+def test_a_surrogate_control_has_a_way_out_unless_a_classifier_speaks_against_it(contents: Contents) -> None:
+    surrogate = contents.metrics.model_copy(update={"control": "surrogate"})
+    assert "if the held-out images are a random part of the same pool, say control iid (--c" in headline(surrogate).lead
+    told = contents.metrics.control_check.model_copy(update={"told_apart": True})
+    for other in ({"control_check": told}, {"control": "none", "control_check": None}, {"control": "iid"}):
+        assert "--control" not in headline(surrogate.model_copy(update={"claims_excess": False, **other})).lead
+
+
 def by_name(contents: Contents, **changes: Any) -> dict[str, VerdictCheck]:
     metrics = contents.metrics.model_copy(update=changes.pop("metrics", {}))
     files = {"audit": contents.audit, "quality": contents.quality, "costs": contents.costs, **changes}
