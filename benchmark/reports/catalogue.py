@@ -101,6 +101,10 @@ def describe(name: str, *, every_table: bool = False) -> Description:
         return _training_defence(name.removeprefix(IN_TRAINING), option)
     kind = _kind_of(name)
     if kind is None:
+        from ..results.run_folder import may_be_run, read_run
+
+        if may_be_run(name):
+            read_run(name)  # says what is wrong with it
         known = [*pair_names(), *(known for kind in KINDS.values() for known in registry.names(kind))]
         raise UnknownName("pair, attack, defence, detector, measure or run folder", name, known)
     describing = {

@@ -20,7 +20,9 @@
 A unit is one attack under one seed; `unit_name` names it.
 """
 
+import difflib
 import functools
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -57,6 +59,11 @@ T = TypeVar("T")
 
 MANIFEST_SCHEMA = "sidebench-manifest/2"
 LOCK_FILE = ".lock"
+RUNS = "runs"
+"""Where runs go by default."""
+_MOST_NAMED = 3
+"""Runs that a message names."""
+
 LOCKED_PARTS = ("state", "images", "scores", "captions", "tuning", "evidence")
 """Folders of a run that only the holder of its lock writes to."""
 
@@ -315,10 +322,35 @@ def read_run(path: str | Path) -> RunFolder:
     """
     folder = RunFolder(Path(path))
     if not folder.manifest_file.is_file():
-        raise BadInput(f"{path} is no run folder: it has no manifest.json")
+        why = "it has no manifest.json" if os.path.lexists(path) else "it is not there"
+        raise BadInput(f"{path} is no run folder: {why}{_runs_near(folder.path)}")
     refuse_links(folder.path)
     folder.checked_manifest()
     return folder
+
+
+def may_be_run(name: str) -> bool:
+    """Return whether a name may be a run folder's: a path, what is there, or what ends in 8 hex digits."""
+    return (
+        any(separator in name for separator in ("/", os.sep))
+        or os.path.lexists(name)
+        or re.search(r"-[0-9a-f]{8}$", name) is not None
+    )
+
+
+def _runs_near(path: Path) -> str:
+    """Return the runs in a folder or else beside it, ready to end a sentence: those of a like name, or the newest."""
+    for place in (path, path.parent, Path(RUNS)):
+        try:
+            found = sorted(place.glob("*/manifest.json"), key=lambda file: -file.stat().st_mtime)
+        except OSError:
+            continue
+        names = [file.parent.name for file in found]
+        if names:
+            shown = difflib.get_close_matches(path.name, names, n=_MOST_NAMED) or names[:_MOST_NAMED]
+            more = f" and {len(names) - len(shown):,} more" if len(names) > len(shown) else ""
+            return f"; {place.as_posix()}/ holds {', '.join(shown)}{more}"
+    return ""
 
 
 @contextmanager

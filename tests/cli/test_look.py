@@ -57,6 +57,12 @@ def test_show_run(finished: Any, call: Call) -> None:
     assert data["metrics"]["schema"] == "sidebench-metrics/1" and data["manifest"]["units"]
 
 
+@pytest.mark.parametrize("name", ["runs/digits-0a1b2c3d", "digits-0a1b2c3d", "./x"])
+def test_show_of_a_run_that_is_not_there_lists_no_attacks(name: str, here: Path, call: Call) -> None:
+    code, out, err = call("show", name)
+    assert (code, out, err) == (2, "", f"sidebench: {name} is no run folder: it is not there\n")
+
+
 def loads_from_the_net(page: str) -> list[str]:
     return re.findall(r"(?:src|href|action|data)\s*=\s*[\"']?(?:https?:)?//[^\s\"'>]+|url\(\s*[\"']?http|@import", page)
 

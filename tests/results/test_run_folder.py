@@ -11,7 +11,7 @@ import torch
 from sidebench.benchmark import environment
 from sidebench.benchmark.contracts import AttackState
 from sidebench.benchmark.errors import BadInput, RunConflict
-from sidebench.benchmark.results.run_folder import RunFolder, is_unit_name, unit_name
+from sidebench.benchmark.results.run_folder import RunFolder, is_unit_name, read_run, unit_name
 
 HOLDER = """
 import os, sys, time
@@ -26,6 +26,23 @@ with RunFolder(Path(sys.argv[1])).locked():
 def test_it_shows_its_path() -> None:
     folder = RunFolder(Path("runs") / "digits-0a1b2c3d")
     assert f"{folder}" == repr(folder) == f"RunFolder({str(folder.path)!r})"
+
+
+def test_what_is_no_run_is_told_of_those_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadInput, match=r"^runs/x is no run folder: it is not there$"):
+        read_run("runs/x")
+    names = [f"pair{number}-{number:08x}" for number in range(5)]
+    for age, name in enumerate(names):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "manifest.json").touch()
+        os.utime(tmp_path / "runs" / name / "manifest.json", (1000 - age, 1000 - age))
+    newest = f"runs/ holds {', '.join(names[:3])} and 2 more$"
+    for path, why in (("runs/x", "it is not there"), ("x", "it is not there"), ("runs", "it has no manifest.json")):
+        with pytest.raises(BadInput, match=f"^{path} is no run folder: {why}; {newest}"):
+            read_run(path)
+    with pytest.raises(BadInput, match=r"it is not there; runs/ holds pair4-00000004,"):
+        read_run("pair4-00000044")
 
 
 def test_a_writer_keeps_another_process_out_until_it_is_killed(tmp_path: Path) -> None:
