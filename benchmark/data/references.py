@@ -305,16 +305,46 @@ def read_npz(path: Path, name: str, labels_name: str | None = None) -> tuple[np.
     Raises:
         BadInput: there is no such file or array, or it holds something else.
     """
-    if not os.path.isfile(path):  # noqa: PTH113  Path.is_file raises of a name that no file system takes
-        raise BadInput(f"no such data file: {path.name}")
     images, labels = _read_npz(path, name, labels_name)
-    if images.dtype != np.uint8 or images.ndim not in (3, 4):
-        found = f"{images.dtype} {images.shape}"
-        raise BadInput(f"{path.name}, {name}: want uint8 N x H x W (x C), found {found}")
+    _check_images(path, name, images.dtype, images.shape)
     if labels is not None and labels.shape != (len(images),):
         raise BadInput(f"{path.name}, {labels_name}: want {len(images)} labels, found shape {labels.shape}")
     images = images[..., None] if images.ndim == 3 else images
     return np.ascontiguousarray(images.transpose(0, 3, 1, 2)), labels
+
+
+def _check_images(path: Path, name: str, kind: np.dtype, shape: tuple[int, ...]) -> None:
+    """Raise `BadInput` where an array is not uint8 N x H x W (x C), with what to do about it."""
+    if kind == np.uint8 and len(shape) in (3, 4):
+        return
+    said = f"{path.name}, {name}: want uint8 N x H x W (x C), found {kind} {shape}"
+    if kind.kind in "fb":
+        said += "; uint8 is wanted: multiply values of 0 .. 1 by 255 and round"
+    elif kind.kind in "iu" and kind != np.uint8:
+        said += "; uint8 is wanted: .astype(numpy.uint8) where the values are 0 .. 255"
+    raise BadInput(said)
+
+
+def stored_sizes(data: DataSource) -> dict[str, tuple[int, int, int]]:
+    """Return (height, width, channels) of images that are taken as they are, by array; of an npz file from its headers.
+
+    Empty for folders and the Hub, whose images are brought to the size that the pair says.
+
+    Raises:
+        BadInput: an array is missing or not of images.
+    """
+    if data.source == "scikit-learn-digits":
+        return {data.source: (8, 8, 1)}
+    if data.source != "npz":
+        return {}
+    places = [array_of(Selection(split=split)) for split in used_splits(data)]
+    sizes = {}
+    for file, name in places or [(str(data.path), str(data.images))]:
+        kind, shape = _npz_header(Path(file), name)
+        _check_images(Path(file), name, kind, shape)
+        height, width, channels = (*shape[1:], 1)[:3]
+        sizes[f"{Path(file).name}, {name}"] = (height, width, channels)
+    return sizes
 
 
 def npz_arrays(path: Path) -> list[str]:
@@ -332,10 +362,17 @@ def npz_arrays(path: Path) -> list[str]:
         raise BadInput(f"{path.name} cannot be read as npz: {error}") from None
 
 
-def _read_npz(path: Path, images: str, labels: str | None) -> tuple[np.ndarray, np.ndarray | None]:
+def _check_npz(path: Path) -> None:
+    """Raise `BadInput` where there is no such file, or it holds no named arrays."""
+    if not os.path.isfile(path):  # noqa: PTH113  Path.is_file raises of a name that no file system takes
+        raise BadInput(f"no such data file: {path.name}")
     refuse_pointers(path.name, path.parent, [path])
     if not zipfile.is_zipfile(path):
         raise BadInput(f"{path.name} is no npz file of named arrays")
+
+
+def _read_npz(path: Path, images: str, labels: str | None) -> tuple[np.ndarray, np.ndarray | None]:
+    _check_npz(path)
     try:
         with np.load(path, allow_pickle=False) as arrays:
             for name in (images, labels):
@@ -345,6 +382,20 @@ def _read_npz(path: Path, images: str, labels: str | None) -> tuple[np.ndarray, 
             return arrays[images], None if labels is None else arrays[labels]
     except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise BadInput(f"{path.name} cannot be read as npz: {error}") from None
+
+
+def _npz_header(path: Path, name: str) -> tuple[np.dtype, tuple[int, ...]]:
+    """Return the type and shape of an array of an npz file, which is not read for it."""
+    _check_npz(path)
+    if name not in (known := npz_arrays(path)):
+        raise BadInput(f"{path.name} has no array {name!r}: it has {', '.join(known)}")
+    try:
+        with zipfile.ZipFile(path) as packed, packed.open(f"{name}.npy") as file:
+            readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+            shape, _, kind = readers[np.lib.format.read_magic(file)](file)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise BadInput(f"{path.name}, {name} cannot be read as an array: {error}") from None
+    return kind, shape
 
 
 def _check_memory(path: Path, names: list[str]) -> None:

@@ -11,7 +11,7 @@ from ..data import model_files
 from ..data.dataset_files import fetch_data
 from ..data.given_images import form_of
 from ..data.pair import Pair
-from ..data.references import counts
+from ..data.references import counts, stored_sizes
 from ..errors import BadInput, BadSetting, TooFew, UnknownName
 from ..files import short_hash
 from ..models import ModelFiles, inspect_files, is_own
@@ -320,7 +320,7 @@ def _begun_anew(named: Sequence[str], attacks: Sequence[Attack]) -> tuple[str, .
 
 
 def _check_size(pair: Pair, size: tuple[int, int, int]) -> None:
-    """Raise `BadInput` where the pair brings its images to another size than the model's (height, width, channels)."""
+    """Raise `BadInput` where the pair's images are of another size than the model's (height, width, channels)."""
     side, channels = pair.data.size, pair.data.channels
     if pair.data.source in ("hub", "folder") and side is not None and (side, side, channels) != size:
         height, width, made = size
@@ -328,6 +328,19 @@ def _check_size(pair: Pair, size: tuple[int, int, int]) -> None:
             f"pair {pair.name}: data.size brings the images to {side}x{side}x{channels}, "
             f"the model makes {height}x{width}x{made}; only square ones can be compared"
         )
+    for place, stored in stored_sizes(pair.data).items():
+        if stored != size:
+            raise BadInput(f"pair {pair.name}: {_of_another_size(place, stored, size)}")
+
+
+def _of_another_size(place: str, stored: tuple[int, int, int], size: tuple[int, int, int]) -> str:
+    """Say that an array holds images of another size than the model's, and what to do about it."""
+    height, width, channels = size
+    fix = "resize them, or save them as files, which are resized"
+    if stored == (channels, height, width):
+        fix = "N x H x W x C is wanted: move the channel axis, numpy.moveaxis(images, 1, -1)"
+    found, wanted = ("x".join(map(str, each)) for each in (stored, size))
+    return f"{place}: images are {found}, the model makes {wanted} (height x width x channels); {fix}"
 
 
 def _checked(spec: ModelSpec) -> tuple[ModelSpec, ModelFiles]:

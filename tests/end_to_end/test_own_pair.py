@@ -105,10 +105,12 @@ def test_npz_needs_a_path(own: Path) -> None:
         load_pair(str(own))
 
 
-def test_images_of_another_size_are_refused(own: Path) -> None:
+def test_images_of_another_size_are_refused_in_the_plan_and_where_they_came_later(own: Path) -> None:
+    plan = plan_run(load_pair(str(own)), candidates=5, device="cpu", out=own.parent / "runs")
     images = np.random.default_rng(0).integers(0, 256, (60, 9, 9), dtype=np.uint8)
     np.savez(own.parent / "images.npz", pictures=images, kinds=np.arange(60))
-    plan = plan_run(load_pair(str(own)), candidates=5, device="cpu", out=own.parent / "runs")
+    with pytest.raises(BadInput, match="9x9x1, the model makes 8x8x1"):
+        plan_run(load_pair(str(own)), candidates=5, device="cpu", out=own.parent / "runs")
     with pytest.raises(BadInput, match="9x9x1, the model makes 8x8x1"):
         runner.execute(plan)
 

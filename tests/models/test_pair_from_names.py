@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from hub_repositories import picture, picture_table
 
-from sidebench.benchmark.data import image_cache
+from sidebench.benchmark.data import image_cache, references
 from sidebench.benchmark.data.pair import Pair, load_pair, write_pair
 from sidebench.benchmark.data.references import load_references
 from sidebench.benchmark.errors import BadInput
@@ -125,6 +125,38 @@ def test_arrays_of_an_npz_file_are_splits(tmp_path: Path) -> None:
         assert np.array_equal(found.held_out.images[:, 0], stored["y"])
     assert len(load_references(other).held_out) == 30 and load_references(other).fingerprint != found.fingerprint
     assert pair.name == "digits.a.npz" and pair.control == "surrogate"
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((9, 1, 8, 8), r"a.npz, y: images are 1x8x8, the model makes 8x8x1 .*; N x H x W x C is wanted: move the chan"),
+        ((9, 6, 6), r"a.npz, y: images are 6x6x1, the model makes 8x8x1 .*; resize them, or save them as files"),
+    ],
+)
+def test_arrays_of_another_size_than_the_models_are_refused_unread(
+    shape: tuple[int, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = by_name(arrays(tmp_path / "a.npz", x=(40, 8, 8), y=shape), split="x", holdout="y")
+    monkeypatch.setattr(references, "_read_npz", None)
+    with pytest.raises(BadInput, match=message):
+        plan_run(pair, candidates=4, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("kind", "mend"),
+    [
+        (np.float32, "uint8 is wanted: multiply values of 0 .. 1 by 255 and round"),
+        (bool, "uint8 is wanted: multiply values of 0 .. 1 by 255"),
+        (np.int64, r"uint8 is wanted: .astype\(numpy.uint8\) where the values are 0 .. 255"),
+    ],
+)
+def test_arrays_of_other_numbers_say_what_to_do(kind: Any, mend: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.zeros((40, 8, 8), dtype=kind))
+    pair = by_name(tmp_path / "a.npz", split="x", holdout=None)
+    for refuse in (lambda: plan_run(pair, candidates=4, device="cpu"), lambda: load_references(pair)):
+        with pytest.raises(BadInput, match=f"a.npz, x: want uint8 N x H x W .x C., found .* .40, 8, 8.; {mend}"):
+            refuse()
 
 
 def test_n_of_nl2_follows_from_the_smaller_side(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import diffusers
 import pytest
 from hub_repositories import change_config, picture, pixel_folder, unet
 
-from sidebench.benchmark.data.pair import Pair
+from sidebench.benchmark.data.pair import Pair, load_pair
 from sidebench.benchmark.errors import BadInput
 from sidebench.benchmark.models.pair_from_names import pair_of
 from sidebench.benchmark.runs.plan import plan_run
@@ -49,6 +49,11 @@ def test_images_of_another_shape_than_the_models(tmp_path: Path) -> None:
     wide = pixel_folder(tmp_path / "wide", unet(3, size=[8, 16]), diffusers.DDPMScheduler())  # type: ignore[arg-type]
     said = refused(pair(wide))
     assert "pair mine: data.size brings the images to 8x8x3, the model makes 8x16x3; only square ones" in said
+
+
+def test_the_digits_go_with_models_of_their_size_alone(model: Path) -> None:
+    with pytest.raises(BadInput, match=r"digits: images are 8x8x1, the model makes 8x8x3 .height x width x channels.;"):
+        plan_run(load_pair("digits"), model=str(model), candidates=8, device="cpu")
 
 
 def test_a_value_that_cannot_be_used(model: Path) -> None:
