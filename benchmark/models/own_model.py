@@ -26,10 +26,13 @@ from ..errors import BadInput, UnsafeFile, blaming
 from ..files import content_sha256, sha256
 from ..registry import code_of, find, importing_beside, is_local, local_file, source_of, sources_beside
 from .torch_module import TorchModel
-from .try_model import check_attributes, try_model
+from .try_model import check_attributes, shape_asked, try_model
 
 TENSORS, LIVE = "tensors", "live module"
 """Under these names identity holds the hash of a model's tensors, and of an object of this process."""
+
+SHAPES_DIFFER = (RuntimeError, ValueError, AssertionError)
+"""What torch and those who build on it raise of an input of the wrong shape, among other things."""
 
 _PASSING = frozenset({"owner", "spec", "device", "dtype", "prompts", "planted", "labelled"})
 """Attributes that are no part of what a model is."""
@@ -87,8 +90,13 @@ def load_tried(spec: ModelSpec) -> Model:
     """
     model = _build(spec)
     owner = owner_of(spec.location)
-    with blaming(f"model {owner}", BadInput, source_folder(spec)):
-        try_model(model, owner)
+    try:
+        with blaming(f"model {owner}", BadInput, source_folder(spec)):
+            try_model(model, owner)
+    except BadInput as error:
+        if isinstance(model, TorchModel) and isinstance(error.__cause__, SHAPES_DIFFER):
+            raise BadInput(f"{error}; {shape_asked(model)}") from error.__cause__
+        raise
     return model
 
 

@@ -101,7 +101,7 @@ def chosen_pairs(
 
 def pair_of(
     model: str | Model,
-    dataset: str,
+    dataset: str | Path,
     split: str | None,
     holdout: str | None = None,
     allow_pickle: bool = False,
@@ -125,13 +125,17 @@ def pair_of(
     """
     if split is None:
         raise BadInput("--dataset needs --split, the split that the model was trained on (and --holdout, another)")
+    dataset = _named_data(dataset, split, holdout)
     kind, claim = _control(control, split, holdout)
     victim = _victim(model, variant, allow_pickle)
     height, width, channels = victim.size
     if height != width or channels not in (1, 3):
-        raise BadInput(
-            f"{victim.owner} makes images of {height}x{width}x{channels}; square grey or RGB ones can be run"
-        )
+        said = f"{victim.owner} makes images of {height}x{width}x{channels}; square grey or RGB ones can be run"
+        if isinstance(model, Model):
+            from .try_model import shape_asked
+
+            said += f"; {shape_asked(model)}"
+        raise BadInput(said)
     columns = {"images": image_column, "captions": caption_column, "labels": label_column}
     named = {key: value for key, value in columns.items() if value is not None}
     data, data_licence = _data(dataset, split, holdout, {"size": height, "channels": channels, "config": config}, named)
@@ -149,6 +153,23 @@ def pair_of(
         attacks={first: AttackDefaults(origin="defaults of the attack, untuned")},
         licence=f"model: {victim.licence}; data: {data_licence}, as their cards say",
     )
+
+
+def _named_data(dataset: Any, split: Any, holdout: Any) -> str:
+    """Return the data set's name.
+
+    Raises:
+        BadInput: images themselves are given, or anything else that is no name.
+    """
+    if isinstance(dataset, Path):
+        dataset = str(dataset)
+    for named in (dataset, split, holdout):
+        if named is not None and not isinstance(named, str):
+            raise BadInput(
+                f"pair_of takes a data set and its splits by name, not a {type(named).__name__}; save arrays by "
+                f"numpy.savez('a.npz', x=training, y=held_out) and write pair_of(model, 'a.npz', 'x', 'y')"
+            )
+    return str(dataset)
 
 
 def _control(wanted: str | None, split: str, holdout: str | None) -> tuple[Control, str]:

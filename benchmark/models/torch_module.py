@@ -20,6 +20,7 @@ from .flops import of_one_call
 from .pipeline import prediction_type
 from .schedule import DiscreteSchedule, StraightPath, alphas_cumprod, with_known_betas
 from .sigmas import stated_by_sigma
+from .try_model import shape_asked
 
 Schedule = Any
 """A diffusers scheduler or its configuration, ("linear", T, first beta, last beta), or a tensor of betas or of their
@@ -157,7 +158,7 @@ class TorchModel(Model):
         if found.shape != x_t.shape:
             raise BadInput(
                 f"{self.owner}: the module returned shape {tuple(found.shape)} for x_t of shape {tuple(x_t.shape)}; "
-                f"is image_shape={self.image_shape} right?"
+                f"{shape_asked(self)}"
             )
         return found.float()
 

@@ -38,6 +38,11 @@ def try_model(model: Model, owner: str) -> None:
     _check_shaped(model.encode(images), (2, *model.sample_shape), f"model {owner}: encode", model.device)
 
 
+def shape_asked(model: Model) -> str:
+    """Ask whether the shape of images was said right, for the end of a message."""
+    return f"is image_shape={model.image_shape} right? it is (channels, height, width)"
+
+
 def noise(model: Model, rows: int) -> Tensor:
     """Return x_t of pure noise, the same every time, on the model's device."""
     drawn = torch.randn(rows, *model.sample_shape, generator=generator(0, "conformance", 0, "noise"))

@@ -207,7 +207,11 @@ def test_a_subclass_that_breaks_its_contract_is_refused(before: str, after: str,
             "    1 / 0\n    net.load",
             r"failed: ZeroDivisionError: division by zero \(mine\.py, line 8\)",
         ),
-        ("(1, 8, 8)", "(3, 8, 8)", r"expected input.* to have 1 channels, but got 3 channels"),
+        (
+            "(1, 8, 8)",
+            "(8, 8, 1)",
+            r"to have 1 channels, but got 8 channels.*; is image_shape=\(8, 8, 1\) right\? it is \(chan",
+        ),
     ],
 )
 def test_files_with_a_fault_are_refused_in_a_line(before: str, after: str, message: str, tmp_path: Path) -> None:
@@ -287,5 +291,17 @@ def test_a_pair_is_made_of_names(tmp_path: Path) -> None:
     pair = pair_of(own_model(tmp_path), data, "train", "test")
     assert (pair.name, pair.model.family, pair.control) == ("mine.py-mine.photos", "pixel", "surrogate")
     assert (pair.data.size, pair.data.channels) == (8, 1)
-    live = pair_of(from_torch(tiny_denoiser(), schedule=LINEAR, image_shape=(1, 8, 8)), data, "train")
+    live = pair_of(from_torch(tiny_denoiser(), schedule=LINEAR, image_shape=(1, 8, 8)), Path(data), "train")
     assert (live.name, live.control) == ("tinydenoiser.photos", "none")
+
+
+def test_what_is_no_name_or_no_image_is_refused_where_the_pair_is_made() -> None:
+    model, turned = (
+        from_torch(tiny_denoiser(), schedule=LINEAR, image_shape=shape) for shape in ((1, 8, 8), (8, 8, 1))
+    )
+    images: Any = torch.zeros(4, 8, 8, dtype=torch.uint8)
+    for given in ((images, images), (images.numpy(), "x"), ("a.npz", images)):
+        with pytest.raises(BadInput, match=r"by name, not a (Tensor|ndarray); save arrays by numpy\.savez\('a\.npz'"):
+            pair_of(model, *given)
+    with pytest.raises(BadInput, match=r"8x1x8; square grey or RGB .*; is image_shape=\(8, 8, 1\) right\?"):
+        pair_of(turned, "nowhere", "train")

@@ -195,7 +195,7 @@ class Noisy(nn.Module):
     [
         (
             {"module": Recorder(lambda x: x[:, :, :4])},
-            r"returned shape \(2, 1, 4, 8\) .* is image_shape=\(1, 8, 8\) right",
+            r"returned shape \(2, 1, 4, 8\) .* is image_shape=\(1, 8, 8\) right\? it is",
         ),
         ({"module": Recorder(lambda x: (x, x))}, "returned a tuple, wanted a tensor or an object with .sample"),
         ({"module": Recorder(lambda x: x / 0)}, "not finite at t = 0; check its weights"),
