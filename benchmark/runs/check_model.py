@@ -8,14 +8,16 @@ the check of the prediction type finds out whether that was said right.
 """
 
 from collections.abc import Mapping
-from typing import get_args
+from typing import Any, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..candidates import Candidates
 from ..contracts import Model, ModelSpec, PredictionType, SamplerSettings
 from ..environment import pick_device
+from ..errors import BadInput
 from ..models.flops import OperationCount
 from ..models.own_model import facts_of, live_spec, load_tried, owner_of
 from ..models.schedule import alphas_cumprod
@@ -42,20 +44,21 @@ CLOSE = 1e-3
 
 
 def check_model(
-    model: str | Model, *, images: Tensor | None = None, device: str = "cpu", allow_pickle: bool = False
+    model: str | Model, *, images: Tensor | np.ndarray | None = None, device: str = "cpu", allow_pickle: bool = False
 ) -> None:
     """Run every check for a model (`FILE.py:NAME`, a registered name, or the `Model` itself).
 
     Args:
         model: What to check.
-        images: Some of the images that it was trained on, N x C x H x W in [0, 1]. With them schedule, time and range
-            of the images are checked as well; without, a model that was not trained passes as one that was.
+        images: Some of the images that it was trained on, a tensor or an array, N x C x H x W in [0, 1]. With them
+            schedule, time and range of the images are checked as well; without, a model that was not trained passes as
+            one that was.
         device: Where to run it.
         allow_pickle: Read weights that are a pickle.
 
     Raises:
         NotConformant: a check failed; the message says which and what was seen.
-        BadInput: the model cannot be built, or not be called.
+        BadInput: the model cannot be built, or not be called, or the images are not such.
     """
     if isinstance(model, str):
         spec = ModelSpec(family="pixel", location=model, allow_pickle=allow_pickle)
@@ -63,11 +66,34 @@ def check_model(
     else:
         spec = live_spec(model)
     loaded, owner = load_tried(spec.model_copy(update={"device": str(pick_device(device))})), owner_of(spec.location)
+    shown = None if images is None else _as_images(images, loaded.image_shape)
     with torch.no_grad():
         check_levels(loaded, owner)
         check_rows(loaded, owner)
         check_cost(loaded, owner)
-        check_prediction(loaded, owner, images)
+        check_prediction(loaded, owner, shown)
+
+
+def _as_images(given: Any, shape: tuple[int, int, int]) -> Tensor:
+    """Return images as float32, N x C x H x W in [0, 1].
+
+    Raises:
+        BadInput: they are of another type, shape or range; the message says what to do.
+    """
+    if not isinstance(given, Tensor | np.ndarray):
+        raise BadInput(f"images are a tensor or an array, N x C x H x W in [0, 1], was a {type(given).__name__}")
+    found = tuple(given.shape)
+    if found[1:] != shape or not found[0]:
+        height_first = found[1:] == (*shape[1:], shape[0])
+        fix = "; move the channel axis: numpy.moveaxis(images, -1, 1)" if height_first else ""
+        raise BadInput(f"images: wanted N x C x H x W with (C, H, W) = {shape}, was {found}{fix}")
+    images = torch.as_tensor(given)
+    if not images.is_floating_point():
+        raise BadInput(f"images: wanted floats in [0, 1], was {images.dtype}; divide uint8 by 255")
+    if not (images.min() >= 0 and images.max() <= 1):
+        low, high = float(images.min()), float(images.max())
+        raise BadInput(f"images: wanted values in [0, 1], 0 is black, was {low:.3g} to {high:.3g}; scale them")
+    return images.float()
 
 
 def check_levels(model: Model, owner: str) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sidebench import Model, ModelSpec, check_model, from_torch, load_model, load_pair, load_references
 from sidebench.benchmark.contracts import PredictionType
+from sidebench.benchmark.errors import BadInput
 from sidebench.benchmark.models.analytic import MixtureModel
 from sidebench.benchmark.runs.check_attack import NotConformant
 from sidebench.benchmark.runs.check_model import check_prediction
@@ -72,6 +73,23 @@ def test_trained_networks_are_epsilon_and_nothing_else(name: str, digits: Tensor
 def test_with_images_other_training_than_was_said_is_noticed(options: dict[str, Any], digits: Tensor) -> None:
     with pytest.raises(NotConformant, match="does not denoise these images, whatever it predicts"):
         check_model(made(zoo("digits"), **options), images=digits[:8])
+
+
+def test_images_may_be_an_array_and_what_they_are_not_is_said(digits: Tensor) -> None:
+    model, eight = made(zoo("digits")), digits[:8]
+    check_model(model, images=eight.double().numpy())
+    wrong: list[tuple[Any, str]] = [
+        ("photos", r"images are a tensor or an array, N x C x H x W in \[0, 1\], was a str"),
+        (eight[:, 0], r"wanted N x C x H x W with \(C, H, W\) = \(1, 8, 8\), was \(8, 8, 8\)$"),
+        (eight[:0], r"was \(0, 1, 8, 8\)$"),
+        (eight.permute(0, 2, 3, 1).numpy(), r"was \(8, 8, 8, 1\); move the channel axis: numpy.moveaxis"),
+        ((eight * 255).byte(), r"wanted floats in \[0, 1\], was torch.uint8; divide uint8 by 255"),
+        (eight * 2 - 1, r"wanted values in \[0, 1\], 0 is black, was -1 to 1; scale them"),
+        (eight * float("nan"), r"wanted values in \[0, 1\]"),
+    ]
+    for images, message in wrong:
+        with pytest.raises(BadInput, match=message):
+            check_model(model, images=images)
 
 
 def test_an_untrained_model_passes_without_images(tmp_path: Path) -> None:
