@@ -60,6 +60,7 @@ _HOME = {
     "load_metrics": "results.schema",
     "rescore": "results.rescore",
     "write_report": "reports.page",
+    "first_screen": "reports.screen",
     "compare_runs": "reports.compare.compare_runs",
     # Checks: does a plug-in keep its contract?
     "check_attack": "runs.check_attack",
@@ -123,6 +124,7 @@ if TYPE_CHECKING:
     from .benchmark.models.torch_module import from_torch as from_torch
     from .benchmark.reports.compare.compare_runs import compare_runs as compare_runs
     from .benchmark.reports.page import write_report as write_report
+    from .benchmark.reports.screen import first_screen as first_screen
     from .benchmark.results.rescore import rescore as rescore
     from .benchmark.results.run_folder import RunFolder as RunFolder
     from .benchmark.results.run_folder import read_run as read_run
