@@ -17,6 +17,7 @@ from ..files import short_hash
 from ..models import ModelFiles, inspect_files, is_own
 from ..models.find_model import find_model, find_source
 from ..models.load_network import need_transformers
+from ..models.try_model import shape_asked
 from ..progress import silent
 from ..protocol import DEFAULT_TIER, TIERS, TOP_K, Batching, Protocol, Sampling
 from ..registry import check_settings, code_of, find, layers
@@ -225,7 +226,7 @@ def plan_run(
         if its_files.image_size != size:
             raise BadInput(f"pair {pair.name}: the reference model makes images of another size than the model")
     check_family(chosen_attacks, around, spec.family)
-    _check_size(pair, size)
+    _check_size(pair, size, files.outline if is_own(spec) else None)
     protocol = Protocol(**{**pair.protocol.values(), "dtype": dtype})
     if files.outline is not None:
         try_sampler(files.outline, protocol.sampler, f"pair {pair.name}")
@@ -319,8 +320,14 @@ def _begun_anew(named: Sequence[str], attacks: Sequence[Attack]) -> tuple[str, .
     return wanted
 
 
-def _check_size(pair: Pair, size: tuple[int, int, int]) -> None:
-    """Raise `BadInput` where the pair's images are of another size than the model's (height, width, channels)."""
+def _check_size(pair: Pair, size: tuple[int, int, int], own: Model | None) -> None:
+    """Raise `BadInput` where the pair's images are of another size than the model's (height, width, channels).
+
+    Args:
+        pair: Its images are compared.
+        size: Of the model's images.
+        own: The model, where it is somebody's own, whose image_shape may be wrong.
+    """
     side, channels = pair.data.size, pair.data.channels
     if pair.data.source in ("hub", "folder") and side is not None and (side, side, channels) != size:
         height, width, made = size
@@ -330,13 +337,15 @@ def _check_size(pair: Pair, size: tuple[int, int, int]) -> None:
         )
     for place, stored in stored_sizes(pair.data).items():
         if stored != size:
-            raise BadInput(f"pair {pair.name}: {_of_another_size(place, stored, size)}")
+            raise BadInput(f"pair {pair.name}: {_of_another_size(place, stored, size, own)}")
 
 
-def _of_another_size(place: str, stored: tuple[int, int, int], size: tuple[int, int, int]) -> str:
+def _of_another_size(place: str, stored: tuple[int, int, int], size: tuple[int, int, int], own: Model | None) -> str:
     """Say that an array holds images of another size than the model's, and what to do about it."""
     height, width, channels = size
     fix = "resize them, or save them as files, which are resized"
+    if own is not None:
+        fix += f"; {shape_asked(own)}"
     if stored == (channels, height, width):
         fix = "N x H x W x C is wanted: move the channel axis, numpy.moveaxis(images, 1, -1)"
     found, wanted = ("x".join(map(str, each)) for each in (stored, size))

@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tiny_networks import OWN_MODEL, own_model, tiny_denoiser
 
-from sidebench import Model, ModelSpec, check_model, from_torch, load_model
+from sidebench import Model, ModelSpec, check_model, from_torch, load_model, plan_run
 from sidebench.benchmark.data.pair import load_pair
 from sidebench.benchmark.errors import BadInput, UnknownName, UnsafeFile
 from sidebench.benchmark.models import inspect_files
@@ -305,3 +306,11 @@ def test_what_is_no_name_or_no_image_is_refused_where_the_pair_is_made() -> None
             pair_of(model, *given)
     with pytest.raises(BadInput, match=r"8x1x8; square grey or RGB .*; is image_shape=\(8, 8, 1\) right\?"):
         pair_of(turned, "nowhere", "train")
+
+
+def test_arrays_of_another_size_ask_for_the_shape_too(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.zeros((40, 8, 8), dtype=np.uint8))
+    model = from_torch(tiny_denoiser(), schedule=LINEAR, image_shape=(1, 16, 16))
+    pair = pair_of(model, tmp_path / "a.npz", "x")
+    with pytest.raises(BadInput, match=r"images are 8x8x1, .*; is image_shape=\(1, 16, 16\) right\? it is \(channels"):
+        plan_run(pair, model=model, candidates=4, device="cpu")
