@@ -144,6 +144,8 @@ class Model(ABC):
 
     def noise_levels(self, times: Tensor) -> list[tuple[float, float]]:
         """Return (alpha, sigma) at each of some timesteps, (T,), as numbers; the device is read once."""
+        import torch
+
         found = [torch.stack(self.noise_level(t)) for t in times.to(self.device)]
         return [(alpha, sigma) for alpha, sigma in torch.stack(found).tolist()]
 

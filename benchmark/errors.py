@@ -32,6 +32,10 @@ class BadInput(SidebenchError):
     exit_code = 2
 
 
+class WrongImages(BadInput):
+    """Images of a pair are of another size than its model makes."""
+
+
 class UnknownName(BadInput):
     """A name that is not registered; the message lists close matches and then all names."""
 

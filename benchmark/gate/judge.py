@@ -10,7 +10,7 @@ from pathlib import Path
 from ..contracts import Attack, Progress
 from ..data.pair import Pair, load_pair, named_model, pair_names
 from ..data.references import load_references
-from ..errors import BadInput
+from ..errors import BadInput, WrongImages
 from ..progress import silent
 from ..results.run_folder import RunFolder, believing, read_run, stored_pair
 from ..runs.plan import Unit, plan_run
@@ -84,20 +84,23 @@ def gate_pair(
     check_baseline_rule(policy, baseline=baseline is not None)
     if (pair.model.family if model is None else named_model(model).family) == "images":
         raise BadInput("images that exist already are scored first: sidebench score-images, then sidebench gate RUN")
-    plan = plan_run(
-        pair,
-        attacks=list(policy.attacks),
-        settings=policy.attacks,
-        model=model,
-        candidates=policy.candidates,
-        seeds=policy.seeds,
-        measures=(policy.measure,),
-        device=device,
-        out=out,
-        fresh=fresh,
-        allow_pickle=allow_pickle,
-        progress=progress,
-    )
+    try:
+        plan = plan_run(
+            pair,
+            attacks=list(policy.attacks),
+            settings=policy.attacks,
+            model=model,
+            candidates=policy.candidates,
+            seeds=policy.seeds,
+            measures=(policy.measure,),
+            device=device,
+            out=out,
+            fresh=fresh,
+            allow_pickle=allow_pickle,
+            progress=progress,
+        )
+    except WrongImages as error:
+        return Decision("cannot tell", pair.name, policy, [GateCheck("references", False, str(error))])
     plan = replace(plan, units=tuple(_judged([unit.attack for unit in plan.units], policy)))
     try:
         references = load_references(pair, progress)

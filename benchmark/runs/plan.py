@@ -12,7 +12,7 @@ from ..data.dataset_files import fetch_data
 from ..data.given_images import form_of
 from ..data.pair import Pair
 from ..data.references import counts, stored_sizes
-from ..errors import BadInput, BadSetting, TooFew, UnknownName
+from ..errors import BadInput, BadSetting, TooFew, UnknownName, WrongImages
 from ..files import short_hash
 from ..models import ModelFiles, inspect_files, is_own
 from ..models.find_model import find_model, find_source
@@ -337,7 +337,7 @@ def _check_size(pair: Pair, size: tuple[int, int, int], own: Model | None) -> No
         )
     for place, stored in stored_sizes(pair.data).items():
         if stored != size:
-            raise BadInput(f"pair {pair.name}: {_of_another_size(place, stored, size, own)}")
+            raise WrongImages(f"pair {pair.name}: {_of_another_size(place, stored, size, own)}")
 
 
 def _of_another_size(place: str, stored: tuple[int, int, int], size: tuple[int, int, int], own: Model | None) -> str:

@@ -129,7 +129,7 @@ def test_all_families_run_end_to_end_and_ask_nobody(hub: LocalHub, place: Path, 
 
     hub.requests.clear()
     run = [name for name in MAKERS if name not in FETCHED_ONLY]
-    runs = [sidebench("run", f"{name}.yaml", "--candidates", "6", "--device", "cpu", "--json") for name in run]
+    runs = [sidebench("run", f"{name}.yaml", "--candidates", "6", "--device", "cpu", "--json=full") for name in run]
     assert hub.requests == []
     identities = {}
     for name, (code, out, err) in zip(run, runs, strict=True):

@@ -442,7 +442,7 @@ def test_a_probe_above_the_limit_is_seen_everywhere(copied: Path, make_plan: Pla
     write_report(result.folder)
     (flag,) = probe_flags(result.folder)
     assert flag.startswith("side.s0: 25.0 % of the pixels of 1 candidate") and "17 of 255" in flag
-    assert flag in describe(str(result.folder.path)).data["metrics"]["flags"]
+    assert flag in describe(str(result.folder.path)).data["flags"]
     assert flag in text_tables(result.metrics, probe_flags(result.folder))
     assert flag in (copied / "report.html").read_text(encoding="utf-8")
     assert (copied / "metrics.json").read_bytes() == before

@@ -7,10 +7,13 @@ import pytest
 import torch
 from tiny_networks import OWN_MODEL, own_model, tiny_denoiser
 
-from sidebench import execute, from_torch, write_report
+from sidebench import execute, from_torch, load_pair, write_report
 from sidebench.benchmark.errors import BadInput
 from sidebench.benchmark.files import read_json
+from sidebench.benchmark.models import load_model
+from sidebench.benchmark.models.find_model import find_model
 from sidebench.benchmark.reports.tables import model_line
+from sidebench.benchmark.reports.verdict import headline
 from sidebench.benchmark.runs.makers import is_apart
 from sidebench.benchmark.runs.replay import planned_again, replay
 from sidebench.leaderboards.challenge import challenge
@@ -77,3 +80,15 @@ def test_what_a_model_raises_in_a_run_is_told_with_its_line(tmp_path: Path, make
     result = execute(make_plan(tmp_path, attacks=["carlini-uncond"], candidates=16, model=name))
     (error,) = result.failures.values()
     assert str(error) == "carlini-uncond.s0 failed: ValueError: eight is too many (network.py, line 12)"
+
+
+def test_a_wrong_prediction_type_is_no_clean_bill(tmp_path: Path, make_plan: Any) -> None:
+    """The model of `digits`, which leaks, declared to predict something else than it does."""
+    inside: Any = load_model(find_model(load_pair("digits"), None, tmp_path).spec)
+    wrong = from_torch(
+        inside.unet, schedule=("linear", 1000, 1e-4, 0.02), prediction="v_prediction", image_shape=(1, 8, 8)
+    )
+    metrics = execute(make_plan(tmp_path, attacks=["carlini-uncond"], model=wrong, candidates=64)).metrics
+    assert metrics is not None and [found.says for found in metrics.claims] == ["unlike images"]
+    assert any("not of the pair's kind" in flag for flag in metrics.flags)
+    assert headline(metrics).title == "digits: the images are not of its kind"

@@ -15,7 +15,6 @@ from sidebench.benchmark.measures.rms import Rms
 from sidebench.benchmark.measures.zncc import Zncc
 from sidebench.benchmark.models import inspect_files
 from sidebench.benchmark.models.find_model import find_model
-from sidebench.benchmark.registry import KINDS
 from sidebench.benchmark.reports.catalogue import describe, listing
 from sidebench.benchmark.results.shards import shard_of
 from sidebench.benchmark.runs import runner
@@ -67,17 +66,21 @@ def test_what_is_there_is_not_overwritten(tmp_path: Path) -> None:
         write_skeleton("attack", "mine", tmp_path / "regular" / "mine")
 
 
+SKELETONS = ("attack", "defence", "measure", "model")
+"""Kinds of which `sidebench new` writes one."""
+
+
 # ---- Packages ---------------------------------------------------------------------------------------
 
 
 def test_entry_points_of_an_installed_package_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for kind in registry.KINDS.values():
+    for kind in SKELETONS:
         write_skeleton(kind, f"my-{kind}", tmp_path / kind)
         (tmp_path / f"my_{kind}.py").write_bytes((tmp_path / kind / f"my_{kind}.py").read_bytes())
     info = tmp_path / "others_work-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: others-work\nVersion: 1.0\n", encoding="utf-8")
-    classes = {kind: "my_model" if kind == "model" else f"My{kind.title()}" for kind in registry.KINDS.values()}
+    classes = {kind: "my_model" if kind == "model" else f"My{kind.title()}" for kind in SKELETONS}
     points = "".join(f"[sidebench.{kind}s]\nmy-{kind} = my_{kind}:{cls}\n" for kind, cls in classes.items())
     (info / "entry_points.txt").write_text(points, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
@@ -221,13 +224,13 @@ def test_images_of_a_run_outlive_a_measure_that_breaks(
 def test_show_knows_measures_and_classes_of_local_files(tmp_path: Path) -> None:
     shown = describe("nl2c:n10:a0.5")
     assert shown.data["id"] == "nl2c:n10:a0.5" and "high 0 to 0.5, mid 0.5 to 0.75" in shown.text
-    for kind in KINDS.values():
+    for kind in SKELETONS:
         file = next(f for f in write_skeleton(kind, f"shown-{kind}", tmp_path / kind) if f.name == f"shown_{kind}.py")
         if kind == "model":
             assert "images: 1x8x8\nconditioning: none\npredicts: epsilon" in describe(f"{file}:shown_model").text
             continue
         assert f"shown-{kind}: shown-{kind} (none)" in describe(f"{file}:Shown{kind.title()}").text
-    with pytest.raises(BadInput, match=r"is none of sidebench\.Attack, sidebench\.Defence, sidebench\.Measure"):
+    with pytest.raises(BadInput, match=r"is none of sidebench\.Attack, sidebench\.Defence, sidebench\.Detector"):
         describe(f"{tmp_path / 'attack' / 'shown_attack.py'}:Settings")
     for name in ("early-stopping", "training:early-stopping"):
         assert "leave off after this step" in describe(name).text

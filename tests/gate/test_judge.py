@@ -346,14 +346,14 @@ def test_a_failed_check_does_not_hide_a_leak(tmp_path: Path, monkeypatch: pytest
     assert decision.verdict == "fail" and failed(decision) == ["sample quality"]
 
 
-def coloured(folder: Path, size: int = 8, images: int = 500) -> Pair:
+def coloured(folder: Path, size: int = 8, images: int = 500, channels: int = 3) -> Pair:
     """Write digits in red and some green as an npz file with its pair file; return the pair."""
     from sklearn.datasets import load_digits
 
     grey = np.rint(load_digits().images[:images] * (255 / 16)).astype(np.uint8)
     grey = grey.repeat(size // 8, 1).repeat(size // 8, 2)
     colours = np.stack([grey, grey // 2, np.zeros_like(grey)], axis=-1)
-    np.savez(folder / "images.npz", images=colours)
+    np.savez(folder / "images.npz", images=colours[..., :channels])
     content = yaml.safe_load((FOLDER / "digits.yaml").read_text(encoding="utf-8"))
     split = {"seed": 1, "duplicate_rms": 0.0, "training": 150, "held_out": 150, "pool": 200}
     content |= {"name": "coloured", "data": {"source": "npz", "path": "images.npz", "images": "images", "split": split}}
@@ -410,7 +410,7 @@ def test_references_of_another_size_cannot_pass(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("images", [0, 10])
 def test_an_empty_reference_set_cannot_pass(tmp_path: Path, images: int) -> None:
-    decision = decide(tmp_path, model=None, pair=coloured(tmp_path, images=images))
+    decision = decide(tmp_path, model=None, pair=coloured(tmp_path, images=images, channels=1))
     assert decision.verdict == "cannot tell" and failed(decision) == ["references"]
     assert f"the data set has {images}" in as_text(decision)
 

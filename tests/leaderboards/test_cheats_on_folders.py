@@ -238,5 +238,5 @@ def test_cheat_a_state_that_its_preparation_does_not_make(run: RunFolder, pair_f
     write_state(state, type(stored)(moved, stored.info))
     computed_again(run)
     file = write_record(make_records(run, "somebody", ["side"])[0], tmp_path)
-    found = challenge(file, run, 5, pair=str(pair_file), device="cpu", prepare=True)
+    found = challenge(file, run, 60, pair=str(pair_file), device="cpu", prepare=True)
     assert found.prepared == "others" and not found.passed

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from sidebench.benchmark.files import write_json
-from sidebench.benchmark.reports.verdict import headline
 from sidebench.benchmark.results import from_scores
 from sidebench.benchmark.results.from_scores import said_with_care
 from sidebench.benchmark.results.likeness import is_unlike, said_of_unlike
@@ -64,20 +63,3 @@ def test_the_flag_names_both_distances_and_what_to_look_at(folder: RunFolder, tm
     for content in ({"skipped": "large images"}, {"a.s1": {"frechet_distance": 3.0}}):
         write_json(tmp_path / "quality.json", content)
         assert said_of_unlike(folder, "a.s1") is None
-
-
-def test_a_wrong_prediction_type_is_no_clean_bill(tmp_path: Path, make_plan: Any) -> None:
-    """The model of `digits`, which leaks, declared to predict something else than it does."""
-    from sidebench import from_torch, load_pair
-    from sidebench.benchmark.models import load_model
-    from sidebench.benchmark.models.find_model import find_model
-    from sidebench.benchmark.runs.runner import execute
-
-    inside: Any = load_model(find_model(load_pair("digits"), None, tmp_path).spec)
-    wrong = from_torch(
-        inside.unet, schedule=("linear", 1000, 1e-4, 0.02), prediction="v_prediction", image_shape=(1, 8, 8)
-    )
-    metrics = execute(make_plan(tmp_path, attacks=["carlini-uncond"], model=wrong, candidates=64)).metrics
-    assert metrics is not None and [found.says for found in metrics.claims] == ["unlike images"]
-    assert any("not of the pair's kind" in flag for flag in metrics.flags)
-    assert headline(metrics).title == "digits: the images are not of its kind"
