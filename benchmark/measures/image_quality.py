@@ -52,17 +52,11 @@ def assess(
     labels = None if training.labels is None else training.labels[:MOST_COMPARED]
 
     def of_training() -> dict[str, Any]:
-        own = _figures(_batches(training), labels, real)
-        del own["count"]
-        return own
+        return _figures(_batches(training), labels, real)
 
     found = {"training images": real.fits.values("quality of training images", of_training)}
     for unit, batches in candidates.items():
-        found[unit] = own = _figures((batch.float() / 255 for batch in batches), None, real)
-        count, distance = own.pop("count"), own["frechet_distance"]
-        if distance is not None and real.variance and count > 1 and len(training) > 1:
-            own["of_variance"] = distance / real.variance
-            own["of_variance_training"] = real.of_training(training, min(count, len(training)))
+        found[unit] = _figures((batch.float() / 255 for batch in batches), None, real, beside=training)
     return found
 
 
@@ -219,18 +213,23 @@ class _Classifier:
         return found
 
 
-def _figures(batches: Iterable[Tensor], labels: np.ndarray | None, real: _Real) -> dict[str, Any]:
+def _figures(
+    batches: Iterable[Tensor], labels: np.ndarray | None, real: _Real, beside: ImageSet | None = None
+) -> dict[str, Any]:
+    """Return the figures of some images, and how far they and as many of the images `beside` them are from the real."""
     few: list[Tensor] = []
-    count = 0
 
     def watched() -> Iterator[Tensor]:
-        nonlocal count
         for batch in batches:
-            count += len(batch)
             few.append(batch[: max(0, MOST_COMPARED - sum(map(len, few)))])
             yield batch
 
-    distance = frechet.distance(frechet.moments_of(watched()), real.gaussian)
+    moments = frechet.moments_of(watched())
+    distance = frechet.distance(moments, real.gaussian)
+    beside_training: dict[str, float] = {}
+    if beside is not None and np.isfinite(distance) and real.variance and min(moments.count, len(beside)) > 1:
+        beside_training["of_variance"] = distance / real.variance
+        beside_training["of_variance_training"] = real.of_training(beside, min(moments.count, len(beside)))
     images = torch.cat(few)
     size = min(len(images), len(real.part))
     ours = images[:size].flatten(1).double()
@@ -245,7 +244,7 @@ def _figures(batches: Iterable[Tensor], labels: np.ndarray | None, real: _Real) 
         "recall": recall,
         "diversity": _mean_distance(within, ours.shape[1]) if size > 1 else None,
         "label_accuracy": real.labels.accuracy(images, labels),
-        "count": count,
+        **beside_training,
     }
 
 

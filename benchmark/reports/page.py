@@ -84,10 +84,11 @@ def _is_of(file: Path, made_of: str) -> bool:
     Whoever hands over a folder can forge its page so that it stays, as he can its metrics.json.
     """
     try:
-        page, found, _ = file.read_text(encoding="utf-8").rpartition("\n<!-- ")
+        text = file.read_text(encoding="utf-8")
     except (OSError, ValueError):
         return False
-    return bool(found) and file.read_text(encoding="utf-8") == page + _mark(page, made_of)
+    page, found, _ = text.rpartition("\n<!-- ")
+    return bool(found) and text == page + _mark(page, made_of)
 
 
 @believing
