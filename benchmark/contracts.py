@@ -202,6 +202,17 @@ class Model(ABC):
         """
         raise BadInput(NO_ATTENTION)
 
+    def reweighted(self, begin: float) -> Model:
+        """Return this model with cross-attention to the padding of a prompt hidden, that to its begin changed.
+
+        Args:
+            begin: Factor on the attention logit of the token that begins a prompt.
+
+        Raises:
+            BadInput: the model has no cross-attention to change.
+        """
+        raise BadInput(NO_ATTENTION)
+
     def draw(self, candidates: Candidates) -> Tensor | None:
         """Return exact samples x_0, or None (the rule): only the sampling loop can draw from this model.
 
@@ -305,7 +316,7 @@ class Attended(NamedTuple):
     over the heads. Each pixel's numbers sum to 1."""
 
 
-NO_ATTENTION = "this model has no cross-attention to read: choose detectors that need predictions alone"
+NO_ATTENTION = "this model has no cross-attention to read or change: choose what needs predictions alone"
 """What a model without a UNet between text and image says."""
 
 

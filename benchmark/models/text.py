@@ -5,6 +5,7 @@ A condition is one tensor with a row for each prompt, whatever the number of enc
 the harness, attacks and defences pass on as it is; the model that made the row takes it apart.
 """
 
+import copy
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -15,17 +16,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..contracts import Attended, Conditioning, ModelSpec
+from ..contracts import Attended, Conditioning, Model, ModelSpec
 from ..data import pipeline_folder
 from ..data.text_pipelines import TEXT_PIPELINES
 from ..errors import BadInput
-from .attention import check_attention, recorded
+from .attention import check_attention, recorded, reweighted
 from .latent import LatentModel
 from .load_network import from_transformers, import_transformers
 from .schedule import StraightPath
 
 GUIDANCE = "guidance"
 """The part of an embedding that holds the scale of guidance, where a denoiser takes it as an input; the last part."""
+TOKENS = "tokens"
+"""The part that holds how many tokens a prompt is, where attention is re-weighted; the first part."""
 
 
 def packed(parts: Mapping[str, Tensor]) -> Tensor:
@@ -60,6 +63,8 @@ class TextModel(LatentModel):
         self.conditioning: Conditioning = "text"
         self.num_classes = 0
         self.tokenizers: dict[str, Any] = {}
+        self.begin: float | None = None
+        """Where attention is re-weighted, the factor on the logit of the token that begins a prompt."""
         for encoder, tokenizer in TEXT_PIPELINES[self.pipeline].encoders().items():
             if encoder in self.parts:
                 setattr(self, encoder, self._load_encoder(encoder))
@@ -88,14 +93,40 @@ class TextModel(LatentModel):
     def predict(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         """Call the denoiser; x_t and the answer are float32 whatever the network's dtype."""
         rows = self._empty.expand(len(x_t), *self._empty.shape[1:]) if condition is None else condition
-        output = self.denoised(*self.as_trained(x_t, t), unpacked(rows, self._shapes))
+        parts = unpacked(rows, self._shapes)
+        tokens = parts.pop(TOKENS, None)
+        if tokens is None or self.begin is None or condition is None:
+            return self._called(x_t, t, parts)
+        with reweighted(self.denoiser, tokens.flatten().round(), self.begin):
+            return self._called(x_t, t, parts)
+
+    def _called(self, x_t: Tensor, t: Tensor, parts: dict[str, Tensor]) -> Tensor:
+        output = self.denoised(*self.as_trained(x_t, t), parts)
         return output[:, : self.sample_shape[0]].float()  # what follows is a variance that was learned
+
+    def reweighted(self, begin: float) -> Model:
+        """Return a copy whose conditional calls hide the padding, and multiply the logit of the first token.
+
+        Raises:
+            BadInput: the denoiser is no UNet with cross-attention.
+        """
+        check_attention(self.denoiser, self.pipeline)
+        again = copy.copy(self)
+        again.begin = begin
+        for kept in ("_empty", "_shapes"):
+            again.__dict__.pop(kept, None)
+        return again
 
     @torch.no_grad()
     def embed(self, prompts: Sequence[str]) -> Tensor:
         """Return the embedding of each prompt, a row each, float32; prompts are cut to the encoders' lengths."""
         # One at a time: the result must not depend on which prompts go together.
-        return torch.cat([packed(self.encoded(prompt)) for prompt in prompts])
+        return torch.cat([packed(self._with_tokens(prompt, self.encoded(prompt))) for prompt in prompts])
+
+    def _with_tokens(self, prompt: str, parts: dict[str, Tensor]) -> dict[str, Tensor]:
+        if self.begin is None:
+            return parts
+        return {TOKENS: self.prompt_tokens([prompt]).view(1, 1).to(self.device), **parts}
 
     def prompt_tokens(self, prompts: Sequence[str]) -> Tensor:
         """Return how many tokens the first encoder makes of each prompt, as far as it reads, begin and end included.
@@ -115,8 +146,11 @@ class TextModel(LatentModel):
             BadInput: the denoiser is no UNet with cross-attention.
         """
         check_attention(self.denoiser, self.pipeline)
+        rows = self._empty.expand(len(x_t), *self._empty.shape[1:]) if condition is None else condition
+        parts = unpacked(rows, self._shapes)
+        parts.pop(TOKENS, None)
         with recorded(self.denoiser) as maps:
-            return Attended(self.predict(x_t, t, condition), maps)
+            return Attended(self._called(x_t, t, parts), maps)
 
     def too_long(self, prompts: Sequence[str]) -> Sequence[str]:
         """Return the prompts that no encoder takes whole."""
@@ -158,12 +192,13 @@ class TextModel(LatentModel):
     @cached_property
     @torch.no_grad()
     def _empty(self) -> Tensor:
-        return packed(self.unconditional())
+        return packed(self._with_tokens("", self.unconditional()))
 
     @cached_property
     @torch.no_grad()
     def _shapes(self) -> dict[str, tuple[int, ...]]:
-        return {name: tuple(part.shape[1:]) for name, part in self.unconditional().items()}
+        parts = self._with_tokens("", self.unconditional())
+        return {name: tuple(part.shape[1:]) for name, part in parts.items()}
 
     def _load_encoder(self, name: str) -> Any:
         place, owner = pipeline_folder.component(self.folder, name), f"{self.owner}/{name}"

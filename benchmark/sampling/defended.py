@@ -76,6 +76,12 @@ class DefendedModel(Model):
         """Call the denoiser inside and return its cross-attention: whoever has the weights reads them undefended."""
         return self.inside.attend(x_t, t, condition)
 
+    def reweighted(self, begin: float) -> Model:
+        """Return the same defence around the model with other cross-attention."""
+        again = copy.copy(self)
+        again.inside = self.inside.reweighted(begin)
+        return again
+
     def timesteps(self, steps: int) -> Tensor | None:
         """Return the timesteps at which the model's own pipeline samples."""
         return self.inside.timesteps(steps)

@@ -21,6 +21,7 @@ from sidebench.benchmark.sampling.defended import DefendedModel, check_fit, defe
 from sidebench.benchmark.sampling.ledger import Ledger
 from sidebench.benchmark.sampling.sampler import sample_latents
 from sidebench.benchmark.sampling.views import AuditedModel, view_for
+from sidebench.methods.defences import attention_reweighting, embedding_noise, embedding_optimisation, random_tokens
 from sidebench.methods.defences.amg import AmgSettings, AntiMemorizationGuidance
 from sidebench.methods.defences.eta import Eta
 from sidebench.methods.defences.late_guidance import LateGuidance, LateGuidanceSettings
@@ -29,6 +30,13 @@ from sidebench.methods.defences.output_noise import OutputNoise, OutputNoiseSett
 PIXELS = VictimFacts("pixel", "none", (1, 8, 8), "ddim", 256)
 DIGITS = ModelSpec(family="pixel", location="zoo:digits")
 BUILT_IN = {AntiMemorizationGuidance: {"neighbours": 20}, Eta: {}, LateGuidance: {}, OutputNoise: {}}
+FOR_TEXT = (
+    attention_reweighting.AttentionReweighting,
+    embedding_noise.EmbeddingNoise,
+    embedding_optimisation.EmbeddingOptimisation,
+    random_tokens.RandomTokens,
+)
+"""Those for text models alone: tests/methods/test_text_defences.py."""
 SAMPLING = quick_sampling(steps=6)
 Make = Callable[..., Any]
 
@@ -57,7 +65,7 @@ def test_built_in_defences_conform(cls: type, tmp_path: Path) -> None:
 
 def test_built_in_defences_are_registered() -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wanted = {cls.name: f"{cls.__module__}:{cls.__name__}" for cls in BUILT_IN}
+    wanted = {cls.name: f"{cls.__module__}:{cls.__name__}" for cls in (*BUILT_IN, *FOR_TEXT)}
     assert project["entry-points"]["sidebench.defences"] == wanted
 
 

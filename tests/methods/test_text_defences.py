@@ -1,16 +1,18 @@
-"""The hooks that defences of text models need: prompt, embedding, starting noise, classifier-free guidance."""
+"""Defences of text models, and the hooks that they need: prompt, embedding, starting noise, guidance, attention."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from diffusers.models.attention_processor import Attention
 from hub_repositories import text_pipeline
 
 from sidebench.benchmark.candidates import Candidates
 from sidebench.benchmark.contracts import ModelSpec
-from sidebench.benchmark.errors import DefenceFailed
+from sidebench.benchmark.errors import BadInput, DefenceFailed
 from sidebench.benchmark.models import load_model
+from sidebench.benchmark.models.attention import recorded, reweighted
 from sidebench.benchmark.registry import make_defence
 from sidebench.benchmark.runs.check_attack import NotConformant, quick_sampling
 from sidebench.benchmark.runs.check_defence import check_defence
@@ -166,3 +168,141 @@ def test_late_guidance_says_what_the_denoiser_is_asked_before_it(outside: Any, s
     last_step_is_at_zero = (sample(late) - plain).abs().max()
     assert late.guidance_scale(torch.tensor(40), 7.5) == scale and late.guidance_scale(torch.tensor(0), 7.5) == 7.5
     assert last_step_is_at_zero < (sample(model) - plain).abs().max()
+
+
+# ---- The built-in ones ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["attention-reweighting", "embedding-noise", "embedding-optimisation", "random-tokens"]
+)
+def test_the_built_in_ones_conform_and_change_images(name: str, spec: ModelSpec, model: Any) -> None:
+    settings = {"steps": 2} if name == "embedding-optimisation" else {}
+    check_defence(name, settings, spec, SAMPLING, count=5)
+    assert not torch.equal(sample(around(model, name)), sample(model))
+
+
+def test_all_of_the_built_in_ones_compose_with_late_guidance(model: Any) -> None:
+    names = ["attention-reweighting", "embedding-noise", "embedding-optimisation", "random-tokens", "late-guidance"]
+    defended = around(model, *names)
+    assert set(defended.defences) == set(names)
+    assert sample(defended).isfinite().all()
+
+
+def lengthened(model: Any, numbers: Any = range(3), **settings: Any) -> list[list[str]]:
+    defended = defend(model, [make_defence("random-tokens", settings)], "ddim", lambda: torch.empty(0))
+    prompts = [PROMPTS[number % 3] for number in numbers]
+    return [prompt.split() for prompt in defended.prompted(prompts, Candidates(0, numbers))]
+
+
+def test_random_tokens_puts_words_between_those_of_the_prompt(model: Any) -> None:
+    for found, prompt in zip(lengthened(model), PROMPTS, strict=True):
+        own = iter(found)
+        assert len(found) == len(prompt.split()) + 4 and all(word in own for word in prompt.split())
+    assert lengthened(model)[2:] == lengthened(model, numbers=[2])
+    assert lengthened(model, numbers=[0, 3])[0] != lengthened(model, numbers=[0, 3])[1]
+
+
+def test_random_tokens_of_each_kind(model: Any) -> None:
+    numbers = [word for found in lengthened(model, what="numbers") for word in found if word.isdigit()]
+    assert len(numbers) == 12 and len(set(numbers)) > 6
+    for found, prompt in zip(lengthened(model, what="repeats", insertions=9), PROMPTS, strict=True):
+        assert set(found) == set(prompt.split()) and len(found) == len(prompt.split()) + 9
+
+
+def test_embedding_noise_has_the_scale_that_was_asked_for(model: Any) -> None:
+    noisy = defend(model, [make_defence("embedding-noise", {"scale": 0.3})], "ddim", lambda: torch.empty(0))
+    embedding = model.embed(PROMPTS)
+    added = noisy.conditioned(embedding, Candidates(0, range(3))) - embedding
+    assert added.std().item() == pytest.approx(0.3, rel=0.05) and abs(added.mean().item()) < 0.02
+    assert noisy.conditioned(None, Candidates(0, range(3))) is None
+
+
+def moved(model: Any, embedding: torch.Tensor) -> torch.Tensor:
+    """What the embedding does to the prediction at the candidates' own x_T: root mean square, (N,)."""
+    noise = Candidates(0, range(3)).normal("noise", model.sample_shape)
+    t = torch.full((3,), model.num_train_timesteps - 1)
+    return (model.predict(noise, t, embedding) - model.predict(noise, t)).flatten(1).pow(2).mean(1).sqrt()
+
+
+def optimised(model: Any, embedding: torch.Tensor, numbers: Any = range(3), **settings: Any) -> torch.Tensor:
+    made = defend(model, [make_defence("embedding-optimisation", settings)], "ddim", lambda: torch.empty(0))
+    found = made.conditioned(embedding, Candidates(0, numbers))
+    assert found is not None and not found.requires_grad
+    return found
+
+
+def test_embedding_optimisation_lowers_what_the_prompt_does(model: Any) -> None:
+    embedding = model.embed(PROMPTS)
+    with torch.no_grad():
+        found = optimised(model, embedding, target=0.0)
+        assert (moved(model, found) < 0.8 * moved(model, embedding)).all()
+    assert torch.equal(found[:, 0], embedding[:, 0]) and not torch.equal(found[:, 1], embedding[:, 1])
+
+
+def test_embedding_optimisation_leaves_alone_what_does_little_and_knows_no_other_row(model: Any) -> None:
+    embedding = model.embed(PROMPTS)
+    before = moved(model, embedding)
+    middle = before.sort().values[1].item() * 1.0001
+    found = optimised(model, embedding, target=middle, steps=1)
+    stays = (before <= middle).tolist()
+    assert sorted(stays) == [False, True, True]
+    assert [torch.equal(a, b) for a, b in zip(found, embedding, strict=True)] == stays
+    alone = optimised(model, embedding[2:], numbers=[2], target=0.0, steps=3)
+    assert torch.allclose(alone, optimised(model, embedding, target=0.0, steps=3)[2:], atol=1e-5)
+
+
+def test_reweighted_attention_is_the_softmax_of_the_changed_logits() -> None:
+    class Denoiser(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = Attention(query_dim=8, cross_attention_dim=6, heads=2, dim_head=4)
+
+    torch.manual_seed(0)
+    denoiser, pixels, prompt = Denoiser(), torch.randn(2, 5, 8), torch.randn(2, 7, 6)
+    layer = denoiser.layer
+    with torch.no_grad(), reweighted(denoiser, torch.tensor([3.0, 7.0]), 1.5):
+        found = layer(pixels, encoder_hidden_states=prompt)
+        query, key, value = (
+            part.unflatten(-1, (2, 4)).transpose(1, 2)
+            for part in (layer.to_q(pixels), layer.to_k(prompt), layer.to_v(prompt))
+        )
+        logits = query @ key.transpose(-1, -2) / 4**0.5
+        logits[..., 0] *= 1.5
+        logits[0, :, :, 3:] = -torch.inf
+        wanted = layer.to_out[0]((logits.softmax(-1) @ value).transpose(1, 2).flatten(2))
+    assert torch.allclose(found, wanted, atol=1e-6)
+    with torch.no_grad():
+        assert not torch.allclose(layer(pixels, encoder_hidden_states=prompt), wanted, atol=1e-3)
+
+
+def test_reweighting_reads_no_padding_and_only_where_there_is_a_prompt(model: Any) -> None:
+    changed = model.reweighted(1.25)
+    x, t = torch.randn(3, *model.sample_shape, generator=torch.Generator().manual_seed(0)), torch.full((3,), 500)
+    assert torch.allclose(changed.predict(x, t), model.predict(x, t), atol=1e-6)
+
+    embedding = changed.embed(PROMPTS)
+    assert embedding[:, 0].tolist() == model.prompt_tokens(PROMPTS).tolist()
+    length, width = model.embed(PROMPTS).shape[1:]
+    padded = embedding.clone()
+    padded[:, 1:] += 9.0 * (torch.arange(length) >= embedding[:, :1]).repeat_interleave(width, dim=1)
+    assert torch.equal(changed.predict(x, t, embedding), changed.predict(x, t, padded))
+    assert not torch.allclose(changed.predict(x, t, embedding), model.predict(x, t, model.embed(PROMPTS)), atol=1e-4)
+
+
+def test_whoever_reads_the_attention_of_a_reweighted_model_reads_the_plain_one(model: Any) -> None:
+    changed = model.reweighted(1.25)
+    x, t = torch.zeros(3, *model.sample_shape), torch.full((3,), 500)
+    found, plain = changed.attend(x, t, changed.embed(PROMPTS)), model.attend(x, t, model.embed(PROMPTS))
+    assert torch.allclose(found.prediction, plain.prediction, atol=1e-6) and found.maps.keys() == plain.maps.keys()
+    with recorded(model.denoiser) as maps:
+        model.predict(x, t, model.embed(PROMPTS))
+    assert maps.keys() == plain.maps.keys()
+
+
+def test_a_model_without_cross_attention_is_refused() -> None:
+    digits = load_model(ModelSpec(family="pixel", location="zoo:digits"))
+    with pytest.raises(BadInput, match="no cross-attention to read or change"):
+        digits.reweighted(1.25)
+    with pytest.raises(BadInput, match="works on models with conditioning text, not none"):
+        around(digits, "random-tokens")
