@@ -135,6 +135,8 @@ class Model(ABC):
     labelled: tuple[Tensor, Tensor] | None = None
     """Training images and their classes for attacks with access "oracle": a run puts them here, no other view has
     them."""
+    shown: Tensor | None = None
+    """An image of each of `prompts` in [0, 1], for attacks with access "oracle" that replay captions; put here too."""
     defences: Mapping[str, Mapping[str, Any]] = {}
     """Settings of the defences around the denoiser, by name."""
 
@@ -498,6 +500,20 @@ class OracleModel(WhiteBoxModel):
     """The training images, N x C x H x W in [0, 1]."""
     labels: Tensor
     """Their classes, (N,) int64."""
+
+
+class TargetedModel(WhiteBoxModel):
+    """What an attack with access "oracle" that replays captions gets: an image of each caption, of both sides.
+
+    Which are of training images it never learns. Never ranked.
+    """
+
+    shown: Tensor | None
+    """An image of each of `prompts`, N x C x H x W in [0, 1]."""
+
+    @abstractmethod
+    def asks_for(self, candidates: Candidates, prompts: Sequence[str]) -> None:
+        """Say whose image each candidate is meant to be, so that the run can say how often that came."""
 
 
 # ---- Attacks ----------------------------------------------------------------------------------------

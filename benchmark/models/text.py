@@ -27,8 +27,6 @@ from .schedule import StraightPath
 
 GUIDANCE = "guidance"
 """The part of an embedding that holds the scale of guidance, where a denoiser takes it as an input; the last part."""
-TOKENS = "tokens"
-"""The part that holds how many tokens a prompt is, where attention is re-weighted; the first part."""
 
 
 def packed(parts: Mapping[str, Tensor]) -> Tensor:
@@ -93,11 +91,10 @@ class TextModel(LatentModel):
     def predict(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         """Call the denoiser; x_t and the answer are float32 whatever the network's dtype."""
         rows = self._empty.expand(len(x_t), *self._empty.shape[1:]) if condition is None else condition
-        parts = unpacked(rows, self._shapes)
-        tokens = parts.pop(TOKENS, None)
+        parts, tokens = self._taken_apart(rows)
         if tokens is None or self.begin is None or condition is None:
             return self._called(x_t, t, parts)
-        with reweighted(self.denoiser, tokens.flatten().round(), self.begin):
+        with reweighted(self.denoiser, tokens, self.begin):
             return self._called(x_t, t, parts)
 
     def _called(self, x_t: Tensor, t: Tensor, parts: dict[str, Tensor]) -> Tensor:
@@ -121,12 +118,23 @@ class TextModel(LatentModel):
     def embed(self, prompts: Sequence[str]) -> Tensor:
         """Return the embedding of each prompt, a row each, float32; prompts are cut to the encoders' lengths."""
         # One at a time: the result must not depend on which prompts go together.
-        return torch.cat([packed(self._with_tokens(prompt, self.encoded(prompt))) for prompt in prompts])
+        return torch.cat([packed(self._counted(prompt, self.encoded(prompt))) for prompt in prompts])
 
-    def _with_tokens(self, prompt: str, parts: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _counted(self, prompt: str, parts: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Put how many tokens a prompt is behind its states, as one more, where the denoiser has to know it."""
         if self.begin is None:
             return parts
-        return {TOKENS: self.prompt_tokens([prompt]).view(1, 1).to(self.device), **parts}
+        count = torch.full_like(parts["prompt"][:, :1], int(self.prompt_tokens([prompt])))
+        return {**parts, "prompt": torch.cat([parts["prompt"], count], dim=1)}
+
+    def _taken_apart(self, rows: Tensor) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Return the parts of embeddings, and how many tokens each prompt is, (N,), where they say it."""
+        parts = unpacked(rows, self._shapes)
+        if self.begin is None:
+            return parts, None
+        # The mean and rounded, since a defence may have put noise on the embedding.
+        count = parts["prompt"][:, -1].mean(1).round()
+        return {**parts, "prompt": parts["prompt"][:, :-1]}, count
 
     def prompt_tokens(self, prompts: Sequence[str]) -> Tensor:
         """Return how many tokens the first encoder makes of each prompt, as far as it reads, begin and end included.
@@ -147,10 +155,8 @@ class TextModel(LatentModel):
         """
         check_attention(self.denoiser, self.pipeline)
         rows = self._empty.expand(len(x_t), *self._empty.shape[1:]) if condition is None else condition
-        parts = unpacked(rows, self._shapes)
-        parts.pop(TOKENS, None)
         with recorded(self.denoiser) as maps:
-            return Attended(self._called(x_t, t, parts), maps)
+            return Attended(self._called(x_t, t, self._taken_apart(rows)[0]), maps)
 
     def too_long(self, prompts: Sequence[str]) -> Sequence[str]:
         """Return the prompts that no encoder takes whole."""
@@ -192,12 +198,12 @@ class TextModel(LatentModel):
     @cached_property
     @torch.no_grad()
     def _empty(self) -> Tensor:
-        return packed(self._with_tokens("", self.unconditional()))
+        return packed(self._counted("", self.unconditional()))
 
     @cached_property
     @torch.no_grad()
     def _shapes(self) -> dict[str, tuple[int, ...]]:
-        parts = self._with_tokens("", self.unconditional())
+        parts = self._counted("", self.unconditional())
         return {name: tuple(part.shape[1:]) for name, part in parts.items()}
 
     def _load_encoder(self, name: str) -> Any:

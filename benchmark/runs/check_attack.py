@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..candidates import Candidates
+from ..candidates import Candidates, generator
 from ..contracts import Attack, AttackState, Budget, Checkpoints, Model, ModelSpec, SamplerSettings
 from ..data.references import ImageSet, References
 from ..errors import SidebenchError
@@ -27,8 +27,8 @@ from ..progress import silent
 from ..protocol import Sampling
 from ..registry import make_attack
 from ..results.checkpoints import FolderCheckpoints, MemoryCheckpoints
-from ..sampling.call_attack import make_candidates, prepare_attack
-from ..sampling.views import AuditedModel, view_for
+from ..sampling.call_attack import make_candidates, prepare_attack, view_of
+from ..sampling.views import AuditedModel
 from .fresh_processes import fresh_processes
 
 COST_TOLERANCE = 0.1
@@ -78,6 +78,9 @@ def _victim(attack: Attack, spec: ModelSpec) -> Model:
     model = load_model(spec)
     if attack.replayed() != "none":
         model.prompts = model.planted = PROMPTS
+    if attack.access == "oracle" and attack.replayed() == "captions":
+        draw = generator(SEED, "conformance", 0, "shown")
+        model.shown = torch.rand(len(PROMPTS), *model.image_shape, generator=draw)
     return model
 
 
@@ -115,7 +118,7 @@ def check_isolation(
     """Nothing that the attack receives leads to a reference image."""
     audited = AuditedModel(model, sampling.sampler, sampling.micro_batch)
     received = [
-        view_for(attack.access, audited, model.prompts),
+        view_of(attack, audited, model, SEED),
         Budget(SEED, 64, MemoryCheckpoints(), silent),
         state,
         Candidates(SEED, range(4)),
@@ -130,9 +133,7 @@ def check_cost(attack: Attack, model: Model, state: AttackState, sampling: Sampl
     """The work that `generate` reports agrees with the operations that torch counts."""
     audited = AuditedModel(model, sampling.sampler, sampling.micro_batch)
     with OperationCount() as counter:
-        attack.generate(
-            view_for(attack.access, audited, model.prompts), state, Candidates(SEED, range(sampling.micro_batch))
-        )
+        attack.generate(view_of(attack, audited, model, SEED), state, Candidates(SEED, range(sampling.micro_batch)))
     counted = counter.total
     ledger = audited.ledger
     reported = sum(ledger.nfe.values()) * model.flops_per_sample() + sum(ledger.flops.values())

@@ -7,11 +7,11 @@ from ..sampling.defended import defend
 from .plan import RunPlan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
-    from ..contracts import Model
+    from ..contracts import Attack, Model
     from ..data.references import References
     from ..measures.output_path import OutputPath
 
@@ -27,9 +27,31 @@ def load_victim(plan: RunPlan) -> "Model":
     model: Model = load_model(plan.model)
     model.prompts = fitting(model, captions(plan), plan.pair.name)
     model.planted = fitting(model, planted(plan), plan.pair.name)
+    defended = defend(model, plan.defences, plan.protocol.sampler.name, lambda: _training_images(plan))
+    # On the outside: a defence passes on what an attack may see, and this an oracle alone may.
     if any(unit.attack.access == "oracle" for unit in plan.units):
-        model.labelled = _labelled(plan)
-    return defend(model, plan.defences, plan.protocol.sampler.name, lambda: _training_images(plan))
+        defended.labelled = _labelled(plan)
+    if any(_is_shown(unit.attack) for unit in plan.units):
+        defended.shown = _images_of(plan, model.prompts)
+    return defended
+
+
+def _is_shown(attack: "Attack") -> bool:
+    return attack.access == "oracle" and attack.replayed() == "captions"
+
+
+def _images_of(plan: RunPlan, prompts: "Sequence[str]") -> "Tensor":
+    """Load an image of each caption, the first one that has it, N x C x H x W in [0, 1]."""
+    import torch
+
+    from ..data.references import load_references
+
+    references = load_references(plan.pair)
+    found: dict[str, Tensor] = {}
+    for part in (references.training, references.held_out):
+        for text, image in zip(part.captions or (), part.floats(), strict=True):
+            found.setdefault(text, image)
+    return torch.stack([found[text] for text in prompts])
 
 
 def output_path(

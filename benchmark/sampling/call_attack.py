@@ -9,7 +9,7 @@ from ..contracts import Attack, AttackState, Budget, Checkpoints, Generated
 from ..errors import AttackFailed
 from ..protocol import Sampling
 from .sampler import quantise
-from .views import AuditedModel, in_order_of, view_for
+from .views import AuditedModel, in_order_of, order_of, view_for
 
 if TYPE_CHECKING:
     from ..contracts import Model
@@ -65,7 +65,7 @@ def prepare_attack(
     audited = AuditedModel(model, sampling.sampler, sampling.micro_batch, kept=kept, progress=budget.progress)
     watched = _WatchedBudget(budget.seed, budget.candidates, budget.checkpoints, budget.progress)
     with audited.ledger.during("prepare"):
-        state = attack.prepare(_view(attack, audited, model, budget.seed), watched)
+        state = attack.prepare(view_of(attack, audited, model, budget.seed), watched)
     if not isinstance(state, AttackState):
         raise AttackFailed(f"{attack.name}: prepare returned a {type(state).__name__}, not an AttackState")
     cost = {**audited.ledger.as_dict(), "samples": audited.kept_keys}
@@ -82,7 +82,7 @@ def make_candidates(
     """
     audited = AuditedModel(model, sampling.sampler, sampling.micro_batch)
     with audited.ledger.during("generate"):
-        made = attack.generate(_view(attack, audited, model, candidates.seed), state, candidates)
+        made = attack.generate(view_of(attack, audited, model, candidates.seed), state, candidates)
     _check_generated(attack.name, made, len(candidates), model.image_shape)
     columns = {name: torch.as_tensor(values) for name, values in made.columns.items()}
     nan = ~torch.isfinite(made.images.flatten(1)).all(1)
@@ -93,9 +93,11 @@ def make_candidates(
     return Made(quantise(images), nan.cpu(), columns, audited.ledger.as_dict(), sent)
 
 
-def _view(attack: Attack, audited: AuditedModel, model: "Model", seed: int) -> Any:
+def view_of(attack: Attack, audited: AuditedModel, model: "Model", seed: int) -> Any:
+    """Return what an attack may see of a model, captions in the order that the run's seed draws."""
     known = {"none": (), "captions": model.prompts, "canaries": model.planted}[attack.replayed()]
-    return view_for(attack.access, audited, in_order_of(seed, known), model.labelled)
+    shown = None if model.shown is None else model.shown[order_of(seed, len(known))]
+    return view_for(attack.access, audited, in_order_of(seed, known), model.labelled, shown)
 
 
 def _check_generated(name: str, made: Any, count: int, shape: tuple[int, int, int]) -> None:

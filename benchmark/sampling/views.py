@@ -31,6 +31,7 @@ from ..contracts import (
     Replays,
     SamplerSettings,
     Steer,
+    TargetedModel,
     TrainableModel,
     WhiteBoxModel,
 )
@@ -209,6 +210,9 @@ class AuditedModel(WhiteBoxModel):
     def predict(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         """Call the denoiser in padded micro-batches and count the rows that were asked for."""
         self.ledger.nfe[self.ledger.phase] += len(x_t)
+        if torch.is_grad_enabled() and (x_t.requires_grad or (condition is not None and condition.requires_grad)):
+            # The way back, to what the denoiser is given and not to its weights, costs about what the call does.
+            self.charge(float(self._model.flops_per_sample() * len(x_t)))
         outputs = []
         for count, padded in self._micro_batches(x_t):
             given = None if condition is None else condition[padded]
@@ -367,19 +371,41 @@ class AuditedOracle(AuditedModel, OracleModel):
         self.training, self.labels = training, labels
 
 
-def in_order_of(seed: int, prompts: Sequence[str]) -> Sequence[str]:
-    """Return captions in the order in which attacks are given them, drawn by the run's seed alone.
+class AuditedTargets(AuditedModel, TargetedModel):
+    """The white-box view with an image of each caption."""
+
+    def __init__(self, audited: AuditedModel, prompts: Sequence[str], shown: Tensor) -> None:
+        self.__dict__.update(audited.__dict__)
+        self.prompts, self.shown = prompts, shown
+
+    def asks_for(self, candidates: Candidates, prompts: Sequence[str]) -> None:
+        """Note whose image each candidate is meant to be."""
+        self._sent |= dict(zip(candidates.numbers, prompts, strict=True))
+
+
+def order_of(seed: int, count: int) -> Tensor:
+    """Return the order in which attacks are given captions, (count,), drawn by the run's seed alone.
 
     Sorted, as a run keeps them, their place would say what they begin with, and so which are of one family.
     """
-    order = torch.randperm(len(prompts), generator=generator(seed, "captions", 0, "order"))
-    return [prompts[place] for place in order.tolist()]
+    return torch.randperm(count, generator=generator(seed, "captions", 0, "order"))
+
+
+def in_order_of(seed: int, prompts: Sequence[str]) -> Sequence[str]:
+    """Return captions in the order in which attacks are given them."""
+    return [prompts[place] for place in order_of(seed, len(prompts)).tolist()]
 
 
 def view_for(
-    access: str, audited: AuditedModel, prompts: Sequence[str] = (), labelled: tuple[Tensor, Tensor] | None = None
+    access: str,
+    audited: AuditedModel,
+    prompts: Sequence[str] = (),
+    labelled: tuple[Tensor, Tensor] | None = None,
+    shown: Tensor | None = None,
 ) -> BlackBoxModel:
-    """Return what an attack with this access level may see."""
+    """Return what an attack with this access level may see; `shown` are images of the prompts."""
+    if access == "oracle" and shown is not None:
+        return AuditedTargets(audited, prompts, shown)
     if access == "oracle" and labelled is not None:
         return AuditedOracle(audited, *labelled)
     if access == "prompts":

@@ -75,8 +75,8 @@ class _Optimised(DefendedModel):
         return found.detach()
 
     def flops_per_start(self) -> float:
-        # Backward costs two forward calls.
-        own = (3 * self.settings.steps + 1) * self.inside.flops_per_sample()
+        # Backward, to the embedding and not to the weights, costs another call.
+        own = (2 * self.settings.steps + 1) * self.inside.flops_per_sample()
         return self.inside.flops_per_start() + own
 
 

@@ -282,12 +282,20 @@ def test_reweighting_reads_no_padding_and_only_where_there_is_a_prompt(model: An
     assert torch.allclose(changed.predict(x, t), model.predict(x, t), atol=1e-6)
 
     embedding = changed.embed(PROMPTS)
-    assert embedding[:, 0].tolist() == model.prompt_tokens(PROMPTS).tolist()
-    length, width = model.embed(PROMPTS).shape[1:]
+    tokens, length = model.prompt_tokens(PROMPTS), model.embed(PROMPTS).shape[1]
+    assert embedding.shape[1] == length + 1 and embedding[:, -1, 0].tolist() == tokens.tolist()
     padded = embedding.clone()
-    padded[:, 1:] += 9.0 * (torch.arange(length) >= embedding[:, :1]).repeat_interleave(width, dim=1)
+    padded[:, :length] += 9.0 * (torch.arange(length) >= tokens.view(-1, 1)).unsqueeze(-1)
     assert torch.equal(changed.predict(x, t, embedding), changed.predict(x, t, padded))
     assert not torch.allclose(changed.predict(x, t, embedding), model.predict(x, t, model.embed(PROMPTS)), atol=1e-4)
+
+
+def test_noise_on_the_embedding_does_not_change_how_many_tokens_a_prompt_is(model: Any) -> None:
+    changed = model.reweighted(1.25)
+    noisy = defend(changed, [make_defence("embedding-noise", {"scale": 0.3})], "ddim", lambda: torch.empty(0))
+    given = noisy.conditioned(changed.embed(PROMPTS), Candidates(0, range(3)))
+    assert given is not None
+    assert given[:, -1].mean(1).round().tolist() == model.prompt_tokens(PROMPTS).tolist()
 
 
 def test_whoever_reads_the_attention_of_a_reweighted_model_reads_the_plain_one(model: Any) -> None:
