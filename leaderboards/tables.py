@@ -3,7 +3,6 @@
 import json
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -24,8 +23,8 @@ QUALITY = ("frechet", "frechet_of_training", "precision", "recall")
 README_ROWS = 10
 """Rows of a board that a README shows."""
 
-README_BOARDS = 4
-"""Boards of attacks, and boards of defences, that a README shows."""
+README_BOARDS = 1
+"""Boards that a README shows, the first ones; the others stand on the pages."""
 
 EMPTY = "No record yet."
 
@@ -298,13 +297,13 @@ def _raw(row: BoardRow) -> dict[str, Any]:
 def readme_tables(board_list: Leaderboard) -> str:
     """Return the Markdown that stands between the markers of a README."""
     parts, left = [], 0
-    so_far: Counter[str] = Counter()
+    so_far = 0
     for board in board_list.boards:
         shown = [*board.reference, *board.ranked[:README_ROWS]]
-        if (len(shown) < 2 and len(board_list.boards) > 1) or so_far[board.kind] == README_BOARDS:
+        if (len(shown) < 2 and len(board_list.boards) > 1) or so_far == README_BOARDS:
             left += 1
             continue
-        so_far[board.kind] += 1
+        so_far += 1
         parts.append(f"**{board.first.victim.name}**: {markdown(conditions(board))}")
         parts.append(_table(shown or board.apart[:README_ROWS], board, "md", why=not shown, brief=True))
         if len(board.ranked) > README_ROWS:

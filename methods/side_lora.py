@@ -124,7 +124,7 @@ class SideLora(Attack):
         """Refuse what cannot be done on any model: features without their network, training without peft."""
         check_weights(self.settings.features)
         if importlib.util.find_spec("peft") is None:
-            raise BadInput(f"{self.name} trains adapters with peft: pip install 'sidebench[lora]'")
+            raise BadInput(f"{self.name} trains adapters with peft: pip install 'peft>=0.17'")
 
     def prepare(self, model: WhiteBoxModel, budget: Budget) -> AttackState:
         """Make and label a synthetic set, then train adapters and conditions on it.

@@ -113,7 +113,7 @@ def import_transformers(owner: str) -> Any:
 
 
 def _not_installed(owner: str) -> BadInput:
-    return BadInput(f"{owner} needs transformers: pip install 'sidebench[text]'")
+    return BadInput(f"{owner} needs transformers: pip install 'transformers>=4.56'")
 
 
 @contextmanager

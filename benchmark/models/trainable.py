@@ -44,7 +44,7 @@ class LoraTraining(TrainableModel):
                 has classes of its own already.
         """
         if importlib.util.find_spec("peft") is None:
-            raise BadInput("training adapters needs peft: pip install 'sidebench[lora]'")
+            raise BadInput("training adapters needs peft: pip install 'peft>=0.17'")
         import peft
 
         network = copy.deepcopy(getattr(model, attribute))

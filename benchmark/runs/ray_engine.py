@@ -145,7 +145,7 @@ def _imported(*, local: bool) -> "ModuleType":
     try:
         import ray
     except ImportError:
-        raise BadInput("--engine ray needs Ray: pip install 'sidebench[ray]'") from None
+        raise BadInput("--engine ray needs Ray: pip install 'ray>=2.40'") from None
     if local:
         _READ.add(_TOKEN)
     found: ModuleType = ray

@@ -90,6 +90,21 @@ def test_inputs_reach_the_shell_as_variables_only(action: dict[str, Any]) -> Non
     assert all(f"inputs.{name}" in text for name in action["inputs"])
 
 
+@pytest.mark.parametrize(("asked", "installed"), [("action", "/the/action"), ("sidebench==1", "sidebench==1")])
+def test_the_action_installs_what_stands_beside_it(
+    action: dict[str, Any], tmp_path: Path, asked: str, installed: str
+) -> None:
+    """Nothing needs to be on a package index."""
+    (step,) = [step for step in action["runs"]["steps"] if "REQUIREMENT" in step.get("env", {})]
+    fake = tmp_path / "python"
+    fake.write_text('#!/bin/sh\nprintf "%s\\n" "$@" > arguments\n')
+    fake.chmod(0o755)
+    values = {"REQUIREMENT": asked, "GITHUB_ACTION_PATH": "/the/action", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    subprocess.run(["bash", "-e", "-c", step["run"]], cwd=tmp_path, env=values, check=True, timeout=60)
+    assert (tmp_path / "arguments").read_text().splitlines() == ["-m", "pip", "install", installed]
+    assert action["inputs"]["requirement"]["default"] == "action"
+
+
 @pytest.mark.parametrize(("code", "verdict"), [(0, "pass"), (1, "fail"), (4, "cannot tell"), (2, "error")])
 def test_the_action_leaves_with_the_gates_code(action: dict[str, Any], tmp_path: Path, code: int, verdict: str) -> None:
     (step,) = [step for step in action["runs"]["steps"] if step.get("id") == "gate"]

@@ -89,5 +89,5 @@ def test_a_run_without_transformers_says_so_before_any_work(
     monkeypatch.setitem(sys.modules, "transformers", None)
     code, out, err = call("run", "glyphs", "--out", "runs")
     assert code == 2 and out == ""
-    assert complaints(err) == ["sidebench: glyphs needs transformers: pip install 'sidebench[text]'"]
+    assert complaints(err) == ["sidebench: glyphs needs transformers: pip install 'transformers>=4.56'"]
     assert not list(tmp_path.iterdir())

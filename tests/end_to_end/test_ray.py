@@ -91,7 +91,7 @@ def test_another_engine_is_refused() -> None:
 
 def test_without_ray_the_line_says_how_to_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(BadInput, match=r"pip install 'sidebench\[ray\]'"), ray_engine.ray_engine("", 1):
+    with pytest.raises(BadInput, match=r"pip install 'ray>=2.40'"), ray_engine.ray_engine("", 1):
         pass
 
 

@@ -172,7 +172,7 @@ def test_what_a_text_recipe_cannot_do_is_refused(pair: Pair, tmp_path: Path, mon
         with pytest.raises(BadInput, match=message):
             train.train(pair, tmp_path / "none", "cpu", silent)
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(BadInput, match=r"a text recipe needs transformers: pip install 'sidebench\[text\]'"):
+    with pytest.raises(BadInput, match=r"a text recipe needs transformers: pip install 'transformers>=4.56'"):
         train.train(pair, tmp_path / "none", "cpu", silent)
     assert not (tmp_path / "none").exists()
 
