@@ -3,11 +3,14 @@
 The public Python API is the table below; each name is imported when it is first used, because torch
 takes seconds and `sidebench --help` must not wait for it.
 
-    from sidebench import load_pair, plan_run, execute, write_report
+    import sidebench
 
-    plan = plan_run(load_pair("digits"), attacks=["carlini-uncond"], candidates=256)
-    result = execute(plan)
-    write_report(result.folder)
+    result = sidebench.run("digits", attacks=["carlini-uncond"], candidates=256)
+    print(result.verdict)
+    result.table()
+
+`run`, `tune`, `ablate`, `compare`, `gate` and `leaderboard` are the commands of these names. What they are made of can
+be called one by one, too: `plan_run`, `execute`, `write_report`.
 """
 
 import importlib
@@ -80,7 +83,15 @@ _HOME = {
     "UnknownName": "errors",
 }
 
-__all__ = ["__version__", *_HOME]
+_COMMANDS = ("run", "show", "tune", "ablate", "compare", "gate", "leaderboard")
+"""What the command does, as functions."""
+
+_MODULES = {
+    **{name: f"benchmark.{module}" for name, module in _HOME.items()},
+    **dict.fromkeys(_COMMANDS, "notebook.commands"),
+}
+
+__all__ = ["__version__", *_MODULES]
 
 # The same names for type checkers and editors, which do not run `__getattr__`. A test compares both lists.
 if TYPE_CHECKING:
@@ -140,11 +151,18 @@ if TYPE_CHECKING:
     from .benchmark.runs.runner import RunResult as RunResult
     from .benchmark.runs.runner import execute as execute
     from .benchmark.sampling.defended import DefendedModel as DefendedModel
+    from .notebook.commands import ablate as ablate
+    from .notebook.commands import compare as compare
+    from .notebook.commands import gate as gate
+    from .notebook.commands import leaderboard as leaderboard
+    from .notebook.commands import run as run
+    from .notebook.commands import show as show
+    from .notebook.commands import tune as tune
 else:
     # Hidden from type checkers: a module with `__getattr__` has every name for them, misspelt ones too.
     def __getattr__(name: str) -> Any:
-        if name in _HOME:
-            return getattr(importlib.import_module(f".benchmark.{_HOME[name]}", __name__), name)
+        if name in _MODULES:
+            return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
         import difflib
 
         close = difflib.get_close_matches(name, __all__, n=1)

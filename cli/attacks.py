@@ -189,16 +189,12 @@ def ablate(
 
     loaded, settings = load_pair(pair), values.settings(set_)
     loading("torch and diffusers")
-    from ..benchmark.reports.page import write_report
     from ..benchmark.runs import ablate as ablating
-    from ..benchmark.runs.plan import plan_run
-    from ..benchmark.runs.runner import execute
 
-    names = ablating.ablations_of(loaded, attack, settings)
     with reporter_for(sys.stderr) as progress:
-        plan = plan_run(
+        result, rows = ablating.ablate(
             loaded,
-            attacks=names,
+            attack,
             tier=tier,
             candidates=candidates,
             seeds=seed or (0,),
@@ -207,13 +203,9 @@ def ablate(
             out=out,
             progress=progress,
         )
-        result = execute(plan, progress)
     for error in result.failures.values():
         complain_of(error)
     if result.metrics is not None:
-        with result.folder.locked():
-            write_report(result.folder)
-        rows = ablating.ablation_rows(result.folder, result.metrics, attack, names)
         table = ablating.as_text(rows, result.metrics)
         where = f"run folder: {result.folder.path} (report.html)"
         show([row._asdict() for row in rows], f"{table}\n\n{where}", as_json)

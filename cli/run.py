@@ -132,7 +132,7 @@ def run(
     if built:
         loading("torch and diffusers")
     more = _by_name(config, image_column, caption_column, label_column, variant, control)
-    loaded, model = chosen_pairs(pairs or [], model, dataset, split, holdout, allow_pickle, **more)
+    loaded, instead = chosen_pairs(pairs or [], model, dataset, split, holdout, allow_pickle, **more)
     if not built:
         loading("torch and diffusers")
     from ..benchmark.progress import reporter_for
@@ -151,7 +151,7 @@ def run(
                 pair,
                 attacks=attack or (),
                 defences=defence or (),
-                model=model,
+                model=instead,
                 tier=tier,
                 candidates=candidates,
                 seeds=seed or (0,) if nonce is None else nonce.seeds,
@@ -277,7 +277,7 @@ def score_images(
     names = [] if pair is None else [pair]
     more = _by_name(config, image_column, control=control)
     given = f"{GIVEN}{images.removeprefix(GIVEN)}"
-    (loaded,), model = chosen_pairs(names, given, dataset, split, holdout, False, **more)
+    (loaded,), instead = chosen_pairs(names, given, dataset, split, holdout, False, **more)
     loading("torch and diffusers")
     from ..benchmark.runs.plan import plan_run
 
@@ -285,7 +285,7 @@ def score_images(
         planned = plan_run(
             loaded,
             attacks=(AS_GIVEN,),
-            model=model,
+            model=instead,
             candidates=candidates,
             measures=measure or (),
             device=device,
@@ -302,14 +302,13 @@ def _execute(
     """Carry out the plans one after the other, print what they found, and return the exit code."""
     from ..benchmark.progress import reporter_for
     from ..benchmark.reports import screen
-    from ..benchmark.reports.page import write_report
     from ..benchmark.results import secret_seeds as secret
-    from ..benchmark.runs.runner import execute
+    from ..benchmark.runs.carry_out import carry_out
 
     found, code = [], 0
     for plan, nonce in zip(plans, nonces, strict=True):
         with reporter_for(sys.stderr) as progress:
-            result = execute(plan, progress, make)
+            result = carry_out(plan, progress, make)
         if nonce is not None:
             secret.keep_nonce(result.folder, nonce)
         for error in result.failures.values():
@@ -317,8 +316,6 @@ def _execute(
             code = max(code, error.exit_code)
         if result.metrics is None:
             continue
-        with result.folder.locked():
-            write_report(result.folder, renew=False)
         if as_json:
             found.append(_as_dict(result.folder, result.metrics, as_json))
         else:

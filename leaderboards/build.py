@@ -29,9 +29,7 @@ def build(records: Path, out: Path | None, readme: Path | None, *, check: bool =
     """
     if check and (readme is None or out is not None):
         raise BadInput("--check compares a README and writes nothing: give it --readme FILE and no --out")
-    if not records.is_dir():
-        raise BadInput(f"no such folder of records: {records}")
-    found = read_leaderboard(records)
+    found = read_folder(records)
     lines = [_summary(found)]
     if readme is not None:
         changed = update_readme(readme, readme_tables(found), check=check)
@@ -40,6 +38,17 @@ def build(records: Path, out: Path | None, readme: Path | None, *, check: bool =
         target = out or DEFAULT_OUT
         lines.append(f"files in {target}: {write_site(found, target):,}; open {target / 'index.html'}")
     return Built("\n".join(lines), [f"left out: {error}" for _, error in found.unusable])
+
+
+def read_folder(records: Path) -> Leaderboard:
+    """Read and rank the records of a folder.
+
+    Raises:
+        BadInput: there is no such folder.
+    """
+    if not records.is_dir():
+        raise BadInput(f"no such folder of records: {records}")
+    return read_leaderboard(records)
 
 
 def _summary(found: Leaderboard) -> str:

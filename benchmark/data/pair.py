@@ -414,6 +414,11 @@ class Pair(Settings):
     verified: bool = True
     """False: nobody has run this pair against the real Hub yet."""
 
+    def __repr__(self) -> str:
+        return f"Pair(name={self.name!r}, revision={self.revision}, control={self.control!r}, title={self.title!r})"
+
+    __str__ = __repr__
+
     @model_validator(mode="after")
     def _control_has_what_it_needs(self) -> "Pair":
         held_out, controlled = self.data.has_held_out, self.control in ("iid", "surrogate")

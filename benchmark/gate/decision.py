@@ -58,7 +58,7 @@ class AttackNumbers(NamedTuple):
     """Both releases' candidates started from the same noise."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Decision:
     """What the gate says, and everything that it rests on."""
 
@@ -83,6 +83,9 @@ class Decision:
     spent: Spent = NOTHING
     folder: Path | None = None
     """The gate's own folder, where a model was attacked."""
+
+    def __repr__(self) -> str:
+        return f"Decision(verdict={self.verdict!r}, subject={self.subject!r}, {len(self.findings)} findings)"
 
     @property
     def exit_code(self) -> int:

@@ -143,13 +143,21 @@ def load_policy(name: str | Path) -> Policy:
     """
     path = FOLDER / f"{name}.yaml" if str(name) in policy_names() else Path(name)
     advice = f"give a file, or a policy that ships with sidebench: {', '.join(policy_names())}"
-    content = read_yaml(path, f"policy {path}", BadPolicy, advice=advice)
+    return parsed_policy(read_yaml(path, f"policy {path}", BadPolicy, advice=advice), path.name)
+
+
+def parsed_policy(content: Any, name: str) -> Policy:
+    """Check what a policy file holds; `name` is what messages call it.
+
+    Raises:
+        BadPolicy: it has an unknown key or impossible value.
+    """
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise BadPolicy(f"policy {path.name} holds no settings; {FOLDER / 'example.yaml'} shows them")
+        raise BadPolicy(f"policy {name} holds no settings; {FOLDER / 'example.yaml'} shows them")
     try:
         return Policy(**content)
     except ValidationError as error:
-        raise BadPolicy(first_problem(error).of(f"policy {path.name}")) from None
+        raise BadPolicy(first_problem(error).of(f"policy {name}")) from None
 
 
 def check_baseline_rule(policy: Policy, *, baseline: bool) -> None:

@@ -57,13 +57,13 @@ _CAPTIONS = ("caption", "captions", "text", "prompt")
 
 def chosen_pairs(
     names: list[str],
-    model: str | None,
+    model: str | Model | None,
     dataset: str | None,
     split: str | None,
     holdout: str | None,
     allow_pickle: bool = False,
     **more: str | None,
-) -> tuple[list[Pair], str | None]:
+) -> tuple[list[Pair], str | Model | None]:
     """Return the pairs that a command names and the model that replaces theirs, if any.
 
     Args:
@@ -96,7 +96,7 @@ def chosen_pairs(
     pair = pair_of(model, dataset, split, holdout, allow_pickle, **given)
     if pair.claim:
         say(pair.claim)
-    return [pair], None
+    return [pair], model if isinstance(model, Model) else None
 
 
 def pair_of(

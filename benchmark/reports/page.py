@@ -98,21 +98,21 @@ def write_figures(folder: RunFolder, target: Path, *, force: bool = False) -> li
     None shows an image of the data. The SVGs are the same bytes for the same run. Files that sidebench did not write
     are replaced only with `force`.
     """
-    return written(_pictures(read_contents(folder)), target, force=force)
+    return written(pictures(read_contents(folder)), target, force=force)
 
 
-def written(pictures: dict[str, Picture], target: Path, *, force: bool = False) -> list[Path]:
+def written(drawn: dict[str, Picture], target: Path, *, force: bool = False) -> list[Path]:
     """Write pictures, by the stem of their file's name, as SVG and PNG into a folder; return the files.
 
     Raises:
         BadInput: a file of this name is there that sidebench did not write, without `force`; none is written then.
     """
-    files = {target / f"{_NO_STEM.sub('-', name)}.{kind}": (name, kind) for name in pictures for kind in ("svg", "png")}
+    files = {target / f"{_NO_STEM.sub('-', name)}.{kind}": (name, kind) for name in drawn for kind in ("svg", "png")}
     for file in files:
         check_output(file, force=force)
     for file, (name, kind) in files.items():
         with styled():
-            content = picture_file(pictures[name].draw(), name, kind)
+            content = picture_file(drawn[name].draw(), name, kind)
         write_atomic(file, lambda part, content=content: part.write_bytes(content))  # type: ignore[misc]
     return list(files)
 
@@ -126,7 +126,7 @@ def scrubbed(value: Any) -> Any:
     return _PATH.sub("(path)", value) if isinstance(value, str) else value
 
 
-def _pictures(contents: Contents) -> dict[str, Picture]:
+def pictures(contents: Contents) -> dict[str, Picture]:
     """Return every picture by the stem of its file's name."""
     headline, measure = contents.headline, contents.measure
     found = {}
@@ -187,7 +187,7 @@ def _page(contents: Contents) -> dict[str, Any]:
         "caption_flag_refusals": tables.caption_flag_refusals(metrics),
         "own_image_note": tables.own_image_note(metrics) if metrics.own_images else "",
         "checks": verdict.checks(metrics, contents.audit, contents.quality, costs),
-        "pictures": {name: inlined(name, picture) for name, picture in _pictures(contents).items()},
+        "pictures": {name: inlined(name, picture) for name, picture in pictures(contents).items()},
         "rates": {
             name: _grouped(tables.measure_rows(found, claims_excess=claims, detailed=True))
             for name, found in tables.by_measure(metrics).items()

@@ -21,6 +21,9 @@ LEAST_WIDTH = 60
 ROWS = 8
 """Attacks that are shown."""
 
+BRIEF = 5
+"""Attacks that a notebook shows where it shows ten lines."""
+
 FLAGS = 3
 """Flags that are shown; the others stand among all tables."""
 
@@ -74,6 +77,17 @@ def first_screen(folder: RunFolder, metrics: Metrics, seconds: float | None = No
     lines.append(f"  report: {folder.report_file}")
     lines.append(f"  all tables: sidebench show {folder.path} --all")
     return "\n".join(lines)
+
+
+def brief(folder: RunFolder, metrics: Metrics, width: int = WIDTH) -> str:
+    """Return at most ten lines: the answer, the first attacks, and where the report is."""
+    attacks = by_attack(metrics)
+    rows = _table(metrics, attacks, width - 2)
+    left_out = len(attacks) - BRIEF
+    lines = [_title(metrics, attacks, None, width), *_wrapped(answer(metrics), width, most=2)]
+    lines += [f"  {row}" for row in rows[: BRIEF + 1]]
+    lines += [f"  and {left_out} more: .table()"] if left_out > 0 else []
+    return "\n".join([*lines, f"  report: {folder.report_file}"])
 
 
 def seconds_of(folder: RunFolder) -> float:

@@ -38,7 +38,7 @@ def summary(folder: RunFolder, metrics: Metrics) -> dict[str, Any]:
         "seeds": sorted({result.seed for own in attacks.values() for result in own}),
         "says": min(known, key=list(ANSWERS).index) if known and metrics.claims_excess else None,
         "answer": answer(metrics),
-        "attacks": {name: _attack(metrics, name, own) for name, own in list(attacks.items())[:ATTACKS]},
+        "attacks": {name: attack_figures(metrics, name, own) for name, own in list(attacks.items())[:ATTACKS]},
         "attacks_left_out": max(0, len(attacks) - ATTACKS),
         "compared": compared(metrics, attacks),
         "flags": flags[:FLAGS],
@@ -47,7 +47,7 @@ def summary(folder: RunFolder, metrics: Metrics) -> dict[str, Any]:
     }
 
 
-def _attack(metrics: Metrics, name: str, own: list[Result]) -> dict[str, Any]:
+def attack_figures(metrics: Metrics, name: str, own: list[Result]) -> dict[str, Any]:
     """Return one attack's figures in the closest band of the first measure, and what its claim says."""
     bands = [result.bands[0] for result in own if result.bands]
     claim = next((claim for claim in metrics.claims if claim.attack == name), None)

@@ -455,6 +455,12 @@ class Metrics(_Record):
     )
     flags: list[str] = Field(description="what a reader must know before using the numbers")
 
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{len(getattr(self, name))} {name}" for name in ("results", "claims", "flags"))
+        return f"Metrics(run_id={self.run_id!r}, pair={self.pair!r}, control={self.control!r}, {counts})"
+
+    __str__ = __repr__
+
     @property
     def claims_excess(self) -> bool:
         """Whether the control is a fair one, so that the excess means something."""

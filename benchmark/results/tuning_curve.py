@@ -47,6 +47,11 @@ class Curve(BaseModel):
     candidates: int
     points: list[TriedPoint] = Field(min_length=1)
 
+    def __repr__(self) -> str:
+        return f"Curve(attack={self.attack!r}, on={self.on!r}, {len(self.points)} points, best={self.best().values})"
+
+    __str__ = __repr__
+
     def best(self) -> TriedPoint:
         """Return the point with the highest excess AMS in the closest band, the earlier one on a tie.
 

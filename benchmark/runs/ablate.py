@@ -5,13 +5,19 @@ synthetic images, and the run's report shows each with its diagnostics.
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..contracts import Progress
 from ..data.pair import Pair
 from ..errors import BadSetting
+from ..progress import silent
 from ..registry import ABLATED, find
 from ..results.schema import AttackRatio
+from .carry_out import carry_out
+from .plan import plan_run
 from .plugins import make_attacks
+from .runner import RunResult
 
 if TYPE_CHECKING:
     from ..results.run_folder import RunFolder
@@ -35,6 +41,42 @@ class AblationRow(NamedTuple):
     verdict: str
     same_images: bool
     """Every candidate is carlini-uncond's, image for image."""
+
+
+def ablate(
+    pair: Pair,
+    attack: str,
+    *,
+    tier: str | None = None,
+    candidates: int | None = None,
+    seeds: Sequence[int] = (0,),
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+    device: str = "auto",
+    out: str | Path = "ablations",
+    progress: Progress = silent,
+) -> tuple[RunResult, list[AblationRow]]:
+    """Run an attack and its ablations, write the report, and return the run with a row for each of them.
+
+    There are no rows where nothing has results.
+
+    Raises:
+        BadSetting: the attack names no ablations, or what `plan_run` and `execute` raise.
+    """
+    names = ablations_of(pair, attack, settings or {})
+    plan = plan_run(
+        pair,
+        attacks=names,
+        tier=tier,
+        candidates=candidates,
+        seeds=seeds,
+        settings=settings,
+        device=device,
+        out=out,
+        progress=progress,
+    )
+    result = carry_out(plan, progress)
+    rows = ablation_rows(result.folder, result.metrics, attack, names) if result.metrics is not None else []
+    return result, rows
 
 
 def ablations_of(pair: Pair, attack: str, settings: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -71,7 +71,7 @@ class Unit:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RunPlan:
     """Everything that a run is, checked before any work."""
 
@@ -103,6 +103,11 @@ class RunPlan:
     """By attack the stored curve that its settings come from (`tuning_curve.as_stored`)."""
     sources: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Repository, revision and full commit hash of what came from the Hub."""
+
+    def __repr__(self) -> str:
+        units = ", ".join(unit.name for unit in self.units)
+        behind = f", behind {', '.join(defence.name for defence in self.defences)}" if self.defences else ""
+        return f"RunPlan({self.pair.name}: {units}; {self.candidates:,} candidates each{behind}; {self.folder().path})"
 
     def reference(self) -> "RunPlan | None":
         """Return the same attacks on the reference model, as a run of its own inside this run's folder."""

@@ -99,7 +99,7 @@ def tune(
     plan = {"pair": pair.identity(), "attack": attack, "settings": own, "seed": seed, "candidates": candidates}
     if around:
         plan["defences"] = {defence.name: defence.settings.model_dump(mode="json") for defence in around}
-    file = out / f"{'+'.join([attack, *(defence.name for defence in around)])}.json"
+    file = curve_file(out, attack, [defence.name for defence in around])
     tried: list[TriedPoint] = []
     if file.exists():
         stored = read_json(file)
@@ -123,6 +123,15 @@ def tune(
         )
         write_json(file, {"schema": SCHEMA, "plan": plan, "curve": curve.model_dump(mode="json")})
     return curve
+
+
+def curve_file(out: Path, attack: str, defences: Sequence[str] = ()) -> Path:
+    """Return where `tune` stores its curve below a folder.
+
+    >>> curve_file(Path("digits-tuning"), "side", ["eta"]).name
+    'side+eta.json'
+    """
+    return out / f"{'+'.join([attack, *defences])}.json"
 
 
 class _Bench:

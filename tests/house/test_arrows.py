@@ -24,7 +24,7 @@ METHODS_SEE = {"words", "sampling", "methods", "benchmark.data.pixels", "benchma
 
 def modules(root: Path) -> dict[str, Path]:
     """Return every module of the package by its name inside it, such as `benchmark.stats.intervals`."""
-    tops = [root / top for top in ("benchmark", "methods", "leaderboards", "cli")]
+    tops = [root / top for top in ("benchmark", "methods", "leaderboards", "notebook", "cli")]
     files = [file for top in tops for file in top.rglob("*.py")] + list(root.glob("*.py"))
     return {".".join(parts_of(file.relative_to(root))): file for file in files}
 
@@ -73,7 +73,7 @@ def wrong(name: str, other: str) -> bool:
     if here == "methods":
         return not {there, other} & METHODS_SEE
     if here == "leaderboards":
-        return there in ("cli", "methods")
+        return there in ("cli", "notebook", "methods")
     if here not in STEPS:
         return False
     return there not in STEPS or STEPS.index(there) > STEPS.index(here) or (here, there) in SIDE_BY_SIDE

@@ -68,10 +68,10 @@ def test_the_example_pair_is_one(page: str, control: str) -> None:
 def test_the_reference_holds_every_name_that_the_package_exports() -> None:
     text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     shown = {}
-    for module, options in re.findall(r"^::: sidebench\.benchmark\.(\S+)\n((?: +.*\n)*)", text, re.M):
+    for module, options in re.findall(r"^::: sidebench\.(\S+)\n((?: +.*\n)*)", text, re.M):
         members = re.search(r"members: \[(.*)\]", options)
         shown[module] = members and members.group(1).split(", ")
-    for name, module in sidebench._HOME.items():
+    for name, module in sidebench._MODULES.items():
         assert module in shown and (shown[module] is None or name in shown[module]), f"{name} of {module}"
         assert getattr(sidebench, name).__doc__, name
 

@@ -11,7 +11,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def with_examples() -> list[str]:
     """Return every module of the package that has an example."""
-    files = [file for room in ("benchmark", "methods", "leaderboards", "cli") for file in (ROOT / room).rglob("*.py")]
+    files = [
+        file
+        for room in ("benchmark", "methods", "leaderboards", "notebook", "cli")
+        for file in (ROOT / room).rglob("*.py")
+    ]
     shown = [file.relative_to(ROOT) for file in files if "skeletons" not in file.parts and ">>> " in file.read_text()]
     return sorted(".".join(file.with_suffix("").parts).removesuffix(".__init__") for file in shown)
 

@@ -51,7 +51,7 @@ def test_wheel_holds_what_git_tracks(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "pip", "wheel", *options, copy], check=True)
     (wheel,) = (tmp_path / "wheel").glob("*.whl")
     inside = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("sidebench/")}
-    kept = ("benchmark/", "cli/", "methods/", "leaderboards/")
+    kept = ("benchmark/", "cli/", "methods/", "leaderboards/", "notebook/")
     outside = ("leaderboards/records/",)
     wanted = {
         f"sidebench/{name}"
@@ -66,7 +66,9 @@ def test_wheel_holds_what_git_tracks(tmp_path: Path) -> None:
 def test_no_module_is_loaded_twice() -> None:
     """Not under a second name either, by these tests or by what they call."""
     (package,) = sidebench.__path__
-    rooms = tuple(f"{package}{os.sep}{room}{os.sep}" for room in ("benchmark", "cli", "leaderboards", "methods"))
+    rooms = tuple(
+        f"{package}{os.sep}{room}{os.sep}" for room in ("benchmark", "cli", "leaderboards", "methods", "notebook")
+    )
     for module in pkgutil.walk_packages([package], "sidebench."):
         if not module.name.startswith(("sidebench.tests", "sidebench.docs")) and not module.name.endswith("__main__"):
             importlib.import_module(module.name)

@@ -34,7 +34,7 @@ KEPT = {
 
 
 def _pages() -> list[Path]:
-    rooms = [ROOT / room for room in ("benchmark", "cli", "methods", "leaderboards/pages")]
+    rooms = [ROOT / room for room in ("benchmark", "cli", "methods", "notebook", "leaderboards/pages")]
     found = [file for room in rooms for kind in ("*.py", "*.j2", "*.js") for file in room.rglob(kind)]
     return [*found, *ROOT.glob("leaderboards/*.py"), *ROOT.glob("docs/*.*"), *ROOT.glob("*.md"), ROOT / "action.yml"]
 

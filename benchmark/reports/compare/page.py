@@ -47,7 +47,12 @@ def write_figures(found: Comparing, folders: Sequence[RunFolder], target: Path, 
 
     Files that sidebench did not write are replaced only with `force`.
     """
-    return written(_pictures(found, _groups(found, _read(found, folders))), target, force=force)
+    return written(pictures(found, folders), target, force=force)
+
+
+def pictures(found: Comparing, folders: Sequence[RunFolder]) -> dict[str, Picture]:
+    """Return every picture of the page by the stem of its file's name, none of them drawn yet."""
+    return _pictures(found, _groups(found, _read(found, folders)))
 
 
 def write_plot(found: Comparing, target: Path) -> None:
@@ -94,18 +99,18 @@ def _groups(found: Comparing, runs: dict[str, Contents]) -> list[Group]:
 
 def _pictures(found: Comparing, groups: Sequence[Group]) -> dict[str, Picture]:
     """Return every picture by the stem of its file's name."""
-    pictures = {}
+    drawn = {}
     for place, yardstick in enumerate(found.yardsticks()):
         said = f"Leak of each attack by run, by {yardstick}, with 95 % intervals"
-        pictures[f"leak-{place}"] = Picture(said, partial(compared_figures.leaks, found, yardstick))
+        drawn[f"leak-{place}"] = Picture(said, partial(compared_figures.leaks, found, yardstick))
     if compared_figures.measured_quality(found):
         for place, yardstick in enumerate(found.yardsticks()):
             said = f"Leak by {yardstick} over the Frechet distance of the images"
-            pictures[f"quality-{place}"] = Picture(said, partial(compared_figures.against_quality, found, [yardstick]))
+            drawn[f"quality-{place}"] = Picture(said, partial(compared_figures.against_quality, found, [yardstick]))
     for group in groups:
         for kind, (said, draw) in _of_group(group).items():
-            pictures[f"{kind}-{group.stem}"] = Picture(f"{said}: {group.name}", draw)
-    return pictures
+            drawn[f"{kind}-{group.stem}"] = Picture(f"{said}: {group.name}", draw)
+    return drawn
 
 
 def _of_group(group: Group) -> dict[str, tuple[str, "Callable[[], Figure]"]]:

@@ -74,6 +74,12 @@ class Comparing(_Record):
     real: dict[str, float | None] = Field(description="quality figures of the real training images")
     flags: list[str] = Field(description="what a reader must know before using the numbers")
 
+    def __repr__(self) -> str:
+        runs = ", ".join(run.label for run in self.runs)
+        return f"Comparing(baseline={self.baseline!r}, runs: {runs}; {len(self.leaks)} leaks, {len(self.flags)} flags)"
+
+    __str__ = __repr__
+
     def yardsticks(self) -> list[str]:
         """Return the names of the yardsticks, the headline first."""
         return list(dict.fromkeys(leak.yardstick for leak in self.leaks))

@@ -1,0 +1,1 @@
+"""What the command does, as functions for a notebook: `sidebench.run("digits")` and its siblings."""
