@@ -1,8 +1,9 @@
-"""Live progress: bars when a person watches, plain lines when not. Everything goes to stderr."""
+"""Live progress: two lines when a person watches, a line for each phase when not. Everything goes to stderr."""
 
 import logging
 import sys
 import time
+from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
@@ -25,10 +26,25 @@ def say(line: str) -> None:
     logging.getLogger("sidebench").warning("%s", printable(" ".join(line.split())))
 
 
-class PlainProgress:
-    """A line when a phase begins to be slow, ends, and every `every` seconds between."""
+LEAST_SECONDS = 1.0
+"""A rate over less time than this says nothing."""
 
-    def __init__(self, stream: TextIO | None = None, every: float = 10.0) -> None:
+
+def duration(seconds: float) -> str:
+    """Return a time as a reader says it.
+
+    >>> duration(4.4), duration(80), duration(600), duration(3 * 3600)
+    ('4 s', '80 s', '10 min', '3.0 h')
+    """
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+class PlainProgress:
+    """A line for each phase as it ends; of a long one also every `every` seconds, so that nobody thinks it dead."""
+
+    def __init__(self, stream: TextIO | None = None, every: float = 300.0) -> None:
         self.stream = stream or sys.stderr
         self.every = every
         self._began: dict[str, tuple[float, int]] = {}
@@ -40,6 +56,9 @@ class PlainProgress:
     def __exit__(self, *_: object) -> None:
         pass
 
+    def expect(self, phases: Mapping[str, int]) -> None:
+        """Take no notice of what is to come: a log has a line for each phase."""
+
     def __call__(self, phase: str, done: int, total: int) -> None:
         """Report that `done` of `total` are done in this phase."""
         now = time.monotonic()
@@ -48,14 +67,19 @@ class PlainProgress:
             return
         self._last[phase] = now
         seconds = now - began
-        rate = (done - first) / seconds if seconds > 0.1 else 0.0
-        left = f", {(total - done) / rate:.0f} s left" if rate > 0 and done < total else ""
-        speed = f" ({rate:.1f}/s{left})" if rate > 0 else ""
-        print(f"{phase}: {done:,} of {total:,}{speed}", file=self.stream, flush=True)
+        if done < total:
+            left = seconds * (total - done) / (done - first) if done > first else None
+            said = f" of {total:,}" + (f", {duration(left)} left" if left is not None else "")
+        else:
+            said = f" in {duration(seconds)}" if seconds >= LEAST_SECONDS else ""
+        print(f"{phase}: {done:,}{said}", file=self.stream, flush=True)
 
 
-class RichBars:
-    """One bar per phase with rate and time left."""
+class LiveLines:
+    """A line for the phase at work and, where it is known what is to come, one for all of it, both with time left.
+
+    A phase that is done leaves the screen, and all of it is gone in the end.
+    """
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -65,13 +89,15 @@ class RichBars:
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(),
             console=Console(stderr=True),
+            transient=True,
         )
-        self._tasks: dict[str, tuple[TaskID, float, int]] = {}
+        self._phases: dict[str, TaskID] = {}
+        self._all: TaskID | None = None
+        self._done: dict[str, int] = {}
 
-    def __enter__(self) -> "RichBars":
+    def __enter__(self) -> "LiveLines":
         self._bars.start()
         return self
 
@@ -80,18 +106,25 @@ class RichBars:
     ) -> None:
         self._bars.stop()
 
+    def expect(self, phases: Mapping[str, int]) -> None:
+        """Take what is to come, the total of each phase by name: a line for all of them says how much is left."""
+        self._done = dict.fromkeys(phases, 0)
+        self._all = self._bars.add_task("all candidates", total=sum(phases.values()))
+
     def __call__(self, phase: str, done: int, total: int) -> None:
         """Report that `done` of `total` are done in this phase."""
-        now = time.monotonic()
-        if phase not in self._tasks:
-            task = self._bars.add_task(phase.replace("[", "\\["), total=total, completed=done, rate="")
-            self._tasks[phase] = (task, now, done)
+        if self._all is not None and phase in self._done:
+            self._done[phase] = done
+            self._bars.update(self._all, completed=sum(self._done.values()))
+        if done >= total:
+            if phase in self._phases:
+                self._bars.remove_task(self._phases.pop(phase))
             return
-        task, began, first = self._tasks[phase]
-        rate = f"{(done - first) / (now - began):.1f}/s" if now > began else ""
-        self._bars.update(task, completed=done, total=total, rate=rate)
+        if phase not in self._phases:
+            self._phases[phase] = self._bars.add_task(phase.replace("[", "\\["), total=total, completed=done)
+        self._bars.update(self._phases[phase], completed=done, total=total)
 
 
-def reporter_for(stream: TextIO) -> "PlainProgress | RichBars":
-    """Return bars for a terminal and plain lines for anything else."""
-    return RichBars() if stream.isatty() else PlainProgress(stream)
+def reporter_for(stream: TextIO) -> "PlainProgress | LiveLines":
+    """Return live lines for a terminal and plain ones for anything else."""
+    return LiveLines() if stream.isatty() else PlainProgress(stream)

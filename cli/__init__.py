@@ -21,6 +21,7 @@ from ..benchmark.errors import BadInput, SidebenchError, printable
 from ..benchmark.files import cannot_write
 from . import attacks, detect, gate, leaderboard, look, machine, run
 from .examples import examples_of, start_here
+from .grouped import Grouped
 from .options import FULL, SUMMARY
 from .output import complain, complain_of
 
@@ -141,7 +142,7 @@ def _group(callback: Callable[..., None], commands: Commands, under: str = "", *
     for name, command in commands.items():
         # Said whole in the list of commands: typer cuts it at the width of a line otherwise.
         first = " ".join((command.__doc__ or "").partition("\n\n")[0].split())
-        group.command(name, short_help=first, epilog=examples_of(under + name))(command)
+        group.command(name, cls=Grouped, short_help=first, epilog=examples_of(under + name))(command)
     return group
 
 

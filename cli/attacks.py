@@ -153,6 +153,8 @@ def tune(
     from ..benchmark.reports.tables import tuning_table
     from ..benchmark.runs import tune as tuning
 
+    if ahead := tuning.outlook(loaded, attack, grid, candidates, device):
+        print(ahead, file=sys.stderr)
     with reporter_for(sys.stderr) as progress:
         curve = tuning.tune(
             loaded,

@@ -62,7 +62,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "sidebench leaderboard check record.json --run runs/digits-f3ab7605 --challenge 32",
     ),
     "leaderboard publish": (
-        "sidebench leaderboard publish --repo OWNER/RESULTS",
+        "sidebench leaderboard publish --repo OWNER/RESULTS --dry-run",
         "sidebench leaderboard publish --repo OWNER/RESULTS --send",
     ),
     "leaderboard build": (

@@ -45,10 +45,12 @@ def gate(
     wanted = write_files.Wanted(junit, summary, report, sarif, card)
     write_files.check_places(wanted, force=force)
     loading("torch and diffusers")
-    from ..benchmark.gate.judge import judge
+    from ..benchmark.gate.judge import judge, outlook
     from ..leaderboards.gate_baseline import read_baseline
 
     last = None if baseline is None else read_baseline(baseline)
+    if ahead := outlook(subject, loaded, model=model, device=device, allow_pickle=allow_pickle):
+        print(ahead, file=sys.stderr)
     with reporter_for(sys.stderr) as progress:
         decision = judge(
             subject,

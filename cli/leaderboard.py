@@ -110,10 +110,18 @@ def publish(
     create_pr: Annotated[
         bool, typer.Option("--create-pr", help="As a pull request, for a repository of others.")
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check the records and list all of them; asks nobody, needs no network.")
+    ] = False,
 ) -> None:
     """Show, or send, the records that a dataset repository on the Hub lacks."""
     from ..leaderboards import publish as publishing
 
+    if dry_run:
+        if send or create_pr:
+            raise BadSetting("--dry-run sends nothing: leave out --send and --create-pr")
+        print(publishing.rehearsal(repo, records))
+        return
     found = publishing.prepare(repo, records)
     print(publishing.as_text(found))
     if not send:

@@ -12,7 +12,9 @@ from .output import loading, show
 
 
 def list_(
-    kind: Annotated[str, typer.Argument(metavar="pairs|attacks|defences|detectors|measures|models")],
+    kind: Annotated[
+        str, typer.Argument(metavar="KIND", help="pairs, attacks, defences, detectors, measures or models.")
+    ],
     as_json: AsJson = False,
 ) -> None:
     """List what is there by name."""
@@ -23,7 +25,10 @@ def list_(
 
 
 def show_(
-    name: Annotated[str, typer.Argument(metavar="PAIR|ATTACK|DEFENCE|DETECTOR|MEASURE|MODEL|RUN")],
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME", help="A name that `sidebench list` shows, a file of your own, or a run folder."),
+    ],
     every_table: Annotated[bool, typer.Option("--all", help="Of a run folder: all tables.")] = False,
     as_json: RunAsJson = None,
 ) -> None:

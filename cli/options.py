@@ -42,7 +42,13 @@ AllowPickle = Annotated[bool, Option("--allow-pickle", help="Load pickled weight
 
 # ---- How much ---------------------------------------------------------------------------------------
 
-Tier = Annotated[str | None, Option(help="smoke, quick (default), standard, paper or full.")]
+Tier = Annotated[
+    str | None,
+    Option(
+        help="Candidates of each attack and seed: smoke (256), quick (1,024, the default), standard (10,000), paper "
+        "(50,000) or full (1,048,576)."
+    ),
+]
 Candidates = Annotated[int | None, Option(help="Number of candidates, instead of a tier.")]
 Seeds = Annotated[list[int] | None, Option(help="Run seed; may be given several times.")]
 Device = Annotated[str, Option(help="auto, cpu, cuda, cuda:N or mps.")]

@@ -308,6 +308,7 @@ def _execute(
     found, code = [], 0
     for plan, nonce in zip(plans, nonces, strict=True):
         with reporter_for(sys.stderr) as progress:
+            progress.expect({f"{unit.name}: candidates": plan.candidates for unit in plan.units})
             result = carry_out(plan, progress, make)
         if nonce is not None:
             secret.keep_nonce(result.folder, nonce)

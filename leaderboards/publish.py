@@ -39,10 +39,7 @@ def prepare(repo: str, records: Path) -> Publication:
             belongs to somebody else there, or the repository cannot be found or read.
         CannotReach: the Hub does not answer.
     """
-    files = record_files(records)
-    if not files:
-        raise BadInput(f"{records} holds no records; make some with `sidebench leaderboard add RUN`")
-    _refuse(check_files(files, records), "`sidebench leaderboard check` lists them")
+    files = _checked_records(records)
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
 
@@ -51,8 +48,7 @@ def prepare(repo: str, records: Path) -> Publication:
         parent = api.dataset_info(repo).sha
         tree = api.list_repo_tree(repo, recursive=True, revision=parent, repo_type="dataset")
         there = {entry.path: entry.blob_id for entry in tree if isinstance(entry, RepoFile)}
-    found: list[Path] = [*files, *(beside for file in files if (beside := checked_file(file)).is_file())]
-    local = {f"{FOLDER}/{file.relative_to(records).as_posix()}": file for file in found}
+    local = _by_place(files, records)
     changed = {path: file for path, file in local.items() if there.get(path) != _blob(file.read_bytes())}
     for path, file in changed.items():
         if path in there and file in files:
@@ -80,6 +76,38 @@ def _registry(repo: str, parent: str, records: Path, files: list[Path], there: b
     _refuse([Problem(owners.FILE, *found) for found in own.taken(base)], f"names stay their owners' in {repo}")
     _refuse(check_files(files, records, registry=own.after(base)), f"by the {owners.FILE} of {repo}")
     return own.after(base).text()
+
+
+def rehearsal(repo: str, records: Path) -> str:
+    """Say what a first publication would hold, a line per file, without asking the Hub anything.
+
+    Raises:
+        BadInput: there are no records, one of them has a problem, or the name cannot be one of a repository.
+    """
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        raise BadInput(f"{repo!r} is no name of a repository: {error}") from None
+    sizes = {path: file.stat().st_size for path, file in sorted(_by_place(_checked_records(records), records).items())}
+    lines = [f"{path} ({size:,} bytes)" for path, size in sizes.items()]
+    total = f"{len(lines):,} files, {sum(sizes.values()):,} bytes, all records are in order"
+    return "\n".join([*lines, f"{total}; {repo} was not asked which of them it has"])
+
+
+def _checked_records(records: Path) -> list[Path]:
+    files = record_files(records)
+    if not files:
+        raise BadInput(f"{records} holds no records; make some with `sidebench leaderboard add RUN`")
+    _refuse(check_files(files, records), "`sidebench leaderboard check` lists them")
+    return files
+
+
+def _by_place(files: list[Path], records: Path) -> dict[str, Path]:
+    """Return records and the badges beside them by their path in the repository."""
+    found = [*files, *(beside for file in files if (beside := checked_file(file)).is_file())]
+    return {f"{FOLDER}/{file.relative_to(records).as_posix()}": file for file in found}
 
 
 def _refuse(problems: list[Problem], more: str) -> None:

@@ -11,11 +11,12 @@ from ..contracts import Attack, Progress
 from ..data.pair import Pair, load_pair, named_model, pair_names
 from ..data.references import load_references
 from ..errors import BadInput, WrongImages
-from ..progress import silent
+from ..progress import duration, silent
 from ..results.run_folder import RunFolder, believing, read_run, stored_pair
 from ..runs.plan import Unit, plan_run
 from ..runs.plugins import make_attacks
 from ..runs.score import check_references
+from ..runs.timing import sampling_time
 from .baseline import Baseline
 from .checks import GateCheck
 from .decision import Decision, decide_on
@@ -62,6 +63,22 @@ def judge(
         raise BadInput(f"{subject} is a finished run: --model, --fresh and --allow-pickle go with a pair")
     folder = read_run(subject)
     return gate_run(folder, load_pair(pair or stored_pair(folder)), policy, baseline=baseline)
+
+
+def outlook(
+    subject: str, policy: Policy, *, model: str | None = None, device: str = "auto", allow_pickle: bool = False
+) -> str:
+    """Say before a gate begins how long it may take; nothing of a finished run, and where it cannot be said."""
+    if (Path(subject) / "manifest.json").is_file():
+        return ""
+    try:
+        pair = _pair(subject)
+    except BadInput:
+        return ""
+    said = sampling_time(pair, policy.candidates, device, Path("runs"), allow_pickle, model)
+    limit = "" if policy.budget.seconds is None else f"; the policy ends it after {duration(policy.budget.seconds)}"
+    names = ", ".join(policy.attacks)
+    return f"up to {policy.candidates:,} candidates of each of {names}: {said}{limit}" if said else ""
 
 
 def gate_pair(

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..data.pair import Pair
-from ..environment import peak_memory
+from ..environment import peak_memory, pick_device
 from ..models.find_model import find_model
+from ..progress import duration
 from .batching import sampling_of
 
 if TYPE_CHECKING:
@@ -29,27 +30,40 @@ class Rehearsal(NamedTuple):
     """The most memory that was held: the device's on CUDA, otherwise this process's."""
 
 
-def rehearse(pair: Pair, candidates: int, device: str, out: Path, allow_pickle: bool = False) -> Rehearsal:
-    """Load a pair's model and time its denoiser and decoder on one micro-batch each."""
+def rehearse(
+    pair: Pair, candidates: int, device: str, out: Path, allow_pickle: bool = False, model: str | None = None
+) -> Rehearsal:
+    """Load a pair's model, or the one in its place, and time its denoiser and decoder on one micro-batch each."""
     import torch
 
     from ..models import load_model
 
-    spec = find_model(pair, None, out, allow_pickle).spec
+    spec = find_model(pair, model, out, allow_pickle).spec
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats(device)
-    model = load_model(spec.model_copy(update={"device": device}))
-    sampling = sampling_of(pair, model, candidates)
-    x_t = torch.zeros(sampling.micro_batch, *model.sample_shape, device=model.device)
-    t = torch.zeros(sampling.micro_batch, dtype=torch.long, device=model.device)
-    condition = _condition(model, t)
+    loaded = load_model(spec.model_copy(update={"device": device}))
+    sampling = sampling_of(pair, loaded, candidates)
+    x_t = torch.zeros(sampling.micro_batch, *loaded.sample_shape, device=loaded.device)
+    t = torch.zeros(sampling.micro_batch, dtype=torch.long, device=loaded.device)
+    condition = _condition(loaded, t)
     with torch.no_grad():
-        a_call = _timed(lambda: model.predict(x_t, t, condition))
-        decoding = _timed(lambda: model.decode(x_t))
-    guided_by_two = condition is not None and model.conditioning == "text" and model.guided(condition, 2.0) is None
+        a_call = _timed(lambda: loaded.predict(x_t, t, condition))
+        decoding = _timed(lambda: loaded.decode(x_t))
+    guided_by_two = condition is not None and loaded.conditioning == "text" and loaded.guided(condition, 2.0) is None
     calls = sampling.sampler.steps * (2 if guided_by_two else 1)
     batches = -(-candidates // sampling.micro_batch)
     return Rehearsal((a_call * calls + decoding) * batches, _peak(device))
+
+
+def sampling_time(
+    pair: Pair, candidates: int, device: str, out: Path, allow_pickle: bool = False, model: str | None = None
+) -> str:
+    """Say how long plain sampling of so many candidates takes here; nothing where that cannot be tried."""
+    try:
+        seconds = rehearse(pair, candidates, str(pick_device(device)), out, allow_pickle, model).seconds
+    except Exception:  # of a model that is somebody's own, any; what is wrong is said by who needs it
+        return ""
+    return f"{candidates:,} plain samples take about {duration(seconds)} here, guided attacks several times that"
 
 
 def _condition(model: "Model", t: "Tensor") -> "torch.Tensor | None":

@@ -8,6 +8,7 @@ that would report it.
 """
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from ..candidates import Candidates, stream_seed
 from ..contracts import Attack, Budget, Defence, ModelSpec, Progress
 from ..data.pair import ModelSource, Pair
 from ..data.references import shared_groups
-from ..errors import BadInput, BadSetting, RunConflict, TooFew
+from ..errors import BadInput, BadSetting, RunConflict, TooFew, UnknownName
 from ..files import canonical_json, difference, read_json, write_json
 from ..protocol import TOP_K, batching, default_measures
 from ..registry import find, make_attack, make_measure
@@ -31,6 +32,7 @@ from ..sampling.defended import defend, in_order
 from .batching import sampling_of
 from .plan import RunPlan
 from .plugins import check_names, make_defences
+from .timing import sampling_time
 
 if TYPE_CHECKING:
     from ..contracts import AttackState, Model
@@ -123,6 +125,21 @@ def tune(
         )
         write_json(file, {"schema": SCHEMA, "plan": plan, "curve": curve.model_dump(mode="json")})
     return curve
+
+
+def outlook(pair: Pair, attack: str, grid: Mapping[str, Sequence[Any]], candidates: int, device: str = "auto") -> str:
+    """Say before a tuning begins how many points it has and how long they may take.
+
+    Nothing is said where it cannot be: `tune` then says what is wrong.
+    """
+    try:
+        grid = grid or find("attack", attack).tuning_grid
+    except UnknownName:
+        return ""
+    points = math.prod(len(values) for values in grid.values())
+    said = sampling_time(pair, points * candidates, device, Path("runs")) if grid and points else ""
+    shadow = "" if pair.data.tuning_block is not None else "; a shadow victim is trained first"
+    return f"{points:,} settings, {candidates:,} candidates each: {said}{shadow}" if said else ""
 
 
 def curve_file(out: Path, attack: str, defences: Sequence[str] = ()) -> Path:

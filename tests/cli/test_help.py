@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
+from sidebench.benchmark.protocol import TIERS
 from sidebench.cli import app
 from sidebench.cli.examples import EXAMPLES, START
+from sidebench.cli.grouped import GROUPS
 
 Call = Callable[..., tuple[int, str, str]]
 ROOT: Any = get_command(app)
@@ -56,6 +58,32 @@ def test_help_cuts_no_sentence_and_says_what_to_do_first(call: Call) -> None:
     assert text.index("Commands:") < text.index("Start here:")
     assert all(command in text for command, _ in START)
     assert "Examples:" in call("run", "--help")[1] and "sidebench run digits\n" in call("run", "--help")[1]
+
+
+def test_options_stand_in_groups_and_none_is_lost(call: Call) -> None:
+    text = call("run", "--help")[1]
+    places = [text.index(f"\n{title}:\n") for title in ("Arguments", *GROUPS)]
+    assert places == sorted(places) and "\nOptions:\n" not in text
+    assert places[1] < text.index("--dataset") < places[2] < text.index("--set ") < places[3] < text.index("--tier")
+    for name, command in commands():
+        shown = call(*name.split(), "--help")[1]
+        for option in (option for one in command.params for option in one.opts if option.startswith("--")):
+            assert re.search(rf"(?<![\w-]){option}(?![\w-])", shown), (name, option)
+
+
+def test_groups_name_options_that_exist() -> None:
+    known = {one.name for _, command in commands() for one in command.params}
+    assert {name for names in GROUPS.values() for name in names} <= known
+
+
+def test_few_options_need_no_groups(call: Call) -> None:
+    text = call("list", "--help")[1]
+    assert "\nOptions:\n" in text and "What is written" not in text
+
+
+def test_the_sizes_of_tiers_are_those_of_the_protocol(call: Call) -> None:
+    text = " ".join(call("run", "--help")[1].split())
+    assert all(re.search(rf"{name} \({count:,}[),]", text) for name, count in TIERS.items())
 
 
 def test_start_here_names_commands_that_exist() -> None:

@@ -125,6 +125,7 @@ TEMPLATES = (
     "leaderboard build --records RECORDS --out BUSY",
     "leaderboard build --records RECORDS --readme X",
     "leaderboard publish --repo a/b --records X",
+    "leaderboard publish --repo X --records RECORDS --dry-run",
     "X",
     "leaderboard X",
 )

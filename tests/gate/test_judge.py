@@ -876,3 +876,12 @@ def test_a_clean_model_does_not_fail_with_few_held_out_images(tmp_path: Path) ->
 def test_a_leak_fails_with_few_held_out_images(tmp_path: Path) -> None:
     decision = decide(tmp_path, LEAKY, pair=unequal(64, "digits"))
     assert decision.verdict == "fail" and decision.findings[0].low > 0.02
+
+
+def test_how_long_a_gate_may_take_is_said_before_it_begins() -> None:
+    said = judge.outlook("digits", policy(), device="cpu")
+    assert re.match(
+        r"up to [\d,]+ candidates of each of [\w, -]+: [\d,]+ plain samples take about [\d.]+ (s|min|h) ", said
+    )
+    assert f"{policy().candidates:,} candidates" in said
+    assert judge.outlook("no such pair", policy()) == ""

@@ -54,6 +54,22 @@ def test_dry_then_sent_then_nothing_left(hub: LocalHub, run: Commands, records: 
     assert again[0] == 0 and "0 files" in again[1] and "4 are there already" in again[1]
 
 
+def test_a_dry_run_asks_nobody(records: Path, call: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def no_network(*_: object, **__: object) -> None:
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr("socket.socket.connect", no_network)
+    arguments = publishing("nobody/has-this", records, "--dry-run")
+    code, out, err = call(*arguments)
+    assert code == 0 and not err
+    files = sorted(records.rglob("*.json"))
+    assert all(f"records/{file.relative_to(records).as_posix()}" in out for file in files if file.name != FILE)
+    assert "all records are in order; nobody/has-this was not asked" in out
+    assert call(*arguments, "--send")[0] == 2
+    assert call(*publishing("no name", records, "--dry-run"))[0] == 2
+    assert call(*publishing("a/b", tmp_path, "--dry-run"))[0] == 2
+
+
 def test_pull_request_leaves_main_alone(hub: LocalHub, run: Commands, records: Path) -> None:
     repo = hub.add("datasets", "someone/asked", {"README.md": b"# board"})
     asked = run(*publishing("someone/asked", records, "--send", "--create-pr"))

@@ -1,6 +1,7 @@
 """Settings are chosen on a shadow victim that shares no image with the reported parts."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -273,3 +274,11 @@ def test_the_command_runs_with_a_curve_and_keeps_it(
     file.write_text(json.dumps(content), encoding="utf-8")
     code, _, complaint = call("run", pair, *more, "--tuned", file)
     assert code == 2 and "was tuned on 256 of the 512 images" in complaint
+
+
+def test_how_long_a_tuning_may_take_is_said_before_it_begins() -> None:
+    said = tuning.outlook(load_pair("digits"), "side", {"scale": [1, 2, 3], "start": [0.5, 1.0]}, 100, "cpu")
+    assert re.match(r"6 settings, 100 candidates each: 600 plain samples take about [\d.]+ (s|min|h) here", said)
+    assert said.endswith("a shadow victim is trained first")
+    assert tuning.outlook(load_pair("digits"), "no such attack", {}, 100) == ""
+    assert tuning.outlook(load_pair("digits"), "carlini-uncond", {}, 100) == ""
