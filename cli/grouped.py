@@ -29,17 +29,20 @@ class Grouped(TyperCommand):
     """A command whose help has its options in groups."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write the arguments as they are, and a section for each group of options."""
-        shown = [(param, record) for param in self.get_params(ctx) if (record := param.get_help_record(ctx))]
-        arguments = [record for param, record in shown if param.param_type_name == "argument"]
-        options = [(param.name, record) for param, record in shown if param.param_type_name != "argument"]
-        sections = {"Arguments": arguments}
-        for name, record in options:
-            sections.setdefault(_group(name) if len(options) > FEW else "Options", []).append(record)
-        for title in ("Arguments", "Options", *GROUPS, OTHERS):
-            if rows := sections.get(title):
-                with formatter.section(title):
-                    formatter.write_dl(rows)
+        """Write the arguments, and a section for each group of options."""
+        for title, rows in sections(self, ctx).items():
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
+
+def sections(command: TyperCommand, ctx: Any) -> dict[str, list[tuple[str, str]]]:
+    """Return what is said of a command's arguments and options by the title of their group, in order."""
+    shown = [(param, record) for param in command.get_params(ctx) if (record := param.get_help_record(ctx))]
+    options = [(str(param.name), record) for param, record in shown if param.param_type_name != "argument"]
+    found = {"Arguments": [record for param, record in shown if param.param_type_name == "argument"]}
+    for name, record in options:
+        found.setdefault(_group(name) if len(options) > FEW else "Options", []).append(record)
+    return {title: found[title] for title in ("Arguments", "Options", *GROUPS, OTHERS) if found.get(title)}
 
 
 def _group(name: str) -> str:

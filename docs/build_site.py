@@ -1,7 +1,7 @@
 """Build the pages and the API reference with mkdocs, warnings as errors.
 
-The reference is read from the source without importing it. The repository root is the package, whatever the checkout
-is called, so it is shown to mkdocs under the package's name.
+The API reference is read from the source without importing it, the page of commands from the commands themselves. The
+repository root is the package, whatever the checkout is called, so it is shown to mkdocs under the package's name.
 """
 
 import os
@@ -19,7 +19,9 @@ def main() -> int:
         (Path(parent) / "sidebench").symlink_to(ROOT, target_is_directory=True)
         # Not --quiet: warnings that are not logged are not counted, and --strict lets them pass.
         command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--config-file", ROOT / "mkdocs.yml"]
-        return subprocess.run(command, env={**os.environ, "SIDEBENCH_PARENT": parent}, check=False).returncode
+        # Search is built in: what looks for newer versions, or warns of them, has no place in a build.
+        environment = {**os.environ, "SIDEBENCH_PARENT": parent, "PYTHONPATH": parent, "NO_MKDOCS_2_WARNING": "1"}
+        return subprocess.run(command, env=environment, check=False).returncode
 
 
 if __name__ == "__main__":

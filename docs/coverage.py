@@ -1,4 +1,4 @@
-"""Print the coverage tables of docs/validity.md: `python docs/coverage.py` (some minutes, seeded)."""
+"""Print the coverage tables of docs/validity-intervals.md: `python docs/coverage.py` (some minutes, seeded)."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""Print the tables of docs/gate.md: `python docs/gate_errors.py` (some minutes, seeded).
+"""Print the tables of docs/gate-decides.md: `python docs/gate_errors.py` (some minutes, seeded).
 
 Simulated releases, 200 per row. A candidate hits each side by chance with the share `background`, its group at random,
 and of the training side it copies a share `excess` more, spread over all groups. 250 groups a side; both errors 5 %.

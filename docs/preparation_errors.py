@@ -1,4 +1,4 @@
-"""What preparations do to claims about attacks: `python docs/preparation_errors.py`, for docs/validity.md.
+"""What preparations do to claims about attacks: `python docs/preparation_errors.py`, for docs/validity-intervals.md.
 
 Two attacks on one pair: each preparation multiplies what its attack finds by a log-normal number. The truth is the
 ratio of the geometric means, on the images of the run or on images like them, of which the groups are then a sample.

@@ -1,4 +1,4 @@
-"""How often a verdict errs: `python docs/verdict_errors.py [--out FILE]` prints the tables of docs/validity.md.
+"""How often a verdict errs: `python docs/verdict_errors.py [--out FILE]` prints those of validity-intervals.
 
 Near-duplicate groups are drawn first, each with a number of images and a popularity, and then divided into X and H at
 random; candidates hit groups by popularity, in bands of which the wider hold more. Of the candidates a share may be

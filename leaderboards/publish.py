@@ -84,7 +84,8 @@ def rehearsal(repo: str, records: Path) -> str:
     Raises:
         BadInput: there are no records, one of them has a problem, or the name cannot be one of a repository.
     """
-    from huggingface_hub.utils import HFValidationError, validate_repo_id
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils._validators import validate_repo_id
 
     try:
         validate_repo_id(repo)

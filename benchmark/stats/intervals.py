@@ -322,7 +322,8 @@ def excess(
     splits in a trial. The variance of a sum over groups contains the candidates' binomial noise, so the group
     interval is the wider one unless hits are few; the result is the envelope of it and of the candidates' score
     interval (Wilson's without control). For the excess on these very images it covers more than it says; as a
-    statement on other images of the same kind it falls short where few groups draw most hits (docs/validity.md).
+    statement on other images of the same kind it falls short where few groups draw most hits
+    (docs/validity-intervals.md).
 
     Args:
         training_credits: (groups,) candidates whose best match lies in each near-duplicate group, zeros too.

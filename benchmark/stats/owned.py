@@ -3,7 +3,7 @@
 A candidate in a band is owned by its nearest near-duplicate group of X and H together, one candidate in all, half to
 either side on a tie. Without a leak the split of groups into X and H is a label without effect, so the label-swap test
 is exact whatever the two sizes are, and with it the limits of a leak that are made from it. The definition, the
-standardised maximum over bands and the limits are ours and rest on the simulation in docs/validity.md
+standardised maximum over bands and the limits are ours and rest on the simulation in docs/validity-intervals.md
 (`docs/verdict_errors.py`).
 """
 

@@ -13,7 +13,7 @@ they multiply what an attack finds. Three kinds of chance meet:
 
 With five preparations or more of two attacks the variance is that of their paired log ratios. Fewer say too little: the
 variance between preparations is then pooled over the attacks of the run, which supposes that it is the same for all of
-them. The combination is ours and rests on the simulation in docs/validity.md (`docs/preparation_errors.py`).
+them. The combination is ours and rests on the simulation in docs/validity-intervals.md (`docs/preparation_errors.py`).
 """
 
 import math

@@ -1,9 +1,11 @@
 """What the documents show works as shown."""
 
+import importlib.util
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -83,3 +85,54 @@ def test_every_option_that_a_page_names_exists() -> None:
     for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
         for line in re.findall(r"^ +sidebench .*|`sidebench [^`]+`", page.read_text(encoding="utf-8"), re.M):
             assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", line)) <= options | {"--help"}, f"{page.name}: {line}"
+
+
+def script(name: str) -> ModuleType:
+    """Return a script of docs/, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_page_stands_in_one_group_of_the_navigation() -> None:
+    text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    navigation = text[text.index("\nnav:") : text.index("\nvalidation:")]
+    groups = re.findall(r"^  - ([\w ]+):$", navigation, re.M)
+    assert groups == ["Start", "How to", "Explanation", "Reference", "Results"]
+    named = sorted(re.findall(r"([\w-]+\.md)$", navigation, re.M))
+    assert named == sorted([*(page.name for page in (ROOT / "docs").glob("*.md")), script("cli_reference").PAGE])
+
+
+def test_the_page_of_commands_has_every_command_option_and_example() -> None:
+    reference = script("cli_reference")
+    text = reference.page()
+    commands = dict(reference.commands())
+    assert re.findall(r"^## sidebench (.*)$", text, re.M) == list(commands)
+    for part in re.split(r"^## sidebench ", text, flags=re.M)[1:]:
+        name = part.partition("\n")[0]
+        for option in (option for one in commands[name].params for option in one.opts if option.startswith("--")):
+            assert re.search(rf"^\| `[^`]*(?<![\w-]){option}(?![\w-])", part, re.M), (name, option)
+        assert all(f"    {example}\n" in part for example in reference.examples(name))
+    for row in re.findall(r"^\|.*$", text, re.M):
+        assert len(re.findall(r"(?<!\\)\|", row)) == 3, row
+
+
+def test_the_pictures_of_the_concepts_are_what_the_script_draws(tmp_path: Path) -> None:
+    drawing = script("draw_concepts")
+    drawing.main(tmp_path)
+    page = (ROOT / "docs" / "concepts.md").read_text(encoding="utf-8")
+    assert {file.stem for file in tmp_path.iterdir()} == {file.stem for file in (ROOT / "docs/pictures").glob("*.svg")}
+    for name in drawing.DRAWN:
+        assert f"](pictures/{name}.svg)" in page
+        new, old = ((folder / f"{name}.svg").read_text("utf-8") for folder in (tmp_path, ROOT / "docs" / "pictures"))
+        texts = [re.findall(r"<text[^>]*>([^<]*)</text>", text) for text in (new, old)]
+        assert texts[0] == texts[1] and texts[0], (
+            f"docs/pictures/{name}.svg: python docs/draw_concepts.py docs/pictures"
+        )
+
+
+def test_one_interval_in_twenty_of_the_picture_misses() -> None:
+    figure = script("draw_concepts").interval()
+    assert [line.get_color() for line in figure.axes[0].lines].count("#b3261e") == 2, "a line and its dot"
