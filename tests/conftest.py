@@ -27,12 +27,13 @@ from sidebench.benchmark.runs.plan import plan_run
 SMALL = {"synthetic_images": 24, "clusters": 3, "training_steps": 3, "batch": 8, "width": 8, "cohesion": -1.0}
 GUIDED = ("carlini-cond", "side")
 LONGEST = (
-    *("gate/test_judge", "runs/test_runner", "end_to_end/test_families_from_the_hub"),
-    *("leaderboards/test_site_in_browser", "runs/test_attack_process", "leaderboards/test_cheats_on_folders"),
-    *("end_to_end/test_pairs_from_the_hub", "sampling/test_sampler", "models/test_text_families"),
-    *("end_to_end/test_ray", "end_to_end/test_glyph_victims", "end_to_end/test_text_pair"),
+    *("gate/test_judge", "house/test_types", "runs/test_runner", "end_to_end/test_families_from_the_hub"),
+    *("end_to_end/test_changed_folders", "leaderboards/test_cheats_on_folders", "runs/test_check_attack"),
+    *("runs/test_attack_process", "sampling/test_sampler", "runs/test_check_model"),
+    *("end_to_end/test_pairs_from_the_hub", "models/test_text_families", "runs/test_growth"),
+    *("leaderboards/test_site_in_browser", "end_to_end/test_ray"),
 )
-"""Files of half a minute and more, the longest first."""
+"""Files of 25 seconds and more, the longest first."""
 LONG = ("end_to_end", "runs", "gate")
 """Folders whose files take longest after those, most of them for whole runs."""
 
