@@ -1,5 +1,6 @@
 """Model/dataset pairs: one YAML file each, checked, unknown keys refused."""
 
+import functools
 import hashlib
 import json
 import os
@@ -516,7 +517,13 @@ def load_pair(name: str) -> Pair:
         return _resolve(_read(path), path.parent)
     if name not in pair_names():
         raise UnknownName("pair", name, pair_names())
-    return _read(FOLDER / f"{name}.yaml")
+    return _shipped(FOLDER / f"{name}.yaml").model_copy(deep=True)
+
+
+@functools.cache
+def _shipped(file: Path) -> Pair:
+    """Return what a file of this package says: one command asks for a pair several times."""
+    return _read(file)
 
 
 def write_pair(pair: Pair, path: Path) -> None:

@@ -1,5 +1,6 @@
 """Training and held-out images: load, check, group duplicates, split. Only scoring sees them."""
 
+import functools
 import hashlib
 import os
 import zipfile
@@ -266,12 +267,19 @@ def _selected(chosen: Selection, split: range) -> np.ndarray:
 
 
 def _digits() -> tuple[np.ndarray, np.ndarray]:
+    ink, labels = _read_digits()
+    # 4-bit ink values 0 .. 16, scaled to 0 .. 255.
+    images = np.rint(ink * (255 / 16)).astype(np.uint8)
+    return images[:, None], labels.copy()
+
+
+@functools.cache
+def _read_digits() -> tuple[np.ndarray, np.ndarray]:
+    """Return ink (N, H, W) and labels (N,). scikit-learn reads them from text; several callers load the references."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    # 4-bit ink values 0 .. 16, scaled to 0 .. 255.
-    images = np.rint(digits.images * (255 / 16)).astype(np.uint8)
-    return images[:, None], digits.target
+    return digits.images, digits.target
 
 
 def _arrays(data: DataSource) -> Rows:
