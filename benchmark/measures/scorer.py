@@ -12,6 +12,7 @@ import torch
 
 from ..contracts import Measure, Neighbours, Side
 from ..data.nearest import top_k, top_k_and_chosen, within
+from ..data.products import Prepared, prepare
 from ..data.references import ImageSet, References
 from ..errors import BadInput, MeasureFailed, blaming
 from ..registry import source_of
@@ -53,6 +54,7 @@ class Scorer:
             if measure.round_trip_of is not None and (path is None or not path.autoencoder):
                 raise BadInput(no_autoencoder(measure))
         self._descriptors: dict[tuple[str, Side], torch.Tensor] = {}
+        self._prepared: dict[tuple[str, Side], Prepared] = {}
 
     def score(self, images: torch.Tensor, candidates: np.ndarray, nan: np.ndarray, space: str) -> ShardScores:
         """Score uint8 images, N x C x H x W."""
@@ -84,6 +86,13 @@ class Scorer:
                 found[number * _BLOCK : number * _BLOCK + len(block)] = block
         return self._descriptors[key]
 
+    def _searched(self, measure: Measure, side: Side) -> Prepared:
+        """Return a side's descriptors as they are searched; prepared once per descriptor space."""
+        key = (measure.space, side)
+        if key not in self._prepared:
+            self._prepared[key] = prepare(self.reference_descriptors(measure, side), measure.parts)
+        return self._prepared[key]
+
     def as_compared(self, measure: Measure, images: torch.Tensor) -> torch.Tensor:
         """Return images of the data, uint8 N x C x H x W, as this measure compares references: as they are, as a rule.
 
@@ -101,15 +110,15 @@ class Scorer:
     def _nearest(self, queries: torch.Tensor, measure: Measure, side: Side) -> Neighbours:
         if not len(self._sides[side]):
             return no_neighbours(len(queries))
-        references = self.reference_descriptors(measure, side)
+        references = self._searched(measure, side)
         first = self._sides[side].representatives()
-        if len(first) == len(references):
-            nearest = top_k(queries, references, self.k, parts=measure.parts)
+        if len(first) == len(self._sides[side]):
+            nearest = top_k(queries, references, self.k)
             representatives = nearest.distances
         else:
-            chosen = torch.zeros(len(references), dtype=torch.bool, device=self.device)
+            chosen = torch.zeros(len(self._sides[side]), dtype=torch.bool, device=self.device)
             chosen[torch.from_numpy(first).to(self.device)] = True
-            nearest, representatives = top_k_and_chosen(queries, references, chosen, self.k, measure.parts)
+            nearest, representatives = top_k_and_chosen(queries, references, chosen, self.k)
         return Neighbours(
             nearest.ids.int().cpu().numpy(), nearest.distances.cpu().numpy(), representatives.cpu().numpy()
         )
@@ -129,11 +138,11 @@ class Scorer:
         sides = (neighbours["training"], neighbours["held_out"])
         radius = np.max([radius_of(measure, *sides, side) for measure in measures], axis=0).astype(np.float32)
         radius = np.nextafter(radius, np.float32(np.inf))  # keep a pair whose score rounds to the floor
-        references = self.reference_descriptors(measures[0], side)
+        references = self._searched(measures[0], side)
 
         # Where the k-th neighbour lies outside the radius, the pairs are among the neighbours already.
         complete = nearest.distances[:, -1] > radius
-        if nearest.ids.shape[1] == len(references):
+        if nearest.ids.shape[1] == len(self._sides[side]):
             complete[:] = True
         inside = (nearest.distances <= radius[:, None]) & (complete & valid.numpy())[:, None]
         rows, columns = np.nonzero(inside)
@@ -143,7 +152,7 @@ class Scorer:
         if len(rest):
             chosen = torch.from_numpy(rest).to(self.device)
             reach = torch.from_numpy(radius[rest]).to(self.device)
-            more = within(queries[chosen], references, reach, parts=measures[0].parts)
+            more = within(queries[chosen], references, reach)
             rows = np.concatenate([rows, rest[more.rows.cpu().numpy()]])
             ids = np.concatenate([ids, more.ids.int().cpu().numpy()])
             distances = np.concatenate([distances, more.distances.cpu().numpy()])

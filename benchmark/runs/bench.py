@@ -14,8 +14,9 @@ import torch
 from .. import environment
 from ..candidates import Candidates
 from ..contracts import Budget, Model, Step
-from ..data.nearest import REFERENCE_BLOCK, top_k
+from ..data.nearest import top_k
 from ..data.pair import Pair
+from ..data.products import BLOCK as REFERENCE_BLOCK
 from ..errors import BadInput
 from ..models import load_model
 from ..models.find_model import find_model

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sidebench.benchmark.data import nearest as search
+from sidebench.benchmark.data import products
 from sidebench.benchmark.data.nearest import top_k, top_k_and_chosen, within
 
 
@@ -33,9 +34,7 @@ def brute_within(queries: Tensor, references: Tensor, radius: Tensor, parts: int
     return [(r, c) for r, row in enumerate(distances) for c, d in enumerate(row) if d <= radius[r]]
 
 
-def assert_top_k(
-    queries: Tensor, references: Tensor, k: int, block: int = search.REFERENCE_BLOCK, parts: int = 1
-) -> None:
+def assert_top_k(queries: Tensor, references: Tensor, k: int, block: int = products.BLOCK, parts: int = 1) -> None:
     found = top_k(queries, references, k, block, parts)
     ids, distances = brute_top_k(queries, references, k, parts)
     assert found.ids.tolist() == ids
@@ -43,7 +42,7 @@ def assert_top_k(
 
 
 def assert_within(
-    queries: Tensor, references: Tensor, radius: Tensor, block: int = search.REFERENCE_BLOCK, parts: int = 1
+    queries: Tensor, references: Tensor, radius: Tensor, block: int = products.BLOCK, parts: int = 1
 ) -> None:
     found = within(queries, references, radius, block, parts)
     pairs = list(zip(found.rows.tolist(), found.ids.tolist(), strict=True))
@@ -148,37 +147,108 @@ def test_near_copies_keep_their_digits() -> None:
     assert torch.equal(found.distances[:, 0], exact)
 
 
-def test_unsure_rows_are_selected_again_and_ties_in_full(monkeypatch: pytest.MonkeyPatch) -> None:
-    ranked: list[int] = []
-    selected: list[tuple[torch.dtype, int]] = []
-    direct, select = search._direct, search._select
+@pytest.fixture
+def searched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[torch.dtype, int, list[int]]]:
+    """Return, of each search by products, its precision, its queries and how many references it lists for each."""
+    found: list[tuple[torch.dtype, int, list[int]]] = []
 
-    def watch_direct(queries: Tensor, references: Tensor, ids: Tensor, parts: int) -> Tensor:
-        ranked.append(ids.shape[1])
-        return direct(queries, references, ids, parts)
+    def watch(queries: Tensor, *rest: Any) -> Any:
+        listed = products.nearest_by_products(queries, *rest)
+        found.append((queries.dtype, len(queries), listed.rows.bincount(minlength=len(queries)).tolist()))
+        return listed
 
-    def watch_select(queries: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-        selected.append((queries.dtype, len(queries)))
-        return select(queries, *rest)
+    monkeypatch.setattr(search, "nearest_by_products", watch)
+    return found
 
-    monkeypatch.setattr(search, "_direct", watch_direct)
-    monkeypatch.setattr(search, "_select", watch_select)
 
-    # Far from the origin, float32 products cannot tell the near ones apart; float64 can, where they do not tie.
-    near = 1000 + normal(6, 300, 8) / 64
-    references = torch.cat([near, torch.full((20, 8), -1000.0)])
-    assert_top_k(near[:3] + 1 / 1024, references, 5, 50)
-    assert (torch.float64, 3) in selected and len(references) not in ranked
+@pytest.mark.parametrize("offset", [0.0, 100.0, 1000.0])
+def test_an_offset_costs_no_second_search(offset: float, searched: list[tuple[torch.dtype, int, list[int]]]) -> None:
+    assert_top_k(offset + normal(8, 20, 8), offset + normal(9, 300, 8), 5)
+    ((precision, queries, listed),) = searched
+    assert (precision, queries) == (torch.float32, 20) and max(listed) <= 6
 
-    # More copies of one reference than the selection holds: only a full ranking finds the smallest numbers.
+
+def test_queries_that_float32_cannot_tell_apart_are_searched_in_float64(
+    searched: list[tuple[torch.dtype, int, list[int]]],
+) -> None:
+    # Two clusters so far apart that the centre is near neither.
+    references = torch.cat([1000 + normal(6, 300, 8) / 64, torch.full((300, 8), -1000.0)])
+    assert_top_k(references[:3] + 1 / 1024, references, 5, 50)
+    assert [(kind, queries) for kind, queries, _ in searched] == [(torch.float32, 3), (torch.float64, 3)]
+    assert searched[0][2] == [0, 0, 0] and max(searched[1][2]) <= 6
+
+
+def test_more_copies_than_are_listed_are_ranked_by_number(
+    searched: list[tuple[torch.dtype, int, list[int]]],
+) -> None:
     copies = torch.cat([normal(7, 30, 8), torch.zeros(40, 8)])
     assert_top_k(torch.full((1, 8), 1e-3), copies, 5, 7)
-    assert len(copies) in ranked
+    assert [(kind, listed) for kind, _, listed in searched] == [(torch.float32, [0]), (torch.float64, [40])]
 
-    selected.clear()
-    ranked.clear()
-    assert_top_k(normal(8, 20, 8), normal(9, 300, 8), 5)
-    assert [kind for kind, _ in selected] == [torch.float32] and 300 not in ranked
+
+def test_values_whose_squares_overflow_are_searched_in_float64() -> None:
+    references = normal(1, 90, 4) * 1e20
+    found = top_k(references[:5], references, 1)
+    assert found.ids.flatten().tolist() == [0, 1, 2, 3, 4] and (found.distances == 0).all()
+
+
+def test_without_float64_everything_is_ranked() -> None:
+    listed = search._everything(torch.tensor([4, 9]), 3)
+    assert listed.rows.tolist() == [0, 0, 0, 1, 1, 1] and listed.ids.tolist() == [0, 1, 2] * 2
+    assert not listed.refused.any()
+
+
+@pytest.mark.parametrize("offset", [0.0, 0.5, 30.0])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_long_descriptors(offset: float, parts: int) -> None:
+    """Centred copies are made of those that lie far from the origin only; short ones are kept centred."""
+    size = parts * products._LONG
+    queries, references = offset + normal(1, 4, size), offset + normal(2, 90, size)
+    known = search.prepare(references, parts)
+    assert known.longer is None and bool(known.uncentred) == (offset < 30)
+    assert_top_k(queries, references, 5, 16, parts)
+    assert_within(queries, references, torch.full((4,), 1.4 * products._LONG**0.5), 16, parts)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("size, offset", [(6, 50.0), (2 * products._LONG, 0.0), (2 * products._LONG, 0.5)])
+def test_products_are_off_by_less_than_their_bound(parts: int, size: int, offset: float) -> None:
+    queries, references = offset + normal(1, 9, size), offset + normal(2, 70, size)
+    references[3] += 100
+    known = products.prepare(references, parts)
+    bound = products.error_bound(queries, known)
+    gaps = queries.double()[:, None] - references.double()[None]
+    exact = gaps.square().unflatten(-1, (parts, -1)).sum(-1).amax(-1)
+    made = products._Products(queries, known, 32)
+    for block in products._blocks(known, torch.float32, 32):
+        for values, start in made.of(block):
+            ids = block.ids(torch.arange(start, start + len(values)))
+            real = ids < len(references)
+            assert values[~real].isinf().all()
+            assert ((values[real] - exact.T[ids[real]]).abs() <= bound).all()
+
+
+def test_prepared_references_are_searched_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    queries, references = normal(1, 9, 12), normal(2, 40, 12)
+    known = search.prepare(references, 3)
+    monkeypatch.setattr(search, "prepare", None)
+    assert top_k(queries, known, 6).ids.tolist() == brute_top_k(queries, references, 6, 3)[0]
+
+
+def test_sorted_references_fill_no_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where each block of a sorted set is nearer than the last, every second value would be listed."""
+    waiting: list[int] = []
+    tidy = products._Net._tidy
+
+    def watch(net: products._Net) -> Any:
+        waiting.append(net._waiting)
+        return tidy(net)
+
+    monkeypatch.setattr(products._Net, "_tidy", watch)
+    references = torch.linspace(100, 0, 4000)[:, None].repeat(1, 3)
+    found = top_k(torch.zeros(2, 3), references, 3, 256)
+    assert found.ids.tolist() == [[3999, 3998, 3997]] * 2
+    assert waiting[-1] < 2 * 4000 / 20
 
 
 @pytest.mark.parametrize("offset", [0.0, 100.0])
@@ -190,11 +260,12 @@ def test_what_is_nearer_than_the_edge_is_found_in_every_stripe_of_a_block(offset
     assert_top_k(references[::50] + normal(2, 14, 6) / 8, references, 5, 64, parts)
 
 
-def test_a_row_without_anything_nearer_keeps_what_it_has() -> None:
-    partial = torch.tensor([[3.0, 1.0, 2.0] * 16, [9.0, 9.0, 9.0] * 16])
-    values, columns = search._closer(partial, torch.tensor([2.0, 9.0]))
-    assert sorted(columns[0].tolist()) == list(range(1, 48, 3)) and (values[0] == 1).all()
-    assert torch.isinf(values[1]).all()
+def test_values_within_the_edge_are_found_with_their_places() -> None:
+    values = torch.full((32, 2), 9.0)
+    values[[0, 17, 31], 1] = torch.tensor([1.0, 2.0, 2.5])
+    smallest = products._smallest(values)
+    rows, columns, found = products._at_most(values, torch.tensor([8.0, 2.0]), smallest)
+    assert sorted(zip(rows.tolist(), columns.tolist(), found.tolist(), strict=True)) == [(0, 1, 1.0), (17, 1, 2.0)]
 
 
 def test_more_neighbours_than_references_give_all() -> None:

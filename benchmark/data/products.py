@@ -1,0 +1,363 @@
+"""Which references could be among a query's nearest, by blocked matrix products and a bound of their rounding error.
+
+||a - b||^2 = ||a||^2 + ||b||^2 - 2ab is one product of longer vectors, (-2a, 1, ||a||^2) and (b, ||b||^2, 1), which are
+kept for short descriptors. Its error grows with the vectors' lengths, so both are taken from a centre c, which changes
+no distance. Long descriptors would be copied for that, so where they are not much longer than from the centre, only
+queries are moved: (a - c)(b - c) = (a - c)b - (a - c)c.
+
+Of a block of products little is read twice: the smallest of 16 is held against the query's edge, beyond which nothing
+can belong to its k nearest, and the few that remain are listed. The k-th smallest of many groups' minima is such an
+edge, since k groups have a member below it.
+"""
+
+import functools
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from threadpoolctl import ThreadpoolController
+from torch import Tensor
+
+BLOCK = 4096
+"""References that are centred and held against the queries at a time."""
+
+_STRIPES = 16
+"""References of which only the smallest value is compared first."""
+
+_IN_CACHE = 1 << 19
+"""Products that are looked at before they leave the processor's cache, where large blocks are not made faster."""
+
+_LONG = 512
+"""Values of a descriptor from which on it does."""
+
+_FAR = 16
+"""Times the squared length from the centre: references that are longer are centred before they are multiplied."""
+
+_ROUNDED = 1 + 8 * torch.finfo(torch.float32).eps
+"""Distances that are equal in float32 differ by less than this factor, squared and of rounded differences."""
+
+
+class Prepared(NamedTuple):
+    """References that can be searched many times."""
+
+    references: Tensor
+    """M x D float32, as given."""
+    parts: int
+    """A descriptor is that many pieces of equal length."""
+    centre: Tensor
+    """D float32, near the middle of the references."""
+    norms: Tensor
+    """M x parts float32: squared lengths of the centred pieces, summed in float64 where the device has it."""
+    longest: Tensor
+    """0-d float64 where the device has it: the largest squared length of a centred reference."""
+    uncentred: Tensor
+    """0-d: that of a reference as given; 0 where centred copies are multiplied."""
+    longer: Tensor | None
+    """parts x M x (D / parts + 2): (b, ||b||^2, 1) of centred pieces, where they are short."""
+
+
+class Listed(NamedTuple):
+    """What may belong to the k nearest, ordered by query."""
+
+    rows: Tensor
+    """Query of each entry, int64."""
+    ids: Tensor
+    """Reference of each entry, int64."""
+    refused: Tensor
+    """(N,) bool: queries of which nothing is listed, since too much would be."""
+
+
+def prepare(references: Tensor, parts: int = 1) -> Prepared:
+    """Centre and measure references, M x D float32, block by block: no copy of them is made."""
+    some = references[:: max(1, len(references) // BLOCK)]
+    centre = some.mean(0) if len(some) else references.new_zeros(references.shape[1])
+    centre = torch.where(centre.isfinite(), centre, 0)
+    norms = references.new_empty((len(references), parts))
+    wide = torch.float32 if references.device.type == "mps" else torch.float64
+    lengths = references.new_zeros((len(references), 2), dtype=wide)
+    buffer = references.new_empty((min(BLOCK, len(references)), references.shape[1]))
+    for start in range(0, len(references), BLOCK):
+        part = references[start : start + BLOCK]
+        # Written in place: small results kept among large temporaries split the heap.
+        centred = torch.sub(part, centre, out=buffer[: len(part)])
+        found = norms[start : start + BLOCK] = _squared_lengths(centred, parts)
+        lengths[start : start + BLOCK, 0] = found.sum(1)
+        lengths[start : start + BLOCK, 1] = _squared_lengths(part, 1)[:, 0]
+    zero = lengths.new_zeros(())
+    longest, uncentred = lengths.amax(0) if len(lengths) else (zero, zero)
+    short = references.shape[1] // parts < _LONG
+    known = Prepared(references, parts, centre, norms, longest, zero, None)
+    if short:
+        return known._replace(longer=_longer(known, slice(None), references.dtype))
+    return known._replace(uncentred=uncentred) if bool(uncentred <= _FAR * longest) else known
+
+
+def nearest_by_products(queries: Tensor, known: Prepared, k: int, block: int, most: int) -> Listed:
+    """List every reference that may be among the k nearest of each query, N x D, and few others.
+
+    Works in the queries' precision. Refused are queries of which more than `most` are left, and those whose error has
+    no bound.
+    """
+    net = _Net(queries, known, k, most)
+    products = _Products(queries, known, block)
+    with _threads_of_torch(queries):
+        for number, part in enumerate(_blocks(known, queries.dtype, block)):
+            # The first block is made whole: its minima give the first edge.
+            for values, start in products.of(part, whole=not number):
+                net.cast(values, part, start)
+            if (number + 1) & number == 0:  # after 1, 2, 4, 8, ... blocks; the edge moves ever less
+                net.draw_in()
+            net.tidy_if_full()
+    return net.listed()
+
+
+def within_by_products(queries: Tensor, known: Prepared, radius: Tensor, block: int) -> tuple[Tensor, Tensor]:
+    """Return query and reference of every pair that may lie within the queries' radii (N,), and of few others."""
+    products = _Products(queries, known, block)
+    edge = radius.square() * _ROUNDED + error_bound(queries, known)
+    rows, ids = [], []
+    with _threads_of_torch(queries):
+        for part in _blocks(known, queries.dtype, block):
+            for values, start in products.of(part):
+                place, row, _ = _at_most(values, edge, _smallest(values))
+                rows.append(row)
+                ids.append(part.ids(place + start))
+    row, reference = torch.cat(rows), torch.cat(ids)
+    real = reference < len(known.references)
+    return row[real], reference[real]
+
+
+def error_bound(queries: Tensor, known: Prepared) -> Tensor:
+    """Bound how far a product is from the squared distance, (N,), in the queries' precision.
+
+    Of D + 2 terms the sum is wrong by D + 2 roundings of their absolute sum, which is at most 2 (||a||^2 + ||b||^2)
+    (Higham 2002, section 3.1), or 2 ||a|| ||b|| where b is not centred; centring adds four of that, norms a few. TF32
+    is never switched on for this.
+    """
+    own = (queries - known.centre.to(queries.dtype)).square().sum(1)
+    lengths = own + known.longest.to(queries.dtype) + (own * known.uncentred.to(queries.dtype)).sqrt()
+    return (queries.shape[1] + 16) * torch.finfo(queries.dtype).eps * lengths
+
+
+class _Block(NamedTuple):
+    vectors: Tensor
+    """parts x rows x D / parts, or longer by two."""
+    norms: Tensor | None
+    """parts x rows: squared lengths of the centred pieces, where the vectors do not hold them."""
+    first: int
+    step: int
+
+    def ids(self, place: Tensor) -> Tensor:
+        return self.first + self.step * place
+
+
+def _blocks(known: Prepared, dtype: torch.dtype, size: int) -> Iterator[_Block]:
+    """Yield all references in blocks of every n-th one.
+
+    Sets are often sorted, by class for one; then the first edge would say little about the rest.
+    """
+    step = -(-len(known.references) // size)
+    for first in range(step):
+        every = slice(first, None, step)
+        if dtype == known.norms.dtype and known.longer is not None:
+            yield _Block(known.longer[:, every], None, first, step)
+        elif dtype == known.norms.dtype and bool(known.uncentred):
+            yield _Block(_pieces(known.references[every], known.parts), known.norms[every].T, first, step)
+        else:
+            yield _Block(_longer(known, every, dtype), None, first, step)
+
+
+def _longer(known: Prepared, rows: slice, dtype: torch.dtype) -> Tensor:
+    """Return (b, ||b||^2, 1) of centred pieces, parts x rows x (D / parts + 2)."""
+    pieces = _pieces(known.references[rows], known.parts)
+    longer = pieces.new_empty((*pieces.shape[:2], pieces.shape[2] + 2), dtype=dtype)
+    torch.sub(pieces, _pieces(known.centre[None].to(dtype), known.parts), out=longer[..., :-2])
+    same = dtype == known.norms.dtype
+    longer[..., -2] = known.norms[rows].T if same else longer[..., :-2].square().sum(-1)
+    longer[..., -1] = 1
+    return longer
+
+
+class _Products:
+    """Squared distances of the queries to some references, in the same memory each time."""
+
+    def __init__(self, queries: Tensor, known: Prepared, block: int) -> None:
+        centred = queries - known.centre.to(queries.dtype)
+        norms = _squared_lengths(centred, known.parts).to(queries.dtype).T
+        pieces = _pieces(centred, known.parts)
+        self._vectors = -2 * pieces
+        # What the queries' centring left out, where references are multiplied as they are.
+        shift = (self._vectors * _pieces(known.centre[None].to(queries.dtype), known.parts)).sum(-1)
+        self._own = norms - shift
+        self._longer = torch.cat([self._vectors, torch.ones_like(norms)[..., None], norms[..., None]], -1)
+        self._rows = max(_STRIPES, _IN_CACHE // len(queries) // _STRIPES * _STRIPES)
+        if pieces.shape[2] >= _LONG or queries.device.type != "cpu":
+            self._rows = block
+        rows = _whole_stripes(min(block, len(known.references)))
+        self._scratch = queries.new_empty((min(2, known.parts), rows, len(queries)))
+
+    def of(self, block: _Block, whole: bool = False) -> Iterator[tuple[Tensor, int]]:
+        """Yield rows x N and the place of the first row: of the whole block, or of as much as stays in the cache.
+
+        Rows that fill up the last stripe are infinite.
+        """
+        count = block.vectors.shape[1]
+        rows = count if whole else min(self._rows, count)
+        for start in range(0, count, rows):
+            size = min(rows, count - start)
+            values, other = self._scratch[0, :size], self._scratch[-1, :size]
+            for part in range(len(block.vectors)):
+                self._write(block, part, slice(start, start + size), other if part else values)
+                if part:
+                    torch.maximum(values, other, out=values)
+            self._scratch[0, size : _whole_stripes(size)] = torch.inf
+            yield self._scratch[0, : _whole_stripes(size)], start
+
+    def _write(self, block: _Block, part: int, rows: slice, out: Tensor) -> None:
+        if block.norms is None:
+            _multiply(block.vectors[part, rows], self._longer[part], out)
+        else:
+            _multiply(block.vectors[part, rows], self._vectors[part], out)
+            out.add_(block.norms[part, rows, None]).add_(self._own[part])
+
+
+def _multiply(a: Tensor, b: Tensor, out: Tensor) -> None:
+    if a.device.type == "cpu":
+        # NumPy's: its OpenBLAS took 0.8 to 0.85 of the time of torch's MKL on an AMD EPYC, and MKL is torch's only on
+        # some machines.
+        with np.errstate(all="ignore"):  # what overflows has no bound, and float64 answers it
+            np.matmul(a.numpy(), b.numpy().T, out=out.numpy())
+    else:
+        torch.mm(a, b.T, out=out)
+
+
+class _Net:
+    """What was listed so far, and each query's edge."""
+
+    def __init__(self, queries: Tensor, known: Prepared, k: int, most: int) -> None:
+        self._k, self._most, self._count = k, most, len(known.references)
+        self._slack = error_bound(queries, known)
+        self._refused = ~self._slack.isfinite()
+        self._edge = torch.full_like(self._slack, torch.inf).masked_fill_(self._refused, -torch.inf)
+        self._minima: Tensor | None = None
+        self._entries: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._waiting = 0
+
+    def cast(self, values: Tensor, block: _Block, start: int) -> None:
+        """List what lies within the edges of these products, rows x N."""
+        smallest = _smallest(values)
+        if self._minima is None:
+            self._minima = smallest
+            self.draw_in()
+        else:
+            ours = self._minima[start // _STRIPES :][: len(smallest)]
+            torch.minimum(ours, smallest, out=ours)
+        place, row, value = _at_most(values, self._edge, smallest)
+        self._entries.append((row, block.ids(place + start), value))
+        self._waiting += len(row)
+
+    def draw_in(self) -> None:
+        """Take the k-th smallest of the groups' minima for the edge, where it is nearer."""
+        if self._minima is not None and len(self._minima) >= self._k:
+            self._edge = torch.minimum(self._edge, self._widened(_kth(self._minima.T, self._k)))
+
+    def tidy_if_full(self) -> None:
+        """Drop what later edges rule out, and queries that have too much, before the list fills the memory."""
+        if self._waiting > 2 * self._most * len(self._edge):
+            self._tidy()
+
+    def listed(self) -> Listed:
+        rows, ids = self._tidy()
+        return Listed(rows, ids, self._refused)
+
+    def _tidy(self) -> tuple[Tensor, Tensor]:
+        rows, ids, values = (torch.cat(part) for part in zip(*self._entries, strict=True))
+        rows, ids, values = _where(values <= self._edge[rows], rows, ids, values)
+        rows, ids, values = _where(ids < self._count, rows, ids, values)
+        rows, order = rows.sort(stable=True)
+        ids, values = ids[order], values[order]
+        counts = rows.bincount(minlength=len(self._edge))
+        if int(counts.max()) >= self._k:
+            kth = _kth(packed(values, rows, counts, torch.inf), self._k)
+            self._edge = torch.minimum(self._edge, self._widened(kth))
+        rows, ids, values = _where(values <= self._edge[rows], rows, ids, values)
+        self._refused |= rows.bincount(minlength=len(self._edge)) > self._most
+        self._edge.masked_fill_(self._refused, -torch.inf)
+        rows, ids, values = _where(~self._refused[rows], rows, ids, values)
+        self._entries, self._waiting = [(rows, ids, values)], 0
+        return rows, ids
+
+    def _widened(self, value: Tensor) -> Tensor:
+        """Return how far a product can say to be what is as near as one that lies at most at `value`."""
+        return (value + self._slack) * _ROUNDED + self._slack
+
+
+def _whole_stripes(rows: int) -> int:
+    return -(-rows // _STRIPES) * _STRIPES
+
+
+def _smallest(values: Tensor) -> Tensor:
+    """Return the smallest of each group of rows, groups x N; the rows of one group lie as far apart as they can."""
+    smallest: Tensor = values.unflatten(0, (_STRIPES, -1)).amin(0)
+    return smallest
+
+
+def _at_most(values: Tensor, edge: Tensor, smallest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return row, column and value of all values, rows x N, that are not beyond their column's edge (N,)."""
+    groups = (smallest <= edge).flatten().nonzero().flatten()
+    column = groups % len(edge)
+    found = values.view(_STRIPES, -1).index_select(1, groups)
+    stripe, which = (found <= edge[column]).nonzero(as_tuple=True)
+    return stripe * len(smallest) + groups[which] // len(edge), column[which], found[stripe, which]
+
+
+def packed(values: Tensor, rows: Tensor, counts: Tensor, rest: float) -> Tensor:
+    """Return the values, which are ordered by row, as N rows of the longest one's length, filled up with `rest`."""
+    place = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
+    filled = values.new_full((len(counts), int(counts.max())), rest)
+    filled[rows, place] = values
+    return filled
+
+
+def _kth(values: Tensor, k: int) -> Tensor:
+    """Return the k-th smallest of each row."""
+    if values.device.type == "cpu":  # half of torch's time
+        found: Tensor = torch.from_numpy(np.partition(np.ascontiguousarray(values.numpy()), k - 1, 1)[:, k - 1])
+        return found
+    return values.topk(k, largest=False).values[:, -1]
+
+
+def _where(wanted: Tensor, *parts: Tensor) -> tuple[Tensor, ...]:
+    return tuple(part[wanted] for part in parts)
+
+
+def _squared_lengths(values: Tensor, parts: int) -> Tensor:
+    wide = torch.float32 if values.device.type == "mps" else torch.float64
+    lengths: Tensor = torch.linalg.vector_norm(by_part(values, parts), dim=-1, dtype=wide).square()
+    return lengths
+
+
+def _pieces(values: Tensor, parts: int) -> Tensor:
+    """View N x D as parts x N x D / parts."""
+    return by_part(values, parts).movedim(-2, 0)
+
+
+def by_part(values: Tensor, parts: int) -> Tensor:
+    """View ... x D as ... x parts x D / parts."""
+    viewed: Tensor = values.unflatten(-1, (parts, values.shape[-1] // parts))
+    return viewed
+
+
+@functools.cache
+def _libraries() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+def _threads_of_torch(queries: Tensor) -> AbstractContextManager[object]:
+    """Let NumPy's product have as many threads as torch's would."""
+    if queries.device.type != "cpu":
+        return nullcontext()
+    limits: AbstractContextManager[object] = _libraries().limit(limits=torch.get_num_threads(), user_api="blas")
+    return limits
