@@ -73,9 +73,8 @@ class ScoreSdeModel(PixelModel):
         """Return epsilon = -s * score."""
         alpha, sigma = self.noise_level(t)
         s = sigma / alpha
-        score: Tensor = self.unet((x_t / alpha.view(-1, 1, 1, 1)).to(self.dtype), s.to(self.dtype), return_dict=False)[
-            0
-        ]
+        # The noise level stays float32: bfloat16 has 8 bits, which two neighbouring levels of 1,000 share.
+        score: Tensor = self.unet((x_t / alpha.view(-1, 1, 1, 1)).to(self.dtype), s, return_dict=False)[0]
         return -s.view(-1, 1, 1, 1) * score.float()
 
     def encode(self, images: Tensor) -> Tensor:

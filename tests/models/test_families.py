@@ -173,6 +173,18 @@ def test_score_model_is_its_own_in_variance_preserving_scaling(folders: dict[str
     assert torch.allclose(model.predict(model.add_noise(clean, noise, t), t), expected, rtol=1e-2, atol=1e-2)
 
 
+def test_a_score_model_in_bfloat16_is_told_its_noise_level_in_float32(folders: dict[str, Path]) -> None:
+    """Two neighbouring levels of 60 are one number in bfloat16 where s is large."""
+    model = load_model(spec(folders["score-sde"]).model_copy(update={"dtype": "bfloat16"}))
+    told: list[torch.Tensor] = []
+    model.unet.register_forward_pre_hook(lambda _, given: told.append(given[1]))
+    t = torch.arange(50, 60)
+    with torch.no_grad():
+        found = model.predict(torch.zeros(len(t), 3, 8, 8), t)
+    alpha, sigma = model.noise_level(t)
+    assert torch.equal(told[0], sigma / alpha) and found.dtype == torch.float32
+
+
 # ---- Flows ----
 
 
