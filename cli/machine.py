@@ -16,17 +16,23 @@ def bench(
     ] = False,
     candidates: Annotated[int, typer.Option(min=1, help="With --scoring: candidates.")] = 1024,
     references: Annotated[int, typer.Option(min=1, help="With --scoring: images on either side.")] = 5000,
+    compiled: Annotated[
+        bool, typer.Option("--compiled", help="Compile the denoiser too, which takes minutes.")
+    ] = False,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Measure speed on this machine: sampling loop against denoiser, search against matrix product."""
+    """Measure speed on this machine as ratios with limits: sampling against diffusers, search against its product."""
     from ..benchmark.data.pair import load_pair
 
     loaded = load_pair(pair)
     loading("torch and diffusers")
     from ..benchmark.runs import bench as benches
 
-    figures = benches.scoring(candidates, references, device) if scoring else benches.measure(loaded, device, attack)
+    if scoring:
+        figures = benches.scoring(candidates, references, device)
+    else:
+        figures = benches.measure(loaded, device, attack, compiled)
     show(figures, benches.as_text(figures), as_json)
 
 

@@ -4,7 +4,7 @@ Each figure is the smallest of several interleaved repetitions, the one least di
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +14,8 @@ import torch
 from .. import environment
 from ..candidates import Candidates
 from ..contracts import Budget, Model, Step
-from ..data.nearest import top_k
 from ..data.pair import Pair
-from ..data.products import BLOCK as REFERENCE_BLOCK
+from ..data.products import BLOCK
 from ..errors import BadInput
 from ..models import load_model
 from ..models.find_model import find_model
@@ -27,6 +26,7 @@ from ..results.checkpoints import MemoryCheckpoints
 from ..sampling.call_attack import prepare_attack
 from ..sampling.sampler import sample_latents
 from ..sampling.views import AuditedModel
+from . import ratios
 from .batching import sampling_of
 
 if TYPE_CHECKING:
@@ -35,12 +35,10 @@ if TYPE_CHECKING:
     from ..measures.scorer import Scorer
 
 REPETITIONS = 3
-SEARCHED = (1024, 50_000)
-"""Images that are searched for, and those among which."""
 
 
-def measure(pair: Pair, device: str = "auto", attack: str | None = None) -> dict[str, Any]:
-    """Return the figures for a pair's model on this machine."""
+def measure(pair: Pair, device: str = "auto", attack: str | None = None, compiled: bool = False) -> dict[str, Any]:
+    """Return the figures for a pair's model on this machine, and each ratio that has a limit."""
     spec = find_model(pair, None, Path()).spec.model_copy(update={"device": str(environment.pick_device(device))})
     model = load_model(spec)
     sampling = sampling_of(pair, model, SHARD)
@@ -53,7 +51,11 @@ def measure(pair: Pair, device: str = "auto", attack: str | None = None) -> dict
     }
     if attack is not None:
         figures |= _guided(pair, model, sampling, attack)
-    figures |= _search(model.device)
+    held = [
+        *ratios.of_sampling(model, sampling, REPETITIONS, compiled),
+        *ratios.of_search(model.device, REPETITIONS),
+    ]
+    figures["ratios"] = [ratio._asdict() for ratio in held]
     figures["peak_memory_gb"] = environment.peak_memory() / 1e9
     return figures
 
@@ -84,10 +86,10 @@ def scoring(candidates: int, references: int, device: str = "auto") -> dict[str,
 
     def product() -> None:
         for side in SIDES:
-            for block in scorer.reference_descriptors(measures[0], side).split(REFERENCE_BLOCK):
+            for block in scorer.reference_descriptors(measures[0], side).split(BLOCK):
                 torch.mm(queries, block.T)
 
-    alone, whole = _smallest(where, product, lambda: score(shards[0]))
+    alone, whole = ratios.smallest(where, REPETITIONS, product, lambda: score(shards[0]))
     began = time.perf_counter()
     for shard in shards:
         score(shard)
@@ -144,8 +146,11 @@ def as_text(figures: dict[str, Any]) -> str:
     rows = [
         (name.replace("_", " "), f"{value:.3g}" if isinstance(value, float) else value)
         for name, value in figures.items()
+        if name != "ratios"
     ]
-    return tabulate(rows, tablefmt="plain", disable_numparse=True)
+    text = tabulate(rows, tablefmt="plain", disable_numparse=True)
+    held = [ratios.Ratio(**ratio) for ratio in figures.get("ratios", [])]
+    return f"{text}\n\n{ratios.as_text(held)}" if held else text
 
 
 def _sampling(model: Model, sampling: Sampling) -> dict[str, float]:
@@ -162,7 +167,7 @@ def _sampling(model: Model, sampling: Sampling) -> dict[str, float]:
     def loop() -> None:
         sample_latents(model, Candidates(0, range(rows)), sampling.sampler, rows)
 
-    alone, whole = _smallest(model.device, denoiser, loop)
+    alone, whole = ratios.smallest(model.device, REPETITIONS, denoiser, loop)
     return {
         "denoiser_seconds": alone,
         "loop_seconds": whole,
@@ -206,46 +211,10 @@ def _guided(pair: Pair, model: Model, sampling: Sampling, name: str) -> dict[str
     def whole() -> None:
         attack.generate(watched, state, batch)
 
-    apart, together = _smallest(model.device, parts, whole)
+    apart, together = ratios.smallest(model.device, REPETITIONS, parts, whole)
     return {
         "guided_parts_seconds": apart,
         "guided_loop_seconds": together,
         "guided_overhead_percent": 100 * (together - apart) / apart,
         "guided_candidates_per_second": sampling.micro_batch / together,
     }
-
-
-def _search(device: torch.device) -> dict[str, float]:
-    """Time exact search among images of 32 x 32 x 3 against the matrix product inside it."""
-    queries, references = (
-        torch.randn(n, 3072, device=device, generator=torch.Generator(device).manual_seed(n)).div_(200)
-        for n in SEARCHED
-    )
-    product = queries.new_empty(len(queries), REFERENCE_BLOCK)
-
-    def plain() -> None:
-        for part in references.split(REFERENCE_BLOCK):
-            torch.mm(queries, part.T, out=product[:, : len(part)] if len(part) == REFERENCE_BLOCK else None)
-
-    def search() -> None:
-        top_k(queries, references, TOP_K)
-
-    alone, whole = _smallest(device, plain, search)
-    return {
-        "matrix_product_gflops": 2 * len(queries) * references.numel() / alone / 1e9,
-        "search_share_of_matrix_product": alone / whole,
-    }
-
-
-def _smallest(device: torch.device, *actions: Callable[[], None]) -> list[float]:
-    """Return each action's smallest time over interleaved repetitions, after one warm-up."""
-    times: list[list[float]] = [[] for _ in actions]
-    for repetition in range(REPETITIONS + 1):
-        for action, record in zip(actions, times, strict=True):
-            began = time.perf_counter()
-            action()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            if repetition:
-                record.append(time.perf_counter() - began)
-    return [min(record) for record in times]

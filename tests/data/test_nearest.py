@@ -204,7 +204,7 @@ def test_long_descriptors(offset: float, parts: int) -> None:
     """Centred copies are made of those that lie far from the origin only; short ones are kept centred."""
     size = parts * products._LONG
     queries, references = offset + normal(1, 4, size), offset + normal(2, 90, size)
-    known = search.prepare(references, parts)
+    known = products.prepare(references, parts)
     assert known.longer is None and bool(known.uncentred) == (offset < 30)
     assert_top_k(queries, references, 5, 16, parts)
     assert_within(queries, references, torch.full((4,), 1.4 * products._LONG**0.5), 16, parts)
@@ -230,7 +230,7 @@ def test_products_are_off_by_less_than_their_bound(parts: int, size: int, offset
 
 def test_prepared_references_are_searched_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     queries, references = normal(1, 9, 12), normal(2, 40, 12)
-    known = search.prepare(references, 3)
+    known = products.prepare(references, 3)
     monkeypatch.setattr(search, "prepare", None)
     assert top_k(queries, known, 6).ids.tolist() == brute_top_k(queries, references, 6, 3)[0]
 

@@ -1,16 +1,19 @@
 """The doctor and the benchmark of speed."""
 
 import importlib.metadata
+import json
 from typing import Any
 
 import pytest
+import torch
 
 from sidebench.benchmark import environment, registry
 from sidebench.benchmark.contracts import SamplerSettings
+from sidebench.benchmark.data.nearest import top_k
 from sidebench.benchmark.data.pair import load_pair, pair_names
 from sidebench.benchmark.errors import BadInput, SidebenchError, UnsafeFile
 from sidebench.benchmark.protocol import Sampling
-from sidebench.benchmark.runs import bench, doctor
+from sidebench.benchmark.runs import bench, doctor, ratios
 
 
 def test_doctor_finds_the_parts_of_this_machine() -> None:
@@ -61,7 +64,7 @@ def test_text_of_a_well_machine_has_no_advice() -> None:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "REPETITIONS", 1)
-    monkeypatch.setattr(bench, "SEARCHED", (64, 2_000))
+    monkeypatch.setattr(ratios, "SEARCHED", (64, 2_000))
     monkeypatch.setattr(bench, "sampling_of", lambda *_: Sampling(micro_batch=8, sampler=SamplerSettings(steps=3)))
 
 
@@ -69,8 +72,6 @@ KEYS = {
     "denoiser_seconds",
     "loop_seconds",
     "candidates_per_second",
-    "matrix_product_gflops",
-    "search_share_of_matrix_product",
     "peak_memory_gb",
 }
 GUIDED = {"guided_parts_seconds", "guided_loop_seconds", "guided_candidates_per_second"}
@@ -82,15 +83,52 @@ def test_bench_returns_positive_figures(quick: None) -> None:
     assert set(figures) >= KEYS | GUIDED
     for name in KEYS | GUIDED:
         assert figures[name] > 0, name
-    for name in figures:
-        assert name.replace("_", " ") in bench.as_text(figures)
+    text = bench.as_text(figures)
+    for name in figures.keys() - {"ratios"}:
+        assert name.replace("_", " ") in text
+    held = {(ratio["what"], ratio["peer"]): ratio for ratio in figures["ratios"]}
+    for what in ("sampling loop", "denoiser, bfloat16", "search, 64 values", "search, 3,072 values"):
+        (first, *_) = [ratio for (name, _), ratio in held.items() if name == what]
+        assert first["ratio"] > 0 and first["answer"] in ("ok", "over") and what in text
+    assert held["sampling loop", "diffusers' DDIMPipeline"]["ratio"] > 0
+    assert held["denoiser, compiled", "in float32"]["answer"] == "not measured: give --compiled"
+    json.dumps(figures)
+
+
+def test_a_limit_is_still_allowed() -> None:
+    assert ratios.judged("a", "b", 1.25, 5.0, 4.0) == ratios.Ratio("a", "b", 1.25, 1.25, "ok")
+    assert ratios.judged("a", "b", 1.25, 5.1, 4.0).answer == "over"
+
+
+def test_a_peer_that_is_not_installed_is_named(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ratios, "_faiss", lambda *_: None)
+    found = ratios.of_search(torch.device("cpu"), 1)
+    assert [ratio.answer for ratio in found if "faiss" in ratio.peer] == ["not measured: pip install faiss-cpu"] * 2
+
+
+def test_a_search_is_held_against_one_that_finds_the_same() -> None:
+    faiss = pytest.importorskip("faiss")
+    queries, references = torch.randn(3, 8), torch.randn(60, 8)
+    theirs = ratios._faiss(queries, references)
+    assert theirs is not None and faiss
+    assert theirs()[1].tolist() == top_k(queries, references, 50).ids.tolist()  # type: ignore[index]
+
+
+def test_a_network_that_does_not_compile_is_said(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(torch, "compile", refuse)
+    monkeypatch.setattr(ratios, "of_search", lambda *_: [])
+    figures = bench.measure(load_pair("digits"), "cpu", compiled=True)
+    assert figures["ratios"][-1]["answer"] == "not measured: RuntimeError"
 
 
 @pytest.mark.parametrize("attack", ["carlini-uncond", "ghost"])
 def test_bench_of_an_attack_without_guidance_is_refused(
     attack: str, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bench, "_search", lambda *_: {})
+    monkeypatch.setattr(ratios, "of_search", lambda *_: [])
     with pytest.raises(SidebenchError, match=attack) as caught:
         bench.measure(load_pair("digits"), "cpu", attack)
     assert isinstance(caught.value, BadInput)
