@@ -66,6 +66,11 @@ class Checked(BaseModel):
         """Return the badge under a column that says what it counts, e.g. "32 of 1,024"."""
         return self.words.replace("reproduced ", "").replace("candidates ", "")
 
+    @property
+    def drawn(self) -> str:
+        """Return the badge for a page, "32 of 32": of those drawn, as of all candidates it reads like 1 %."""
+        return f"{self.agreed:,} of {self.checked:,}"
+
     def wrong_at_most(self, confidence: float = 0.95) -> float:
         """Return the largest share of wrong candidates that so many agreeing draws leave possible (the 3 / n rule)."""
         return float(1 - (1 - confidence) ** (1 / self.checked)) if self.passed else 1.0

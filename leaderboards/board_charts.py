@@ -44,7 +44,8 @@ def cost_chart(rows: Sequence[BoardRow], labels: Sequence[str]) -> str:
         f"{label}: {point.y:z.2f} % for {point.x:,.0f}" for label, point in zip(labels, points, strict=True)
     )
     text = tables.clean(f"Excess in percent over denoiser-equivalents (NFE): {ends_said}")
-    return point_chart(points, "cost, denoiser-equivalents (NFE)", "excess, %", text)
+    names = [tables.clean(method_of(row.record)) for row in rows]
+    return point_chart(points, "cost, denoiser-equivalents (NFE)", "excess, %", text, names)
 
 
 def guidance_lines(rows: Sequence[BoardRow]) -> list[ChartLine]:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..benchmark.errors import BadInput
 from ..benchmark.files import parse_json, read_bytes, refuse_links, write_text
+from ..benchmark.reports import page
 from ..benchmark.reports.templates import environment
 from ..benchmark.results.schema import Estimate, Result
-from . import board_charts, ranking, schema, tables, verdicts
+from . import board_charts, overview, ranking, schema, tables, verdicts
 from .ranking import PLAIN, Board, BoardRow, Leaderboard, method_of
 from .record import Record
 from .svg import COLOURS, ChartLine, Scale, number, scale
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
 PAGES = Path(__file__).parent / "pages"
 
 STATIC = ("style.css", "script.js")
+
+TOKENS = Path(page.__file__).parent / "tokens.css"
+"""The colours that reports have too."""
+
+PAPER = "https://arxiv.org/abs/2410.02467"
 
 LISTING = "files.json"
 """Names every file of a built site, so that the next build removes what is gone and nothing else."""
@@ -71,6 +77,7 @@ def write_site(found: Leaderboard, out: Path) -> int:
 def site_files(found: Leaderboard) -> Iterator[tuple[str, str]]:
     """Yield name and text of each file of the site."""
     yield "README.md", SPACE
+    yield TOKENS.name, TOKENS.read_text(encoding="utf-8")
     for name in STATIC:
         yield name, (PAGES / name).read_text(encoding="utf-8")
     for file in sorted(schema.FOLDER.glob("*.json")):
@@ -100,6 +107,7 @@ def _record_files(row: BoardRow, board: Board | None) -> Iterator[tuple[str, str
 def index_page(found: Leaderboard) -> str:
     """Return the first page: every board with what it shows, and methods over boards."""
     rows = [row for board in found.boards for row in board.ranked]
+    common = overview.in_common(found.boards)
     return _page(
         "index.html.j2",
         "",
@@ -110,6 +118,11 @@ def index_page(found: Leaderboard) -> str:
         notes=verdicts.board_notes(found.boards),
         overall_words=tables.OVERALL_WORDS,
         plain=PLAIN,
+        rankings=overview.rankings(found.boards),
+        defences=overview.defences(found.boards),
+        models=overview.models(found.boards),
+        in_common=common,
+        facts={b.name: [fact for fact in overview.shared(b)[3:] if fact not in common] for b in found.boards},
     )
 
 
@@ -130,6 +143,7 @@ def board_page(board: Board) -> str:
         least=(ranking.LEAST_PREPARATIONS, ranking.LEAST_CANDIDATES),
         most_frechet=number(ranking.MOST_FRECHET),
         different=different,
+        same=overview.same_in_all([row.record for row in [*board.reference, *board.ranked]]),
         scale=_excess_scale([row.record for row in [*board.ranked, *board.reference]]),
         chart=board_charts.groups_chart(lines),
         labels=[line.label for line in lines],
@@ -151,6 +165,7 @@ def record_page(row: BoardRow, board: Board | None) -> str:
         board=board,
         verdict=verdicts.verdict(row, board),
         measures=_by_measure(record),
+        means=overview.means(record),
         manifest=_manifest(record, row.entry.schema),
         command=record.command.replace(" --", "\n--").split("\n"),
         schema=schema.file_name(row.entry.schema),
@@ -165,7 +180,7 @@ def record_page(row: BoardRow, board: Board | None) -> str:
 
 
 def _page(template: str, root: str, **values: Any) -> str:
-    return _environment().get_template(template).render(root=root, **values)
+    return _environment().get_template(template).render(root=root, paper=PAPER, **values)
 
 
 @lru_cache(maxsize=1)

@@ -96,20 +96,46 @@ def line_chart(
     return _svg(description, parts)
 
 
-def point_chart(points: Sequence[ChartPoint], x_label: str, y_label: str, description: str) -> Markup:
-    """Return an SVG of points with their intervals, each in the colour of its place; arguments as in `line_chart`."""
+def point_chart(
+    points: Sequence[ChartPoint], x_label: str, y_label: str, description: str, names: Sequence[str]
+) -> Markup:
+    """Return an SVG of points with their intervals, each by its name in the colour of its place; see `line_chart`."""
     across = scale(0.0, max(point.x for point in points))
     ends = [end for point in points for end in (point.low, point.high)]
     up = scale(min(0.0, *ends), max(0.0, *ends), 4)
     parts = [_axes(across, up, x_label, y_label, [number(tick) for tick in across.ticks])]
-    for position, point in enumerate(points):
+    places = _beside([(float(_x(across, p.x)), float(_y(up, p.high))) for p in points], names)
+    for position, (point, name, place) in enumerate(zip(points, names, places, strict=True)):
         x, colour = _x(across, point.x), position % COLOURS + 1
+        low, high, left, right = _y(up, point.low), _y(up, point.high), float(x) - 6, float(x) + 6
+        # The whisker and its caps lie over the dot, which is small: a short interval is seen too.
         parts.append(
-            Markup('<path class="line s{}" d="M{} {}V{}"/><circle class="band dot s{}" cx="{}" cy="{}" r="5"/>').format(
-                colour, x, _y(up, point.low), _y(up, point.high), colour, x, _y(up, point.y)
-            )
+            Markup(
+                '<circle class="band dot s{0}" cx="{1}" cy="{2}" r="3.5"/>'
+                '<path class="line whisker s{0}" d="M{1} {3}V{4}M{5:.1f} {3}H{6:.1f}M{5:.1f} {4}H{6:.1f}"/>'
+                '<text class="name" x="{7:.1f}" y="{8:.1f}" text-anchor="{9}">{10}</text>'
+            ).format(colour, x, _y(up, point.y), low, high, left, right, *place, name)
         )
     return _svg(description, parts)
+
+
+LETTER, LINE = 7.0, 14.0
+"""Width of a letter and height of a line of a chart's text, about."""
+
+
+def _beside(tops: Sequence[tuple[float, float]], names: Sequence[str]) -> list[tuple[float, float, str]]:
+    """Return where names stand above their points: x, y and the anchor, each moved up until it hides no other."""
+    taken: list[tuple[float, float, float]] = []
+    found = []
+    for (x, top), name in zip(tops, names, strict=True):
+        half = LETTER * len(name) / 2
+        centre = min(max(x, LEFT + half), WIDTH - RIGHT - half)
+        y = max(top - 6, TOP + LINE)
+        while any(abs(y - other) < LINE and abs(centre - at) < half + room for at, other, room in taken):
+            y -= LINE
+        taken.append((centre, y, half))
+        found.append((centre, y, "middle"))
+    return found
 
 
 def _svg(description: str, parts: Sequence[Markup]) -> Markup:

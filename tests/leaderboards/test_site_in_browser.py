@@ -261,7 +261,7 @@ def test_text_stands_out_from_the_paper(seen: dict[str, Seen], scheme: str) -> N
         texts, low = page.low[scheme]
         assert texts > 5 and not low, (name, low)
     papers = {page.paper[scheme] for page in seen.values()}
-    assert papers == {"rgb(255, 255, 255)" if scheme == "light" else "rgb(18, 23, 27)"}
+    assert papers == {"rgb(255, 255, 255)" if scheme == "light" else "rgb(20, 25, 28)"}
 
 
 @pytest.fixture(scope="module")
@@ -295,7 +295,7 @@ def test_the_site_of_the_results_of_record(browser: Browser, shipped: Path) -> N
 
 def test_a_record_leads_to_its_manifest_file_and_schema(page: Page, shipped: Path) -> None:
     page.goto((shipped / "index.html").as_uri())
-    page.get_by_role("link", name="digits-clean").click()
+    page.get_by_role("link", name="Attacks on digits-clean").click()
     page.locator("table.board tbody th a").first.click()
     page.get_by_text("Manifest: everything needed to repeat it").click()
     manifest = json.loads(page.get_by_role("region", name="Manifest").inner_text())
@@ -332,8 +332,8 @@ def test_five_thousand_rows_are_laid_out_in_part(page: Page, found: Leaderboard,
         record = one.record.model_copy(update={"submitter": f"team {number}"})
         rows.append(one._replace(entry=one.entry._replace(record=record), best=number + 1, worst=number + 1))
     (tmp_path / "boards").mkdir()
-    for name in site.STATIC:
-        (tmp_path / name).write_text((site.PAGES / name).read_text(encoding="utf-8"), encoding="utf-8")
+    for static in (site.TOKENS, *(site.PAGES / name for name in site.STATIC)):
+        (tmp_path / static.name).write_text(static.read_text(encoding="utf-8"), encoding="utf-8")
     file = tmp_path / "boards/big.html"
     file.write_text(site.board_page(board._replace(ranked=rows)), encoding="utf-8")
     page.goto(file.as_uri())

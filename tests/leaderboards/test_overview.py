@@ -1,0 +1,119 @@
+"""The first page answers its three questions from the records of the repository, and from made ones."""
+
+import re
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+from made_records import changed, entry
+
+from sidebench.leaderboards import overview, site
+from sidebench.leaderboards.ranking import Leaderboard, rank, read_leaderboard
+from sidebench.leaderboards.record import Record
+from sidebench.leaderboards.svg import LINE, ChartPoint, point_chart
+
+RECORDS = Path(__file__).resolve().parents[2] / "leaderboards" / "records"
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Leaderboard:
+    return read_leaderboard(RECORDS)
+
+
+def test_the_first_page_answers_which_attack_finds_most(shipped: Leaderboard) -> None:
+    shown = overview.rankings(shipped.boards)
+    firsts = [ranking.rows[0].record.excess.value for ranking in shown]
+    assert len(shown) == 2 and firsts == sorted(firsts, reverse=True)
+    for ranking in shown:
+        assert ranking.rows == ranking.board.ranked[: overview.ROWS]
+        assert all(ranking.scale.low <= row.record.excess.low <= ranking.scale.high for row in ranking.rows)
+    text = site.index_page(shipped)
+    for ranking in shown:
+        places = [text.index(f'href="records/{row.entry.id}.html"') for row in ranking.rows]
+        assert places == sorted(places)
+    assert text.index("Which attack finds most?") < text.index("All boards")
+
+
+def test_the_first_page_answers_which_defence_leaves_least_at_what_quality(shipped: Leaderboard) -> None:
+    (grid,) = overview.defences(shipped.boards)
+    assert [board.first.claim.attack for board in grid.boards] == ["carlini-cond", "carlini-uncond", "side"]
+    worst = [max(row.record.excess.value for row in found.rows if row) for found in grid.rows]
+    assert worst == sorted(worst)
+    for found in [grid.without, *grid.rows]:
+        for board, row in zip(grid.boards, found.rows, strict=True):
+            assert row is not None and row in [*board.ranked, *board.reference]
+        qualities = [row.record.quality.frechet for row in found.rows if row and row.record.quality]
+        assert found.frechet == (max(qualities) if qualities else None)
+    assert "Which defence leaves least, and at what quality?" in site.index_page(shipped)
+
+
+def test_the_first_page_answers_what_is_safe(shipped: Leaderboard) -> None:
+    said = {model.board.first.victim.name: model for model in overview.models(shipped.boards)}
+    assert said["digits"].leaks and re.search(r"at least [\d.]+ % of side-walk's candidates", said["digits"].said)
+    assert not said["digits-clean"].leaks and "could have gone unseen" in said["digits-clean"].said
+    text = site.index_page(shipped)
+    assert "Is this model safe to ship?" in text and "sidebench gate PAIR" in text
+
+
+def test_a_board_without_a_fair_control_claims_nothing(real_records: list[Record]) -> None:
+    record = changed(real_records[0], control="none", control_check=None, name="free", worked_example=False)
+    found = rank([entry(record)])
+    assert overview.models(found.boards) == [] and overview.rankings(found.boards) == []
+    assert "Is this model safe to ship?" in site.index_page(found)
+
+
+def test_what_all_boards_have_is_said_once(shipped: Leaderboard) -> None:
+    common = overview.in_common(shipped.boards)
+    assert common == [shipped.boards[0].first.measure, "protocol sidebench/2", "1,024 candidates", "control iid"]
+    text = site.index_page(shipped)
+    assert text.count("nl2c:n50:a0.5") == 1 and text.count("sidebench/2") == 1
+    assert overview.in_common([]) == []
+
+
+def test_a_column_of_one_value_is_a_line(real_records: list[Record]) -> None:
+    assert overview.same_in_all(real_records[:1]) == {}
+    same = overview.same_in_all(real_records)
+    assert same["submitter"] == real_records[0].submitter
+    other = [*real_records, changed(real_records[0], submitter="other")]
+    assert "submitter" not in overview.same_in_all(other)
+    (board,) = rank([entry(record) for record in real_records]).boards
+    assert ">Submitter</button>" not in site.board_page(board)
+    (board,) = rank([entry(record) for record in other]).boards
+    assert ">Submitter</button>" in site.board_page(board)
+
+
+def test_a_record_begins_with_the_mean_over_its_seeds(shipped: Leaderboard) -> None:
+    board = next(board for board in shipped.boards if board.first.victim.name == "digits" and board.kind == "attacks")
+    row = board.ranked[0]
+    results = [row.record.headline(seed) for seed in row.record.seeds]
+    means = overview.means(row.record)
+    assert [mean.band for mean in means] == [band.band for band in results[0].bands]
+    for place, mean in enumerate(means):
+        bands = [result.bands[place] for result in results]
+        assert mean.ams == fmean(band.training.ams.value for band in bands)
+        assert mean.groups == fmean(band.training.groups for band in bands)
+        assert mean.control == fmean(band.held_out.ams.value for band in bands if band.held_out)
+    assert means[0].excess == row.record.excess.value
+    assert means[0].interval == (row.record.excess.low, row.record.excess.high) and means[1].interval is None
+    text = site.record_page(row, board)
+    assert (
+        text.index("mean of 3 seeds")
+        < text.index("By seed, each with its interval")
+        < text.index(">seed 0<", text.index("By seed, each"))
+    )
+
+
+def test_points_have_names_that_hide_no_other(shipped: Leaderboard) -> None:
+    near = [ChartPoint(100.0, 10.0, 9.0, 11.0), ChartPoint(101.0, 10.1, 9.0, 11.0), ChartPoint(300.0, 2.0, 1.0, 3.0)]
+    svg = str(point_chart(near, "x", "y", "said", ["one-attack", "another", "<b>"]))
+    places = [
+        float(y) for _, y in re.findall(r'class="name" x="([\d.]+)" y="([\d.]+)" text-anchor="middle">[oa&]', svg)
+    ]
+    assert len(places) == 3 and abs(places[0] - places[1]) >= LINE and "&lt;b&gt;" in svg
+    assert svg.index("<circle") < svg.index("whisker"), "the whisker lies over the dot"
+
+
+def test_a_draw_does_not_read_like_a_share_that_was_done(shipped: Leaderboard) -> None:
+    row = next(row for board in shipped.boards for row in board.ranked if row.entry.checked)
+    assert row.entry.checked is not None and row.entry.checked.drawn == "32 of 32"
+    assert "reproduced 32 of 32 drawn" in site.record_page(row, None)
