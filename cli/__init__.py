@@ -58,6 +58,7 @@ LEADERBOARD: Commands = {
     "add": leaderboard.add,
     "check": leaderboard.check,
     "publish": leaderboard.publish,
+    "eval-result": leaderboard.eval_result,
     "build": leaderboard.build,
 }
 """The commands below `sidebench leaderboard`."""

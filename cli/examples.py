@@ -65,6 +65,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "sidebench leaderboard publish --repo OWNER/RESULTS --dry-run",
         "sidebench leaderboard publish --repo OWNER/RESULTS --send",
     ),
+    "leaderboard eval-result": (
+        "sidebench leaderboard eval-result record.json --model OWNER/MODEL --dataset OWNER/RESULTS",
+        "sidebench leaderboard eval-result record.json --model OWNER/MODEL --dataset OWNER/RESULTS --send",
+    ),
     "leaderboard build": (
         "sidebench leaderboard build --records records --out site",
         "sidebench leaderboard build --records records --readme README.md --check",

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ..benchmark.errors import BadInput, BadSetting
-from .options import RECORDS, AllowPickle, AsJson, Device, FinishedRun, Records
+from .options import RECORDS, AllowPickle, AsJson, Device, FinishedRun, Force, Records
 from .output import complain, loading, show
 
 
@@ -128,6 +128,33 @@ def publish(
         print("nothing was sent: add --send", file=sys.stderr)
     elif found.new:
         print(publishing.send(found, create_pr=create_pr))
+
+
+def eval_result(
+    record: Annotated[Path, typer.Argument(metavar="RECORD", help="A record's file, its badge beside it.")],
+    model: Annotated[str, typer.Option(metavar="OWNER/MODEL", help="The model on the Hub that the record is of.")],
+    dataset: Annotated[
+        str, typer.Option(metavar="OWNER/RESULTS", help="Dataset repository in which the records are published.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="Folder in which .eval_results/sidebench.yaml is made.")] = None,
+    send: Annotated[bool, typer.Option("--send", help="Open a pull request on the model with it.")] = False,
+    force: Force = False,
+) -> None:
+    """Write a record in the Hub's format for results of a model; it must be reproduced and have an iid control."""
+    from ..benchmark.files import check_output, write_text
+    from ..leaderboards import eval_result as results
+
+    found = results.accusation(record, model, dataset)
+    print(f"this says of a model in public: {found.said}", file=sys.stderr)
+    print(found.text, end="")
+    if out is not None:
+        file = out / results.PLACE
+        check_output(file, force=force)
+        write_text(file, found.text)
+    if send:
+        print(results.send(found))
+    else:
+        print("nothing was sent: add --send for a pull request", file=sys.stderr)
 
 
 def build(

@@ -126,6 +126,7 @@ TEMPLATES = (
     "leaderboard build --records RECORDS --readme X",
     "leaderboard publish --repo a/b --records X",
     "leaderboard publish --repo X --records RECORDS --dry-run",
+    "leaderboard eval-result X --model a/b --dataset X",
     "X",
     "leaderboard X",
 )
