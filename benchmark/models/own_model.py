@@ -6,6 +6,7 @@ model whose weights come from elsewhere, or are drawn again each time, is notice
 """
 
 import copy
+import functools
 import hashlib
 import inspect
 import json
@@ -289,6 +290,15 @@ def _sources(model: Model) -> Iterable[str]:
     for name, thing in sorted(named.items()):
         if not name.startswith("torch."):
             try:
-                yield f"{name}\n{inspect.getsource(thing)}"
+                yield f"{name}\n{_source_of_class(thing) if isinstance(thing, type) else inspect.getsource(thing)}"
             except (OSError, TypeError):
                 yield name
+
+
+@functools.lru_cache(maxsize=512)
+def _source_of_class(kind: type) -> str:
+    """Return a class's source, for which the whole file is parsed: a U-Net is of ten classes.
+
+    A class that is defined anew, in a notebook say, is another one.
+    """
+    return inspect.getsource(kind)
