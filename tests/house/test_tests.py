@@ -22,5 +22,5 @@ def test_no_whole_run_is_made_in_a_unit_test() -> None:
 
 def test_every_folder_is_a_room_of_the_house() -> None:
     benchmark = {path.name for path in (TESTS.parent / "benchmark").iterdir() if (path / "__init__.py").is_file()}
-    others = {"words", "methods", "leaderboards", "notebook", "cli", "end_to_end", "house", "helpers"}
+    others = {"words", "methods", "leaderboards", "notebook", "cli", "end_to_end", "house", "helpers", "gpu"}
     assert {path.name for path in TESTS.iterdir() if path.is_dir() and path.name[0] != "_"} == benchmark | others
