@@ -20,6 +20,7 @@ from sidebench.benchmark.data.model_files import locate
 from sidebench.benchmark.files import read_json
 from sidebench.benchmark.gate.policy import FOLDER as POLICIES
 from sidebench.benchmark.measures import theory
+from sidebench.benchmark.runs import bench
 from sidebench.cli import COMMANDS, LEADERBOARD
 
 Call = Callable[..., tuple[int, str, str]]
@@ -192,6 +193,9 @@ def test_300_inputs_end_in_a_line(
     # A word that is none leaves `theory` with its closed forms, which take as long as they take.
     monkeypatch.setattr(theory, "demonstration", lambda seed: {})
     monkeypatch.setattr(theory, "as_text", lambda found: "")
+    # `bench --` names no pair, and measures the one that ships.
+    monkeypatch.setattr(bench, "measure", lambda pair, device, attack: {})
+    monkeypatch.setattr(bench, "as_text", lambda found: "")
     monkeypatch.chdir(work)
     words = furnish(work, finished.folder.path, rng)
     before = {name: (work / name).read_bytes() for name in FILES}
