@@ -16,6 +16,7 @@ from ..benchmark.data.pair import Pair, load_pair, pair_names
 from ..benchmark.errors import BadRecord
 from ..benchmark.files import read_bytes
 from ..benchmark.protocol import RANKED
+from ..benchmark.registry import find, names, ships, split_ablation
 from . import owners
 from .badge import Checked, read_checked
 from .rank_tests import Standing, at_equal_cost, samples_of, standing
@@ -298,6 +299,8 @@ def _outdated(record: Record, shipped: Mapping[str, Pair]) -> str:
     version, victim = record.protocol.version, record.victim
     if version not in RANKED:
         return f"protocol {version}; {' and '.join(RANKED)} are ranked"
+    if (latest := _latest_version(record.claim.attack)) and record.claim.version < latest:
+        return f"version {record.claim.version} of {record.claim.attack}; {latest} is the current one"
     pair = shipped.get(victim.name)
     if pair is None and not (victim.made_by or {"model", "data"} <= victim.sources.keys()):
         return f"nobody else has the pair {victim.name}: it neither ships nor comes from the Hub, and made_by is empty"
@@ -310,6 +313,12 @@ def _outdated(record: Record, shipped: Mapping[str, Pair]) -> str:
     if victim.identity != pair.identity():
         return f"another pair than the {victim.name} that ships with sidebench"
     return ""
+
+
+def _latest_version(attack: str) -> int | None:
+    """Return the version of an attack that ships with sidebench, None of others."""
+    known = split_ablation(attack)[0]
+    return find("attack", attack).version if known in names("attack") and ships("attack", known) else None
 
 
 def _why_apart(record: Record) -> str:

@@ -192,6 +192,19 @@ def test_stale_records_say_why(base: Record, change: dict[str, Any], why: str) -
     assert len(found.stale) == 1 and why in found.stale[0].why
 
 
+def test_an_older_version_of_what_ships_is_stale(base: Record) -> None:
+    """Under one name two versions are two attacks; of an attack from elsewhere only its submitter knows the latest."""
+    for attack, version, why in (
+        ("side", 1, "version 1 of side; 2 is the current one"),
+        ("side--drop-rejected", 1, "version 1 of side--drop-rejected; 2 is the current one"),
+        ("side", 2, ""),
+        ("carlini-uncond", 1, ""),
+        ("somebodys-own", 1, ""),
+    ):
+        found = rank([entry(vary(base, 0.2, 0, attack=attack, version=version, **OWN))])
+        assert [row.why for row in found.stale] == ([why] if why else []), attack
+
+
 def test_an_older_revision_is_stale(base: Record, monkeypatch: pytest.MonkeyPatch) -> None:
     pair = ranking.load_pair("digits")
     monkeypatch.setattr(ranking, "load_pair", lambda name: pair.model_copy(update={"revision": 2}))
