@@ -136,7 +136,8 @@ class Model(ABC):
     """Training images and their classes for attacks with access "oracle": a run puts them here, no other view has
     them."""
     shown: Tensor | None = None
-    """An image of each of `prompts` in [0, 1], for attacks with access "oracle" that replay captions; put here too."""
+    """An image of each of `prompts`, uint8 N x C x H x W, for attacks with access "oracle" that replay captions; put
+    here too."""
     defences: Mapping[str, Mapping[str, Any]] = {}
     """Settings of the defences around the denoiser, by name."""
 
@@ -183,6 +184,18 @@ class Model(ABC):
     def embed(self, prompts: Sequence[str]) -> Tensor:
         """Return the embedding of each prompt, which `predict` takes as its condition; text models only."""
         raise NotImplementedError(f"{type(self).__name__} takes no prompts")
+
+    def token_of(self) -> Tensor:
+        """Return of which token each number of an embedding is a state, int64 in a row's shape; text models only.
+
+        0 is the token that begins a prompt. `WHOLE`: of the prompt as a whole. `NO_STATE`: no state of a text at all,
+        but an attention mask, a scale of guidance or a count, which nobody may change.
+        """
+        raise NotImplementedError(f"{type(self).__name__} takes no prompts")
+
+    def with_tokens(self, condition: Tensor, least: int) -> Tensor:
+        """Return embeddings that count as of at least so many tokens, where the model reads how many there are."""
+        return condition
 
     def too_long(self, prompts: Sequence[str]) -> Sequence[str]:
         """Return the prompts that `embed` would cut; text models only."""
@@ -317,6 +330,9 @@ class Attended(NamedTuple):
     """Cross-attention by layer, in the order in which the network calls them: N x pixels x tokens, float32, the mean
     over the heads. Each pixel's numbers sum to 1."""
 
+
+WHOLE, NO_STATE = -1, -2
+"""What `Model.token_of` says of numbers that are no state of a single token."""
 
 NO_ATTENTION = "this model has no cross-attention to read or change: choose what needs predictions alone"
 """What a model without a UNet between text and image says."""
@@ -474,6 +490,14 @@ class WhiteBoxModel(BlackBoxModel):
         """Return the embedding of each prompt, which `predict` and `sample` take as a condition; text models only."""
 
     @abstractmethod
+    def token_of(self) -> Tensor:
+        """Return of which token each number of an embedding is a state; see `Model.token_of`."""
+
+    @abstractmethod
+    def with_tokens(self, condition: Tensor, least: int) -> Tensor:
+        """Return embeddings that count as of at least so many tokens; see `Model.with_tokens`."""
+
+    @abstractmethod
     def prompt_tokens(self, prompts: Sequence[str]) -> Tensor:
         """Return how many tokens each prompt is to `attend`, begin and end token included, (N,) int64."""
 
@@ -508,8 +532,9 @@ class TargetedModel(WhiteBoxModel):
     Which are of training images it never learns. Never ranked.
     """
 
-    shown: Tensor | None
-    """An image of each of `prompts`, N x C x H x W in [0, 1]."""
+    @abstractmethod
+    def images_of(self, places: Sequence[int]) -> Tensor:
+        """Return an image of each of these of `prompts`, N x C x H x W in [0, 1]."""
 
     @abstractmethod
     def asks_for(self, candidates: Candidates, prompts: Sequence[str]) -> None:
@@ -632,6 +657,11 @@ class Attack(ABC):
     def replayed(cls) -> Replays:
         """Return what texts the attack is given, in an order that says nothing of them."""
         return "captions" if cls.replays == "none" and cls.access == "prompts" else cls.replays
+
+    @classmethod
+    def is_shown(cls) -> bool:
+        """Return whether the attack is an oracle that is given an image of each caption."""
+        return cls.access == "oracle" and cls.replayed() == "captions"
 
     def caption_filter(self) -> CaptionFilter | None:
         """Return how captions are called memorised; None for an attack that calls none so."""

@@ -20,7 +20,7 @@ from ..benchmark.contracts import (
     Settings,
     TargetedModel,
 )
-from ..benchmark.errors import BadInput, BadSetting, TooFew
+from ..benchmark.errors import BadSetting, TooFew
 from ..benchmark.sampling.prediction_types import training_target
 
 BLOCK = 16
@@ -75,49 +75,49 @@ class Dori(Attack):
 
         Raises:
             TooFew: there is no image with a caption.
-            BadInput: the model's embeddings are not of tokens alone.
             BadSetting: as many numbers are learned as the image has values.
         """
         targets = list(range(min(self.settings.targets, len(model.prompts))))
-        if not targets or model.shown is None:
+        if not targets or not isinstance(model, TargetedModel):
             raise TooFew(f"{self.name} needs captions: give the pair data.captions")
         begin = self._begin(model, targets, budget.seed)
         kept = budget.checkpoints.load("embeddings")
         found = begin[:0] if kept is None else kept.tensors["embeddings"].to(model.device)
         for first in range(len(found), len(targets), BLOCK):
             block = slice(first, first + BLOCK)
-            x_0 = model.encode(model.shown[targets[block]].to(model.device))
+            x_0 = model.encode(model.images_of(targets[block]).to(model.device))
             found = torch.cat([found, self._learned(model, x_0, begin[block], targets[block], budget.seed)])
             budget.checkpoints.save("embeddings", AttackState({"embeddings": found.cpu()}))
             budget.progress("embeddings", len(found), len(targets))
         return AttackState({"embeddings": found.cpu()})
 
     def _begin(self, model: TargetedModel, targets: Sequence[int], seed: int) -> Tensor:
-        """Return the embedding that each target starts from, targets x L x D."""
+        """Return the embedding that each target starts from, a row each."""
         texts = [model.prompts[target] if self.settings.start == "caption" else "" for target in targets]
-        begin = model.embed(texts)
-        if begin.ndim != 3:
-            raise BadInput(f"{self.name} learns tokens, and this model's embeddings hold more than tokens")
-        learned, values = self.settings.vectors * begin.shape[2], int(np.prod(model.sample_shape))
-        if learned >= values or self.settings.vectors >= begin.shape[1]:
+        # A prompt of the tokens that are learned, between one that begins and one that ends it.
+        begin = model.with_tokens(model.embed(texts), self.settings.vectors + 2)
+        learned, values = self._learnable(model), int(np.prod(model.sample_shape))
+        if int(learned.sum()) >= values or self.settings.vectors > int(model.token_of().max()):
             raise BadSetting(
-                f"{self.name}: {self.settings.vectors} tokens of {begin.shape[2]} numbers could hold an image of "
+                f"{self.name}: {self.settings.vectors} tokens, {int(learned.sum())} numbers, could hold an image of "
                 f"{values} values, whatever the model has learnt; lower {self.name}.vectors"
             )
         if self.settings.start == "random":
-            drawn = Candidates(seed, list(targets), self.name).normal("start", (self.settings.vectors, begin.shape[2]))
-            return self._with(begin, drawn.to(begin.device))
+            drawn = Candidates(seed, list(targets), self.name).normal("start", tuple(begin.shape[1:]))
+            return torch.where(learned, drawn.to(begin.device), begin)
         return begin
 
-    def _with(self, begin: Tensor, vectors: Tensor) -> Tensor:
-        """Return embeddings with these tokens from the second on."""
-        return torch.cat([begin[:, :1], vectors, begin[:, 1 + vectors.shape[1] :]], dim=1)
+    def _learnable(self, model: TargetedModel) -> Tensor:
+        """Return which numbers of an embedding are learned, in the shape of one row."""
+        token = model.token_of()
+        learned: Tensor = (token >= 1) & (token <= self.settings.vectors)
+        return learned
 
     def _learned(self, model: TargetedModel, x_0: Tensor, begin: Tensor, targets: Sequence[int], seed: int) -> Tensor:
         """Return embeddings with which the denoiser sees x_0 best, each by its own loss alone."""
         settings = self.settings
-        vectors = begin[:, 1 : 1 + settings.vectors].detach().clone().requires_grad_()
-        optimiser = torch.optim.Adam([vectors], lr=settings.learning_rate)
+        learned, found = self._learnable(model), begin.detach().clone().requires_grad_()
+        optimiser = torch.optim.Adam([found], lr=settings.learning_rate)
         clean = x_0.repeat_interleave(settings.batch, dim=0)
         rows = [target * settings.batch + row for target in targets for row in range(settings.batch)]
         for step in range(settings.steps):
@@ -128,12 +128,12 @@ class Dori(Attack):
             x_t = model.add_noise(clean, noise, t)
             wanted = training_target(model.prediction_type, clean, noise, *model.noise_level(t))
             with torch.enable_grad():
-                given = self._with(begin, vectors).repeat_interleave(settings.batch, dim=0)
+                given = torch.where(learned, found, begin).repeat_interleave(settings.batch, dim=0)
                 error = (model.predict(x_t, t, given) - wanted).square().flatten(1).mean(1)
                 # The mean over a target's own rows: how many targets there are changes nothing.
-                (vectors.grad,) = torch.autograd.grad(error.sum() / settings.batch, vectors)
+                (found.grad,) = torch.autograd.grad(error.sum() / settings.batch, found)
             optimiser.step()
-        return self._with(begin, vectors.detach())
+        return torch.where(learned, found.detach(), begin)
 
     def generate(self, model: TargetedModel, state: AttackState, candidates: Candidates) -> Generated:
         """Give candidate i the embedding of target i // images, over again where they run out."""

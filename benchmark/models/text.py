@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..contracts import Attended, Conditioning, Model, ModelSpec
+from ..contracts import NO_STATE, WHOLE, Attended, Conditioning, Model, ModelSpec
 from ..data import pipeline_folder
 from ..data.text_pipelines import TEXT_PIPELINES
 from ..errors import BadInput
@@ -127,14 +127,31 @@ class TextModel(LatentModel):
         count = torch.full_like(parts["prompt"][:, :1], int(self.prompt_tokens([prompt])))
         return {**parts, "prompt": torch.cat([parts["prompt"], count], dim=1)}
 
+    def token_of(self) -> Tensor:
+        """Return of which token each number of an embedding is a state."""
+        found = {name: torch.full(shape, NO_STATE) for name, shape in self._shapes.items()}
+        states = torch.arange(len(found["prompt"])).view(-1, 1)
+        found["prompt"] = states.expand_as(found["prompt"]).clone()
+        if self.begin is not None:
+            found["prompt"][-1] = NO_STATE
+        if "pooled" in found:
+            found["pooled"].fill_(WHOLE)
+        return packed({name: part.unsqueeze(0) for name, part in found.items()})[0].long().to(self.device)
+
+    def with_tokens(self, condition: Tensor, least: int) -> Tensor:
+        """Return embeddings that count as of at least so many tokens, where attention is re-weighted."""
+        if self.begin is None:
+            return condition
+        parts = {name: part.clone() for name, part in unpacked(condition, self._shapes).items()}
+        parts["prompt"][:, -1].clamp_(min=least)
+        return packed(parts)
+
     def _taken_apart(self, rows: Tensor) -> tuple[dict[str, Tensor], Tensor | None]:
         """Return the parts of embeddings, and how many tokens each prompt is, (N,), where they say it."""
         parts = unpacked(rows, self._shapes)
         if self.begin is None:
             return parts, None
-        # The mean and rounded, since a defence may have put noise on the embedding.
-        count = parts["prompt"][:, -1].mean(1).round()
-        return {**parts, "prompt": parts["prompt"][:, :-1]}, count
+        return {**parts, "prompt": parts["prompt"][:, :-1]}, parts["prompt"][:, -1, 0]
 
     def prompt_tokens(self, prompts: Sequence[str]) -> Tensor:
         """Return how many tokens the first encoder makes of each prompt, as far as it reads, begin and end included.

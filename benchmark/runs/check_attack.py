@@ -78,9 +78,9 @@ def _victim(attack: Attack, spec: ModelSpec) -> Model:
     model = load_model(spec)
     if attack.replayed() != "none":
         model.prompts = model.planted = PROMPTS
-    if attack.access == "oracle" and attack.replayed() == "captions":
+    if attack.is_shown():
         draw = generator(SEED, "conformance", 0, "shown")
-        model.shown = torch.rand(len(PROMPTS), *model.image_shape, generator=draw)
+        model.shown = torch.randint(256, (len(PROMPTS), *model.image_shape), generator=draw).to(torch.uint8)
     return model
 
 

@@ -25,8 +25,8 @@ from .check_attack import COST_TOLERANCE, PROMPTS, NotConformant, check_grouping
 
 TRAINING_IMAGES = 64
 _SAMPLING_HOOKS = (
-    "predict", "noise_level", "add_noise", "encode", "embed", "prompted", "eta", "conditioned", "started",
-    "guidance_scale", "guided", "timesteps", "steering", "corrected", "draw",
+    "predict", "noise_level", "add_noise", "encode", "embed", "token_of", "with_tokens", "prompted", "eta",
+    "conditioned", "started", "guidance_scale", "guided", "timesteps", "steering", "corrected", "draw",
 )  # fmt: skip
 
 

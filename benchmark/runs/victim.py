@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from ..contracts import Attack, Model
+    from ..contracts import Model
     from ..data.references import References
     from ..measures.output_path import OutputPath
 
@@ -29,29 +29,27 @@ def load_victim(plan: RunPlan) -> "Model":
     model.planted = fitting(model, planted(plan), plan.pair.name)
     defended = defend(model, plan.defences, plan.protocol.sampler.name, lambda: _training_images(plan))
     # On the outside: a defence passes on what an attack may see, and this an oracle alone may.
-    if any(unit.attack.access == "oracle" for unit in plan.units):
+    oracles = [unit.attack for unit in plan.units if unit.attack.access == "oracle"]
+    if any(not attack.is_shown() for attack in oracles):
         defended.labelled = _labelled(plan)
-    if any(_is_shown(unit.attack) for unit in plan.units):
+    if any(attack.is_shown() for attack in oracles):
         defended.shown = _images_of(plan, model.prompts)
     return defended
 
 
-def _is_shown(attack: "Attack") -> bool:
-    return attack.access == "oracle" and attack.replayed() == "captions"
-
-
 def _images_of(plan: RunPlan, prompts: "Sequence[str]") -> "Tensor":
-    """Load an image of each caption, the first one that has it, N x C x H x W in [0, 1]."""
+    """Load an image of each caption, the first one that has it, uint8 N x C x H x W."""
+    import numpy as np
     import torch
 
     from ..data.references import load_references
 
     references = load_references(plan.pair)
-    found: dict[str, Tensor] = {}
+    found: dict[str, np.ndarray] = {}
     for part in (references.training, references.held_out):
-        for text, image in zip(part.captions or (), part.floats(), strict=True):
-            found.setdefault(text, image)
-    return torch.stack([found[text] for text in prompts])
+        for place, text in enumerate(part.captions or ()):
+            found.setdefault(text, part.images[place])
+    return torch.from_numpy(np.stack([found[text] for text in prompts]))
 
 
 def output_path(

@@ -9,7 +9,7 @@ from ..contracts import Attack, AttackState, Budget, Checkpoints, Generated
 from ..errors import AttackFailed
 from ..protocol import Sampling
 from .sampler import quantise
-from .views import AuditedModel, in_order_of, order_of, view_for
+from .views import AuditedModel, Shown, in_order_of, order_of, view_for
 
 if TYPE_CHECKING:
     from ..contracts import Model
@@ -96,7 +96,9 @@ def make_candidates(
 def view_of(attack: Attack, audited: AuditedModel, model: "Model", seed: int) -> Any:
     """Return what an attack may see of a model, captions in the order that the run's seed draws."""
     known = {"none": (), "captions": model.prompts, "canaries": model.planted}[attack.replayed()]
-    shown = None if model.shown is None else model.shown[order_of(seed, len(known))]
+    # Not of an oracle that replays nothing, or canaries, beside one that replays captions.
+    images = model.shown if attack.is_shown() else None
+    shown = None if images is None else Shown(images, order_of(seed, len(known)))
     return view_for(attack.access, audited, in_order_of(seed, known), model.labelled, shown)
 
 

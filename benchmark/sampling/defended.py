@@ -68,6 +68,14 @@ class DefendedModel(Model):
         """Return the embedding of each prompt."""
         return self.inside.embed(prompts)
 
+    def token_of(self) -> Tensor:
+        """Return of which token each number of an embedding is a state."""
+        return self.inside.token_of()
+
+    def with_tokens(self, condition: Tensor, least: int) -> Tensor:
+        """Return embeddings that count as of at least so many tokens."""
+        return self.inside.with_tokens(condition, least)
+
     def prompt_tokens(self, prompts: Sequence[str]) -> Tensor:
         """Return how many tokens each prompt is."""
         return self.inside.prompt_tokens(prompts)

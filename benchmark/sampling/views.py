@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -224,6 +225,14 @@ class AuditedModel(WhiteBoxModel):
         for rows in torch.arange(len(x_t)).split(self._micro_batch):
             yield len(rows), torch.cat([rows, rows[:1].expand(self._micro_batch - len(rows))]).to(x_t.device)
 
+    def token_of(self) -> Tensor:
+        """Return of which token each number of an embedding is a state."""
+        return self._model.token_of()
+
+    def with_tokens(self, condition: Tensor, least: int) -> Tensor:
+        """Return embeddings that count as of at least so many tokens."""
+        return self._model.with_tokens(condition, least)
+
     def prompt_tokens(self, prompts: Sequence[str]) -> Tensor:
         """Return how many tokens each prompt is."""
         return self._model.prompt_tokens(prompts)
@@ -371,12 +380,25 @@ class AuditedOracle(AuditedModel, OracleModel):
         self.training, self.labels = training, labels
 
 
+class Shown(NamedTuple):
+    """An image of each caption, and the order in which an attack is given captions."""
+
+    images: Tensor
+    """uint8, N x C x H x W."""
+    order: Tensor
+    """(N,)"""
+
+
 class AuditedTargets(AuditedModel, TargetedModel):
     """The white-box view with an image of each caption."""
 
-    def __init__(self, audited: AuditedModel, prompts: Sequence[str], shown: Tensor) -> None:
+    def __init__(self, audited: AuditedModel, prompts: Sequence[str], shown: Shown) -> None:
         self.__dict__.update(audited.__dict__)
-        self.prompts, self.shown = prompts, shown
+        self.prompts, self._shown = prompts, shown
+
+    def images_of(self, places: Sequence[int]) -> Tensor:
+        """Return an image of each of these of `prompts`, in [0, 1]."""
+        return self._shown.images[self._shown.order[list(places)]].float() / 255
 
     def asks_for(self, candidates: Candidates, prompts: Sequence[str]) -> None:
         """Note whose image each candidate is meant to be."""
@@ -401,7 +423,7 @@ def view_for(
     audited: AuditedModel,
     prompts: Sequence[str] = (),
     labelled: tuple[Tensor, Tensor] | None = None,
-    shown: Tensor | None = None,
+    shown: Shown | None = None,
 ) -> BlackBoxModel:
     """Return what an attack with this access level may see; `shown` are images of the prompts."""
     if access == "oracle" and shown is not None:

@@ -6,7 +6,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ...benchmark.candidates import Candidates
-from ...benchmark.contracts import Conditioning, Defence, Model, Settings
+from ...benchmark.contracts import NO_STATE, Conditioning, Defence, Model, Settings
 from ...benchmark.sampling.defended import DefendedModel
 
 
@@ -18,7 +18,7 @@ class EmbeddingNoiseSettings(Settings):
 
 
 class EmbeddingNoise(Defence):
-    """Add scale * n to the embedding of each prompt, n standard normal and the candidate's own."""
+    """Add scale * n to the states that are the embedding of each prompt, n standard normal and the candidate's own."""
 
     name: ClassVar[str] = "embedding-noise"
     title: ClassVar[str] = "noise on the prompt's embedding"
@@ -42,4 +42,4 @@ class _Noisy(DefendedModel):
         if given is None:
             return None
         noise = candidates.normal("embedding-noise", tuple(given.shape[1:])).to(given.device)
-        return given + self.scale * noise
+        return given + self.scale * noise * (self.inside.token_of() != NO_STATE)

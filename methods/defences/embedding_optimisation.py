@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ...benchmark.candidates import Candidates
-from ...benchmark.contracts import Conditioning, Defence, Model, Settings
+from ...benchmark.contracts import NO_STATE, Conditioning, Defence, Model, Settings
 from ...benchmark.sampling.defended import DefendedModel
 
 
@@ -28,8 +28,8 @@ class EmbeddingOptimisation(Defence):
     """At the first step, lower what the prompt does to the prediction by changing the prompt's embedding.
 
     A memorised prompt moves the prediction in pure noise far more than others. The loss is the size of eps(x_T, c) -
-    eps(x_T, empty), x_T being the candidate's own, in the model's prediction type; the first token is not changed where
-    an embedding is one of tokens (N x L x D). A candidate pays for all steps, since a batch is one computation.
+    eps(x_T, empty), x_T being the candidate's own, in the model's prediction type; the token that
+    begins a prompt is not changed. A candidate pays for all steps, since a batch is one computation.
     """
 
     name: ClassVar[str] = "embedding-optimisation"
@@ -59,6 +59,8 @@ class _Optimised(DefendedModel):
             without = self.inside.predict(noise, t, None)
         found = given.detach().clone().requires_grad_()
         optimiser = torch.optim.AdamW([found], lr=self.settings.learning_rate)
+        # The first token stays, as with the authors, and so does what is no state of the text.
+        fixed = (self.inside.token_of() == 0) | (self.inside.token_of() == NO_STATE)
         done = torch.zeros(len(found), dtype=torch.bool, device=found.device)
         for _ in range(self.settings.steps):
             with torch.enable_grad():
@@ -71,18 +73,11 @@ class _Optimised(DefendedModel):
             found.grad = gradient
             optimiser.step()
             with torch.no_grad():
-                found.copy_(torch.where(_kept(done, found), before, found))
+                rows = done.view(-1, *[1] * fixed.ndim)
+                found.copy_(torch.where(rows | fixed, before, found))
         return found.detach()
 
     def flops_per_start(self) -> float:
         # Backward, to the embedding and not to the weights, costs another call.
         own = (2 * self.settings.steps + 1) * self.inside.flops_per_sample()
         return self.inside.flops_per_start() + own
-
-
-def _kept(done: Tensor, embedding: Tensor) -> Tensor:
-    """Return which numbers of the embedding stay: those of rows that are done, and the token that begins a prompt."""
-    kept = done.view(-1, *[1] * (embedding.ndim - 1)).expand_as(embedding).clone()
-    if embedding.ndim == 3:
-        kept[:, 0] = True
-    return kept

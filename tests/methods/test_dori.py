@@ -6,20 +6,20 @@ from typing import Any
 import pytest
 import torch
 from hub_repositories import text_pipeline
+from text_pipelines import pixart, sdxl
 
 from sidebench.benchmark.candidates import Candidates
-from sidebench.benchmark.contracts import Budget, Model, ModelSpec
-from sidebench.benchmark.errors import BadInput, BadSetting, TooFew
+from sidebench.benchmark.contracts import Budget, Model, ModelSpec, OracleModel, TargetedModel
+from sidebench.benchmark.errors import BadSetting, TooFew
 from sidebench.benchmark.models import load_model
 from sidebench.benchmark.progress import silent
 from sidebench.benchmark.protocol import SamplerSettings, Sampling
 from sidebench.benchmark.registry import make_attack, make_defence
 from sidebench.benchmark.results.checkpoints import FolderCheckpoints
 from sidebench.benchmark.runs.check_attack import check_attack
-from sidebench.benchmark.sampling.call_attack import make_candidates, prepare_attack
+from sidebench.benchmark.sampling.call_attack import make_candidates, prepare_attack, view_of
 from sidebench.benchmark.sampling.defended import defend
-from sidebench.benchmark.sampling.views import AuditedModel, in_order_of, order_of, view_for
-from sidebench.methods.dori import Dori
+from sidebench.benchmark.sampling.views import AuditedModel, in_order_of, order_of
 
 pytest.importorskip("transformers")
 SAMPLING = Sampling(micro_batch=4, sampler=SamplerSettings(steps=2))
@@ -36,7 +36,8 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
 def model(spec: ModelSpec) -> Model:
     model = load_model(spec)
     model.prompts = PROMPTS
-    model.shown = torch.rand(5, *model.image_shape, generator=torch.Generator().manual_seed(0))
+    draw = torch.Generator().manual_seed(0)
+    model.shown = torch.randint(256, (5, *model.image_shape), generator=draw).to(torch.uint8)
     return model
 
 
@@ -52,7 +53,7 @@ def test_it_conforms(spec: ModelSpec) -> None:
 def loss_of(model: Model, embeddings: torch.Tensor) -> torch.Tensor:
     """The denoiser's error on the shown images, in the attack's order, over 64 noises and timesteps, (5,)."""
     assert model.shown is not None
-    x_0 = model.encode(model.shown[order_of(0, 5)])
+    x_0 = model.encode(model.shown[order_of(0, 5)].float() / 255)
     drawn = Candidates(9, range(64))
     noise, t = drawn.normal("noise", model.sample_shape), drawn.integers("t", model.num_train_timesteps)
     rows = [
@@ -118,12 +119,35 @@ def test_it_learns_and_samples_under_a_defence(defence: str, model: Model, tmp_p
     assert torch.equal(made.images, plain.images) == (defence == "random-tokens")
 
 
-def test_only_an_oracle_is_shown_images(model: Model) -> None:
-    for access in ("white box", "prompts", "queries", "samples"):
-        view = view_for(access, AuditedModel(model, SAMPLING.sampler, 4), PROMPTS, shown=model.shown)
-        assert getattr(view, "shown", None) is None
-    plan = Dori.access, Dori.replayed()
-    assert plan == ("oracle", "captions")
+def test_only_an_oracle_that_replays_captions_is_shown_images(model: Model) -> None:
+    """Others of the same run, canaries and oracles that replay nothing, are given what is theirs."""
+    model.planted = ["x", "y", "z", "u", "v", "w", "q"]
+    model.labelled = (torch.zeros(2, *model.image_shape), torch.zeros(2, dtype=torch.int64))
+    for name, settings in (("canary-replay", {}), ("prompt-replay", {}), ("side-lora", {}), ("carlini-uncond", {})):
+        attack = make_attack(name, settings)
+        view = view_of(attack, AuditedModel(model, SAMPLING.sampler, 4), model, 0)
+        assert not isinstance(view, TargetedModel), name
+    oracle = make_attack("side--true-labels", {})
+    assert isinstance(view_of(oracle, AuditedModel(model, SAMPLING.sampler, 4), model, 0), OracleModel)
+    shown = view_of(make_attack("dori", {}), AuditedModel(model, SAMPLING.sampler, 4), model, 0)
+    assert isinstance(shown, TargetedModel) and model.shown is not None
+    place = list(shown.prompts).index("red")
+    assert torch.equal(shown.images_of([place])[0], model.shown[PROMPTS.index("red")].float() / 255)
+
+
+@pytest.mark.parametrize("start", ["none", "random"])
+def test_what_is_learned_is_read_where_attention_is_reweighted(start: str, model: Model, tmp_path: Path) -> None:
+    """The empty prompt counts as of two tokens; those that are learned behind the first would be hidden."""
+    changed = model.reweighted(1.25)
+    changed.prompts, changed.shown = model.prompts, model.shown
+    settings = {"start": start, "vectors": 3, "batch": 4}
+    moved = [
+        learned(victim, tmp_path / str(steps), steps=steps, **settings)[1].state.tensors["embeddings"]
+        for victim, steps in ((changed, 0), (changed, 2))
+    ]
+    by_token = (moved[1] - moved[0]).abs().sum((0, 2))
+    assert (by_token[1:4] > 0.1).all() and by_token[0] == 0 and (by_token[4:] == 0).all()
+    assert (moved[1][:, -1] == 5).all()
 
 
 def test_numbers_that_could_hold_any_image_are_refused(model: Model, tmp_path: Path) -> None:
@@ -137,7 +161,12 @@ def test_nothing_to_learn_is_refused(model: Model, tmp_path: Path) -> None:
         learned(model, tmp_path)
 
 
-def test_embeddings_of_more_than_tokens_are_refused(model: Model, tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(type(model), "embed", lambda self, prompts: torch.zeros(len(prompts), 99))
-    with pytest.raises(BadInput, match="hold more than tokens"):
-        learned(model, tmp_path)
+@pytest.mark.parametrize("write", [sdxl, pixart])
+def test_of_other_embeddings_it_changes_the_tokens_alone(write: Any, tmp_path: Path) -> None:
+    model = load_model(ModelSpec(family="text", location=str(write(tmp_path / "model"))))
+    model.prompts = PROMPTS
+    model.shown = torch.zeros(5, *model.image_shape, dtype=torch.uint8)
+    begin, found = (
+        learned(model, tmp_path / str(steps), steps=steps)[1].state.tensors["embeddings"] for steps in (0, 2)
+    )
+    assert ((found != begin).any(0) == (model.token_of() == 1)).all()
