@@ -140,7 +140,7 @@ def eval_result(
     send: Annotated[bool, typer.Option("--send", help="Open a pull request on the model with it.")] = False,
     force: Force = False,
 ) -> None:
-    """Write a record in the Hub's format for results of a model; it must be reproduced and have an iid control."""
+    """Write a record in the Hub's format for results of a model; it must be reproduced and ranked."""
     from ..benchmark.files import check_output, write_text
     from ..leaderboards import eval_result as results
 

@@ -153,6 +153,16 @@ def read_leaderboard(records: Path) -> Leaderboard:
     return rank(entries)._replace(unusable=unusable)
 
 
+def why_unranked(file: Path) -> str:
+    """Return why a record is stale or kept apart on the boards of its folder, or nothing where it is ranked."""
+    entries, unusable = _read(owners.folder_of(file))
+    stale = _stale(entries)
+    for entry in entries:
+        if entry.path is not None and entry.path.resolve() == file.resolve():
+            return stale.get(entry.file) or _why_apart(entry.record)
+    return next((why for name, why in unusable if file.name == Path(name).name), "it is in no folder of records")
+
+
 def _read(records: Path) -> tuple[list[Entry], list[tuple[str, str]]]:
     entries, unusable = [], []
     registry = _registry(records)
