@@ -124,15 +124,20 @@ LETTER, LINE = 7.0, 14.0
 
 
 def _beside(tops: Sequence[tuple[float, float]], names: Sequence[str]) -> list[tuple[float, float, str]]:
-    """Return where names stand above their points: x, y and the anchor, each moved up until it hides no other."""
+    """Return where names stand above their points: x, y and the anchor, each moved up until it hides no other.
+
+    One that finds no place up to the top edge is moved down instead, and stays at the bottom where there is none.
+    """
     taken: list[tuple[float, float, float]] = []
     found = []
     for (x, top), name in zip(tops, names, strict=True):
         half = LETTER * len(name) / 2
         centre = min(max(x, LEFT + half), WIDTH - RIGHT - half)
-        y = max(top - 6, TOP + LINE)
-        while any(abs(y - other) < LINE and abs(centre - at) < half + room for at, other, room in taken):
-            y -= LINE
+        near = [other for at, other, room in taken if abs(centre - at) < half + room]
+        start = max(top - 6, TOP + LINE)
+        places = [start - LINE * step for step in range(int(start / LINE))]
+        places += [start + LINE * step for step in range(1, 1 + int((HEIGHT - BOTTOM - start) / LINE))]
+        y = next((place for place in places if all(abs(place - other) >= LINE for other in near)), places[-1])
         taken.append((centre, y, half))
         found.append((centre, y, "middle"))
     return found
