@@ -5,12 +5,13 @@ from pathlib import Path
 from statistics import fmean
 
 import pytest
-from made_records import changed, entry
+from made_records import changed, entry, vary
 
 from sidebench.leaderboards import overview, site
 from sidebench.leaderboards.ranking import Leaderboard, rank, read_leaderboard
 from sidebench.leaderboards.record import Record
-from sidebench.leaderboards.svg import LINE, ChartPoint, point_chart
+from sidebench.leaderboards.svg import HEIGHT, LINE, ChartPoint, point_chart
+from sidebench.leaderboards.tables import percent
 
 RECORDS = Path(__file__).resolve().parents[2] / "leaderboards" / "records"
 
@@ -113,7 +114,40 @@ def test_points_have_names_that_hide_no_other(shipped: Leaderboard) -> None:
     assert svg.index("<circle") < svg.index("whisker"), "the whisker lies over the dot"
 
 
+def test_names_of_many_points_in_one_place_stay_in_the_picture() -> None:
+    for high, names in ((11.0, 12), (11.0, 40), (1.0, 12)):
+        points = [ChartPoint(100.0, high - 1, 0.0, high)] * names + [ChartPoint(200.0, 10.0, 9.0, 11.0)]
+        svg = str(point_chart(points, "x", "y", "said", ["one-attack"] * names + ["other"]))
+        places = [float(y) for y in re.findall(r'class="name" x="[\d.]+" y="(-?[\d.]+)" text-anchor="middle">one', svg)]
+        assert len(places) == names and all(LINE <= y <= HEIGHT for y in places)
+        assert names > 12 or len(set(places)) == names
+
+
 def test_a_draw_does_not_read_like_a_share_that_was_done(shipped: Leaderboard) -> None:
     row = next(row for board in shipped.boards for row in board.ranked if row.entry.checked)
     assert row.entry.checked is not None and row.entry.checked.drawn == "32 of 32"
     assert "reproduced 32 of 32 drawn" in site.record_page(row, None)
+
+
+def test_one_of_several_attacks_is_no_leak_by_chance(real_records: list[Record]) -> None:
+    """Its own 95 % interval lies above 0; the limit over twenty attacks does not."""
+    weak = vary(real_records[0], 0.025, 1, candidates=1024)
+    clean = [vary(real_records[0], 0, draw, candidates=1024, held_out=0, attack=f"a{draw}") for draw in range(19)]
+    assert weak.excess.low > 0
+    (alone,) = overview.models(rank([entry(weak)]).boards)
+    (of_twenty,) = overview.models(rank([entry(record) for record in [weak, *clean]]).boards)
+    assert alone.leaks and "corrected" not in alone.said
+    assert not of_twenty.leaks and f"up to {percent(weak.excess.high)} %" in of_twenty.said
+    strong = vary(real_records[0], 0.06, 1, candidates=1024)
+    (leaky,) = overview.models(rank([entry(record) for record in [strong, *clean]]).boards)
+    assert leaky.leaks and "corrected for 20 results" in leaky.said
+    own = re.search(r"at least ([\d.]+) %", leaky.said)
+    assert own and 0 < float(own[1]) < 100 * strong.excess.low
+
+
+def test_hits_below_those_of_held_out_images_bound_no_leak(real_records: list[Record]) -> None:
+    record = changed(
+        real_records[0], excess=real_records[0].excess.model_copy(update={"value": -0.02, "low": -0.03, "high": -0.01})
+    )
+    (found,) = overview.models(rank([entry(record)]).boards)
+    assert not found.leaks and "no leak explains" in found.said and "unseen" not in found.said
