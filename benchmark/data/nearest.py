@@ -3,18 +3,31 @@
 ||a||^2 + ||b||^2 - 2ab loses digits when a is near b, which is the case that matters here. So the product only selects,
 with a bound of its error (`products.py`): whatever could belong to the answer is computed again from direct differences
 (summed in float64 where the device has it, rounded to float32), and the answer is ordered by (distance, reference
-number). Memory is bounded by the block.
+number). Memory is bounded by the block. Where squares overflow or vanish in float32, float64 takes its place.
+
+What is infinite or not a number is infinitely far from everything, so it is never near and comes last.
 
 With `parts` above 1 a descriptor is that many pieces of equal length, and the distance is the largest Euclidean
 distance over the pieces. Everything above holds for it: the largest of values within an error bound lies within it.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .products import BLOCK, Listed, Prepared, by_part, nearest_by_products, packed, prepare, within_by_products
+from .products import (
+    BLOCK,
+    Listed,
+    Prepared,
+    by_part,
+    nearest_by_products,
+    packed,
+    prepare,
+    told_apart,
+    within_by_products,
+)
 
 # Exact, because a rate counts the scores just inside an edge, and groups of copies tie: an index that searches
 # approximately, and `topk` among equal values, do not promise which of them comes back, nor the same one elsewhere.
@@ -51,8 +64,9 @@ def top_k(queries: Tensor, references: Tensor | Prepared, k: int, reference_bloc
     """
     known = _prepared(references, parts)
     k = min(k, len(known.references))
-    ids = torch.empty((len(queries), k), dtype=torch.long, device=queries.device)
-    found = TopK(ids, queries.new_empty((len(queries), k)))
+    # As it stays for queries that are not finite.
+    ids = torch.arange(k, device=queries.device).repeat(len(queries), 1)
+    found = TopK(ids, queries.new_full((len(queries), k), torch.inf))
     if k:
         for start in range(0, len(queries), QUERY_BLOCK):
             rows = torch.arange(start, min(start + QUERY_BLOCK, len(queries)), device=queries.device)
@@ -96,15 +110,37 @@ def within(
     found = [
         (rows + number * QUERY_BLOCK, ids)
         for number, (block, reach) in enumerate(zip(queries.split(QUERY_BLOCK), radius.split(QUERY_BLOCK), strict=True))
-        for rows, ids in [within_by_products(block, known, reach, reference_block)]
+        for rows, ids in _reached(block, known, reach, reference_block)
     ]
-    rows, ids = (torch.cat(part) for part in zip(*found, strict=True))
+    rows, ids = (torch.cat(part) for part in zip((none, none), *found, strict=True))
     distances = _direct(queries, known, rows, ids)
     # A pair at the radius belongs to the answer by its exact distance, not by that of the product.
     keep = distances <= radius[rows]
     rows, ids, distances = rows[keep], ids[keep], distances[keep]
     order = torch.argsort(rows * len(known.references) + ids)
     return Within(rows[order], ids[order], distances[order])
+
+
+def _reached(queries: Tensor, known: Prepared, radius: Tensor, block: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield query and reference of what may lie within the radii, (N,); float64 finds what float32 cannot tell."""
+    plain = told_apart(queries, known)
+    if bool(plain.all()):
+        yield within_by_products(queries, known, radius, block)
+        return
+    finite = queries.isfinite().all(1)
+    hard, every = ~plain & finite, ~finite & radius.isposinf()
+    if queries.device.type == "mps":
+        hard, every = torch.zeros_like(hard), hard | every
+    for rows, searched, size in (
+        (plain.nonzero().flatten(), queries.dtype, block),
+        (hard.nonzero().flatten(), torch.float64, max(1, block // 8)),
+    ):
+        if len(rows):
+            row, ids = within_by_products(queries[rows].to(searched), known, radius[rows], size)
+            yield rows[row], ids
+    rows = every.nonzero().flatten()
+    listed = _everything(rows, len(known.references))
+    yield rows[listed.rows], listed.ids
 
 
 def _prepared(references: Tensor | Prepared, parts: int) -> Prepared:
@@ -117,6 +153,7 @@ def _fill(found: TopK, queries: Tensor, rows: Tensor, known: Prepared, reference
     listed = nearest_by_products(queries[rows], known, k, reference_block, max(MOST * k, count // 32))
     _rank(found, queries, rows, known, listed.rows, listed.ids)
     again = rows[listed.refused]
+    again = again[queries[again].isfinite().all(1)]
     # So few at a time that all references of each may be listed, as many equal ones are.
     few = max(1, 4 * PIECE // count)
     for start in range(0, len(again), few):
@@ -161,7 +198,18 @@ def _direct(queries: Tensor, known: Prepared, rows: Tensor, ids: Tensor) -> Tens
         torch.index_select(queries, 0, row, out=own[: len(row)])
         torch.index_select(known.references, 0, reference, out=gaps[: len(row)])
         place.copy_(_lengths(gaps[: len(row)].sub_(own[: len(row)]), known.parts))
+    # A sum of squares below this lost digits as they vanished; it is 1e-15 for 60 values.
+    least = (size * torch.finfo(torch.float32).tiny / torch.finfo(torch.float32).eps) ** 0.5
+    poor = (~((distances >= least) & (distances < torch.inf))).nonzero().flatten()
+    for some in poor.split(step):
+        distances[some] = _direct_in_float64(queries[rows[some]], known.references[ids[some]], known.parts)
     return distances
+
+
+def _direct_in_float64(queries: Tensor, references: Tensor, parts: int) -> Tensor:
+    """Return the distance of each query, N x D, to the reference beside it; infinite where it is not a number."""
+    own, other = ((x.cpu() if x.device.type == "mps" else x).double() for x in (queries, references))
+    return _lengths(other - own, parts).nan_to_num(torch.inf, torch.inf).to(queries.device)
 
 
 def _lengths(gaps: Tensor, parts: int) -> Tensor:

@@ -51,11 +51,13 @@ class Prepared(NamedTuple):
     norms: Tensor
     """M x parts float32: squared lengths of the centred pieces, summed in float64 where the device has it."""
     longest: Tensor
-    """0-d float64 where the device has it: the largest squared length of a centred reference."""
+    """0-d float64 where the device has it: the largest squared length of a centred reference that is finite."""
     uncentred: Tensor
     """0-d: that of a reference as given; 0 where centred copies are multiplied."""
     longer: Tensor | None
     """parts x M x (D / parts + 2): (b, ||b||^2, 1) of centred pieces, where they are short."""
+    finite: bool
+    """Whether every value of the references is."""
 
 
 class Listed(NamedTuple):
@@ -73,7 +75,9 @@ def prepare(references: Tensor, parts: int = 1) -> Prepared:
     """Centre and measure references, M x D float32, block by block: no copy of them is made."""
     some = references[:: max(1, len(references) // BLOCK)]
     centre = some.mean(0) if len(some) else references.new_zeros(references.shape[1])
-    centre = torch.where(centre.isfinite(), centre, 0)
+    if not bool(centre.isfinite().all()):
+        centre = some[some.isfinite().all(1)].mean(0)
+        centre = torch.where(centre.isfinite(), centre, 0)
     norms = references.new_empty((len(references), parts))
     wide = torch.float32 if references.device.type == "mps" else torch.float64
     lengths = references.new_zeros((len(references), 2), dtype=wide)
@@ -85,13 +89,26 @@ def prepare(references: Tensor, parts: int = 1) -> Prepared:
         found = norms[start : start + BLOCK] = _squared_lengths(centred, parts)
         lengths[start : start + BLOCK, 0] = found.sum(1)
         lengths[start : start + BLOCK, 1] = _squared_lengths(part, 1)[:, 0]
+    finite = bool(lengths.isfinite().all()) or _bound_lengths(lengths, references, centre)
     zero = lengths.new_zeros(())
     longest, uncentred = lengths.amax(0) if len(lengths) else (zero, zero)
     short = references.shape[1] // parts < _LONG
-    known = Prepared(references, parts, centre, norms, longest, zero, None)
+    known = Prepared(references, parts, centre, norms, longest, zero, None, finite)
     if short:
         return known._replace(longer=_longer(known, slice(None), references.dtype))
     return known._replace(uncentred=uncentred) if bool(uncentred <= _FAR * longest) else known
+
+
+def _bound_lengths(lengths: Tensor, references: Tensor, centre: Tensor) -> bool:
+    """Bound squared lengths whose differences from the centre overflow, and say whether all references are finite.
+
+    Those that are not count for nothing: they are near no query.
+    """
+    finite = references.isfinite().all(1)
+    over = ~lengths[:, 0].isfinite()
+    lengths[over, 0] = 2 * (lengths[over, 1] + centre.to(lengths.dtype).square().sum())
+    lengths[~finite] = 0
+    return bool(finite.all())
 
 
 def nearest_by_products(queries: Tensor, known: Prepared, k: int, block: int, most: int) -> Listed:
@@ -114,9 +131,12 @@ def nearest_by_products(queries: Tensor, known: Prepared, k: int, block: int, mo
 
 
 def within_by_products(queries: Tensor, known: Prepared, radius: Tensor, block: int) -> tuple[Tensor, Tensor]:
-    """Return query and reference of every pair that may lie within the queries' radii (N,), and of few others."""
+    """Return query and reference of every pair that may lie within the queries' radii (N,), and of few others.
+
+    Works in the queries' precision; their error must have a bound.
+    """
     products = _Products(queries, known, block)
-    edge = radius.square() * _ROUNDED + error_bound(queries, known)
+    edge = radius.to(queries.dtype).square() * _ROUNDED + error_bound(queries, known)
     rows, ids = [], []
     with _threads_of_torch(queries):
         for part in _blocks(known, queries.dtype, block):
@@ -130,15 +150,34 @@ def within_by_products(queries: Tensor, known: Prepared, radius: Tensor, block: 
 
 
 def error_bound(queries: Tensor, known: Prepared) -> Tensor:
-    """Bound how far a product is from the squared distance, (N,), in the queries' precision.
+    """Bound how far a product is from the squared distance, (N,), in the queries' precision; not finite without one.
 
     Of D + 2 terms the sum is wrong by D + 2 roundings of their absolute sum, which is at most 2 (||a||^2 + ||b||^2)
     (Higham 2002, section 3.1), or 2 ||a|| ||b|| where b is not centred; centring adds four of that, norms a few. TF32
-    is never switched on for this.
+    is never switched on for this. What is too small for that is in `_underflow`.
     """
     own = (queries - known.centre.to(queries.dtype)).square().sum(1)
-    lengths = own + known.longest.to(queries.dtype) + (own * known.uncentred.to(queries.dtype)).sqrt()
-    return (queries.shape[1] + 16) * torch.finfo(queries.dtype).eps * lengths
+    lengths = own + known.longest.to(queries.dtype) + own.sqrt() * known.uncentred.to(queries.dtype).sqrt()
+    # No sum within a product is longer than four lengths; where that overflows, so may a product.
+    lengths = torch.where((4 * lengths).isfinite(), lengths, torch.inf)
+    return (queries.shape[1] + 16) * torch.finfo(queries.dtype).eps * lengths + _underflow(queries)
+
+
+def told_apart(queries: Tensor, known: Prepared) -> Tensor:
+    """Return whose products, (N,), have an error that lengths bound: squares neither overflow nor mostly vanish."""
+    bound = error_bound(queries, known)
+    return bound.isfinite() & (bound > 2 * _underflow(queries))
+
+
+def _underflow(queries: Tensor) -> float:
+    """Bound what underflow adds to the error of a product, or of a radius squared.
+
+    Each of D + 2 terms, as many sums of them, D terms of a shift and a few norms lose at most the smallest normal
+    number, even where the processor makes zero of what is smaller. Distances that are themselves smaller than
+    float32's smallest normal number and round to the same differ, squared, by less than its square.
+    """
+    least = torch.finfo(torch.float32).tiny ** 2
+    return 4 * (queries.shape[1] + 16) * torch.finfo(queries.dtype).tiny + least
 
 
 class _Block(NamedTuple):
@@ -188,6 +227,7 @@ class _Products:
         norms = _squared_lengths(centred, known.parts).to(queries.dtype).T
         pieces = _pieces(centred, known.parts)
         self._vectors = -2 * pieces
+        self._finite = known.finite
         # What the queries' centring left out, where references are multiplied as they are.
         shift = (self._vectors * _pieces(known.centre[None].to(queries.dtype), known.parts)).sum(-1)
         self._own = norms - shift
@@ -212,6 +252,8 @@ class _Products:
                 self._write(block, part, slice(start, start + size), other if part else values)
                 if part:
                     torch.maximum(values, other, out=values)
+            if not self._finite:  # one that is no number would hide its group's smallest
+                values.nan_to_num_(torch.inf, torch.inf, -torch.inf)
             self._scratch[0, size : _whole_stripes(size)] = torch.inf
             yield self._scratch[0, : _whole_stripes(size)], start
 

@@ -34,6 +34,11 @@ def brute_within(queries: Tensor, references: Tensor, radius: Tensor, parts: int
     return [(r, c) for r, row in enumerate(distances) for c, d in enumerate(row) if d <= radius[r]]
 
 
+def between(distances: Tensor, k: int) -> Tensor:
+    """Return radii between the k-th and the next distance of each query."""
+    return distances.double().sort(dim=1).values[:, k - 1 : k + 1].mean(1).float()
+
+
 def assert_top_k(queries: Tensor, references: Tensor, k: int, block: int = products.BLOCK, parts: int = 1) -> None:
     found = top_k(queries, references, k, block, parts)
     ids, distances = brute_top_k(queries, references, k, parts)
@@ -190,6 +195,99 @@ def test_values_whose_squares_overflow_are_searched_in_float64() -> None:
     references = normal(1, 90, 4) * 1e20
     found = top_k(references[:5], references, 1)
     assert found.ids.flatten().tolist() == [0, 1, 2, 3, 4] and (found.distances == 0).all()
+
+
+@pytest.mark.parametrize("scale", [1e-40, 1e-23, 1e-22, 1.0, 1e18, 3e18, 1e30])
+@pytest.mark.parametrize("offset", [0.0, 100.0])
+@pytest.mark.parametrize("size, parts", [(64, 1), (64, 2), (600, 1), (2 * products._LONG, 2)])
+def test_values_of_any_scale_are_searched_exactly(scale: float, offset: float, size: int, parts: int) -> None:
+    """Their squares vanish or overflow in float32; the numbers themselves do not."""
+    queries, references = (((offset + normal(seed, n, size)).double() * scale).float() for seed, n in ((1, 4), (2, 80)))
+    references[60:64] = references[:4].clone()
+    queries[:2] = references[:2]
+    assert_top_k(queries, references, 5, 32, parts)
+    assert_within(queries, references, between(all_distances(queries, references, parts), 40), 32, parts)
+
+
+def test_vanishing_distances_are_told_apart_among_ordinary_ones() -> None:
+    references = normal(1, 200, 8)
+    references[:100] *= 1e-22
+    assert_top_k(references[:3] * 0.9, references, 5, 32)
+    assert_within(references[:3] * 0.9, references, torch.full((3,), 2e-22), 32)
+
+
+def test_the_largest_values_are_searched_beside_ordinary_ones() -> None:
+    references = normal(1, 200, 8)
+    references[7], references[8] = 3e38, -3e38
+    queries = torch.cat([references[:9], references[7:8] / 2])
+    assert_top_k(queries, references, 5, 32)
+    assert_within(queries, references, torch.full((10,), 2.0), 32)
+    assert_within(queries, references, torch.full((10,), 3e38), 32)
+
+
+LACKING = pytest.mark.parametrize("lacking", [torch.nan, -torch.nan, torch.inf, -torch.inf])
+
+
+@LACKING
+@pytest.mark.parametrize("offset", [0.0, 0.5, 50.0])
+@pytest.mark.parametrize("size, parts", [(8, 1), (8, 2), (products._LONG, 1)])
+def test_references_that_are_not_finite_are_never_near(lacking: float, offset: float, size: int, parts: int) -> None:
+    queries, references = offset + normal(1, 6, size), offset + normal(2, 150, size)
+    holes = torch.tensor([0, 30, 149])
+    references[0, 0], references[30], references[149, -1] = lacking, lacking, lacking
+    kept = torch.ones(150).index_fill(0, holes, 0).nonzero().flatten()
+    ids, distances = brute_top_k(queries, references[kept], 5, parts)
+    found = top_k(queries, references, 5, 32, parts)
+    assert found.ids.tolist() == kept[torch.tensor(ids)].tolist()
+    torch.testing.assert_close(found.distances, distances, rtol=2e-7, atol=0)
+    every = top_k(queries, references, 150, 32, parts)
+    assert every.ids[:, -3:].tolist() == [holes.tolist()] * 6 and every.distances[:, -3:].isposinf().all()
+    assert every.ids.sort(dim=1).values.tolist() == [list(range(150))] * 6
+    radius = between(all_distances(queries, references[kept], parts), 5)
+    near = within(queries, references, radius, 32, parts)
+    pairs = brute_within(queries, references[kept], radius, parts)
+    assert list(zip(near.rows.tolist(), near.ids.tolist(), strict=True)) == [(r, int(kept[c])) for r, c in pairs]
+    assert len(within(queries, references, torch.full((6,), torch.inf), 32, parts).ids) == 6 * 150
+
+
+def test_one_reference_that_is_no_number_costs_no_second_search(
+    searched: list[tuple[torch.dtype, int, list[int]]],
+) -> None:
+    references = 1000 + normal(9, 300, 8)
+    references[17] = torch.nan
+    top_k(1000 + normal(8, 20, 8), references, 5)
+    ((precision, queries, listed),) = searched
+    assert (precision, queries) == (torch.float32, 20) and min(listed) >= 5 and max(listed) <= 6
+
+
+@LACKING
+@pytest.mark.parametrize("others", [0, 4])
+def test_queries_that_are_not_finite_are_near_nothing(lacking: float, others: int) -> None:
+    queries, references = normal(1, others + 2, 8), normal(2, 90, 8)
+    queries[1], queries[0, 3] = lacking, lacking
+    found = top_k(queries, references, 3, 32)
+    assert found.ids[:2].tolist() == [[0, 1, 2]] * 2 and found.distances[:2].isposinf().all()
+    assert [found.ids[row].tolist() for row in range(2, others + 2)] == [
+        brute_top_k(queries[row : row + 1], references, 3)[0][0] for row in range(2, others + 2)
+    ]
+    radius = torch.full((others + 2,), 3.0)
+    assert_within(queries, references, radius, 32)
+    radius[1] = torch.inf
+    near = within(queries, references, radius, 32)
+    assert near.ids[near.rows == 1].tolist() == list(range(90)) and near.distances[near.rows == 1].isposinf().all()
+
+
+def test_nothing_but_references_that_are_no_numbers() -> None:
+    found = top_k(normal(1, 2, 4), torch.full((40, 4), torch.nan), 3, 16)
+    assert found.ids.tolist() == [[0, 1, 2]] * 2 and found.distances.isposinf().all()
+
+
+def test_chosen_references_of_a_query_that_is_no_number() -> None:
+    queries, references, chosen = normal(1, 3, 4), normal(2, 40, 4), torch.arange(40) >= 30
+    queries[1] = torch.nan
+    found, distances = top_k_and_chosen(queries, references, chosen, 4)
+    assert found.ids[1].tolist() == [0, 1, 2, 3] and distances[1].isposinf().all()
+    torch.testing.assert_close(distances[::2], brute_top_k(queries[::2], references[30:], 4)[1], rtol=2e-7, atol=0)
 
 
 def test_without_float64_everything_is_ranked() -> None:
