@@ -25,7 +25,7 @@ VICTIMS = 8
 """And one more, on which the settings were chosen."""
 EACH = 64
 """Training images, and held-out ones."""
-STEPS = 450
+STEPS = 330
 GUIDANCE = 3.0
 CLUSTERED = {"synthetic_images": 256, "clusters": 32, "cohesion": -1.0}
 ATTACKS: dict[str, dict[str, Any]] = {
@@ -55,7 +55,7 @@ def pair(number: int) -> dict[str, Any]:
         "description": "A victim of the study of text-to-image attacks.",
         "revision": 1,
         "control": "iid",
-        "model": {"location": "none"},
+        "model": {"family": "text", "location": "none"},
         "data": {
             "source": "folder",
             "path": "zoo:glyphs-clean",

@@ -421,6 +421,15 @@ class Pair(Settings):
     __str__ = __repr__
 
     @model_validator(mode="after")
+    def _recipe_makes_the_model(self) -> "Pair":
+        if self.recipe is not None and self.recipe.kind != self.model.family:
+            raise ValueError(
+                f"a recipe of kind {self.recipe.kind} makes a model of family {self.recipe.kind}; "
+                f"model.family is {self.model.family}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _control_has_what_it_needs(self) -> "Pair":
         held_out, controlled = self.data.has_held_out, self.control in ("iid", "surrogate")
         key = "data.held_out" if self.data.split is None else "data.split.held_out"

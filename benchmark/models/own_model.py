@@ -299,6 +299,6 @@ def _sources(model: Model) -> Iterable[str]:
 def _source_of_class(kind: type) -> str:
     """Return a class's source, for which the whole file is parsed: a U-Net is of ten classes.
 
-    A class that is defined anew, in a notebook say, is another one.
+    A class that is defined a second time, in a notebook say, is another one.
     """
     return inspect.getsource(kind)

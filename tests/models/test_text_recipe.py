@@ -177,6 +177,14 @@ def test_what_a_text_recipe_cannot_do_is_refused(pair: Pair, tmp_path: Path, mon
     assert not (tmp_path / "none").exists()
 
 
+def test_a_recipe_makes_a_model_of_its_own_kind(pair: Pair) -> None:
+    """Else the trained pair could not be run: said before the training, not after it."""
+    content = pair.model_dump(mode="json", exclude_unset=True)
+    del content["model"]["family"]
+    with pytest.raises(ValueError, match="a recipe of kind text makes a model of family text; model.family is pixel"):
+        Pair.model_validate(content)
+
+
 def test_a_recipe_without_a_kind_is_of_pixels() -> None:
     digits = load_pair("digits").model_dump()
     assert isinstance(Pair(**digits).recipe, Recipe)
