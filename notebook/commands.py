@@ -5,7 +5,7 @@ stderr, and errors are raised.
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,8 @@ DEFAULT_RECORDS = "leaderboards/records"
 def run(
     pair: str | Path | Pair | None = None,
     *,
-    attacks: Sequence[str] = (),
-    defences: Sequence[str] = (),
+    attacks: str | Sequence[str] = (),
+    defences: str | Sequence[str] = (),
     model: str | Model | None = None,
     dataset: str | None = None,
     split: str | None = None,
@@ -36,10 +36,10 @@ def run(
     control: str | None = None,
     tier: str | None = None,
     candidates: int | None = None,
-    seeds: Sequence[int] = (0,),
-    measures: Sequence[str] = (),
+    seeds: int | Sequence[int] = (0,),
+    measures: str | Sequence[str] = (),
     settings: Mapping[str, Mapping[str, Any]] | None = None,
-    tuned: Sequence[str | Path] = (),
+    tuned: str | Path | Sequence[str | Path] = (),
     device: str = "auto",
     dtype: str = "float32",
     micro_batch: int | None = None,
@@ -51,7 +51,7 @@ def run(
     """Attack a pair, write its report, and return what was found; the same call goes on where an earlier one stopped.
 
     A `Model` of your own goes in as `model`, see `from_torch`. Where some attacks fail the others' results are kept,
-    and the failures stand beside them.
+    and the failures stand beside them. A single attack, defence, seed, measure or curve needs no list around it.
 
     Args:
         pair: A pair's name or file, or a `Pair`. Without one, `model` and `dataset` with its splits take its place.
@@ -82,17 +82,17 @@ def run(
     else:
         names = [] if pair is None else [str(pair)]
         (loaded,), other = chosen_pairs(names, model, dataset, split, holdout, allow_pickle, **of_dataset)
-    curves = tuning_curve.read_curves([Path(file) for file in tuned])
+    curves = tuning_curve.read_curves([Path(file) for file in _several(tuned)])
     with _told(progress) as report:
         plan = plan_run(
             loaded,
-            attacks=attacks,
-            defences=defences,
+            attacks=_several(attacks),
+            defences=_several(defences),
             model=other,
             tier=tier,
             candidates=candidates,
-            seeds=seeds,
-            measures=measures,
+            seeds=_several(seeds),
+            measures=_several(measures),
             settings=tuning_curve.with_tuned(settings or {}, curves),
             device=device,
             dtype=dtype,
@@ -121,17 +121,22 @@ def show(folder: str | Path) -> Run:
 def tune(
     pair: str | Path | Pair,
     attack: str,
-    grid: Mapping[str, Sequence[Any]] | None = None,
+    grid: Mapping[str, Any] | None = None,
     *,
     candidates: int = 1024,
     seed: int = 0,
-    defences: Sequence[str] = (),
+    defences: str | Sequence[str] = (),
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     device: str = "auto",
     out: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Tuning:
     """Try settings on a shadow victim, which no reported number uses; without a grid, the attack's own.
+
+    Args:
+        pair: A pair's name or file, or a `Pair`.
+        attack: Attack to tune.
+        grid: Values to try by setting: `{"scale": [1, 3]}`.
 
     Raises:
         BadInput: something cannot be used; what it is stands in one line.
@@ -144,12 +149,12 @@ def tune(
         curve = tuning.tune(
             loaded,
             attack,
-            grid or {},
+            {key: _several(values) for key, values in (grid or {}).items()},
             candidates=candidates,
             out=folder,
             seed=seed,
             device=device,
-            defences=defences,
+            defences=_several(defences),
             settings=settings,
             progress=report,
         )
@@ -162,7 +167,7 @@ def ablate(
     *,
     tier: str | None = None,
     candidates: int | None = None,
-    seeds: Sequence[int] = (0,),
+    seeds: int | Sequence[int] = (0,),
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     device: str = "auto",
     out: str | Path = "ablations",
@@ -181,7 +186,7 @@ def ablate(
             attack,
             tier=tier,
             candidates=candidates,
-            seeds=seeds,
+            seeds=_several(seeds),
             settings=settings,
             device=device,
             out=out,
@@ -262,6 +267,12 @@ def leaderboard(records: str | Path = DEFAULT_RECORDS) -> Boards:
 
 def _pair(named: str | Path | Pair) -> Pair:
     return named if isinstance(named, Pair) else load_pair(str(named))
+
+
+def _several(given: Any) -> Sequence[Any]:
+    """Return a list as it is, and a lone value, as for one attack or seed, as a list of one."""
+    listed = isinstance(given, Iterable) and not isinstance(given, str | Path | Mapping)
+    return list(given) if listed else [given]
 
 
 def _place(named: str | Path | Run) -> str:

@@ -58,9 +58,14 @@ class RunPlots:
         return _drawn(self._pictures, f"tuning-{attack}")
 
     def _of_unit(self, kind: str, attack: str | None, seed: int) -> "Figure":
-        if attack is not None:
-            return _drawn(self._pictures, f"{kind}-{unit_name(attack, seed)}")
-        return _drawn(self._pictures, next((name for name in self._pictures if name.startswith(f"{kind}-")), kind))
+        units = [name.removeprefix(f"{kind}-") for name in self._pictures if name.startswith(f"{kind}-")]
+        wanted = units[0] if attack is None and units else unit_name(attack or "", seed)
+        if wanted not in units:
+            asked = f"{attack or 'any attack'} under seed {seed}"
+            raise BadInput(
+                f"there is no picture of the {kind} of {asked}; there is one of: {', '.join(units) or 'none'}"
+            )
+        return _drawn(self._pictures, f"{kind}-{wanted}")
 
 
 class TuningPlots:

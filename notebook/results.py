@@ -90,10 +90,14 @@ class Run:
         return RunPlots(self.folder)
 
     def report(self, out: str | Path | None = None, *, with_images: bool = False) -> Report:
-        """Return the report that the run wrote, or write one elsewhere, or with the strongest pairs' images."""
+        """Return the report that the run wrote, or write one elsewhere, or with the strongest pairs' images.
+
+        The images are somebody's data: without `out` they go into report-with-images.html beside the run's own report.
+        """
         from ..benchmark.reports.page import write_report
 
-        target = None if out is None else Path(out)
+        beside = self.folder.report_file.with_name("report-with-images.html") if with_images else None
+        target = beside if out is None else Path(out)
         with self.folder.locked():
             write_report(self.folder, target, with_images=with_images, renew=with_images)
         return Report(target or self.folder.report_file)
@@ -321,8 +325,10 @@ class Boards:
 
     def _board(self, name: str | None) -> "Board":
         found = [board for board in self.found.boards if name in (None, board.name)]
+        if not self.names:
+            raise BadInput("there are no boards: no record in the folder is current")
         if not found:
-            raise BadInput(f"there is no board {name!r}; there are: {', '.join(self.names) or 'none'}")
+            raise BadInput(f"there is no board {name!r}; there are: {', '.join(self.names)}")
         return found[0]
 
     def __repr__(self) -> str:

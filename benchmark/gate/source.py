@@ -273,13 +273,15 @@ def unit_of(folder: RunFolder, manifest: Mapping[str, Any], attack: Attack, seed
     """Return the unit of a run that is this attack under this seed, with these settings, all scored.
 
     Raises:
-        UnknownName: the run has no such unit.
-        BadInput: the unit has other settings.
+        BadInput: the run has no such unit, or it has other settings.
     """
     name = unit_name(attack.name, seed)
     finished = folder.scored_units(manifest, measure.space)
     if name not in finished:
-        raise UnknownName("finished attack and seed of this run", name, finished)
+        raise BadInput(
+            f"the policy wants {attack.name} under seed {seed}, and the run {folder.path.name} has it not "
+            f"finished; it has {', '.join(sorted(finished)) or 'none'}: run the attack too, or gate the pair"
+        )
     changed = settings_difference(attack, manifest["units"][name]["settings"])
     if changed := changed or code_difference(attack, manifest["units"][name]):
         raise BadInput(f"{folder.path.name}: {changed}")

@@ -175,10 +175,12 @@ def _named_data(dataset: Any, split: Any, holdout: Any) -> str:
 def _control(wanted: str | None, split: str, holdout: str | None) -> tuple[Control, str]:
     """Return the control of a pair by name, and what its user claims by it."""
     if wanted not in (None, "iid", "surrogate"):
-        raise BadInput(f"--control {wanted}: by name it is iid or surrogate, and none without --holdout")
+        raise BadInput(
+            f"control {wanted}: by name it is iid or surrogate, and none without held-out images (--holdout)"
+        )
     if holdout is None:
         if wanted is not None:
-            raise BadInput(f"--control {wanted} needs --holdout, a split that the model was not trained on")
+            raise BadInput(f"control {wanted} needs a held-out split (--holdout), which the model was not trained on")
         return "none", ""
     if wanted == "iid":
         return "iid", (

@@ -91,7 +91,7 @@ def tune(
     """
     grid = grid or find("attack", attack).tuning_grid
     if not grid or not all(grid.values()):
-        raise BadSetting(f"{attack} names no settings to tune: give values with --try KEY=V1,V2")
+        raise BadSetting(f"{attack} names no settings to tune: give a grid, values by setting (--try KEY=V1,V2)")
     own = dict(pair.attacks[attack].settings) if attack in pair.attacks else {}
     points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     variants = [make_attack(attack, {**own, **point}) for point in points]

@@ -285,7 +285,7 @@ def test_a_run_and_a_baseline_have_preparations_by_seed(tmp_path: Path, moody: C
     rules: dict[str, Any] = {"attacks": {attack: {}}, "preparations": 2}
     from_run, from_model = judge.gate_run(run, pair, policy(**rules)), decide(tmp_path, **rules)
     assert from_run.findings == from_model.findings and from_run.verdict == from_model.verdict == "fail"
-    with pytest.raises(UnknownName, match=r"moody\.s2"):
+    with pytest.raises(BadInput, match=r"the policy wants moody under seed 2, .*run the attack too"):
         judge.gate_run(run, pair, policy(attacks={attack: {}}, preparations=3))
     margin = policy(**rules, **MARGIN)
     same = judge.gate_run(run, pair, margin, baseline=RunBaseline(run.path))
@@ -551,7 +551,7 @@ def test_what_a_run_lacks_is_named(finished: Any) -> None:
     pair, folder = load_pair("digits"), finished.folder
     with pytest.raises(UnknownName, match="measure of this run"):
         judge.gate_run(folder, pair, policy(measure="nl2c:n20:a0.5"))
-    with pytest.raises(UnknownName, match=r"carlini-uncond\.s7"):
+    with pytest.raises(BadInput, match=r"the policy wants carlini-uncond under seed 7, .* it has carlini-cond\.s0"):
         judge.gate_run(folder, pair, policy(seed=7))
     with pytest.raises(BadInput, match=r"side\.batch was 8, now 128"):
         judge.gate_run(folder, pair, policy(attacks={"side": {}}))

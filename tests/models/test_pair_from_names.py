@@ -79,8 +79,8 @@ def test_an_iid_control_is_somebodys_claim(tmp_path: Path, caplog: pytest.LogCap
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"control": "iid", "holdout": None}, "--control iid needs --holdout"),
-        ({"control": "none"}, "--control none: by name it is iid or surrogate, and none without --holdout"),
+        ({"control": "iid", "holdout": None}, "control iid needs a held-out split"),
+        ({"control": "none"}, "control none: by name it is iid or surrogate, and none without held-out images"),
         ({"variant": "fp16", "model": "./mine.py:x"}, "--variant fp16: a model of your own has no variants"),
         ({"dataset": "file.csv"}, "file.csv is a file: name the folder that it is in, or an .npz file"),
         ({"dataset": "a.npz", "image_column": "x"}, "--image-column: an npz file has arrays"),

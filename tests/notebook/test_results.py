@@ -70,5 +70,56 @@ def test_no_boards_are_none() -> None:
 
     empty = Boards(Leaderboard([], [], [], []))
     assert repr(empty) == "0 boards" and empty.names == []
-    with pytest.raises(BadInput, match="there is no board None; there are: none"):
+    with pytest.raises(BadInput, match="there are no boards: no record"):
         empty.table()
+
+
+def test_a_picture_that_is_not_there_is_named_by_its_attack(finished: Any) -> None:
+    plot = Run(finished.folder, finished.metrics).plot
+    with pytest.raises(BadInput, match=r"no picture of the scores of nope under seed 0; .* carlini-cond\.s0, "):
+        plot.scores("nope")
+
+
+def test_a_lone_value_is_a_list_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`attacks="side"` is no list of four attacks, and `seeds=0` one seed."""
+    import sidebench
+    from sidebench.benchmark.runs import plan, tune
+
+    class Asked(Exception):
+        pass
+
+    def asked(*_: Any, **given: Any) -> None:
+        raise Asked({name: given[name] for name in ("attacks", "defences", "measures", "seeds") if name in given})
+
+    monkeypatch.setattr(plan, "plan_run", asked)
+    with pytest.raises(Asked) as told:
+        sidebench.run("digits", attacks="side", defences="eta", measures="rms", seeds=0)
+    assert told.value.args[0] == {"attacks": ["side"], "defences": ["eta"], "measures": ["rms"], "seeds": [0]}
+    with pytest.raises(Asked) as told:
+        sidebench.run("digits", attacks=("side", "carlini-cond"), seeds=range(2))
+    assert told.value.args[0] == {"attacks": ["side", "carlini-cond"], "defences": [], "measures": [], "seeds": [0, 1]}
+    monkeypatch.setattr(tune, "tune", lambda pair, attack, grid, **_: asked(attacks=grid))
+    with pytest.raises(Asked) as told:
+        sidebench.tune("digits", "side", {"scale": 3, "rule": "all", "width": [1, 2]})
+    assert told.value.args[0] == {"attacks": {"scale": [3], "rule": ["all"], "width": [1, 2]}}
+
+
+def test_what_is_wrong_is_said_without_options_of_the_command(finished: Any) -> None:
+    import sidebench
+
+    with pytest.raises(BadInput, match="two different runs or more"):
+        sidebench.compare(finished.folder.path)
+    with pytest.raises(BadInput, match="give a grid, values by setting"):
+        sidebench.tune("digits", "carlini-uncond")
+
+
+def test_images_never_go_into_the_runs_own_report(finished: Any, copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sidebench.benchmark.reports import page
+
+    asked: list[tuple[Path | None, bool]] = []
+    monkeypatch.setattr(page, "write_report", lambda _, out, *, with_images, renew: asked.append((out, with_images)))
+    run = Run(RunFolder(copied), finished.metrics)
+    assert run.report(with_images=True).path == copied / "report-with-images.html"
+    assert run.report().path == copied / "report.html"
+    assert run.report(copied / "own.html", with_images=True).path == copied / "own.html"
+    assert asked == [(copied / "report-with-images.html", True), (None, False), (copied / "own.html", True)]

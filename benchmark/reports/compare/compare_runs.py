@@ -84,7 +84,7 @@ def compare_runs(folders: Sequence[RunFolder]) -> Comparing:
         BadInput: fewer than two runs, one without results, or runs that cannot be compared: the field is named.
     """
     if len({folder.path.resolve() for folder in folders}) < max(2, len(folders)):
-        raise BadInput("compare needs two different run folders or more")
+        raise BadInput("compare needs two different runs or more")
     with believed(*folders):
         return _compared(_read(baseline_first(folders)))
 
