@@ -153,7 +153,8 @@ def tune(
     from ..benchmark.reports.tables import tuning_table
     from ..benchmark.runs import tune as tuning
 
-    if ahead := tuning.outlook(loaded, attack, grid, candidates, device):
+    folder = out or Path(f"{loaded.name}-tuning")
+    if ahead := tuning.outlook(loaded, attack, grid, candidates, device, folder, defence or ()):
         print(ahead, file=sys.stderr)
     with reporter_for(sys.stderr) as progress:
         curve = tuning.tune(
@@ -161,7 +162,7 @@ def tune(
             attack,
             grid,
             candidates=candidates,
-            out=out or Path(f"{loaded.name}-tuning"),
+            out=folder,
             seed=seed,
             device=device,
             defences=defence or (),

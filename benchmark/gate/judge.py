@@ -75,7 +75,8 @@ def outlook(
         pair = _pair(subject)
     except BadInput:
         return ""
-    said = sampling_time(pair, policy.candidates, device, Path("runs"), allow_pickle, model)
+    total = policy.candidates * len(policy.attacks) * len(policy.seeds)
+    said = sampling_time(pair, total, device, Path("runs"), allow_pickle, model)
     limit = "" if policy.budget.seconds is None else f"; the policy ends it after {duration(policy.budget.seconds)}"
     names = ", ".join(policy.attacks)
     return f"up to {policy.candidates:,} candidates of each of {names}: {said}{limit}" if said else ""

@@ -5,8 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..data.pair import Pair
+from ..data.hub import recall
+from ..data.model_files import lora_key, model_key
+from ..data.pair import Pair, named_model
 from ..environment import peak_memory, pick_device
+from ..errors import printable
 from ..models.find_model import find_model
 from ..progress import duration
 from .batching import sampling_of
@@ -58,12 +61,30 @@ def rehearse(
 def sampling_time(
     pair: Pair, candidates: int, device: str, out: Path, allow_pickle: bool = False, model: str | None = None
 ) -> str:
-    """Say how long plain sampling of so many candidates takes here; nothing where that cannot be tried."""
+    """Say how long plain sampling of so many candidates takes here, or why that cannot be told.
+
+    Nothing is said before the model was fetched: an estimate downloads none.
+    """
+    if not _is_here(pair, model, allow_pickle):
+        return ""
     try:
         seconds = rehearse(pair, candidates, str(pick_device(device)), out, allow_pickle, model).seconds
-    except Exception:  # of a model that is somebody's own, any; what is wrong is said by who needs it
-        return ""
+    except Exception as error:  # of a model that is somebody's own, any; the command itself stops at it, or does not
+        why = next(iter(str(error).splitlines()), type(error).__name__)
+        return f"how long they take cannot be told: {printable(why)}"
     return f"{candidates:,} plain samples take about {duration(seconds)} here, guided attacks several times that"
+
+
+def _is_here(pair: Pair, model: str | None, allow_pickle: bool) -> bool:
+    """Return whether a model needs nothing from the Hub that was not fetched before."""
+    if model is not None and model.startswith("control:"):
+        return True
+    source = pair.model if model is None else named_model(model)
+    own = source.repo is None or recall("model", source.repo, source.revision, model_key(source, allow_pickle))
+    lora = source.lora
+    if lora is None or lora.repo is None:
+        return bool(own)
+    return bool(own and recall("model", lora.repo, lora.revision, lora_key(lora)))
 
 
 def _condition(model: "Model", t: "Tensor") -> "torch.Tensor | None":

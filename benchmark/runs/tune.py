@@ -8,7 +8,6 @@ that would report it.
 """
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,14 +18,14 @@ from ..candidates import Candidates, stream_seed
 from ..contracts import Attack, Budget, Defence, ModelSpec, Progress
 from ..data.pair import ModelSource, Pair
 from ..data.references import shared_groups
-from ..errors import BadInput, BadSetting, RunConflict, TooFew, UnknownName
+from ..errors import BadInput, BadSetting, RunConflict, SidebenchError, TooFew, UnknownName
 from ..files import canonical_json, difference, read_json, write_json
 from ..protocol import TOP_K, batching, default_measures
 from ..registry import find, make_attack, make_measure
 from ..results.checkpoints import FolderCheckpoints, MemoryCheckpoints
 from ..results.rates import measure_result
 from ..results.schema import BandResult
-from ..results.tuning_curve import SCHEMA, Curve, TriedPoint, Used, as_stored
+from ..results.tuning_curve import SCHEMA, Curve, TriedPoint, Used, as_stored, read_curve
 from ..results.unit_scores import UnitScores
 from ..sampling.defended import defend, in_order
 from .batching import sampling_of
@@ -127,19 +126,40 @@ def tune(
     return curve
 
 
-def outlook(pair: Pair, attack: str, grid: Mapping[str, Sequence[Any]], candidates: int, device: str = "auto") -> str:
-    """Say before a tuning begins how many points it has and how long they may take.
+def outlook(
+    pair: Pair,
+    attack: str,
+    grid: Mapping[str, Sequence[Any]],
+    candidates: int,
+    device: str = "auto",
+    out: Path | None = None,
+    defences: Sequence[str] = (),
+) -> str:
+    """Say before a tuning begins how many points it has left and how long they may take.
 
-    Nothing is said where it cannot be: `tune` then says what is wrong.
+    Nothing is said where it cannot be: `tune` then says what is wrong. Points of the curve in `out` are there already.
     """
     try:
         grid = grid or find("attack", attack).tuning_grid
     except UnknownName:
         return ""
-    points = math.prod(len(values) for values in grid.values())
-    said = sampling_time(pair, points * candidates, device, Path("runs")) if grid and points else ""
-    shadow = "" if pair.data.tuning_block is not None else "; a shadow victim is trained first"
-    return f"{points:,} settings, {candidates:,} candidates each: {said}{shadow}" if said else ""
+    there = set() if out is None else _values_tried(curve_file(out, attack, defences))
+    wanted = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())] if grid else []
+    left = sum(canonical_json(values) not in there for values in wanted)
+    said = sampling_time(pair, left * candidates, device, Path("runs")) if left else ""
+    if not said:
+        return ""
+    behind = f"; what {' and '.join(defences)} costs comes on top" if defences else ""
+    shadow = "" if there or pair.data.tuning_block is not None else "; a shadow victim is trained first"
+    return f"{left:,} settings, {candidates:,} candidates each: {said}{behind}{shadow}"
+
+
+def _values_tried(file: Path) -> set[str]:
+    """Return the points of a stored curve; none where there is no curve, or one that cannot be read."""
+    try:
+        return {canonical_json(point.values) for point in read_curve(file)[0].points}
+    except (OSError, ValueError, SidebenchError):
+        return set()
 
 
 def curve_file(out: Path, attack: str, defences: Sequence[str] = ()) -> Path:

@@ -884,4 +884,6 @@ def test_how_long_a_gate_may_take_is_said_before_it_begins() -> None:
         r"up to [\d,]+ candidates of each of [\w, -]+: [\d,]+ plain samples take about [\d.]+ (s|min|h) ", said
     )
     assert f"{policy().candidates:,} candidates" in said
+    two = policy(attacks={"carlini-uncond": {}, "side": {}})
+    assert f": {2 * two.candidates:,} plain samples" in judge.outlook("digits", two, device="cpu")
     assert judge.outlook("no such pair", policy()) == ""
