@@ -50,7 +50,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "sidebench detect glyphs",
         "sidebench detect glyphs --detector noise-norm --detector dsm --set dsm.noises=4 --negatives names.txt",
     ),
-    "bench": ("sidebench bench", "sidebench bench --scoring --candidates 10000 --references 50000"),
+    "bench": ("sidebench bench", "sidebench bench --accelerator --out gpu.json"),
     "theory": ("sidebench theory", "sidebench theory digits --draws 32"),
     "doctor": ("sidebench doctor", "sidebench doctor --json"),
     "leaderboard add": (

@@ -1,10 +1,12 @@
 """`sidebench bench`, `theory` and `doctor`: speed here, the estimator against closed forms, what works here."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .options import AsJson, Device
+from ..benchmark.errors import BadSetting
+from .options import AsJson, Device, Force
 from .output import loading, show
 
 
@@ -19,12 +21,27 @@ def bench(
     compiled: Annotated[
         bool, typer.Option("--compiled", help="Compile the denoiser too, which takes minutes.")
     ] = False,
+    accelerator: Annotated[
+        bool, typer.Option("--accelerator", help="Measure and check a GPU instead, in at most eight minutes.")
+    ] = False,
+    small: Annotated[
+        bool, typer.Option("--small", help="With --accelerator: in little, on the processor too, to see that it works.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.json", help="With --accelerator: write the figures, part by part.")
+    ] = None,
     device: Device = "auto",
     as_json: AsJson = False,
+    force: Force = False,
 ) -> None:
     """Measure speed on this machine as ratios with limits: sampling against diffusers, search against its product."""
     from ..benchmark.data.pair import load_pair
 
+    if accelerator:
+        _accelerator(device, small, out, as_json, force)
+        return
+    if small or out is not None:
+        raise BadSetting("--small and --out go with --accelerator alone")
     loaded = load_pair(pair)
     loading("torch and diffusers")
     from ..benchmark.runs import bench as benches
@@ -34,6 +51,17 @@ def bench(
     else:
         figures = benches.measure(loaded, device, attack, compiled)
     show(figures, benches.as_text(figures), as_json)
+
+
+def _accelerator(device: str, small: bool, out: Path | None, as_json: bool, force: bool) -> None:
+    from ..benchmark.files import check_output
+
+    check_output(out, force=force)
+    loading("torch and diffusers")
+    from ..benchmark.runs import accelerator as benches
+
+    found = benches.measure(device, small, out)
+    show(found, benches.as_text(found), as_json)
 
 
 def theory(

@@ -55,7 +55,7 @@ def compare(folder: RunFolder, unit: str, measure: Measure, scorer: Scorer) -> d
         return {"candidates": 0, "refused": stored.info["refused"]}
     first = torch.cat(list(folder.candidate_images(unit, len(again))))
     off = (again.int() - first.int()).abs()
-    ours, theirs = (_bands(images, measure, scorer) for images in (first, again))
+    ours, theirs = (bands_hit(images, measure, scorer) for images in (first, again))
     return {
         "candidates": len(again),
         "refused": "",
@@ -65,7 +65,7 @@ def compare(folder: RunFolder, unit: str, measure: Measure, scorer: Scorer) -> d
     }
 
 
-def _bands(images: torch.Tensor, measure: Measure, scorer: Scorer) -> np.ndarray:
+def bands_hit(images: torch.Tensor, measure: Measure, scorer: Scorer) -> np.ndarray:
     """Return (N, bands) bool: the best training match lies in the band."""
     scores = scorer.score_finite(images, measure.space)
     best = scores.best_scores(measure, "training")

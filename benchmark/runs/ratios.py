@@ -44,6 +44,14 @@ def judged(what: str, peer: str, limit: float, ours: float, theirs: float) -> Ra
     return Ratio(what, peer, ratio, limit, "ok" if ratio <= limit else "over")
 
 
+def finish(device: torch.device) -> None:
+    """Wait until the device has done what it was asked for."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
 def smallest(device: torch.device, repetitions: int, *actions: Callable[[], object]) -> list[float]:
     """Return each action's smallest time over interleaved repetitions, after one warm-up."""
     clock = time.process_time if device.type == "cpu" else time.perf_counter
@@ -52,8 +60,7 @@ def smallest(device: torch.device, repetitions: int, *actions: Callable[[], obje
         for action, record in zip(actions, times, strict=True):
             began = clock()
             action()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
+            finish(device)
             if repetition:
                 record.append(clock() - began)
     return [min(record) for record in times]
@@ -73,7 +80,7 @@ def of_sampling(model: Model, sampling: Sampling, repetitions: int, compiled: bo
         for t in times:
             model.predict(x, t.expand(rows))
 
-    theirs = _pipeline(model, sampling)
+    theirs = pipeline_of(model, sampling)
     found = smallest(model.device, repetitions, loop, denoiser, theirs or denoiser)
     ratios = [judged("sampling loop", "the denoiser alone", 1.05, found[0], found[1])]
     if theirs is None:
@@ -84,7 +91,7 @@ def of_sampling(model: Model, sampling: Sampling, repetitions: int, compiled: bo
     return ratios + _other_ways(model, x, times[:3], repetitions, compiled)
 
 
-def _pipeline(model: Model, sampling: Sampling) -> Callable[[], object] | None:
+def pipeline_of(model: Model, sampling: Sampling) -> Callable[[], object] | None:
     """Return diffusers' own pipeline on the same network, as many images and steps; None where there is none."""
     settings = sampling.sampler
     if type(model) is not PixelModel or model.conditioning != "none" or (settings.name, settings.eta) != ("ddim", 0):

@@ -43,6 +43,8 @@ REFUSED = {
     "show digit": ["'digit'", "did you mean digits"],
     "train digit": ["unknown pair 'digit'"],
     "bench digit": ["unknown pair 'digit'"],
+    "bench --small": ["--small and --out go with --accelerator"],
+    "bench --accelerator --device cpu": ["no accelerator here", "--small"],
     "run digits --candidates -1": ["candidates must be at least 1, was -1"],
     "run digits --candidates 0": ["candidates must be at least 1, was 0"],
     "run digits --candidates many": ["--candidates", "integer"],

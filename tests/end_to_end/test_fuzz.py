@@ -114,6 +114,7 @@ TEMPLATES = (
     "detect PAIR",
     "detect PAIR --prompts X --detector X",
     "bench X",
+    "bench --accelerator --device X",
     "theory X",
     "doctor X",
     "leaderboard add X --as me",
@@ -194,7 +195,7 @@ def test_300_inputs_end_in_a_line(
     monkeypatch.setattr(theory, "demonstration", lambda seed: {})
     monkeypatch.setattr(theory, "as_text", lambda found: "")
     # `bench --` names no pair, and measures the one that ships.
-    monkeypatch.setattr(bench, "measure", lambda pair, device, attack: {})
+    monkeypatch.setattr(bench, "measure", lambda pair, device, attack, compiled: {})
     monkeypatch.setattr(bench, "as_text", lambda found: "")
     monkeypatch.chdir(work)
     words = furnish(work, finished.folder.path, rng)
