@@ -1,9 +1,9 @@
 """How much faster more workers are: python docs/worker_simulation.py [SHARDS PREPARE SHARD START SCORE]
 
-List scheduling of one attack and seed with measured seconds: START of a worker (loading torch and the model), PREPARE of
-the attack, one SHARD, and SCORE of one, which the run does alone in the end. Every shard waits for the preparation, which
-is one job; whoever is free takes the next shard whole, as `sidebench worker` does. Without arguments: both plans of
-docs/scale.md.
+List scheduling of one attack and seed with measured seconds: START of a worker (loading torch and the model), PREPARE
+of the attack, one SHARD, and SCORE of one, which the run does alone in the end. Every shard waits for the preparation,
+which is one job; whoever is free takes the next shard whole, as `sidebench worker` does. Without arguments: both plans
+of docs/scale.md.
 """
 
 import heapq
