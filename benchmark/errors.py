@@ -4,13 +4,13 @@ import difflib
 import os
 import re
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 if TYPE_CHECKING:
-    from pydantic import ValidationError
+    from pydantic import BaseModel, ValidationError
 
 
 def printable(text: str) -> str:
@@ -134,15 +134,29 @@ class Problem(NamedTuple):
         return f"{what}, {self.key}: {self.message}" if self.key else f"{what}: {self.message}"
 
 
-def first_problem(error: "ValidationError") -> Problem:
-    """Return the first thing that pydantic refused.
+def first_problem(error: "ValidationError", model: "type[BaseModel] | None" = None) -> Problem:
+    """Return the first thing that pydantic refused; `model` is what was checked, for a hint at a mistyped key.
 
     A key that nobody knows comes first: a mistyped one is also the reason why another is missing.
     """
     first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
-    key = ".".join(str(part) for part in first["loc"])
+    key, unknown = ".".join(str(part) for part in first["loc"]), first["type"] == "extra_forbidden"
     message = first["msg"].removeprefix("Value error, ")
-    return Problem(key, message, first["input"], first["type"] == "extra_forbidden")
+    if unknown:
+        close = difflib.get_close_matches(str(first["loc"][-1]), _keys_at(model, first["loc"][:-1]), cutoff=0.5)
+        message = "no such key" + (f"; did you mean {' or '.join(close)}?" if close else "")
+    return Problem(key, message, first["input"], unknown)
+
+
+def _keys_at(model: Any, place: "Sequence[int | str]") -> list[str]:
+    """Return the keys that a model knows at a place inside it; none where the place is no model of its own."""
+    for part in place:
+        if isinstance(part, int):  # of a list, whose items are what its annotation holds
+            continue
+        field = getattr(model, "model_fields", {}).get(part)
+        kinds = [] if field is None else [field.annotation, *get_args(field.annotation)]
+        model = next((kind for kind in kinds if hasattr(kind, "model_fields")), None)
+    return list(getattr(model, "model_fields", ()))
 
 
 class RaisedElsewhere(Exception):

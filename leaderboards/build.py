@@ -47,7 +47,9 @@ def read_folder(records: Path) -> Leaderboard:
         BadInput: there is no such folder.
     """
     if not records.is_dir():
-        raise BadInput(f"no such folder of records: {records}")
+        raise BadInput(
+            f"no such folder of records: {records}; go where the board's checkout is, or give --records FOLDER"
+        )
     return read_leaderboard(records)
 
 

@@ -124,7 +124,9 @@ def parse_record(content: Any, name: str) -> Record:
         raise BadRecord(f"{name} holds no object")
     first = content.get("schema")
     while (schema := content.get("schema")) != SCHEMA:
-        if not isinstance(schema, str) or schema not in UPGRADES:
+        if not isinstance(schema, str) or not schema.startswith("sidebench-record/"):
+            raise BadRecord(f"{name} is no record of sidebench: its schema is not one")
+        if schema not in UPGRADES:
             raise BadRecord(f"{name}, schema: {schema!r} is not known here, {SCHEMA} is; update sidebench")
         try:
             content = UPGRADES[schema](content)

@@ -550,9 +550,7 @@ def _read(path: Path) -> Pair:
     except (ValidationError, TypeError) as error:
         if isinstance(error, TypeError):
             raise BadPair(f"pair file {path.name}: keys must be names") from None
-        found = first_problem(error)
-        shown = found._replace(message="no such key") if found.unknown else found
-        raise BadPair(shown.of(f"pair file {path.name}")) from None
+        raise BadPair(first_problem(error, Pair).of(f"pair file {path.name}")) from None
 
 
 def beside(folder: Path, path: str) -> str:

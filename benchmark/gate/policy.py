@@ -157,7 +157,7 @@ def parsed_policy(content: Any, name: str) -> Policy:
     try:
         return Policy(**content)
     except ValidationError as error:
-        raise BadPolicy(first_problem(error).of(f"policy {name}")) from None
+        raise BadPolicy(first_problem(error, Policy).of(f"policy {name}")) from None
 
 
 def check_baseline_rule(policy: Policy, *, baseline: bool) -> None:

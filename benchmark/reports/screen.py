@@ -116,9 +116,19 @@ def answer(metrics: Metrics) -> str:
 
 
 def _leak(metrics: Metrics, claims: Sequence[Claim]) -> str:
-    """Say what the attack with the most to show finds, in the closest and in the widest band that has an excess."""
-    shown = max(claims, key=lambda claim: max(band.at_least for band in claim.bands))
-    own = [r for r in metrics.results if (r.attack, r.measure) == (shown.attack, shown.measure)]
+    """Say what the attack that finds most in its closest band finds, there and in the widest band with an excess.
+
+    Unique images are those of the closest band, as in the table.
+    """
+    by_claim = {
+        claim.attack: [r for r in metrics.results if (r.attack, r.measure) == (claim.attack, claim.measure)]
+        for claim in claims
+    }
+    # Attacks with an excess in the closest band before those without one, then by the rate that the table shows.
+    shown = max(
+        claims, key=lambda claim: (claim.closest == claim.bands[0].band, _found_closest(by_claim[claim.attack]))
+    )
+    own = by_claim[shown.attack]
     names = list(dict.fromkeys(name for name in (shown.closest, shown.widest) if name))
     titles = {
         shown.bands[0].band: "close copies",
@@ -129,8 +139,13 @@ def _leak(metrics: Metrics, claims: Sequence[Claim]) -> str:
         f"{copies_rate(found):.1f} % {titles.get(name, f'in band {name}')}{_beside(found)}"
         for name, found in bands.items()
     ]
-    groups = max(band.training.groups for band in bands[names[-1]])
+    groups = max(band.training.groups for band in bands[names[0]])
     return f"{', '.join(said)}; {groups:,} unique training images ({shown.attack})"
+
+
+def _found_closest(results: Sequence[Result]) -> float:
+    """Return the excess in the closest band, the mean over seeds."""
+    return fmean(0.0 if result.bands[0].excess is None else result.bands[0].excess.value for result in results)
 
 
 def _band(result: Result, name: str) -> BandResult:

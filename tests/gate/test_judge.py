@@ -717,8 +717,8 @@ def test_the_example_policy_is_complete_and_commented() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("limit: {excess: 0.01}", "limit: Extra inputs are not permitted"),
-        ("limits: {exces: 0.01}", r"limits\.exces: Extra inputs"),
+        ("limit: {excess: 0.01}", r"limit: no such key; did you mean limits\?"),
+        ("limits: {exces: 0.01}", r"limits\.exces: no such key; did you mean excess\?"),
         ("limits: {}", "limits: name at least one of excess"),
         ("limits: {excess: 1.5}", r"limits\.excess: Input should be less than 1"),
         ("threshold: {}", "threshold: give calibrate or fixed"),

@@ -181,7 +181,7 @@ def test_a_recipe_makes_a_model_of_its_own_kind(pair: Pair) -> None:
     """Else the trained pair could not be run: said before the training, not after it."""
     content = pair.model_dump(mode="json", exclude_unset=True)
     del content["model"]["family"]
-    with pytest.raises(ValueError, match="a recipe of kind text makes a model of family text; model.family is pixel"):
+    with pytest.raises(ValueError, match=r"a recipe of kind text makes .* text; model\.family is pixel"):
         Pair.model_validate(content)
 
 

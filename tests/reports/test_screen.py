@@ -87,12 +87,38 @@ def hitting(metrics: Metrics, **rates: tuple[float, float, int]) -> Metrics:
     return metrics.model_copy(update={"results": results})
 
 
+def with_excess(metrics: Metrics, **values: float) -> Metrics:
+    """Return the metrics with another excess in the closest band, by attack with _ for -."""
+
+    def changed(result: Any) -> Any:
+        value = values.get(result.attack.replace("-", "_"))
+        if value is None or not result.bands or result.bands[0].excess is None:
+            return result
+        first, *rest = result.bands
+        excess = first.excess.model_copy(update={"value": value})
+        return result.model_copy(update={"bands": [first.model_copy(update={"excess": excess}), *rest]})
+
+    return metrics.model_copy(update={"results": [changed(result) for result in metrics.results]})
+
+
+@pytest.mark.parametrize(("side", "plain", "named"), [(0.2, 0.1, "side"), (0.1, 0.2, "carlini-uncond")])
+def test_the_answer_names_the_attack_that_the_table_shows_as_the_highest(
+    metrics: Metrics, side: float, plain: float, named: str
+) -> None:
+    """Whatever its evidence in a wider band."""
+    found = with_excess(metrics, side=side, carlini_uncond=plain)
+    claims = claim("side", "excess", 0.3), claim("carlini-uncond", "excess", 0.1)
+    assert answer(said(found, *claims)).endswith(f"({named})")
+    wide = claims[1].model_copy(update={"closest": "high+mid+low"})
+    assert answer(said(found, claims[0], wide)).endswith("(side)"), "the other has no excess in the closest band"
+
+
 def test_a_leak_is_named_with_its_figures_and_the_controls(metrics: Metrics) -> None:
     found = hitting(metrics, high=(0.135, 0.0, 90), high_mid_low=(0.733, 0.108, 231))
     leaking, silent = claim("side", "excess", 0.3), claim("carlini-uncond", "none seen")
     assert answer(said(found, leaking, silent)) == (
         "LEAKS  13.5 % close copies (control: 0.0 %), 73.3 % in the widest band (control: 10.8 %); "
-        "231 unique training images (side)"
+        "90 unique training images (side)"
     )
     # Only the closest band has an excess: the widest one, full of chance hits, is not quoted.
     narrow = leaking.model_copy(update={"widest": "high"})

@@ -33,8 +33,8 @@ class Outer(BaseModel):
         ({"low": 7}, Problem("", "low is above high", {"low": 7}, False), "file: low is above high"),
         (
             {"lo": 1},
-            Problem("lo", "Extra inputs are not permitted", 1, True),
-            "file, lo: Extra inputs are not permitted",
+            Problem("lo", "no such key", 1, True),
+            "file, lo: no such key",
         ),
     ],
 )
@@ -42,6 +42,17 @@ def test_the_first_problem_is_named(content: dict[str, int], wanted: Problem, li
     with pytest.raises(ValidationError) as raised:
         Inner.model_validate(content)
     assert first_problem(raised.value) == wanted and wanted.of("file") == line
+
+
+def test_a_mistyped_key_is_hinted_at_where_the_model_is_known() -> None:
+    for model, content, wanted in (
+        (Inner, {"hgh": 1}, "hgh: no such key; did you mean high?"),
+        (Outer, {"parts": [{"lw": 1}]}, "parts.0.lw: no such key; did you mean low?"),
+        (Inner, {"zzz": 1}, "zzz: no such key"),
+    ):
+        with pytest.raises(ValidationError) as raised:
+            model.model_validate(content)
+        assert first_problem(raised.value, model).of("file") == f"file, {wanted}"
 
 
 def test_the_place_inside_is_a_dotted_key() -> None:
