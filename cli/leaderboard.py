@@ -32,6 +32,7 @@ def add(
     from ..benchmark.results.run_folder import read_run
     from ..leaderboards import owner_keys
     from ..leaderboards.make_records import add_records
+    from ..leaderboards.ranking import why_unranked
 
     if unsigned and key is not None:
         raise BadSetting("--unsigned uses no key: leave out --key")
@@ -39,6 +40,9 @@ def add(
     new = signer is not None and not signer.exists()
     for file in add_records(read_run(run_folder), submitter, attack or (), records, tuning or (), signer):
         print(file)
+        if why := why_unranked(file):
+            print(f"{file.name} will have no rank: {why}", file=sys.stderr)
+    print("see where they stand: sidebench leaderboard build", file=sys.stderr)
     if new:
         print(f"made the key {signer}: keep it secret, whoever has it speaks for {submitter}", file=sys.stderr)
 

@@ -23,7 +23,7 @@ from made_records import OWN, badge, changed, entry, list_file, repeated, store,
 
 from sidebench.benchmark.errors import BadInput, BadRecord
 from sidebench.benchmark.files import lock_of
-from sidebench.leaderboards import make_records, owner_keys
+from sidebench.leaderboards import make_records, owner_keys, ranking
 from sidebench.leaderboards.badge import checked_file
 from sidebench.leaderboards.check import check_files
 from sidebench.leaderboards.check_base import check_on_base
@@ -527,11 +527,18 @@ def test_the_command_signs_and_says_once_where_the_key_lies(
         return call(*add, "--records", records, *more)
 
     code, out, err = add("alice", "side")
-    assert code == 0 and complaints(err) == [f"made the key {key}: keep it secret, whoever has it speaks for alice"]
-    record = Record(**content_of(Path(out.strip())))
+    file = Path(out.strip())
+    site, made = complaints(err)
+    assert code == 0 and made == f"made the key {key}: keep it secret, whoever has it speaks for alice"
+    assert site == "see where they stand: sidebench leaderboard build"
+    record = Record(**content_of(file))
     assert record.signature and read_owners(records).names == {"alice": record.owner}
-    code, _, err = add("alice", "carlini-cond")
-    assert code == 0 and complaints(err) == []
+    monkeypatch.setattr(ranking, "LEAST_PREPARATIONS", 3)
+    code, out, err = add("alice", "carlini-cond")
+    assert code == 0 and complaints(err) == [
+        f"{Path(out.strip()).name} will have no rank: 1 preparations of 40 candidates; ranked are at least 3 of 1",
+        site,
+    ]
     assert call("leaderboard", "check", "--records", records)[0] == 0
 
     code, _, err = add("Alice", "carlini-uncond", "--key", tmp_path / "other.pem")
