@@ -76,7 +76,7 @@ def card(decision: "Decision") -> str:
         "",
     ]
     for found in decision.findings:
-        seen = f"{share(found.low)} to {share(found.high)} ({found.candidates:,} samples), limit {found.limit:.2%}"
+        seen = f"{share(found.low)} to {share(found.high)} ({found.candidates:,} candidates), limit {found.limit:.2%}"
         lines.append(f"- {plain(found.attack)}: {MEANINGS[found.limit_name]}: {seen}")
     lines += [f"- not tested: {plain(name)}, as the answer was certain before" for name in decision.not_needed]
     lines += [f"- {plain(reason)}" for reason in decision.reasons]

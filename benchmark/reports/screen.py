@@ -112,7 +112,8 @@ def answer(metrics: Metrics) -> str:
         return f"{ANSWERS[says]}  {_leak(metrics, mine)}"
     if says == "none seen":
         return _by_captions(metrics) or f"{ANSWERS[says]}  {_clear(claims)}"
-    return f"{ANSWERS[says]}  {mine[0].attack} {claim_words(mine[0], metrics.control)}"
+    words = f"{mine[0].attack} {claim_words(mine[0], metrics.control)}"
+    return f"{ANSWERS[says]}  {words.replace(' cannot tell', '', 1)}"
 
 
 def _leak(metrics: Metrics, claims: Sequence[Claim]) -> str:

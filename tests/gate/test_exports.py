@@ -88,7 +88,7 @@ def test_sarif_holds_what_is_above_or_open_and_points_to_the_policy(failed: Deci
 def test_a_card_says_what_was_seen_with_its_limits_and_no_more(failed: Decision) -> None:
     text = card(failed)
     assert "**above a limit**" in text and "not tested: side" in text
-    assert "15.00% to 45.00% (256 samples), limit 2.00%" in text and "\\<b" not in text.replace("&lt;b", "")
+    assert "15.00% to 45.00% (256 candidates), limit 2.00%" in text and "\\<b" not in text.replace("&lt;b", "")
     assert "Other attacks, or other training images than those compared, may find more." in text
     passed = dataclasses.replace(failed, verdict="pass", findings=[finding("excess", p_pass=0.001)], checks=[])
     assert "**within every limit**" in card(passed)

@@ -134,7 +134,7 @@ def test_a_leak_is_named_with_its_figures_and_the_controls(metrics: Metrics) -> 
     ("says", "words"),
     [
         ("none seen", "NO LEAK SEEN  a leak of up to 10.0 % of the candidates could have gone unseen"),
-        ("cannot tell", "CANNOT TELL  side cannot tell by this control: 3 groups are hit, and 5 hit groups are needed"),
+        ("cannot tell", "CANNOT TELL  side by this control: 3 groups are hit, and 5 hit groups are needed"),
         ("cannot see", "CANNOT SEE  side cannot see a leak: most training images are not found again"),
         ("control does not fit", "THE CONTROL DOES NOT FIT  side is nearer to held-out images than to training images"),
     ],
