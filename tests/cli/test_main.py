@@ -11,7 +11,7 @@ import pytest
 from complaints import complaints
 
 from sidebench import __version__
-from sidebench.benchmark.runs import makers, runner
+from sidebench.benchmark.runs import carry_out, makers
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -77,7 +77,7 @@ def test_unexpected_error_leaves_with_70(here: Path, call: Call, monkeypatch: py
     def broken(*_: Any) -> None:
         raise RuntimeError("the roof\nis leaking")
 
-    monkeypatch.setattr(runner, "execute", broken)
+    monkeypatch.setattr(carry_out, "execute", broken)
     code, out, err = call("run", "tiny.yaml", "--candidates", 4)
     assert (code, out) == (70, "")
     assert "Traceback" in err
@@ -91,7 +91,7 @@ def test_a_name_that_the_system_cannot_spell_is_one_line(
     def unnamed(*_: Any) -> None:
         raise UnicodeEncodeError("ascii", "daten-数据", 6, 8, "ordinal not in range")
 
-    monkeypatch.setattr(runner, "execute", unnamed)
+    monkeypatch.setattr(carry_out, "execute", unnamed)
     monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "ascii")
     code, out, err = call("run", "tiny.yaml", "--candidates", 4)
     assert (code, out, "Traceback" in err) == (2, "", False)

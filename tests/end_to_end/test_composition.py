@@ -18,7 +18,8 @@ from sidebench.benchmark.sampling.views import AuditedModel
 from sidebench.methods.polish import Polish, clean_estimate
 
 Make = Callable[..., Any]
-DEFENCES = registry.names("defence")
+DEFENCES = [name for name in registry.names("defence") if "none" in registry.find("defence", name).conditionings]
+"""Those for text models compose in tests/methods/test_text_defences.py."""
 ATTACKS = ("carlini-uncond", "carlini-cond", "side", "polish")
 
 

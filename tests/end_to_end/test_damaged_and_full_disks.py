@@ -23,7 +23,7 @@ def run(make_pair_file: Callable[..., Path], call: Call, tmp_path: Path, monkeyp
     monkeypatch.setattr(write_results, "audit_of_pair", lambda *arguments: {})
     monkeypatch.setattr(write_results.image_quality, "assess", lambda *arguments: {})
     monkeypatch.setattr(write_results, "control_check", lambda *arguments: None)
-    monkeypatch.setattr("sidebench.benchmark.reports.page.write_report", lambda folder, **_: None)
+    monkeypatch.setattr("sidebench.benchmark.runs.carry_out.write_report", lambda folder, **_: None)
     pair = make_pair_file(tmp_path)
     options = ("--attack", "side", "--candidates", 8, "--measure", "rms", "--device", "cpu")
 

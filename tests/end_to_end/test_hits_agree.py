@@ -155,7 +155,7 @@ def test_all_agree_at_the_edge(edge: float, distance: bool, tmp_path: Path, monk
     bins = bins[~bins["held_out"]].sort_values("reference")["bin"].to_numpy()
     place = round(edge / measure.bin_width)
     assert (bins <= place if distance else bins >= place).tolist() == wanted
-    assert precision_check._bands(torch.zeros(3), measure, scorer)[:, 0].tolist() == wanted
+    assert precision_check.bands_hit(torch.zeros(3), measure, scorer)[:, 0].tolist() == wanted
 
     # A threshold: the band that ends at it.
     assert in_band(stored.best_scores[measure.id, "training"], band_to(edge, measure), measure).tolist() == wanted

@@ -143,12 +143,12 @@ def _without_defences(defended: RunFolder, finished: Any) -> RunFolder:
 
 def test_fewer_than_two_runs_are_refused(finished: Any) -> None:
     for folders in ([finished.folder], [finished.folder] * 2):
-        with pytest.raises(BadInput, match="two different run folders"):
+        with pytest.raises(BadInput, match="needs two different runs"):
             compare_runs(folders)
 
 
 def test_a_run_named_twice_is_refused(finished: Any, defended: RunFolder) -> None:
-    with pytest.raises(BadInput, match="two different run folders"):
+    with pytest.raises(BadInput, match="needs two different runs"):
         compare_runs([finished.folder, defended, finished.folder])
 
 

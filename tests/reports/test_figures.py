@@ -13,7 +13,7 @@ from sidebench.benchmark.reports import figures, plot_style
 from sidebench.benchmark.reports.page import write_figures
 from sidebench.benchmark.reports.page_data import Contents, read_contents
 
-CSS = Path(plot_style.__file__).with_name("report.css").read_text(encoding="utf-8")
+CSS = Path(plot_style.__file__).with_name("tokens.css").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
