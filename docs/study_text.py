@@ -71,7 +71,7 @@ def pair(number: int) -> dict[str, Any]:
             },
         },
         "recipe": {"kind": "text", "seed": 300 + number, "steps": STEPS, "autoencoder": {"steps": 800}},
-        "protocol": {"sampler": {"steps": 20}},
+        "protocol": {"sampler": {"steps": 20}, "reason": "eight victims, on two cores"},
         "measures": ["nl2c:n50:a0.5", "nl2c:n10:a0.5", "rms"],
         "allow_dense_neighbours": True,
         "attacks": {
