@@ -90,8 +90,7 @@ class TextModel(LatentModel):
 
     def predict(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         """Call the denoiser; x_t and the answer are float32 whatever the network's dtype."""
-        rows = self._empty.expand(len(x_t), *self._empty.shape[1:]) if condition is None else condition
-        parts, tokens = self._taken_apart(rows)
+        parts, tokens = self._taken_apart(condition, len(x_t))
         if tokens is None or self.begin is None or condition is None:
             return self._called(x_t, t, parts)
         with reweighted(self.denoiser, tokens, self.begin):
@@ -146,8 +145,12 @@ class TextModel(LatentModel):
         parts["prompt"][:, -1].clamp_(min=least)
         return packed(parts)
 
-    def _taken_apart(self, rows: Tensor) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Return the parts of embeddings, and how many tokens each prompt is, (N,), where they say it."""
+    def _taken_apart(self, condition: Tensor | None, count: int) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Return the parts of embeddings, of so many empty prompts without any, and how many tokens a prompt is.
+
+        The number, (N,), only where embeddings say it.
+        """
+        rows = self._empty.expand(count, *self._empty.shape[1:]) if condition is None else condition
         parts = unpacked(rows, self._shapes)
         if self.begin is None:
             return parts, None
@@ -171,9 +174,8 @@ class TextModel(LatentModel):
             BadInput: the denoiser is no UNet with cross-attention.
         """
         check_attention(self.denoiser, self.pipeline)
-        rows = self._empty.expand(len(x_t), *self._empty.shape[1:]) if condition is None else condition
         with recorded(self.denoiser) as maps:
-            return Attended(self._called(x_t, t, self._taken_apart(rows)[0]), maps)
+            return Attended(self._called(x_t, t, self._taken_apart(condition, len(x_t))[0]), maps)
 
     def too_long(self, prompts: Sequence[str]) -> Sequence[str]:
         """Return the prompts that no encoder takes whole."""

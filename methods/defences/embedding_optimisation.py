@@ -60,7 +60,8 @@ class _Optimised(DefendedModel):
         found = given.detach().clone().requires_grad_()
         optimiser = torch.optim.AdamW([found], lr=self.settings.learning_rate)
         # The first token stays, as with the authors, and so does what is no state of the text.
-        fixed = (self.inside.token_of() == 0) | (self.inside.token_of() == NO_STATE)
+        token = self.inside.token_of()
+        fixed = (token == 0) | (token == NO_STATE)
         done = torch.zeros(len(found), dtype=torch.bool, device=found.device)
         for _ in range(self.settings.steps):
             with torch.enable_grad():
