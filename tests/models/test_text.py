@@ -25,6 +25,7 @@ from sidebench.benchmark.protocol import Sampling
 from sidebench.benchmark.runs.victim import fitting
 from sidebench.benchmark.sampling.call_attack import make_candidates
 from sidebench.benchmark.sampling.views import AuditedModel, in_order_of, view_for
+from sidebench.methods.carlini_uncond import CarliniUncond
 from sidebench.methods.prompt_replay import PromptReplay, PromptReplaySettings
 
 pytest.importorskip("transformers")
@@ -45,6 +46,14 @@ def model(folder: Path) -> Any:
 def view(model: Any) -> Any:
     audited = AuditedModel(model, SAMPLER, 4)
     return view_for("prompts", audited, PROMPTS)
+
+
+def test_plain_sampling_is_that_of_the_empty_prompt(model: Any) -> None:
+    candidates = Candidates(0, [0, 1, 2])
+    plain = CarliniUncond(CarliniUncond.Settings()).generate(view(model), AttackState(), candidates)
+    asked = view(model).sample_prompts(candidates, [""] * 3)
+    torch.testing.assert_close(plain.images, asked, rtol=0, atol=1e-5)
+    assert not torch.allclose(plain.images, view(model).sample_prompts(candidates, PROMPTS[:3]), atol=1e-3)
 
 
 def test_what_the_files_say(folder: Path, model: Any) -> None:
