@@ -16,7 +16,7 @@ import typer
 from typer.main import get_command
 
 from .. import __version__
-from ..benchmark.environment import collect_seldom
+from ..benchmark.environment import collect_seldom, keep_freed_memory
 from ..benchmark.errors import BadInput, SidebenchError, printable
 from ..benchmark.files import cannot_write
 from . import attacks, detect, gate, leaderboard, look, machine, run
@@ -67,6 +67,7 @@ LEADERBOARD: Commands = {
 def main(arguments: list[str] | None = None) -> None:
     """Run the command and leave with its exit code (0 to 4, 70 or 130)."""
     collect_seldom()
+    keep_freed_memory()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # Of a console that knows ASCII alone, say: a letter that it cannot show is spelt by its number.

@@ -16,7 +16,7 @@ import yaml
 from sidebench.benchmark.contracts import AttackState, SamplerSettings
 from sidebench.benchmark.data.fits import Fits, Fitted
 from sidebench.benchmark.data.pair import FOLDER, Pair, load_pair
-from sidebench.benchmark.environment import collect_seldom
+from sidebench.benchmark.environment import collect_seldom, keep_freed_memory
 from sidebench.benchmark.files import content_sha256
 from sidebench.benchmark.protocol import Batching
 from sidebench.benchmark.reports import page
@@ -108,9 +108,10 @@ def no_kept_states() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def garbage_is_collected_seldom() -> None:
-    """Do as the command does: what is loaded stays, and is not searched over and over."""
+def processes_as_the_command_starts_them() -> None:
+    """Do as the command does: what is loaded stays and is not searched over and over; freed memory is kept."""
     collect_seldom()
+    keep_freed_memory()
 
 
 @pytest.fixture(scope="module", autouse=True)

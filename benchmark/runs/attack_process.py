@@ -22,7 +22,7 @@ from safetensors.torch import load, save
 
 from ..candidates import Candidates
 from ..contracts import Attack, AttackState, Budget, ModelSpec
-from ..environment import collect_seldom
+from ..environment import collect_seldom, keep_freed_memory
 from ..errors import AttackFailed
 from ..models.own_model import source_folder
 from ..protocol import Sampling
@@ -249,6 +249,7 @@ def _read(stream: IO[bytes], requests: "queue.Queue[Frame]") -> None:
 def main() -> None:
     """Answer requests until the input ends."""
     collect_seldom()
+    keep_freed_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the run, whose end is this process's
     asked, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     # What an attack prints goes to standard error, and where it asks it finds nobody.

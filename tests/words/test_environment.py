@@ -1,10 +1,12 @@
 """What a run was made with, and how a process starts and leaves."""
 
 import contextlib
+import platform
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from sidebench.benchmark import environment
@@ -41,6 +43,34 @@ print(gc.isenabled(), gc.get_threshold()[0])
 def test_garbage_is_collected_seldom_and_not_on_leaving() -> None:
     done = subprocess.run([sys.executable, "-c", LEAVING], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [f"True {ALLOCATIONS}", "said on leaving"]
+
+
+FREEING = """
+import resource
+from sidebench.benchmark.environment import keep_freed_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        parts = [bytearray(1 << 22) for _ in range(8)]
+        del parts
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+faults()
+print(faults(), keep_freed_memory(), faults() and faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator than glibc's")
+def test_freed_memory_is_kept_for_the_next_call() -> None:
+    done = subprocess.run([sys.executable, "-c", FREEING], capture_output=True, text=True, check=True)
+    before, kept, after = done.stdout.split()
+    assert kept == "True" and 50 * int(after) < int(before)
+
+
+def test_a_system_without_glibc_keeps_its_own_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment.ctypes, "CDLL", lambda name: object())
+    assert not environment.keep_freed_memory()
 
 
 def test_the_package_s_code_is_one_hash_of_its_files() -> None:
