@@ -72,7 +72,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of malloc.h
 def keep_freed_memory() -> bool:
     """Let glibc keep what was freed in place of giving it back, and say whether it does; other systems do as they do.
 
-    Each call of a denoiser frees all that it took. Where that goes back to the system, the next call pays for it page by
+    Each call of a denoiser frees all that it took. Where that goes back to the system, the next call pays for it by the
     page: on `digits`, 20 to 25 % of the processor time of plain sampling. No number depends on it.
     """
     try:
