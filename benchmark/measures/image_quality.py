@@ -3,8 +3,9 @@
 Frechet distance (Heusel et al. 2017, arXiv 1706.08500), precision and recall (Kynkaanniemi et al. 2019,
 arXiv 1904.06991, k = 3) and mean pairwise distance, all with pixels as features; and, where the data have
 labels, the classification accuracy score (Ravuri and Vinyals 2019, arXiv 1905.10887): a classifier trained
-on generated images is tested on real ones. Each stands beside the same figure for the training images. The
-real images are the held-out ones, or, for a pair without any, the pool or the tuning part.
+on generated images is tested on real ones. Models with an autoencoder have the Frechet distance in its latents
+too. Each stands beside the same figure for the training images. The real images are the held-out ones, or, for a
+pair without any, the pool or the tuning part.
 """
 
 import functools
@@ -20,6 +21,7 @@ from ..data.fits import Fits
 from ..data.image_cache import blocks
 from ..data.references import ImageSet, References
 from . import frechet
+from .output_path import OutputPath
 
 MOST_DIMENSIONS = 4096
 """Pixels per image above which a covariance in pixel space says nothing and costs much."""
@@ -35,26 +37,29 @@ MANIFOLD_NEIGHBOURS = 3
 
 
 def assess(
-    candidates: Mapping[str, Iterable[Tensor]], references: References, fits: Fits | None = None
+    candidates: Mapping[str, Iterable[Tensor]],
+    references: References,
+    fits: Fits | None = None,
+    path: OutputPath | None = None,
 ) -> dict[str, Any]:
     """Return quality figures by unit, and the same for real training images under "training images".
 
     Candidates are uint8, N x C x H x W, read batch by batch and not held. What rests on the pair alone is taken from
-    `fits`, by default those of these references.
+    `fits`, by default those of these references; what knows the model's autoencoder is `path`.
     """
     if references.training.images[0].size > MOST_DIMENSIONS:
         return {"skipped": f"more than {MOST_DIMENSIONS} values per image: pixel space says nothing"}
     against = real_images(references)
     if against is None:
         return {"skipped": "the pair has fewer than 2 images outside of the training set"}
-    real = _Real(references, against, fits or Fits(references.content()))
+    real = _Real(references, against, fits or Fits(references.content()), path)
     training = references.training
     labels = None if training.labels is None else training.labels[:MOST_COMPARED]
 
     def of_training() -> dict[str, Any]:
         return _figures(_batches(training), labels, real)
 
-    found = {"training images": real.fits.values("quality of training images", of_training)}
+    found = {"training images": real.fits.values("quality of training images", of_training, encoder=real.encoder)}
     for unit, batches in candidates.items():
         found[unit] = _figures((batch.float() / 255 for batch in batches), None, real, beside=training)
     return found
@@ -120,8 +125,10 @@ def label_accuracy(images: Tensor, labels: np.ndarray | None, references: Refere
 class _Real:
     """The real images that quality is measured against, and what is fitted to them once for all units."""
 
-    def __init__(self, references: References, against: str, fits: Fits) -> None:
+    def __init__(self, references: References, against: str, fits: Fits, path: OutputPath | None = None) -> None:
         self.against, self.fits = against, fits
+        self.path = path if path is not None and path.autoencoder else None
+        self.encoder = None if self.path is None else self.path.content
         self.part: ImageSet = getattr(references, against)
         self.labels = _Labels(references, self.part)
         self.gaussian = frechet.Gaussian(**fits.tensors("moments of real images", self._fit, part=against).tensors)
@@ -129,6 +136,22 @@ class _Real:
 
     def _fit(self) -> AttackState:
         return AttackState(frechet.moments_of(_batches(self.part)).gaussian()._asdict(), {})
+
+    @functools.cached_property
+    def latents(self) -> frechet.Gaussian:
+        """Mean and covariance of the real images' latents."""
+
+        def fitted() -> AttackState:
+            codes = (self.encoded(batch) for batch in _batches(self.part))
+            return AttackState(frechet.moments_of(codes).gaussian()._asdict(), {})
+
+        found = self.fits.tensors("moments of real latents", fitted, part=self.against, encoder=self.encoder)
+        return frechet.Gaussian(**found.tensors)
+
+    def encoded(self, images: Tensor) -> Tensor:
+        """Return the latents of images in [0, 1]."""
+        assert self.path is not None
+        return self.path.latents(images)
 
     def reach(self, size: int) -> Tensor:
         """Return the radii of the manifold of the first `size` real images."""
@@ -218,9 +241,12 @@ def _figures(
 ) -> dict[str, Any]:
     """Return the figures of some images, and how far they and as many of the images `beside` them are from the real."""
     few: list[Tensor] = []
+    latents = frechet.Moments()
 
     def watched() -> Iterator[Tensor]:
         for batch in batches:
+            if real.path is not None:
+                latents.add(real.encoded(batch))
             few.append(batch[: max(0, MOST_COMPARED - sum(map(len, few)))])
             yield batch
 
@@ -230,6 +256,10 @@ def _figures(
     if beside is not None and np.isfinite(distance) and real.variance and min(moments.count, len(beside)) > 1:
         beside_training["of_variance"] = distance / real.variance
         beside_training["of_variance_training"] = real.of_training(beside, min(moments.count, len(beside)))
+    in_latents: dict[str, float | None] = {}
+    if real.path is not None:
+        far = frechet.distance(latents, real.latents)
+        in_latents["frechet_distance_latents"] = far if np.isfinite(far) else None
     images = torch.cat(few)
     size = min(len(images), len(real.part))
     ours = images[:size].flatten(1).double()
@@ -240,6 +270,7 @@ def _figures(
     return {
         "against": real.against,
         "frechet_distance": distance if np.isfinite(distance) else None,
+        **in_latents,
         "precision": precision,
         "recall": recall,
         "diversity": _mean_distance(within, ours.shape[1]) if size > 1 else None,

@@ -48,6 +48,14 @@ class OutputPath:
             return images, np.zeros(0, dtype=bool)
         return torch.cat([made for made, _ in done]), np.concatenate([nan for _, nan in done])
 
+    def latents(self, images: torch.Tensor) -> torch.Tensor:
+        """Return what the model's encoder makes of images in [0, 1], N x C x H x W: float32, N x latent shape."""
+        if self._model is None:
+            self._model = self._load()
+        with torch.no_grad():
+            made = [self._model.encode(batch.to(self._model.device)) for batch in images.split(_BATCH)]
+        return torch.cat(made).float().cpu()
+
     def blocks(self, images: np.ndarray, side: Side, size: int) -> Iterator[torch.Tensor]:
         """Yield the round trips of all of a side's images, uint8, `size` at a time."""
         whole = torch.from_numpy(images)

@@ -499,18 +499,26 @@ def _expected(found: Estimate | None) -> str:
     return "-" if found is None else f"{found.value:,.0f} [{found.low:,.0f}, {found.high:,.0f}]"
 
 
+CAPTIONS = {"caption_accuracy": "shows its caption (training)", "held_out_caption_accuracy": "(held-out)"}
+"""Columns of how often an image is taken for what its caption asks for, by the caption's side."""
+
+
 def quality_rows(quality: dict[str, Any]) -> list[dict[str, str]]:
     """Return one row per unit, real training images first; nothing where quality was not assessed."""
     if "skipped" in quality:
         return []
+    encoded = any("frechet_distance_latents" in figures for figures in quality.values())
+    asked = any(set(CAPTIONS) & set(figures) for figures in quality.values())
     return [
         {
             "images": name,
             f"Frechet distance to {_part(figures)} (pixels)": _number(figures.get("frechet_distance")),
+            **({"the same in latents": _number(figures.get("frechet_distance_latents"))} if encoded else {}),
             "precision": _number(figures.get("precision")),
             "recall": _number(figures.get("recall")),
             "pairwise distance": _number(figures.get("diversity")),
             f"label accuracy on {_part(figures)}": _number(figures.get("label_accuracy")),
+            **({column: _number(figures.get(key)) for key, column in CAPTIONS.items()} if asked else {}),
         }
         for name, figures in sorted(quality.items(), key=lambda item: (item[0] != "training images", item[0]))
     ]

@@ -52,6 +52,7 @@ from .manifest import UNIT_PATTERN, check_manifest
 from .shards import Shard, below, in_order, missing, named
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
 P = ParamSpec("P")
@@ -282,6 +283,18 @@ class RunFolder:
                 parts = [joined[SHARD:]]
         if sum(map(len, parts)):
             yield torch.cat(parts)
+
+    def sent_captions(self, unit: str, count: int) -> "np.ndarray | None":
+        """Return which caption each of a unit's first `count` images was sampled from, (N,) int64; None without any.
+
+        Numbers are those of `data.captions`, -1 stands for no caption.
+        """
+        import numpy as np
+
+        kept = [read_state(self.images_file(unit, shard)).tensors for shard in below(self.image_shards(unit), count)]
+        if not kept or any("caption" not in tensors for tensors in kept):
+            return None
+        return np.concatenate([tensors["caption"].numpy() for tensors in kept])[:count]
 
     def shard_with(self, unit: str, number: int) -> Shard:
         """Return the shard that holds one candidate's image.

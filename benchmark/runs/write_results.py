@@ -18,6 +18,7 @@ from ..data.fits import Fits
 from ..data.references import shared_groups
 from ..files import cannot_write, read_json, write_atomic, write_json, write_table, write_text
 from ..measures import image_quality
+from ..measures.caption_accuracy import caption_accuracy
 from ..measures.hits import as_distances, closest
 from ..measures.pair_checks import audit_of_pair, control_of_pair, turned_of_pair
 from ..measures.reach import reached
@@ -97,7 +98,10 @@ def write_results(
         keep_ledger(folder, name)
     # Before the claims: where images are not of the pair's kind, nothing found says nothing.
     images = {name: folder.candidate_images(name, plan.candidates) for name, _, _ in units}
-    write_json(folder.path / "quality.json", image_quality.assess(images, references, fits))
+    quality = image_quality.assess(images, references, fits, scorer.path)
+    for name, shares in _caption_accuracy(plan, folder, units, references).items():
+        quality.setdefault(name, {}).update(shares)
+    write_json(folder.path / "quality.json", quality)
     metrics, strongest, varying = _compute(plan, folder, units, references, checked, turned, reach)
     for name, _, _ in units:
         varying["units"][name]["float32"] = precision_check.compare(folder, name, plan.measures[0], scorer)
@@ -109,6 +113,15 @@ def write_results(
     varying["results_seconds"] = time.monotonic() - began - made
     _write_numbers(folder, metrics, varying, references.fingerprint)
     return metrics
+
+
+def _caption_accuracy(
+    plan: "RunPlan", folder: RunFolder, units: Sequence[tuple[str, str, int]], references: "References"
+) -> dict[str, dict[str, float]]:
+    """Return how often an image shows its own caption, by unit and side, where captions were sent."""
+    sent = {name: folder.sent_captions(name, plan.candidates) for name, _, _ in units}
+    asked = {name: (folder.candidate_images(name, plan.candidates), texts) for name, texts in sent.items()}
+    return caption_accuracy(asked, references)
 
 
 def _remove_old(folder: RunFolder) -> None:

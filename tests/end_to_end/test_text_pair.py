@@ -11,7 +11,7 @@ from sidebench.benchmark.contracts import ModelSpec
 from sidebench.benchmark.data import image_cache
 from sidebench.benchmark.data.pair import Pair
 from sidebench.benchmark.errors import BadInput, TooFew
-from sidebench.benchmark.files import read_state, read_table
+from sidebench.benchmark.files import read_json, read_state, read_table
 from sidebench.benchmark.reports.tables import text_tables
 from sidebench.benchmark.results.shards import shard_of
 from sidebench.benchmark.runs import runner
@@ -91,6 +91,8 @@ def test_a_run_with_captions_of_the_users_own(folder: Path, tmp_path: Path, monk
     (flags,) = result.metrics.caption_flags
     assert flags.attack == "carlini-cliques" and "1 in 50 cannot be calibrated" in flags.refused
     assert [link.attack for link in result.metrics.own_images] == names
+    figures = read_json(result.folder.path / "quality.json")["prompt-replay.s0"]
+    assert {"frechet_distance_latents", "caption_accuracy", "held_out_caption_accuracy"} <= set(figures)
     check_figures(result.folder, result.metrics)
     for file in result.folder.path.rglob("*.json"):
         assert "picture number" not in file.read_text(encoding="utf-8"), file

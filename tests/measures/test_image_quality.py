@@ -68,6 +68,26 @@ def test_a_run_stores_quality_of_every_unit(finished: Any, references: Reference
     assert Path(finished.folder.path / "quality.json").is_file()
 
 
+class Doubling:
+    """An output path whose latents are the pixels times two."""
+
+    autoencoder = True
+    content = {"model": "doubling"}
+
+    def latents(self, images: torch.Tensor) -> torch.Tensor:
+        return 2 * images
+
+
+def test_the_distance_in_latents_is_that_of_what_the_encoder_makes(references: References) -> None:
+    candidates = torch.rand(300, 1, 8, 8, generator=torch.Generator().manual_seed(0)).mul(255).byte()
+    for few in (40, 300):  # fewer images than values, and more
+        found = assess({"noise": candidates[:few].split(64)}, references, path=Doubling())  # type: ignore[arg-type]
+        for figures in found.values():
+            assert figures["frechet_distance_latents"] == pytest.approx(4 * figures["frechet_distance"], rel=1e-6)
+    plain = assess({"noise": candidates.split(64)}, references)
+    assert "frechet_distance_latents" not in plain["noise"]
+
+
 def test_large_images_are_left_out(references: References) -> None:
     import dataclasses
 

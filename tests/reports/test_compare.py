@@ -16,6 +16,7 @@ from sidebench.benchmark.reports.compare import page as compared_page
 from sidebench.benchmark.reports.compare import schema
 from sidebench.benchmark.reports.compare import verdict as compared_reading
 from sidebench.benchmark.reports.compare.compare_runs import compare_runs
+from sidebench.benchmark.reports.compare.schema import price_rows
 from sidebench.benchmark.results.run_folder import RunFolder
 from sidebench.benchmark.results.schema import Estimate
 from sidebench.benchmark.runs import runner
@@ -90,6 +91,11 @@ def test_quality_and_cost_stand_beside_the_leak(finished: Any, defended: RunFold
     assert plain.seconds_ratio == plain.processor_ratio == plain.work_ratio == veiled.work_ratio == 1.0
     assert veiled.processor_ratio is not None and veiled.processor_ratio > 0
     assert ("no defence", "side") in prices and ("veil", "side") not in prices
+    assert "caption accuracy" not in price_rows(found)[1]
+    asked = found.model_copy(update={"prices": [plain.model_copy(update={"caption_accuracy": 0.25}), veiled]})
+    real, first, second = price_rows(asked)
+    assert (real["caption accuracy"], first["caption accuracy"], second["caption accuracy"]) == ("-", "0.250", "-")
+    assert "frechet distance latents" not in first
 
 
 def test_a_run_judged_only_by_what_it_optimises_is_flagged(finished: Any, defended: RunFolder) -> None:

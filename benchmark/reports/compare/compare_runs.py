@@ -26,7 +26,7 @@ from ...results.schema import Estimate, Metrics, load_metrics
 from ...results.score_files import read_all_scores
 from ...results.unit_scores import UnitScores
 from ...stats.comparison import AttackHits, compare, excess_of, pooled, verdicts
-from .schema import QUALITY, SCHEMA, ComparedRun, Comparing, Leak, Price
+from .schema import OF_TEXT, QUALITY, SCHEMA, ComparedRun, Comparing, Leak, Price
 from .tried_settings import other_settings
 
 
@@ -105,7 +105,7 @@ def _compared(runs: Sequence[_Run]) -> Comparing:
         runs=[_described(run, baseline) for run in runs],
         leaks=leaks,
         prices=[price for run in runs for price in _prices(run, baseline)],
-        real={key: quality.get(key) for key in QUALITY},
+        real={key: quality.get(key) for key in (*QUALITY, *OF_TEXT)},
         flags=_flags(baseline, others, yardsticks, leaks),
     )
 
@@ -304,7 +304,7 @@ def _prices(run: _Run, baseline: _Run) -> list[Price]:
                 run=run.label,
                 attack=attack,
                 features=FEATURES,
-                **{key: _mean([figure.get(key) for figure in stored]) for key in QUALITY},
+                **{key: _mean([figure.get(key) for figure in stored]) for key in (*QUALITY, *OF_TEXT)},
                 seconds=seconds * len(units) * run.candidates,
                 seconds_ratio=seconds / before.wall if before and before.wall else None,
                 processor_ratio=processor / before.processor if before and before.processor and processor else None,

@@ -11,6 +11,8 @@ from ..tables import percent
 SCHEMA = "sidebench-compare/1"
 
 QUALITY = ("frechet_distance", "precision", "recall", "diversity", "label_accuracy")
+OF_TEXT = ("frechet_distance_latents", "caption_accuracy", "held_out_caption_accuracy")
+"""Quality figures of models with an autoencoder, and of attacks that send captions; no column where none has them."""
 
 
 class _Record(BaseModel):
@@ -57,6 +59,9 @@ class Price(_Record):
     recall: float | None = Field(description="share of held-out images on the candidates' manifold")
     diversity: float | None = Field(description="mean rms distance of two candidates")
     label_accuracy: float | None = Field(description="of a classifier trained on the candidates, on held-out images")
+    frechet_distance_latents: float | None = Field(None, description="Frechet distance in the autoencoder's latents")
+    caption_accuracy: float | None = Field(None, description="share of images that show their own training caption")
+    held_out_caption_accuracy: float | None = Field(None, description="the same of held-out captions")
     seconds: float = Field(description="wall time to prepare and generate, all seeds, on whatever else ran there")
     seconds_ratio: float | None = Field(description="seconds over those of the baseline, per candidate")
     processor_ratio: float | None = Field(description="processor seconds over those of the baseline, per candidate")
@@ -105,10 +110,11 @@ def leak_rows(found: Comparing, yardstick: str) -> list[dict[str, str]]:
 
 def price_rows(found: Comparing) -> list[dict[str, str]]:
     """Return quality and cost by run and attack, real training images first."""
+    keys = [*QUALITY, *(key for key in OF_TEXT if any(getattr(price, key) is not None for price in found.prices))]
     real = {
         "images": "real training images",
         "attack": "",
-        **_quality_cells(found.real),
+        **_quality_cells(found.real, keys),
         "wall time": "",
         "CPU time": "",
         "work": "",
@@ -119,7 +125,7 @@ def price_rows(found: Comparing) -> list[dict[str, str]]:
             {
                 "images": price.run,
                 "attack": price.attack,
-                **_quality_cells(price.model_dump()),
+                **_quality_cells(price.model_dump(), keys),
                 "wall time": _times(price.seconds_ratio),
                 "CPU time": _times(price.processor_ratio),
                 "work": _times(price.work_ratio),
@@ -180,8 +186,8 @@ def _attack_words(leak: Leak) -> str:
     return f"{words}, {leak.settings}" if leak.settings else words
 
 
-def _quality_cells(figures: dict[str, Any]) -> dict[str, str]:
-    return {key.replace("_", " "): _number(figures.get(key)) for key in QUALITY}
+def _quality_cells(figures: dict[str, Any], keys: Sequence[str]) -> dict[str, str]:
+    return {key.replace("_", " "): _number(figures.get(key)) for key in keys}
 
 
 def _rate(removed: float, added: float | None) -> str:
