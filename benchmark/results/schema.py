@@ -1,5 +1,6 @@
 """Every key of metrics.json, declared once with a sentence. `rates` makes them from committed scores."""
 
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -500,13 +501,17 @@ def _columns(prefix: str, found: Estimate | None, suffixes: dict[str, str]) -> d
     return {prefix + suffix: getattr(found, field, None) for suffix, field in suffixes.items()}
 
 
-def load_metrics(folder: RunFolder) -> Metrics:
-    """Read metrics.json, once it and what stands beside it are found to be what the run wrote.
+def load_metrics(folder: RunFolder | Path | str) -> Metrics:
+    """Read a run's metrics.json, once it and what stands beside it are found to be what the run wrote.
+
+    Args:
+        folder: The run's folder, or its path.
 
     Raises:
         BadInput: the run has no results yet.
         CorruptRun: the file is of another schema, or a file of the results was changed.
     """
+    folder = folder if isinstance(folder, RunFolder) else RunFolder(Path(folder))
     file = folder.path / "metrics.json"
     if not file.exists():
         raise BadInput(f"{folder.path} has no results yet; run the same command again to finish it")

@@ -50,7 +50,7 @@ def test_results_of_earlier_versions_are_read_and_that_is_said_once(
     copied: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (copied / SUMS).unlink()
-    assert load_metrics(RunFolder(copied)) == load_metrics(RunFolder(copied))
+    assert load_metrics(RunFolder(copied)) == load_metrics(copied) == load_metrics(str(copied))
     assert len(caplog.messages) == 1 and "they are not checked" in caplog.messages[0]
 
 
