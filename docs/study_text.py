@@ -3,14 +3,16 @@
     python docs/study_text.py pairs OUT              # nine victims of captioned glyphs; number 8 is for development
     python docs/study_text.py controls VICTIMS       # beside each trained one: the same model, other captions
     python docs/study_text.py table RUN...           # what each attack found, victims as samples
+    python docs/study_text.py ratios RUNS ABLATED    # unique images at equal cost, victim by victim
 
 What the study asks, and of which runs, stands in the plan.
 """
 
 import argparse
+import math
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +29,8 @@ EACH = 64
 """Training images, and held-out ones."""
 STEPS = 330
 GUIDANCE = 3.0
+COLUMNS = {"own": 100, "excess": 100, "widest": 100, "groups": 1, "held_out": 1, "equivalents": 1e-3}
+"""What the table shows of each attack, and in which unit."""
 CLUSTERED = {"synthetic_images": 256, "clusters": 32, "cohesion": -1.0}
 ATTACKS: dict[str, dict[str, Any]] = {
     "carlini-uncond": {},
@@ -112,7 +116,9 @@ class Found(NamedTuple):
     widest: float
     """The same in all bands together."""
     groups: int
-    """Unique near-duplicate groups in the closest band."""
+    """Unique near-duplicate groups of training images, in all bands together."""
+    held_out: int
+    """The same of held-out images: what is found by chance."""
     equivalents: float
     """Denoiser-equivalents (NFE), preparation included."""
     own: float
@@ -133,7 +139,8 @@ def found_in(run: Path) -> dict[str, Found]:
         found[result.attack] = Found(
             closest.excess.value,
             widest.excess.value,
-            closest.training.groups,
+            widest.training.groups,
+            0 if widest.held_out is None else widest.held_out.groups,
             cost[result.attack],
             own.get(result.attack, float("nan")),
         )
@@ -149,36 +156,65 @@ def table(runs: Sequence[Path]) -> str:
     rows = []
     for attack, every in by_attack.items():
         row: dict[str, Any] = {"attack": attack, "victims": len(every)}
-        for name, scale in (("own", 100), ("excess", 100), ("widest", 100), ("groups", 1), ("equivalents", 1e-3)):
+        for name, scale in COLUMNS.items():
             row[name] = _interval(scale * np.array([getattr(found, name) for found in every]))
-        rate = [1e3 * found.groups / found.equivalents for found in every]
-        row["groups per 1,000 NFE"] = _interval(np.array(rate))
+        rate = [1e3 * (found.groups - found.held_out) / found.equivalents for found in every]
+        row["excess groups per 1,000 NFE"] = _interval(np.array(rate))
         rows.append(row)
     return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
 
 
-def _interval(values: np.ndarray) -> str:
+def ratios(runs: Path, ablated: Path) -> str:
+    """Return the log ratios of unique groups at equal cost, paired by victim, as ratios with t intervals."""
+    full = [found_in(run) for run in sorted(runs.glob("glyphs64-*"))]
+    less = [found_in(run) for run in sorted(ablated.glob("glyphs64-*"))]
+    questions = {
+        "side-lora over plain sampling": [(each["side-lora"], each["carlini-uncond"]) for each in full],
+        "side-lora, 32 clusters over one": _paired(full, less, "side-lora"),
+        "side-queries over prompts of the vocabulary": _paired(full, less, "side-queries"),
+        "prompt-replay over side-queries": [(each["prompt-replay"], each["side-queries"]) for each in full],
+    }
+    rows = []
+    for question, pairs in questions.items():
+        logs = np.array([math.log(_rate(first) / _rate(second)) for first, second in pairs])
+        signs = int((logs > 0).sum()), len(logs)
+        rows.append({"question": question, "ratio": _interval(logs, math.exp), "above 1": "{} of {}".format(*signs)})
+    return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
+
+
+def _paired(first: Sequence[Mapping[str, Found]], second: Sequence[Mapping[str, Found]], attack: str) -> list[Any]:
+    return [(one[attack], other[attack]) for one, other in zip(first, second, strict=True)]
+
+
+def _rate(found: Found) -> float:
+    """Return unique groups for a denoiser-equivalent; half a group more, so that none has a logarithm."""
+    return (found.groups + 0.5) / found.equivalents
+
+
+def _interval(values: np.ndarray, shown: Callable[[float], float] = float) -> str:
     if np.isnan(values).any():
         return "-"
     middle = values.mean()
     if len(values) < 2:
-        return f"{middle:.3g}"
+        return f"{shown(middle):.3g}"
     half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
-    return f"{middle:.3g} [{middle - half:.3g}, {middle + half:.3g}]"
+    return f"{shown(middle):.3g} [{shown(middle - half):.3g}, {shown(middle + half):.3g}]"
 
 
 def main() -> int:
     """Do what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("pairs", "controls", "table"))
+    parser.add_argument("what", choices=("pairs", "controls", "table", "ratios"))
     parser.add_argument("places", nargs="+", type=Path)
     given = parser.parse_args()
     if given.what == "pairs":
         write_pairs(given.places[0])
     elif given.what == "controls":
         write_controls(given.places[0])
-    else:
+    elif given.what == "table":
         print(table(given.places))
+    else:
+        print(ratios(*given.places))
     return 0
 
 
