@@ -135,7 +135,7 @@ def decide_on(
     model = source.victim() if begun else None
     checks += [check for line in lines for check in stages.checks(line, model)]
     unchecked = ["model path: the attacked model is not at hand"] if begun and model is None else []
-    return _decision(judged, pair, checks, unchecked, source.spent)
+    return _decision(judged, pair, checks, [*source.not_judged(), *unchecked], source.spent)
 
 
 @dataclass(frozen=True)

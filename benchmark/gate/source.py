@@ -79,6 +79,10 @@ class ScoreSource(ABC):
         """Return what to do where there are fewer candidates than a policy may take; empty where nothing helps."""
         return ""
 
+    def not_judged(self) -> list[str]:
+        """Return what there is of the judged attacks and the policy does not ask for, and why it is left out."""
+        return []
+
 
 class GateFolder(RunFolder):
     """A gate's folder: images, states and scores as in a run folder, as many shards as were needed so far."""
@@ -216,7 +220,11 @@ class FinishedRun(ScoreSource):
         self.available = asked_candidates(manifest)
         names = [unit_of(folder, manifest, unit.attack, unit.seed, self.measure) for unit in units]
         space = self.measure.space
-        self._attacks = {name: unit.attack.name for name, unit in zip(names, units, strict=True)}
+        self._attacks = {name: unit.attack for name, unit in zip(names, units, strict=True)}
+        self._judged = _seeds_of({name: manifest["units"][name] for name in names})
+        scored = folder.scored_units(manifest, space)
+        self._scored = _seeds_of({name: manifest["units"][name] for name in scored})
+        self._planned = _seeds_of(manifest["units"])
         self._shards = {name: below(folder.score_shards(name, space), self.available) for name in names}
         self.shard_size = max((len(s.numbers) for own in self._shards.values() for s in own), default=1)
         if identity["pair_identity"] != pair.identity():
@@ -244,10 +252,20 @@ class FinishedRun(ScoreSource):
 
     def how_to_have(self, unit: str, candidates: int) -> str:
         """Return the command that goes on with the run."""
-        name, attack = self._pair.name, self._attacks[unit]
+        name, attack = self._pair.name, self._attacks[unit].name
         file = name if name in pair_names() else f"{name}.yaml"
-        command = f"sidebench run {file} --attack {attack} --candidates {candidates} --out {self.folder.path.parent}"
+        # Results are of the seeds that have all their candidates: a seed that is not named would drop out of them.
+        seeds = self._planned[attack]
+        named = "" if seeds == [0] else "".join(f" --seed {seed}" for seed in seeds)
+        out = self.folder.path.parent
+        command = f"sidebench run {file} --attack {attack}{named} --candidates {candidates} --out {out}"
         return f"the policy takes up to {candidates:,}; the run's own command goes on with it: {command}"
+
+    def not_judged(self) -> list[str]:
+        """Return the seeds of judged attacks that the run has beyond those of the policy."""
+        attacks = {attack.name: attack for attack in self._attacks.values()}
+        more = {name: sorted({*self._scored[name]} - {*self._judged[name]}) for name in attacks}
+        return [_why_not(attacks[name], self._judged[name], seeds) for name, seeds in more.items() if seeds]
 
     def scores(self, unit: str, shard: int) -> ShardScores:
         """Return one shard's stored scores."""
@@ -267,6 +285,36 @@ class FinishedRun(ScoreSource):
         if images.dtype != torch.uint8 or images.ndim != 4 or len(images) != len(found.numbers):
             raise CorruptRun(f"{self.folder.path.name}: images/{unit}/{found.name} does not hold these candidates")
         return images[: self.available - found.numbers.start]
+
+
+def _seeds_of(units: Mapping[str, Any]) -> dict[str, list[int]]:
+    """Return the seeds, sorted, by attack of a manifest's units."""
+    found: dict[str, list[int]] = {}
+    for unit in units.values():
+        found.setdefault(unit["attack"], []).append(int(unit["seed"]))
+    return {attack: sorted(seeds) for attack, seeds in found.items()}
+
+
+def _why_not(attack: Attack, judged: Sequence[int], more: Sequence[int]) -> str:
+    """Say which seeds of an attack are not judged, and what would have to be otherwise."""
+    said = f"{attack.name}: the run has {_seeds(more)} too, and the policy judges {_seeds(judged)} alone"
+    if not attack.prepares():
+        return f"{said}, since it prepares nothing: what counts are more candidates of that seed"
+    there, first = {*judged, *more}, judged[0]
+    in_a_row = next(count for count in range(1, len(there) + 2) if first + count not in there)
+    if in_a_row == len(judged):
+        return f"{said}: it takes seeds in a row, from {first} on"
+    return f"{said}; with preparations: {in_a_row} in it, {_seeds(range(first, first + in_a_row))} are judged"
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    """Return seeds as a reader says them.
+
+    >>> _seeds([4]), _seeds([0, 1, 2])
+    ('seed 4', 'seeds 0, 1 and 2')
+    """
+    *first, last = seeds
+    return f"seeds {', '.join(map(str, first))} and {last}" if first else f"seed {last}"
 
 
 def unit_of(folder: RunFolder, manifest: Mapping[str, Any], attack: Attack, seed: int, measure: Measure) -> str:

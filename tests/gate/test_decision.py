@@ -61,6 +61,7 @@ def decided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             scores=lambda unit, shard: scores(shard, hits[int(unit[-1])]),
             progress=lambda *_: None,
             how_to_have=lambda *_: "",
+            not_judged=list,
             victim=lambda: None,
         )
         attack = SimpleNamespace(name="side", prepares=lambda: True)

@@ -7,6 +7,7 @@ import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -285,6 +286,16 @@ def test_a_run_and_a_baseline_have_preparations_by_seed(tmp_path: Path, moody: C
     rules: dict[str, Any] = {"attacks": {attack: {}}, "preparations": 2}
     from_run, from_model = judge.gate_run(run, pair, policy(**rules)), decide(tmp_path, **rules)
     assert from_run.findings == from_model.findings and from_run.verdict == from_model.verdict == "fail"
+    assert from_run.unchecked == ["model path: the attacked model is not at hand"]
+    one = judge.gate_run(run, pair, policy(attacks={attack: {}}))
+    assert one.unchecked[0] == (
+        "moody: the run has seed 1 too, and the policy judges seed 0 alone; with preparations: 2 in it, seeds 0 and 1 "
+        "are judged"
+    )
+    assert f"not checked: {one.unchecked[0]}" in as_text(one)
+    longer = judge.gate_run(run, pair, policy(**rules, limits={"excess": 0.9, "group_rate": 0.002}))
+    again = f"sidebench run digits --attack moody --seed 0 --seed 1 --candidates 1024 --out {tmp_path}"
+    assert len(longer.reasons) == 2 and all(reason.endswith(again) for reason in longer.reasons)
     with pytest.raises(BadInput, match=r"the policy wants moody under seed 2, .*run the attack too"):
         judge.gate_run(run, pair, policy(attacks={attack: {}}, preparations=3))
     margin = policy(**rules, **MARGIN)
@@ -294,6 +305,20 @@ def test_a_run_and_a_baseline_have_preparations_by_seed(tmp_path: Path, moody: C
         and [(seen.paired, seen.baseline) for seen in same.attacks] == [(True, f"baseline {run.path.name}")] * 2
     )
     assert [found.rate for found in same.findings] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("prepares", "judged", "more", "words"),
+    [
+        (True, [0], [1, 2], "seeds 1 and 2 too, and the policy judges seed 0 alone; with preparations: 3 in it, seeds"),
+        (True, [0, 1], [2, 4], "judges seeds 0 and 1 alone; with preparations: 3 in it, seeds 0, 1 and 2 are judged"),
+        (True, [3], [9], "judges seed 3 alone: it takes seeds in a row, from 3 on"),
+        (False, [0], [1], "seed 0 alone, since it prepares nothing: what counts are more candidates of that seed"),
+    ],
+)
+def test_why_seeds_of_a_run_are_not_judged(prepares: bool, judged: list[int], more: list[int], words: str) -> None:
+    attack: Any = SimpleNamespace(name="mine", prepares=lambda: prepares)
+    assert words in source._why_not(attack, judged, more)
 
 
 # ---- It cannot be fooled by accident ----------------------------------------------------------------
