@@ -145,7 +145,7 @@ def tune(
 ) -> None:
     """Try settings on a shadow victim, which no reported number uses."""
     from ..benchmark.data.pair import load_pair
-    from ..benchmark.progress import reporter_for
+    from ..benchmark.progress import reporter_for, say
 
     loaded = load_pair(pair)
     grid, settings = values.grid(try_), values.settings(set_)
@@ -154,8 +154,6 @@ def tune(
     from ..benchmark.runs import tune as tuning
 
     folder = out or Path(f"{loaded.name}-tuning")
-    if ahead := tuning.outlook(loaded, attack, grid, candidates, device, folder, defence or ()):
-        print(ahead, file=sys.stderr)
     with reporter_for(sys.stderr) as progress:
         curve = tuning.tune(
             loaded,
@@ -168,6 +166,7 @@ def tune(
             defences=defence or (),
             settings=settings,
             progress=progress,
+            announce=say,
         )
     show(curve, tuning_table(curve), as_json)
 

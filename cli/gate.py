@@ -39,18 +39,16 @@ def gate(
     """Does the model leak more than a policy allows? Exit codes: 0 no, 1 yes, 4 the gate cannot tell."""
     from ..benchmark.gate import exports, text, write_files
     from ..benchmark.gate.policy import load_policy
-    from ..benchmark.progress import reporter_for
+    from ..benchmark.progress import reporter_for, say
 
     loaded = load_policy(policy)
     wanted = write_files.Wanted(junit, summary, report, sarif, card)
     write_files.check_places(wanted, force=force)
     loading("torch and diffusers")
-    from ..benchmark.gate.judge import judge, outlook
+    from ..benchmark.gate.judge import judge
     from ..leaderboards.gate_baseline import read_baseline
 
     last = None if baseline is None else read_baseline(baseline)
-    if ahead := outlook(subject, loaded, model=model, device=device, allow_pickle=allow_pickle):
-        print(ahead, file=sys.stderr)
     with reporter_for(sys.stderr) as progress:
         decision = judge(
             subject,
@@ -63,6 +61,7 @@ def gate(
             out=out,
             fresh=fresh,
             progress=progress,
+            announce=say,
         )
     write_files.write_files(decision, wanted, policy.name if policy.is_absolute() else policy.as_posix())
     for line in exports.annotations(decision) if annotations else []:

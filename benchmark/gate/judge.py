@@ -3,7 +3,7 @@
 Attacks never see a reference image, though here references are loaded before the last image is made.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,12 +16,14 @@ from ..results.run_folder import RunFolder, believing, read_run, stored_pair
 from ..runs.plan import Unit, plan_run
 from ..runs.plugins import make_attacks
 from ..runs.score import check_references
-from ..runs.timing import sampling_time
 from .baseline import Baseline
 from .checks import GateCheck
 from .decision import Decision, decide_on
 from .policy import Policy, check_baseline_rule
 from .source import GATE_MANIFEST, FinishedRun, MadeOnDemand
+
+Announce = Callable[[str], object]
+"""Takes a line that is said before work begins."""
 
 
 def judge(
@@ -36,6 +38,7 @@ def judge(
     fresh: bool = False,
     allow_pickle: bool = False,
     progress: Progress = silent,
+    announce: Announce | None = None,
 ) -> Decision:
     """Take a pair's name or file, or a run folder, to `gate_pair` or `gate_run`.
 
@@ -58,28 +61,12 @@ def judge(
             fresh=fresh,
             allow_pickle=allow_pickle,
             progress=progress,
+            announce=announce,
         )
     if model is not None or fresh or allow_pickle:
         raise BadInput(f"{subject} is a finished run: --model, --fresh and --allow-pickle go with a pair")
     folder = read_run(subject)
     return gate_run(folder, load_pair(pair or stored_pair(folder)), policy, baseline=baseline)
-
-
-def outlook(
-    subject: str, policy: Policy, *, model: str | None = None, device: str = "auto", allow_pickle: bool = False
-) -> str:
-    """Say before a gate begins how long it may take; nothing of a finished run, and where it cannot be said."""
-    if (Path(subject) / "manifest.json").is_file():
-        return ""
-    try:
-        pair = _pair(subject)
-    except BadInput:
-        return ""
-    total = policy.candidates * len(policy.attacks) * len(policy.seeds)
-    said = sampling_time(pair, total, device, Path("runs"), allow_pickle, model)
-    limit = "" if policy.budget.seconds is None else f"; the policy ends it after {duration(policy.budget.seconds)}"
-    names = ", ".join(policy.attacks)
-    return f"up to {policy.candidates:,} candidates of each of {names}: {said}{limit}" if said else ""
 
 
 def gate_pair(
@@ -93,8 +80,11 @@ def gate_pair(
     fresh: bool = False,
     allow_pickle: bool = False,
     progress: Progress = silent,
+    announce: Announce | None = None,
 ) -> Decision:
     """Attack a pair's model (or `model` in its place) until the policy is answered or the budget ends.
+
+    `announce` is told before the first image how long that may take, which costs a few calls of the model.
 
     Raises:
         BadInput: what was asked for cannot be done (exit code 2); a broken model or reference set does not raise.
@@ -129,10 +119,19 @@ def gate_pair(
     with source.folder.locked():
         source.open()
         try:
+            if announce is not None:
+                announce(_outlook(policy, source))
             decision = decide_on(source, pair, policy, plan.units, references, baseline)
         finally:
             source.close()
         return replace(decision, folder=source.folder.path)
+
+
+def _outlook(policy: Policy, source: MadeOnDemand) -> str:
+    """Say how long a gate may take, by the model that it attacks."""
+    said = source.sampling_time(policy.candidates * len(policy.attacks) * len(policy.seeds))
+    limit = "" if policy.budget.seconds is None else f"; the policy ends it after {duration(policy.budget.seconds)}"
+    return f"up to {policy.candidates:,} candidates of each of {', '.join(policy.attacks)}: {said}{limit}"
 
 
 @believing

@@ -28,6 +28,7 @@ from ..runs.makers import Makers
 from ..runs.plan import RunPlan, Unit
 from ..runs.runner import open_folder
 from ..runs.score import score_shard
+from ..runs.timing import sampling_time
 from ..runs.victim import output_path
 from ..runs.write_results import write_references
 
@@ -161,6 +162,13 @@ class MadeOnDemand(ScoreSource):
     def victim(self) -> "Model":
         """Return the model with its defences, loaded when it is first needed."""
         return self._makers.model()
+
+    def sampling_time(self, candidates: int) -> str:
+        """Say how long plain sampling of so many candidates takes, by the model that makes them."""
+        said = sampling_time(self.plan.pair, self.victim, candidates)
+        if any(self._makers.apart(unit) for unit in self.plan.units):
+            self._makers.close()  # the attacks' own process loads it too, and it is held once at a time
+        return said
 
     def close(self) -> None:
         """Forget the model, and end the attacks' own process."""

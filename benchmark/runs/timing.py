@@ -5,10 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..data.hub import recall
-from ..data.model_files import lora_key, model_key
-from ..data.pair import Pair, named_model
-from ..environment import peak_memory, pick_device
+from ..data.pair import Pair
+from ..environment import peak_memory
 from ..errors import printable
 from ..models.find_model import find_model
 from ..progress import duration
@@ -33,18 +31,23 @@ class Rehearsal(NamedTuple):
     """The most memory that was held: the device's on CUDA, otherwise this process's."""
 
 
-def rehearse(
-    pair: Pair, candidates: int, device: str, out: Path, allow_pickle: bool = False, model: str | None = None
-) -> Rehearsal:
-    """Load a pair's model, or the one in its place, and time its denoiser and decoder on one micro-batch each."""
+def rehearse(pair: Pair, candidates: int, device: str, out: Path, allow_pickle: bool = False) -> Rehearsal:
+    """Load a pair's model, and time it as `rehearsed` does."""
     import torch
 
     from ..models import load_model
 
-    spec = find_model(pair, model, out, allow_pickle).spec
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats(device)
-    loaded = load_model(spec.model_copy(update={"device": device}))
+    spec = find_model(pair, None, out, allow_pickle).spec
+    return rehearsed(pair, lambda: load_model(spec.model_copy(update={"device": device})), candidates)
+
+
+def rehearsed(pair: Pair, load: "Callable[[], Model]", candidates: int) -> Rehearsal:
+    """Time the denoiser and the decoder of the model that `load` returns, on one micro-batch each."""
+    import torch
+
+    loaded = load()
     sampling = sampling_of(pair, loaded, candidates)
     x_t = torch.zeros(sampling.micro_batch, *loaded.sample_shape, device=loaded.device)
     t = torch.zeros(sampling.micro_batch, dtype=torch.long, device=loaded.device)
@@ -55,36 +58,20 @@ def rehearse(
     guided_by_two = condition is not None and loaded.conditioning == "text" and loaded.guided(condition, 2.0) is None
     calls = sampling.sampler.steps * (2 if guided_by_two else 1)
     batches = -(-candidates // sampling.micro_batch)
-    return Rehearsal((a_call * calls + decoding) * batches, _peak(device))
+    return Rehearsal((a_call * calls + decoding) * batches, _peak(loaded.device))
 
 
-def sampling_time(
-    pair: Pair, candidates: int, device: str, out: Path, allow_pickle: bool = False, model: str | None = None
-) -> str:
+def sampling_time(pair: Pair, load: "Callable[[], Model]", candidates: int) -> str:
     """Say how long plain sampling of so many candidates takes here, or why that cannot be told.
 
-    Nothing is said before the model was fetched: an estimate downloads none.
+    `load` returns the model that will make them, in memory already or loaded now and kept: no other one is loaded.
     """
-    if not _is_here(pair, model, allow_pickle):
-        return ""
     try:
-        seconds = rehearse(pair, candidates, str(pick_device(device)), out, allow_pickle, model).seconds
+        seconds = rehearsed(pair, load, candidates).seconds
     except Exception as error:  # of a model that is somebody's own, any; the command itself stops at it, or does not
         why = next(iter(str(error).splitlines()), type(error).__name__)
         return f"how long they take cannot be told: {printable(why)}"
     return f"{candidates:,} plain samples take about {duration(seconds)} here, guided attacks several times that"
-
-
-def _is_here(pair: Pair, model: str | None, allow_pickle: bool) -> bool:
-    """Return whether a model needs nothing from the Hub that was not fetched before."""
-    if model is not None and model.startswith("control:"):
-        return True
-    source = pair.model if model is None else named_model(model)
-    own = source.repo is None or recall("model", source.repo, source.revision, model_key(source, allow_pickle))
-    lora = source.lora
-    if lora is None or lora.repo is None:
-        return bool(own)
-    return bool(own and recall("model", lora.repo, lora.revision, lora_key(lora)))
 
 
 def _condition(model: "Model", t: "Tensor") -> "torch.Tensor | None":
@@ -103,8 +90,8 @@ def _timed(call: "Callable[[], Tensor]") -> float:
     return (time.monotonic() - began) / CALLS
 
 
-def _peak(device: str) -> int:
-    if device.startswith("cuda"):
+def _peak(device: "torch.device") -> int:
+    if device.type == "cuda":
         import torch
 
         return int(torch.cuda.max_memory_allocated(device))

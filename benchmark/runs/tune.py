@@ -8,7 +8,7 @@ that would report it.
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,14 +18,14 @@ from ..candidates import Candidates, stream_seed
 from ..contracts import Attack, Budget, Defence, ModelSpec, Progress
 from ..data.pair import ModelSource, Pair
 from ..data.references import shared_groups
-from ..errors import BadInput, BadSetting, RunConflict, SidebenchError, TooFew, UnknownName
+from ..errors import BadInput, BadSetting, RunConflict, TooFew
 from ..files import canonical_json, difference, read_json, write_json
 from ..protocol import TOP_K, batching, default_measures
 from ..registry import find, make_attack, make_measure
 from ..results.checkpoints import FolderCheckpoints, MemoryCheckpoints
 from ..results.rates import measure_result
 from ..results.schema import BandResult
-from ..results.tuning_curve import SCHEMA, Curve, TriedPoint, Used, as_stored, read_curve
+from ..results.tuning_curve import SCHEMA, Curve, TriedPoint, Used, as_stored
 from ..results.unit_scores import UnitScores
 from ..sampling.defended import defend, in_order
 from .batching import sampling_of
@@ -76,12 +76,14 @@ def tune(
     defences: Sequence[str] = (),
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     progress: Progress,
+    announce: Callable[[str], object] | None = None,
 ) -> Curve:
     """Try every point of the grid on the shadow victim, storing the curve after each; a second call goes on.
 
     The last key of the grid varies fastest; where it is a setting of the generation alone, the state is
     prepared once for all its values. With `defences` (their `settings` by name) the victim stands behind them, so
-    the attack is tuned by somebody who knows the defence. A pair with a tuning block is attacked itself.
+    the attack is tuned by somebody who knows the defence. A pair with a tuning block is attacked itself. `announce` is
+    told how much there is to try and, by the victim, how long that may take, which costs a few calls of it.
 
     Raises:
         UnknownName: the attack has no such setting.
@@ -107,8 +109,16 @@ def tune(
         if changed := difference(stored.get("plan"), plan):
             raise RunConflict(f"{file} is of another tuning: {changed}; choose another --out")
         tried = Curve.model_validate(stored["curve"]).points
-    bench = _Bench(victim, out, device, candidates, seed, around, progress)
     done = {canonical_json(point.values): point for point in tried}
+    left = sum(canonical_json(values) not in done for values in points)
+    trained = victim is pair or Path(victim.model.location).exists()
+    if announce is not None and left:
+        ahead = "" if trained else "; a shadow victim is trained first"
+        announce(f"{left:,} settings, {candidates:,} candidates each{ahead}")
+    bench = _Bench(victim, out, device, candidates, seed, around, progress)
+    if announce is not None and left:
+        behind = f"; what {' and '.join(each.name for each in around)} costs comes on top" if around else ""
+        announce(sampling_time(victim, lambda: bench.bare, left * candidates) + behind)
     for variant, values in zip(variants, points, strict=True):
         if canonical_json(values) not in done:
             done[canonical_json(values)] = TriedPoint(values=values, result=bench.try_out(variant, values))
@@ -124,42 +134,6 @@ def tune(
         )
         write_json(file, {"schema": SCHEMA, "plan": plan, "curve": curve.model_dump(mode="json")})
     return curve
-
-
-def outlook(
-    pair: Pair,
-    attack: str,
-    grid: Mapping[str, Sequence[Any]],
-    candidates: int,
-    device: str = "auto",
-    out: Path | None = None,
-    defences: Sequence[str] = (),
-) -> str:
-    """Say before a tuning begins how many points it has left and how long they may take.
-
-    Nothing is said where it cannot be: `tune` then says what is wrong. Points of the curve in `out` are there already.
-    """
-    try:
-        grid = grid or find("attack", attack).tuning_grid
-    except UnknownName:
-        return ""
-    there = set() if out is None else _values_tried(curve_file(out, attack, defences))
-    wanted = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())] if grid else []
-    left = sum(canonical_json(values) not in there for values in wanted)
-    said = sampling_time(pair, left * candidates, device, Path("runs")) if left else ""
-    if not said:
-        return ""
-    behind = f"; what {' and '.join(defences)} costs comes on top" if defences else ""
-    shadow = "" if there or pair.data.tuning_block is not None else "; a shadow victim is trained first"
-    return f"{left:,} settings, {candidates:,} candidates each: {said}{behind}{shadow}"
-
-
-def _values_tried(file: Path) -> set[str]:
-    """Return the points of a stored curve; none where there is no curve, or one that cannot be read."""
-    try:
-        return {canonical_json(point.values) for point in read_curve(file)[0].points}
-    except (OSError, ValueError, SidebenchError):
-        return set()
 
 
 def curve_file(out: Path, attack: str, defences: Sequence[str] = ()) -> Path:
@@ -205,8 +179,8 @@ class _Bench:
             ) from None
         self.samples = FolderCheckpoints(out / "samples")
         spec = self._spec(pair, out, device)
-        bare: Model = load_model(spec)
-        height, width = bare.image_shape[1:]
+        self.bare: Model = load_model(spec)
+        height, width = self.bare.image_shape[1:]
         training, held_out = self.references.training, self.references.held_out
         smallest = None if pair.allow_dense_neighbours else min(len(training), len(held_out) or len(training))
         default = default_measures(height * width, held_out=len(held_out) > 0, smallest=smallest)
@@ -214,8 +188,8 @@ class _Bench:
         if not self.measure.bands:
             raise BadInput(f"{pair.name}: the first measure has no fixed bands to tune by")
         self.measure.check(len(training), len(held_out), pair.allow_dense_neighbours)
-        self.sampling = sampling_of(pair, bare, candidates)
-        self.model: Model = defend(bare, defences, self.sampling.sampler.name, training.floats)
+        self.sampling = sampling_of(pair, self.bare, candidates)
+        self.model: Model = defend(self.bare, defences, self.sampling.sampler.name, training.floats)
         autoencoder = spec.family in WITH_AUTOENCODER
         path = OutputPath(lambda: self.model, spec.content(), autoencoder=autoencoder)
         self.scorer: Scorer = Scorer(self.references, [self.measure], TOP_K, self.model.device, path)

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
+from sidebench.benchmark import models
 from sidebench.benchmark.contracts import SamplerSettings
-from sidebench.benchmark.data.pair import ModelSource, Overrides, Pair, TuningBlock, load_pair
+from sidebench.benchmark.data.pair import Overrides, Pair, TuningBlock, load_pair
 from sidebench.benchmark.data.references import counts, load_references
 from sidebench.benchmark.errors import BadInput, BadSetting, RunConflict, TooFew, UnknownName
 from sidebench.benchmark.progress import silent
 from sidebench.benchmark.reports.tables import tuning_table
 from sidebench.benchmark.results import tuning_curve
-from sidebench.benchmark.results.tuning_curve import SCHEMA, Curve, TriedPoint
 from sidebench.benchmark.runs import timing
 from sidebench.benchmark.runs import tune as tuning
 from sidebench.benchmark.runs.plan import plan_run
@@ -278,38 +278,30 @@ def test_the_command_runs_with_a_curve_and_keeps_it(
     assert code == 2 and "was tuned on 256 of the 512 images" in complaint
 
 
-def test_how_long_a_tuning_may_take_is_said_before_it_begins() -> None:
-    said = tuning.outlook(load_pair("digits"), "side", {"scale": [1, 2, 3], "start": [0.5, 1.0]}, 100, "cpu")
-    assert re.match(r"6 settings, 100 candidates each: 600 plain samples take about [\d.]+ (s|min|h) here", said)
-    assert said.endswith("a shadow victim is trained first")
-    assert tuning.outlook(load_pair("digits"), "no such attack", {}, 100) == ""
-    assert tuning.outlook(load_pair("digits"), "carlini-uncond", {}, 100) == ""
+def test_how_long_a_tuning_may_take_is_said_and_its_victim_is_loaded_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    loaded: list[str] = []
+    load = models.load_model
+    monkeypatch.setattr(models, "load_model", lambda spec: loaded.append(spec.location) or load(spec))
+    tune(tmp_path, {"guidance_scale": [0.0, 1.0]}, announce=said.append)
+    assert loaded == [str(tmp_path / "victim")]
+    assert said[0] == "2 settings, 8 candidates each; a shadow victim is trained first"
+    assert re.match(r"16 plain samples take about [\d.]+ (s|min|h) here, guided", said[1])
+    said.clear()
+    tune(tmp_path, {"guidance_scale": [0.0, 1.0, 2.0]}, announce=said.append)
+    assert said[0] == "1 settings, 8 candidates each" and said[1].startswith("8 plain samples take about ")
+    said.clear()
+    tune(tmp_path, {"guidance_scale": [0.0, 1.0, 2.0]}, announce=said.append)
+    assert said == []
+    tune(tmp_path, {"guidance_scale": [0.0]}, defences=["output-noise"], announce=said.append)
+    assert said[1].endswith("; what output-noise costs comes on top")
 
 
-def test_points_that_a_curve_has_take_no_more_time(finished: Any, tmp_path: Path) -> None:
-    pair, result = load_pair("digits"), finished.metrics.results[0].bands[-1]
-    points = [TriedPoint(values={"scale": scale}, result=result) for scale in (1, 2)]
-    curve = Curve(attack="side", measure="nl2", candidates=100, points=points, defences=["eta"])
-    stored = {"schema": SCHEMA, "plan": {"pair": "x"}, "curve": curve.model_dump(mode="json")}
-    (tmp_path / "side+eta.json").write_text(json.dumps(stored), encoding="utf-8")
-    said = tuning.outlook(pair, "side", {"scale": [1, 2, 3]}, 100, "cpu", tmp_path, ["eta"])
-    assert said.startswith("1 settings, 100 candidates each: 100 plain samples take about ")
-    assert said.endswith("; what eta costs comes on top"), "the shadow victim is there"
-    assert tuning.outlook(pair, "side", {"scale": [1, 2]}, 100, "cpu", tmp_path, ["eta"]) == ""
-    assert tuning.outlook(pair, "side", {"scale": [1, 2]}, 100, "cpu", tmp_path).startswith("2 settings, ")
-
-
-def test_no_model_is_fetched_to_say_how_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    pair = load_pair("digits")
-    away = ModelSource(repo="someone/away", revision="a" * 40, family="pixel")
-    monkeypatch.setattr(timing, "rehearse", lambda *_: pytest.fail("fetches the model"))
-    assert timing.sampling_time(pair.model_copy(update={"model": away}), 100, "cpu", Path("runs")) == ""
-
-
-def test_why_no_time_can_be_told_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: Any) -> None:
+def test_why_no_time_can_be_told_is_said() -> None:
+    def broken() -> Any:
         raise RuntimeError("no kernel image\nand more")
 
-    monkeypatch.setattr(timing, "rehearse", broken)
-    said = tuning.outlook(load_pair("digits"), "side", {"scale": [1]}, 100, "cpu")
-    assert "how long they take cannot be told: no kernel image; a shadow" in said
+    said = timing.sampling_time(load_pair("digits"), broken, 100)
+    assert said == "how long they take cannot be told: no kernel image"
