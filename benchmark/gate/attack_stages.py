@@ -49,6 +49,8 @@ class AttackProgress:
         self.found: Tested | None = None
         self.stopped = ""
         """Why no more candidates are taken, before the answer is certain."""
+        self.under_way: tuple[str, int] | None = None
+        """The phase that was reported last and is not at its end, and how far it is."""
 
     @property
     def made(self) -> int:
@@ -95,9 +97,11 @@ class Stages:
         assert rule.calibrate is not None
         if not len(self.references.held_out):
             raise TooFew("the pair has no held-out images to calibrate on; give the policy threshold.fixed")
+        first = rule.calibrate.candidates
         while not line.frozen:
-            self._take(line, "calibration", rule.calibrate.candidates)
-            if line.made < rule.calibrate.candidates:
+            extended = line.made >= first
+            self._take(line, *(("calibration, extended", rule.most) if extended else ("calibration", first)))
+            if line.made < first:
                 continue
             try:
                 line.tau = self._calibrated(line.shards, rule.calibrate.rate)
@@ -105,6 +109,7 @@ class Stages:
             except TooFew:
                 if line.made >= rule.most:
                     raise
+        self.end(line)
 
     def advance(self, line: AttackProgress) -> None:
         """Test the attack's next shard; where there is none, `line.stopped` says why."""
@@ -113,11 +118,26 @@ class Stages:
             if line.tested >= budget.candidates:
                 raise Stopped(f"{line.name}: the budget of {budget.candidates:,} tested candidates is used up")
             self._check_yardstick(line)
-            self._take(line, "test (stops when certain)", budget.candidates)
+            self._take(line, *self._look_ahead(line))
         except (AttackFailed, Stopped) as error:
             line.stopped = named(line, error)
         if line.tested:
             self._weigh(line)
+        if line.stopped or settled(line.claims, self.policy.beta):
+            self.end(line)
+
+    def end(self, line: AttackProgress) -> None:
+        """Report that what is under way is over, as a test is that has its answer before the next look."""
+        if line.under_way is not None:
+            phase, done = line.under_way
+            self.source.progress(phase, done, done)
+            line.under_way = None
+
+    def _look_ahead(self, line: AttackProgress) -> tuple[str, int]:
+        """Return which look the next shard leads to, and after how many tested candidates it is."""
+        numbers = look_numbers(self.source.shard_size, self.policy.budget.candidates)
+        place = next((place for place, number in enumerate(numbers) if number > line.tested), len(numbers) - 1)
+        return f"test, look {place + 1} of at most {len(numbers)}", numbers[place]
 
     def checks(self, line: AttackProgress, model: Model | None) -> list[GateCheck]:
         """Look at the first candidates, and at what the judge makes of known images at the threshold.
@@ -142,7 +162,7 @@ class Stages:
         return [check._replace(name=f"{line.name}: {check.name}") for check in found]
 
     def _take(self, line: AttackProgress, stage: str, expected: int) -> None:
-        """Add the attack's next shard, of a stage that is expected to take so many candidates.
+        """Add the attack's next shard, of a stage that ends with so many candidates.
 
         Raises:
             Stopped: the budget or the source has no more.
@@ -163,7 +183,9 @@ class Stages:
         scores = self.source.scores(line.unit.name, len(line.shards))
         line.shards.append(matched(scores, self.source.measure, self.sides))
         done = line.made - line.calibrated_on
-        self.source.progress(f"{line.name}: {stage}", done, max(expected, done))
+        phase = f"{line.name}: {stage}"
+        line.under_way = None if done >= expected else (phase, done)
+        self.source.progress(phase, done, max(expected, done))
 
     def _check_yardstick(self, line: AttackProgress) -> None:
         """Stop where all that is open is the margin over a baseline that has no more candidates."""

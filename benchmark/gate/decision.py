@@ -133,7 +133,10 @@ def decide_on(
         _go_on(stages, judged)
     begun = any(line.frozen for line in lines)
     model = source.victim() if begun else None
-    checks += [check for line in lines for check in stages.checks(line, model)]
+    for done, line in enumerate(lines, start=1):
+        stages.end(line)
+        checks += stages.checks(line, model)
+        source.progress("checks", done, len(lines))
     unchecked = ["model path: the attacked model is not at hand"] if begun and model is None else []
     return _decision(judged, pair, checks, [*source.not_judged(), *unchecked], source.spent)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import io
 import json
 import re
 import xml.etree.ElementTree as ET
@@ -29,6 +30,7 @@ from sidebench.benchmark.gate.decision import Decision
 from sidebench.benchmark.gate.page import write_page
 from sidebench.benchmark.gate.policy import Policy, load_policy
 from sidebench.benchmark.gate.text import as_dict, as_markdown, as_text, junit
+from sidebench.benchmark.progress import PlainProgress
 from sidebench.benchmark.runs import makers, runner
 from sidebench.benchmark.runs.plan import plan_run
 from sidebench.cli import main
@@ -919,3 +921,18 @@ def test_how_long_a_gate_may_take_is_said_and_its_model_is_loaded_once(
         told[1],
     )
     assert shown.verdict == "pass"
+
+
+def test_every_phase_of_a_gate_ends_and_has_its_line(tmp_path: Path) -> None:
+    rule = {"calibrate": {"rate": 0.02, "candidates": 512}}
+    rules, stream = policy(threshold=rule, limits={"excess": 0.045}, budget={"candidates": 2048}), io.StringIO()
+    with PlainProgress(stream) as progress:
+        plan: dict[str, Any] = {"model": CLEAN, "device": "cpu", "out": tmp_path, "progress": progress}
+        decision = judge.gate_pair(load_pair("digits"), rules, **plan)
+    tested = decision.attacks[0].candidates
+    lines = [line.partition(" in ")[0] for line in stream.getvalue().splitlines()]
+    looks = [line for line in lines if "look" in line]
+    assert decision.verdict == "pass" and tested == 1536, "before the look that comes after 2,048"
+    assert lines[-6:] == ["carlini-uncond: calibration: 512", *looks, "checks: 1"]
+    ends = enumerate(("256", "512", "1,024", "1,536"), start=1)
+    assert looks == [f"carlini-uncond: test, look {number} of at most 4: {done}" for number, done in ends]
