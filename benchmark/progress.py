@@ -72,6 +72,8 @@ class PlainProgress:
             said = f" of {total:,}" + (f", {duration(left)} left" if left is not None else "")
         else:
             said = f" in {duration(seconds)}" if seconds >= LEAST_SECONDS else ""
+            # A phase of this name that begins again, as of the next preparation, has a time of its own.
+            del self._began[phase], self._last[phase]
         print(f"{phase}: {done:,}{said}", file=self.stream, flush=True)
 
 

@@ -94,6 +94,16 @@ def test_phases_are_counted_apart(clock: Clock) -> None:
     assert lines(stream) == ["a: 2 of 4, 20 s left", "b: 40 in 20 s"]
 
 
+def test_a_phase_that_begins_again_has_a_time_of_its_own(clock: Clock) -> None:
+    stream = io.StringIO()
+    report = PlainProgress(stream)
+    for seconds in (40, 7):
+        report("images", 0, 8)
+        clock.now += seconds
+        report("images", 8, 8)
+    assert lines(stream) == ["images: 8 in 40 s", "images: 8 in 7 s"]
+
+
 def test_no_control_characters(clock: Clock) -> None:
     stream = io.StringIO()
     PlainProgress(stream)("images", 3, 3)
