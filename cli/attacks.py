@@ -7,11 +7,13 @@ from typing import Annotated
 import typer
 
 from . import values
+from .engines import check_engine, working
 from .options import (
     AllowPickle,
     AsJson,
     Candidates,
     Device,
+    Engine,
     Force,
     OutOfRun,
     PairOfRun,
@@ -20,6 +22,7 @@ from .options import (
     Seeds,
     Tier,
     Traceback,
+    Workers,
 )
 from .output import complain_of, loading, show
 
@@ -140,6 +143,8 @@ def tune(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the shadow victim and its candidates.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Folder for victim and curve; default: ./PAIR-tuning.")] = None,
     device: Device = "auto",
+    engine: Engine = None,
+    workers: Workers = None,
     traceback: Traceback = False,
     as_json: AsJson = False,
 ) -> None:
@@ -147,6 +152,7 @@ def tune(
     from ..benchmark.data.pair import load_pair
     from ..benchmark.progress import reporter_for, say
 
+    check_engine(engine, workers)
     loaded = load_pair(pair)
     grid, settings = values.grid(try_), values.settings(set_)
     loading("torch and diffusers")
@@ -154,7 +160,7 @@ def tune(
     from ..benchmark.runs import tune as tuning
 
     folder = out or Path(f"{loaded.name}-tuning")
-    with reporter_for(sys.stderr) as progress:
+    with working(engine, workers) as at_work, reporter_for(sys.stderr) as progress:
         curve = tuning.tune(
             loaded,
             attack,
@@ -167,6 +173,7 @@ def tune(
             settings=settings,
             progress=progress,
             announce=say,
+            engine=at_work,
         )
     show(curve, tuning_table(curve), as_json)
 
@@ -182,6 +189,8 @@ def ablate(
     ] = None,
     device: Device = "auto",
     out: OutOfRun = Path("ablations"),
+    engine: Engine = None,
+    workers: Workers = None,
     traceback: Traceback = False,
     as_json: AsJson = False,
 ) -> int:
@@ -189,11 +198,12 @@ def ablate(
     from ..benchmark.data.pair import load_pair
     from ..benchmark.progress import reporter_for
 
+    check_engine(engine, workers)
     loaded, settings = load_pair(pair), values.settings(set_)
     loading("torch and diffusers")
     from ..benchmark.runs import ablate as ablating
 
-    with reporter_for(sys.stderr) as progress:
+    with working(engine, workers) as at_work, reporter_for(sys.stderr) as progress:
         result, rows = ablating.ablate(
             loaded,
             attack,
@@ -204,6 +214,7 @@ def ablate(
             device=device,
             out=out,
             progress=progress,
+            engine=at_work,
         )
     for error in result.failures.values():
         complain_of(error)

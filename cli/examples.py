@@ -37,15 +37,21 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "sidebench score runs/digits-f3ab7605 --copying",
     ),
     "label": ("sidebench label runs/digits-f3ab7605", "sidebench label runs/digits-f3ab7605 --per-set 50"),
-    "gate": ("sidebench gate digits --policy example", "sidebench gate runs/digits-f3ab7605 --policy policy.yaml"),
+    "gate": (
+        "sidebench gate runs/digits-f3ab7605 --policy policy.yaml",
+        "sidebench gate digits --policy example --engine ray --workers 2",
+    ),
     "replay": (
         "sidebench replay runs/digits-f3ab7605 17",
         "sidebench replay runs/digits-f3ab7605 17 --attack side --seed 0",
     ),
     "train": ("sidebench train digits", "sidebench train digits --split-seed 7 --shift 1 --out victims/digits-7"),
     "new": ("sidebench new attack my-attack", "sidebench new model my-model --out packages/my-model"),
-    "tune": ("sidebench tune digits --attack side", "sidebench tune digits --attack side-walk --candidates 256"),
-    "ablate": ("sidebench ablate digits --attack side", "sidebench ablate digits --attack side --seed 0 --seed 1"),
+    "tune": ("sidebench tune digits --attack side", "sidebench tune digits --attack side --engine ray --workers 4"),
+    "ablate": (
+        "sidebench ablate digits --attack side",
+        "sidebench ablate digits --attack side --engine ray --workers 2",
+    ),
     "detect": (
         "sidebench detect glyphs",
         "sidebench detect glyphs --detector noise-norm --detector dsm --set dsm.noises=4 --negatives names.txt",

@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 
-from .options import AllowPickle, AsJson, Device, Force, Traceback
+from ..benchmark.errors import BadInput
+from .engines import check_engine, working
+from .options import AllowPickle, AsJson, Device, Engine, Force, Traceback, Workers
 from .output import loading, show
 
 
@@ -31,6 +33,8 @@ def gate(
     allow_pickle: AllowPickle = False,
     device: Device = "auto",
     out: Annotated[Path, typer.Option(help="Folder in which the gate's folder is made.")] = Path("runs"),
+    engine: Engine = None,
+    workers: Workers = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Use nothing of an earlier gate.")] = False,
     force: Force = False,
     traceback: Traceback = False,
@@ -41,15 +45,18 @@ def gate(
     from ..benchmark.gate.policy import load_policy
     from ..benchmark.progress import reporter_for, say
 
+    check_engine(engine, workers)
     loaded = load_policy(policy)
     wanted = write_files.Wanted(junit, summary, report, sarif, card)
     write_files.check_places(wanted, force=force)
     loading("torch and diffusers")
-    from ..benchmark.gate.judge import judge
+    from ..benchmark.gate.judge import is_run, judge
     from ..leaderboards.gate_baseline import read_baseline
 
+    if engine and is_run(subject):
+        raise BadInput(f"{subject} is a finished run, of which nothing has to be made: --engine goes with a pair")
     last = None if baseline is None else read_baseline(baseline)
-    with reporter_for(sys.stderr) as progress:
+    with working(engine, workers) as at_work, reporter_for(sys.stderr) as progress:
         decision = judge(
             subject,
             loaded,
@@ -62,6 +69,7 @@ def gate(
             fresh=fresh,
             progress=progress,
             announce=say,
+            engine=at_work,
         )
     write_files.write_files(decision, wanted, policy.name if policy.is_absolute() else policy.as_posix())
     for line in exports.annotations(decision) if annotations else []:

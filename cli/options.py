@@ -52,6 +52,12 @@ Tier = Annotated[
 Candidates = Annotated[int | None, Option(help="Number of candidates, instead of a tier.")]
 Seeds = Annotated[list[int] | None, Option(help="Run seed; may be given several times.")]
 Device = Annotated[str, Option(help="auto, cpu, cuda, cuda:N or mps.")]
+Engine = Annotated[
+    str | None, Option(metavar="ray[:ADDRESS]", help="Make and score the images on Ray's workers; default: here.")
+]
+Workers = Annotated[
+    int | None, Option(min=1, help="With --engine: workers, each with the model in memory; default: 2.")
+]
 
 
 def _keep_tracebacks(wanted: bool) -> None:

@@ -1,7 +1,6 @@
 """`sidebench run`, who works for it, and what comes before it: `plan` and `fetch`."""
 
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,6 +8,7 @@ import typer
 
 from ..benchmark.errors import BadInput, BadSetting
 from . import values
+from .engines import check_engine, working
 from .options import (
     FULL,
     AllowPickle,
@@ -19,6 +19,7 @@ from .options import (
     Control,
     Dataset,
     Device,
+    Engine,
     Holdout,
     ImageColumn,
     LabelColumn,
@@ -33,16 +34,17 @@ from .options import (
     Tier,
     Traceback,
     Variant,
+    Workers,
 )
 from .output import complain_of, loading, show
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from ..benchmark.results.run_folder import RunFolder
     from ..benchmark.results.schema import Metrics
+    from ..benchmark.runs.engine import Engine as Working
     from ..benchmark.runs.plan import RunPlan
-    from ..benchmark.runs.runner import Make
 
 
 def _by_name(
@@ -107,12 +109,8 @@ def run(
         list[str] | None,
         typer.Option(metavar="ATTACK", help="Start this attack over, with its settings and code of now; others stay."),
     ] = None,
-    engine: Annotated[
-        str | None, typer.Option(metavar="ray[:ADDRESS]", help="Make the images on Ray's workers; default: here.")
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="With --engine: workers, each with the model in memory; default: 2.")
-    ] = None,
+    engine: Engine = None,
+    workers: Workers = None,
     plan_only: Annotated[
         bool, typer.Option("--plan-only", help="Open the run folder for `sidebench worker`, print its path, and stop.")
     ] = False,
@@ -124,8 +122,7 @@ def run(
     from ..benchmark.models.pair_from_names import chosen_pairs
 
     settings = values.settings(set_)
-    if workers and not engine:
-        raise BadSetting("--workers belongs to --engine; without one, start `sidebench worker` yourself")
+    check_engine(engine, workers)
     if plan_only and engine:
         raise BadSetting("--plan-only opens a folder for `sidebench worker`; --engine belongs to the run itself")
     built = model is not None and ".py:" in model  # to see what it is; a typing error elsewhere loads nothing heavy
@@ -171,20 +168,8 @@ def run(
         plans = [with_curves(plan, curves, progress) for plan in plans]
     if plan_only:
         return _open(plans, as_json)
-    with _engine(engine, workers) as make:
-        return _execute(plans, [nonce and nonce.nonce for nonce in nonces], as_json, make)
-
-
-@contextmanager
-def _engine(name: str | None, workers: int | None) -> "Iterator[Make | None]":
-    """Yield who makes the images, if not this process."""
-    if name is None:
-        yield None
-        return
-    from ..benchmark.runs.ray_engine import address_of, ray_engine
-
-    with ray_engine(address_of(name), workers or 2) as make:
-        yield make
+    with working(engine, workers) as at_work:
+        return _execute(plans, [nonce and nonce.nonce for nonce in nonces], as_json, at_work)
 
 
 def _open(plans: "Sequence[RunPlan]", as_json: str | None) -> int:
@@ -297,7 +282,10 @@ def score_images(
 
 
 def _execute(
-    plans: "Sequence[RunPlan]", nonces: "Sequence[bytes | None]", as_json: str | None, make: "Make | None" = None
+    plans: "Sequence[RunPlan]",
+    nonces: "Sequence[bytes | None]",
+    as_json: str | None,
+    engine: "Working | None" = None,
 ) -> int:
     """Carry out the plans one after the other, print what they found, and return the exit code."""
     from ..benchmark.progress import reporter_for
@@ -309,7 +297,7 @@ def _execute(
     for plan, nonce in zip(plans, nonces, strict=True):
         with reporter_for(sys.stderr) as progress:
             progress.expect({f"{unit.name}: candidates": plan.candidates for unit in plan.units})
-            result = carry_out(plan, progress, make)
+            result = carry_out(plan, progress, engine)
         if nonce is not None:
             secret.keep_nonce(result.folder, nonce)
         for error in result.failures.values():

@@ -5,6 +5,7 @@ where it would have ended, whatever it had to compute again.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -100,6 +101,9 @@ class Stages:
         first = rule.calibrate.candidates
         while not line.frozen:
             extended = line.made >= first
+            size = self.source.shard_size
+            if needed := [(line.unit.name, shard) for shard in range(len(line.shards), -(-first // size))]:
+                self.source.ahead(needed)
             self._take(line, *(("calibration, extended", rule.most) if extended else ("calibration", first)))
             if line.made < first:
                 continue
@@ -111,13 +115,21 @@ class Stages:
                     raise
         self.end(line)
 
+    def ahead(self, lines: Sequence[AttackProgress]) -> None:
+        """Let the next shards of several preparations, all of which are tested next, be made side by side."""
+        needed = []
+        for line in lines:
+            with suppress(Stopped):
+                self._check_test(line)
+                self._check_more(line)
+                needed.append((line.unit.name, len(line.shards)))
+        if needed:
+            self.source.ahead(needed)
+
     def advance(self, line: AttackProgress) -> None:
         """Test the attack's next shard; where there is none, `line.stopped` says why."""
-        budget = self.policy.budget
         try:
-            if line.tested >= budget.candidates:
-                raise Stopped(f"{line.name}: the budget of {budget.candidates:,} tested candidates is used up")
-            self._check_yardstick(line)
+            self._check_test(line)
             self._take(line, *self._look_ahead(line))
         except (AttackFailed, Stopped) as error:
             line.stopped = named(line, error)
@@ -168,6 +180,16 @@ class Stages:
             Stopped: the budget or the source has no more.
             AttackFailed: the attack failed.
         """
+        self._check_more(line)
+        scores = self.source.scores(line.unit.name, len(line.shards))
+        line.shards.append(matched(scores, self.source.measure, self.sides))
+        done = line.made - line.calibrated_on
+        phase = f"{line.name}: {stage}"
+        line.under_way = None if done >= expected else (phase, done)
+        self.source.progress(phase, done, max(expected, done))
+
+    def _check_more(self, line: AttackProgress) -> None:
+        """Stop where the source has no more candidates, or the seconds are used up."""
         budget, spent = self.policy.budget, self.source.spent
         if line.made >= self.source.available:
             name, wanted = line.name, self.policy.candidates
@@ -180,15 +202,12 @@ class Stages:
         ):
             if limit is not None and used >= limit:
                 raise Stopped(f"the budget of {limit:g} {unit} is used up")
-        scores = self.source.scores(line.unit.name, len(line.shards))
-        line.shards.append(matched(scores, self.source.measure, self.sides))
-        done = line.made - line.calibrated_on
-        phase = f"{line.name}: {stage}"
-        line.under_way = None if done >= expected else (phase, done)
-        self.source.progress(phase, done, max(expected, done))
 
-    def _check_yardstick(self, line: AttackProgress) -> None:
-        """Stop where all that is open is the margin over a baseline that has no more candidates."""
+    def _check_test(self, line: AttackProgress) -> None:
+        """Stop where no more candidates may be tested, or a baseline has none for the margin that alone is open."""
+        budget = self.policy.budget
+        if line.tested >= budget.candidates:
+            raise Stopped(f"{line.name}: the budget of {budget.candidates:,} tested candidates is used up")
         open_ = [claim for claim in line.claims if not settled([claim], self.policy.beta)]
         if line.yardstick is None or not open_ or any(claim.limit_name != "baseline_margin" for claim in open_):
             return

@@ -178,6 +178,7 @@ def _go_on(stages: Stages, judged: _Judged) -> None:
         open_ = [line for line in judged.lines if not line.stopped and not settled(line.claims, judged.policy.beta)]
         if not open_:
             return
+        stages.ahead(open_)
         for line in open_:
             stages.advance(line)
 

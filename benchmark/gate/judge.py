@@ -13,6 +13,7 @@ from ..data.references import load_references
 from ..errors import BadInput, WrongImages
 from ..progress import duration, silent
 from ..results.run_folder import RunFolder, believing, read_run, stored_pair
+from ..runs.engine import Engine
 from ..runs.plan import Unit, plan_run
 from ..runs.plugins import make_attacks
 from ..runs.score import check_references
@@ -39,6 +40,7 @@ def judge(
     allow_pickle: bool = False,
     progress: Progress = silent,
     announce: Announce | None = None,
+    engine: Engine | None = None,
 ) -> Decision:
     """Take a pair's name or file, or a run folder, to `gate_pair` or `gate_run`.
 
@@ -47,7 +49,7 @@ def judge(
     """
     if (Path(subject) / GATE_MANIFEST).is_file():
         raise BadInput(f"{subject} is a gate's own folder: give the pair, and the gate goes on there")
-    if not (Path(subject) / "manifest.json").is_file():
+    if not is_run(subject):
         if pair is not None:
             raise BadInput(f"--pair says where a run comes from, and {subject} is no run folder")
         found = _pair(subject)
@@ -62,11 +64,17 @@ def judge(
             allow_pickle=allow_pickle,
             progress=progress,
             announce=announce,
+            engine=engine,
         )
     if model is not None or fresh or allow_pickle:
         raise BadInput(f"{subject} is a finished run: --model, --fresh and --allow-pickle go with a pair")
     folder = read_run(subject)
     return gate_run(folder, load_pair(pair or stored_pair(folder)), policy, baseline=baseline)
+
+
+def is_run(subject: str) -> bool:
+    """Return whether a subject is a run folder, of which nothing has to be made."""
+    return (Path(subject) / "manifest.json").is_file()
 
 
 def gate_pair(
@@ -81,10 +89,12 @@ def gate_pair(
     allow_pickle: bool = False,
     progress: Progress = silent,
     announce: Announce | None = None,
+    engine: Engine | None = None,
 ) -> Decision:
     """Attack a pair's model (or `model` in its place) until the policy is answered or the budget ends.
 
-    `announce` is told before the first image how long that may take, which costs a few calls of the model.
+    `announce` is told before the first image how long that may take, which costs a few calls of the model; not with an
+    engine, which prepares and generates, to the same decision.
 
     Raises:
         BadInput: what was asked for cannot be done (exit code 2); a broken model or reference set does not raise.
@@ -113,17 +123,14 @@ def gate_pair(
     try:
         references = load_references(pair, progress)
         check_references(plan, references)
-        source = MadeOnDemand(plan, references, progress)
+        source = MadeOnDemand(plan, references, progress, engine)
     except BadInput as error:
         return Decision("cannot tell", pair.name, policy, [GateCheck("references", False, str(error))])
     with source.folder.locked():
-        source.open()
-        try:
-            if announce is not None:
+        with source:
+            if announce is not None and engine is None:
                 announce(_outlook(policy, source))
             decision = decide_on(source, pair, policy, plan.units, references, baseline)
-        finally:
-            source.close()
         return replace(decision, folder=source.folder.path)
 
 

@@ -2,8 +2,11 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -18,11 +21,13 @@ from ..measures.scorer import Scorer
 from ..measures.shard_scores import SIDES, ShardScores
 from ..progress import silent
 from ..registry import code_of, make_measure
+from ..results.leases import close_work, open_work
 from ..results.run_folder import RunFolder, asked_candidates, believed, unit_name
 from ..results.score_files import first_scores, read_scores
 from ..results.shards import Shard, below, shard_of
 from ..results.whole import drop_damaged
 from ..runs import batching
+from ..runs.engine import Alone, Crew, Engine, Place
 from ..runs.generate import make_shard, named_failures, prepare
 from ..runs.makers import Makers
 from ..runs.plan import RunPlan, Unit
@@ -67,6 +72,9 @@ class ScoreSource(ABC):
     @abstractmethod
     def scores(self, unit: str, shard: int) -> ShardScores:
         """Return one shard's scores, of the unit of this name."""
+
+    def ahead(self, wanted: Sequence[tuple[str, int]]) -> None:
+        """Take note of shards, by unit and number, that are needed next, whatever is seen in the first of them."""
 
     @abstractmethod
     def images(self, unit: str, shard: int) -> torch.Tensor:
@@ -125,7 +133,7 @@ class MadeOnDemand(ScoreSource):
 
     folder: GateFolder
 
-    def __init__(self, plan: RunPlan, references: References, progress: Progress) -> None:
+    def __init__(self, plan: RunPlan, references: References, progress: Progress, engine: Engine | None = None) -> None:
         self.progress = progress
         self.identity = plan.identity()
         self.folder = GateFolder(plan.parent / f"gate-{plan.pair.name}-{short_hash(self.identity)}")
@@ -136,13 +144,16 @@ class MadeOnDemand(ScoreSource):
         self._units = {unit.name: unit for unit in plan.units}
         self._states: dict[str, AttackState] = {}
         self._makers = Makers(plan)
+        self._engine, self._lent = engine, ExitStack()
+        self._crew: Crew = Alone(self._makers)
+        self._failed: dict[tuple[str, int], Exception] = {}
         path = output_path(plan, references, self._makers.model)
         device = environment.pick_device(plan.model.device)
         self.scorer = Scorer(references, [self.measure], plan.protocol.top_k, device, path)
         self._references = references
 
     def open(self) -> None:
-        """Write the manifest or check the one that is there; the folder must be locked.
+        """Write the manifest or check the one that is there, and have workers come; the folder must be locked.
 
         An attack whose settings or code have changed since starts over, the others go on with what there is.
         """
@@ -154,6 +165,11 @@ class MadeOnDemand(ScoreSource):
                 self.folder.forget(unit.name)
         open_folder(self.plan, self.folder, self.identity)
         manifest = read_json(self.folder.manifest_file)
+        close_work(self.folder.path)  # of a gate that was killed
+        if self._engine is not None:
+            open_work(self.folder.path, {"gate": self.identity}, [])
+            self._lent.callback(close_work, self.folder.path)
+            self._crew = self._lent.enter_context(self._engine.crew(self.plan, Place(self.folder.path)))
         # Another attack's pieces too: they are not read here, and rebuilt when that attack is judged.
         drop_damaged(self.folder, manifest["units"])
         write_references(self.folder, self._references)
@@ -170,9 +186,53 @@ class MadeOnDemand(ScoreSource):
             self._makers.close()  # the attacks' own process loads it too, and it is held once at a time
         return said
 
-    def close(self) -> None:
-        """Forget the model, and end the attacks' own process."""
+    def __enter__(self) -> "MadeOnDemand":
+        self.open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._makers.close()
+        self._lent.__exit__(kind, error, trace)
+
+    def ahead(self, wanted: Sequence[tuple[str, int]]) -> None:
+        """Make as many of these shards as there are workers, if the first of them is missing; failures are kept.
+
+        Nothing is made that a gate without workers would not make, but where its seconds run out meanwhile.
+        """
+        if self._crew.workers > 1 and wanted[0] not in self._failed and not self._is_made(*wanted[0]):
+            missing = [each for each in wanted if not self._is_made(*each) and each not in self._failed]
+            self._make(missing[: self._crew.workers])
+
+    def _is_made(self, unit: str, shard: int) -> bool:
+        there = self.folder.images_file(unit, self._shard(shard)).exists()
+        return there and self.folder.state_file(unit).exists()
+
+    def _make(self, wanted: Sequence[tuple[str, int]]) -> None:
+        """Make shards side by side; why one was not made is kept for whoever asks for it."""
+        new = [unit for unit in dict.fromkeys(unit for unit, _ in wanted) if unit not in self._states]
+        preparing = {unit: self._crew.submit(partial(self._prepared, self._units[unit])) for unit in new}
+        for unit, prepared in preparing.items():
+            try:
+                self._states[unit] = prepared.result()
+            except Exception as error:  # of whatever kind; it is raised where its shard is asked for
+                self._failed |= {each: error for each in wanted if each[0] == unit}
+        ready = [each for each in wanted if each not in self._failed]
+        for each, made in {each: self._crew.submit(partial(self._made, *each)) for each in ready}.items():
+            try:
+                made.result()
+            except Exception as error:
+                self._failed[each] = error
+
+    def _prepared(self, unit: Unit, makers: Makers) -> AttackState:
+        with named_failures(self.plan, unit):
+            return prepare(self.plan, self.folder, unit, makers.of(unit), self.progress)
+
+    def _made(self, name: str, shard: int, makers: Makers) -> None:
+        unit = self._units[name]
+        with named_failures(self.plan, unit):
+            make_shard(self.plan, self.folder, unit, makers.of(unit), self._states[name], self._shard(shard))
 
     def scores(self, unit: str, shard: int) -> ShardScores:
         """Make a shard, or what is missing of it, and return its scores.
@@ -180,13 +240,12 @@ class MadeOnDemand(ScoreSource):
         Raises:
             AttackFailed: the attack raised, or returned what its contract does not allow.
         """
-        own, numbers = self._units[unit], self._shard(shard)
-        made = self.folder.images_file(unit, numbers).exists() and self.folder.state_file(unit).exists()
-        if not made:
-            with named_failures(self.plan, own):
-                if unit not in self._states:
-                    self._states[unit] = prepare(self.plan, self.folder, own, self._makers.of(own), self.progress)
-                make_shard(self.plan, self.folder, own, self._makers.of(own), self._states[unit], numbers)
+        numbers = self._shard(shard)
+        if not self._is_made(unit, shard):
+            if (unit, shard) not in self._failed:
+                self._make([(unit, shard)])
+            if error := self._failed.pop((unit, shard), None):
+                raise error
         score_shard(self.plan, self.folder, unit, numbers, self.scorer)
         files = [self.folder.images_file(unit, numbers)]
         if shard == 0 and not self.folder.kept_file(unit).exists():

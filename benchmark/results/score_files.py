@@ -3,7 +3,7 @@
 NumPy and pyarrow only: what reads a run's scores needs no torch.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,16 +24,10 @@ SHARDS_AT_ONCE = 16
 """Shards that are read before anything is done with them: 0.3 MB each with 50 neighbours a side and few pairs."""
 
 
-def write_scores(
-    folder: RunFolder,
-    unit: str,
-    space: str,
-    shard: Shard,
-    scores: ShardScores,
-    measures: list[Measure],
-    columns: dict[str, np.ndarray],
-) -> None:
-    """Store a shard's scores; the candidates' file comes last and says that the shard is complete."""
+def score_tables(
+    scores: ShardScores, measures: Sequence[Measure], columns: Mapping[str, np.ndarray]
+) -> dict[str, pa.Table]:
+    """Return what is stored of a shard's scores, by the files of `SCORE_PARTS`."""
     pairs = pa.table(
         {
             "candidate": np.concatenate([scores.candidates[scores.pairs[side].rows] for side in SIDES]),
@@ -43,9 +37,6 @@ def write_scores(
             "distance": np.concatenate([scores.pairs[side].distances for side in SIDES]),
         }
     )
-    write_table(folder.scores_file(unit, space, shard, "pairs"), pairs)
-    write_table(folder.scores_file(unit, space, shard, "bins"), _bin_table(scores, measures))
-
     table: dict[str, Any] = {
         "candidate": scores.candidates,
         "nan": scores.nan,
@@ -56,7 +47,26 @@ def write_scores(
     for side in scores.sides:
         for field, values in scores.neighbours[side]._asdict().items():
             table[f"{side}_{field}"] = pa.FixedSizeListArray.from_arrays(values.ravel(), values.shape[1])
-    write_table(folder.scores_file(unit, space, shard), pa.table(table))
+    return {"pairs": pairs, "bins": _bin_table(scores, measures), "": pa.table(table)}
+
+
+def write_scores(
+    folder: RunFolder,
+    unit: str,
+    space: str,
+    shard: Shard,
+    scores: ShardScores,
+    measures: Sequence[Measure],
+    columns: Mapping[str, np.ndarray],
+) -> None:
+    """Store a shard's scores; the candidates' file comes last and says that the shard is complete."""
+    write_tables(folder, unit, space, shard, score_tables(scores, measures, columns))
+
+
+def write_tables(folder: RunFolder, unit: str, space: str, shard: Shard, tables: Mapping[str, pa.Table]) -> None:
+    """Store what `score_tables` has made, wherever it was made."""
+    for part in SCORE_PARTS:
+        write_table(folder.scores_file(unit, space, shard, part), tables[part])
 
 
 def read_scores(folder: RunFolder, unit: str, space: str, shard: Shard) -> ShardScores:
@@ -190,7 +200,7 @@ def _joined_neighbours(parts: list[Neighbours]) -> Neighbours:
     return Neighbours(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
-def _bin_table(scores: ShardScores, measures: list[Measure]) -> pa.Table:
+def _bin_table(scores: ShardScores, measures: Sequence[Measure]) -> pa.Table:
     """Count pairs by measure, side, reference and score bin (bin i is (i - 1, i] widths, [i, i + 1) for similarities).
 
     A pair lies in the closest bin whose far edge, i widths, it is within, so that sums of bins are those of bands.

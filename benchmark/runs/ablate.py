@@ -22,6 +22,7 @@ from .runner import RunResult
 if TYPE_CHECKING:
     from ..results.run_folder import RunFolder
     from ..results.schema import Metrics, Result
+    from .engine import Engine
 
 
 class AblationRow(NamedTuple):
@@ -54,6 +55,7 @@ def ablate(
     device: str = "auto",
     out: str | Path = "ablations",
     progress: Progress = silent,
+    engine: "Engine | None" = None,
 ) -> tuple[RunResult, list[AblationRow]]:
     """Run an attack and its ablations, write the report, and return the run with a row for each of them.
 
@@ -74,7 +76,7 @@ def ablate(
         out=out,
         progress=progress,
     )
-    result = carry_out(plan, progress)
+    result = carry_out(plan, progress, engine)
     rows = ablation_rows(result.folder, result.metrics, attack, names) if result.metrics is not None else []
     return result, rows
 

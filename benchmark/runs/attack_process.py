@@ -84,7 +84,7 @@ class AttackProcess:
         )
         assert self._process.stdin is not None and self._process.stdout is not None
         self._in, self._out = self._process.stdin, self._process.stdout
-        self._stated: tuple[str, AttackState] | None = None
+        self._stated: tuple[Unit, AttackState] | None = None
         from .victim import captions, planted
 
         values: dict[str, Any] = {
@@ -130,10 +130,11 @@ class AttackProcess:
 
     def generate(self, unit: "Unit", state: AttackState, candidates: Candidates, sampling: Sampling) -> Made:
         """Call the attack's `generate`."""
-        if self._stated is None or self._stated[0] != unit.name or self._stated[1] is not state:
+        # Units of a tuning have one name and one state, and other settings of the generation.
+        if self._stated is None or self._stated[0] is not unit or self._stated[1] is not state:
             values: dict[str, Any] = {"op": "state", "attack": named_plugin(unit.attack), "state": dict(state.info)}
             self._ask(unit.name, Frame(values, state.tensors))
-            self._stated = unit.name, state
+            self._stated = unit, state
         values = {
             "op": "generate",
             "sampling": sampling.model_dump(mode="json"),

@@ -8,7 +8,10 @@ from .. import errors
 from ..errors import BadInput, RaisedElsewhere, SidebenchError, raised_in
 from ..registry import code_of, find, found_as, make_attack, make_defence
 
-PASSED_ON = ("BadInput", "BadSetting", "TooFew", "UnsafeFile", "CannotWrite", "AttackFailed", "DefenceFailed")
+PASSED_ON = (
+    *("BadInput", "BadSetting", "TooFew", "UnsafeFile", "CannotWrite"),
+    *("AttackFailed", "DefenceFailed", "MeasureFailed"),
+)
 """Errors that name what is wrong already, and are raised again as what they are."""
 
 

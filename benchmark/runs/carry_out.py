@@ -9,12 +9,12 @@ from .plan import RunPlan
 from .runner import RunResult, execute
 
 if TYPE_CHECKING:
-    from .runner import Make
+    from .engine import Engine
 
 
-def carry_out(plan: RunPlan, progress: Progress = silent, make: "Make | None" = None) -> RunResult:
+def carry_out(plan: RunPlan, progress: Progress = silent, engine: "Engine | None" = None) -> RunResult:
     """Execute a plan, and write the report of whatever has results; arguments and errors are those of `execute`."""
-    result = execute(plan, progress, make)
+    result = execute(plan, progress, engine)
     if result.metrics is not None:
         with result.folder.locked():
             write_report(result.folder, renew=False)

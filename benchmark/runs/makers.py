@@ -15,6 +15,8 @@ from ..results.checkpoints import FolderCheckpoints
 from ..sampling.call_attack import Made, Prepared, make_candidates, prepare_attack
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ..contracts import Model
     from .plan import RunPlan, Unit
 
@@ -54,8 +56,10 @@ class InProcess:
 class Makers:
     """The makers of a plan's units, each opened when it is first needed; close them to free their memory."""
 
-    def __init__(self, plan: "RunPlan") -> None:
+    def __init__(self, plan: "RunPlan", load: "Callable[[RunPlan], Model] | None" = None) -> None:
+        """Load nothing yet; `load` loads the model, if it is not the plan's victim."""
         self.plan = plan
+        self._load = load
         self._here: InProcess | None = None
         self._apart: Any = None
 
@@ -82,7 +86,7 @@ class Makers:
         from .victim import load_victim
 
         if self._here is None:
-            self._here = InProcess(load_victim(self.plan))
+            self._here = InProcess((self._load or load_victim)(self.plan))
         return self._here
 
     def close(self) -> None:

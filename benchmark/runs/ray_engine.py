@@ -1,55 +1,45 @@
-"""Make the images of a run on Ray: `sidebench run PAIR --engine ray[:ADDRESS] --workers N`.
+"""Make and score the images of a run on Ray: `sidebench run PAIR --engine ray[:ADDRESS] --workers N`.
 
-A worker is an actor that loads the model once and calls attacks. A thread of the run stands for each: it takes jobs
-under leases as every other process does, has its actor make them, and puts into the folder what comes back through
-the object store. So no disk has to be shared, other workers may help, and an actor that dies costs one job.
+A worker is an actor that loads the model once and calls attacks (`ray_actors.py`). A thread of this process stands for
+each: it takes jobs, of a run under leases as every other process does, has its actor do them, and puts into the folder
+what comes back through the object store. So no disk has to be shared, other workers may help, and an actor that dies
+costs one job.
 """
 
-import os
-import secrets
-import sys
 import threading
-import time
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 
 from ..candidates import Candidates
 from ..contracts import AttackState, Budget, Progress
-from ..errors import AttackFailed, BadInput, CannotReach, PlanChanged, SidebenchError
-from ..models.own_model import source_folder
-from ..progress import say, silent
+from ..errors import AttackFailed, BadInput, MeasureFailed, PlanChanged, SidebenchError
+from ..files import read_state
+from ..progress import say
 from ..protocol import Sampling
-from ..registry import source_of
 from ..results.checkpoints import FolderCheckpoints
 from ..results.leases import Desk, asked
 from ..results.run_folder import RunFolder
+from ..results.shards import SAMPLES
 from ..sampling.call_attack import Made, Prepared
-from .carried import built_plugin, described_error, named_plugin, rebuilt_error
+from .carried import rebuilt_error
+from .engine import Crew, Place
 from .generate import Generation
 from .makers import Maker, Makers
 from .plan import RunPlan, Unit
-
-if TYPE_CHECKING:
-    from types import ModuleType
+from .ray_actors import Parcel, Shared, Worker
+from .ray_start import started
+from .score import ScoreJob, keep_scores, lacking
 
 TRIES = 3
 """Actors that one job may take with it before its attack is to blame."""
 
-STARTS = 3
-"""How often a Ray of this machine's own is started: it gives itself 30 s, which may be too little on a busy machine."""
-
 ENGINE = "ray"
-_TOKEN = secrets.token_hex(32)
-"""What lets this process and its workers talk to a Ray of their own; Ray reads it once per process."""
-_READ: set[str] = set()
-"""Holds the token once Ray was imported with it."""
 
 
 def address_of(engine: str) -> str:
@@ -66,135 +56,91 @@ def address_of(engine: str) -> str:
 
 @contextmanager
 def ray_engine(address: str, workers: int) -> Iterator["RayEngine"]:
-    """Yield an engine for `execute`: on the cluster of this address, or on a Ray that begins and ends with this.
+    """Yield an engine: on the cluster of this address, or on a Ray that begins and ends with this.
 
     Raises:
         BadInput: Ray is not installed.
         CannotReach: no cluster answers.
     """
     threads = torch.get_num_threads()
-    with (
-        _environment(local=not address),
-        _folder() as own,
-    ):
-        ray = _imported(local=not address)
-        options: dict[str, Any] = {"address": address}
-        if not address:
-            gpus = torch.cuda.device_count()
-            options = {"address": "local", "num_cpus": workers * threads, "num_gpus": gpus, "include_dashboard": False}
-            options |= {"_node_ip_address": "127.0.0.1", "_temp_dir": own}
-        _join(ray, options)
-        try:
-            yield RayEngine(ray, workers, threads)
-        finally:
-            ray.shutdown()
-
-
-def _folder() -> "TemporaryDirectory[str]":
-    # Its path is part of the names of sockets, which may not be long.
-    return TemporaryDirectory(prefix="sidebench-", ignore_cleanup_errors=True)
-
-
-def _join(ray: Any, options: Mapping[str, Any]) -> None:
-    """Connect to Ray, or start it.
-
-    Raises:
-        CannotReach: it does not answer.
-    """
-    for attempt in range(STARTS):
-        try:
-            # What workers print stays in Ray's own files: standard output is the run's.
-            ray.init(log_to_driver=False, configure_logging=False, **options)
-            return
-        except Exception as error:  # Ray raises `Exception` itself where a part of it is late
-            ray.shutdown()
-            if attempt + 1 == STARTS or "timed out" not in str(error):
-                where = "on this machine" if options["address"] == "local" else f"at {options['address']}"
-                raise CannotReach(f"Ray {where} cannot be used: {' '.join(str(error).split())}") from error
-
-
-@contextmanager
-def _environment(*, local: bool) -> Iterator[None]:
-    """Set what Ray reads when it is imported and started, unless somebody has said otherwise."""
-    wanted = {
-        "RAY_worker_niceness": "0",  # 15 by default
-        "RAY_USAGE_STATS_ENABLED": "0",
-        # Ray says on standard output that a worker has died, where no log is asked for too; a run says so itself.
-        "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
-    }
-    if local:
-        wanted |= {
-            # A token of this process's own; by default Ray writes one into the home folder.
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN": _TOKEN,
-            # Only where it is told that there is no cluster does Ray listen on the loopback address alone.
-            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-        }
-    before = set(os.environ)
-    os.environ.update({key: value for key, value in wanted.items() if key not in before})
-    try:
-        yield
-    finally:
-        for key in set(os.environ) - before:  # Ray adds some of its own
-            os.environ.pop(key, None)
-
-
-def _imported(*, local: bool) -> "ModuleType":
-    if local and sys.modules.get("ray") and not _READ:
-        raise BadInput("Ray was imported here before it could be kept to this machine: give --engine ray:ADDRESS")
-    try:
-        import ray
-    except ImportError:
-        raise BadInput("--engine ray needs Ray: pip install 'ray>=2.40'") from None
-    if local:
-        _READ.add(_TOKEN)
-    found: ModuleType = ray
-    return found
-
-
-# ---- In the run -------------------------------------------------------------------------------------
+    with started(address, workers * threads) as ray:
+        yield RayEngine(ray, workers, threads)
 
 
 class RayEngine:
-    """Makes the images of plans on actors; what `execute` takes as `make`."""
+    """Makes and scores images on actors. All that one engine is given is for devices of one kind."""
 
     def __init__(self, ray: Any, workers: int, threads: int) -> None:
         self.ray, self.workers, self.threads = ray, workers, threads
         self.ended = threading.Event()
         self._actors: list[Any] = []
+        self._idle: list[Any] = []
 
-    def __call__(self, plan: RunPlan, folder: RunFolder, progress: Progress) -> dict[str, SidebenchError]:
+    # ---- What is asked of it
+
+    def make(self, plan: RunPlan, folder: RunFolder, progress: Progress) -> dict[str, SidebenchError]:
         """Make the images of a plan in an open folder, and return why units failed.
 
         Raises:
             BadInput: the model is an object of this process, which no other can build.
         """
-        if plan.model.live is not None:
-            raise BadInput("--engine ray: the model is an object of this process; give its FILE.py:NAME instead")
-        self._check_room(plan)
+        self._check(plan)
         failures: dict[str, SidebenchError] = {}
+
+        def new_makers(plan: RunPlan) -> Makers:
+            return _RayMakers(plan, Place(folder.path), self)
 
         def work() -> None:
             with Desk(folder.path, "run") as desk:
-                Generation(plan, folder, desk, progress, failures, lambda plan: _RayMakers(plan, folder, self)).run()
+                Generation(plan, folder, desk, progress, failures, new_makers).run()
 
-        with ThreadPoolExecutor(self.workers) as pool:
-            try:
-                for each in [pool.submit(work) for _ in range(self.workers)]:
-                    each.result()
-            except BaseException:
-                self.ended.set()
-                for actor in self._actors:
-                    self.ray.kill(actor)
-                raise
+        with ThreadPoolExecutor(self.workers) as pool, self._stopping():
+            for each in [pool.submit(work) for _ in range(self.workers)]:
+                each.result()
         return failures
 
-    def _check_room(self, plan: RunPlan) -> None:
-        """Refuse more workers than there is room for: one that never starts would hold a job for ever.
+    def score(
+        self, plan: RunPlan, folder: RunFolder, units: Iterable[str], fingerprint: str, progress: Progress
+    ) -> None:
+        """Score what has no scores yet of these units, each file of images on the next actor that is free.
+
+        Each actor loads the references once, after the last image was made, and ends here.
 
         Raises:
-            BadInput: Ray has too few GPUs or processors.
+            MeasureFailed: a measure raised, or returned something that its contract does not allow.
+            BadInput: an actor has other references.
         """
+        jobs = lacking(plan, folder, units)
+        parcel, done = Parcel.to_score(plan, fingerprint), Counter[str]()
+        with _Threads(self, lambda: _Hand(self, parcel, MeasureFailed), min(self.workers, len(jobs) or 1)) as threads:
+            waiting = {threads.submit(partial(_scored, job)): job for job in jobs}
+            for each in as_completed(waiting):
+                job = waiting[each]
+                keep_scores(folder, job, each.result())
+                done[job.name] += len(job.shard.numbers)
+                if job.shard is not SAMPLES:
+                    progress(f"{job.name}: scores", min(done[job.name], plan.candidates), plan.candidates)
+        self.dismiss()
+
+    @contextmanager
+    def crew(self, plan: RunPlan, place: Place, *, tuning: bool = False) -> Iterator[Crew]:
+        """Yield a crew that calls a plan's attacks, each thread on an actor of its own.
+
+        Raises:
+            BadInput: the model is an object of this process, which no other can build.
+        """
+        self._check(plan)
+        with _Threads(self, lambda: _RayMakers(plan, place, self, tuning=tuning), self.workers) as threads:
+            yield threads
+
+    def _check(self, plan: RunPlan) -> None:
+        """Refuse what no actor can do, and more workers than there is room for: one would hold a job for ever.
+
+        Raises:
+            BadInput: the model lives here alone, or Ray has too few GPUs or processors.
+        """
+        if plan.model.live is not None:
+            raise BadInput("--engine ray: the model is an object of this process; give its FILE.py:NAME instead")
         there = self.ray.cluster_resources()
         wants = {"CPU": self.threads, "GPU": 1 if plan.model.device.startswith("cuda") else 0}
         for kind, each in wants.items():
@@ -205,21 +151,133 @@ class RayEngine:
                     + (", or OMP_NUM_THREADS" if kind == "CPU" else "")
                 )
 
-    def actor(self, plan: RunPlan) -> Any:
-        """Return a new actor for this plan, on a GPU of its own where the plan is for one."""
-        gpu = plan.model.device.startswith("cuda")
-        remote = self.ray.remote(_Worker).options(num_cpus=self.threads, num_gpus=1 if gpu else 0, max_restarts=0)
-        self._actors.append(actor := remote.remote(Parcel.of(plan), self.threads))
+    # ---- Its actors
+
+    def take(self, parcel: Parcel) -> Any:
+        """Return an actor that has opened this parcel: one that rests, or a new one, on a GPU if it is for one.
+
+        Raises:
+            RayActorError: it died over it.
+        """
+        try:
+            actor = self._idle.pop()
+        except IndexError:
+            gpus = 1 if parcel.plan.model.device.startswith("cuda") else 0
+            remote = self.ray.remote(Worker).options(num_cpus=self.threads, num_gpus=gpus, max_restarts=0)
+            self._actors.append(actor := remote.remote(self.threads))
+        self.ray.get(actor.open.remote(parcel))
         return actor
+
+    def give_back(self, actor: Any) -> None:
+        """Take an actor back for whoever is next: starting one takes as long as making a shard of small images."""
+        actor.rest.remote()
+        self._idle.append(actor)
+
+    def dismiss(self) -> None:
+        """End every actor."""
+        while self._actors:
+            self.ray.kill(self._actors.pop())
+        self._idle.clear()
+
+    @contextmanager
+    def _stopping(self) -> Iterator[None]:
+        """End the actors where something went wrong, so that nobody waits for them."""
+        try:
+            yield
+        except BaseException:
+            self.ended.set()
+            self.dismiss()
+            raise
+
+
+class _Hand:
+    """One actor, taken when it is first needed, and its successors, when it has died."""
+
+    def __init__(self, engine: RayEngine, parcel: Parcel, blame: type[SidebenchError] = AttackFailed) -> None:
+        self._engine, self._parcel, self._blame = engine, parcel, blame
+        self._actor: Any = None
+
+    def ask(self, what: str, method: str, *arguments: Any) -> Any:
+        """Call a method of the actor; where the actor dies, of another one. `what` is what the job is called.
+
+        Raises:
+            SidebenchError: what was asked for failed, or the actor died as often as may be.
+        """
+        ray = self._engine.ray
+        for _ in range(TRIES):
+            if self._engine.ended.is_set():
+                raise PlanChanged(f"{what}: the run was broken off")
+            try:
+                if self._actor is None:
+                    self._actor = self._engine.take(self._parcel)
+                found, error = ray.get(getattr(self._actor, method).remote(*arguments))
+            except ray.exceptions.RayActorError:
+                say(f"{what}: a Ray worker has died; another one takes its place")
+                self._actor = None
+                continue
+            if error is not None:
+                raise rebuilt_error(**error)
+            return found
+        raise self._blame(f"{what}: {TRIES} Ray workers have died that were to do it; the same command goes on")
+
+    def close(self) -> None:
+        """Give the actor back."""
+        if self._actor is not None:
+            self._engine.give_back(self._actor)
+        self._actor = None
+
+
+class _Closed(Protocol):
+    def close(self) -> None: ...
+
+
+H = TypeVar("H", bound=_Closed)
+T = TypeVar("T")
+
+
+class _Threads(Generic[H]):
+    """Threads that take jobs in the order in which they were given, each with a hand of its own."""
+
+    def __init__(self, engine: RayEngine, new: Callable[[], H], workers: int) -> None:
+        self.workers = workers
+        self._engine, self._new = engine, new
+        self._pool, self._mine, self._all = ThreadPoolExecutor(workers), threading.local(), list[H]()
+
+    def __enter__(self) -> "_Threads[H]":
+        return self
+
+    def submit(self, job: Callable[[H], T]) -> "Future[T]":
+        """Have a job done; it may wait for those that were submitted before it."""
+        return self._pool.submit(lambda: job(self._hand()))
+
+    def _hand(self) -> H:
+        if not hasattr(self._mine, "hand"):
+            self._mine.hand = self._new()
+            self._all.append(self._mine.hand)
+        hand: H = self._mine.hand
+        return hand
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self._engine.ended.set()
+            self._engine.dismiss()
+        self._pool.shutdown(cancel_futures=True)
+        for hand in self._all if kind is None else ():
+            hand.close()
+
+
+def _scored(job: ScoreJob, hand: _Hand) -> Any:
+    images = read_state(job.images).tensors
+    return hand.ask(f"{job.name}: scores", "score", images, job.shard.numbers.start, job.spaces)
 
 
 class _RayMakers(Makers):
-    """One actor, which calls every attack of a plan; started when it is first needed, and again when it has died."""
+    """One actor, which calls every attack of a plan."""
 
-    def __init__(self, plan: RunPlan, folder: RunFolder, engine: RayEngine) -> None:
+    def __init__(self, plan: RunPlan, place: Place, engine: RayEngine, *, tuning: bool = False) -> None:
         super().__init__(plan)
-        self._folder, self._engine = folder, engine
-        self._actor: Any = None
+        self._place, self._ray = place, engine.ray
+        self._hand = _Hand(engine, Parcel.to_make(plan, tuning=tuning))
         self._stated: tuple[AttackState, Any] | None = None
 
     def apart(self, unit: Unit) -> bool:
@@ -230,42 +288,24 @@ class _RayMakers(Makers):
         return _OnRay(self, unit)
 
     def close(self) -> None:
-        if self._actor is not None:
-            self._engine.ray.kill(self._actor)
-        self._actor = self._stated = None
+        self._hand.close()
+        self._stated = None
 
-    def place(self) -> tuple[str, str]:
-        """Return the run folder and what it was opened as, by which an actor sees whether it has the same disk."""
-        return str(self._folder.path.absolute()), str((asked(self._folder.path) or {}).get("opened"))
+    def place(self) -> Shared:
+        """Return where preparations leave what they may need again."""
+        folder = self._place.folder.absolute()
+        opened = str((asked(folder) or {}).get("opened"))
+        return Shared(str(folder), opened, self._place.samples, self._place.keeps_progress)
 
     def state(self, state: AttackState) -> Any:
         """Return a reference to a state in the object store, where it is put once."""
         if self._stated is None or self._stated[0] is not state:
-            self._stated = state, self._engine.ray.put(state)
+            self._stated = state, self._ray.put(state)
         return self._stated[1]
 
     def ask(self, unit: Unit, method: str, *arguments: Any) -> Any:
-        """Call a method of the actor; where the actor dies, of another one.
-
-        Raises:
-            AttackFailed: it died as often as may be.
-        """
-        ray = self._engine.ray
-        for _ in range(TRIES):
-            if self._engine.ended.is_set():
-                raise PlanChanged(f"{unit.name}: the run was broken off")
-            if self._actor is None:
-                self._actor = self._engine.actor(self.plan)
-            try:
-                found, error = ray.get(getattr(self._actor, method).remote(unit.name, *arguments))
-            except ray.exceptions.RayActorError:
-                say(f"{unit.name}: a Ray worker has died; another one takes its place")
-                self._actor = None
-                continue
-            if error is not None:
-                raise rebuilt_error(**error)
-            return found
-        raise AttackFailed(f"{unit.name}: {TRIES} Ray workers have died that were to make it; the same command goes on")
+        """Call a method of the actor for a unit of the plan."""
+        return self._hand.ask(unit.name, method, self.plan.units.index(unit), *arguments)
 
 
 class _OnRay:
@@ -281,7 +321,9 @@ class _OnRay:
     def prepare(self, unit: Unit, sampling: Sampling, budget: Budget, samples: FolderCheckpoints) -> Prepared:
         """Call the attack's `prepare`; the samples that it was made from come back with the state."""
         asked_for = self._makers.place(), sampling.model_dump(mode="json"), budget.candidates
+        budget.progress("preparation on a worker", 0, 1)
         found, made = self._makers.ask(unit, "prepare", *asked_for)
+        budget.progress("preparation on a worker", 1, 1)
         for key, state in made.items():
             if samples.load(key) is None:
                 samples.save(key, state)
@@ -292,103 +334,3 @@ class _OnRay:
         # A list within a list is handed over as it is, so that the actor takes the state out once and not every time.
         numbers, kind = list(candidates.numbers), sampling.model_dump(mode="json")
         return Made(*self._makers.ask(unit, "generate", [self._makers.state(state)], numbers, kind))
-
-
-@dataclass(frozen=True)
-class Parcel:
-    """A plan by value: plug-ins by the names under which another process finds them."""
-
-    plan: RunPlan
-    units: tuple[tuple[Mapping[str, Any], int], ...]
-    defences: tuple[Mapping[str, Any], ...]
-
-    @classmethod
-    def of(cls, plan: RunPlan) -> "Parcel":
-        """Pack a plan, without what making images does not need."""
-        device = plan.model.device.partition(":")[0]  # an actor sees its own GPU alone
-        bare = replace(plan, units=(), defences=(), measures=(), inside=None, reference_model=None, tuned={})
-        bare = replace(bare, model=plan.model.model_copy(update={"device": device}))
-        units = tuple((named_plugin(unit.attack), unit.seed) for unit in plan.units)
-        return cls(bare, units, tuple(named_plugin(defence) for defence in plan.defences))
-
-    def opened(self) -> RunPlan:
-        """Return the plan again.
-
-        Raises:
-            BadInput: a plug-in is not here, or its code is another one.
-        """
-        units = tuple(Unit(built_plugin("attack", dict(attack)), seed) for attack, seed in self.units)
-        defences = tuple(built_plugin("defence", dict(defence)) for defence in self.defences)
-        return replace(self.plan, units=units, defences=defences)
-
-
-# ---- In an actor ------------------------------------------------------------------------------------
-
-
-class _Worker:
-    """Calls attacks; every answer is what was made and None, or None and what went wrong."""
-
-    def __init__(self, parcel: Parcel, threads: int) -> None:
-        torch.set_num_threads(threads)
-        self._parcel = parcel
-        self._makers: Makers | None = None
-        self._last_apart: bool | None = None
-        self._own = TemporaryDirectory(prefix="sidebench-worker-")
-        self._states: tuple[Any, AttackState] | None = None
-
-    def flops_per_sample(self, unit: str) -> Any:
-        return self._answer(unit, lambda own, maker: maker.flops_per_sample())
-
-    def prepare(self, unit: str, place: tuple[str, str], sampling: dict[str, Any], candidates: int) -> Any:
-        def call(own: Unit, maker: Maker) -> Any:
-            folder, shared = self._folder(*place)
-            checkpoints = folder.checkpoints(unit, [own.description(), candidates])
-            samples = folder.shared_samples()
-            budget = Budget(own.seed, candidates, checkpoints, silent)
-            clock = time.monotonic(), time.process_time()
-            found = maker.prepare(own, Sampling(**sampling), budget, samples)
-            made = {} if shared else {key: samples.load(key) for key in dict.fromkeys(found.cost["samples"])}
-            return found._replace(cost=_with_time(found.cost, clock)), made
-
-        return self._answer(unit, call)
-
-    def generate(self, unit: str, state: list[Any], numbers: list[int], sampling: dict[str, Any]) -> Any:
-        def call(own: Unit, maker: Maker) -> Any:
-            clock = time.monotonic(), time.process_time()
-            made = maker.generate(own, self._state(state[0]), Candidates(own.seed, numbers), Sampling(**sampling))
-            return made._replace(cost=_with_time(made.cost, clock))
-
-        return self._answer(unit, call)
-
-    def _answer(self, name: str, call: Any) -> Any:
-        sources: list[Path | None] = [source_folder(self._parcel.plan.model)]
-        try:
-            if self._makers is None:
-                self._makers = Makers(self._parcel.opened())
-            unit = next(unit for unit in self._makers.plan.units if unit.name == name)
-            sources.append(source_of(type(unit.attack)))
-            if self._last_apart is not self._makers.apart(unit):  # the model is held once at a time
-                self._makers.close()
-                self._last_apart = self._makers.apart(unit)
-            return call(unit, self._makers.of(unit)), None
-        except Exception as error:  # an attack may fail in any way
-            return None, described_error(error, *sources)
-
-    def _state(self, reference: Any) -> AttackState:
-        import ray
-
-        if self._states is None or self._states[0] != reference:
-            self._states = reference, ray.get(reference)
-        return self._states[1]
-
-    def _folder(self, path: str, opened: str) -> tuple[RunFolder, bool]:
-        """Return the run folder where this machine has the same disk, else one of the actor's own."""
-        run = Path(path)
-        shared = (asked(run) or {}).get("opened") == opened
-        return RunFolder(run if shared else Path(self._own.name)), shared
-
-
-def _with_time(cost: Mapping[str, Any], clock: tuple[float, float]) -> dict[str, Any]:
-    """Return a cost with the time since the clock was read, in seconds of the wall and of this process."""
-    seconds, processor = time.monotonic() - clock[0], time.process_time() - clock[1]
-    return {**cost, "seconds": seconds, "processor_seconds": processor}

@@ -5,7 +5,7 @@ started again makes only what is missing and ends with the same metrics.json. Re
 the last image was generated; only a defence that needs the training images gets them earlier.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ from .victim import output_path
 
 if TYPE_CHECKING:
     from ..results.schema import Metrics
+    from .engine import Engine
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,8 @@ class RunResult:
     """Units that failed, with the reason; the others' results are kept."""
 
 
-def execute(plan: RunPlan, progress: Progress = silent, make: "Make | None" = None) -> RunResult:
-    """Carry out a plan, or what is missing of it; `make` says by whom, if not by this process.
+def execute(plan: RunPlan, progress: Progress = silent, engine: "Engine | None" = None) -> RunResult:
+    """Carry out a plan, or what is missing of it; an engine makes and scores the images, if not this process.
 
     Raises:
         RunConflict: the folder holds a run with other settings, or another process writes to it.
@@ -55,15 +56,11 @@ def execute(plan: RunPlan, progress: Progress = silent, make: "Make | None" = No
     with folder.locked():
         _open(plan, folder)
         # All images first, then the references, which scoring alone needs.
-        failures = (make or make_here)(plan, folder, progress)
+        failures = (engine.make if engine else make_here)(plan, folder, progress)
         close_work(folder.path)
-        failures = _attack_reference(plan, progress, make) | failures
-        metrics = _score_all(plan, folder, failures, progress)
+        failures = _attack_reference(plan, progress, engine) | failures
+        metrics = _score_all(plan, folder, failures, progress, engine)
         return RunResult(folder, metrics, failures)
-
-
-Make = Callable[[RunPlan, RunFolder, Progress], dict[str, SidebenchError]]
-"""Makes the images of a plan in an open folder, and returns why units failed."""
 
 
 def make_here(plan: RunPlan, folder: RunFolder, progress: Progress) -> dict[str, SidebenchError]:
@@ -211,7 +208,7 @@ def _check_space(plan: RunPlan, folder: RunFolder) -> None:
 # ---- The reference model ----------------------------------------------------------------------------
 
 
-def _attack_reference(plan: RunPlan, progress: Progress, make: Make | None) -> dict[str, SidebenchError]:
+def _attack_reference(plan: RunPlan, progress: Progress, engine: "Engine | None") -> dict[str, SidebenchError]:
     """Run the same attacks on the pair's reference model, if it has one, and return the units that failed there."""
     reference = plan.reference()
     if reference is None:
@@ -220,7 +217,7 @@ def _attack_reference(plan: RunPlan, progress: Progress, make: Make | None) -> d
     def report(phase: str, done: int, total: int) -> None:
         progress(f"reference model, {phase}", done, total)
 
-    failures = execute(reference, report, make).failures
+    failures = execute(reference, report, engine).failures
     return {name: AttackFailed(f"on the reference model: {error}") for name, error in failures.items()}
 
 
@@ -232,6 +229,7 @@ def _score_all(
     folder: RunFolder,
     failures: dict[str, SidebenchError],
     progress: Progress,
+    engine: "Engine | None",
 ) -> "Metrics | None":
     from ..data.references import load_references
     from ..measures.scorer import Scorer
@@ -251,10 +249,14 @@ def _score_all(
     path = output_path(plan, references)
     device = environment.pick_device(plan.model.device)
     scorer = Scorer(references, list(plan.measures), plan.protocol.top_k, device, path)
-    for unit in made:  # the gate reads the scores of broken images too
-        score_unit(plan, folder, unit, scorer, progress)
-        if unit in units:
-            rate_captions(plan, folder, unit, references)
+    # The gate reads the scores of broken images too.
+    if engine is not None:
+        engine.score(plan, folder, [name for name, _, _ in made], references.fingerprint, progress)
+    else:
+        for unit in made:
+            score_unit(plan, folder, unit, scorer, progress)
+    for unit in units:
+        rate_captions(plan, folder, unit, references)
     if not units:
         return None
     with sealed(folder):

@@ -11,30 +11,21 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from .. import environment
-from ..candidates import Candidates, stream_seed
-from ..contracts import Attack, Budget, Defence, ModelSpec, Progress
+from ..candidates import stream_seed
+from ..contracts import Progress
 from ..data.pair import ModelSource, Pair
-from ..data.references import shared_groups
-from ..errors import BadInput, BadSetting, RunConflict, TooFew
+from ..errors import BadInput, BadSetting, RunConflict
 from ..files import canonical_json, difference, read_json, write_json
-from ..protocol import TOP_K, batching, default_measures
-from ..registry import find, make_attack, make_measure
-from ..results.checkpoints import FolderCheckpoints, MemoryCheckpoints
-from ..results.rates import measure_result
-from ..results.schema import BandResult
-from ..results.tuning_curve import SCHEMA, Curve, TriedPoint, Used, as_stored
-from ..results.unit_scores import UnitScores
-from ..sampling.defended import defend, in_order
-from .batching import sampling_of
+from ..registry import find, make_attack
+from ..results.tuning_curve import SCHEMA, Curve, TriedPoint, as_stored
+from ..sampling.defended import in_order
+from .engine import Engine
 from .plan import RunPlan
 from .plugins import check_names, make_defences
 from .timing import sampling_time
-
-if TYPE_CHECKING:
-    from ..contracts import AttackState, Model
+from .tuning_bench import TuningBench
 
 
 def shadow_pair(pair: Pair, folder: Path, seed: int) -> Pair:
@@ -77,13 +68,15 @@ def tune(
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     progress: Progress,
     announce: Callable[[str], object] | None = None,
+    engine: Engine | None = None,
 ) -> Curve:
     """Try every point of the grid on the shadow victim, storing the curve after each; a second call goes on.
 
     The last key of the grid varies fastest; where it is a setting of the generation alone, the state is
     prepared once for all its values. With `defences` (their `settings` by name) the victim stands behind them, so
     the attack is tuned by somebody who knows the defence. A pair with a tuning block is attacked itself. `announce` is
-    told how much there is to try and, by the victim, how long that may take, which costs a few calls of it.
+    told how much there is to try and, by the victim, how long that may take, which costs a few calls of it; on an
+    engine, whose workers load the victim, only the former. An engine prepares and generates, to the same curve.
 
     Raises:
         UnknownName: the attack has no such setting.
@@ -115,14 +108,14 @@ def tune(
     if announce is not None and left:
         ahead = "" if trained else "; a shadow victim is trained first"
         announce(f"{left:,} settings, {candidates:,} candidates each{ahead}")
-    bench = _Bench(victim, out, device, candidates, seed, around, progress)
-    if announce is not None and left:
+    wanted = [(v, values) for v, values in zip(variants, points, strict=True) if canonical_json(values) not in done]
+    bench = TuningBench(victim, out, device, candidates, seed, around, [variant for variant, _ in wanted], progress)
+    if announce is not None and left and engine is None:
         behind = f"; what {' and '.join(each.name for each in around)} costs comes on top" if around else ""
         announce(sampling_time(victim, lambda: bench.bare, left * candidates) + behind)
-    for variant, values in zip(variants, points, strict=True):
-        if canonical_json(values) not in done:
-            done[canonical_json(values)] = TriedPoint(values=values, result=bench.try_out(variant, values))
-        curve = Curve(
+
+    def curve() -> Curve:
+        return Curve(
             attack=attack,
             settings=own,
             used=bench.used,
@@ -132,8 +125,11 @@ def tune(
             candidates=candidates,
             points=list(done.values()),
         )
-        write_json(file, {"schema": SCHEMA, "plan": plan, "curve": curve.model_dump(mode="json")})
-    return curve
+
+    for (_, values), result in zip(wanted, bench.tried([values for _, values in wanted], engine), strict=True):
+        done[canonical_json(values)] = TriedPoint(values=values, result=result)
+        write_json(file, {"schema": SCHEMA, "plan": plan, "curve": curve().model_dump(mode="json")})
+    return curve()
 
 
 def curve_file(out: Path, attack: str, defences: Sequence[str] = ()) -> Path:
@@ -143,103 +139,6 @@ def curve_file(out: Path, attack: str, defences: Sequence[str] = ()) -> Path:
     'side+eta.json'
     """
     return out / f"{'+'.join([attack, *defences])}.json"
-
-
-class _Bench:
-    """The victim with its references, ready to try attacks on."""
-
-    def __init__(
-        self,
-        pair: Pair,
-        out: Path,
-        device: str,
-        candidates: int,
-        seed: int,
-        defences: Sequence[Defence],
-        progress: Progress,
-    ) -> None:
-        from ..data.references import load_references
-        from ..measures.output_path import OutputPath
-        from ..measures.scorer import Scorer
-        from ..models import WITH_AUTOENCODER, load_model
-
-        self.candidates, self.progress = candidates, progress
-        block = pair.data.tuning_block is not None
-        # No run has such a seed by chance, so candidates of the pair's own model are never those of a run.
-        self.seed = stream_seed(seed, "tuning", 0, pair.name) % 2**31 if block else seed
-        try:
-            self.references = load_references(pair, tuning=block)
-        except TooFew as error:
-            if block:
-                raise
-            raise TooFew(
-                f"pair {pair.name.removesuffix('-shadow')} leaves too few images for a shadow victim, which is trained "
-                f"and held out on as many as the pair's own ({error}); in a pair file of yours, set a block aside with "
-                "data.tuning_block"
-            ) from None
-        self.samples = FolderCheckpoints(out / "samples")
-        spec = self._spec(pair, out, device)
-        self.bare: Model = load_model(spec)
-        height, width = self.bare.image_shape[1:]
-        training, held_out = self.references.training, self.references.held_out
-        smallest = None if pair.allow_dense_neighbours else min(len(training), len(held_out) or len(training))
-        default = default_measures(height * width, held_out=len(held_out) > 0, smallest=smallest)
-        self.measure = make_measure((pair.measures or default)[0])
-        if not self.measure.bands:
-            raise BadInput(f"{pair.name}: the first measure has no fixed bands to tune by")
-        self.measure.check(len(training), len(held_out), pair.allow_dense_neighbours)
-        self.sampling = sampling_of(pair, self.bare, candidates)
-        self.model: Model = defend(self.bare, defences, self.sampling.sampler.name, training.floats)
-        autoencoder = spec.family in WITH_AUTOENCODER
-        path = OutputPath(lambda: self.model, spec.content(), autoencoder=autoencoder)
-        self.scorer: Scorer = Scorer(self.references, [self.measure], TOP_K, self.model.device, path)
-        rows = sorted(int(row) for part in (training, held_out) for row in part.rows)
-        self.used = Used(model=spec.sha256, seed=self.seed, data=self.references.fingerprint, rows=rows)
-        self._prepared: tuple[dict[str, Any], AttackState] | None = None
-
-    def _spec(self, pair: Pair, out: Path, device: str) -> ModelSpec:
-        """Return the pair's own model, or that of the shadow victim, trained if it is not there yet."""
-        from ..models import inspect_files
-        from ..models.find_model import find_model
-        from ..models.zoo.train import train
-
-        if pair.data.tuning_block is not None:
-            spec = find_model(pair, None, out).spec
-        else:
-            folder = Path(pair.model.location)
-            if not folder.exists():
-                train(pair, folder, device, self.progress)
-            spec = ModelSpec(family=pair.model.family, location=str(folder))
-        hashes = inspect_files(spec).sha256
-        return spec.model_copy(update={"sha256": hashes, "device": str(environment.pick_device(device))})
-
-    def try_out(self, attack: Attack, values: Mapping[str, Any]) -> BandResult:
-        """Return the closest band's result of this attack."""
-        import numpy as np
-
-        from ..sampling.call_attack import make_candidates
-
-        state = self._state(attack)
-        label = ", ".join(f"{key} = {value}" for key, value in values.items())
-        shards = []
-        for batch in Candidates(self.seed, range(self.candidates)).batches(batching(self.sampling.micro_batch).shard):
-            made = make_candidates(attack, self.model, state, batch, self.sampling)
-            numbers, broken = np.asarray(batch.numbers), made.nan.numpy()
-            shards.append(self.scorer.score(made.images, numbers, broken, self.measure.space))
-            self.progress(f"candidates at {label}", max(batch.numbers) + 1, self.candidates)
-        groups = self.references.groups()
-        scores = UnitScores(shards, [self.measure], shared_groups(groups))
-        return measure_result(attack.name, self.seed, self.measure, scores, groups).bands[0]
-
-    def _state(self, attack: Attack) -> "AttackState":
-        """Prepare the attack, or take the state of one that differs in generation settings only."""
-        from ..sampling.call_attack import prepare_attack
-
-        matters = attack.settings.model_dump(exclude=attack.generation_settings)
-        if self._prepared is None or self._prepared[0] != matters:
-            budget = Budget(self.seed, self.candidates, MemoryCheckpoints(), self.progress)
-            self._prepared = matters, prepare_attack(attack, self.model, self.sampling, budget, self.samples).state
-        return self._prepared[1]
 
 
 def with_curves(plan: RunPlan, curves: Mapping[str, Curve], progress: Progress) -> RunPlan:

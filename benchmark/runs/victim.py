@@ -37,6 +37,21 @@ def load_victim(plan: RunPlan) -> "Model":
     return defended
 
 
+def load_tuned(plan: RunPlan) -> "Model":
+    """Load the model that `tune` attacks, with its defences; a tuning block's images are those that a defender has.
+
+    Raises:
+        BadInput: a defence does not fit the model.
+    """
+    from ..data.references import load_references
+    from ..models import load_model
+
+    def training() -> "Tensor":
+        return load_references(plan.pair, tuning=plan.pair.data.tuning_block is not None).training.floats()
+
+    return defend(load_model(plan.model), plan.defences, plan.protocol.sampler.name, training)
+
+
 def _images_of(plan: RunPlan, prompts: "Sequence[str]") -> "Tensor":
     """Load an image of each caption, the first one that has it, uint8 N x C x H x W."""
     import numpy as np

@@ -60,6 +60,7 @@ def stages(rules: Policy, hypotheses: int) -> Stages:
         spent=NOTHING,
         scores=scores,
         progress=lambda *_: None,
+        ahead=lambda _: None,
     )
     references: Any = SimpleNamespace(held_out=range(10))
     return Stages(source, rules, references, rules.limits, SIDES, hypotheses)

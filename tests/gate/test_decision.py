@@ -60,6 +60,7 @@ def decided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             spent=NOTHING,
             scores=lambda unit, shard: scores(shard, hits[int(unit[-1])]),
             progress=lambda *_: None,
+            ahead=lambda _: None,
             how_to_have=lambda *_: "",
             not_judged=list,
             victim=lambda: None,

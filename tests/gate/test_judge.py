@@ -7,6 +7,8 @@ import json
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,7 +34,8 @@ from sidebench.benchmark.gate.policy import Policy, load_policy
 from sidebench.benchmark.gate.text import as_dict, as_markdown, as_text, junit
 from sidebench.benchmark.progress import PlainProgress
 from sidebench.benchmark.runs import makers, runner
-from sidebench.benchmark.runs.plan import plan_run
+from sidebench.benchmark.runs.engine import Place
+from sidebench.benchmark.runs.plan import RunPlan, plan_run
 from sidebench.cli import main
 
 CLEAN, LEAKY = "control:heldout", "control:mixture:0.2"
@@ -201,6 +204,90 @@ class Broken(Attack):
     def generate(self, model, state, candidates):
         raise ValueError("out of luck")
 """
+
+# ---- On an engine ---
+
+
+class Several:
+    """Workers that are threads of this process: what is asked of them is written down."""
+
+    def __init__(self, workers: int) -> None:
+        self.workers, self.asked = workers, list[int]()
+
+    @contextmanager
+    def crew(self, plan: RunPlan, place: Place, *, tuning: bool = False) -> Iterator[Any]:
+        with ThreadPoolExecutor(self.workers) as pool:
+            crew = makers.Makers(plan)
+
+            def submit(job: Callable[[Any], Any]) -> Any:
+                self.asked[-1] += 1
+                return pool.submit(job, crew)
+
+            yield SimpleNamespace(workers=self.workers, submit=submit)
+
+    def noted(self, made: Callable[..., None]) -> Callable[..., None]:
+        def make(source: Any, wanted: Sequence[Any]) -> None:
+            self.asked.append(0)
+            made(source, wanted)
+
+        return make
+
+
+def on_workers(out: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> tuple[Decision, list[int]]:
+    """Return a decision that three workers have made shards for, and how many jobs each time."""
+    engine: Any = Several(3)
+    with monkeypatch.context() as patch:
+        patch.setattr(source.MadeOnDemand, "_make", engine.noted(source.MadeOnDemand._make))
+        plan: dict[str, Any] = {"model": changes.pop("model", CLEAN), "device": "cpu", "out": out, "engine": engine}
+        return judge.gate_pair(load_pair("digits"), policy(**changes), **plan), engine.asked
+
+
+def made_by(decision: Decision) -> list[str]:
+    assert decision.folder is not None
+    return sorted(file.relative_to(decision.folder).as_posix() for file in decision.folder.rglob("*.safetensors"))
+
+
+def test_workers_make_side_by_side_what_is_needed_whatever_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moody: Callable[..., str]
+) -> None:
+    rule: dict[str, Any] = {"threshold": {"calibrate": {"rate": 0.02, "candidates": 512}}, "limits": {"excess": 0.05}}
+    rule |= {"attacks": {"carlini-uncond": {}, moody(): {}}, "budget": {"candidates": 512}}
+    alone, (shared, asked) = decide(tmp_path / "alone", **rule), on_workers(tmp_path / "shared", monkeypatch, **rule)
+    assert shared.verdict == alone.verdict and shared.findings == alone.findings and made_by(shared) == made_by(alone)
+    # Of either attack: the state with both shards of the calibration, and the first test; then the tests of both.
+    assert asked == [3, 1, 3, 1, 2] and shared.verdict == "cannot tell"
+    assert shared.folder is not None and not (shared.folder / "work").exists()
+
+
+BROKEN_LATER = """
+from sidebench import Attack, Generated
+
+class Broken(Attack):
+    name, title, paper, access = "broken", "broken", "none", "samples"
+
+    def generate(self, model, state, candidates):
+        if 512 in candidates.numbers:
+            raise ValueError("out of luck")
+        return Generated(model.sample(candidates))
+"""
+
+
+def test_a_shard_that_fails_beside_others_ends_its_attack_where_its_turn_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(BROKEN_LATER, encoding="utf-8")
+    rule: dict[str, Any] = {"attacks": {f"{file}:Broken": {}}}
+    rule |= {"threshold": {"calibrate": {"rate": 0.01, "candidates": 1024}}}
+    alone, (shared, asked) = decide(tmp_path / "alone", **rule), on_workers(tmp_path / "shared", monkeypatch, **rule)
+    assert shared.verdict == alone.verdict == "cannot tell" and shared.reasons == alone.reasons
+    assert "out of luck" in shared.reasons[0] and asked == [4], "nor tried a second time"
+
+
+def test_an_engine_has_nothing_to_make_of_a_finished_run(finished: Any, call: Callable[..., Any]) -> None:
+    code, out, err = call("gate", finished.folder.path, "--policy", "example", "--engine", "ray")
+    assert (code, out) == (2, "") and "is a finished run, of which nothing has to be made: --engine goes with" in err
+
 
 # ---- Several preparations ---------------------------------------------------------------------------
 

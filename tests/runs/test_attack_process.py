@@ -12,10 +12,16 @@ from typing import Any
 import pytest
 import torch
 
+from sidebench.benchmark.candidates import Candidates
+from sidebench.benchmark.contracts import AttackState
 from sidebench.benchmark.errors import AttackFailed
 from sidebench.benchmark.files import read_json
+from sidebench.benchmark.protocol import Sampling
+from sidebench.benchmark.registry import make_attack
 from sidebench.benchmark.runs import makers, runner
+from sidebench.benchmark.runs.attack_process import AttackProcess, Frame
 from sidebench.benchmark.runs.makers import is_apart
+from sidebench.benchmark.runs.plan import Unit
 
 Plan = Callable[..., Any]
 
@@ -181,3 +187,19 @@ def _runs(pid: int) -> bool:
     import psutil
 
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def test_units_of_one_name_and_state_are_called_with_their_own_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    process, told = object.__new__(AttackProcess), list[Any]()
+    process._stated = None
+
+    def ask(self: AttackProcess, who: str, frame: Frame, budget: Any = None) -> Frame:
+        told.append(frame.values["attack"]["settings"]["guidance_scale"] if frame.values["op"] == "state" else "made")
+        return Frame({"cost": {}}, {"images": torch.zeros(1), "nan": torch.zeros(1)})
+
+    monkeypatch.setattr(AttackProcess, "_ask", ask)
+    state = AttackState({}, {})
+    units = [Unit(make_attack("side", {"guidance_scale": scale}), 0) for scale in (1.0, 2.0)]
+    for unit in (units[0], units[0], units[1]):
+        process.generate(unit, state, Candidates(0, [0]), Sampling(micro_batch=1))
+    assert told == [1.0, "made", "made", 2.0, "made"]

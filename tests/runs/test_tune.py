@@ -71,9 +71,9 @@ def test_every_point_is_tried_and_the_best_has_the_highest_excess(tmp_path: Path
 def test_a_second_call_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tune(tmp_path, {"guidance_scale": [0.0]})
     tried: list[Any] = []
-    original = tuning._Bench.try_out
+    original = tuning.TuningBench.tried
     monkeypatch.setattr(
-        tuning._Bench, "try_out", lambda self, attack, values: tried.append(values) or original(self, attack, values)
+        tuning.TuningBench, "tried", lambda self, points, engine: tried.extend(points) or original(self, points, engine)
     )
     curve = tune(tmp_path, {"guidance_scale": [0.0, 2.0]})
     assert tried == [{"guidance_scale": 2.0}] and len(curve.points) == 2
