@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .byte_rows import Rows
 from .products import (
     BLOCK,
     Listed,
@@ -56,7 +57,9 @@ class Within(NamedTuple):
     distances: Tensor
 
 
-def top_k(queries: Tensor, references: Tensor | Prepared, k: int, reference_block: int = BLOCK, parts: int = 1) -> TopK:
+def top_k(
+    queries: Tensor, references: Tensor | Rows | Prepared, k: int, reference_block: int = BLOCK, parts: int = 1
+) -> TopK:
     """Return the k nearest of `references` (M x D) for each of `queries` (N x D), float32.
 
     k larger than M gives M columns. Ties go to the smaller reference number. References that are searched more than
@@ -75,7 +78,7 @@ def top_k(queries: Tensor, references: Tensor | Prepared, k: int, reference_bloc
 
 
 def top_k_and_chosen(
-    queries: Tensor, references: Tensor | Prepared, chosen: Tensor, k: int, parts: int = 1
+    queries: Tensor, references: Tensor | Rows | Prepared, chosen: Tensor, k: int, parts: int = 1
 ) -> tuple[TopK, Tensor]:
     """Return the k nearest references, and the distances to the k nearest of the `chosen` ones, from one search.
 
@@ -100,7 +103,7 @@ def top_k_and_chosen(
 
 
 def within(
-    queries: Tensor, references: Tensor | Prepared, radius: Tensor, reference_block: int = BLOCK, parts: int = 1
+    queries: Tensor, references: Tensor | Rows | Prepared, radius: Tensor, reference_block: int = BLOCK, parts: int = 1
 ) -> Within:
     """Return every pair with distance <= radius (one radius per query, (N,))."""
     known = _prepared(references, parts)
@@ -143,7 +146,7 @@ def _reached(queries: Tensor, known: Prepared, radius: Tensor, block: int) -> It
     yield rows[listed.rows], listed.ids
 
 
-def _prepared(references: Tensor | Prepared, parts: int) -> Prepared:
+def _prepared(references: Tensor | Rows | Prepared, parts: int) -> Prepared:
     return references if isinstance(references, Prepared) else prepare(references, parts)
 
 
@@ -196,13 +199,13 @@ def _direct(queries: Tensor, known: Prepared, rows: Tensor, ids: Tensor) -> Tens
     own, gaps = (queries.new_empty((min(step, len(rows)), size)) for _ in range(2))
     for row, reference, place in zip(rows.split(step), ids.split(step), distances.split(step), strict=True):
         torch.index_select(queries, 0, row, out=own[: len(row)])
-        torch.index_select(known.references, 0, reference, out=gaps[: len(row)])
+        known.references.read(reference, gaps[: len(row)])
         place.copy_(_lengths(gaps[: len(row)].sub_(own[: len(row)]), known.parts))
     # A sum of squares below this lost digits as they vanished; it is 1e-15 for 60 values.
     least = (size * torch.finfo(torch.float32).tiny / torch.finfo(torch.float32).eps) ** 0.5
     poor = (~((distances >= least) & (distances < torch.inf))).nonzero().flatten()
     for some in poor.split(step):
-        distances[some] = _direct_in_float64(queries[rows[some]], known.references[ids[some]], known.parts)
+        distances[some] = _direct_in_float64(queries[rows[some]], known.references.read(ids[some]), known.parts)
     return distances
 
 

@@ -20,6 +20,8 @@ import torch
 from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
+from .byte_rows import ByteRows, Rows, as_rows
+
 BLOCK = 4096
 """References that are centred and held against the queries at a time."""
 
@@ -32,6 +34,9 @@ _IN_CACHE = 1 << 19
 _LONG = 512
 """Values of a descriptor from which on it does."""
 
+_READ = 1 << 21
+"""Values that become float32 at a time, where bytes are kept: 8 MB."""
+
 _FAR = 16
 """Times the squared length from the centre: references that are longer are centred before they are multiplied."""
 
@@ -42,8 +47,8 @@ _ROUNDED = 1 + 8 * torch.finfo(torch.float32).eps
 class Prepared(NamedTuple):
     """References that can be searched many times."""
 
-    references: Tensor
-    """M x D float32, as given."""
+    references: Rows
+    """M x D float32, as given, or the bytes from which they are made."""
     parts: int
     """A descriptor is that many pieces of equal length."""
     centre: Tensor
@@ -55,7 +60,7 @@ class Prepared(NamedTuple):
     uncentred: Tensor
     """0-d: that of a reference as given; 0 where centred copies are multiplied."""
     longer: Tensor | None
-    """parts x M x (D / parts + 2): (b, ||b||^2, 1) of centred pieces, where they are short."""
+    """parts x M x (D / parts + 2): (b, ||b||^2, 1) of centred pieces, in the order of `_spread`; None where long."""
     finite: bool
     """Whether every value of the references is."""
 
@@ -71,40 +76,55 @@ class Listed(NamedTuple):
     """(N,) bool: queries of which nothing is listed, since too much would be."""
 
 
-def prepare(references: Tensor, parts: int = 1) -> Prepared:
+def prepare(references: Tensor | Rows, parts: int = 1) -> Prepared:
     """Centre and measure references, M x D float32, block by block: no copy of them is made."""
-    some = references[:: max(1, len(references) // BLOCK)]
-    centre = some.mean(0) if len(some) else references.new_zeros(references.shape[1])
-    if not bool(centre.isfinite().all()):
-        centre = some[some.isfinite().all(1)].mean(0)
-        centre = torch.where(centre.isfinite(), centre, 0)
-    norms = references.new_empty((len(references), parts))
-    wide = torch.float32 if references.device.type == "mps" else torch.float64
-    lengths = references.new_zeros((len(references), 2), dtype=wide)
-    buffer = references.new_empty((min(BLOCK, len(references)), references.shape[1]))
-    for start in range(0, len(references), BLOCK):
-        part = references[start : start + BLOCK]
+    given = as_rows(references)
+    count, size = len(given), given.size
+    centre = _centre(given)
+    norms = centre.new_empty((count, parts))
+    wide = torch.float32 if centre.device.type == "mps" else torch.float64
+    lengths = centre.new_zeros((count, 2), dtype=wide)
+    step = _rows_at_once(given)
+    buffer, made = (centre.new_empty((min(step, count), size)) for _ in range(2))
+    for start in range(0, count, step):
+        rows = slice(start, min(start + step, count))
+        part = given.read(rows, made[: rows.stop - start])
         # Written in place: small results kept among large temporaries split the heap.
         centred = torch.sub(part, centre, out=buffer[: len(part)])
-        found = norms[start : start + BLOCK] = _squared_lengths(centred, parts)
-        lengths[start : start + BLOCK, 0] = found.sum(1)
-        lengths[start : start + BLOCK, 1] = _squared_lengths(part, 1)[:, 0]
-    finite = bool(lengths.isfinite().all()) or _bound_lengths(lengths, references, centre)
+        found = norms[rows] = _squared_lengths(centred, parts)
+        lengths[rows, 0] = found.sum(1)
+        lengths[rows, 1] = _squared_lengths(part, 1)[:, 0]
+    finite = bool(lengths.isfinite().all()) or _bound_lengths(lengths, given, centre)
     zero = lengths.new_zeros(())
-    longest, uncentred = lengths.amax(0) if len(lengths) else (zero, zero)
-    short = references.shape[1] // parts < _LONG
-    known = Prepared(references, parts, centre, norms, longest, zero, None, finite)
-    if short:
-        return known._replace(longer=_longer(known, slice(None), references.dtype))
+    longest, uncentred = lengths.amax(0) if count else (zero, zero)
+    known = Prepared(given, parts, centre, norms, longest, zero, None, finite)
+    if size // parts < _LONG:
+        return known._replace(longer=_longer(known, _spread(count, BLOCK, centre.device), centre.dtype))
     return known._replace(uncentred=uncentred) if bool(uncentred <= _FAR * longest) else known
 
 
-def _bound_lengths(lengths: Tensor, references: Tensor, centre: Tensor) -> bool:
+def _centre(references: Rows) -> Tensor:
+    """Return the mean of some references, (D,); of values that are not finite none enters it."""
+    some = references.read(slice(None, None, max(1, len(references) // BLOCK)))
+    centre = some.mean(0) if len(some) else some.new_zeros(references.size)
+    if not bool(centre.isfinite().all()):
+        centre = some[some.isfinite().all(1)].mean(0)
+        centre = torch.where(centre.isfinite(), centre, 0)
+    return centre
+
+
+def _rows_at_once(references: Rows) -> int:
+    return max(1, min(BLOCK, _READ // max(1, references.size)))
+
+
+def _bound_lengths(lengths: Tensor, references: Rows, centre: Tensor) -> bool:
     """Bound squared lengths whose differences from the centre overflow, and say whether all references are finite.
 
     Those that are not count for nothing: they are near no query.
     """
-    finite = references.isfinite().all(1)
+    step = _rows_at_once(references)
+    starts = range(0, len(references), step)
+    finite = torch.cat([references.read(slice(start, start + step)).isfinite().all(1) for start in starts])
     over = ~lengths[:, 0].isfinite()
     lengths[over, 0] = 2 * (lengths[over, 1] + centre.to(lengths.dtype).square().sum())
     lengths[~finite] = 0
@@ -181,40 +201,74 @@ def _underflow(queries: Tensor) -> float:
 
 
 class _Block(NamedTuple):
-    vectors: Tensor
-    """parts x rows x D / parts, or longer by two."""
+    known: Prepared
+    numbers: Tensor
+    """(rows,) int64: which references they are."""
+    vectors: Tensor | None
+    """parts x rows x D / parts, or longer by two; None where bytes are kept, which are read a few at a time."""
     norms: Tensor | None
     """parts x rows: squared lengths of the centred pieces, where the vectors do not hold them."""
-    first: int
-    step: int
 
     def ids(self, place: Tensor) -> Tensor:
-        return self.first + self.step * place
+        """Return the references at some places; rows that only fill up the last stripe have a number above all."""
+        padding = self.numbers.new_full((_STRIPES,), len(self.known.references))
+        return torch.cat([self.numbers, padding])[place]
+
+    def pieces(self, part: int, rows: slice) -> Iterator[tuple[slice, Tensor]]:
+        """Yield the vectors of some rows in one part, and where among these rows they lie."""
+        if self.vectors is not None:
+            yield slice(0, rows.stop - rows.start), self.vectors[part, rows]
+            return
+        references = self.known.references
+        step = _rows_at_once(references)
+        buffer = self.known.norms.new_empty((step, references.size))
+        for start in range(rows.start, rows.stop, step):
+            some = self.numbers[start : min(start + step, rows.stop)]
+            made = references.read(some, buffer[: len(some)])
+            yield slice(start - rows.start, start - rows.start + len(some)), _pieces(made, self.known.parts)[part]
 
 
-def _blocks(known: Prepared, dtype: torch.dtype, size: int) -> Iterator[_Block]:
-    """Yield all references in blocks of every n-th one.
+def _spread(count: int, size: int, device: torch.device) -> Tensor:
+    """Return all numbers below `count`, int64, in an order in which each `size` of them come from all over the set.
 
     Sets are often sorted, by class for one; then the first edge would say little about the rest.
     """
-    step = -(-len(known.references) // size)
-    for first in range(step):
-        every = slice(first, None, step)
-        if dtype == known.norms.dtype and known.longer is not None:
-            yield _Block(known.longer[:, every], None, first, step)
-        elif dtype == known.norms.dtype and bool(known.uncentred):
-            yield _Block(_pieces(known.references[every], known.parts), known.norms[every].T, first, step)
-        else:
-            yield _Block(_longer(known, every, dtype), None, first, step)
+    step = max(1, -(-count // size))
+    every = [torch.arange(first, count, step, device=device) for first in range(step)]
+    return torch.cat(every)
 
 
-def _longer(known: Prepared, rows: slice, dtype: torch.dtype) -> Tensor:
-    """Return (b, ||b||^2, 1) of centred pieces, parts x rows x (D / parts + 2)."""
-    pieces = _pieces(known.references[rows], known.parts)
-    longer = pieces.new_empty((*pieces.shape[:2], pieces.shape[2] + 2), dtype=dtype)
-    torch.sub(pieces, _pieces(known.centre[None].to(dtype), known.parts), out=longer[..., :-2])
+def _blocks(known: Prepared, dtype: torch.dtype, size: int) -> Iterator[_Block]:
+    """Yield all references, each block from all over the set."""
+    count, device = len(known.references), known.norms.device
     same = dtype == known.norms.dtype
-    longer[..., -2] = known.norms[rows].T if same else longer[..., :-2].square().sum(-1)
+    if same and known.longer is not None:
+        for numbers, vectors in zip(
+            _spread(count, BLOCK, device).split(size), known.longer.split(size, 1), strict=True
+        ):
+            yield _Block(known, numbers, vectors, None)
+        return
+    step = -(-count // size)
+    for first in range(step):
+        numbers, every = torch.arange(first, count, step, device=device), slice(first, None, step)
+        if not (same and bool(known.uncentred)):
+            yield _Block(known, numbers, _longer(known, numbers, dtype), None)
+        elif isinstance(known.references, ByteRows):
+            yield _Block(known, numbers, None, known.norms[every].T)
+        else:
+            yield _Block(known, numbers, _pieces(known.references.read(every), known.parts), known.norms[every].T)
+
+
+def _longer(known: Prepared, rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return (b, ||b||^2, 1) of centred pieces, parts x rows x (D / parts + 2), filled a few rows at a time."""
+    size = known.references.size // known.parts
+    longer = known.norms.new_empty((known.parts, len(rows), size + 2), dtype=dtype)
+    centre = _pieces(known.centre[None].to(dtype), known.parts)
+    step = _rows_at_once(known.references)
+    for part, places in zip(longer.split(step, 1), rows.split(step), strict=True):
+        torch.sub(_pieces(known.references.read(places), known.parts), centre, out=part[..., :-2])
+        same = dtype == known.norms.dtype
+        part[..., -2] = known.norms[places].T if same else part[..., :-2].square().sum(-1)
     longer[..., -1] = 1
     return longer
 
@@ -243,12 +297,12 @@ class _Products:
 
         Rows that fill up the last stripe are infinite.
         """
-        count = block.vectors.shape[1]
+        count = len(block.numbers)
         rows = count if whole else min(self._rows, count)
         for start in range(0, count, rows):
             size = min(rows, count - start)
             values, other = self._scratch[0, :size], self._scratch[-1, :size]
-            for part in range(len(block.vectors)):
+            for part in range(len(self._vectors)):
                 self._write(block, part, slice(start, start + size), other if part else values)
                 if part:
                     torch.maximum(values, other, out=values)
@@ -258,10 +312,10 @@ class _Products:
             yield self._scratch[0, : _whole_stripes(size)], start
 
     def _write(self, block: _Block, part: int, rows: slice, out: Tensor) -> None:
-        if block.norms is None:
-            _multiply(block.vectors[part, rows], self._longer[part], out)
-        else:
-            _multiply(block.vectors[part, rows], self._vectors[part], out)
+        other = self._longer if block.norms is None else self._vectors
+        for place, vectors in block.pieces(part, rows):
+            _multiply(vectors, other[part], out[place])
+        if block.norms is not None:
             out.add_(block.norms[part, rows, None]).add_(self._own[part])
 
 

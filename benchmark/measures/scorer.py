@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ..contracts import Measure, Neighbours, Side
+from ..data.byte_rows import ByteRows, FloatRows, Rows, as_bytes
 from ..data.nearest import top_k, top_k_and_chosen, within
 from ..data.products import Prepared, prepare
 from ..data.references import ImageSet, References
@@ -53,7 +54,7 @@ class Scorer:
                 )
             if measure.round_trip_of is not None and (path is None or not path.autoencoder):
                 raise BadInput(no_autoencoder(measure))
-        self._descriptors: dict[tuple[str, Side], torch.Tensor] = {}
+        self._descriptors: dict[tuple[str, Side], Rows] = {}
         self._prepared: dict[tuple[str, Side], Prepared] = {}
 
     def score(self, images: torch.Tensor, candidates: np.ndarray, nan: np.ndarray, space: str) -> ShardScores:
@@ -61,7 +62,7 @@ class Scorer:
         flat = images.flatten(1)
         constant = (flat.amin(1) == flat.amax(1)).numpy() & ~nan
         measures = [measure for measure in self.measures if measure.space == space]
-        queries = described(measures[0], (images.float() / 255).to(self.device))
+        queries = self._described(measures[0], images)
 
         neighbours = {side: self._nearest(queries, measures[0], side) for side in SIDES}
         valid = torch.from_numpy(~(nan | constant))
@@ -72,19 +73,31 @@ class Scorer:
         """Score uint8 images, N x C x H x W, that are numbered from 0 and had no value that is not finite."""
         return self.score(images, np.arange(len(images)), np.zeros(len(images), dtype=bool), space)
 
-    def reference_descriptors(self, measure: Measure, side: Side) -> torch.Tensor:
-        """Return the descriptors of a side's images, N x D; made once per descriptor space."""
+    def reference_descriptors(self, measure: Measure, side: Side) -> Rows:
+        """Return the descriptors of a side's images, N x D; made once per descriptor space, or kept as bytes."""
         key = (measure.space, side)
         if key not in self._descriptors:
-            images = self._sides[side].images
-            blocks = self._reference_blocks(measure, side)
-            parts = (described(measure, (part.float() / 255).to(self.device)) for part in blocks)
-            # Filled block by block: joining the blocks at the end would need the memory twice.
-            first = next(parts)
-            found = self._descriptors[key] = first.new_empty((len(images), first.shape[1]))
-            for number, block in enumerate(itertools.chain([first], parts)):
-                found[number * _BLOCK : number * _BLOCK + len(block)] = block
+            self._descriptors[key] = self._as_bytes(measure, side) or self._as_floats(measure, side)
         return self._descriptors[key]
+
+    def _as_bytes(self, measure: Measure, side: Side) -> ByteRows | None:
+        """Return pixel descriptors as the images that they are made from; None for all others."""
+        if measure.round_trip_of is not None and self.path is not None:
+            return None
+        images = torch.from_numpy(self._sides[side].images)
+        return as_bytes(images, lambda part: self._described(measure, part), _BLOCK)
+
+    def _as_floats(self, measure: Measure, side: Side) -> FloatRows:
+        parts = (self._described(measure, part) for part in self._reference_blocks(measure, side))
+        # Filled block by block: joining the blocks at the end would need the memory twice.
+        first = next(parts)
+        found = first.new_empty((len(self._sides[side]), first.shape[1]))
+        for number, block in enumerate(itertools.chain([first], parts)):
+            found[number * _BLOCK : number * _BLOCK + len(block)] = block
+        return FloatRows(found)
+
+    def _described(self, measure: Measure, images: torch.Tensor) -> torch.Tensor:
+        return described(measure, (images.float() / 255).to(self.device))
 
     def _searched(self, measure: Measure, side: Side) -> Prepared:
         """Return a side's descriptors as they are searched; prepared once per descriptor space."""

@@ -1,0 +1,88 @@
+"""Descriptors that are pixels on another scale, kept as the bytes they are made from: a quarter of float32's memory."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class ByteRows:
+    """M descriptors of D values, each of which follows from one byte; they become float32 where they are read."""
+
+    stored: Tensor
+    """M x D uint8."""
+    table: Tensor
+    """(256,) float32: the value of each byte."""
+
+    @property
+    def size(self) -> int:
+        """Values of a descriptor."""
+        return self.stored.shape[1]
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    def read(self, rows: slice | Tensor, out: Tensor | None = None) -> Tensor:
+        """Return some of the descriptors, N x D float32; written to `out`, N x D and contiguous, where it is given."""
+        chosen = self.stored[rows]
+        # int32 is the smallest type that index_select takes.
+        if out is None:
+            return self.table.index_select(0, chosen.int().flatten()).view(chosen.shape)
+        torch.index_select(self.table, 0, chosen.int().flatten(), out=out.view(-1))
+        return out
+
+
+@dataclass(frozen=True, eq=False)
+class FloatRows:
+    """The same of descriptors that are kept as they are, M x D float32."""
+
+    stored: Tensor
+
+    @property
+    def size(self) -> int:
+        """Values of a descriptor."""
+        return self.stored.shape[1]
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    def read(self, rows: slice | Tensor, out: Tensor | None = None) -> Tensor:
+        """Return some of the descriptors, N x D: a view for a slice; for numbers a copy, in `out` where it is given."""
+        if isinstance(rows, slice) or out is None:
+            return self.stored[rows]
+        return torch.index_select(self.stored, 0, rows, out=out)
+
+
+Rows = FloatRows | ByteRows
+
+
+def as_rows(descriptors: Tensor | Rows) -> Rows:
+    """Return descriptors as they are searched."""
+    return FloatRows(descriptors) if isinstance(descriptors, Tensor) else descriptors
+
+
+def as_bytes(images: Tensor, describe: Callable[[Tensor], Tensor], block: int) -> ByteRows | None:
+    """Return the descriptors of uint8 images, N x C x H x W, without a copy of them; None where that cannot be done.
+
+    It can where each value follows from one byte of the image, in the image's order. Whether it does is compared for
+    every value, to the last bit, `block` images at a time.
+
+    Args:
+        images: What is described.
+        describe: Maps uint8 images to N x D float32, on the device where the descriptors belong.
+        block: Images that are described at a time.
+    """
+    size = images.shape[1:].numel()
+    if not len(images) or describe(images[:1]).shape[1] != size:
+        return None
+    # An image in which the bytes follow each other, or as many as it takes.
+    ramp = torch.arange(-(-256 // size) * size).remainder(256).to(torch.uint8)
+    table = describe(ramp.view(-1, *images.shape[1:])).flatten()[:256].clone()
+    found = ByteRows(images.flatten(1).to(table.device), table)
+    for number, part in enumerate(images.split(block)):
+        start = number * block
+        if not torch.equal(found.read(slice(start, start + len(part))), describe(part)):
+            return None
+    return found
