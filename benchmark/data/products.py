@@ -11,6 +11,7 @@ edge, since k groups have a member below it.
 """
 
 import functools
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
@@ -28,7 +29,7 @@ BLOCK = 4096
 _STRIPES = 16
 """References of which only the smallest value is compared first."""
 
-_IN_CACHE = 1 << 19
+_IN_CACHE = 1 << 20
 """Products that are looked at before they leave the processor's cache, where large blocks are not made faster."""
 
 _LONG = 512
@@ -202,8 +203,9 @@ def _underflow(queries: Tensor) -> float:
 
 class _Block(NamedTuple):
     known: Prepared
+    rows: int
     numbers: Tensor
-    """(rows,) int64: which references they are."""
+    """(rows,) int64 and a stripe more: which references they are, and then a number above all."""
     vectors: Tensor | None
     """parts x rows x D / parts, or longer by two; None where bytes are kept, which are read a few at a time."""
     norms: Tensor | None
@@ -211,8 +213,7 @@ class _Block(NamedTuple):
 
     def ids(self, place: Tensor) -> Tensor:
         """Return the references at some places; rows that only fill up the last stripe have a number above all."""
-        padding = self.numbers.new_full((_STRIPES,), len(self.known.references))
-        return torch.cat([self.numbers, padding])[place]
+        return self.numbers.index_select(0, place)
 
     def pieces(self, part: int, rows: slice) -> Iterator[tuple[slice, Tensor]]:
         """Yield the vectors of some rows in one part, and where among these rows they lie."""
@@ -241,22 +242,25 @@ def _spread(count: int, size: int, device: torch.device) -> Tensor:
 def _blocks(known: Prepared, dtype: torch.dtype, size: int) -> Iterator[_Block]:
     """Yield all references, each block from all over the set."""
     count, device = len(known.references), known.norms.device
+    above = torch.full((_STRIPES,), count, device=device)
     same = dtype == known.norms.dtype
     if same and known.longer is not None:
-        for numbers, vectors in zip(
-            _spread(count, BLOCK, device).split(size), known.longer.split(size, 1), strict=True
-        ):
-            yield _Block(known, numbers, vectors, None)
+        kept = zip(_spread(count, BLOCK, device).split(size), known.longer.split(size, 1), strict=True)
+        for numbers, vectors in kept:
+            yield _Block(known, len(numbers), torch.cat([numbers, above]), vectors, None)
         return
     step = -(-count // size)
     for first in range(step):
-        numbers, every = torch.arange(first, count, step, device=device), slice(first, None, step)
+        every = slice(first, None, step)
+        numbers = torch.arange(first, count, step, device=device)
+        padded = torch.cat([numbers, above])
         if not (same and bool(known.uncentred)):
-            yield _Block(known, numbers, _longer(known, numbers, dtype), None)
-        elif isinstance(known.references, ByteRows):
-            yield _Block(known, numbers, None, known.norms[every].T)
-        else:
-            yield _Block(known, numbers, _pieces(known.references.read(every), known.parts), known.norms[every].T)
+            yield _Block(known, len(numbers), padded, _longer(known, numbers, dtype), None)
+            continue
+        vectors = None
+        if not isinstance(known.references, ByteRows):
+            vectors = _pieces(known.references.read(every), known.parts)
+        yield _Block(known, len(numbers), padded, vectors, known.norms[every].T)
 
 
 def _longer(known: Prepared, rows: Tensor, dtype: torch.dtype) -> Tensor:
@@ -297,7 +301,7 @@ class _Products:
 
         Rows that fill up the last stripe are infinite.
         """
-        count = len(block.numbers)
+        count = block.rows
         rows = count if whole else min(self._rows, count)
         for start in range(0, count, rows):
             size = min(rows, count - start)
@@ -320,13 +324,35 @@ class _Products:
 
 
 def _multiply(a: Tensor, b: Tensor, out: Tensor) -> None:
-    if a.device.type == "cpu":
-        # NumPy's: its OpenBLAS took 0.8 to 0.85 of the time of torch's MKL on an AMD EPYC, and MKL is torch's only on
-        # some machines.
-        with np.errstate(all="ignore"):  # what overflows has no bound, and float64 answers it
-            np.matmul(a.numpy(), b.numpy().T, out=out.numpy())
+    if a.device.type == "cpu" and _numpy_is_faster(a.shape[1] >= _LONG):
+        _multiply_in_numpy(a, b, out)
     else:
         torch.mm(a, b.T, out=out)
+
+
+def _multiply_in_numpy(a: Tensor, b: Tensor, out: Tensor) -> None:
+    with np.errstate(all="ignore"):  # what overflows has no bound, and float64 answers it
+        np.matmul(a.numpy(), b.numpy().T, out=out.numpy())
+
+
+@functools.cache
+def _numpy_is_faster(long: bool) -> bool:
+    """Try on this processor whether NumPy's library multiplies faster than torch's, in a hundredth of a second.
+
+    OpenBLAS took 0.8 to 0.85 of MKL's time on an AMD EPYC with AVX2, and 1.1 with AVX-512 at 64 values.
+    """
+    a, b = (torch.ones(rows, _LONG if long else 64) for rows in (1024, 512))
+    out = torch.empty(len(a), len(b))
+    found: dict[bool, list[float]] = {True: [], False: []}
+    for _ in range(6):
+        for numpy, times in found.items():
+            began = time.process_time()
+            if numpy:
+                _multiply_in_numpy(a, b, out)
+            else:
+                torch.mm(a, b.T, out=out)
+            times.append(time.process_time() - began)
+    return min(found[True]) < min(found[False])
 
 
 class _Net:
@@ -365,15 +391,15 @@ class _Net:
             self._tidy()
 
     def listed(self) -> Listed:
+        self.draw_in()
         rows, ids = self._tidy()
         return Listed(rows, ids, self._refused)
 
     def _tidy(self) -> tuple[Tensor, Tensor]:
         rows, ids, values = (torch.cat(part) for part in zip(*self._entries, strict=True))
-        rows, ids, values = _where(values <= self._edge[rows], rows, ids, values)
-        rows, ids, values = _where(ids < self._count, rows, ids, values)
-        rows, order = rows.sort(stable=True)
-        ids, values = ids[order], values[order]
+        rows, ids, values = _where((values <= self._edge[rows]) & (ids < self._count), rows, ids, values)
+        order = _order(rows, len(self._edge))
+        rows, ids, values = rows[order], ids[order], values[order]
         counts = rows.bincount(minlength=len(self._edge))
         if int(counts.max()) >= self._k:
             kth = _kth(packed(values, rows, counts, torch.inf), self._k)
@@ -402,11 +428,13 @@ def _smallest(values: Tensor) -> Tensor:
 
 def _at_most(values: Tensor, edge: Tensor, smallest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return row, column and value of all values, rows x N, that are not beyond their column's edge (N,)."""
-    groups = (smallest <= edge).flatten().nonzero().flatten()
-    column = groups % len(edge)
+    groups = _places(smallest <= edge)
+    group, column = _divided(groups, len(edge))
     found = values.view(_STRIPES, -1).index_select(1, groups)
-    stripe, which = (found <= edge[column]).nonzero(as_tuple=True)
-    return stripe * len(smallest) + groups[which] // len(edge), column[which], found[stripe, which]
+    inside = _places(found <= edge.index_select(0, column))
+    stripe, which = _divided(inside, max(1, len(groups)))
+    row = group.index_select(0, which).add_(stripe, alpha=len(smallest))
+    return row, column.index_select(0, which), found.flatten().index_select(0, inside)
 
 
 def packed(values: Tensor, rows: Tensor, counts: Tensor, rest: float) -> Tensor:
@@ -419,14 +447,36 @@ def packed(values: Tensor, rows: Tensor, counts: Tensor, rest: float) -> Tensor:
 
 def _kth(values: Tensor, k: int) -> Tensor:
     """Return the k-th smallest of each row."""
-    if values.device.type == "cpu":  # half of torch's time
-        found: Tensor = torch.from_numpy(np.partition(np.ascontiguousarray(values.numpy()), k - 1, 1)[:, k - 1])
+    if values.device.type == "cpu":  # a sixth of torch's time
+        found: Tensor = torch.from_numpy(np.partition(values.contiguous().numpy(), k - 1, 1)[:, k - 1])
         return found
     return values.topk(k, largest=False).values[:, -1]
 
 
+def _places(wanted: Tensor) -> Tensor:
+    """Return the places of what is true, int64, in the flattened tensor."""
+    if wanted.device.type == "cpu":  # where little is true, a quarter of torch's time
+        return torch.from_numpy(np.flatnonzero(wanted.numpy()))
+    return wanted.flatten().nonzero().flatten()
+
+
+def _divided(places: Tensor, by: int) -> tuple[Tensor, Tensor]:
+    """Return quotient and remainder of numbers that are not negative."""
+    # NumPy divides by one number faster.
+    quotient = torch.from_numpy(places.numpy() // by) if places.device.type == "cpu" else places // by
+    return quotient, places.sub(quotient, alpha=by)
+
+
+def _order(values: Tensor, bound: int) -> Tensor:
+    """Return what sorts values from 0 to below `bound`; equal ones keep their order."""
+    if values.device.type == "cpu" and bound <= 1 << 16:  # by digits, a quarter of torch's time
+        return torch.from_numpy(np.argsort(values.numpy().astype(np.uint16), kind="stable"))
+    return values.argsort(stable=True)
+
+
 def _where(wanted: Tensor, *parts: Tensor) -> tuple[Tensor, ...]:
-    return tuple(part[wanted] for part in parts)
+    places = _places(wanted)
+    return tuple(part[places] for part in parts)
 
 
 def _squared_lengths(values: Tensor, parts: int) -> Tensor:
