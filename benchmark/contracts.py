@@ -90,6 +90,8 @@ class ModelSpec(Settings):
     """Load pickled weights where there are no safetensors; whoever made them can run code here."""
     device: str = "cpu"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    compiled: bool = False
+    """Run the denoiser through `torch.compile`, which rounds otherwise."""
     lora: LoraSpec | None = None
     form: ImageForm | None = None
     """Of images that exist already (family images): what they are decoded to; none: what the first of them is."""

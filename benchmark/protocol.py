@@ -1,6 +1,6 @@
 """The versioned rules of a fair comparison. A change that can move a number is a new version."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -78,6 +78,12 @@ class Batching(Settings):
     micro_batch: int = Field(ge=1)
     shard: int = Field(ge=1)
     """Candidates in one file, a multiple of the micro-batch: what is lost when a run is killed."""
+    compiled: bool = False
+    """Whether the denoiser is compiled."""
+
+    def stored(self) -> dict[str, Any]:
+        """Return this as a manifest holds it; what most runs do not do is left out."""
+        return self.model_dump(exclude_defaults=True)
 
 
 def default_measures(pixels: int, *, held_out: bool = True, smallest: int | None = None) -> list[str]:

@@ -15,7 +15,7 @@ GROUPS = {
         *("out", "fresh", "fresh_attack", "force", "as_json", "with_images", "figures", "plot", "junit", "summary"),
         *("report", "sarif", "card", "annotations", "checkpoints"),
     ),
-    "Where it runs": ("device", "dtype", "micro_batch", "engine", "workers", "plan_only", "silent_for"),
+    "Where it runs": ("device", "dtype", "micro_batch", "compiled", "engine", "workers", "plan_only", "silent_for"),
 }
 """Options by what they are for, the names of the functions' parameters."""
 

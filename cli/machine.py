@@ -16,7 +16,12 @@ def bench(
     scoring: Annotated[
         bool, typer.Option("--scoring", help="Time the scoring of random images, and the end of a run.")
     ] = False,
-    candidates: Annotated[int, typer.Option(min=1, help="With --scoring: candidates.")] = 1024,
+    workers: Annotated[
+        bool, typer.Option("--workers", help="Hold two workers against one instead, which takes minutes.")
+    ] = False,
+    candidates: Annotated[
+        int | None, typer.Option(min=1, help="With --scoring or --workers; default: 1,024 and 10,240.")
+    ] = None,
     references: Annotated[int, typer.Option(min=1, help="With --scoring: images on either side.")] = 5000,
     compiled: Annotated[
         bool, typer.Option("--compiled", help="Compile the denoiser too, which takes minutes.")
@@ -40,14 +45,20 @@ def bench(
     if accelerator:
         _accelerator(device, small, out, as_json, force)
         return
+    if workers and scoring:
+        raise BadSetting("--workers and --scoring: give one of them")
     if small or out is not None:
         raise BadSetting("--small and --out go with --accelerator alone")
     loaded = load_pair(pair)
     loading("torch and diffusers")
     from ..benchmark.runs import bench as benches
 
-    if scoring:
-        figures = benches.scoring(candidates, references, device)
+    if workers:
+        from ..benchmark.runs import worker_ratios
+
+        figures = worker_ratios.measure(pair, candidates or worker_ratios.CANDIDATES, device)
+    elif scoring:
+        figures = benches.scoring(candidates or 1024, references, device)
     else:
         figures = benches.measure(loaded, device, attack, compiled)
     show(figures, benches.as_text(figures), as_json)

@@ -103,6 +103,10 @@ def run(
         int | None,
         typer.Option(help="Rows that the denoiser sees at a time, in a new run folder; default: by size and device."),
     ] = None,
+    compiled: Annotated[
+        bool,
+        typer.Option("--compile", help="Compile the denoiser by torch.compile, in a new run folder."),
+    ] = False,
     out: OutOfRun = Path("runs"),
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over instead of going on with an earlier run.")] = False,
     fresh_attack: Annotated[
@@ -157,6 +161,7 @@ def run(
                 device=device,
                 dtype=dtype,
                 micro_batch=micro_batch,
+                compiled=compiled,
                 out=out,
                 fresh=fresh,
                 fresh_attacks=fresh_attack or (),

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from .pipeline import PipelineModel
 
 FAMILIES = ("pixel", "latent", "text", "mixture", "images")
+PIPELINES = ("pixel", "latent", "text")
+"""Families that are pipelines in diffusers' layout."""
+
 WITH_AUTOENCODER = ("latent", "text")
 """Families whose images come out of a decoder."""
 
@@ -141,11 +144,13 @@ def load_model(spec: ModelSpec) -> Model:
     model = _pipeline_class(spec)(spec)
     if spec.lora is not None:
         model.put_lora()
+    if spec.compiled:
+        model.compile()
     return model
 
 
 def _pipeline_class(spec: ModelSpec) -> "type[PipelineModel]":
-    if spec.family not in ("pixel", "latent", "text"):
+    if spec.family not in PIPELINES:
         raise UnknownName("model family", spec.family, FAMILIES)
     pipeline = pipeline_folder.read_folder(model_files.locate(spec.location))[0].pipeline
     module, name = _MODELS.get(pipeline) or _OF_FAMILY[spec.family]

@@ -139,6 +139,12 @@ class PipelineModel(Model):
         model_files.check_pinned(file, self.spec.lora.sha256, owner)
         lora.put_on(self._networks(), lora.read_state(file, owner), self.spec.lora.scale, owner)
 
+    def compile(self) -> None:
+        """Let torch compile the denoiser when it is first called; copies that take adapters are not compiled."""
+        # Counted before: torch counts operations as they are dispatched, and those of compiled code are fused.
+        self.flops_per_sample()
+        next(iter(self._networks().values())).compile()
+
     def adapted(self, state: Mapping[str, Tensor]) -> Model:
         """Return a copy of this model with LoRA weights added to its networks."""
         again = copy.copy(self)

@@ -228,6 +228,11 @@ class RunFolder:
         """Return where the first candidates are as float32 makes them, in a run of lower precision."""
         return self.path / "state" / unit / "float32.safetensors"
 
+    @property
+    def precision_file(self) -> Path:
+        """Return where it is written whether the run's precision decides its first candidates as float32 does."""
+        return self.path / "state" / "precision.json"
+
     def images_file(self, unit: str, shard: Shard) -> Path:
         """Return where a shard's images are."""
         return self.path / "images" / unit / f"{shard.name}.safetensors"

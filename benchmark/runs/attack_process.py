@@ -89,7 +89,7 @@ class AttackProcess:
 
         values: dict[str, Any] = {
             "op": "open",
-            "model": plan.model.model_dump(mode="json"),
+            "model": plan.attacked().model_dump(mode="json"),
             "defences": [named_plugin(defence) for defence in plan.defences],
             "sampler": plan.protocol.sampler.name,
             "threads": torch.get_num_threads(),

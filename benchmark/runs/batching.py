@@ -1,4 +1,4 @@
-"""How the work of a run is cut: the micro-batch and the shards, chosen when its folder is opened and kept from then on.
+"""How the work of a run is cut, and whether its denoiser is compiled: chosen when a folder is opened, and kept.
 
 Neither is part of what a run is: candidates are the same images, but for rounding in the last bits.
 """
@@ -9,6 +9,7 @@ from ..contracts import ModelSpec, SamplerSettings
 from ..data.pair import Pair
 from ..environment import device_memory
 from ..errors import BadSetting, RunConflict
+from ..models import PIPELINES, is_own
 from ..protocol import Batching, Sampling, batching, default_micro_batch
 from ..results.run_folder import RunFolder, stored_batching
 
@@ -25,8 +26,20 @@ def check_micro_batch(asked: int | None) -> None:
         raise BadSetting(f"--micro-batch must be between 1 and {MOST:,} rows, was {asked:,}")
 
 
+def check_compiled(spec: ModelSpec) -> None:
+    """Raise `BadSetting` for a model whose denoiser is not torch.compile's to change: no pipeline of diffusers."""
+    if is_own(spec) or spec.family not in PIPELINES:
+        raise BadSetting("--compile is for pipelines of diffusers, and this model is none: leave it out")
+
+
 def chosen(
-    pair: Pair, spec: ModelSpec, sample_size: tuple[int, ...], candidates: int, asked: int | None = None
+    pair: Pair,
+    spec: ModelSpec,
+    sample_size: tuple[int, ...],
+    candidates: int,
+    asked: int | None = None,
+    *,
+    compiled: bool = False,
 ) -> Batching:
     """Return the batching for a new run: what was asked for, what the pair says, or what the device takes.
 
@@ -37,14 +50,15 @@ def chosen(
     if asked is None:
         most = default_micro_batch(spec.family, sample_size[0] * sample_size[1], device_memory(spec.device))
         asked = min(most, 1 << (candidates.bit_length() - 1))
-    return batching(asked)
+    return batching(asked).model_copy(update={"compiled": compiled})
 
 
 def in_force(folder: RunFolder, new: Batching, asked: int | None, *, fresh: bool = False) -> Batching:
     """Return the batching of a run's folder: its own once an image was made, before that the new one.
 
     Raises:
-        RunConflict: another micro-batch was asked for than the folder's images were made with.
+        RunConflict: another micro-batch was asked for than the folder's images were made with, or a compiled denoiser
+            where theirs was not.
     """
     stored = None if fresh else stored_batching(folder)
     if stored is None or not any((folder.path / "images").glob("*/*.safetensors")):
@@ -53,6 +67,10 @@ def in_force(folder: RunFolder, new: Batching, asked: int | None, *, fresh: bool
         raise RunConflict(
             f"{folder.path} was made with micro-batch {stored.micro_batch}, which it keeps: leave --micro-batch out, "
             f"or start over with --fresh"
+        )
+    if new.compiled and not stored.compiled:
+        raise RunConflict(
+            f"{folder.path} was made without --compile: leave it out, start over with --fresh, or choose another --out"
         )
     return stored
 

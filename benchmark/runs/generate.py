@@ -31,7 +31,7 @@ def asked_of(plan: RunPlan) -> dict[str, Any]:
         "identity": content_sha256(plan.identity()),
         "units": {unit.name: unit.description() for unit in plan.units},
         "candidates": plan.candidates,
-        "batching": plan.batching.model_dump(),
+        "batching": plan.batching.stored(),
     }
 
 
@@ -81,7 +81,7 @@ class Generation:
             PlanChanged: the folder asks for something else meanwhile.
         """
         self._until_done(self._make, self._generated)
-        if self.plan.model.dtype != "float32":
+        if self.plan.rounds_otherwise():
             self._makers = self._new_makers(in_float32(self.plan))
             self._until_done(self._make_in_float32, self._has_float32)
 
@@ -197,8 +197,9 @@ class Generation:
 
 
 def in_float32(plan: RunPlan) -> RunPlan:
-    """Return the plan with its model in float32."""
-    return replace(plan, model=plan.model.model_copy(update={"dtype": "float32"}))
+    """Return the plan with its model in float32, not compiled."""
+    model = plan.model.model_copy(update={"dtype": "float32"})
+    return replace(plan, model=model, batching=plan.batching.model_copy(update={"compiled": False}))
 
 
 class _Clock:

@@ -131,6 +131,14 @@ class RunPlan:
         """How images are drawn from the model."""
         return Sampling(sampler=self.protocol.sampler, micro_batch=self.batching.micro_batch)
 
+    def attacked(self) -> ModelSpec:
+        """Return the model as it is loaded to be attacked: compiled where the run is."""
+        return self.model.model_copy(update={"compiled": self.batching.compiled})
+
+    def rounds_otherwise(self) -> bool:
+        """Return whether the denoiser runs in another way than in float32, operation by operation."""
+        return self.batching.compiled or self.model.dtype != "float32"
+
     def defence_settings(self) -> dict[str, dict[str, Any]]:
         """Return the settings of every defence by name; their order around the model follows from the names."""
         around = {defence.name: defence.settings.model_dump(mode="json") for defence in self.defences}
@@ -192,6 +200,7 @@ def plan_run(
     dtype: str = "float32",
     out: str | Path = "runs",
     micro_batch: int | None = None,
+    compiled: bool = False,
     fresh: bool = False,
     fresh_attacks: Sequence[str] = (),
     allow_pickle: bool = False,
@@ -202,8 +211,8 @@ def plan_run(
     Without `attacks`, those that the pair names run. `settings` go over the pair's, by attack or defence. `model` takes
     another model than the pair's: a pipeline folder, a repository (`OWNER/NAME@REVISION`), code of your own
     (`FILE.py:NAME`, a registered name, or the `Model` itself), or a control with known truth (`control:copycat`).
-    `micro_batch` holds for a new folder alone; `fresh_attacks` start over, the other units of the folder stay. What
-    was not fetched from the Hub yet is fetched here, and nothing after this.
+    `micro_batch` and `compiled` hold for a new folder alone; `fresh_attacks` start over, the other units of the folder
+    stay. What was not fetched from the Hub yet is fetched here, and nothing after this.
 
     Raises:
         BadInput: anything that cannot be used, in one line.
@@ -231,6 +240,8 @@ def plan_run(
         if its_files.image_size != size:
             raise BadInput(f"pair {pair.name}: the reference model makes images of another size than the model")
     check_family(chosen_attacks, around, spec.family)
+    if compiled:
+        batching.check_compiled(spec)
     _check_size(pair, size, files.outline if is_own(spec) else None)
     protocol = Protocol(**{**pair.protocol.values(), "dtype": dtype})
     if files.outline is not None:
@@ -279,7 +290,7 @@ def plan_run(
         model=spec,
         image_size=size,
         protocol=protocol,
-        batching=batching.chosen(pair, spec, files.sample_size, number, micro_batch),
+        batching=batching.chosen(pair, spec, files.sample_size, number, micro_batch, compiled=compiled),
         candidates=number,
         units=units,
         measures=tuple(chosen),
@@ -293,7 +304,8 @@ def plan_run(
         sources=sources,
         fresh_attacks=_begun_anew(fresh_attacks, chosen_attacks),
     )
-    return replace(plan, batching=batching.in_force(plan.folder(), plan.batching, micro_batch, fresh=fresh))
+    cut = batching.in_force(plan.folder(), plan.batching, micro_batch, fresh=fresh)
+    return replace(plan, batching=cut)
 
 
 def _given_count(there: int, asked: int | None, seeds: Sequence[int]) -> int:

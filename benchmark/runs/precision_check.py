@@ -1,6 +1,7 @@
-"""Hold a run in float16 or bfloat16 against float32: its first candidates are reproduced from the same noise and state.
+"""Hold a run in float16, bfloat16 or with a compiled denoiser against float32: its first candidates are reproduced.
 
-Rounding moves pixels at each of fifty steps. What counts is whether the same candidates hit.
+From the same noise and state. Rounding moves pixels at each of fifty steps; what counts is whether the same candidates
+hit. What shows before any attack is prepared is refused earlier (`refuse_moved.py`); what is found here is flagged.
 """
 
 from dataclasses import replace

@@ -27,6 +27,7 @@ from .generate import Generation, asked_of, missing_shards
 from .makers import Makers
 from .plan import RunPlan, Unit
 from .rate_captions import rate_captions
+from .refuse_moved import refuse_moved
 from .score import check_references, score_unit
 from .victim import output_path
 
@@ -95,6 +96,7 @@ def _open(plan: RunPlan, folder: RunFolder) -> None:
     drop_damaged(folder, {unit.name for unit in plan.units})
     for attack, curve in plan.tuned.items():
         write_json(folder.tuning_file(attack), curve)
+    refuse_moved(plan, folder)
     afresh = [unit.attack.name for unit in plan.units] if plan.fresh else plan.fresh_attacks
     open_work(folder.path, wanted, sorted(set(afresh)))
     if (reference := plan.reference()) is not None:
@@ -119,7 +121,7 @@ def open_folder(plan: RunPlan, folder: RunFolder, identity: Mapping[str, Any]) -
     makers, before = Makers(plan), () if stored is None else stored.get("apart", ())
     growing = {
         "units": units,
-        "batching": plan.batching.model_dump(),
+        "batching": plan.batching.stored(),
         "candidates": plan.candidates,
         "public": plan.pair.public,
         "made_by": plan.pair.made_by,
@@ -154,7 +156,9 @@ def open_folder(plan: RunPlan, folder: RunFolder, identity: Mapping[str, Any]) -
         )
     begun = any(folder.has_made(name) for name in stored["units"])
     if begun and stored["batching"] != growing["batching"]:
-        raise RunConflict(f"{folder.path} was begun with another micro-batch meanwhile; run the same command again")
+        raise RunConflict(
+            f"{folder.path} was begun with another micro-batch or --compile meanwhile; run the same command again"
+        )
     again = [unit.name for unit in plan.units if _is_changed(plan, folder, unit, stored["units"])]
     for name in again:
         folder.forget(name)

@@ -129,6 +129,7 @@ def kept_state(plan: "RunPlan", unit: "Unit") -> KeptState | None:
             "model": {**plan.model.content(), "variant": plan.model.variant, "dtype": plan.model.dtype},
             "protocol": plan.protocol.model_dump(mode="json"),
             "micro_batch": plan.batching.micro_batch,
+            **({"compiled": True} if plan.batching.compiled else {}),
             "defences": {each.name: each.settings.model_dump(mode="json") for each in plan.defences},
             # A defence may read the training images, and captions and labels are the pair's.
             **pair,

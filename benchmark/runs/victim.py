@@ -24,7 +24,7 @@ def load_victim(plan: RunPlan) -> "Model":
     """
     from ..models import load_model
 
-    model: Model = load_model(plan.model)
+    model: Model = load_model(plan.attacked())
     model.prompts = fitting(model, captions(plan), plan.pair.name)
     model.planted = fitting(model, planted(plan), plan.pair.name)
     defended = defend(model, plan.defences, plan.protocol.sampler.name, lambda: _training_images(plan))

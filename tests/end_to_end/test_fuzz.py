@@ -66,6 +66,8 @@ TEMPLATES = (
     "run PAIR --model X --candidates 0",
     "run --model X --dataset X --split X",
     "run PAIR --out X --candidates 0",
+    "run PAIR --model X --compile --candidates 0",
+    "bench X --workers --scoring",
     "worker X",
     "worker RUN --pair X",
     "worker RUN --attack X --device X",

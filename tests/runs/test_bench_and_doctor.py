@@ -2,6 +2,9 @@
 
 import importlib.metadata
 import json
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -13,7 +16,7 @@ from sidebench.benchmark.data.nearest import top_k
 from sidebench.benchmark.data.pair import load_pair, pair_names
 from sidebench.benchmark.errors import BadInput, SidebenchError, UnsafeFile
 from sidebench.benchmark.protocol import Sampling
-from sidebench.benchmark.runs import bench, doctor, ratios
+from sidebench.benchmark.runs import bench, doctor, ratios, worker_ratios
 
 
 def test_doctor_finds_the_parts_of_this_machine() -> None:
@@ -142,8 +145,42 @@ def test_bench_of_scoring_returns_positive_figures(quick: None) -> None:
     assert (figures["candidates"], figures["references_a_side"]) == (260, 500)
     for name in ("scoring_seconds", "scoring_share_of_matrix_product", "peak_memory_gb", "end_seconds", *ENDS):
         assert figures[name] > 0 and name.replace("_", " ") in bench.as_text(figures)
+    (held,) = figures["ratios"]
+    assert (held["what"], held["peer"], held["limit"]) == ("end of a run", "scoring", 2.0) and held["ratio"] > 0
     with pytest.raises(BadInput, match="n = 50 neighbours of 100 images"):
         bench.scoring(300, 100, "cpu")
+
+
+def test_two_workers_are_held_against_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def spent(pair: str, candidates: int, device: str, workers: int) -> list[float]:
+        asked.append((pair, candidates, device, workers))
+        return {1: [100.0], 2: [56.0, 52.0]}[workers]
+
+    monkeypatch.setattr(worker_ratios, "spent", spent)
+    figures = worker_ratios.measure("digits", 512, "cpu")
+    assert asked == [("digits", 512, "cpu", 1), ("digits", 512, "cpu", 2)]
+    together, busier = figures["ratios"]
+    assert (together["ratio"], together["limit"], together["answer"]) == (pytest.approx(1.08), 1.1, "ok")
+    assert (busier["ratio"], busier["limit"], busier["answer"]) == (pytest.approx(0.56), 0.55, "over")
+    assert "two workers, processor seconds" in bench.as_text(figures)
+
+
+def test_what_an_ended_worker_used_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    burn = "import time\nwhile time.process_time() < 0.2: pass"
+    monkeypatch.setattr(worker_ratios, "_start", lambda command: subprocess.Popen([sys.executable, "-c", burn]))
+    assert min(worker_ratios.spent("digits", 8, "cpu", 2)) >= 0.2
+    failing = [sys.executable, "-c", "raise SystemExit(3)"]
+    monkeypatch.setattr(worker_ratios, "_start", lambda command: subprocess.Popen(failing))
+    with pytest.raises(SidebenchError, match="ended with exit code 3"):
+        worker_ratios.spent("digits", 8, "cpu", 1)
+
+
+def test_where_no_system_says_what_a_worker_used_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "wait4")
+    (held,) = worker_ratios.measure("digits", 8)["ratios"]
+    assert held["ratio"] is None and held["answer"].startswith("not measured")
 
 
 def test_bench_on_a_missing_device_is_refused() -> None:

@@ -52,6 +52,12 @@ def test_how_far_they_are_off_is_stored_apart_from_the_metrics(low: Any) -> None
     assert "float32" not in (low.folder.path / "metrics.csv").read_text(encoding="utf-8")
 
 
+def test_a_run_whose_hits_stay_was_looked_at_and_goes_on(low: Any) -> None:
+    found = read_json(low.folder.precision_file)
+    assert found["way"] == {"dtype": "bfloat16", "compiled": False}
+    assert found["candidates"] == 40 and found["moved"] == [] and low.metrics is not None
+
+
 def test_a_float32_run_has_nothing_to_compare(finished: Any) -> None:
     assert not finished.folder.float32_file("side.s0").exists()
     assert read_json(finished.folder.path / "costs.json")["units"]["side.s0"]["float32"] is None
