@@ -11,11 +11,7 @@ START = (
 """What to do first."""
 
 EXAMPLES: dict[str, tuple[str, ...]] = {
-    "run": (
-        "sidebench run digits",
-        "sidebench run digits --attack side --candidates 4096 --seed 0 --seed 1 --seed 2",
-        "sidebench run digits --compile",
-    ),
+    "run": ("sidebench run digits", "sidebench run digits --attack side --candidates 4096 --seed 0 --seed 1 --seed 2"),
     "worker": ("sidebench worker runs/digits-f3ab7605", "sidebench worker runs/digits-f3ab7605 --device cuda:1"),
     "score-images": (
         "sidebench score-images generated/ digits",
@@ -60,11 +56,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "sidebench detect glyphs",
         "sidebench detect glyphs --detector noise-norm --detector dsm --set dsm.noises=4 --negatives names.txt",
     ),
-    "bench": (
-        "sidebench bench",
-        "sidebench bench --workers",
-        "sidebench bench --accelerator --out gpu.json",
-    ),
+    "bench": ("sidebench bench --workers", "sidebench bench --accelerator --out gpu.json"),
     "theory": ("sidebench theory", "sidebench theory digits --draws 32"),
     "doctor": ("sidebench doctor", "sidebench doctor --json"),
     "leaderboard add": (
