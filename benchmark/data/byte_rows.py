@@ -6,6 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+_IN_CACHE = 1 << 18
+"""Values that are made at a time on a processor: a megabyte, as much again for their places in the table."""
+
 
 @dataclass(frozen=True, eq=False)
 class ByteRows:
@@ -26,11 +29,19 @@ class ByteRows:
 
     def read(self, rows: slice | Tensor, out: Tensor | None = None) -> Tensor:
         """Return some of the descriptors, N x D float32; written to `out`, N x D and contiguous, where it is given."""
-        chosen = self.stored[rows]
-        # int32 is the smallest type that index_select takes.
+        kept = self.stored[rows] if isinstance(rows, slice) else rows
+        count = len(kept)
         if out is None:
-            return self.table.index_select(0, chosen.int().flatten()).view(chosen.shape)
-        torch.index_select(self.table, 0, chosen.int().flatten(), out=out.view(-1))
+            out = self.table.new_empty((count, self.size))
+        step = max(1, _IN_CACHE // max(1, self.size)) if out.device.type == "cpu" else max(1, count)
+        # int32 is the smallest type that index_select takes. The same memory for each piece: what is new comes from the
+        # system, page by page.
+        places = torch.empty((min(step, count), self.size), dtype=torch.int32, device=out.device)
+        for start in range(0, count, step):
+            some = slice(start, start + step)
+            piece = kept[some] if isinstance(rows, slice) else self.stored.index_select(0, kept[some])
+            index = places[: len(piece)].copy_(piece)
+            torch.index_select(self.table, 0, index.view(-1), out=out[some].view(-1))
         return out
 
 
