@@ -41,7 +41,9 @@ def replay(
     ] = None,
     pair: PairOfRun = None,
     allow_pickle: AllowPickle = False,
-    out: Annotated[Path | None, typer.Option(help="PNG to write; default: in the run folder.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="File to write; default: in the run folder.")
+    ] = None,
     force: Force = False,
     device: Device = "auto",
     traceback: Traceback = False,
@@ -73,7 +75,7 @@ def replay(
 
 def train(
     pair: PairWithRecipe,
-    out: Annotated[Path | None, typer.Option(help="Folder to make; default: ./PAIR-model.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Folder to make; default: ./PAIR-model.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Another seed than the recipe's.")] = None,
     split_seed: Annotated[int | None, typer.Option(min=0, help="Split the images by this seed instead.")] = None,
     duplicate_rms: Annotated[
@@ -86,7 +88,7 @@ def train(
     ] = None,
     checkpoints: Annotated[
         Path | None,
-        typer.Option(help="Where the training leaves its progress; default: a hidden folder beside --out."),
+        typer.Option(metavar="FOLDER", help="Folder of the training's progress; default: a hidden one beside --out."),
     ] = None,
     device: Device = "auto",
 ) -> None:
@@ -117,7 +119,7 @@ def train(
 def new(
     kind: Annotated[str, typer.Argument(metavar="attack|defence|measure|model")],
     name: Annotated[str, typer.Argument(metavar="NAME", help="Lower-case letters, digits and hyphens.")],
-    out: Annotated[Path | None, typer.Option(help="Folder to make; default: ./NAME.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Folder to make; default: ./NAME.")] = None,
 ) -> None:
     """Write a package with a working attack, defence, measure or model, its test and its page, to start from."""
     from ..benchmark.runs.new_plugin import write_skeleton
@@ -141,7 +143,9 @@ def tune(
     ] = None,
     candidates: Annotated[int, typer.Option(min=1, help="Candidates per value.")] = 1024,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the shadow victim and its candidates.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Folder for victim and curve; default: ./PAIR-tuning.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Folder of victim and curve; default: ./PAIR-tuning.")
+    ] = None,
     device: Device = "auto",
     engine: Engine = None,
     workers: Workers = None,

@@ -30,7 +30,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "compare": (
         "sidebench compare runs/digits-f3ab7605 runs/digits-eta-1a2b3c4d",
-        "sidebench compare runs/digits-f3ab7605 runs/digits-eta-1a2b3c4d --out compared.html --plot leak.svg",
+        "sidebench compare runs/digits-f3ab7605 runs/digits-eta-1a2b3c4d --out compared.html --figures plots",
     ),
     "score": (
         "sidebench score runs/digits-f3ab7605 --bands near=0:0.4,far=0.4:0.8",

@@ -22,17 +22,21 @@ def gate(
     ] = None,
     model: Annotated[str | None, typer.Option(help="The candidate model, instead of the pair's.")] = None,
     pair: Annotated[str | None, typer.Option(help="With RUN: its pair file, if it is not a shipped pair.")] = None,
-    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write JUnit XML.")] = None,
+    junit: Annotated[Path | None, typer.Option(metavar="FILE.xml", help="Write JUnit XML.")] = None,
     summary: Annotated[Path | None, typer.Option(metavar="FILE.md", help="Write a Markdown summary.")] = None,
     report: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write a page; it holds no image.")] = None,
-    sarif: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a SARIF log for code scanning.")] = None,
+    sarif: Annotated[
+        Path | None, typer.Option(metavar="FILE.sarif", help="Write a SARIF log for code scanning.")
+    ] = None,
     card: Annotated[Path | None, typer.Option(metavar="FILE.md", help="Write a section for the model's card.")] = None,
     annotations: Annotated[
         bool, typer.Option("--annotations", help="Say the answer as annotations of a GitHub job too, on stderr.")
     ] = False,
     allow_pickle: AllowPickle = False,
     device: Device = "auto",
-    out: Annotated[Path, typer.Option(help="Folder in which the gate's folder is made.")] = Path("runs"),
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder in which the gate's folder is made.")] = Path(
+        "runs"
+    ),
     engine: Engine = None,
     workers: Workers = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Use nothing of an earlier gate.")] = False,

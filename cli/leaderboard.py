@@ -140,7 +140,9 @@ def eval_result(
     dataset: Annotated[
         str, typer.Option(metavar="OWNER/RESULTS", help="Dataset repository in which the records are published.")
     ],
-    out: Annotated[Path | None, typer.Option(help="Folder in which .eval_results/sidebench.yaml is made.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Folder in which .eval_results/sidebench.yaml is made.")
+    ] = None,
     send: Annotated[bool, typer.Option("--send", help="Open a pull request on the model with it.")] = False,
     force: Force = False,
 ) -> None:
@@ -164,10 +166,11 @@ def eval_result(
 def build(
     records: Records = RECORDS,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the site; default: ./leaderboard-site, or none with --readme.")
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Folder to make; default: ./leaderboard-site, or none with --readme."),
     ] = None,
     readme: Annotated[
-        Path | None, typer.Option(help="Markdown file whose tables between the markers are rewritten.")
+        Path | None, typer.Option(metavar="FILE.md", help="File whose tables between the markers are rewritten.")
     ] = None,
     check: Annotated[bool, typer.Option("--check", help="Do not write: fail if the README is out of date.")] = False,
 ) -> None:

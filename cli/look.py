@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ..benchmark.errors import BadSetting
-from .options import FULL, AsJson, FinishedRun, Force, PairOfRun, Run, RunAsJson
+from .options import FULL, OLD_PLOT, AsJson, Figures, FinishedRun, Force, OldPlot, PairOfRun, Run, RunAsJson
 from .output import loading, show
 
 
@@ -41,11 +41,11 @@ def show_(
 
 def report(
     run_folder: Run,
-    out: Annotated[Path | None, typer.Option(help="File to write; default: report.html in the run folder.")] = None,
-    with_images: Annotated[bool, typer.Option("--with-images", help="Put the strongest pairs' pictures in.")] = False,
-    figures: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write each plot as SVG and PNG into this folder too.")
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", help="File to write; default: report.html in the run folder.")
     ] = None,
+    with_images: Annotated[bool, typer.Option("--with-images", help="Put the strongest pairs' pictures in.")] = False,
+    figures: Figures = None,
     force: Force = False,
 ) -> None:
     """Write the HTML report of a run, one file that works without a network."""
@@ -64,14 +64,12 @@ def report(
 
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Finished run folders of one pair.")],
-    out: Annotated[Path | None, typer.Option(help="HTML page to write.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Plot of leak against quality to write: .svg or .png.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE.html", help="File to write; default: none.")] = None,
+    plot: OldPlot = None,
     with_images: Annotated[
         bool, typer.Option("--with-images", help="With --out: the strongest pairs' pictures.")
     ] = False,
-    figures: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write each plot of the page as SVG and PNG into this folder.")
-    ] = None,
+    figures: Figures = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -92,6 +90,7 @@ def compare(
         page.write_page(found, folders, out, with_images=with_images)
     if plot is not None:
         page.write_plot(found, plot)
+        print(OLD_PLOT, file=sys.stderr)
     for file in page.write_figures(found, folders, figures, force=force) if figures else ():
         print(file, file=sys.stderr)
 

@@ -33,7 +33,7 @@ def bench(
         bool, typer.Option("--small", help="With --accelerator: in little, on the processor too, to see that it works.")
     ] = False,
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE.json", help="With --accelerator: write the figures, part by part.")
+        Path | None, typer.Option(metavar="FILE.json", help="With --accelerator: file of the figures, part by part.")
     ] = None,
     device: Device = "auto",
     as_json: AsJson = False,

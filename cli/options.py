@@ -78,8 +78,17 @@ RECORDS = Path("leaderboards/records")
 """Where records are unless `--records` says otherwise: a checkout of sidebench's repository."""
 
 # ---- What to write ----------------------------------------------------------------------------------
+#
+# One rule: `--out` is where the folder or file goes that a command is for. What it can write besides is named by its
+# kind, and the word means the same in every command: `--report FILE.html`, `--figures FOLDER`, `--summary FILE.md`.
 
-OutOfRun = Annotated[Path, Option(help="Folder in which the run folder is made.")]
+OutOfRun = Annotated[Path, Option(metavar="FOLDER", help="Folder in which the run folder is made.")]
+Figures = Annotated[
+    Path | None, Option(metavar="FOLDER", help="Write each plot as SVG and PNG into this folder, which is made.")
+]
+
+OldPlot = Annotated[Path | None, Option("--plot", hidden=True)]
+OLD_PLOT = "--plot FILE is an old spelling, which still works; --figures FOLDER writes this plot with the others"
 Force = Annotated[bool, Option("--force", help="Replace files that sidebench did not write.")]
 AsJson = Annotated[bool, Option("--json", help="Print JSON on stdout; everything else goes to stderr.")]
 SUMMARY, FULL = "summary", "full"

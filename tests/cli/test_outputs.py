@@ -1,15 +1,19 @@
 """What a command writes where it is told to: never through a link, onto a pipe, or over somebody's file unasked."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from inspect import signature
 from pathlib import Path
+from typing import Any
 
 import pytest
 from complaints import complaints
 from matplotlib.figure import Figure
+from typer.main import get_command
 
 from sidebench.benchmark.errors import BadInput
 from sidebench.benchmark.reports import page
+from sidebench.cli import COMMANDS, LEADERBOARD, app
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -101,3 +105,73 @@ def test_a_file_that_may_not_be_read_is_named(run: Path, call: Call, monkeypatch
     monkeypatch.setattr(Path, "is_file", refused)  # of a folder of mode 000; whoever tests may be root
     code, _, err = call("report", run)
     assert (code, complaints(err)) == (2, [f"sidebench: {run / 'manifest.json'}: Permission denied"])
+
+
+# ---- One spelling -----------------------------------------------------------------------------------
+
+BESIDES = {
+    "report": "FILE.html",
+    "figures": "FOLDER",
+    "summary": "FILE.md",
+    "card": "FILE.md",
+    "junit": "FILE.xml",
+    "sarif": "FILE.sarif",
+    "readme": "FILE.md",
+    "checkpoints": "FOLDER",
+}
+"""What a command can write beside `--out`, by kind: the same word and form in every command."""
+
+READ = {"policy", "baseline", "tuned", "tuning", "negatives", "prompts", "records", "key", "run_folder", "base"}
+"""Options that name what is read, or the collection that `sidebench leaderboard` works on."""
+
+OLD = {("compare", "plot")}
+"""Older spellings, accepted and not shown."""
+
+
+def options() -> Iterator[tuple[str, Any]]:
+    root: Any = get_command(app)
+    for name, command in root.commands.items():
+        below = getattr(command, "commands", None)
+        for word, each in below.items() if below else [("", command)]:
+            yield from ((f"{name} {word}".strip(), one) for one in each.params if one.param_type_name == "option")
+
+
+def test_outputs_have_one_spelling() -> None:
+    shown = [(command, one) for command, one in options() if not one.hidden]
+    forms = {(command, one.name): one.metavar for command, one in shown if one.name in {"out", *BESIDES}}
+    for (command, name), form in forms.items():
+        if name == "out":
+            assert form in ("FOLDER", "FILE.html", "FILE.png", "FILE.json"), command
+        else:
+            assert form == BESIDES[name] and (command, "out") in forms, (command, name)
+    said = {command: one.help for command, one in shown if one.name == "out"}
+    assert all(forms[command, "out"].partition(".")[0].lower() in text.lower() for command, text in said.items())
+
+
+def test_every_path_is_known_as_read_or_written() -> None:
+    given = [
+        parameter
+        for call in (*COMMANDS.values(), *LEADERBOARD.values())
+        for parameter in signature(call).parameters.values()
+    ]
+    paths = {one.name for one in given if "Path" in str(one.annotation) and "Option" in str(one.annotation)}
+    assert paths == {"out", *BESIDES, *READ, *(name for _, name in OLD)}
+
+
+def test_what_writes_a_file_that_one_names_has_force() -> None:
+    files = {
+        command
+        for command, one in options()
+        if not one.hidden and one.name in {"out", *BESIDES} - {"readme"} and str(one.metavar).startswith("FILE")
+    }
+    forced = {command for command, one in options() if one.name == "force"}
+    assert files and files <= forced
+
+
+def test_an_old_spelling_still_writes_and_says_the_new_one(finished: Any, copied: Path, here: Path, call: Call) -> None:
+    assert {(command, one.name) for command, one in options() if one.hidden} == OLD
+    assert "--plot" not in call("compare", "--help")[1]
+    code, text, err = call("compare", finished.folder.path, copied, "--plot", "leak.svg")
+    assert code == 0 and "--plot" not in text and Path("leak.svg").is_file()
+    (line,) = complaints(err)
+    assert "old spelling" in line and "--figures FOLDER" in line
