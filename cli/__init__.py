@@ -4,6 +4,7 @@ No logic is here, and nothing heavy is imported before a command needs it: `side
 """
 
 import functools
+import inspect
 import io
 import os
 import sys
@@ -20,6 +21,7 @@ from ..benchmark.environment import collect_seldom, keep_freed_memory
 from ..benchmark.errors import BadInput, SidebenchError, printable
 from ..benchmark.files import cannot_write
 from . import attacks, detect, gate, leaderboard, look, machine, run
+from .config_file import Configured, renamed
 from .examples import examples_of, start_here
 from .grouped import Grouped
 from .options import FULL, SUMMARY
@@ -92,16 +94,16 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _spelled_out(arguments: list[str]) -> list[str]:
-    """Give `--json` of a run its value, which may be left out: `run digits --json` asks for the summary.
+    """Return the arguments as they are written now, and with the value of `--json` of a run, which may be left out.
 
     Examples:
         >>> _spelled_out(["run", "digits", "--json"]), _spelled_out(["show", "RUN", "--json", "full"])
         (['run', 'digits', '--json=summary'], ['show', 'RUN', '--json=full'])
     """
     if not arguments or arguments[0] not in ("run", "score-images", "show"):
-        return arguments
+        return renamed(arguments)
     found: list[str] = []
-    for argument in arguments:
+    for argument in renamed(arguments):
         if argument == FULL and found[-1:] == [f"--json={SUMMARY}"]:
             found[-1] = f"--json={FULL}"
         else:
@@ -144,7 +146,8 @@ def _group(callback: Callable[..., None], commands: Commands, under: str = "", *
     for name, command in commands.items():
         # Said whole in the list of commands: typer cuts it at the width of a line otherwise.
         first = " ".join((command.__doc__ or "").partition("\n\n")[0].split())
-        group.command(name, cls=Grouped, short_help=first, epilog=examples_of(under + name))(command)
+        kind = Configured if "config" in inspect.signature(command).parameters else Grouped
+        group.command(name, cls=kind, short_help=first, epilog=examples_of(under + name))(command)
     return group
 
 

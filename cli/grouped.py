@@ -6,7 +6,7 @@ from typer.core import TyperCommand
 
 GROUPS = {
     "What to attack": (
-        *("attack", "model", "dataset", "split", "holdout", "config", "image_column", "caption_column"),
+        *("attack", "model", "dataset", "split", "holdout", "dataset_config", "image_column", "caption_column"),
         *("label_column", "variant", "control", "pair", "allow_pickle", "detector", "negatives", "prompts"),
     ),
     "Defences and settings": ("defence", "set_", "tuned", "try_", "measure", "policy", "baseline", "bands", "copying"),

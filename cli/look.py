@@ -30,9 +30,18 @@ def show_(
         typer.Argument(metavar="NAME", help="A name that `sidebench list` shows, a file of your own, or a run folder."),
     ],
     every_table: Annotated[bool, typer.Option("--all", help="Of a run folder: all tables.")] = False,
+    as_config: Annotated[
+        bool, typer.Option("--config", help="Of a run folder: its options, as `sidebench run --config` takes them.")
+    ] = False,
     as_json: RunAsJson = None,
 ) -> None:
     """Show one pair, attack, defence, detector, measure, model of your own or run folder."""
+    if as_config:
+        from ..benchmark.results.run_folder import read_run
+        from ..benchmark.runs.run_config import config_of
+
+        print(config_of(read_run(name)), end="")
+        return
     from ..benchmark.reports.catalogue import describe
 
     found = describe(name, every_table=every_table or as_json == FULL)

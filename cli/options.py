@@ -25,7 +25,9 @@ Dataset = Annotated[
 ]
 Split = Annotated[str | None, Option(help="With --dataset: the split that the model was trained on.")]
 Holdout = Annotated[str | None, Option(help="With --dataset: a split that it was not trained on.")]
-Config = Annotated[str | None, Option(help="With --dataset: the configuration of the data, where there are several.")]
+DatasetConfig = Annotated[
+    str | None, Option(help="With --dataset: the configuration of the data, where there are several.")
+]
 ImageColumn = Annotated[str | None, Option(help="With --dataset: the column of images, where it is not the only one.")]
 CaptionColumn = Annotated[str | None, Option(help="With --dataset: the column of captions.")]
 LabelColumn = Annotated[str | None, Option(help="With --dataset: the column of class labels.")]
@@ -39,6 +41,15 @@ Control = Annotated[
     ),
 ]
 AllowPickle = Annotated[bool, Option("--allow-pickle", help="Load pickled weights where there are no safetensors.")]
+
+ConfigFile = Annotated[
+    Path | None,
+    Option(
+        "--config",
+        metavar="FILE.yaml",
+        help="Take the options from this file, whose keys are theirs; what the command line says wins.",
+    ),
+]
 
 # ---- How much ---------------------------------------------------------------------------------------
 

@@ -15,9 +15,10 @@ from .options import (
     AsJson,
     Candidates,
     CaptionColumn,
-    Config,
+    ConfigFile,
     Control,
     Dataset,
+    DatasetConfig,
     Device,
     Engine,
     Holdout,
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
 
 
 def _by_name(
-    config: Config,
+    dataset_config: DatasetConfig,
     image_column: ImageColumn,
     caption_column: CaptionColumn = None,
     label_column: LabelColumn = None,
@@ -57,7 +58,7 @@ def _by_name(
 ) -> dict[str, str | None]:
     """Return what the options beside --dataset say, by the names that `pair_of` has for them."""
     return {
-        "config": config,
+        "config": dataset_config,
         "image_column": image_column,
         "caption_column": caption_column,
         "label_column": label_column,
@@ -73,7 +74,7 @@ def run(
     dataset: Dataset = None,
     split: Split = None,
     holdout: Holdout = None,
-    config: Config = None,
+    dataset_config: DatasetConfig = None,
     image_column: ImageColumn = None,
     caption_column: CaptionColumn = None,
     label_column: LabelColumn = None,
@@ -119,20 +120,24 @@ def run(
         bool, typer.Option("--plan-only", help="Open the run folder for `sidebench worker`, print its path, and stop.")
     ] = False,
     allow_pickle: AllowPickle = False,
+    config: ConfigFile = None,
     traceback: Traceback = False,
     as_json: RunAsJson = None,
 ) -> int:
     """Attack one or more pairs and print what was found. The same command resumes an interrupted run."""
     from ..benchmark.models.pair_from_names import chosen_pairs
+    from ..benchmark.runs import run_config
 
     settings = values.settings(set_)
+    if config is not None:
+        settings = run_config.over(run_config.read_config(config).settings(attack or (), defence or ()), settings)
     check_engine(engine, workers)
     if plan_only and engine:
         raise BadSetting("--plan-only opens a folder for `sidebench worker`; --engine belongs to the run itself")
     built = model is not None and ".py:" in model  # to see what it is; a typing error elsewhere loads nothing heavy
     if built:
         loading("torch and diffusers")
-    more = _by_name(config, image_column, caption_column, label_column, variant, control)
+    more = _by_name(dataset_config, image_column, caption_column, label_column, variant, control)
     loaded, instead = chosen_pairs(pairs or [], model, dataset, split, holdout, allow_pickle, **more)
     if not built:
         loading("torch and diffusers")
@@ -243,7 +248,7 @@ def score_images(
     dataset: Dataset = None,
     split: Split = None,
     holdout: Holdout = None,
-    config: Config = None,
+    dataset_config: DatasetConfig = None,
     image_column: ImageColumn = None,
     control: Control = None,
     candidates: Annotated[int | None, typer.Option(help="The first N of them; default: all.")] = None,
@@ -265,7 +270,7 @@ def score_images(
     if pair is None and dataset is None:
         raise BadInput("say what the images are held against: a PAIR, or --dataset, --split and --holdout")
     names = [] if pair is None else [pair]
-    more = _by_name(config, image_column, control=control)
+    more = _by_name(dataset_config, image_column, control=control)
     given = f"{GIVEN}{images.removeprefix(GIVEN)}"
     (loaded,), instead = chosen_pairs(names, given, dataset, split, holdout, False, **more)
     loading("torch and diffusers")
@@ -336,7 +341,7 @@ def plan(
     dataset: Dataset = None,
     split: Split = None,
     holdout: Holdout = None,
-    config: Config = None,
+    dataset_config: DatasetConfig = None,
     image_column: ImageColumn = None,
     caption_column: CaptionColumn = None,
     label_column: LabelColumn = None,
@@ -346,12 +351,13 @@ def plan(
     candidates: Candidates = None,
     device: Device = "auto",
     allow_pickle: AllowPickle = False,
+    config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what a run needs: files, access, licences, disk, memory, time. Downloads no weights and no images."""
     from ..benchmark.models.pair_from_names import chosen_pairs
 
-    more = _by_name(config, image_column, caption_column, label_column, variant, control)
+    more = _by_name(dataset_config, image_column, caption_column, label_column, variant, control)
     loaded, _ = chosen_pairs(pairs or [], model, dataset, split, holdout, allow_pickle, **more)
     loading("torch")
     from ..benchmark.runs import forecast
@@ -368,7 +374,7 @@ def fetch(
     dataset: Dataset = None,
     split: Split = None,
     holdout: Holdout = None,
-    config: Config = None,
+    dataset_config: DatasetConfig = None,
     image_column: ImageColumn = None,
     caption_column: CaptionColumn = None,
     label_column: LabelColumn = None,
@@ -382,6 +388,7 @@ def fetch(
         ),
     ] = None,
     allow_pickle: AllowPickle = False,
+    config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Fetch model and data at what their revisions are now, and decode the images; runs then need no network."""
@@ -395,7 +402,7 @@ def fetch(
     from ..benchmark.progress import reporter_for
     from ..benchmark.runs import forecast
 
-    more = _by_name(config, image_column, caption_column, label_column, variant, control)
+    more = _by_name(dataset_config, image_column, caption_column, label_column, variant, control)
     loaded, _ = chosen_pairs(pairs or [], model, dataset, split, holdout, allow_pickle, **more)
     with reporter_for(sys.stderr) as progress:
         found = [part for pair in loaded for part in forecast.fetch(pair, allow_pickle, progress)]

@@ -13,12 +13,14 @@ from typing import Any
 from ..benchmark.contracts import Model, Progress
 from ..benchmark.data.pair import Pair, load_pair
 from ..benchmark.progress import reporter_for
+from .from_config import takes_config
 from .results import Ablated, Boards, Comparison, Release, Run, Tuning
 
 DEFAULT_RECORDS = "leaderboards/records"
 """Where records are in a checkout of sidebench's repository."""
 
 
+@takes_config
 def run(
     pair: str | Path | Pair | None = None,
     *,
@@ -28,7 +30,7 @@ def run(
     dataset: str | None = None,
     split: str | None = None,
     holdout: str | None = None,
-    config: str | None = None,
+    dataset_config: str | None = None,
     image_column: str | None = None,
     caption_column: str | None = None,
     label_column: str | None = None,
@@ -47,6 +49,7 @@ def run(
     out: str | Path = "runs",
     fresh: bool = False,
     allow_pickle: bool = False,
+    config: str | Path | Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Run:
     """Attack a pair, write its report, and return what was found; the same call goes on where an earlier one stopped.
@@ -58,6 +61,7 @@ def run(
         pair: A pair's name or file, or a `Pair`. Without one, `model` and `dataset` with its splits take its place.
         settings: Of attacks and defences by name, as `--set` gives them: `{"side": {"scale": 3}}`.
         tuned: Curves that `tune` has stored; see `Tuning.file`.
+        config: A file of options, as `sidebench run --config` takes it, or what it holds; the other arguments win.
         progress: Who is told; default: a line for each phase on stderr.
 
     Raises:
@@ -71,7 +75,7 @@ def run(
     from ..benchmark.runs.tune import with_curves
 
     of_dataset = {
-        "config": config,
+        "config": dataset_config,
         "image_column": image_column,
         "caption_column": caption_column,
         "label_column": label_column,

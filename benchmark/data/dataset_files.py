@@ -160,7 +160,7 @@ def _not_described(repo: str, error: Exception, names: Iterable[str]) -> BadInpu
     if "scripts are no longer supported" in said:
         return BadInput(f"dataset {repo} is a Python script of its own, which sidebench does not run")
     if "Config name is missing" in said or "BuilderConfig" in said:
-        return BadInput(f"dataset {repo}: {said[:300]} (--config, data.config)")
+        return BadInput(f"dataset {repo}: {said[:300]} (--dataset-config, data.config)")
     if kind in ("EmptyDatasetError", "DataFilesNotFoundError"):
         return folder_files.nothing_to_read(f"dataset {repo}", names)
     if "same data file format for all splits" in said:

@@ -51,6 +51,9 @@ IN_PAIR_FILE = {
 }
 """What else may be said of a model and a data set by name, and the key of a pair file that says it."""
 
+OPTIONS = {"config": "dataset-config"}
+"""The option that says it, where that is not the key with hyphens."""
+
 _CAPTIONS = ("caption", "captions", "text", "prompt")
 """Names of the column that is taken for captions where several hold text."""
 
@@ -82,7 +85,7 @@ def chosen_pairs(
     if dataset is None and split is None and holdout is None:
         if given:
             key = next(iter(given))
-            option = key.replace("_", "-")
+            option = OPTIONS.get(key, key.replace("_", "-"))
             raise BadInput(
                 f"--{option} goes with --model and --dataset; a pair file says it itself ({IN_PAIR_FILE[key]})"
             )
@@ -287,7 +290,7 @@ def _arrays(file: str, split: str, holdout: str | None, form: dict[str, Any], co
     """Return the arrays of an npz file as a data source; `FILE.npz:ARRAY` names one of another file."""
     named = {**columns, **({} if form["config"] is None else {"config": form["config"]})}
     if wrong := sorted(set(named) - {"labels"}):
-        option = {"images": "image-column", "captions": "caption-column"}.get(wrong[0], wrong[0])
+        option = {"images": "image-column", "captions": "caption-column", **OPTIONS}.get(wrong[0], wrong[0])
         raise BadInput(f"--{option}: an npz file has arrays; --split and --holdout name those of images")
     sides = [name if name is None or ".npz:" in name else f"{file}:{name}" for name in (split, holdout)]
     try:

@@ -121,7 +121,19 @@ BESIDES = {
 }
 """What a command can write beside `--out`, by kind: the same word and form in every command."""
 
-READ = {"policy", "baseline", "tuned", "tuning", "negatives", "prompts", "records", "key", "run_folder", "base"}
+READ = {
+    "config",
+    "policy",
+    "baseline",
+    "tuned",
+    "tuning",
+    "negatives",
+    "prompts",
+    "records",
+    "key",
+    "run_folder",
+    "base",
+}
 """Options that name what is read, or the collection that `sidebench leaderboard` works on."""
 
 OLD = {("compare", "plot")}

@@ -68,6 +68,8 @@ TEMPLATES = (
     "run PAIR --out X --candidates 0",
     "run PAIR --model X --compile --candidates 0",
     "bench X --workers --scoring",
+    "run PAIR --config X --candidates 0",
+    "show RUN --config --json=X",
     "worker X",
     "worker RUN --pair X",
     "worker RUN --attack X --device X",

@@ -22,7 +22,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Any]:
     """Run the blocks of the page one after the other, as cells, and return the names that they made."""
     text = (ROOT / "docs" / "notebook.md").read_text(encoding="utf-8")
     cells = re.findall(r"```python\n(.*?)```", text, re.S)
-    assert len(cells) == 7 and "candidates=1024" in cells[0]
+    assert len(cells) == 8 and "candidates=1024" in cells[0]
     names: dict[str, Any] = {}
     with pytest.MonkeyPatch.context() as patch:
         work = tmp_path_factory.mktemp("notebook")

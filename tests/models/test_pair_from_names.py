@@ -84,7 +84,7 @@ def test_an_iid_control_is_somebodys_claim(tmp_path: Path, caplog: pytest.LogCap
         ({"variant": "fp16", "model": "./mine.py:x"}, "--variant fp16: a model of your own has no variants"),
         ({"dataset": "file.csv"}, "file.csv is a file: name the folder that it is in, or an .npz file"),
         ({"dataset": "a.npz", "image_column": "x"}, "--image-column: an npz file has arrays"),
-        ({"dataset": "a.npz", "config": "x"}, "--config: an npz file has arrays"),
+        ({"dataset": "a.npz", "config": "x"}, "--dataset-config: an npz file has arrays"),
         ({"dataset": "a.npz", "holdout": "b.npz:"}, "'b.npz:' is no array of an npz file: write it as FILE.npz:ARRAY"),
     ],
 )
@@ -100,9 +100,8 @@ def test_what_does_not_fit_is_refused(
 
 @pytest.mark.parametrize("option", ["config", "image_column", "caption_column", "label_column", "variant", "control"])
 def test_what_a_pair_says_itself_is_refused_beside_it(option: str) -> None:
-    with pytest.raises(
-        BadInput, match=f"--{option.replace('_', '-')} goes with --model and --dataset; a pair file says"
-    ):
+    spelt = "dataset-config" if option == "config" else option.replace("_", "-")
+    with pytest.raises(BadInput, match=f"--{spelt} goes with --model and --dataset; a pair file says"):
         chosen_pairs(["digits"], None, None, None, None, **{option: "x"})
 
 

@@ -1,0 +1,57 @@
+"""`--config FILE.yaml`: options from a file, which become the command's defaults, so that the command line wins."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .grouped import Grouped
+
+PARAMETERS = {"pair": "pairs"}
+"""What a key of the file is called by the commands' functions, where that is not its own name."""
+
+KEYS = {parameter: key for key, parameter in PARAMETERS.items()}
+
+
+class Configured(Grouped):
+    """A command whose options may come from a file. Keys of options that it lacks, but `run` has, say nothing here."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the file that `--config` names, if it is there, before the values are taken from the command line."""
+        given = self._given(ctx, args)
+        if "config" in given and "help" not in given:
+            from ..benchmark.runs.run_config import read_config
+
+            chosen = read_config(Path(given.pop("config"))).options({KEYS.get(name, name) for name in given})
+            ctx.default_map = {PARAMETERS.get(key, key): value for key, value in chosen.items()}
+        rest: list[str] = super().parse_args(ctx, args)
+        return rest
+
+    def _given(self, ctx: Any, args: list[str]) -> dict[str, Any]:
+        """Return what the command line itself says, by parameter, as it stands there."""
+        said: Mapping[str, Any] = self.make_parser(ctx).parse_args(args=list(args))[0]
+        return {name: value for name, value in said.items() if value not in (None, ())}
+
+
+def renamed(arguments: list[str]) -> list[str]:
+    """Return the arguments with `--config NAME`, as a data set's configuration was given before, as it is given now.
+
+    Examples:
+        >>> renamed(["plan", "--config", "run.yaml"])
+        ['plan', '--config', 'run.yaml']
+    """
+    if arguments[:1] not in (["run"], ["plan"], ["fetch"], ["score-images"]):
+        return arguments
+    found = list(arguments)
+    for place, argument in enumerate(arguments):
+        option, equals, value = argument.partition("=")
+        if option == "--config" and not _is_file(value if equals else "".join(arguments[place + 1 : place + 2])):
+            found[place] = f"--dataset-config{equals}{value}"
+            print("--config NAME is an old spelling, which still works: --dataset-config NAME", file=sys.stderr)
+    return found
+
+
+def _is_file(name: str) -> bool:
+    from ..benchmark.runs.run_config import ENDINGS
+
+    return name.endswith(ENDINGS)

@@ -1,0 +1,105 @@
+"""`--config FILE.yaml`: what the file says, unless the command line says it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from complaints import complaints
+from typer.main import get_command
+
+from sidebench.benchmark.runs import plan
+from sidebench.benchmark.runs.run_config import RunConfig
+from sidebench.cli import app
+from sidebench.cli.config_file import KEYS, Configured
+
+Call = Callable[..., tuple[int, str, str]]
+
+CONFIG = """
+pair: tiny.yaml
+attack:
+  carlini-uncond:
+  side: {clusters: 3, width: 8}
+seed: [0, 1]
+candidates: 8
+measure: rms
+set: {side: {width: 16}}
+fresh-attack: side
+out: elsewhere
+"""
+
+
+@pytest.fixture
+def asked(here: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    """Return a function that gives `run` options beside the file's, and what the plan is asked for by them."""
+    found: dict[str, Any] = {}
+
+    def plan_run(pair: Any, **given: Any) -> None:
+        found.update(given, pair=pair.name)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(plan, "plan_run", plan_run)
+    (here / "run.yaml").write_text(CONFIG, encoding="utf-8")
+
+    def ask(*options: object) -> dict[str, Any]:
+        found.clear()
+        code, _, err = call("run", "--config", "run.yaml", *options)
+        assert code == 130, err
+        return dict(found)
+
+    return ask
+
+
+def test_a_file_gives_what_the_command_line_leaves_out(asked: Callable[..., dict[str, Any]]) -> None:
+    said = asked()
+    assert (said["pair"], said["attacks"], list(said["seeds"])) == ("tiny", ["carlini-uncond", "side"], [0, 1])
+    assert (said["candidates"], said["measures"], said["fresh_attacks"]) == (8, ["rms"], ["side"])
+    assert said["settings"] == {"side": {"clusters": 3, "width": 16}} and said["out"] == Path("elsewhere")
+    assert (said["device"], said["fresh"], said["tier"]) == ("auto", False, None)
+
+
+def test_the_command_line_wins(asked: Callable[..., dict[str, Any]]) -> None:
+    said = asked("--seed", 5, "--tier", "smoke", "--set", "side.clusters=9", "--out", "here")
+    assert (list(said["seeds"]), said["tier"], said["candidates"], said["out"]) == ([5], "smoke", None, Path("here"))
+    assert said["settings"] == {"side": {"clusters": 9, "width": 16}}
+    assert asked("digits")["pair"] == "digits"
+    said = asked("--attack", "side")
+    assert said["attacks"] == ["side"] and said["settings"] == {"side": {"clusters": 3, "width": 16}}
+
+
+def test_settings_below_an_attack_go_with_it(asked: Callable[..., dict[str, Any]], here: Path) -> None:
+    (here / "run.yaml").write_text(CONFIG.replace("set:", "# set:"), encoding="utf-8")
+    assert asked("--attack", "carlini-uncond")["settings"] == {}
+
+
+def test_an_old_spelling_still_names_the_data_and_a_file_does_not(here: Path, call: Call) -> None:
+    code, _, err = call("fetch", "tiny.yaml", "--config", "en")
+    old, wrong = complaints(err)
+    assert code == 2 and "old spelling" in old and "--dataset-config goes with" in wrong
+    for command in ("run", "plan", "fetch"):
+        code, _, err = call(command, "--config=none.yaml")
+        assert (code, complaints(err)) == (2, ["sidebench: config none.yaml: No such file or directory"])
+    assert call("run", "--config", "none.yaml", "--help")[0] == 0
+
+
+def test_keys_are_the_options_of_run() -> None:
+    root: Any = get_command(app)
+    command = root.commands["run"]
+    assert isinstance(command, Configured)
+    options = {KEYS.get(one.name, one.name) for one in command.params} - {"config", "set_", "help"}
+    assert options == RunConfig.model_fields.keys() - {"set"}
+
+
+def test_a_run_says_the_file_that_asks_for_it(here: Path, call: Call) -> None:
+    arguments = ("tiny.yaml", "--candidates", 4, "--attack", "carlini-cond", "--seed", 3, "--defence", "eta")
+    setting = ("--set", "eta.eta=0.5", "--measure", "rms")
+    code, out, err = call("run", *arguments, *setting, "--plan-only")
+    assert code == 0, err
+    folder = out.strip()
+    code, text, _ = call("show", folder, "--config")
+    assert code == 0 and "# tiny: no pair that ships" in text and "eta: 0.5" in text
+    Path("again.yaml").write_text(text.replace("pair: tiny", "pair: tiny.yaml"), encoding="utf-8")
+    code, again, err = call("run", "--config", "again.yaml", "--out", "again", "--plan-only")
+    assert code == 0 and again.strip() == str(Path("again", Path(folder).name)), err
+    assert call("show", "again/" + Path(folder).name, "--config")[1] == text
+    assert call("show", "digits", "--config")[0] == 2
