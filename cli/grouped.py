@@ -13,7 +13,7 @@ GROUPS = {
     "How much": ("tier", "candidates", "seed", "secret_seeds", "images", "steps", "references", "challenge", "draws"),
     "What is written": (
         *("out", "fresh", "fresh_attack", "force", "as_json", "with_images", "figures", "plot", "junit", "summary"),
-        *("report", "sarif", "card", "annotations", "checkpoints", "readme"),
+        *("report", "sarif", "card", "annotations", "checkpoints", "readme", "track"),
     ),
     "Where it runs": ("device", "dtype", "micro_batch", "compiled", "engine", "workers", "plan_only", "silent_for"),
 }

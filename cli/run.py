@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from ..benchmark.results.schema import Metrics
     from ..benchmark.runs.engine import Engine as Working
     from ..benchmark.runs.plan import RunPlan
+    from ..benchmark.runs.track import Tracker
 
 
 def _by_name(
@@ -119,6 +120,13 @@ def run(
     plan_only: Annotated[
         bool, typer.Option("--plan-only", help="Open the run folder for `sidebench worker`, print its path, and stop.")
     ] = False,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SERVICE[:PROJECT]",
+            help="Send rates, plots and the manifest to trackio, wandb or mlflow, once the run is scored.",
+        ),
+    ] = None,
     allow_pickle: AllowPickle = False,
     config: ConfigFile = None,
     traceback: Traceback = False,
@@ -131,6 +139,8 @@ def run(
     settings = values.settings(set_)
     if config is not None:
         settings = run_config.over(run_config.read_config(config).settings(attack or (), defence or ()), settings)
+    if secret_seeds and track:
+        raise BadSetting("--track sends the seeds too, which --secret-seeds keeps: give one of them")
     check_engine(engine, workers)
     if plan_only and engine:
         raise BadSetting("--plan-only opens a folder for `sidebench worker`; --engine belongs to the run itself")
@@ -141,6 +151,7 @@ def run(
     loaded, instead = chosen_pairs(pairs or [], model, dataset, split, holdout, allow_pickle, **more)
     if not built:
         loading("torch and diffusers")
+    tracked = _trackers(track)
     from ..benchmark.progress import reporter_for
     from ..benchmark.results import secret_seeds as secret
     from ..benchmark.results import tuning_curve
@@ -179,7 +190,16 @@ def run(
     if plan_only:
         return _open(plans, as_json)
     with working(engine, workers) as at_work:
-        return _execute(plans, [nonce and nonce.nonce for nonce in nonces], as_json, at_work)
+        return _execute(plans, [nonce and nonce.nonce for nonce in nonces], as_json, at_work, tracked)
+
+
+def _trackers(named: list[str] | None) -> "Sequence[Tracker]":
+    """Return the services of `--track`, each with its client installed."""
+    if not named:
+        return ()
+    from ..benchmark.runs.track import trackers
+
+    return trackers(named)
 
 
 def _open(plans: "Sequence[RunPlan]", as_json: str | None) -> int:
@@ -296,6 +316,7 @@ def _execute(
     nonces: "Sequence[bytes | None]",
     as_json: str | None,
     engine: "Working | None" = None,
+    tracked: "Sequence[Tracker]" = (),
 ) -> int:
     """Carry out the plans one after the other, print what they found, and return the exit code."""
     from ..benchmark.progress import reporter_for
@@ -320,6 +341,11 @@ def _execute(
         else:
             seconds = screen.seconds_of(result.folder)
             show(None, screen.first_screen(result.folder, result.metrics, seconds, screen.terminal_width()), False)
+        if tracked:
+            from ..benchmark.runs import track
+
+            for service in track.send(tracked, result.folder, result.metrics):
+                print(f"sent to {service}: {result.folder.path.name}", file=sys.stderr)
     if as_json:
         show(found, "", True, sort_keys=as_json == FULL)
     return code

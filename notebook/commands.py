@@ -48,6 +48,7 @@ def run(
     compiled: bool = False,
     out: str | Path = "runs",
     fresh: bool = False,
+    track: str | Sequence[str] = (),
     allow_pickle: bool = False,
     config: str | Path | Mapping[str, Any] | None = None,
     progress: Progress | None = None,
@@ -61,6 +62,7 @@ def run(
         pair: A pair's name or file, or a `Pair`. Without one, `model` and `dataset` with its splits take its place.
         settings: Of attacks and defences by name, as `--set` gives them: `{"side": {"scale": 3}}`.
         tuned: Curves that `tune` has stored; see `Tuning.file`.
+        track: Services that are told of the run, as `--track` names them; see `Run.track`.
         config: A file of options, as `sidebench run --config` takes it, or what it holds; the other arguments win.
         progress: Who is told; default: a line for each phase on stderr.
 
@@ -70,6 +72,7 @@ def run(
     """
     from ..benchmark.models.pair_from_names import chosen_pairs
     from ..benchmark.results import tuning_curve
+    from ..benchmark.runs import track as track_run
     from ..benchmark.runs.carry_out import carry_out
     from ..benchmark.runs.plan import plan_run
     from ..benchmark.runs.tune import with_curves
@@ -87,6 +90,7 @@ def run(
     else:
         names = [] if pair is None else [str(pair)]
         (loaded,), other = chosen_pairs(names, model, dataset, split, holdout, allow_pickle, **of_dataset)
+    tracked = track_run.trackers(_several(track))
     curves = tuning_curve.read_curves([Path(file) for file in _several(tuned)])
     with _told(progress) as report:
         plan = plan_run(
@@ -108,7 +112,10 @@ def run(
             allow_pickle=allow_pickle,
             progress=report,
         )
-        return Run.of(carry_out(with_curves(plan, curves, report), report))
+        found = Run.of(carry_out(with_curves(plan, curves, report), report))
+    if tracked:
+        track_run.send(tracked, found.folder, found.metrics)
+    return found
 
 
 def show(folder: str | Path) -> Run:

@@ -102,6 +102,18 @@ class Run:
             write_report(self.folder, target, with_images=with_images, renew=with_images)
         return Report(target or self.folder.report_file)
 
+    def track(self, *services: str) -> list[str]:
+        """Send rates, plots and the manifest to trackio, wandb or mlflow (`SERVICE` or `SERVICE:PROJECT`).
+
+        Returns the names of those that took it; what kept another from it is said in one line.
+
+        Raises:
+            BadInput: there is no such service, or its client is not installed.
+        """
+        from ..benchmark.runs import track
+
+        return track.send(track.trackers(services), self.folder, self.metrics)
+
     def __repr__(self) -> str:
         from ..benchmark.reports.screen import brief
 

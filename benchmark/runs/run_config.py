@@ -84,6 +84,7 @@ class RunConfig(Settings):
     engine: str | None = None
     workers: Annotated[int, Field(ge=1)] | None = None
     plan_only: bool | None = None
+    track: Several | None = None
     allow_pickle: bool | None = None
     traceback: bool | None = None
     as_json: Annotated[Literal["summary", "full"] | None, BeforeValidator(_summary)] = Field(None, alias="json")

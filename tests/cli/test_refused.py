@@ -29,6 +29,8 @@ REFUSED = {
     "run digits --tier quik": ["unknown tier 'quik'", "did you mean quick?"],
     "run digits --defence ghost": ["unknown defence 'ghost'"],
     "run digits --defense ghost": ["unknown defence 'ghost'"],
+    "run digits --track trackoi": ["unknown tracker 'trackoi'", "did you mean trackio?"],
+    "run digits --secret-seeds 3 --track trackio": ["--track sends the seeds", "--secret-seeds"],
     "run digits --workers 2": ["--workers belongs to --engine"],
     "run digits --engine dask": ["--engine dask: there is ray, or ray:ADDRESS"],
     "tune digits --attack side --workers 2": ["--workers belongs to --engine"],

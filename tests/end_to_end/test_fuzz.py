@@ -69,6 +69,7 @@ TEMPLATES = (
     "run PAIR --model X --compile --candidates 0",
     "bench X --workers --scoring",
     "run PAIR --config X --candidates 0",
+    "run PAIR --track X --candidates 0",
     "show RUN --config --json=X",
     "worker X",
     "worker RUN --pair X",
