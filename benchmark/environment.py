@@ -201,4 +201,6 @@ def pick_device(name: str) -> "torch.device":
     present = ["cpu", *[f"cuda:{i}" for i in range(torch.cuda.device_count())], *(["mps"] if mps else [])]
     if name in present or (name == "cuda" and cuda):
         return torch.device(name)
-    raise BadInput(f"no device {name!r} here: there is {', '.join(present)}")
+    known = {"gpu": "a GPU of NVIDIA or AMD is called cuda", "metal": "a GPU of Apple is called mps"}
+    hint = f"; {known[name]}" if name in known else ""
+    raise BadInput(f"no device {name!r} here: there is {', '.join(present)}{hint}")

@@ -24,6 +24,7 @@ from . import attacks, detect, gate, leaderboard, look, machine, run
 from .config_file import Configured, renamed
 from .examples import examples_of, start_here
 from .grouped import Grouped
+from .hints import no_such_option, with_example
 from .options import FULL, SUMMARY
 from .output import complain, complain_of
 
@@ -82,7 +83,7 @@ def main(arguments: list[str] | None = None) -> None:
         complain_of(error)
         code = error.exit_code
     except typer.TyperException as error:
-        complain(error.format_message() if hasattr(error, "format_message") else str(error))
+        complain(_wrong_usage(error))
         code = WRONG_USAGE
     except BrokenPipeError:
         # The reader of stdout has gone (`sidebench list pairs | head`); keep Python from complaining at exit.
@@ -91,6 +92,14 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as error:  # the last resort
         code = _unexpected(error)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _wrong_usage(error: Exception) -> str:
+    """Say what is wrong with a command line, and what may have been meant."""
+    if hasattr(error, "option_name") and hasattr(error, "possibilities"):
+        return no_such_option(error)
+    message = str(error.format_message()) if hasattr(error, "format_message") else str(error)
+    return with_example(message, getattr(error, "ctx", None)) if message.startswith("Missing ") else message
 
 
 def _spelled_out(arguments: list[str]) -> list[str]:

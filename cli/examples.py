@@ -1,5 +1,10 @@
 """Examples of every command, which `--help` shows; a test sees that each can be parsed."""
 
+import re
+
+LONGEST = 70
+"""Letters of a command in one line."""
+
 START = (
     ("sidebench run digits", "attack a model that ships with sidebench and leaks; a minute or a few"),
     (
@@ -85,9 +90,26 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
 
 def start_here() -> str:
     """Return what `sidebench` alone says first."""
-    return "\n\n".join(["\b\nStart here:", *(f"\b\n  {command}\n      {what}" for command, what in START)])
+    steps = (f"\b\n{_folded(command)}\n      {what}" for command, what in START)
+    return "\n\n".join(["\b\nStart here:", *steps])
 
 
 def examples_of(command: str) -> str:
     """Return the end of a command's help."""
-    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in EXAMPLES[command])
+    return "\b\nExamples:\n" + "\n".join(map(_folded, EXAMPLES[command]))
+
+
+def _folded(command: str) -> str:
+    """Return a command two spaces in; a long one goes on in the next line, so that no terminal cuts an option in two.
+
+    >>> print(_folded("sidebench run --model OWNER/MODEL --dataset OWNER/IMAGES --split train --holdout test"))
+      sidebench run --model OWNER/MODEL --dataset OWNER/IMAGES --split train \\
+          --holdout test
+    """
+    lines = [""]
+    for part in re.split(r" (?=--)", command):
+        if lines[-1] and len(lines[-1]) + len(part) + 1 > LONGEST:
+            lines.append(part)
+        else:
+            lines[-1] = f"{lines[-1]} {part}".strip()
+    return "  " + " \\\n      ".join(lines)

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from complaints import complaints
 from typer.main import get_command
 
 from sidebench.benchmark.protocol import TIERS
 from sidebench.cli import app
-from sidebench.cli.examples import EXAMPLES, START
+from sidebench.cli.examples import EXAMPLES, START, start_here
 from sidebench.cli.grouped import GROUPS
 
 Call = Callable[..., tuple[int, str, str]]
@@ -56,7 +57,7 @@ def test_help_cuts_no_sentence_and_says_what_to_do_first(call: Call) -> None:
         assert "..." not in text.replace("[ARGS]...", "").replace("]...", "")
     text = call()[1]
     assert text.index("Commands:") < text.index("Start here:")
-    assert all(command in text for command, _ in START)
+    assert all(command in re.sub(r" \\\n +", " ", text) for command, _ in START)
     assert "Examples:" in call("run", "--help")[1] and "sidebench run digits\n" in call("run", "--help")[1]
 
 
@@ -89,3 +90,43 @@ def test_the_sizes_of_tiers_are_those_of_the_protocol(call: Call) -> None:
 
 def test_start_here_names_commands_that_exist() -> None:
     assert all(re.match(r"sidebench (\w+) ", f"{command} ")[1] in dict(commands()) for command, _ in START)  # type: ignore[index]
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_no_option_is_cut_in_two(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither by a line of the help that ends at a hyphen, nor by a terminal of 80 columns where a line is longer."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    for name, command in commands():
+        text = command.get_help(type(command).context_class(command, info_name=f"sidebench {name}"))
+        assert not re.search(r"\w-$", text, re.M), name
+        assert width < 80 or max(map(len, text.splitlines())) <= 80, name
+        assert not re.search(r"<\w+", text), name
+    assert max(map(len, start_here().splitlines())) <= 78
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("run digits --samples 5", "no such option --samples: did you mean --candidates?"),
+        ("run digits --n 5", "did you mean --candidates?"),
+        ("run digits -n 5", "no such option -n: did you mean --candidates?"),
+        ("run digits --num_images 5", "did you mean --candidates?"),
+        ("run digits --gpu", "did you mean --device?"),
+        ("run digits --batch-size 4", "did you mean --micro-batch?"),
+        ("run digits --candidats 4", "did you mean --candidates?"),
+        ("run digits --output x", "did you mean --out?"),
+        ("gate digits --output x", "did you mean --out?"),
+        ("run digits --colour x", "no such option --colour: `sidebench run --help` lists them"),
+        ("leaderboard build --samples 5", "no such option --samples: `sidebench leaderboard build --help`"),
+        ("list", "for example: sidebench list attacks"),
+        ("show", "for example: sidebench show side"),
+        ("gate digits", "for example: sidebench gate "),
+        ("leaderboard add RUN", "for example: sidebench leaderboard add "),
+        ("run digits --device gpu", "no device 'gpu' here: there is cpu; a GPU of NVIDIA or AMD is called cuda"),
+    ],
+)
+def test_what_may_have_been_meant_is_said(line: str, words: str, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    code, out, err = call(*line.split())
+    assert (code, out) == (2, "")
+    assert words in complaints(err)[0]
