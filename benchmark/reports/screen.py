@@ -12,7 +12,7 @@ from typing import NamedTuple
 from ..files import read_json
 from ..protocol import CONFIDENCE
 from ..results.run_folder import RunFolder
-from ..results.schema import BandResult, Claim, Metrics, Result
+from ..results.schema import AttackRatio, BandResult, Claim, Compared, Metrics, Result
 from .tables import claim_words, model_line, percent, probe_flags
 from .verdict import headline
 
@@ -30,7 +30,8 @@ FLAGS = 3
 LINKS = 2
 """Attacks and seeds whose link between a caption and its own image is shown."""
 
-PLAIN = "carlini-uncond"
+PLAIN, SIDE = "carlini-uncond", "side"
+"""Attacks that others are compared with, the first of them that a run has."""
 
 ANSWERS = {
     "excess": "LEAKS",
@@ -58,7 +59,8 @@ def first_screen(folder: RunFolder, metrics: Metrics, seconds: float | None = No
     Args:
         folder: For the flags of its probes, and its path.
         metrics: Of this folder.
-        seconds: What preparing and generating took; None is not said.
+        seconds: What preparing and generating took, whenever that was: no time on the clock of this call; None is not
+            said.
         width: Letters in a line; columns that do not fit are left out, the least important first.
     """
     width = max(width, LEAST_WIDTH)
@@ -208,7 +210,7 @@ def _title(metrics: Metrics, attacks: dict[str, list[Result]], seconds: float | 
         *([f"behind {', '.join(metrics.defences)}"] if metrics.defences else []),
     ]
     left = f"{metrics.pair}   {', '.join(parts)}"
-    right = "" if seconds is None else f"{seconds:,.0f} s"
+    right = "" if seconds is None else f"attacks took {seconds:,.0f} s"
     return f"{left}{right:>{max(0, width - len(left))}}".rstrip() if len(left) + len(right) < width else left
 
 
@@ -334,10 +336,14 @@ def _legend(metrics: Metrics) -> str:
 
 
 def compared(metrics: Metrics, attacks: dict[str, list[Result]]) -> list[str]:
-    """Say which attacks find more than plain sampling, and which finds most for its cost."""
+    """Say which attacks find more than plain sampling, and which finds most for its cost.
+
+    In a run without plain sampling it is SIDE that the others are compared with, or else the first attack.
+    """
     if len(attacks) < 2:
         return []
-    said = [_against_plain(metrics)] if PLAIN in attacks else []
+    reference = SIDE if SIDE in attacks else next(iter(attacks))
+    said = [_against_plain(metrics) if PLAIN in attacks else _against_reference(metrics, reference)]
     rates = {name: rate for name in attacks if (rate := per_thousand(metrics, name))}
     if rates and any(claim.says == "excess" for claim in metrics.claims):
         most = f"{max(rates.values()):.2f}"
@@ -348,23 +354,59 @@ def compared(metrics: Metrics, attacks: dict[str, list[Result]]) -> list[str]:
 
 def _against_plain(metrics: Metrics) -> str:
     """Say what the tests against plain sampling say, in the closest band."""
-    compared = metrics.attack_ratios or metrics.comparisons
-    first = compared[0].band if compared else ""
-    pairs = [found for found in compared if found.band == first and PLAIN in (found.first, found.second)]
+    pairs = _pairs_with(metrics, PLAIN)
     if not pairs:
         return ""
-    more = [
-        found.first if found.second == PLAIN else found.second
-        for found in pairs
-        if re.match("(finds|hits) more" if found.second == PLAIN else "(finds|hits) fewer", found.verdict)
-    ]
-    if more:
+    if more := _others(pairs, PLAIN, "more"):
         return f"{_listed(more)} find{'s' if len(more) == 1 else ''} more than plain sampling at equal candidates."
     if all(found.verdict == "no ratio" for found in pairs):
         return "No attack can be compared with plain sampling, whose excess may be 0."
+    return f"No attack is seen to beat plain sampling at equal candidates{_would_show(metrics, pairs)}."
+
+
+def _against_reference(metrics: Metrics, reference: str) -> str:
+    """Say, of a run without plain sampling, what the tests against one of its attacks say, in the closest band."""
+    pairs = _pairs_with(metrics, reference)
+    if not pairs:
+        return ""
+    if all(found.verdict == "no ratio" for found in pairs):
+        return f"No attack can be compared with {reference}, whose excess may be 0."
+    more, fewer = _others(pairs, reference, "more"), _others(pairs, reference, "fewer")
+    said = [
+        f"{_listed(names)} find{'s' if len(names) == 1 else ''} {word} than {reference}"
+        for word, names in (("more", more), ("fewer", fewer))
+        if names
+    ]
+    if rest := [name for found in pairs if (name := _other(found, reference)) not in (*more, *fewer)]:
+        said.append(f"no difference is seen between {_listed(rest)} and {reference}{_would_show(metrics, pairs)}")
+    text = "; ".join(said)
+    return f"{text[0].upper() if text.startswith('no ') else text[0]}{text[1:]}, at equal candidates."
+
+
+def _pairs_with(metrics: Metrics, reference: str) -> list[Compared | AttackRatio]:
+    """Return the tests of an attack against each other one in the closest band."""
+    compared: Sequence[Compared | AttackRatio] = metrics.attack_ratios or metrics.comparisons
+    first = compared[0].band if compared else ""
+    return [found for found in compared if found.band == first and reference in (found.first, found.second)]
+
+
+def _other(found: Compared | AttackRatio, reference: str) -> str:
+    return found.first if found.second == reference else found.second
+
+
+def _others(pairs: Sequence[Compared | AttackRatio], reference: str, word: str) -> list[str]:
+    """Return the attacks that find more, or fewer, than the reference; a test may have it first or second."""
+    turned = {"more": "fewer", "fewer": "more"}[word]
+    return [
+        _other(found, reference)
+        for found in pairs
+        if re.match(f"(finds|hits) {word if found.second == reference else turned}", found.verdict)
+    ]
+
+
+def _would_show(metrics: Metrics, pairs: Sequence[Compared | AttackRatio]) -> str:
     seen = [found.smallest_difference for found in metrics.comparisons if found in pairs]
-    shown = f" ({100 * max(seen):.1f} points would show)" if seen else ""
-    return f"No attack is seen to beat plain sampling at equal candidates{shown}."
+    return f" ({100 * max(seen):.1f} points would show)" if seen else ""
 
 
 def _listed(names: Sequence[str]) -> str:

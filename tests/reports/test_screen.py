@@ -54,7 +54,9 @@ def metrics(finished: Any) -> Metrics:
 
 def test_the_first_line_says_what_was_run(finished: Any, metrics: Metrics) -> None:
     lines = first_screen(finished.folder, metrics, 43.2).splitlines()
-    assert lines[0].startswith(f"{metrics.pair}   3 attacks, 40 images each, seed 0") and lines[0].endswith(" 43 s")
+    assert lines[0].startswith(f"{metrics.pair}   3 attacks, 40 images each, seed 0") and lines[0].endswith(
+        "  attacks took 43 s"
+    )
     assert len(lines[0]) == 100
     assert lines[-2:] == [
         f"  report: {finished.folder.report_file}",
@@ -199,6 +201,41 @@ def test_plain_sampling_is_the_yardstick(finished: Any, metrics: Metrics) -> Non
     ]
     text = " ".join(first_screen(finished.folder, metrics.model_copy(update={"comparisons": better})).split())
     assert "carlini-cond and side find more than plain sampling at equal candidates." in text
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "sentence"),
+    [
+        (("no difference seen",), "No difference is seen between mine and side (*), at equal candidates."),
+        (("finds more",), "mine finds more than side, at equal candidates."),
+        (("hits fewer (raw rate)",), "mine finds fewer than side, at equal candidates."),
+        (("no ratio",), "No attack can be compared with side, whose excess may be 0."),
+        (
+            ("finds more", "no difference seen"),
+            "mine finds more than side; no difference is seen between other and side (*), at equal candidates.",
+        ),
+    ],
+)
+@pytest.mark.parametrize("turned", [False, True])
+def test_without_plain_sampling_side_is_the_yardstick(
+    verdicts: tuple[str, ...], sentence: str, turned: bool, finished: Any, metrics: Metrics
+) -> None:
+    template, names = metrics.comparisons[0], ("mine", "other")[: len(verdicts)]
+    swapped = {"finds more": "finds fewer", "hits fewer (raw rate)": "hits more (raw rate)"}
+    pairs = [
+        template.model_copy(
+            update={"first": "side", "second": name, "verdict": swapped.get(said, said)}
+            if turned
+            else {"first": name, "second": "side", "verdict": said}
+        )
+        for name, said in zip(names, verdicts, strict=True)
+    ]
+    side = [result for result in metrics.results if result.attack == "side"]
+    own = [result.model_copy(update={"attack": name}) for name in names for result in side]
+    found = metrics.model_copy(update={"results": [*side, *own], "comparisons": pairs, "attack_ratios": []})
+    shown = f"{100 * template.smallest_difference:.1f} points would show"
+    text = " ".join(first_screen(finished.folder, found).split())
+    assert sentence.replace("*", shown) in text and "plain sampling at equal" not in text
 
 
 def test_equal_cost_names_the_cheapest_hits(finished: Any, metrics: Metrics) -> None:
