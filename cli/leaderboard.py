@@ -30,16 +30,22 @@ def add(
 ) -> None:
     """Write a record for each attack of a run, over all of its seeds, signed for NAME."""
     from ..benchmark.results.run_folder import read_run
+    from ..benchmark.results.schema import load_metrics
     from ..leaderboards import owner_keys
     from ..leaderboards.make_records import add_records
     from ..leaderboards.ranking import why_unranked
+    from ..leaderboards.read_records import read_record
+    from ..leaderboards.two_intervals import two_intervals
 
     if unsigned and key is not None:
         raise BadSetting("--unsigned uses no key: leave out --key")
     signer = None if unsigned else key or owner_keys.default_file()
     new = signer is not None and not signer.exists()
-    for file in add_records(read_run(run_folder), submitter, attack or (), records, tuning or (), signer):
+    folder = read_run(run_folder)
+    for file in add_records(folder, submitter, attack or (), records, tuning or (), signer):
         print(file)
+        if line := two_intervals(read_record(file), load_metrics(folder)):
+            print(line, file=sys.stderr)
         if why := why_unranked(file):
             print(f"{file.name} will have no rank: {why}", file=sys.stderr)
     print("see where they stand: sidebench leaderboard build", file=sys.stderr)

@@ -1,5 +1,6 @@
 """Read records from their files, and bring those of an older schema up to the present one."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,8 @@ _WITH_SHARES = (SCHEMA, "sidebench-record/4")
 """Versions whose excess is that of now."""
 
 
+WANTED = "a record is a .json file that `sidebench leaderboard add RUN --as NAME` writes"
+
 LARGEST = 16_000_000
 """Bytes of the largest record's file that is read."""
 
@@ -106,7 +109,18 @@ def read_content(path: Path) -> Any:
         return parse_json(read_bytes(path, LARGEST))
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
-        raise BadRecord(f"{path.name} cannot be read: {why}") from None
+        raise BadRecord(f"{path.name} {_no_record(path) or f'cannot be read: {why}'}") from None
+
+
+def _no_record(path: Path) -> str:
+    """Say what is at a path where a record is wanted, if that is no file at all."""
+    if not os.path.lexists(path):
+        return f"is not there: {WANTED}"
+    if not path.is_dir():
+        return ""
+    if (path / "manifest.json").is_file():
+        return f"is a run folder, no record: {WANTED}"
+    return f"is a folder that holds no record: {WANTED}"
 
 
 def parse_record(content: Any, name: str) -> Record:
@@ -125,7 +139,7 @@ def parse_record(content: Any, name: str) -> Record:
     first = content.get("schema")
     while (schema := content.get("schema")) != SCHEMA:
         if not isinstance(schema, str) or not schema.startswith("sidebench-record/"):
-            raise BadRecord(f"{name} is no record of sidebench: its schema is not one")
+            raise BadRecord(f"{name} is no record of sidebench: its schema is not one; {WANTED}")
         if schema not in UPGRADES:
             raise BadRecord(f"{name}, schema: {schema!r} is not known here, {SCHEMA} is; update sidebench")
         try:
@@ -156,17 +170,23 @@ def _check_sizes(record: Record, name: str) -> None:
 
 
 def chosen_files(files: Sequence[Path], records: Path) -> list[Path]:
-    """Return the records that a user named, or every one below a folder.
+    """Return the records that a user named, those below folders that were named, or every one below `records`.
 
     Raises:
         BadInput: there is none.
     """
     if not files and not records.is_dir():
         raise BadInput(f"no such folder of records: {records}; give --records FOLDER, or the files")
-    found = list(files) or record_files(records)
+    named = [record_files(file) or [file] if _holds_records(file) else [file] for file in files]
+    found = [file for below in named for file in below] or record_files(records)
     if not found:
         raise BadInput(f"{records} holds no records; make some with `sidebench leaderboard add RUN --as NAME`")
     return found
+
+
+def _holds_records(path: Path) -> bool:
+    """Return whether a path is a folder that may hold records; a run folder holds other files of JSON."""
+    return path.is_dir() and not (path / "manifest.json").exists()
 
 
 def _with_shares(record: Record) -> Record:
