@@ -12,6 +12,7 @@ from sidebench import Model, ModelSpec, check_model, from_torch, load_model, loa
 from sidebench.benchmark.contracts import PredictionType
 from sidebench.benchmark.errors import BadInput
 from sidebench.benchmark.models.analytic import MixtureModel
+from sidebench.benchmark.runs import check_model as conformance
 from sidebench.benchmark.runs.check_attack import NotConformant
 from sidebench.benchmark.runs.check_model import check_prediction
 
@@ -57,6 +58,37 @@ class Said(MixtureModel):
 
     def predict(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         return self.inside.predict(x_t, t)
+
+
+READINGS = {
+    "epsilon, 40 steps": {"epsilon": (-0.09, -0.21), "flow_prediction": (0.32, 0.40)},
+    "epsilon, 80 steps": {"epsilon": (0.44, 0.06), "flow_prediction": (0.51, 0.36)},
+    "epsilon, 160 steps": {"epsilon": (0.58, 0.19), "flow_prediction": (0.56, 0.28)},
+    "epsilon, 800 steps": {"epsilon": (0.71, 0.26), "flow_prediction": (0.63, 0.26)},
+    "flow, 10 steps": {"epsilon": (-4.38, -3.30), "flow_prediction": (0.42, 0.17)},
+    "flow, 80 steps": {"epsilon": (-2.43, -1.99), "flow_prediction": (0.62, 0.28)},
+}
+"""What the network of `digits`, hardly trained, explains of its own samples by reading, and its lead there."""
+
+
+@pytest.mark.parametrize("trained", READINGS)
+def test_a_model_that_was_hardly_trained_is_not_taken_for_another_type(
+    trained: str, monkeypatch: pytest.MonkeyPatch, digits: Tensor
+) -> None:
+    def read(model: Model, kind: PredictionType) -> dict[PredictionType, float]:
+        explained, lead = READINGS[trained][kind]
+        return {**dict.fromkeys(KINDS, explained - lead), kind: explained}
+
+    monkeypatch.setattr(conformance, "_on_own_samples", read)
+    monkeypatch.setattr(conformance, "_follows_noise", lambda model: True)
+    true, steps = trained.partition(", ")[0], int(trained.split()[1])
+    for said in ("epsilon", "flow_prediction"):
+        model = Said(MixtureModel(digits[:2] * 2 - 1, 0.3), said)
+        if said.startswith(true) or steps < (160 if true == "epsilon" else 80):
+            check_prediction(model, "young")  # right, or too little is explained to name another type
+        else:
+            with pytest.raises(NotConformant, match=f"young: predicts {true}.*, not {said}"):
+                check_prediction(model, "young")
 
 
 @pytest.mark.parametrize("name", ["digits", "digits-clean"])
