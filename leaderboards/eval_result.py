@@ -17,6 +17,7 @@ from ..benchmark.files import read_bytes
 from . import tables
 from .badge import read_checked
 from .check import check_files
+from .eval_yaml import task_id
 from .ranking import why_unranked
 from .read_records import parse_record, read_content
 from .record import Record
@@ -102,7 +103,7 @@ def _as_yaml(record: Record, dataset: str, value: float, notes: str) -> str:
     try:
         entry = EvalResultEntry(
             dataset_id=dataset,
-            task_id=f"{record.victim.name}-{record.board}",
+            task_id=task_id(record),
             value=value,
             date=record.submitted.isoformat(),
             notes=notes,

@@ -2,7 +2,7 @@
 
 The commit names its parent, so two submitters cannot overwrite each other: the later one is told that the repository
 has moved. A record that is there already is never changed, and neither is an owner: new names are added to the
-`owners.json` that is there. Authentication is the user's own login
+`owners.json` that is there, and new tasks to its `eval.yaml`. Authentication is the user's own login
 (`hf auth login`, HF_TOKEN); nothing of it is read or printed here.
 """
 
@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 from ..benchmark.data.hub import explained
 from ..benchmark.errors import BadInput
-from . import owners
+from . import eval_yaml, owners
 from .badge import SUFFIX, checked_file
 from .check import Problem, check_files
-from .read_records import record_files
+from .read_records import read_record, record_files
 
 FOLDER = "records"
 """Where records lie in the repository."""
@@ -55,8 +55,32 @@ def prepare(repo: str, records: Path) -> Publication:
             raise BadInput(f"{path} in {repo} differs from the one here: records are never changed")
     registry = f"{FOLDER}/{owners.FILE}"
     text = _registry(repo, str(parent), records, files, registry in there).encode()
-    new: dict[str, Path | bytes] = {**changed, **({} if there.get(registry) == _blob(text) else {registry: text})}
-    return Publication(repo, str(parent), new, len(local) + 1 - len(new))
+    made = {registry: text, **_tasks(repo, str(parent), files, eval_yaml.PLACE in there)}
+    new: dict[str, Path | bytes] = {
+        **changed,
+        **{path: content for path, content in made.items() if there.get(path) != _blob(content)},
+    }
+    return Publication(repo, str(parent), new, len(local) + len(made) - len(new))
+
+
+def _tasks(repo: str, parent: str, files: list[Path], there: bool) -> dict[str, bytes]:
+    """Return the eval.yaml that the repository should have, by its path; nothing where no result of a model needs it.
+
+    Raises:
+        BadInput: the one that is there is none of its form.
+    """
+    text = eval_yaml.eval_yaml(
+        map(read_record, files), _content_there(repo, parent, eval_yaml.PLACE) if there else None
+    )
+    return {eval_yaml.PLACE: text.encode()} if text else {}
+
+
+def _content_there(repo: str, parent: str, path: str) -> bytes:
+    """Return what a file of the repository holds."""
+    from huggingface_hub import hf_hub_download
+
+    with explained("dataset", repo, sending=True):
+        return Path(hf_hub_download(repo, path, revision=parent, repo_type="dataset")).read_bytes()
 
 
 def _registry(repo: str, parent: str, records: Path, files: list[Path], there: bool) -> str:
@@ -68,11 +92,7 @@ def _registry(repo: str, parent: str, records: Path, files: list[Path], there: b
     own = owners.read_owners(records)
     if not there:
         return own.text()
-    from huggingface_hub import hf_hub_download
-
-    with explained("dataset", repo, sending=True):
-        file = hf_hub_download(repo, f"{FOLDER}/{owners.FILE}", revision=parent, repo_type="dataset")
-    base = owners.parse_owners(Path(file).read_bytes())
+    base = owners.parse_owners(_content_there(repo, parent, f"{FOLDER}/{owners.FILE}"))
     _refuse([Problem(owners.FILE, *found) for found in own.taken(base)], f"names stay their owners' in {repo}")
     _refuse(check_files(files, records, registry=own.after(base)), f"by the {owners.FILE} of {repo}")
     return own.after(base).text()
@@ -91,7 +111,10 @@ def rehearsal(repo: str, records: Path) -> str:
         validate_repo_id(repo)
     except HFValidationError as error:
         raise BadInput(f"{repo!r} is no name of a repository: {error}") from None
-    sizes = {path: file.stat().st_size for path, file in sorted(_by_place(_checked_records(records), records).items())}
+    files = _checked_records(records)
+    sizes = {path: file.stat().st_size for path, file in sorted(_by_place(files, records).items())}
+    if tasks := eval_yaml.eval_yaml(map(read_record, files)):
+        sizes[eval_yaml.PLACE] = len(tasks.encode())
     lines = [f"{path} ({size:,} bytes)" for path, size in sizes.items()]
     total = f"{len(lines):,} files, {sum(sizes.values()):,} bytes, all records are in order"
     return "\n".join([*lines, f"{total}; {repo} was not asked which of them it has"])
@@ -127,7 +150,9 @@ def send(publication: Publication, *, create_pr: bool = False) -> str:
     from huggingface_hub import CommitOperationAdd, HfApi
 
     operations = [CommitOperationAdd(path, file) for path, file in sorted(publication.new.items())]
-    count = len([path for path in publication.new if not path.endswith((SUFFIX, f"/{owners.FILE}"))])
+    count = len(
+        [path for path in publication.new if path.startswith(FOLDER) and not path.endswith((SUFFIX, f"/{owners.FILE}"))]
+    )
     with explained("dataset", publication.repo, sending=True):
         made = HfApi().create_commit(
             publication.repo,
