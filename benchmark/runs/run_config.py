@@ -78,6 +78,7 @@ class RunConfig(Settings):
     device: str | None = None
     dtype: str | None = None
     micro_batch: int | None = None
+    compiled: bool | None = Field(None, alias="compile")
     out: str | None = None
     fresh: bool | None = None
     fresh_attack: Several | None = None
@@ -162,7 +163,8 @@ def config_of(folder: RunFolder) -> str:
     """
     manifest = folder.checked_manifest() or {}
     identity, units = manifest["identity"], list(manifest["units"].values())
-    batching = {key: value for key, value in manifest.get("batching", {}).items() if key == "micro_batch"}
+    names = {"micro_batch": "micro_batch", "compiled": "compile"}
+    batching = {names[key]: value for key, value in manifest.get("batching", {}).items() if key in names}
     found = {
         "pair": identity["pair"],
         "attack": {unit["attack"]: unit["settings"] for unit in units},
