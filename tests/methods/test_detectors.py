@@ -1,6 +1,7 @@
 """Detectors on a text pipeline of random weights: each formula by hand, independence of company, what they cost."""
 
 import math
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,12 @@ SMALL: dict[str, dict[str, Any]] = {
     "dsm": {"noises": 1, "path": 10, "guidance_scale": 3.0},
     "noise-norm": {"noises": 1, "path": 10, "steps": 2, "guidance_scale": 3.0},
     "sharpness": {"noises": 1},
+    "summary-entropy": {"noises": 1, "path": 4, "steps": 2, "guidance_scale": 3.0},
 }
-CALLS = {"anisotropy": 2, "attention-entropy": 1, "bright-ending": 5, "dsm": 6, "noise-norm": 4, "sharpness": 6}
+CALLS = {
+    **{"anisotropy": 2, "attention-entropy": 1, "bright-ending": 5, "dsm": 6, "noise-norm": 4, "sharpness": 6},
+    "summary-entropy": 11,
+}
 """Denoiser calls of a prompt and noise."""
 
 
@@ -71,7 +76,7 @@ def ddim(model: Model, x_t: Tensor, t: int, after: int, prompt: str, scale: floa
     return next_alpha * (x_t - sigma * guided) / alpha + next_sigma * guided
 
 
-def test_the_six_are_registered() -> None:
+def test_the_seven_are_registered() -> None:
     assert set(names("detector")) >= SMALL.keys()
 
 
@@ -161,8 +166,8 @@ def test_sharpness_is_a_difference_quotient_of_the_scores(model: Model) -> None:
     assert scores("sharpness", model, [4])[0] == pytest.approx(by_hand, rel=2e-3)
 
 
-def entropy_by_hand(model: Model, noise: Tensor, prompt: str, layer: int | None = None) -> float:
-    """Ask the network's own layers for queries and keys, and compute the softmax here."""
+def shares_by_hand(model: Model, x_t: Tensor, t: int, prompt: str) -> list[Tensor]:
+    """Ask the network's own layers for queries and keys, and return the softmax of each over the tokens."""
     found: list[Tensor] = []
 
     def watch(module: Any, given: Any, options: Any) -> None:
@@ -172,11 +177,15 @@ def entropy_by_hand(model: Model, noise: Tensor, prompt: str, layer: int | None 
 
     parts = [part for name, part in model.denoiser.named_modules() if name.endswith("attn2")]  # type: ignore[attr-defined]
     hooks = [part.register_forward_pre_hook(watch, with_kwargs=True) for part in parts]
-    eps(model, noise, 49, prompt)
+    eps(model, x_t, t, prompt)
     for hook in hooks:
         hook.remove()
-    entropies = [-(share * share.log()).sum().item() for share in found]
-    assert len(entropies) == 4
+    assert len(found) == 4
+    return found
+
+
+def entropy_by_hand(model: Model, noise: Tensor, prompt: str, layer: int | None = None) -> float:
+    entropies = [-(share * share.log()).sum().item() for share in shares_by_hand(model, noise, 49, prompt)]
     return sum(entropies) / 4 if layer is None else entropies[layer]
 
 
@@ -189,6 +198,24 @@ def test_attention_entropy_is_that_of_the_layers_softmax(model: Model) -> None:
     assert scores("attention-entropy", model, [0], layer=2)[0] == pytest.approx(second, rel=1e-4)
     with pytest.raises(BadSetting, match=r"attention-entropy\.layer = 9: this model has 4 layers"):
         scores("attention-entropy", model, [0], layer=9)
+
+
+def test_summary_entropy_is_late_entropy_and_its_growth_on_end_and_padding(model: Model) -> None:
+    prompt, times = PROMPTS[1], [49, 37, 24, 11]  # 50 timesteps in 4 steps, as the path rounds them
+    points = [noise_of(model, 1)]
+    for t, after in pairwise(times):
+        points.append(ddim(model, points[-1], t, after, prompt, 3.0))
+    end, whole, summary = 5, [], []  # the end token stands after the begin token and four letters
+    for x_t, t in zip(points, times, strict=True):
+        share = torch.stack(shares_by_hand(model, x_t, t, prompt)).mean(0)
+        parts = -(share * share.log())
+        whole.append(parts.sum().item())
+        summary.append(parts[end:].sum().item())
+    by_hand = (whole[2] + whole[3]) / 2 + (summary[2] + summary[3]) / 2 - summary[0]
+    assert scores("summary-entropy", model, [1])[0] == pytest.approx(by_hand, abs=1e-5)
+    assert abs((summary[2] + summary[3]) / 2 - summary[0]) > 1e-4, "so that the growth is seen"
+    with pytest.raises(BadSetting, match="steps = 4 of a path of 4"):
+        make_detector("summary-entropy", {"steps": 4, "path": 4})
 
 
 def test_bright_ending_weighs_the_change_by_the_attention_to_the_end_token(model: Model) -> None:
