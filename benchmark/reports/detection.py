@@ -1,6 +1,8 @@
 """What a reader sees of a detection: counts of labels, a table for each kind of negatives, and which are ties."""
 
-from ..results.detection import AgainstNegatives, DetectionResult, ties
+from collections.abc import Sequence
+
+from ..results.detection import AgainstNegatives, DetectionResult, DetectorPair
 from ..results.schema import Estimate
 from ..stats.detection import LEAST_COMPARED
 
@@ -47,29 +49,51 @@ def _against(each: AgainstNegatives, found: DetectionResult) -> str:
         {
             "detector": rate.detector,
             "AUC": _shown(rate.auc, 3),
-            **{f"TPR at {float(fpr):.1%} FPR": _shown(value, 2) for fpr, value in rate.tpr.items()},
+            **{tpr_title(fpr): _shown(value, 2) for fpr, value in rate.tpr.items()},
             "NFE a prompt": f"{calls[rate.detector]:.1f}",
         }
         for rate in each.rates
     ]
     lines = [title, tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True)]
-    lines += [f"no TPR at {float(fpr):.1%} FPR: {why}" for fpr, why in each.left_out.items()]
+    lines += [f"no {tpr_title(fpr)}: {why}" for fpr, why in each.left_out.items()]
     return "\n".join([*lines, *verdict(each)])
 
 
 def verdict(each: AgainstNegatives) -> list[str]:
-    """Return which detectors differ and which are ties, in a sentence each."""
-    apart = [pair for pair in each.pairs if not pair.tie]
-    said = []
-    for pair in apart:
-        ordered = (pair.first, pair.second) if pair.difference.value > 0 else (pair.second, pair.first)
-        said.append(f"{ordered[0]} above {ordered[1]}")
-    lines = [f"shown by AUC (Holm, 5 %): {'; '.join(said)}"] if said else []
+    """Return which detectors differ and which are ties, by AUC and by TPR, in a sentence each."""
     if len(each.rates) > 1 and not each.pairs:
-        lines.append(f"detectors are compared from {LEAST_COMPARED} families of either kind on")
-    if tied := ties(each):
-        lines.append(f"ties: {', '.join(f'{pair.first} = {pair.second}' for pair in tied)}")
+        return [f"detectors are compared from {LEAST_COMPARED} families of either kind on"]
+    return [line for by, pairs in compared(each).items() for line in _compared(by, pairs)]
+
+
+def compared(each: AgainstNegatives) -> dict[str, list[DetectorPair]]:
+    """Return all pairs of detectors by the name of what they are compared by; none where there are no pairs."""
+    named = {"AUC": each.pairs, **{tpr_title(fpr): pairs for fpr, pairs in each.tpr_pairs.items()}}
+    return {by: pairs for by, pairs in named.items() if pairs}
+
+
+def _compared(by: str, pairs: Sequence[DetectorPair]) -> list[str]:
+    tied = [f"{pair.first} = {pair.second}" for pair in pairs if pair.tie]
+    said = "; ".join(" above ".join(ordered(pair)) for pair in pairs if not pair.tie)
+    lines = [f"shown by {by} (Holm, 5 %): {said}"] if said else []
+    if tied:
+        every = "all pairs: " if len(pairs) > 1 and not said else ""
+        lines.append(f"ties by {by}: {every}{', '.join(tied)}")
     return lines
+
+
+def ordered(pair: DetectorPair) -> tuple[str, str]:
+    """Return the two names of a pair, the one with the higher value first."""
+    return (pair.first, pair.second) if pair.difference.value > 0 else (pair.second, pair.first)
+
+
+def tpr_title(fpr: str) -> str:
+    """Return how a TPR is called, given the key of its false positive rate.
+
+    >>> tpr_title("0.01")
+    'TPR at 1.0% FPR'
+    """
+    return f"TPR at {float(fpr):.1%} FPR"
 
 
 def _shown(value: Estimate, digits: int) -> str:

@@ -1,6 +1,6 @@
 """Every key of detection.json, declared once with a sentence, and what a set of scores comes to."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -11,7 +11,7 @@ from ..data.prompt_files import Label
 from ..errors import CorruptRun, TooFew
 from ..files import read_json
 from ..protocol import CONFIDENCE
-from ..stats.detection import NEGATIVES_AT, Kinds, detection, needed
+from ..stats.detection import NEGATIVES_AT, Kinds, PairOfDetectors, detection, needed
 from ..stats.intervals import Excess
 from .schema import Estimate
 
@@ -70,8 +70,8 @@ class DetectorPair(_Record):
 
     first: str = Field(description="the first detector")
     second: str = Field(description="the second detector")
-    difference: Estimate = Field(description="AUC of the first minus that of the second")
-    p: float = Field(description="two-sided p-value of no difference, after Holm over all pairs of this table")
+    difference: Estimate = Field(description="AUC, or TPR, of the first minus that of the second")
+    p: float = Field(description="two-sided p-value of no difference, after Holm over all pairs of this list")
     tie: bool = Field(description="whether p is above 0.05: nothing shows that one is better")
 
 
@@ -82,7 +82,10 @@ class AgainstNegatives(_Record):
     refused: str = Field(description="why there are no numbers; empty where there are")
     left_out: dict[str, str] = Field(description="why there is no TPR, by the false positive rate")
     rates: list[DetectorRates] = Field(description="one entry per detector, highest AUC first")
-    pairs: list[DetectorPair] = Field(description="all pairs of detectors")
+    pairs: list[DetectorPair] = Field(description="all pairs of detectors, by AUC")
+    tpr_pairs: dict[str, list[DetectorPair]] = Field(
+        {}, description="the same by TPR, by the false positive rate; empty in older files"
+    )
 
 
 class DetectionResult(_Record):
@@ -132,7 +135,7 @@ def against(
         for fpr in NEGATIVES_AT
         if count < needed(fpr)
     }
-    empty: dict[str, Any] = {"negatives": negatives, "left_out": short, "rates": [], "pairs": []}
+    empty: dict[str, Any] = {"negatives": negatives, "left_out": short, "rates": [], "pairs": [], "tpr_pairs": {}}
     try:
         found = detection({name: own[rows] for name, own in scores.items()}, kinds, FPRS, seed=seed)
     except TooFew as error:
@@ -145,17 +148,11 @@ def against(
         )
         for name in sorted(scores, key=lambda name: -found.aucs[name].value)
     ]
-    pairs = [
-        DetectorPair(
-            first=pair.first,
-            second=pair.second,
-            difference=_estimate(pair.difference),
-            p=pair.adjusted,
-            tie=pair.adjusted > 1 - CONFIDENCE,
-        )
-        for pair in found.pairs
-    ]
-    return AgainstNegatives(**{**empty, "rates": rates, "pairs": pairs}, refused="")
+    compared = {
+        "pairs": [_pair(pair) for pair in found.pairs],
+        "tpr_pairs": {f"{fpr:g}": [_pair(pair) for pair in pairs] for fpr, pairs in found.rate_pairs.items()},
+    }
+    return AgainstNegatives(**{**empty, "rates": rates, **compared}, refused="")
 
 
 def read_detection(file: Path) -> DetectionResult:
@@ -172,10 +169,15 @@ def read_detection(file: Path) -> DetectionResult:
         raise CorruptRun(f"{file.parent.name}/{file.name}, {key}: {error.errors()[0]['msg']}") from None
 
 
-def ties(found: AgainstNegatives) -> Sequence[DetectorPair]:
-    """Return the pairs of which nothing shows that one is better."""
-    return [pair for pair in found.pairs if pair.tie]
-
-
 def _estimate(found: Excess) -> Estimate:
     return Estimate.of(*found)
+
+
+def _pair(found: PairOfDetectors) -> DetectorPair:
+    return DetectorPair(
+        first=found.first,
+        second=found.second,
+        difference=_estimate(found.difference),
+        p=found.adjusted,
+        tie=found.adjusted > 1 - CONFIDENCE,
+    )

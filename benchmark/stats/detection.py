@@ -51,7 +51,7 @@ class PairOfDetectors(NamedTuple):
     first: str
     second: str
     difference: Excess
-    """AUC of the first minus that of the second."""
+    """AUC, or TPR, of the first minus that of the second."""
     p: float
     """Two-sided, of no difference."""
     adjusted: float
@@ -65,7 +65,9 @@ class Detection(NamedTuple):
     rates: Mapping[float, Mapping[str, Excess]]
     """True positive rates by FPR; an FPR with too few families of negatives is left out."""
     pairs: Sequence[PairOfDetectors]
-    """None with fewer than `LEAST_COMPARED` families of either kind."""
+    """By AUC; none with fewer than `LEAST_COMPARED` families of either kind."""
+    rate_pairs: Mapping[float, Sequence[PairOfDetectors]]
+    """By TPR, for each FPR of `rates`; none likewise."""
 
 
 def auc(positive: np.ndarray, negative: np.ndarray) -> float:
@@ -121,7 +123,7 @@ def detection(
     confidence: float = 0.95,
     draws: int = DRAWS,
 ) -> Detection:
-    """Return AUC and TPR of each detector, and all pairs of detectors compared.
+    """Return AUC and TPR of each detector, and all pairs of detectors compared by either.
 
     The AUC is over pairs of prompts of different families.
 
@@ -132,6 +134,9 @@ def detection(
     Those of a TPR and of a difference are percentiles. Where all draws agree, as where a detector makes no mistake, it
     is Wilson's of as many trials as there are families: the variance of an AUC is at most A (1 - A) over the number of
     the rarer kind (Birnbaum and Klose 1957, Ann. Math. Stat. 28:933).
+
+    Differences of AUCs and of TPRs come from the same draws, in which each draw has its own threshold. p-values are
+    after Holm over all pairs of one statistic.
 
     Args:
         scores: (N,) by detector, larger is more suspicious.
@@ -166,17 +171,16 @@ def detection(
     drawn_aucs, drawn_rates = _drawn(parts, above, apart, asked, _weights(kinds, seed, draws))
     whole = {name: float(each.sum() / apart.sum()) for name, each in above.items()}
     aucs = {name: _scored(whole[name], drawn, min(trials), confidence) for name, drawn in drawn_aucs.items()}
-    return Detection(
-        aucs,
-        {
-            fpr: {
-                name: _estimate(tpr_at(*parts[name], fpr), drawn, trials[0], confidence)
-                for name, drawn in drawn_rates[fpr].items()
-            }
-            for fpr in asked
-        },
-        _pairs(aucs, drawn_aucs, confidence) if min(trials) >= LEAST_COMPARED else [],
-    )
+    rates = {
+        fpr: {
+            name: _estimate(tpr_at(*parts[name], fpr), drawn, trials[0], confidence) for name, drawn in by_name.items()
+        }
+        for fpr, by_name in drawn_rates.items()
+    }
+    if min(trials) < LEAST_COMPARED:
+        return Detection(aucs, rates, [], {fpr: [] for fpr in asked})
+    rate_pairs = {fpr: _pairs(rates[fpr], drawn_rates[fpr], confidence) for fpr in asked}
+    return Detection(aucs, rates, _pairs(aucs, drawn_aucs, confidence), rate_pairs)
 
 
 def _drawn(
@@ -268,10 +272,11 @@ def _percentiles(drawn: np.ndarray, confidence: float) -> Interval:
     return Interval(float(low), float(high))
 
 
-def _pairs(aucs: Mapping[str, Excess], drawn: Mapping[str, np.ndarray], confidence: float) -> list[PairOfDetectors]:
+def _pairs(whole: Mapping[str, Excess], drawn: Mapping[str, np.ndarray], confidence: float) -> list[PairOfDetectors]:
+    """Compare all pairs by one statistic, given its values and those of every draw, (draws,) by detector."""
     found = []
-    for first, second in combinations(aucs, 2):
-        (one, own), (two, other) = aucs[first], aucs[second]
+    for first, second in combinations(whole, 2):
+        (one, own), (two, other) = whole[first], whole[second]
         gaps = drawn[first] - drawn[second]
         tail = min((gaps <= 0).sum(), (gaps >= 0).sum())
         p = min(1.0, 2 * (int(tail) + 1) / (len(gaps) + 1))

@@ -70,6 +70,22 @@ def test_detectors_are_compared_on_the_same_draws() -> None:
     assert again.aucs["good"] == found.aucs["good"], "which others there are changes no interval"
 
 
+def test_rates_are_compared_on_the_same_draws_too() -> None:
+    rng = np.random.default_rng(4)
+    kinds = Kinds(np.arange(160) < 40, np.arange(160))
+    scores = rng.normal(size=160) + 4 * kinds.positive
+    noisy = scores + 4 * rng.normal(size=160)
+    found = detection({"good": scores, "same": scores**3, "noisy": noisy}, kinds, (0.01,), draws=400)
+    pairs = {(pair.first, pair.second): pair for pair in found.rate_pairs[0.01]}
+    tie, apart = pairs["good", "same"], pairs["good", "noisy"]
+    assert tie.difference == (0, (0, 0)) and tie.adjusted == 1
+    rates = found.rates[0.01]
+    assert apart.difference.value == rates["good"].value - rates["noisy"].value > 0.3
+    assert apart.difference.interval.low > 0 and apart.adjusted == pytest.approx(3 * apart.p) and apart.adjusted < 0.05
+    width = apart.difference.interval.high - apart.difference.interval.low
+    assert width < sum(np.diff(rates[name].interval)[0] for name in ("good", "noisy"))
+
+
 def test_no_mistake_has_an_interval() -> None:
     kinds = Kinds(np.arange(230) < 30, np.arange(230))
     found = detection({"perfect": kinds.positive.astype(float)}, kinds, draws=100)
@@ -96,7 +112,7 @@ def test_one_of_many_detectors_can_be_shown_to_differ() -> None:
 def test_few_families_are_not_compared_and_many_prompts_of_few_show_no_rare_rate() -> None:
     kinds = Kinds(np.arange(230) < 30, np.concatenate([np.arange(30), 30 + np.arange(200) % 12]))
     found = detection({"a": np.arange(230.0), "b": np.zeros(230)}, kinds, draws=10)
-    assert found.pairs == [] and found.rates == {} and set(found.aucs) == {"a", "b"}
+    assert found.pairs == [] and found.rates == found.rate_pairs == {} and set(found.aucs) == {"a", "b"}
 
 
 def test_a_rate_that_too_few_negatives_can_show_is_left_out() -> None:
@@ -135,6 +151,18 @@ def test_few_memorised_families_make_no_interval_too_narrow(
         low, high = detection({"a": scores}, kinds, (), draws=300).aucs["a"].interval
         held += low <= norm.cdf(shift / np.sqrt(2)) <= high
     assert held >= 0.9 * draws
+
+
+@pytest.mark.simulation(few=40, full=400)
+def test_equal_detectors_are_rarely_shown_to_differ_by_tpr(draws: int) -> None:
+    """As good as each other, mistaken on other prompts: 1 in 100 at most, so that a p-value errs to the safe side."""
+    rng, shown = np.random.default_rng(6), 0
+    kinds = Kinds(np.arange(250) < 50, np.arange(250))
+    for _ in range(draws):
+        common = rng.normal(size=250) + 2.8 * kinds.positive
+        scores = {name: common + rng.normal(size=250) for name in "ab"}
+        shown += detection(scores, kinds, (0.01,), draws=300).rate_pairs[0.01][0].p < 0.05
+    assert shown <= 0.05 * draws
 
 
 @pytest.mark.simulation(few=60, full=1000)
