@@ -68,6 +68,7 @@ _HOME = {
     # Checks: does a plug-in keep its contract?
     "check_attack": "runs.check_attack",
     "check_defence": "runs.check_defence",
+    "check_detector": "runs.check_detector",
     "check_measure": "runs.check_measure",
     "check_model": "runs.check_model",
     "NotConformant": "runs.check_attack",
@@ -144,6 +145,7 @@ if TYPE_CHECKING:
     from .benchmark.runs.check_attack import NotConformant as NotConformant
     from .benchmark.runs.check_attack import check_attack as check_attack
     from .benchmark.runs.check_defence import check_defence as check_defence
+    from .benchmark.runs.check_detector import check_detector as check_detector
     from .benchmark.runs.check_measure import check_measure as check_measure
     from .benchmark.runs.check_model import check_model as check_model
     from .benchmark.runs.plan import RunPlan as RunPlan

@@ -117,11 +117,11 @@ def train(
 
 
 def new(
-    kind: Annotated[str, typer.Argument(metavar="attack|defence|measure|model")],
+    kind: Annotated[str, typer.Argument(metavar="attack|defence|detector|measure|model")],
     name: Annotated[str, typer.Argument(metavar="NAME", help="Lower-case letters, digits and hyphens.")],
     out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Folder to make; default: ./NAME.")] = None,
 ) -> None:
-    """Write a package with a working attack, defence, measure or model, its test and its page, to start from."""
+    """Write a package with a working attack, defence, detector, measure or model, its test and its page."""
     from ..benchmark.runs.new_plugin import write_skeleton
 
     for file in write_skeleton(kind, name, out or Path(name)):

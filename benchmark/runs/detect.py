@@ -38,6 +38,7 @@ from .batching import sampling_of
 if TYPE_CHECKING:
     from ..contracts import Measure, Model
     from ..data.references import References
+    from ..sampling.views import AuditedModel
 
 BLOCK = 64
 """Prompts between two checkpoints."""
@@ -376,11 +377,9 @@ class _Bench:
             state = self.kept.load(f"{detector.name}-{start}")
             if state is None:
                 view = AuditedModel(self.model, self.sampling.sampler, self.sampling.micro_batch)
-                asked = Candidates(self.seed, _numbers(block), PURPOSE)
-                with blaming(f"detector {detector.name}", AttackFailed, source_of(type(detector))):
-                    made = detector.score(view, block, asked)
+                made = call_detector(detector, view, block, self.seed)
                 cost = {"nfe": sum(view.ledger.nfe.values()), "flops": sum(view.ledger.flops.values())}
-                state = AttackState({"scores": torch.from_numpy(_checked(detector, made, len(block)))}, cost)
+                state = AttackState({"scores": torch.from_numpy(made)}, cost)
                 self.kept.save(f"{detector.name}-{start}", state)
             found = np.concatenate([found, state.tensors["scores"].numpy()])
             nfe, flops = nfe + int(state.info["nfe"]), flops + float(state.info["flops"])
@@ -454,9 +453,16 @@ def _numbers(texts: Sequence[str]) -> list[int]:
     return [stream_seed(0, "prompt", 0, text) >> 16 for text in texts]
 
 
-def _checked(detector: Detector, made: Any, count: int) -> np.ndarray:
-    found = np.asarray(made, dtype=np.float64)
-    if found.shape != (count,) or not np.isfinite(found).all():
+def call_detector(detector: Detector, view: "AuditedModel", prompts: Sequence[str], seed: int) -> np.ndarray:
+    """Return a detector's number for each prompt, (N,) float64; what it cost stands in the view's ledger.
+
+    Raises:
+        AttackFailed: it raised, or returned something else than a finite number for each prompt.
+    """
+    with blaming(f"detector {detector.name}", AttackFailed, source_of(type(detector))):
+        found = np.asarray(detector.score(view, prompts, Candidates(seed, _numbers(prompts), PURPOSE)), np.float64)
+    if found.shape != (len(prompts),) or not np.isfinite(found).all():
+        count = len(prompts)
         raise AttackFailed(f"detector {detector.name}: score must return a finite number for each of {count} prompts")
     return found
 

@@ -1,4 +1,4 @@
-"""`sidebench new`: a package with one plug-in (attack, defence, measure, model), its test and its page"""
+"""`sidebench new`: a package with one plug-in (attack, defence, detector, measure, model), its test and its page"""
 
 import importlib.util
 import keyword

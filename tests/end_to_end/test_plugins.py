@@ -25,7 +25,7 @@ from sidebench.benchmark.runs.new_plugin import write_skeleton
 # ---- Skeletons --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["attack", "defence", "measure", "model"])
+@pytest.mark.parametrize("kind", ["attack", "defence", "detector", "measure", "model"])
 def test_a_new_package_passes_its_own_test(kind: str, tmp_path: Path) -> None:
     files = write_skeleton(kind, "my-own", tmp_path / "my-own")
     assert {file.name for file in files} == {"pyproject.toml", "my_own.py", "test_my_own.py", "README.md"}
@@ -66,7 +66,7 @@ def test_what_is_there_is_not_overwritten(tmp_path: Path) -> None:
         write_skeleton("attack", "mine", tmp_path / "regular" / "mine")
 
 
-SKELETONS = ("attack", "defence", "measure", "model")
+SKELETONS = ("attack", "defence", "detector", "measure", "model")
 """Kinds of which `sidebench new` writes one."""
 
 
