@@ -10,7 +10,7 @@ import numpy as np
 
 from ..benchmark.errors import BadRecord
 from ..benchmark.registry import make_measure
-from .make_records import sides_hash
+from ..benchmark.results.unit_scores import sides_hash
 from .record import Quality, Record
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
@@ -27,7 +27,7 @@ from ..benchmark.results.schema import Estimate, Metrics, Result, load_metrics
 from ..benchmark.results.score_files import read_all_scores
 from ..benchmark.results.secret_seeds import numbers_of
 from ..benchmark.results.shards import named
-from ..benchmark.results.unit_scores import Groups, UnitScores, stored_groups
+from ..benchmark.results.unit_scores import Groups, UnitScores, sides_hash, stored_groups
 from ..benchmark.stats.comparison import AttackHits, excess_of, pooled
 from ..benchmark.stats.owned import Strata
 from . import owners
@@ -37,10 +37,6 @@ from .figures_again import check_figures
 from .read_records import read_record, record_files
 from .record import SCHEMA, Claim, Hashes, Hits, Made, PairedCounts, Quality, Record, Victim, command, pack
 from .record_tuning import with_tunings
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
 
 LONGEST_WAIT = 60.0
 """Seconds that `add_records` waits for another process to be done with a folder of records."""
@@ -305,12 +301,6 @@ def _sources(manifest: Mapping[str, Any]) -> Any:
     return {
         part: {key: found[key] for key in ("repo", "commit")} for part, found in manifest.get("sources", {}).items()
     }
-
-
-def sides_hash(table: "pa.Table") -> str:
-    """Return a SHA-256 over side, row in the data set and duplicate group of every reference image."""
-    columns = [table[name].to_pylist() for name in ("side", "row", "group")]
-    return hashlib.sha256("".join(f"{line}\n" for line in zip(*columns, strict=True)).encode()).hexdigest()
 
 
 def unit_hits(

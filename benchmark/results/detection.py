@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ..data.pair import Control
 from ..data.prompt_files import Label
 from ..errors import CorruptRun, TooFew
 from ..files import read_json
@@ -16,8 +17,11 @@ from ..stats.intervals import Excess
 from .schema import Estimate
 
 SCHEMA: Literal["sidebench-detection/1"] = "sidebench-detection/1"
+PROVENANCE: Literal["sidebench-detection-provenance/1"] = "sidebench-detection-provenance/1"
 FPRS = (0.01, 0.001)
 """False positive rates at which a TPR is given."""
+
+_Read = TypeVar("_Read", bound=BaseModel)
 
 Negatives = Literal["not replayed", "never seen"]
 
@@ -104,6 +108,35 @@ class DetectionResult(_Record):
     against: list[AgainstNegatives] = Field(description="one entry per kind of other prompts")
 
 
+class Provenance(_Record):
+    """The whole of provenance.json: which model and images, and with what the numbers were made."""
+
+    schema_: Literal["sidebench-detection-provenance/1"] = Field(
+        PROVENANCE, alias="schema", description="version of this file"
+    )
+    pair: str = Field(description="the pair's name")
+    revision: int = Field(description="the pair's revision")
+    identity: str = Field(description="hash of all in the pair that can move a number")
+    family: str = Field(description="family of the model")
+    control: Control = Field(description="kind of control of the pair")
+    sources: dict[str, dict[str, str]] = Field(description="where model and images came from on the Hub")
+    model_sha256: dict[str, str] = Field(description="SHA-256 by file name of the model")
+    data_sha256: str = Field(description="fingerprint of all images of the data set")
+    sides_sha256: str = Field(description="hash of which images of the data set are training and which held-out")
+    training_images: int = Field(description="|X|")
+    held_out_images: int = Field(description="|H|")
+    training_groups: int = Field(description="duplicate groups in X")
+    held_out_groups: int = Field(description="duplicate groups in H")
+    public: bool = Field(description="the images are published")
+    made_by: str = Field(description="how others get the pair that neither ships nor comes from the Hub")
+    device: str = Field(description="cpu, cuda or mps")
+    micro_batch: int = Field(description="rows that the denoiser sees at a time")
+    started: str = Field(description="when the folder was opened first (UTC)")
+    environments: list[dict[str, Any]] = Field(
+        description="versions and hardware of every call that went on under others than the one before"
+    )
+
+
 def counted(labels: np.ndarray, families: np.ndarray) -> dict[Label, Count]:
     """Return how many prompts and families each label has.
 
@@ -161,9 +194,22 @@ def read_detection(file: Path) -> DetectionResult:
     Raises:
         CorruptRun: it is not what was written, or of another schema.
     """
+    return _read(DetectionResult, file)
+
+
+def read_provenance(file: Path) -> Provenance:
+    """Read provenance.json.
+
+    Raises:
+        CorruptRun: it is not what was written, or of another schema.
+    """
+    return _read(Provenance, file)
+
+
+def _read(kind: type[_Read], file: Path) -> _Read:
     content = read_json(file)
     try:
-        return DetectionResult.model_validate(content)
+        return kind.model_validate(content)
     except ValidationError as error:
         key = ".".join(str(part) for part in error.errors()[0]["loc"])
         raise CorruptRun(f"{file.parent.name}/{file.name}, {key}: {error.errors()[0]['msg']}") from None

@@ -1,6 +1,8 @@
 """Best matches and pairs of one attack and seed, read from its stored scores."""
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,6 +12,9 @@ from ..errors import CorruptRun
 from ..files import read_table
 from ..measures.shard_scores import SIDES, ShardScores
 from .run_folder import RunFolder
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Groups = Mapping[Side, np.ndarray]
 """Each reference's duplicate group, by side that has images."""
@@ -79,6 +84,12 @@ def stored_groups(folder: RunFolder) -> Groups:
     except KeyError as error:
         raise CorruptRun(f"references.parquet has no column {error}") from None
     return {side: groups[sides == side] for side in SIDES if (sides == side).any()}
+
+
+def sides_hash(table: "pa.Table") -> str:
+    """Return a SHA-256 over side, row in the data set and duplicate group of every reference image."""
+    columns = [table[name].to_pylist() for name in ("side", "row", "group")]
+    return hashlib.sha256("".join(f"{line}\n" for line in zip(*columns, strict=True)).encode()).hexdigest()
 
 
 def stored_captions(folder: RunFolder) -> CaptionNumbers | None:

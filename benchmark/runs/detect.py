@@ -118,7 +118,7 @@ def detect(
     more = [] if negatives is None else _negative(negatives)
     if listed is not None:
         _enough_memorised(listed)
-    spec = find_model(pair, None, out).spec
+    spec, sources = find_model(pair, None, out)
     if spec.family != "text":
         raise BadInput(f"pair {pair.name}: detectors score prompts, and its model of family {spec.family} takes none")
     guidance = _guidance(pair)
@@ -139,6 +139,7 @@ def detect(
         chosen = bench.fitting(chosen, named=bool(detectors))
         replay = None
         if known is not None:
+            bench.note(known, spec, sources)
             listed, replay = bench.labelled(listed, known, images, steps, guidance)
             _enough_memorised(listed)
         return Detected(folder, bench.finished(chosen, listed, replay, plan))
@@ -300,6 +301,15 @@ class _Bench:
             if not rest or (named and len(rest) < len(detectors)):
                 raise BadInput(f"{next(each.name for each in detectors if each.attends)}: {error}") from None
             return rest
+
+    def note(self, known: "References", spec: ModelSpec, sources: Mapping[str, dict[str, str]]) -> None:
+        """Write down which model and images the numbers are of, and with what they are made."""
+        from ..models import inspect_files
+        from .provenance import note_provenance
+
+        hashed = spec.model_copy(update={"sha256": inspect_files(spec).sha256})
+        batch = self.sampling.micro_batch
+        note_provenance(self.folder, self.pair, hashed, sources, known, str(self.device), batch)
 
     def labelled(
         self, prompts: Prompts, known: "References", images: int, steps: int | None, guidance: float

@@ -21,7 +21,7 @@ from sidebench.benchmark.errors import AttackFailed, BadInput, BadSetting, TooFe
 from sidebench.benchmark.files import read_table
 from sidebench.benchmark.reports.detection import as_text
 from sidebench.benchmark.results.checkpoints import FolderCheckpoints
-from sidebench.benchmark.results.detection import DetectionResult, read_detection
+from sidebench.benchmark.results.detection import DetectionResult, Provenance, read_detection, read_provenance
 from sidebench.benchmark.runs import detect as detecting
 from sidebench.benchmark.runs.detect import Detected, detect
 from sidebench.benchmark.sampling.views import AuditedModel
@@ -127,6 +127,9 @@ def test_captions_are_labelled_by_whether_their_own_image_comes_back(
     table = read_table(found.folder / "scores.parquet").to_pandas()
     assert table["label"].value_counts().to_dict() == {label: n for label, n in counts.items() if label != "ambiguous"}
     assert list(table.columns) == ["prompt", "family", "label", "noise-norm"] and table["prompt"].is_unique
+    noted = read_provenance(found.folder / "provenance.json")
+    assert (noted.pair, noted.training_images, noted.held_out_images, noted.device) == ("own", TRAIN, TEST, "cpu")
+    assert "unet/config.json" in noted.model_sha256 and len(noted.environments) == 1 and noted.micro_batch == 8
     kept = "".join(file.read_bytes().decode("latin-1") for file in found.folder.rglob("*") if file.is_file())
     assert not any(caption in kept for caption in [*captions, "zebra"]), "no text of a prompt is stored"
     against = {each.negatives: each for each in result.against}
@@ -282,9 +285,23 @@ def test_pairs_without_prompts_are_refused(listed: Path, tmp_path: Path) -> None
         run(load_pair("digits"), tmp_path / "out", prompts=listed)
 
 
-def test_every_key_is_described() -> None:
-    schema = DetectionResult.model_json_schema()
-    parts = [schema, *schema["$defs"].values()]
+@pytest.mark.parametrize("kind", [DetectionResult, Provenance])
+def test_every_key_is_described(kind: type[DetectionResult | Provenance]) -> None:
+    schema = kind.model_json_schema()
+    parts = [schema, *schema.get("$defs", {}).values()]
     keys = [(part["title"], key, body) for part in parts for key, body in part.get("properties", {}).items()]
-    assert len(keys) > 30 and [(title, key) for title, key, body in keys if "description" not in body] == []
+    assert len(keys) > 15 and [(title, key) for title, key, body in keys if "description" not in body] == []
     assert json.dumps(schema)
+
+
+def test_going_on_under_other_versions_is_noted(pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replaying(pair, monkeypatch)
+    found = run(pair, tmp_path / "out")
+    first = read_provenance(found.folder / "provenance.json")
+    for described, environments in ((None, 1), ({"versions": {"torch": "0"}}, 2)):
+        (found.folder / "detection.json").unlink()
+        if described:
+            monkeypatch.setattr("sidebench.benchmark.environment.describe", lambda here=described: here)
+        run(pair, tmp_path / "out")
+        again = read_provenance(found.folder / "provenance.json")
+        assert again.started == first.started and len(again.environments) == environments
