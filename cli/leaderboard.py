@@ -1,18 +1,21 @@
 """`sidebench leaderboard`: records of results, and the tables and pages made of them."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ..benchmark.errors import BadInput, BadSetting
-from .options import RECORDS, AllowPickle, AsJson, Device, FinishedRun, Force, Records
+from .options import RECORDS, AllowPickle, AsJson, Device, Force, Records
 from .output import complain, loading, show
 
 
 def add(
-    run_folder: FinishedRun,
+    run_folder: Annotated[
+        Path, typer.Argument(metavar="RUN", help="A finished run folder, or one of `sidebench detect`.")
+    ],
     submitter: Annotated[str, typer.Option("--as", metavar="NAME", help="Who claims it: a name of your choice.")],
     attack: Annotated[list[str] | None, typer.Option(help="Attack to record; default: every one of the run.")] = None,
     tuning: Annotated[
@@ -28,29 +31,44 @@ def add(
         typer.Option("--unsigned", help="For maintainers: listed in owners.json, not signed."),
     ] = False,
 ) -> None:
-    """Write a record for each attack of a run, over all of its seeds, signed for NAME."""
-    from ..benchmark.results.run_folder import read_run
-    from ..benchmark.results.schema import load_metrics
+    """Write a record for each attack of a run, over all of its seeds, or one of a detection, signed for NAME."""
     from ..leaderboards import owner_keys
-    from ..leaderboards.make_records import add_records
     from ..leaderboards.ranking import why_unranked
-    from ..leaderboards.read_records import read_record
-    from ..leaderboards.two_intervals import two_intervals
 
     if unsigned and key is not None:
         raise BadSetting("--unsigned uses no key: leave out --key")
     signer = None if unsigned else key or owner_keys.default_file()
     new = signer is not None and not signer.exists()
-    folder = read_run(run_folder)
-    for file in add_records(folder, submitter, attack or (), records, tuning or (), signer):
+    for file, line in _added(run_folder, submitter, attack or (), records, tuning or (), signer):
         print(file)
-        if line := two_intervals(read_record(file), load_metrics(folder)):
+        if line:
             print(line, file=sys.stderr)
         if why := why_unranked(file):
             print(f"{file.name} will have no rank: {why}", file=sys.stderr)
     print("see where they stand: sidebench leaderboard build", file=sys.stderr)
     if new:
         print(f"made the key {signer}: keep it secret, whoever has it speaks for {submitter}", file=sys.stderr)
+
+
+def _added(
+    folder: Path, submitter: str, attacks: Sequence[str], records: Path, tunings: Sequence[Path], signer: Path | None
+) -> list[tuple[Path, str]]:
+    """Return each record that was written, with what is to be said of its interval."""
+    from ..leaderboards.make_detection import add_detection, is_detection_folder
+
+    if is_detection_folder(folder):
+        if attacks or tunings:
+            raise BadSetting(f"{folder} holds a detection, which has no attack: leave out --attack and --tuning")
+        return [(add_detection(folder, submitter, records, signer), "")]
+    from ..benchmark.results.run_folder import read_run
+    from ..benchmark.results.schema import load_metrics
+    from ..leaderboards.make_records import add_records
+    from ..leaderboards.read_records import read_record
+    from ..leaderboards.two_intervals import two_intervals
+
+    run = read_run(folder)
+    made = add_records(run, submitter, attacks, records, tunings, signer)
+    return [(file, two_intervals(read_record(file), load_metrics(run))) for file in made]
 
 
 def check(

@@ -55,7 +55,8 @@ def read_folder(records: Path) -> Leaderboard:
 
 def _summary(found: Leaderboard) -> str:
     ranked, apart = (sum(len(getattr(board, part)) for board in found.boards) for part in ("ranked", "apart"))
+    detectors = f", boards of detectors: {len(found.detections)}" if found.detections else ""
     return (
-        f"boards: {len(found.boards)}, rows ranked: {ranked:,}, listed apart: {apart:,}, stale: {len(found.stale):,}, "
-        f"left out: {len(found.unusable):,}"
+        f"boards: {len(found.boards)}{detectors}, rows ranked: {ranked:,}, listed apart: {apart:,}, "
+        f"stale: {len(found.stale):,}, left out: {len(found.unusable):,}"
     )

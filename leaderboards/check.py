@@ -14,10 +14,11 @@ from typing import NamedTuple
 
 from ..benchmark.errors import BadRecord, SidebenchError
 from ..benchmark.files import canonical_json
-from . import check_fields, check_numbers, owners
+from . import check_detection, check_fields, check_numbers, detection_record, owners
 from .badge import SUFFIX, TOLERANCE, checked_file, read_checked
 from .check_numbers import Found
-from .read_records import read_content, read_record
+from .detection_record import AnyRecord, DetectionRecord
+from .read_records import read_any, read_content
 from .record import SCHEMA, Record
 
 FIRST: Sequence[Callable[[Record], Found]] = (
@@ -28,6 +29,7 @@ FIRST: Sequence[Callable[[Record], Found]] = (
     check_fields.claim,
     check_fields.results,
     check_fields.victim,
+    check_fields.control,
     check_fields.command,
     check_fields.tuning,
 )
@@ -55,12 +57,12 @@ def check_files(
 
     `records` is the folder they should lie in, `registry` says who owns which name, in place of that folder's own.
     """
-    read: dict[str, Record] = {}
+    read: dict[str, AnyRecord] = {}
     problems = [] if records is None or registry else check_registry(records)
     owners_of = functools.cache(owners.read_owners)
     for file in files:
         try:
-            record = read_record(file)
+            record = read_any(file)
             fault = _fault(record, file, registry or owners_of(records or owners.folder_of(file)))
             found = [*_place(record, file, records), *fault, *check_record(record, today)]
             badge = list(_badge(record, file, _latest(today)))
@@ -79,13 +81,26 @@ def check_files(
     return problems + list(_together(read))
 
 
-def check_record(record: Record, today: date | None = None) -> list[tuple[str, str]]:
+def check_record(record: AnyRecord, today: date | None = None) -> list[tuple[str, str]]:
     """Return (field, message) of everything in which a record contradicts itself or the shipped pairs."""
-    found = [problem for rule in FIRST for problem in rule(record)]
+    found = list(_by_rules(record, FIRST, check_detection.FIRST))
     if record.submitted > _latest(today):
         found.append(("submitted", f"{record.submitted} lies in the future"))
     # What follows reads fields that the first rules found to be there and of the right number.
-    return found or [problem for rule in THEN for problem in rule(record)]
+    return found or list(_by_rules(record, THEN, check_detection.THEN))
+
+
+def _by_rules(
+    record: AnyRecord,
+    rules: Sequence[Callable[[Record], Found]],
+    of_detectors: Sequence[Callable[[DetectionRecord], Found]],
+) -> Found:
+    if isinstance(record, DetectionRecord):
+        for rule in of_detectors:
+            yield from rule(record)
+        return
+    for own in rules:
+        yield from own(record)
 
 
 def _latest(today: date | None) -> date:
@@ -109,7 +124,7 @@ def check_registry(records: Path) -> list[Problem]:
         return [_unreadable(file, error)]
 
 
-def _fault(record: Record, file: Path, registry: owners.Owners) -> list[tuple[str, str]]:
+def _fault(record: AnyRecord, file: Path, registry: owners.Owners) -> list[tuple[str, str]]:
     found = registry.fault(record, read_content(file), hashlib.sha256(file.read_bytes()).hexdigest())
     return [found] if found else []
 
@@ -122,10 +137,11 @@ def _unreadable(file: Path, error: Exception) -> Problem:
     return Problem(file.name, "file", str(error).removeprefix(f"{file.name} "))
 
 
-def _place(record: Record, file: Path, records: Path | None) -> Found:
+def _place(record: AnyRecord, file: Path, records: Path | None) -> Found:
     """Check that the file is where and what the record says, byte for byte; older schemas by their own text."""
     stored, content = file.read_bytes(), read_content(file)
-    wanted_text = record.text() if content["schema"] == SCHEMA else canonical_json(content)
+    current = content["schema"] in (SCHEMA, detection_record.SCHEMA)
+    wanted_text = record.text() if current else canonical_json(content)
     if stored != wanted_text.encode():
         yield "file", "is not written as records are (sorted keys, each once); make it with `sidebench leaderboard add`"
     name = hashlib.sha256(wanted_text.encode()).hexdigest()[:12]
@@ -136,8 +152,12 @@ def _place(record: Record, file: Path, records: Path | None) -> Found:
         yield "file", f"belongs in {wanted.parent.parent.name}/{wanted.parent.name}"
 
 
-def _badge(record: Record, file: Path, latest: date) -> Iterator[Problem]:
+def _badge(record: AnyRecord, file: Path, latest: date) -> Iterator[Problem]:
     """Check the badge beside a record: of these bytes, of so many candidates, within the stated tolerance."""
+    if isinstance(record, DetectionRecord):
+        if checked_file(file).exists():
+            yield Problem(checked_file(file).name, "record", "stands beside a record of detectors, which has no badge")
+        return
     try:
         badge = read_checked(file, hashlib.sha256(file.read_bytes()).hexdigest())
     except BadRecord as error:
@@ -162,7 +182,7 @@ def _stray_badges(records: Path) -> Iterator[Problem]:
             yield Problem(file.name, "record", "stands beside no record; delete it")
 
 
-def _together(read: dict[str, Record]) -> Iterator[Problem]:
+def _together(read: dict[str, AnyRecord]) -> Iterator[Problem]:
     """Find records that claim the same, and pairs that share a name but nothing else."""
     claims: dict[str, str] = {}
     copied: dict[str, str] = {}
@@ -181,11 +201,14 @@ def _together(read: dict[str, Record]) -> Iterator[Problem]:
             yield Problem(file, "victim.identity", f"is another pair than that of {first}, under the same name")
 
 
-def made_of(record: Record) -> list[str]:
+def made_of(record: AnyRecord) -> list[str]:
     """Return what nobody else's record has: by preparation, the hashes of manifest, scores and state together.
 
-    A manifest says when and where its run was made, so a repetition has another one.
+    A manifest says when and where its run was made, so a repetition has another one; of a detection provenance.json
+    does.
     """
+    if isinstance(record, DetectionRecord):
+        return [f"{record.hashes.provenance} {record.hashes.scores}"]
     return [
         f"{record.hashes.manifest} {record.hashes.scores[str(seed)]} {record.hashes.state[str(seed)]}"
         for seed in record.seeds
@@ -193,12 +216,14 @@ def made_of(record: Record) -> list[str]:
     ]
 
 
-def claims_same(first: Record, second: Record) -> bool:
+def claims_same(first: AnyRecord, second: AnyRecord) -> bool:
     """Return whether two records are one submitter's claim of the same: a repetition by somebody else is welcome."""
     return _claimed(first) == _claimed(second)
 
 
-def _claimed(record: Record) -> str:
+def _claimed(record: AnyRecord) -> str:
+    if isinstance(record, DetectionRecord):
+        return check_detection.claimed(record)
     kept = {"submitter", "claim", "victim", "protocol", "candidates", "seeds", "measure"}
     # A repetition under a newer schema, which says where the victim came from, is a repetition still; and so is one
     # under another spelling of the name.

@@ -11,7 +11,7 @@ from ..benchmark.errors import BadInput, BadRecord
 from .badge import checked_file
 from .check import Problem, check_files, check_registry
 from .owners import FILE, Owners, normal, read_owners
-from .read_records import read_record, record_files
+from .read_records import read_any, record_files
 
 
 def check_on_base(records: Path, base: Path, today: date | None = None) -> list[Problem]:
@@ -60,7 +60,7 @@ def _unused(records: Path, own: Owners, merged: Owners) -> Iterator[Problem]:
     used = set()
     for file in record_files(records):
         try:
-            used.add(normal(read_record(file).submitter))
+            used.add(normal(read_any(file).submitter))
         except (BadRecord, ValueError, LookupError, TypeError, ArithmeticError):  # `check_files` says what is wrong
             continue
     for name in sorted(new - used):

@@ -14,6 +14,7 @@ from ..benchmark.protocol import VERSION
 from ..benchmark.registry import Kind, check_settings, find, make_measure, names, ships, split_ablation
 from .aggregates import command_of
 from .check_numbers import Found
+from .detection_record import AnyRecord
 from .record import Record
 
 _ADDRESS = "an address"
@@ -31,6 +32,14 @@ _SECRETS = {
 
 def texts(record: Record) -> Found:
     """No text may hold a path, an address, a token or an image."""
+    content = record.model_dump(mode="json", by_alias=True)
+    for hits in content["hits"]:  # packed bits: any text may occur in base64
+        del hits["training"], hits["control"]
+    yield from secrets_in(content)
+
+
+def secrets_in(content: Any) -> Found:
+    """No text in a JSON value may hold a path, an address, a token or an image."""
 
     def walk(value: Any, field: str) -> Found:
         if isinstance(value, dict):
@@ -45,9 +54,6 @@ def texts(record: Record) -> Found:
                 if pattern.search(value) and not (what == _ADDRESS and _MAY_HOLD_ADDRESS.fullmatch(field)):
                     yield field, f"holds {what}, which no record may"
 
-    content = record.model_dump(mode="json", by_alias=True)
-    for hits in content["hits"]:  # packed bits: any text may occur in base64
-        del hits["training"], hits["control"]
     yield from walk(content, "")
 
 
@@ -129,10 +135,10 @@ def claim(record: Record) -> Found:
         if kind == "attack" and claimed.version < plugin.version:
             later = plugin.later_settings
         # Under an older protocol an attack may have had fewer settings, whichever.
-        yield from _settings(plugin, settings, field, later if record.protocol.version == VERSION else None)
+        yield from check_plugin_settings(plugin, settings, field, later if record.protocol.version == VERSION else None)
 
 
-def _settings(plugin: Any, settings: dict[str, Any], field: str, later: frozenset[str] | None) -> Found:
+def check_plugin_settings(plugin: Any, settings: dict[str, Any], field: str, later: frozenset[str] | None) -> Found:
     """Settings are those that there are; all must be said but the `later` ones, or none with None."""
     try:
         whole = check_settings(plugin.Settings, settings, plugin.name).model_dump(mode="json")
@@ -169,8 +175,8 @@ def results(record: Record) -> Found:
             yield "band", f"is not the closest band of {measure.id}"
 
 
-def victim(record: Record) -> Found:
-    """Images, groups, control and hashes fit each other, and the shipped pair of that name."""
+def victim(record: AnyRecord) -> Found:
+    """Images, groups and hashes fit each other, and the shipped pair of that name."""
     victim = record.victim
     for side in SIDES:
         images, groups = getattr(victim, f"{side}_images"), getattr(victim, f"{side}_groups")
@@ -184,6 +190,15 @@ def victim(record: Record) -> Found:
         yield "victim.reference_sha256", "is there exactly where the control is a reference model"
     if (victim.control in ("none", "reference-model")) != (victim.held_out_images == 0):
         yield "victim.held_out_images", f"does not fit the control {victim.control}"
+    if victim.name in pair_names():
+        yield from _shipped(record, load_pair(victim.name))
+    elif victim.worked_example:
+        yield "victim.worked_example", "is said of a pair that does not ship with sidebench"
+
+
+def control(record: Record) -> Found:
+    """It is said whether both sides are distinguishable where there are two, and what is said follows from an AUC."""
+    victim = record.victim
     check = victim.control_check
     if (check is None) != (victim.held_out_images == 0):
         yield "victim.control_check", "is there exactly where held-out images are"
@@ -194,13 +209,9 @@ def victim(record: Record) -> Found:
             yield "victim.control_check.overlapping_groups", "cannot be more than a side's groups"
         if check.told_apart != (not check.low <= 0.5 <= check.high):
             yield "victim.control_check.told_apart", "does not follow from the AUC's interval"
-    if victim.name in pair_names():
-        yield from _shipped(record, load_pair(victim.name))
-    elif victim.worked_example:
-        yield "victim.worked_example", "is said of a pair that does not ship with sidebench"
 
 
-def _shipped(record: Record, pair: Pair) -> Found:
+def _shipped(record: AnyRecord, pair: Pair) -> Found:
     """Compare the victim with the shipped pair of its name, where the revision is the same."""
     victim = record.victim
     if victim.revision > pair.revision:

@@ -33,8 +33,9 @@ from ..benchmark.stats.owned import Strata
 from . import owners
 from .aggregates import aggregated, paired_counts, shares_of
 from .check import check_record, claims_same
+from .detection_record import AnyRecord
 from .figures_again import check_figures
-from .read_records import read_record, record_files
+from .read_records import read_any, record_files
 from .record import SCHEMA, Claim, Hashes, Hits, Made, PairedCounts, Quality, Record, Victim, command, pack
 from .record_tuning import with_tunings
 
@@ -96,8 +97,8 @@ def add_records(
         if found := check_record(record):
             field, message = found[0]
             raise BadRecord(f"{record.claim.attack}, {field}: {message}")
-    with _held(records):
-        stored = [(file, read_record(file)) for file in record_files(records)]
+    with held(records):
+        stored = [(file, read_any(file)) for file in record_files(records)]
         for record in made:
             if same := next((file for file, other in stored if claims_same(record, other)), None):
                 raise BadRecord(
@@ -107,7 +108,7 @@ def add_records(
 
 
 @contextmanager
-def _held(records: Path) -> Iterator[None]:
+def held(records: Path) -> Iterator[None]:
     """Hold a folder of records for this process alone: of two that enter a name at once, one entry would be lost.
 
     Raises:
@@ -129,7 +130,7 @@ def _held(records: Path) -> Iterator[None]:
         lock.release()
 
 
-def write_record(record: Record, records: Path) -> Path:
+def write_record(record: AnyRecord, records: Path) -> Path:
     """Write a record below a folder of records and return its file."""
     file = record.file(records)
     text = record.text()

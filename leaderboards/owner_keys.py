@@ -11,15 +11,18 @@ import stat
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..benchmark.errors import BadInput
 from ..benchmark.files import cannot_write
 from ..benchmark.results.run_folder import RunFolder
+from .detection_record import DetectionRecord
 from .record import Record
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+_Record = TypeVar("_Record", Record, DetectionRecord)
 
 _MOST = 4096
 """Bytes of the largest file that is read as a key; one of ours has 119."""
@@ -113,7 +116,7 @@ def public_half(key: "Ed25519PrivateKey") -> str:
     return key.public_key().public_bytes_raw().hex()
 
 
-def signed(record: Record, key: "Ed25519PrivateKey") -> Record:
+def signed(record: _Record, key: "Ed25519PrivateKey") -> _Record:
     """Return the record with its owner and signature."""
     owned = record.model_copy(update={"owner": public_half(key), "signature": None})
     signature = key.sign(_signed_bytes(owned.model_dump(mode="json", by_alias=True)))

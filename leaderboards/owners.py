@@ -15,15 +15,18 @@ import hashlib
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from ..benchmark.errors import BadInput, BadRecord, first_problem
 from ..benchmark.files import canonical_json, parse_json, read_bytes, write_text
+from .detection_record import AnyRecord, DetectionRecord
 from .owner_keys import holds, make_key, public_half, read_key, refuse_place, signed
 from .record import Record
 from .victims import facts, name_of, other_victim
+
+_Record = TypeVar("_Record", Record, DetectionRecord)
 
 FILE = "owners.json"
 """The registry's name, at the top of a folder of records."""
@@ -102,7 +105,7 @@ class Owners(BaseModel):
         """Return the registry as canonical JSON, the bytes of its file."""
         return canonical_json(self.model_dump(mode="json", by_alias=True))
 
-    def fault(self, record: Record, content: Mapping[str, Any], sha256: str) -> tuple[str, str] | None:
+    def fault(self, record: AnyRecord, content: Mapping[str, Any], sha256: str) -> tuple[str, str] | None:
         """Return (field, message) of why a record is not its submitter's, or None where it is.
 
         `content` is the JSON value of its file, of whatever schema, and `sha256` the hash of the file's bytes.
@@ -118,7 +121,7 @@ class Owners(BaseModel):
             return "owner", f"{record.submitter!r} belongs to {_whom(owner)}"
         return other_victim(record, self.victims)
 
-    def is_maintainers(self, record: Record) -> bool:
+    def is_maintainers(self, record: AnyRecord) -> bool:
         """Return whether a record without a fault is the maintainers'."""
         return record.owner is None or record.owner in self.maintainers
 
@@ -144,7 +147,7 @@ class Owners(BaseModel):
         hashes = {hashlib.sha256(content).hexdigest() for content in files}
         return self.naming(name, MAINTAINERS).model_copy(update={"unsigned": sorted({*self.unsigned, *hashes})})
 
-    def knowing(self, made: Iterable[Record]) -> "Owners":
+    def knowing(self, made: Iterable[AnyRecord]) -> "Owners":
         """Return the registry with an entry for the pair of each record; one that is there stays."""
         new = {name_of(record): facts(record) for record in made}
         return self.model_copy(update={"victims": {**new, **self.victims}})
@@ -173,7 +176,7 @@ class Owners(BaseModel):
                 yield f"names.{name}", f"belongs to {_whom(base.names[name])} in what is merged"
 
 
-def signature_fault(record: Record, content: Mapping[str, Any]) -> tuple[str, str] | None:
+def signature_fault(record: AnyRecord, content: Mapping[str, Any]) -> tuple[str, str] | None:
     """Return (field, message) where a record has half a signature or one that does not hold."""
     if (record.owner is None) != (record.signature is None):
         field, other = ("owner", "signature") if record.owner is None else ("signature", "owner")
@@ -213,7 +216,7 @@ def folder_of(file: Path) -> Path:
     return parents[min(2, len(parents) - 1)]
 
 
-def claim(made: Sequence[Record], records: Path, key_file: Path | None) -> list[Record]:
+def claim(made: Sequence[_Record], records: Path, key_file: Path | None) -> list[_Record]:
     """Return one submitter's records as they are to be written below a folder, and enter the name in its registry.
 
     They are signed with the key in `key_file`, which is made where there is none; the first key of a new folder is its
@@ -226,7 +229,7 @@ def claim(made: Sequence[Record], records: Path, key_file: Path | None) -> list[
     owners, name = read_owners(records), made[0].submitter
     for record in made:
         if other := other_victim(record, owners.victims):
-            raise BadRecord(f"{record.claim.attack}, {other[0]}: {other[1]}")
+            raise BadRecord(f"{named(record)}, {other[0]}: {other[1]}")
     if key_file is None:
         owners.refuse_other(name, MAINTAINERS)
         listed = [record.text().encode() for record in made]
@@ -242,6 +245,11 @@ def claim(made: Sequence[Record], records: Path, key_file: Path | None) -> list[
     if entered != owners:
         write_text(records / FILE, entered.text())
     return found
+
+
+def named(record: AnyRecord) -> str:
+    """Return what messages call a record: its attack, or the track where it is of detectors."""
+    return record.track if isinstance(record, DetectionRecord) else record.claim.attack
 
 
 def _whom(owner: str) -> str:

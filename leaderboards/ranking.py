@@ -17,12 +17,15 @@ from ..benchmark.errors import BadRecord
 from ..benchmark.files import read_bytes
 from ..benchmark.protocol import RANKED
 from ..benchmark.registry import find, names, ships, split_ablation
-from . import owners
+from . import detection_boards, owners
 from .badge import Checked, read_checked
+from .detection_boards import DetectionBoard, DetectionEntry
+from .detection_record import DetectionRecord, is_detection, parse_detection
 from .rank_tests import Standing, at_equal_cost, samples_of, standing
 from .read_records import parse_record, read_content, record_files
 from .record import SCHEMA, BoardKind, Record
 from .sum_tests import standing_of_sums
+from .victims import outdated_pair
 
 PLAIN = "carlini-uncond"
 """The attack that is plain sampling: what another one must beat to be worth its cost."""
@@ -128,12 +131,16 @@ class OverallRow(NamedTuple):
 
 
 class Leaderboard(NamedTuple):
-    """Everything that is shown: boards, tables over boards, stale rows, and files that cannot be used with why."""
+    """Everything that is shown: boards, tables over boards, stale rows, and files that cannot be used with why.
+
+    Boards of detectors stand apart: nothing of them is ranked with the others.
+    """
 
     boards: list[Board]
     overall: list[Overall]
     stale: list[BoardRow]
     unusable: list[tuple[str, str]]
+    detections: Sequence[DetectionBoard] = ()
 
 
 def read_leaderboard(records: Path) -> Leaderboard:
@@ -146,32 +153,36 @@ def read_leaderboard(records: Path) -> Leaderboard:
     collects = gc.isenabled()
     gc.disable()
     try:
-        entries, unusable = _read(records)
+        entries, of_detectors, unusable = _read(records)
     finally:
         if collects:
             gc.enable()
-    return rank(entries)._replace(unusable=unusable)
+    return rank(entries)._replace(unusable=unusable, detections=detection_boards.boards(of_detectors))
 
 
 def why_unranked(file: Path) -> str:
     """Return why a record is stale or kept apart on the boards of its folder, or nothing where it is ranked."""
-    entries, unusable = _read(owners.folder_of(file))
+    entries, of_detectors, unusable = _read(owners.folder_of(file))
     stale = _stale(entries)
+    for row in (row for board in detection_boards.boards(of_detectors) for row in (*board.current, *board.stale)):
+        if row.entry.path.resolve() == file.resolve():
+            return row.why
     for entry in entries:
         if entry.path is not None and entry.path.resolve() == file.resolve():
             return stale.get(entry.file) or _why_apart(entry.record)
     return next((why for name, why in unusable if file.name == Path(name).name), "it is in no folder of records")
 
 
-def _read(records: Path) -> tuple[list[Entry], list[tuple[str, str]]]:
-    entries, unusable = [], []
+def _read(records: Path) -> tuple[list[Entry], list[DetectionEntry], list[tuple[str, str]]]:
+    entries, of_detectors, unusable = [], [], []
     registry = _registry(records)
     for file in record_files(records):
         name = file.relative_to(records).as_posix()
         try:
             content = read_content(file)
-            record = parse_record(content, file.name)
-            _complete(record, file.name)
+            record = parse_detection(content, file.name) if is_detection(content) else parse_record(content, file.name)
+            if isinstance(record, Record):
+                _complete(record, file.name)
             sha256 = hashlib.sha256(read_bytes(file)).hexdigest()
             if isinstance(registry, BadRecord):
                 raise registry
@@ -184,13 +195,16 @@ def _read(records: Path) -> tuple[list[Entry], list[tuple[str, str]]]:
             # A number or name that no rule looked for; the others are ranked all the same.
             unusable.append((name, f"{file.name} cannot be ranked ({type(error).__name__}: {error})"))
             continue
+        if isinstance(record, DetectionRecord):
+            of_detectors.append(DetectionEntry(record, name, sha256, file))
+            continue
         try:
             checked = read_checked(file, sha256)
         except BadRecord as error:
             checked = None
             unusable.append((name, str(error)))
         entries.append(Entry(record, name, sha256, checked, file, content["schema"], registry.is_maintainers(record)))
-    return entries, unusable
+    return entries, of_detectors, unusable
 
 
 def _registry(records: Path) -> owners.Owners | BadRecord:
@@ -311,18 +325,7 @@ def _outdated(record: Record, shipped: Mapping[str, Pair]) -> str:
         return f"protocol {version}; {' and '.join(RANKED)} are ranked"
     if (latest := _latest_version(record.claim.attack)) and record.claim.version < latest:
         return f"version {record.claim.version} of {record.claim.attack}; {latest} is the current one"
-    pair = shipped.get(victim.name)
-    if pair is None and not (victim.made_by or {"model", "data"} <= victim.sources.keys()):
-        return f"nobody else has the pair {victim.name}: it neither ships nor comes from the Hub, and made_by is empty"
-    if pair is None:
-        return ""
-    if victim.revision < pair.revision:
-        return f"revision {victim.revision} of the pair; {pair.revision} is the current one"
-    if victim.revision > pair.revision:
-        return f"revision {victim.revision} of the pair is not known here, {pair.revision} is; update sidebench"
-    if victim.identity != pair.identity():
-        return f"another pair than the {victim.name} that ships with sidebench"
-    return ""
+    return outdated_pair(victim, shipped.get(victim.name))
 
 
 def _latest_version(attack: str) -> int | None:

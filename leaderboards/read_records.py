@@ -15,6 +15,7 @@ from ..benchmark.results.schema import Estimate, Result
 from ..benchmark.stats.comparison import AttackHits, excess_of
 from . import owners
 from .badge import SUFFIX
+from .detection_record import AnyRecord, is_detection, parse_detection
 from .record import SCHEMA, Record, pooled_hits
 
 
@@ -103,6 +104,12 @@ def read_record(path: Path) -> Record:
     return parse_record(read_content(path), path.name)
 
 
+def read_any(path: Path) -> AnyRecord:
+    """Read one record's file, of whichever track; raises `BadRecord` as `parse_record`."""
+    content = read_content(path)
+    return parse_detection(content, path.name) if is_detection(content) else parse_record(content, path.name)
+
+
 def read_content(path: Path) -> Any:
     """Return the JSON value in a record's file, as it stands there; raises `BadRecord` where it holds none."""
     try:
@@ -136,6 +143,8 @@ def parse_record(content: Any, name: str) -> Record:
     """
     if not isinstance(content, dict):
         raise BadRecord(f"{name} holds no object")
+    if is_detection(content):
+        raise BadRecord(f"{name} is a record of detectors: it has no candidates, and this is about extraction")
     first = content.get("schema")
     while (schema := content.get("schema")) != SCHEMA:
         if not isinstance(schema, str) or not schema.startswith("sidebench-record/"):

@@ -9,8 +9,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from . import owners
+from . import detection_record, owners
 from .badge import Checked
+from .detection_record import DetectionRecord
 from .record import SCHEMA, Record
 
 FOLDER = Path(__file__).parent / "schemas"
@@ -32,6 +33,7 @@ def current() -> dict[str, str]:
     badge = "sidebench-challenge/1"
     return {
         file_name(SCHEMA): text(Record, SCHEMA),
+        file_name(detection_record.SCHEMA): text(DetectionRecord, detection_record.SCHEMA),
         file_name(badge): text(Checked, badge),
         file_name(owners.SCHEMA): text(owners.Owners, owners.SCHEMA),
     }

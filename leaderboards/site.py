@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..benchmark.errors import BadInput
 from ..benchmark.files import parse_json, read_bytes, refuse_links, write_text
-from ..benchmark.reports import page
+from ..benchmark.reports import detection, page
 from ..benchmark.reports.templates import environment
 from ..benchmark.results.schema import Estimate, Result
 from . import board_charts, overview, ranking, schema, tables, verdicts
+from .detection_boards import DetectionBoard, has_figures, standings
 from .ranking import PLAIN, Board, BoardRow, Leaderboard, method_of
 from .record import Record
 from .svg import COLOURS, ChartLine, Scale, number, scale
@@ -95,12 +96,31 @@ def site_files(found: Leaderboard) -> Iterator[tuple[str, str]]:
             yield from _record_files(row, board)
     for row in found.stale:
         yield from _record_files(row, None)
+    for detections in found.detections:
+        yield from _detection_files(detections)
 
 
 def _record_files(row: BoardRow, board: Board | None) -> Iterator[tuple[str, str]]:
     """Yield a record's page, and its own file, byte for byte, where there is one."""
     yield f"records/{row.entry.id}.html", record_page(row, board)
     if row.entry.path is not None:
+        yield f"records/{row.entry.id}.json", row.entry.path.read_text(encoding="utf-8")
+
+
+def _detection_files(board: DetectionBoard) -> Iterator[tuple[str, str]]:
+    """Yield the page and tables of a board of detectors, and page and file of each of its records."""
+    yield (
+        f"boards/{board.name}.html",
+        _page("detection_board.html.j2", "../", board=board, has_figures=has_figures(board)),
+    )
+    if has_figures(board):
+        for form in tables.FORMATS:
+            yield f"tables/{board.name}.{form}", tables.detection_table(board, form)
+    for row in [*board.current, *board.stale]:
+        command = row.record.command.replace(" --", "\n--").split("\n")
+        schema_file = schema.file_name(row.entry.schema)
+        values = {"row": row, "board": board, "command": command, "schema": schema_file}
+        yield f"records/{row.entry.id}.html", _page("detection_record.html.j2", "../", **values)
         yield f"records/{row.entry.id}.json", row.entry.path.read_text(encoding="utf-8")
 
 
@@ -196,7 +216,9 @@ def _environment() -> "Environment":
     }
     made.globals |= {
         "board_verdict": verdicts.board_verdict,
+        "compared": detection.compared,
         "count": tables.count,
+        "detector_verdict": detection.verdict,
         "excess_text": tables.excess_text,
         "figures": tables.figures,
         "hardware": tables.hardware,
@@ -207,6 +229,9 @@ def _environment() -> "Environment":
         "rank_range": tables.rank_range,
         "rate": _rate,
         "said": said,
+        "standings": standings,
+        "tpr_title": detection.tpr_title,
+        "unit_scale": scale(0.0, 1.0, 4),
     }
     return made
 

@@ -3,12 +3,14 @@
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from ..benchmark.errors import BadInput
 from ..benchmark.files import read_bytes, write_atomic
+from . import detection_boards
+from .detection_boards import DetectionBoard
 from .ranking import Board, BoardRow, Leaderboard, Overall, method_of
 from .record import Record
 
@@ -69,7 +71,7 @@ def rank_range(row: BoardRow) -> str:
     """Return a rank range, "2" or "1-3", and a dash where the row is not ranked."""
     if row.best is None:
         return "-"
-    return f"{row.best}" if row.best == row.worst else f"{row.best}-{row.worst}"
+    return _range(row.best, row.worst or row.best)
 
 
 def rank_by_cost(row: BoardRow) -> str:
@@ -173,6 +175,36 @@ def overall_table(found: Overall, form: Format) -> str:
     return _csv(rows) if form == "csv" else _tabulate(rows, form) + "\n"
 
 
+def detection_table(board: DetectionBoard, form: Format) -> str:
+    """Return the table of a board of detectors: a row per record, kind of other prompts and detector."""
+    found = detection_boards.rows(board)
+    if form == "csv":
+        return _csv(found)
+    text = _escape(form)
+    figures = ("AUC", *dict.fromkeys(key for row in found for key in row if key.endswith(" FPR")))
+    table = [
+        {
+            "record": row["record"],
+            "submitter": text(row["submitter"]),
+            "against": row["against"],
+            "rank": _range(row["best rank"], row["worst rank"]),
+            "detector": text(row["detector"]),
+            **{key: _with_ends(row, key) for key in figures},
+            "NFE a prompt": f"{row['NFE a prompt']:.1f}",
+        }
+        for row in found
+    ]
+    return _tabulate(table, form)
+
+
+def _with_ends(row: Mapping[str, Any], key: str) -> str:
+    return f"{row[key]:.3f} [{row[f'{key}, low']:.3f}, {row[f'{key}, high']:.3f}]" if key in row else "-"
+
+
+def _range(best: int, worst: int) -> str:
+    return str(best) if best == worst else f"{best}-{worst}"
+
+
 def _table(rows: Sequence[BoardRow], board: Board, form: Format, *, why: bool = False, brief: bool = False) -> str:
     different, text = varying([*board.ranked, *board.apart]), _escape(form)
     table = []
@@ -219,12 +251,18 @@ NOT_BRIEF = ("AMS, %", "control AMS, %", "precision", "recall", "denoiser-equiva
 """Columns that a README leaves to the pages."""
 
 
+WORDS = {
+    *("rank", "rank at equal cost", "why", "attack", "defence", "submitter", "hardware", "reproduced"),
+    *("record", "against", "detector"),
+}
+"""Columns that are aligned as text."""
+
+
 def _tabulate(rows: Sequence[dict[str, Any]], form: Format) -> str:
     from tabulate import tabulate
 
     style = {"md": "github", "txt": "simple", "tex": "latex_booktabs"}[form]
-    words = ("rank", "rank at equal cost", "why", "attack", "defence", "submitter", "hardware", "reproduced")
-    aligned = ["left" if key in words else "right" for key in rows[0]]
+    aligned = ["left" if key in WORDS else "right" for key in rows[0]]
     return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True, colalign=aligned)
 
 

@@ -17,6 +17,7 @@ from ..stats.intervals import Excess
 from .schema import Estimate
 
 SCHEMA: Literal["sidebench-detection/1"] = "sidebench-detection/1"
+DETECTION_FILE, PROVENANCE_FILE = "detection.json", "provenance.json"
 PROVENANCE: Literal["sidebench-detection-provenance/1"] = "sidebench-detection-provenance/1"
 FPRS = (0.01, 0.001)
 """False positive rates at which a TPR is given."""
@@ -129,6 +130,7 @@ class Provenance(_Record):
     held_out_groups: int = Field(description="duplicate groups in H")
     public: bool = Field(description="the images are published")
     made_by: str = Field(description="how others get the pair that neither ships nor comes from the Hub")
+    negatives: int = Field(description="never-seen prompts that came from a file, and not from the pair")
     device: str = Field(description="cpu, cuda or mps")
     micro_batch: int = Field(description="rows that the denoiser sees at a time")
     started: str = Field(description="when the folder was opened first (UTC)")

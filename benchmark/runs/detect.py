@@ -23,6 +23,7 @@ from ..protocol import Sampling
 from ..registry import code_of, make_detector, names, source_of
 from ..results.checkpoints import FolderCheckpoints
 from ..results.detection import (
+    DETECTION_FILE,
     DetectionResult,
     DetectorUsed,
     Negatives,
@@ -131,7 +132,7 @@ def detect(
         listed = _of_pair(pair, known, more)
     plan = _plan(pair, spec, chosen, listed, {"images": images, "steps": steps, "guidance": guidance, "seed": seed})
     folder = out / f"{pair.name}-{short_hash(plan)}"
-    file = folder / "detection.json"
+    file = folder / DETECTION_FILE
     if file.exists():
         return Detected(folder, read_detection(file))
     with RunFolder(folder).locked():
@@ -139,7 +140,7 @@ def detect(
         chosen = bench.fitting(chosen, named=bool(detectors))
         replay = None
         if known is not None:
-            bench.note(known, spec, sources)
+            bench.note(known, spec, sources, len(more) - listed.dropped)
             listed, replay = bench.labelled(listed, known, images, steps, guidance)
             _enough_memorised(listed)
         return Detected(folder, bench.finished(chosen, listed, replay, plan))
@@ -302,14 +303,14 @@ class _Bench:
                 raise BadInput(f"{next(each.name for each in detectors if each.attends)}: {error}") from None
             return rest
 
-    def note(self, known: "References", spec: ModelSpec, sources: Mapping[str, dict[str, str]]) -> None:
+    def note(self, known: "References", spec: ModelSpec, sources: Mapping[str, dict[str, str]], negatives: int) -> None:
         """Write down which model and images the numbers are of, and with what they are made."""
         from ..models import inspect_files
         from .provenance import note_provenance
 
         hashed = spec.model_copy(update={"sha256": inspect_files(spec).sha256})
         batch = self.sampling.micro_batch
-        note_provenance(self.folder, self.pair, hashed, sources, known, str(self.device), batch)
+        note_provenance(self.folder, self.pair, hashed, sources, known, negatives, str(self.device), batch)
 
     def labelled(
         self, prompts: Prompts, known: "References", images: int, steps: int | None, guidance: float
@@ -426,7 +427,7 @@ class _Bench:
         )
         columns = {"prompt": np.flatnonzero(scored), "family": families, "label": labels.tolist(), **scores}
         _write_table(self.folder / "scores.parquet", columns)
-        write_checked_json(self.folder / "detection.json", result.model_dump(mode="json", by_alias=True))
+        write_checked_json(self.folder / DETECTION_FILE, result.model_dump(mode="json", by_alias=True))
         return result
 
 

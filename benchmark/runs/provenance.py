@@ -12,14 +12,12 @@ from ..contracts import ModelSpec
 from ..data.dataset_files import fetch_data
 from ..data.pair import Pair
 from ..files import write_checked_json
-from ..results.detection import PROVENANCE, Provenance, read_provenance
+from ..results.detection import PROVENANCE, PROVENANCE_FILE, Provenance, read_provenance
 from ..results.unit_scores import sides_hash
 from .write_results import references_table
 
 if TYPE_CHECKING:
     from ..data.references import References
-
-FILE = "provenance.json"
 
 
 def note_provenance(
@@ -28,6 +26,7 @@ def note_provenance(
     spec: ModelSpec,
     sources: Mapping[str, dict[str, str]],
     known: "References",
+    negatives: int,
     device: str,
     micro_batch: int,
 ) -> None:
@@ -39,10 +38,11 @@ def note_provenance(
         spec: The model, with the SHA-256 of its files.
         sources: Where the model came from.
         known: The pair's images.
+        negatives: Never-seen prompts that came from a file.
         device: On which the model runs.
         micro_batch: Rows that the denoiser sees at a time.
     """
-    file, here = folder / FILE, environment.describe()
+    file, here = folder / PROVENANCE_FILE, environment.describe()
     if file.exists():
         found = read_provenance(file)
         if here == found.environments[-1]:
@@ -63,6 +63,7 @@ def note_provenance(
             **_sizes(known),
             public=pair.public,
             made_by=pair.made_by,
+            negatives=negatives,
             device=device.partition(":")[0],
             micro_batch=micro_batch,
             started=datetime.now(UTC).isoformat(timespec="seconds"),

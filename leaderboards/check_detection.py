@@ -1,0 +1,108 @@
+"""What a record of detectors must fulfil: complete parts, a pair that exists, figures that follow from its ranks."""
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..benchmark.errors import BadRecord, SidebenchError
+from ..benchmark.registry import find, make_measure, names, ships
+from ..benchmark.results.detection import DetectorUsed, counted
+from . import owners
+from .check_fields import check_plugin_settings, secrets_in, victim
+from .check_numbers import Found
+from .detection_record import SCORED, DetectionRecord, unpacked
+from .detection_record import command as command_of
+from .figures_again import differences
+
+_PACKED = ("labels", "families", "ranks")
+
+
+def texts(record: DetectionRecord) -> Found:
+    """No text may hold a path, an address, a token or an image; in packed numbers any text may occur."""
+    content = record.model_dump(mode="json", by_alias=True)
+    yield from secrets_in({key: value for key, value in content.items() if key not in _PACKED})
+
+
+def command(record: DetectionRecord) -> Found:
+    """The command is that of the settings."""
+    wanted = command_of(record.victim.name, record.detectors, record.replay, record.seed, record.negatives)
+    if record.command != wanted:
+        yield "command", "is not the command of these settings"
+
+
+def numbers(record: DetectionRecord) -> Found:
+    """Yield (field, message) of every figure that does not follow from ranks, labels and families."""
+    try:
+        scored = unpacked(record)
+    except BadRecord as error:
+        field, _, message = str(error).partition(": ")
+        yield field, message
+        return
+    counts = counted(scored.labels, scored.families)
+    for label in SCORED:
+        if record.counts[label] != counts[label]:
+            yield f"counts.{label}", "is not what labels and families say"
+            return
+    again = [each.model_dump(mode="json") for each in scored.figures(record.seed)]
+    said = [each.model_dump(mode="json") for each in record.against]
+    for key, ours, theirs in differences({"against": said}, {"against": again}):
+        yield key, f"says {ours}, the ranks say {theirs}"
+        return
+
+
+def claimed(record: DetectionRecord) -> str:
+    """Return what two records of one submitter may not share."""
+    kept = {"victim", "prompts_sha256", "replay", "seed"}
+    shared = record.model_dump(mode="json", include=kept, exclude={"victim": {"sources"}, "replay": {"nfe"}})
+    methods = [_method(used) for used in record.detectors]
+    return json.dumps([owners.normal(record.submitter), shared, methods], sort_keys=True)
+
+
+def _method(used: DetectorUsed) -> dict[str, Any]:
+    return used.model_dump(mode="json", include={"detector", "version", "settings", "code"})
+
+
+def what_may_stand(record: DetectionRecord) -> Found:
+    """The images are public, and labels came from as many images as are said."""
+    if not record.victim.public:
+        yield "victim.public", "is false: a record of detectors says of each caption whether it is memorised"
+    if record.victim.family != "text":
+        yield "victim.family", f"is {record.victim.family}: detectors score prompts of a text-to-image model"
+    replay, captions = record.replay, sum(record.counts[label].prompts for label in (*SCORED[:2], "ambiguous"))
+    if replay.images < 1 or replay.steps < 1:
+        yield "replay", "makes no image"
+    elif replay.nfe < replay.images * replay.steps * captions:
+        yield "replay.nfe", f"is too few for {replay.images} images of {captions:,} captions in {replay.steps} steps"
+    try:
+        make_measure(replay.measure)
+    except SidebenchError as error:
+        yield "replay.measure", str(error)
+
+
+def detectors(record: DetectionRecord) -> Found:
+    """Each detector stands once, is of known code, and one that is known here has the settings that are said."""
+    order = [used.detector for used in record.detectors]
+    if sorted(set(order)) != order:
+        yield "detectors", "must be in the order of their names, each once"
+    for number, used in enumerate(record.detectors):
+        field, known = f"detectors.{number}", used.detector in names("detector")
+        if used.prompts != record.prompts:
+            yield f"{field}.prompts", f"is {used.prompts:,}, and {record.prompts:,} were scored"
+        if used.nfe < 0 or used.flops < 0:
+            yield f"{field}.nfe", "cannot be below 0"
+        own = known and ships("detector", used.detector)
+        if own != (used.code.get("package") == "sidebench"):
+            yield f"{field}.code", "ships not with sidebench" if not own else "is not sidebench's, and it ships with it"
+        if not own and "sha256" not in used.code:
+            yield f"{field}.code", "does not say of which package or file it is"
+        if not known:
+            continue
+        plugin = find("detector", used.detector)
+        if used.version > plugin.version:
+            yield f"{field}.version", f"is {used.version}, and it is at {plugin.version} here; update sidebench"
+        elif used.version == plugin.version:
+            yield from check_plugin_settings(plugin, used.settings, f"{field}.settings", frozenset())
+
+
+FIRST: Sequence[Callable[[DetectionRecord], Found]] = (texts, victim, what_may_stand, detectors, command)
+THEN: Sequence[Callable[[DetectionRecord], Found]] = (numbers,)
