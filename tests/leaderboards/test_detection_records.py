@@ -26,6 +26,7 @@ from sidebench.leaderboards.ranking import read_leaderboard, why_unranked
 from sidebench.leaderboards.read_records import read_record, record_files
 from sidebench.leaderboards.tables import FORMATS
 
+Call = Callable[..., tuple[int, str, str]]
 TODAY = date(2026, 1, 2)
 
 
@@ -93,12 +94,26 @@ def test_add_writes_a_record_that_stands_on_a_board_of_its_own(folder: Path, tmp
     assert "boards of detectors: 1" in build(records, tmp_path / "site", None).text
     page = (tmp_path / "site" / "boards" / f"{board.name}.html").read_text(encoding="utf-8")
     assert "Memorised against not replayed" in page and "Memorised against never seen" in page
-    assert "noise-norm above dsm" in page and "says nothing about how they stand on Stable Diffusion" in page
+    assert (
+        "<p><bdi>Shown by AUC (Holm, 5 %): noise-norm above dsm" in page
+        and "says nothing about how they stand on Stable Diffusion" in page
+    )
     assert f"{never.rates[0].auc.value:.3f}" in page and "TPR at 1.0% FPR" in page
     assert (tmp_path / "site" / "records" / file.name.removeprefix("detection-")).read_text() == file.read_text()
     assert "Detectors on glyphs" in (tmp_path / "site" / "index.html").read_text(encoding="utf-8")
     for form in FORMATS:
         assert "noise-norm" in (tmp_path / "site" / "tables" / f"{board.name}.{form}").read_text(encoding="utf-8")
+
+
+def test_the_command_adds_checks_and_builds(folder: Path, call: Call, tmp_path: Path) -> None:
+    records = tmp_path / "records"
+    code, out, err = call("leaderboard", "add", folder, "--as", "somebody", "--records", records)
+    assert code == 0 and Path(out.strip()).is_file() and "will have no rank" not in err
+    assert call("leaderboard", "check", "--records", records)[0] == 0
+    code, out, _ = call("leaderboard", "build", "--records", records, "--out", tmp_path / "site")
+    assert code == 0 and "boards of detectors: 1" in out
+    code, _, err = call("leaderboard", "add", folder, "--as", "somebody", "--records", records, "--attack", "side")
+    assert code == 2 and "holds a detection, which has no attack" in err
 
 
 def test_ties_share_a_rank_range(made: DetectionRecord) -> None:
