@@ -27,7 +27,10 @@ def test_the_registry_lists_what_is_here_and_no_record_that_is_gone() -> None:
 def test_every_record_is_on_a_board() -> None:
     found = read_leaderboard(RECORDS)
     assert not found.stale and not found.unusable
-    assert sum(len(board.ranked) + len(board.apart) for board in found.boards) >= len(record_files(RECORDS))
+    rows = sum(len(board.ranked) + len(board.apart) for board in found.boards)
+    of_detectors = sum(len(board.current) for board in found.detections)
+    assert of_detectors and not any(board.stale for board in found.detections)
+    assert rows + of_detectors >= len(record_files(RECORDS))
 
 
 def test_the_readme_shows_them() -> None:
