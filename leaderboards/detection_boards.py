@@ -121,15 +121,18 @@ def rows(board: DetectionBoard) -> list[dict[str, Any]]:
             "detector": found.used.detector,
             "version": found.used.version,
             **_estimate("AUC", found.rates.auc),
-            **{
-                k: v for fpr, value in found.rates.tpr.items() for k, v in _estimate(f"TPR at {fpr} FPR", value).items()
-            },
+            **_tprs(found.rates),
             "NFE a prompt": found.used.nfe / max(1, found.used.prompts),
         }
         for row in board.current
         for each in row.record.against
         for found in standings(row.record, each)
     ]
+
+
+def _tprs(rates: DetectorRates) -> dict[str, float]:
+    named = {f"TPR at {fpr} FPR": value for fpr, value in sorted(rates.tpr.items(), reverse=True)}
+    return {key: number for name, value in named.items() for key, number in _estimate(name, value).items()}
 
 
 def _estimate(name: str, found: Estimate) -> dict[str, float]:

@@ -49,13 +49,13 @@ def _against(each: AgainstNegatives, found: DetectionResult) -> str:
         {
             "detector": rate.detector,
             "AUC": _shown(rate.auc, 3),
-            **{tpr_title(fpr): _shown(value, 2) for fpr, value in rate.tpr.items()},
+            **{tpr_title(fpr): _shown(value, 2) for fpr, value in sorted(rate.tpr.items(), reverse=True)},
             "NFE a prompt": f"{calls[rate.detector]:.1f}",
         }
         for rate in each.rates
     ]
     lines = [title, tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True)]
-    lines += [f"no {tpr_title(fpr)}: {why}" for fpr, why in each.left_out.items()]
+    lines += [f"no {tpr_title(fpr)}: {why}" for fpr, why in sorted(each.left_out.items(), reverse=True)]
     return "\n".join([*lines, *verdict(each)])
 
 
@@ -68,7 +68,8 @@ def verdict(each: AgainstNegatives) -> list[str]:
 
 def compared(each: AgainstNegatives) -> dict[str, list[DetectorPair]]:
     """Return all pairs of detectors by the name of what they are compared by; none where there are no pairs."""
-    named = {"AUC": each.pairs, **{tpr_title(fpr): pairs for fpr, pairs in each.tpr_pairs.items()}}
+    by_rate = sorted(each.tpr_pairs.items(), reverse=True)
+    named = {"AUC": each.pairs, **{tpr_title(fpr): pairs for fpr, pairs in by_rate}}
     return {by: pairs for by, pairs in named.items() if pairs}
 
 
