@@ -13,7 +13,7 @@ import yaml
 from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
 from ..contracts import SamplerSettings, Settings
-from ..errors import BadPair, UnknownName, first_problem
+from ..errors import BadInput, BadPair, UnknownName, first_problem
 from ..files import read_bytes, read_yaml, write_text
 from ..registry import check_named_in_file, is_local, names
 
@@ -490,8 +490,10 @@ def named_model(name: str) -> ModelSource:
     """Return the model that a user names: a folder, `OWNER/NAME` of the Hub, perhaps with `@REVISION`, or own code.
 
     Raises:
-        BadInput: it is a Python file, without what is meant in it.
+        BadInput: it is a Python file, without what is meant in it, or nothing at all.
     """
+    if not name.strip():
+        raise BadInput("a model without a name: name a folder, OWNER/NAME of the Hub, or FILE.py:NAME")
     check_named_in_file(name)
     name = beside(Path(), name) if name.startswith("~") else name
     repo, revision = repository(name)

@@ -128,6 +128,9 @@ def pair_of(
     """
     if split is None:
         raise BadInput("--dataset needs --split, the split that the model was trained on (and --holdout, another)")
+    empty = [option for option, name in (("dataset", dataset), ("split", split), ("holdout", holdout)) if name == ""]
+    if empty:
+        raise BadInput(f"--{empty[0]} has no name behind it")
     dataset = _named_data(dataset, split, holdout)
     kind, claim = _control(control, split, holdout)
     victim = _victim(model, variant, allow_pickle)
