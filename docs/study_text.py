@@ -12,7 +12,7 @@ import argparse
 import math
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +31,16 @@ STEPS = 330
 GUIDANCE = 3.0
 COLUMNS = {"own": 100, "excess": 100, "widest": 100, "groups": 1, "held_out": 1, "equivalents": 1e-3}
 """What the table shows of each attack, and in which unit."""
+QUESTIONS = (
+    ("side-lora over plain sampling, at equal cost", "side-lora", "carlini-uncond", 1),
+    ("side-lora over plain sampling, at equal candidates", "side-lora", "carlini-uncond", 0),
+    ("side-lora, 32 clusters over one, at equal cost", "side-lora", None, 1),
+    ("side-queries (1,024 queries) over prompts of the vocabulary (256)", "side-queries", None, 0),
+    ("prompt-replay over side-queries, at equal candidates", "prompt-replay", "side-queries", 0),
+    ("webster-one-step over prompt-replay, at equal candidates", "webster-one-step", "prompt-replay", 0),
+    ("carlini-cliques over prompt-replay, at equal candidates", "carlini-cliques", "prompt-replay", 0),
+)
+"""What is compared: words, attack, the other one (None: the same attack, ablated), and whether cost is divided out."""
 CLUSTERED = {"synthetic_images": 256, "clusters": 32, "cohesion": -1.0}
 ATTACKS: dict[str, dict[str, Any]] = {
     "carlini-uncond": {},
@@ -165,30 +175,29 @@ def table(runs: Sequence[Path]) -> str:
 
 
 def ratios(runs: Path, ablated: Path) -> str:
-    """Return the log ratios of unique groups at equal cost, paired by victim, as ratios with t intervals."""
-    full = [found_in(run) for run in sorted(runs.glob("glyphs64-*"))]
-    less = [found_in(run) for run in sorted(ablated.glob("glyphs64-*"))]
-    questions = {
-        "side-lora over plain sampling": [(each["side-lora"], each["carlini-uncond"]) for each in full],
-        "side-lora, 32 clusters over one": _paired(full, less, "side-lora"),
-        "side-queries over prompts of the vocabulary": _paired(full, less, "side-queries"),
-        "prompt-replay over side-queries": [(each["prompt-replay"], each["side-queries"]) for each in full],
-    }
+    """Return the log ratios of unique groups, paired by victim, as ratios with t intervals.
+
+    At equal cost: per denoiser-equivalent (NFE). At equal candidates: as they were found; cost is another matter.
+    Half a group is added to each count, so that none found has a logarithm.
+    """
+    full = {run.name[:10]: found_in(run) for run in sorted(runs.glob("glyphs64-*"))}
+    less = {run.name[:10]: found_in(run) for run in sorted(ablated.glob("glyphs64-*"))}
     rows = []
-    for question, pairs in questions.items():
-        logs = np.array([math.log(_rate(first) / _rate(second)) for first, second in pairs])
-        signs = int((logs > 0).sum()), len(logs)
-        rows.append({"question": question, "ratio": _interval(logs, math.exp), "above 1": "{} of {}".format(*signs)})
+    for question, attack, other, costs in QUESTIONS:
+        second = less if other is None else full
+        logs = [
+            math.log((found[attack].groups + 0.5) / (second[victim][other or attack].groups + 0.5))
+            - costs * math.log(found[attack].equivalents / second[victim][other or attack].equivalents)
+            for victim, found in full.items()
+            if attack in found and (other or attack) in second.get(victim, {})
+        ]
+        if logs:
+            above, below = sum(log > 0 for log in logs), sum(log < 0 for log in logs)
+            ratio = _interval(np.array(logs), math.exp)
+            rows.append(
+                {"question": question, "victims": len(logs), "ratio": ratio, "above 1": above, "below 1": below}
+            )
     return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
-
-
-def _paired(first: Sequence[Mapping[str, Found]], second: Sequence[Mapping[str, Found]], attack: str) -> list[Any]:
-    return [(one[attack], other[attack]) for one, other in zip(first, second, strict=True)]
-
-
-def _rate(found: Found) -> float:
-    """Return unique groups for a denoiser-equivalent; half a group more, so that none has a logarithm."""
-    return (found.groups + 0.5) / found.equivalents
 
 
 def _interval(values: np.ndarray, shown: Callable[[float], float] = float) -> str:
