@@ -86,7 +86,10 @@ def as_bytes(images: Tensor, describe: Callable[[Tensor], Tensor], block: int) -
         block: Images that are described at a time.
     """
     size = images.shape[1:].numel()
-    if not len(images) or describe(images[:1]).shape[1] != size:
+    if not len(images) or images.dtype != torch.uint8:
+        return None
+    first = describe(images[:1])
+    if first.shape[1] != size or first.dtype != torch.float32:
         return None
     # An image in which the bytes follow each other, or as many as it takes.
     ramp = torch.arange(-(-256 // size) * size).remainder(256).to(torch.uint8)

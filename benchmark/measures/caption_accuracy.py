@@ -6,6 +6,7 @@ of both sides, where images may be moved by a pixel. How near the nearest is doe
 than the training image, and still like nothing else, is right. Chance is one over the number of captions.
 """
 
+import functools
 from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch.nn import functional
 from ..contracts import Side
 from ..data.captions import captions_of
 from ..data.references import References
+from .image_quality import MOST_DIMENSIONS
 
 MOST_IMAGES = 2048
 """Images of a side that the classifier knows, the first ones. Images of other captions are not counted."""
@@ -24,24 +26,31 @@ SHIFTS = ((0, 0), (0, 1), (0, -1), (1, 0), (-1, 0))
 """Rows and columns by which an image may be moved."""
 
 
+ALIKE = 1e-3
+"""Squared distances, of values in 0 .. 1, that differ by less are the same: float32 knows them no better."""
+
 KEYS: Mapping[Side, str] = {"training": "caption_accuracy", "held_out": "held_out_caption_accuracy"}
 """What the figure of a side's captions is called."""
 
 
 class CaptionClassifier:
-    """Gives an image the caption of the nearest training or held-out image."""
+    """Says whether an image is as near to an image of a caption as to any other training or held-out image."""
 
     def __init__(self, images: np.ndarray, captions: np.ndarray) -> None:
-        """Take uint8 images, N x C x H x W, and the number of each one's caption, (N,)."""
-        self._known, self._captions = torch.from_numpy(images).float().flatten(1) / 255, captions
+        """Take uint8 images, N x C x H x W, at least one, and the number of each one's caption, (N,)."""
+        self._known, self._captions = torch.from_numpy(images).flatten(1).float().div_(255), torch.from_numpy(captions)
 
-    def __call__(self, images: Tensor) -> np.ndarray:
-        """Return the caption's number of each image, (N,), for uint8 images N x C x H x W."""
-        best = [torch.cdist(moved.flatten(1), self._known).min(1) for moved in _moved(images.float() / 255)]
-        nearest = torch.stack([found.values for found in best]).argmin(0)
-        places = torch.stack([found.indices for found in best])
-        captions: np.ndarray = self._captions[places[nearest, torch.arange(len(images))].numpy()]
-        return captions
+    def shows(self, images: Tensor, captions: np.ndarray) -> np.ndarray:
+        """Return whether each image, uint8 N x C x H x W, shows its caption, (N,) bool; `captions` are numbers, (N,).
+
+        Where images of two captions are alike, an image as near to both shows either.
+        """
+        moved = (torch.cdist(each.flatten(1), self._known) for each in _moved(images.float() / 255))
+        distances = functools.reduce(torch.minimum, moved).square_()
+        others = self._captions[None] != torch.from_numpy(captions)[:, None]
+        own = distances.masked_fill(others, torch.inf).min(1).values
+        found: np.ndarray = (own <= distances.min(1).values + ALIKE).numpy()
+        return found
 
 
 def caption_accuracy(
@@ -50,7 +59,7 @@ def caption_accuracy(
     """Return, by unit, the share of images that the classifier gives to their own caption, in 0 .. 1.
 
     `caption_accuracy` is that of training captions, `held_out_caption_accuracy` that of the others; what no caption was
-    sent for is left out.
+    sent for is left out, and so are pairs of images of more than 4,096 values, where distances of pixels say nothing.
 
     Args:
         candidates: By unit, its images, uint8 N x C x H x W, read batch by batch, and the number of the caption that
@@ -58,21 +67,30 @@ def caption_accuracy(
         references: The pair's images with their captions.
     """
     known = captions_of(references)
-    if known is None:
+    if known is None or references.training.images[0].size > MOST_DIMENSIONS:
         return {}
     sides = list(known.numbers.own)
     images = np.concatenate([getattr(references, side).images[:MOST_IMAGES] for side in sides])
     own = {side: known.numbers.own[side][:MOST_IMAGES] for side in sides}
     captions = np.concatenate([own[side] for side in sides])
-    classify = CaptionClassifier(images[captions >= 0], captions[captions >= 0])
+    if not (captions >= 0).any():
+        return {}
+    classifier = CaptionClassifier(images[captions >= 0], captions[captions >= 0])
     found = {}
     for unit, (batches, sent) in candidates.items():
         if sent is None:
             continue
-        right = np.concatenate([classify(batch) for batch in batches]) == sent
+        right = np.concatenate(list(_right(classifier, batches, sent)))
         asked = {side: np.isin(sent, own[side]) & (sent >= 0) for side in sides}
         found[unit] = {KEYS[side]: float(right[rows].mean()) for side, rows in asked.items() if rows.any()}
     return found
+
+
+def _right(classifier: CaptionClassifier, batches: Iterable[Tensor], sent: np.ndarray) -> Iterator[np.ndarray]:
+    begin = 0
+    for batch in batches:
+        yield classifier.shows(batch, sent[begin : begin + len(batch)])
+        begin += len(batch)
 
 
 def _moved(images: Tensor) -> Iterator[Tensor]:

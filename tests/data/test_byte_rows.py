@@ -44,6 +44,12 @@ def test_values_come_back_to_the_last_bit(shape: tuple[int, ...]) -> None:
     assert rows.read(picked, out) is out and torch.equal(out, wanted[picked])
 
 
+def test_bytes_are_bytes_and_values_are_float32() -> None:
+    images = some_images(4, (1, 4, 4))
+    assert as_bytes(images.short(), described, 7) is None
+    assert as_bytes(images, lambda part: described(part).double(), 7) is None
+
+
 def test_images_are_not_copied() -> None:
     images = some_images(30, LONG)
     assert kept(images).stored.data_ptr() == images.data_ptr()

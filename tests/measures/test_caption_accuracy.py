@@ -1,5 +1,7 @@
 """An image shows its caption if it is more like that caption's images than like any other's."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -57,3 +59,21 @@ def test_units_that_send_no_captions_have_none(references: References) -> None:
     images = torch.from_numpy(references.training.images)
     assert caption_accuracy({"plain": ([images], None)}, references) == {}
     assert accuracy(references, images[:2], ["", "both"]) == {}, "a caption of both sides asks for neither's image"
+
+
+def test_an_image_that_two_captions_share_shows_either(references: References) -> None:
+    training = references.training
+    shared = training.images.copy()
+    shared[3] = shared[2]  # what a dog is shown as, a cow is shown as too
+    doubled = dataclasses.replace(references, training=dataclasses.replace(training, images=shared))
+    images = torch.from_numpy(shared[[2, 3, 2, 4]])
+    assert accuracy(doubled, images, ["dog", "cow", "cow", "cow"]) == {"caption_accuracy": 0.75}
+
+
+def test_nothing_is_said_of_large_images_nor_where_both_sides_share_every_caption(references: References) -> None:
+    large = ImageSet(np.zeros((3, 3, 64, 64), np.uint8), np.arange(3), np.arange(3), captions=["cat", "dog", "cow"])
+    sent = np.zeros(3, dtype=np.int64)
+    images = [torch.zeros(3, 3, 64, 64, dtype=torch.uint8)]
+    assert caption_accuracy({"unit": (images, sent)}, dataclasses.replace(references, training=large)) == {}
+    same = dataclasses.replace(references, held_out=references.training)
+    assert caption_accuracy({"unit": ([images[0][:, :1, :8, :8]], sent)}, same) == {}
