@@ -7,12 +7,12 @@ import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from statistics import fmean
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from ..files import read_json
 from ..protocol import CONFIDENCE
 from ..results.run_folder import RunFolder
-from ..results.schema import AttackRatio, BandResult, Claim, Compared, Metrics, Result
+from ..results.schema import AttackRatio, BandResult, Claim, Compared, Exposure, Metrics, OwnImages, Result
 from .tables import claim_words, model_line, percent, probe_flags
 from .verdict import headline
 
@@ -28,7 +28,7 @@ FLAGS = 3
 """Flags that are shown; the others stand among all tables."""
 
 LINKS = 2
-"""Attacks and seeds whose link between a caption and its own image is shown."""
+"""Attacks whose link between a caption and its own image is shown, for the first seed."""
 
 PLAIN, SIDE = "carlini-uncond", "side"
 """Attacks that others are compared with, the first of them that a run has."""
@@ -43,6 +43,8 @@ ANSWERS = {
 }
 """By what claims say; where they differ, the first of them is the run's."""
 NO_VERDICT = "NO VERDICT"
+
+OfUnit = TypeVar("OfUnit", OwnImages, Exposure)
 
 
 class Column(NamedTuple):
@@ -216,18 +218,31 @@ def _title(metrics: Metrics, attacks: dict[str, list[Result]], seconds: float | 
 
 def _links(metrics: Metrics) -> list[str]:
     """Say what replayed captions and planted strings show."""
+    seeds = len({result.seed for result in metrics.results}) > 1
     links = [
-        f"own image nearest ({found.attack}): {percent(found.training)} % of training captions"
+        f"own image nearest ({_whose(found, seeds)}): {percent(found.training)} % of training captions"
         + (f", {percent(found.control)} % of the control's" if found.control is not None else "")
         + f"; extracted too: {percent(found.extracted)} %"
-        for found in metrics.own_images[:LINKS]
+        for found in _one_each(metrics.own_images)
     ]
     exposed = [
-        f"exposure of planted strings ({found.attack}): {found.planted.value:.1f} of {math.log2(found.others + 1):.1f} "
-        "bits, 1.4 without a leak"
-        for found in metrics.exposures[:LINKS]
+        f"exposure of planted strings ({_whose(found, seeds)}): {found.planted.value:.1f} of "
+        f"{math.log2(found.others + 1):.1f} bits, 1.4 without a leak"
+        for found in _one_each(metrics.exposures)
     ]
     return [*links, *exposed]
+
+
+def _one_each(found: Sequence[OfUnit]) -> list[OfUnit]:
+    """Return the first attacks' figures, each for its first seed."""
+    first: dict[str, OfUnit] = {}
+    for each in found:
+        first.setdefault(each.attack, each)
+    return list(first.values())[:LINKS]
+
+
+def _whose(found: OwnImages | Exposure, seeds: bool) -> str:
+    return f"{found.attack}, seed {found.seed}" if seeds else found.attack
 
 
 # ---- The table --------------------------------------------------------------------------------------

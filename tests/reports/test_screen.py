@@ -308,9 +308,15 @@ def test_a_caption_s_own_image_is_a_link_that_comes_before_the_table(finished: A
         extracted=Estimate(value=0.082, low=0.04, high=0.15),
         extracted_control=None,
     )
-    lines = first_screen(finished.folder, metrics.model_copy(update={"own_images": [link] * 3})).splitlines()
+    others = [{"seed": 1}, {"attack": "carlini-cliques"}, {"attack": "webster-edges"}]
+    links = [link, *(link.model_copy(update=other) for other in others)]
+    lines = first_screen(finished.folder, metrics.model_copy(update={"own_images": links})).splitlines()
     text = " ".join(" ".join(lines).split())
-    assert text.count("own image nearest (prompt-replay): 67.30 [60.10, 73.70] % of training captions, 1.50") == 2
+    assert "own image nearest (prompt-replay): 67.30 [60.10, 73.70] % of training captions, 1.50" in text
+    assert text.count("own image nearest") == 2 and "own image nearest (carlini-cliques):" in text
+    results = [*metrics.results, *(row.model_copy(update={"seed": 1}) for row in metrics.results)]
+    several = metrics.model_copy(update={"own_images": links, "results": results})
+    assert "own image nearest (prompt-replay, seed 0): 67.30" in first_screen(finished.folder, several)
     assert "extracted too: 8.20 [4.00, 15.00] %" in text and len(lines) <= 25
     assert text.index("own image nearest") < text.index("copies %")
 
