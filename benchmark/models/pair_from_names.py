@@ -128,9 +128,6 @@ def pair_of(
     """
     if split is None:
         raise BadInput("--dataset needs --split, the split that the model was trained on (and --holdout, another)")
-    empty = [option for option, name in (("dataset", dataset), ("split", split), ("holdout", holdout)) if name == ""]
-    if empty:
-        raise BadInput(f"--{empty[0]} has no name behind it")
     dataset = _named_data(dataset, split, holdout)
     kind, claim = _control(control, split, holdout)
     victim = _victim(model, variant, allow_pickle)
@@ -165,11 +162,13 @@ def _named_data(dataset: Any, split: Any, holdout: Any) -> str:
     """Return the data set's name.
 
     Raises:
-        BadInput: images themselves are given, or anything else that is no name.
+        BadInput: images themselves are given, or anything else that is no name, or an empty one.
     """
     if isinstance(dataset, Path):
         dataset = str(dataset)
-    for named in (dataset, split, holdout):
+    for option, named in (("dataset", dataset), ("split", split), ("holdout", holdout)):
+        if isinstance(named, str) and not named:
+            raise BadInput(f"--{option} has no name behind it")
         if named is not None and not isinstance(named, str):
             raise BadInput(
                 f"pair_of takes a data set and its splits by name, not a {type(named).__name__}; save arrays by "
