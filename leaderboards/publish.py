@@ -15,7 +15,8 @@ from ..benchmark.errors import BadInput
 from . import eval_yaml, owners
 from .badge import SUFFIX, checked_file
 from .check import Problem, check_files
-from .read_records import read_record, record_files
+from .read_records import read_any, record_files
+from .record import Record
 
 FOLDER = "records"
 """Where records lie in the repository."""
@@ -69,10 +70,13 @@ def _tasks(repo: str, parent: str, files: list[Path], there: bool) -> dict[str, 
     Raises:
         BadInput: the one that is there is none of its form.
     """
-    text = eval_yaml.eval_yaml(
-        map(read_record, files), _content_there(repo, parent, eval_yaml.PLACE) if there else None
-    )
+    text = eval_yaml.eval_yaml(_extraction(files), _content_there(repo, parent, eval_yaml.PLACE) if there else None)
     return {eval_yaml.PLACE: text.encode()} if text else {}
+
+
+def _extraction(files: list[Path]) -> list[Record]:
+    """Return the records of extraction: those of detectors are no result of a model."""
+    return [record for record in map(read_any, files) if isinstance(record, Record)]
 
 
 def _content_there(repo: str, parent: str, path: str) -> bytes:
@@ -113,7 +117,7 @@ def rehearsal(repo: str, records: Path) -> str:
         raise BadInput(f"{repo!r} is no name of a repository: {error}") from None
     files = _checked_records(records)
     sizes = {path: file.stat().st_size for path, file in sorted(_by_place(files, records).items())}
-    if tasks := eval_yaml.eval_yaml(map(read_record, files)):
+    if tasks := eval_yaml.eval_yaml(_extraction(files)):
         sizes[eval_yaml.PLACE] = len(tasks.encode())
     lines = [f"{path} ({size:,} bytes)" for path, size in sizes.items()]
     total = f"{len(lines):,} files, {sum(sizes.values()):,} bytes, all records are in order"

@@ -7,10 +7,15 @@ from typing import Any
 
 import pytest
 from local_hub import TOKEN, Commands, LocalHub
+from made_detections import detection_folder
 from made_records import changed, list_file, store
 
+from sidebench.leaderboards.make_detection import add_detection
 from sidebench.leaderboards.make_records import make_records, write_record
 from sidebench.leaderboards.owners import FILE, claim, parse_owners, read_owners
+from sidebench.leaderboards.publish import _tasks
+from sidebench.leaderboards.read_records import record_files
+from sidebench.leaderboards.record import Record, Source
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +73,18 @@ def test_a_dry_run_asks_nobody(records: Path, call: Any, monkeypatch: pytest.Mon
     assert call(*arguments, "--send")[0] == 2
     assert call(*publishing("no name", records, "--dry-run"))[0] == 2
     assert call(*publishing("a/b", tmp_path, "--dry-run"))[0] == 2
+
+
+def test_records_of_both_tracks_are_published_and_only_extraction_has_tasks(
+    real_records: list[Record], call: Any, tmp_path: Path
+) -> None:
+    folder = tmp_path / "records"
+    source = Source(repo="someone/model", commit="a" * 40)
+    store(changed(real_records[0], sources={"model": source}), folder)
+    file = add_detection(detection_folder(tmp_path / "glyphs-0"), "another", folder, tmp_path / "key.pem")
+    code, out, err = call(*publishing("nobody/has-this", folder, "--dry-run"))
+    assert (code, err) == (0, "") and f"records/{file.relative_to(folder).as_posix()}" in out and "eval.yaml (" in out
+    assert list(_tasks("nobody/has-this", "", record_files(folder), there=False)) == ["eval.yaml"]
 
 
 def test_pull_request_leaves_main_alone(hub: LocalHub, run: Commands, records: Path) -> None:
