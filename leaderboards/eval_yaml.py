@@ -63,4 +63,6 @@ def _read(there: bytes | None) -> dict[str, Any]:
     tasks = content.get("tasks") if isinstance(content, dict) else None
     if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
         raise BadInput(f"{PLACE} in the repository has no list of tasks: put it right there, or remove it")
+    if not all(isinstance(task.get("id", ""), str | int | float) for task in tasks):
+        raise BadInput(f"{PLACE} in the repository has a task whose id is no text: put it right there, or remove it")
     return dict(content)

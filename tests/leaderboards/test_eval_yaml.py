@@ -42,7 +42,7 @@ def test_what_is_there_stays(real_records: list[Record]) -> None:
     assert [task["id"] for task in written["tasks"]] == ["other", task_id(record)]
     again = eval_yaml([record]).encode()
     assert eval_yaml([record], again) == again.decode() and eval_yaml(real_records, mine) == mine.decode()
-    for wrong in (b"tasks: 3", b"- a", b"tasks: [a]", b"name: [x"):
+    for wrong in (b"tasks: 3", b"- a", b"tasks: [a]", b"name: [x", b"tasks: [{id: [1]}]", b"tasks: [{id: {a: 1}}]"):
         with pytest.raises(BadInput, match=r"eval\.yaml in the repository"):
             eval_yaml([record], wrong)
 
