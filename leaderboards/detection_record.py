@@ -9,6 +9,7 @@ extraction.
 import base64
 import hashlib
 import json
+import math
 import shlex
 import zlib
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ from ..benchmark.data.prompt_files import Label
 from ..benchmark.errors import BadRecord, first_problem
 from ..benchmark.files import canonical_json
 from ..benchmark.results.detection import FPRS, AgainstNegatives, Count, DetectorUsed, Negatives, Replay, against
+from ..benchmark.stats.detection import draws_for
 from .record import Record, Victim
 
 SCHEMA = "sidebench-detection-record/1"
@@ -39,9 +41,15 @@ KINDS: tuple[Negatives, ...] = get_args(Negatives)
 FPR_KEYS = {f"{fpr:g}" for fpr in FPRS}
 """False positive rates as figures are named by them."""
 
-MOST_PROMPTS = 2**20
-MOST_COMPARED = 2**27
-"""Detectors times memorised times other prompts, at most: the comparison holds a number for each."""
+MOST_HELD = 2**26
+"""Memorised times scored prompts times detectors and three more, at most: the comparison holds a number for each pair
+of prompts under each detector, and three more while it is begun. With a block of draws they fill 0.8 GB."""
+
+MOST_DRAWN = 2**29
+"""Draws times what each draw looks at, prompts under each detector and pairs of these, at most: half a minute."""
+
+MOST_ADDED = 2**37
+"""Draws times memorised times scored prompts times detectors and one more, at most: products, a quarter minute."""
 
 
 class _Part(BaseModel):
@@ -142,18 +150,21 @@ def parse_detection(content: Any, name: str) -> DetectionRecord:
         record = DetectionRecord.model_validate(content)
     except ValidationError as error:
         raise BadRecord(first_problem(error).of(name)) from None
-    _check_sizes(record, name)
+    check_sizes(record, name)
     return record
 
 
-def _check_sizes(record: DetectionRecord, name: str) -> None:
-    """Refuse what no page can show, and sizes that would fill the memory of whoever checks it."""
+def check_sizes(record: DetectionRecord, name: str) -> None:
+    """Refuse what no page can show, and sizes that would take the time or memory of whoever checks it.
+
+    Raises:
+        BadRecord: it is such a record.
+    """
     if record.counts.keys() != set(get_args(Label)):
         raise BadRecord(f"{name}, counts: must name each label once")
     if any(count.prompts < 0 or count.families < 0 for count in record.counts.values()):
         raise BadRecord(f"{name}, counts: cannot be below 0")
-    memorised = record.counts["memorised"].prompts
-    if record.prompts > MOST_PROMPTS or memorised * record.prompts * len(record.detectors) > MOST_COMPARED:
+    if _too_many(record.counts["memorised"].prompts, record.prompts, len(record.detectors)):
         raise BadRecord(f"{name}, counts: {record.prompts:,} prompts of {len(record.detectors)} detectors are too many")
     if [each.negatives for each in record.against] != list(KINDS):
         raise BadRecord(f"{name}, against: must have one entry for each of {', '.join(KINDS)}")
@@ -161,6 +172,16 @@ def _check_sizes(record: DetectionRecord, name: str) -> None:
     for number, each in enumerate(record.against):
         if fault := _misfit(each, known):
             raise BadRecord(f"{name}, against.{number}.{fault[0]}: {fault[1]}")
+
+
+def _too_many(memorised: int, prompts: int, detectors: int) -> bool:
+    """Return whether to compute the figures of so many takes more time or memory than a check may."""
+    draws, compared = draws_for(detectors), memorised * prompts
+    return (
+        compared * (detectors + 3) > MOST_HELD
+        or draws * (prompts * detectors + math.comb(detectors, 2)) > MOST_DRAWN
+        or draws * compared * (detectors + 1) > MOST_ADDED
+    )
 
 
 def _misfit(each: AgainstNegatives, known: Sequence[str]) -> tuple[str, str] | None:

@@ -27,6 +27,7 @@ from .detection_record import (
     DetectionMade,
     DetectionRecord,
     Scored,
+    check_sizes,
     command,
     dense,
     pack,
@@ -82,6 +83,7 @@ def add_detection(folder: Path, submitter: str, records: Path, key_file: Path | 
         BadInput: there can be no record, the name is somebody else's, or the key cannot be used.
     """
     record = make_detection_record(folder, submitter)
+    check_sizes(record, folder.name)
     if found := check_record(record):
         field, message = found[0]
         raise BadRecord(f"{folder.name}, {field}: {message}")

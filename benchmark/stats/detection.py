@@ -33,7 +33,8 @@ _WORTH = 3
 """Trials that a family of the rarer kind is worth at most in the interval of an AUC."""
 
 _BLOCK = 250
-"""Draws at a time, which bounds the memory."""
+_BLOCK_NUMBERS = 4_000_000
+"""Draws at a time, and draws times prompts at a time: both bound the memory."""
 
 
 class Kinds(NamedTuple):
@@ -164,7 +165,7 @@ def detection(
     parts = {name: (values[kinds.positive], values[~kinds.positive]) for name, values in scores.items()}
     trials = [len(np.unique(kinds.families[chosen])) for chosen in (kinds.positive, ~kinds.positive)]
     asked = [fpr for fpr in fprs if trials[1] >= needed(fpr)]
-    draws = max(draws, math.ceil(4 * math.comb(len(scores), 2) / (1 - confidence)))
+    draws = draws_for(len(scores), draws, confidence)
     # Two prompts of one family would count once more in every draw that holds the family twice.
     apart = (kinds.families[kinds.positive][:, None] != kinds.families[~kinds.positive][None, :]).astype(float)
     above = {name: _above(*part) * apart for name, part in parts.items()}
@@ -216,6 +217,26 @@ def needed(fpr: float) -> int:
     return NEGATIVES_AT.get(fpr, round(5 / fpr))
 
 
+def draws_for(detectors: int, draws: int = DRAWS, confidence: float = 0.95) -> int:
+    """Return how many draws compare so many detectors: more where few could show no difference after Holm.
+
+    Examples:
+        >>> draws_for(7), draws_for(64)
+        (2000, 161280)
+    """
+    return max(draws, math.ceil(4 * math.comb(detectors, 2) / (1 - confidence)))
+
+
+def block_of(prompts: int) -> int:
+    """Return how many draws of so many prompts are held at a time, at least one.
+
+    Examples:
+        >>> block_of(5_769), block_of(65_536)
+        (250, 61)
+    """
+    return max(1, min(_BLOCK, _BLOCK_NUMBERS // max(1, prompts)))
+
+
 def _above(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
     """Return 1 where a positive scores above a negative, 1/2 on a tie, 0 below, P x N."""
     found: np.ndarray = (np.sign(positive[:, None] - negative[None, :]) + 1) / 2
@@ -234,8 +255,9 @@ def _weights(kinds: Kinds, seed: int, draws: int) -> Iterator[tuple[np.ndarray, 
     known, place = np.unique(kinds.families, return_inverse=True)
     holds = np.stack([np.bincount(place, kinds.positive, len(known)), np.bincount(place, ~kinds.positive, len(known))])
     strata = [np.flatnonzero(both) for both in ((holds[0] > 0) & (holds[1] == 0), (holds[0] == 0), (holds > 0).all(0))]
-    for start in range(0, draws, _BLOCK):
-        count = min(_BLOCK, draws - start)
+    block = block_of(len(kinds.families))
+    for start in range(0, draws, block):
+        count = min(block, draws - start)
         times = np.zeros((count, len(known)))
         for stratum in strata:
             if len(stratum):

@@ -18,7 +18,15 @@ from sidebench.leaderboards.build import build
 from sidebench.leaderboards.challenge import challenge
 from sidebench.leaderboards.check import check_files, check_record
 from sidebench.leaderboards.check_base import check_on_base
-from sidebench.leaderboards.detection_record import DetectionRecord, dense, pack, parse_detection, unpack, unpacked
+from sidebench.leaderboards.detection_record import (
+    DetectionRecord,
+    check_sizes,
+    dense,
+    pack,
+    parse_detection,
+    unpack,
+    unpacked,
+)
 from sidebench.leaderboards.make_detection import add_detection, make_detection_record
 from sidebench.leaderboards.make_records import write_record
 from sidebench.leaderboards.owners import claim
@@ -153,6 +161,34 @@ def test_a_changed_folder_makes_no_record(tmp_path: Path) -> None:
     (folder / "scores.parquet").write_bytes(b"no table")
     with pytest.raises(CorruptRun):
         make_detection_record(folder, "somebody")
+
+
+# ---- Sizes -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("memorised", "never", "detectors"),
+    [(10, 300_000, 1), (10, 4_000, 64), (3_000, 9_000, 1), (1_000, 1_500, 25), (20, 40, 64)],
+)
+def test_sizes_that_take_too_long_are_refused(
+    memorised: int, never: int, detectors: int, made: DetectionRecord
+) -> None:
+    with pytest.raises(BadRecord, match=rf"r\.json, counts: .* prompts of {detectors} detectors are too many"):
+        check_sizes(sized(made, memorised, never, detectors), "r.json")
+
+
+@pytest.mark.parametrize(("memorised", "never", "detectors"), [(500, 6_000, 7), (149, 5_620, 11), (100, 60_000, 2)])
+def test_sizes_of_studies_are_read(memorised: int, never: int, detectors: int, made: DetectionRecord) -> None:
+    with pytest.raises(BadRecord, match="against"):  # what is looked at next
+        check_sizes(sized(made, memorised, never, detectors), "r.json")
+
+
+def sized(made: DetectionRecord, memorised: int, never: int, detectors: int) -> DetectionRecord:
+    """Return the record with other sizes, and figures of none."""
+    count = made.counts["memorised"]
+    sizes = {"memorised": memorised, "not replayed": 0, "never seen": never, "ambiguous": 0}
+    counts = {label: count.model_copy(update={"prompts": size, "families": size}) for label, size in sizes.items()}
+    return made.model_copy(update={"counts": counts, "detectors": made.detectors[:1] * detectors, "against": []})
 
 
 # ---- Changed records --------------------------------------------------------------------------------

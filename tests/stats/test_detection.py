@@ -6,7 +6,7 @@ from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
 from sidebench.benchmark.errors import BadInput, TooFew
-from sidebench.benchmark.stats.detection import Kinds, auc, check_kinds, detection, needed, tpr_at
+from sidebench.benchmark.stats.detection import Kinds, _weights, auc, block_of, check_kinds, detection, needed, tpr_at
 
 
 def made(rng: np.random.Generator, families: int, size: int, shift: float) -> tuple[np.ndarray, Kinds]:
@@ -131,6 +131,12 @@ def test_too_few_families_are_refused(positives: int, word: str) -> None:
         check_kinds(kinds)
     with pytest.raises(TooFew):
         detection({"a": np.zeros(50)}, kinds)
+
+
+def test_draws_are_held_in_blocks_of_bounded_size() -> None:
+    kinds = Kinds(np.arange(20_000) < 20, np.arange(20_000) % 30)
+    blocks = [len(ours) for ours, _ in _weights(kinds, 0, 450)]
+    assert blocks == [200, 200, 50] and (block_of(16_000), block_of(10**7)) == (250, 1)
 
 
 def test_a_score_that_is_no_number_is_refused() -> None:
