@@ -701,6 +701,8 @@ class Detector(ABC):
     version: ClassVar[int] = 1
     """Raised whenever what ships under this name may give other numbers than before."""
     Settings: ClassVar[type[Settings]] = Settings
+    later_settings: ClassVar[frozenset[str]] = frozenset()
+    """Settings that came with a later version, as `Attack.later_settings`."""
 
     def __init__(self, settings: Any = None) -> None:
         self.settings: Any = self.Settings() if settings is None else settings

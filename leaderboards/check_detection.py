@@ -38,9 +38,9 @@ def numbers(record: DetectionRecord) -> Found:
         field, _, message = str(error).partition(": ")
         yield field, message
         return
-    counts = counted(scored.labels, scored.families)
+    known = counted(scored.labels, scored.families)
     for label in SCORED:
-        if record.counts[label] != counts[label]:
+        if record.counts[label] != known[label]:
             yield f"counts.{label}", "is not what labels and families say"
             return
     again = [each.model_dump(mode="json") for each in scored.figures(record.seed)]
@@ -62,17 +62,37 @@ def _method(used: DetectorUsed) -> dict[str, Any]:
     return used.model_dump(mode="json", include={"detector", "version", "settings", "code"})
 
 
+def counts(record: DetectionRecord) -> Found:
+    """Prompts are no more than the pair has images to take them from, and each family holds one of them at least."""
+    for label, count in record.counts.items():
+        if not (count.families <= count.prompts and bool(count.families) == bool(count.prompts)):
+            yield f"counts.{label}", f"{count.families:,} families cannot hold {count.prompts:,} prompts"
+    captions, images = _captions(record), record.victim.training_images
+    if captions > images:
+        yield "counts", f"{captions:,} captions of training images cannot be of {images:,} images"
+    never = record.counts["never seen"].prompts
+    if record.negatives > never:
+        yield "negatives", f"are {record.negatives:,}, and {never:,} prompts were never seen"
+
+
+def _captions(record: DetectionRecord) -> int:
+    """Return how many captions of training images were labelled, which takes no image twice."""
+    return sum(record.counts[label].prompts for label in (*SCORED[:2], "ambiguous"))
+
+
 def what_may_stand(record: DetectionRecord) -> Found:
     """The images are public, and labels came from as many images as are said."""
     if not record.victim.public:
         yield "victim.public", "is false: a record of detectors says of each caption whether it is memorised"
     if record.victim.family != "text":
         yield "victim.family", f"is {record.victim.family}: detectors score prompts of a text-to-image model"
-    replay, captions = record.replay, sum(record.counts[label].prompts for label in (*SCORED[:2], "ambiguous"))
+    replay, captions = record.replay, _captions(record)
     if replay.images < 1 or replay.steps < 1:
         yield "replay", "makes no image"
     elif replay.nfe < replay.images * replay.steps * captions:
         yield "replay.nfe", f"is too few for {replay.images} images of {captions:,} captions in {replay.steps} steps"
+    if replay.guidance_scale < 0:
+        yield "replay.guidance_scale", f"is {replay.guidance_scale:g}, and cannot be below 0"
     try:
         make_measure(replay.measure)
     except SidebenchError as error:
@@ -88,9 +108,13 @@ def detectors(record: DetectionRecord) -> Found:
         field, known = f"detectors.{number}", used.detector in names("detector")
         if used.prompts != record.prompts:
             yield f"{field}.prompts", f"is {used.prompts:,}, and {record.prompts:,} were scored"
+        own = known and ships("detector", used.detector)
         if used.nfe < 0 or used.flops < 0:
             yield f"{field}.nfe", "cannot be below 0"
-        own = known and ships("detector", used.detector)
+        elif own and used.nfe < used.prompts:
+            yield f"{field}.nfe", f"is {used.nfe:,}, and {used.detector} calls the denoiser for each prompt"
+        if used.version < 1:
+            yield f"{field}.version", f"is {used.version}: versions begin at 1"
         if own != (used.code.get("package") == "sidebench"):
             yield f"{field}.code", "ships not with sidebench" if not own else "is not sidebench's, and it ships with it"
         if not own and "sha256" not in used.code:
@@ -100,9 +124,10 @@ def detectors(record: DetectionRecord) -> Found:
         plugin = find("detector", used.detector)
         if used.version > plugin.version:
             yield f"{field}.version", f"is {used.version}, and it is at {plugin.version} here; update sidebench"
-        elif used.version == plugin.version:
-            yield from check_plugin_settings(plugin, used.settings, f"{field}.settings", frozenset())
+            continue
+        later = plugin.later_settings if used.version < plugin.version else frozenset()
+        yield from check_plugin_settings(plugin, used.settings, f"{field}.settings", later)
 
 
-FIRST: Sequence[Callable[[DetectionRecord], Found]] = (texts, victim, what_may_stand, detectors, command)
+FIRST: Sequence[Callable[[DetectionRecord], Found]] = (texts, victim, counts, what_may_stand, detectors, command)
 THEN: Sequence[Callable[[DetectionRecord], Found]] = (numbers,)

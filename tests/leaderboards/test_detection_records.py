@@ -239,6 +239,15 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "count": (put("counts.memorised.prompts", 49), "detectors.0.prompts: is 203, and 204 were scored"),
     "label": (put("counts", lambda own: {**own, "perhaps": own["memorised"]}), "counts.perhaps"),
     "huge": (put("counts.never seen.prompts", 2**40), "counts: 1,099,511,627,849 prompts of 2 detectors are too many"),
+    "captions": (put("counts.ambiguous", {"prompts": 184, "families": 1}), "counts: 257 captions of training images"),
+    "no family": (put("counts.ambiguous.families", 0), "counts.ambiguous: 0 families cannot hold 4 prompts"),
+    "more families": (put("counts.ambiguous.families", 5), "counts.ambiguous: 5 families cannot hold 4 prompts"),
+    "negatives": (put("negatives", 131), "negatives: are 131, and 130 prompts were never seen"),
+    "guidance": (put("replay.guidance_scale", -1), "replay.guidance_scale: is -1, and cannot be below 0"),
+    "few calls": (put("detectors.0.nfe", 202), "detectors.0.nfe: is 202, and dsm calls the denoiser for each prompt"),
+    "no calls": (put("detectors.1.nfe", 0), "detectors.1.nfe: is 0, and noise-norm calls the denoiser"),
+    "version 0": (put("detectors.0.version", 0), "detectors.0.version: is 0: versions begin at 1"),
+    "version -5": (put("detectors.1.version", -5), "detectors.1.version: is -5: versions begin at 1"),
     "calls": (put("detectors.0.nfe", -1), "detectors.0.nfe: cannot be below 0"),
     "setting": (put("detectors.0.settings", {"noise": 1}), "detectors.0.settings: "),
     "lacking": (put("detectors.0.settings", {}), "detectors.0.settings: does not say guidance_scale"),
@@ -275,6 +284,21 @@ def test_a_changed_record_is_refused_by_field(name: str, content: dict[str, Any]
     change, said = CHANGES[name]
     change(content)
     assert said in problems(content), problems(content)
+
+
+def test_settings_of_an_older_version_are_checked_too(content: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    from sidebench.methods.detectors.dsm import Dsm
+
+    monkeypatch.setattr(Dsm, "version", 2)
+    assert problems(content) == ""
+    lacking = dict(content["detectors"][0]["settings"])
+    del lacking["noises"]
+    content["detectors"][0]["settings"] = lacking
+    assert "detectors.0.settings: does not say noises" in problems(content)
+    monkeypatch.setattr(Dsm, "later_settings", frozenset({"noises"}))
+    assert "detectors.0.settings" not in problems(content)
+    content["detectors"][0]["settings"] = {**lacking, "noise": 1}
+    assert "detectors.0.settings: " in problems(content)
 
 
 def test_a_changed_file_is_refused_by_its_name_and_left_out_of_the_board(folder: Path, tmp_path: Path) -> None:
