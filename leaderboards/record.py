@@ -370,18 +370,30 @@ def unpack(text: str, candidates: int, name: str) -> np.ndarray:
     """Return the booleans that `pack` packed.
 
     Raises:
-        BadRecord: the text does not hold exactly one bit per candidate.
+        BadRecord: the text does not hold exactly one bit per candidate, or something beside these.
     """
     size = -(-candidates // 8)
     try:
+        packed = base64.b64decode(text, validate=True)
         stream = zlib.decompressobj()
-        content = stream.decompress(base64.b64decode(text, validate=True), size + 1)
+        content = stream.decompress(packed, size + 1)
     except (ValueError, zlib.error):
         raise BadRecord(f"{name}: is not packed bits") from None
     bits = np.unpackbits(np.frombuffer(content, dtype=np.uint8)).astype(bool)
     if len(content) != size or not stream.eof or bits[candidates:].any():
         raise BadRecord(f"{name}: holds another number of bits than the {candidates} candidates")
+    if stream.unused_data or base64.b64encode(packed).decode() != text or not _as_packed(packed, content):
+        raise BadRecord(f"{name}: is not written as bits are packed, and could hold something else")
     return bits[:candidates]
+
+
+def _as_packed(packed: bytes, content: bytes) -> bool:
+    """Return whether bytes are deflated as `pack` does: at its level, with no room for what is not read.
+
+    Other builds of zlib deflate the same content to a few bytes more or less, so an eighth and 16 bytes are let pass.
+    """
+    ours = zlib.compress(content, 9)
+    return packed[:2] == ours[:2] and len(packed) <= len(ours) * 9 // 8 + 16
 
 
 def pooled_hits(records: Sequence[Record], seeds: Sequence[int]) -> list[AttackHits]:

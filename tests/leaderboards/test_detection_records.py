@@ -1,6 +1,8 @@
 """Records of detectors: made from a folder, checked from their ranks, on boards of their own, refused when changed."""
 
+import base64
 import json
+import zlib
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -75,6 +77,28 @@ def test_ranks_and_numbers_are_packed_without_loss() -> None:
     for text in ("?", pack(ranks)[:-8], ""):
         with pytest.raises(BadRecord, match="ranks: "):
             unpack(text, 4, "ranks")
+
+
+@pytest.mark.parametrize("count", [1, 255, 256, 65_535, 65_536])
+def test_numbers_of_every_width_are_packed_without_loss(count: int) -> None:
+    numbers = np.arange(count)[::-1]
+    assert np.array_equal(unpack(pack(numbers), count, "ranks"), numbers)
+
+
+def test_packed_numbers_have_one_text_and_room_for_nothing_else() -> None:
+    text = pack(np.array([1, 0, 1, 2]))
+    content = base64.b64decode(text)
+    others = {
+        "bytes behind": base64.b64encode(content + b"SECRET").decode(),
+        "bits behind": text.replace("g==", "h=="),
+        "a line's end": text + "\n",
+        "deflated": base64.b64encode(zlib.compress(content)).decode(),
+        "deflated, and bytes behind": base64.b64encode(zlib.compress(content, 0) + b"SECRET").decode(),
+    }
+    for name, other in others.items():
+        assert other != text
+        with pytest.raises(BadRecord, match=r"^labels: "):
+            pytest.fail(f"{name}: {unpack(other, 4, 'labels')}")
 
 
 def test_a_record_gives_the_figures_of_its_folder(made: DetectionRecord, folder: Path) -> None:
@@ -234,6 +258,8 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "short": (put("ranks.dsm", pack(np.arange(3))), "ranks.dsm: holds another number of entries than the 203"),
     "other": (put("ranks", lambda own: {"dsm": own["dsm"]}), "ranks: must have one entry per detector"),
     "labels": (put("labels", repacked(swapped)), "counts.memorised: is not what labels and families say"),
+    "hidden": (put("labels", lambda own: own + "U0VDUkVU"), "labels: "),
+    "hidden in ranks": (put("ranks.dsm", lambda own: pack(np.append(unpack(own, 203, "there"), 65))), "ranks.dsm: "),
     "fourth": (put("labels", repacked(lambda own: own + 1)), "labels: are the numbers 0 to 2"),
     "families": (put("families", repacked(lambda own: np.minimum(own, 99))), "counts."),
     "count": (put("counts.memorised.prompts", 49), "detectors.0.prompts: is 203, and 204 were scored"),

@@ -1,6 +1,8 @@
 """Leaderboard records: made from a run, complete, readable again, and silent about whose images they are."""
 
+import base64
 import json
+import zlib
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -108,10 +110,45 @@ def test_other_bits_are_refused(text: str) -> None:
         unpack(text, 12, "hits.training")
 
 
-def test_a_bomb_is_not_unpacked() -> None:
-    import base64
-    import zlib
+def deflated(content: bytes, level: int = 9, behind: bytes = b"") -> str:
+    return base64.b64encode(zlib.compress(content, level) + behind).decode()
 
+
+def test_packed_bits_have_no_room_for_anything_else() -> None:
+    content = np.packbits(np.arange(4000) % 7 == 0).tobytes()
+    assert len(unpack(deflated(content), 4000, "hits")) == 4000
+    # An empty block of deflate, level 9 in the header: nothing comes of it, however often it stands there.
+    stuffed = b"\x78\xda" + 100 * b"\x00\x00\x00\xff\xff" + zlib.compress(content, 9)[2:]
+    assert zlib.decompress(stuffed) == content
+    others = {
+        "bytes behind": deflated(content, behind=b"SECRET"),
+        "another level": deflated(content, 1),
+        "not deflated": deflated(content, 0),
+        "a line's end": deflated(content) + "\n",
+        "empty blocks": base64.b64encode(stuffed).decode(),
+    }
+    for name, other in others.items():
+        with pytest.raises(BadRecord, match=r"^hits: "):
+            pytest.fail(f"{name}: {unpack(other, 4000, 'hits')}")
+
+
+def test_base64_has_one_spelling() -> None:
+    text = pack(np.ones(12, dtype=bool))
+    other = f"{text[:-3]}{chr(ord(text[-3]) + 1)}=="
+    assert base64.b64decode(other, validate=True) == base64.b64decode(text)
+    with pytest.raises(BadRecord, match="hits: is not written as bits are packed"):
+        unpack(other, 12, "hits")
+
+
+def test_what_other_builds_of_zlib_make_is_read() -> None:
+    bits = np.random.default_rng(0).random(4000) < 0.1
+    # Another strategy at the same level stands for another build.
+    other = zlib.compressobj(9, zlib.DEFLATED, 15, 9, zlib.Z_FILTERED)
+    packed = other.compress(np.packbits(bits).tobytes()) + other.flush()
+    assert np.array_equal(unpack(base64.b64encode(packed).decode(), 4000, "hits"), bits)
+
+
+def test_a_bomb_is_not_unpacked() -> None:
     bomb = base64.b64encode(zlib.compress(bytes(50_000_000), 9)).decode()
     with pytest.raises(BadRecord, match="another number of bits"):
         unpack(bomb, 16, "hits.training")
