@@ -4,6 +4,7 @@ When a folder is opened, the first candidates of an attack without a preparation
 spent. What only a prepared attack would show is compared at its end, and flagged (`precision_check.py`).
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -31,7 +32,8 @@ from .victim import output_path
 def refuse_moved(plan: RunPlan, folder: RunFolder) -> None:
     """Refuse a run whose precision, or compiled denoiser, decides one of the first candidates otherwise than float32.
 
-    Looked at once, before an image is made; the references that decide are dropped before an attack is called.
+    Looked at before an image is made, and once for as many candidates of that attack under that measure; the references
+    that decide are dropped before an attack is called.
 
     Raises:
         BadSetting: a candidate falls into another band of the headline measure, or torch cannot compile the denoiser.
@@ -39,12 +41,16 @@ def refuse_moved(plan: RunPlan, folder: RunFolder) -> None:
     unit = _plain_unit(plan)
     if unit is None or not plan.rounds_otherwise():
         return
-    way = {"dtype": plan.model.dtype, "compiled": plan.batching.compiled}
+    subject = {
+        "way": {"dtype": plan.model.dtype, "compiled": plan.batching.compiled},
+        "unit": unit.description(),
+        "measure": plan.measures[0].id,
+    }
     known = read_json(folder.precision_file) if folder.precision_file.exists() else {}
-    if known.get("way") != way:
+    if not _answers(known, subject, len(_looked_at(plan))):
         if any(folder.has_made(each.name) for each in plan.units):
             return
-        known = {"way": way, **_moved(plan, unit)}
+        known = {**subject, **_moved(plan, unit)}
         write_checked_json(folder.precision_file, known)
     if known["moved"]:
         way_out = "--compile" if plan.model.dtype == "float32" else "--dtype"
@@ -52,6 +58,17 @@ def refuse_moved(plan: RunPlan, folder: RunFolder) -> None:
             f"{_named(plan)} decides {len(known['moved'])} of {known['candidates']} candidates otherwise than float32 "
             f"({unit.name}, candidate {known['moved'][0]} for one), so hits would be others: leave {way_out} out"
         )
+
+
+def _answers(known: Mapping[str, Any], subject: Mapping[str, Any], candidates: int) -> bool:
+    """Return whether an earlier finding is about the same, and about as many candidates unless some moved already."""
+    same = all(known.get(key) == value for key, value in subject.items())
+    return same and bool(known["moved"] or known["candidates"] >= candidates)
+
+
+def _looked_at(plan: RunPlan) -> range:
+    """Return the numbers of the candidates that are made both ways."""
+    return range(min(FLOAT32_CANDIDATES, plan.candidates))
 
 
 def _named(plan: RunPlan) -> str:
@@ -78,7 +95,7 @@ def _moved(plan: RunPlan, unit: Unit) -> dict[str, Any]:
     Raises:
         BadSetting: only the compiled denoiser fails.
     """
-    numbers = range(min(FLOAT32_CANDIDATES, plan.candidates))
+    numbers = _looked_at(plan)
     try:
         theirs = _plain(in_float32(plan), unit, numbers)
     except AttackFailed as error:  # said by the run itself, which goes on with the others

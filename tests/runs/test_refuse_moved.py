@@ -85,6 +85,30 @@ def test_what_was_refused_is_refused_without_a_model(
     assert "compiled" not in read_json(plain.folder().manifest_file)["batching"]
 
 
+def test_a_finding_serves_what_it_is_about(make_plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[tuple[str, str, int]] = []
+
+    def moved(plan: Any, unit: Any) -> dict[str, Any]:
+        looks.append((unit.name, plan.measures[0].id, min(64, plan.candidates)))
+        return {"candidates": looks[-1][2], "moved": [], "refused": ""}
+
+    monkeypatch.setattr(refuse_moved, "_moved", moved)
+    few = make_plan(tmp_path, attacks=["carlini-uncond"], dtype="bfloat16", candidates=4)
+    folder, unit = few.folder(), few.units[0]
+    again = dataclasses.replace(unit, seed=1)
+    for change in ({}, {}, {"candidates": 16}, {}, {"candidates": 100}, {"candidates": 200}, {"units": (again,)}):
+        refuse_moved.refuse_moved(dataclasses.replace(few, **change), folder)
+    measure = few.measures[0].id
+    assert looks == [*((unit.name, measure, number) for number in (4, 16, 64)), (again.name, measure, 4)]
+    other = dataclasses.replace(few, units=(again,), measures=few.measures[1:])
+    refuse_moved.refuse_moved(other, folder)
+    assert looks[-1] == (again.name, other.measures[0].id, 4) and len(looks) == 5
+    # What is made is not looked at any more.
+    monkeypatch.setattr(type(folder), "has_made", lambda self, unit: True)
+    refuse_moved.refuse_moved(few, folder)
+    assert len(looks) == 5
+
+
 def test_a_compiled_run_is_recorded_and_keeps_to_it(
     make_plan: Plan, finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
