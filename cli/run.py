@@ -324,7 +324,7 @@ def _execute(
     from ..benchmark.results import secret_seeds as secret
     from ..benchmark.runs.carry_out import carry_out
 
-    found, code = [], 0
+    found, scored, code = [], [], 0
     for plan, nonce in zip(plans, nonces, strict=True):
         with reporter_for(sys.stderr) as progress:
             progress.expect({f"{unit.name}: candidates": plan.candidates for unit in plan.units})
@@ -338,17 +338,27 @@ def _execute(
             continue
         if as_json:
             found.append(_as_dict(result.folder, result.metrics, as_json))
+            scored.append((result.folder, result.metrics))
         else:
             seconds = screen.seconds_of(result.folder)
             show(None, screen.first_screen(result.folder, result.metrics, seconds, screen.terminal_width()), False)
-        if tracked:
-            from ..benchmark.runs import track
-
-            for service in track.send(tracked, result.folder, result.metrics):
-                print(f"sent to {service}: {result.folder.path.name}", file=sys.stderr)
+            _send(tracked, [(result.folder, result.metrics)])
     if as_json:
         show(found, "", True, sort_keys=as_json == FULL)
+        _send(tracked, scored)
     return code
+
+
+def _send(tracked: "Sequence[Tracker]", scored: "Sequence[tuple[RunFolder, Metrics]]") -> None:
+    """Send runs to the services of `--track`, after they are printed: no client then keeps a result back."""
+    if not tracked:
+        return
+    from ..benchmark.runs import track
+
+    sys.stdout.flush()
+    for folder, metrics in scored:
+        for service in track.send(tracked, folder, metrics):
+            print(f"sent to {service}: {folder.path.name}", file=sys.stderr)
 
 
 def _as_dict(folder: "RunFolder", metrics: "Metrics", which: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import BadInput, UnknownName
+from ..files import short_hash
 from ..progress import say
 from ..reports.page import pictures
 from ..reports.page_data import read_contents
@@ -43,7 +44,9 @@ class Told(NamedTuple):
     """What a service is told of a run."""
 
     name: str
-    """The run folder's name: the same run sent again goes on under it."""
+    """The run folder's name."""
+    key: str
+    """Of this folder: the same one sent again goes on under it, another of the same name does not."""
     candidates: int
     """The step at which rates stand, so that a run that is continued grows a curve."""
     config: dict[str, Any]
@@ -66,16 +69,25 @@ def trackers(named: Iterable[str]) -> list[Tracker]:
         service, _, project = text.partition(":")
         if service not in SERVICES:
             raise UnknownName("tracker", service, SERVICES)
-        if service not in sys.modules and importlib.util.find_spec(service) is None:
+        if not _is_installed(service):
             raise BadInput(f"--track {service}: its client is not installed: pip install {service}")
         found.append(Tracker(service, project or PROJECT))
     return found
 
 
+def _is_installed(service: str) -> bool:
+    """Return whether a client can be imported; a folder of its name, as Weights & Biases makes one, is no package."""
+    if service in sys.modules:
+        return True
+    spec = importlib.util.find_spec(service)
+    return spec is not None and spec.origin is not None
+
+
 def send(chosen: Sequence[Tracker], folder: RunFolder, metrics: Metrics) -> list[str]:
     """Send a scored run to each service and return the names of those that took it.
 
-    Whatever a client raises ends in one line of the log and is not raised. A run under secret seeds is sent to nobody.
+    Whatever a client raises, or an exit of its, ends in one line of the log and goes no further. A run under secret
+    seeds is sent to nobody.
     """
     if chosen and nonce_in(folder):
         say(f"{folder.path.name} is sent to nobody: whoever knows its seeds, which are secret, can make its candidates")
@@ -87,7 +99,7 @@ def send(chosen: Sequence[Tracker], folder: RunFolder, metrics: Metrics) -> list
             with contextlib.redirect_stdout(sys.stderr), tempfile.TemporaryDirectory() as place:
                 client = importlib.import_module(service)
                 SERVICES[service](client, project, told(folder, metrics, Path(place)))
-        except Exception as error:  # anything may go wrong in a client, or on its way
+        except (Exception, SystemExit) as error:  # anything may go wrong in a client, or on its way
             reason = str(error).strip().partition("\n")[0][:200]
             say(f"{service} did not take {folder.path.name} ({type(error).__name__}: {reason}); its results stand")
         else:
@@ -111,7 +123,17 @@ def told(folder: RunFolder, metrics: Metrics, place: Path) -> Told:
         with styled():
             figures[name].write_bytes(picture_file(picture.draw(), name, "png"))
     rates = rates_of(found)
-    return Told(folder.path.name, found["candidates"], config, found["answer"], rates, figures, folder.manifest_file)
+    name, key = folder.path.name, key_of(folder.path.name, manifest)
+    return Told(name, key, found["candidates"], config, found["answer"], rates, figures, folder.manifest_file)
+
+
+def key_of(name: str, manifest: Mapping[str, Any]) -> str:
+    """Return a run folder's name with a hash of its units and of where it was begun, which its name says nothing of.
+
+    More candidates leave it as it is; another attack or seed, or other settings, are another run to a tracker.
+    """
+    begun = {key: manifest.get(key) for key in ("units", "device", "environment")}
+    return f"{name}-{short_hash(begun)}"
 
 
 def rates_of(found: Mapping[str, Any]) -> dict[str, float]:
@@ -136,7 +158,7 @@ def _plain(name: str) -> str:
 def _trackio(client: Any, project: str, run: Told) -> None:
     client.init(
         project=project,
-        name=run.name,
+        name=run.key,  # by which it finds a run again
         config={**run.config, "verdict": run.verdict},
         resume="allow",
         embed=False,
@@ -148,7 +170,7 @@ def _trackio(client: Any, project: str, run: Told) -> None:
 
 def _wandb(client: Any, project: str, run: Told) -> None:
     config = {**run.config, "verdict": run.verdict}
-    client.init(project=project, name=run.name, id=run.name, config=config, resume="allow")
+    client.init(project=project, name=run.name, id=run.key, config=config, resume="allow")
     _log(client, run)
 
 
@@ -166,9 +188,9 @@ def _log(client: Any, run: Told) -> None:
 
 def _mlflow(client: Any, project: str, run: Told) -> None:
     client.set_experiment(project)
-    same = client.search_runs(filter_string=f"tags.sidebench = '{run.name}'", output_format="list", max_results=1)
+    same = client.search_runs(filter_string=f"tags.sidebench = '{run.key}'", output_format="list", max_results=1)
     which = {"run_id": same[0].info.run_id} if same else {"run_name": run.name}
-    with client.start_run(**which, tags={"sidebench": run.name, "verdict": run.verdict}):
+    with client.start_run(**which, tags={"sidebench": run.key, "verdict": run.verdict}):
         client.log_dict(run.config, "config.json")
         client.log_metrics(run.rates, step=run.candidates)
         for file in run.figures.values():

@@ -3,8 +3,14 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import pytest
 from complaints import complaints
+
+from sidebench.benchmark.runs import carry_out, track
+from sidebench.cli import run
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -38,3 +44,19 @@ def test_two_pairs_in_one_command(here: Path, call: Call) -> None:
     options = ["--candidates", 4, "--attack", "carlini-uncond", "--json"]
     code, data, _ = call("run", "tiny.yaml", "second.yaml", *options)
     assert code == 0 and [result["pair"] for result in json.loads(data)] == ["tiny", "second"]
+
+
+def test_results_are_printed_before_they_are_sent(finished: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    printed: list[str] = []
+
+    def send(*_: Any) -> list[str]:
+        printed.append(capsys.readouterr().out)
+        return ["trackio"]
+
+    monkeypatch.setattr(carry_out, "carry_out", lambda plan, progress, engine: finished)
+    monkeypatch.setattr(track, "send", send)
+    plan: Any = SimpleNamespace(units=(), candidates=40)
+    for as_json in ("summary", None):
+        assert run._execute([plan], [None], as_json, None, [track.Tracker("trackio", "mine")]) == 0
+        assert "sent to trackio: digits-" in capsys.readouterr().err
+    assert json.loads(printed[0])[0]["pair"] == "digits" and "3 attacks" in printed[1]

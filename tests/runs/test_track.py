@@ -1,5 +1,6 @@
 """What trackers are told of a run, by clients that stand in for theirs, and what becomes of one that fails."""
 
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from sidebench.benchmark.errors import BadInput, UnknownName
 from sidebench.benchmark.results.run_folder import RunFolder
 from sidebench.benchmark.results.secret_seeds import NONCE_FILE
-from sidebench.benchmark.runs.track import PROJECT, SERVICES, Tracker, rates_of, send, trackers
+from sidebench.benchmark.runs.track import PROJECT, SERVICES, Tracker, key_of, rates_of, send, trackers
 
 
 class Client:
@@ -27,6 +28,8 @@ class Client:
         def called(*given: Any, **named: Any) -> Any:
             print("hello from the client")
             self.calls.append((name, given, named))
+            if name in self.failing and "exit" in self.failing:
+                raise SystemExit(1)
             if name in self.failing:
                 raise ConnectionError("no route to host\nmore of it")
             return {"search_runs": lambda: self.known, "start_run": lambda: self}.get(name, lambda: self.keep(given))()
@@ -73,11 +76,15 @@ def test_a_service_is_told_rates_plots_and_manifest(service: str, finished: Any,
     if service == "mlflow":
         assert client.named("set_experiment") == [(("mine",), {})]
         ((_, started),) = client.named("start_run")
-        assert started["run_name"] == folder.path.name and started["tags"]["sidebench"] == folder.path.name
+        assert started["run_name"] == folder.path.name
+        assert started["tags"]["sidebench"] == key_of(folder.path.name, folder.manifest())
         (config, _), _ = client.named("log_dict")[0]
     else:
         ((_, given),) = client.named("init")
-        assert (given["project"], given["name"], given["resume"]) == ("mine", folder.path.name, "allow")
+        key = key_of(folder.path.name, folder.manifest())
+        assert (given["project"], given["resume"]) == ("mine", "allow")
+        named = {"name": key} if service == "trackio" else {"name": folder.path.name, "id": key}
+        assert given.items() >= named.items()
         assert len(client.named("finish")) == 1
         config = given["config"]
     manifest = folder.manifest()
@@ -88,6 +95,8 @@ def test_a_service_is_told_rates_plots_and_manifest(service: str, finished: Any,
 def test_a_run_that_is_sent_again_goes_on_under_its_name(finished: Any, client: Client) -> None:
     client.known.append(SimpleNamespace(info=SimpleNamespace(run_id="abc")))
     assert send([Tracker("mlflow", "mine")], finished.folder, finished.metrics) == ["mlflow"]
+    key = key_of(finished.folder.path.name, finished.folder.manifest())
+    assert client.named("search_runs")[0][1]["filter_string"] == f"tags.sidebench = '{key}'"
     assert client.named("start_run")[0][1]["run_id"] == "abc"
     assert "run_name" not in client.named("start_run")[0][1]
 
@@ -99,6 +108,30 @@ def test_a_service_that_fails_costs_one_line(finished: Any, client: Client, capl
     assert len(lines) == 3 and all("no route to host); its results stand" in line for line in lines)
     assert [line.split()[0] for line in lines] == ["trackio", "wandb", "mlflow"]
     assert len(client.named("finish")) == (2 if "log" in client.failing else 0)
+
+
+@pytest.mark.parametrize("client", [("init", "exit")], indirect=True)
+def test_a_client_that_exits_is_a_service_that_fails(finished: Any, client: Client, caplog: Any) -> None:
+    assert send([Tracker("wandb", "mine")], finished.folder, finished.metrics) == []
+    assert "(SystemExit: 1); its results stand" in caplog.text
+
+
+def test_a_key_is_of_one_folder_and_stays() -> None:
+    unit = {"attack": "side", "seed": 0, "settings": {"width": 8}}
+    manifest = {"units": {"side.s0": unit}, "device": "cpu", "environment": {}, "candidates": 40}
+    key = key_of("digits-x", manifest)
+    assert key.startswith("digits-x-") and key == key_of("digits-x", {**manifest, "candidates": 80, "data": {}})
+    for change in ({"units": {"side.s0": {**unit, "settings": {}}}}, {"units": {}}, {"device": "cuda"}):
+        assert key_of("digits-x", {**manifest, **change}) != key
+
+
+def test_a_folder_of_its_name_is_no_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "wandb").mkdir()
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    importlib.invalidate_caches()
+    with pytest.raises(BadInput, match="its client is not installed"):
+        trackers(["wandb"])
 
 
 def test_a_service_is_known_and_its_client_installed(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
