@@ -153,10 +153,15 @@ def _keys_at(model: Any, place: "Sequence[int | str]") -> list[str]:
     for part in place:
         if isinstance(part, int):  # of a list, whose items are what its annotation holds
             continue
-        field = getattr(model, "model_fields", {}).get(part)
+        field = _keys_of(model).get(part)
         kinds = [] if field is None else [field.annotation, *get_args(field.annotation)]
         model = next((kind for kind in kinds if hasattr(kind, "model_fields")), None)
-    return list(getattr(model, "model_fields", ()))
+    return list(_keys_of(model))
+
+
+def _keys_of(model: Any) -> dict[str, Any]:
+    """Return a model's fields by the key that a file gives them, which may be no name of Python's."""
+    return {field.alias or name: field for name, field in getattr(model, "model_fields", {}).items()}
 
 
 class RaisedElsewhere(Exception):

@@ -20,8 +20,9 @@ class Configured(Grouped):
         """Read the file that `--config` names, if it is there, before the values are taken from the command line."""
         given = self._given(ctx, args)
         if "config" in given and "help" not in given:
-            from ..benchmark.runs.run_config import read_config
+            from ..benchmark.runs.run_config import names_file, read_config
 
+            names_file(given["config"])
             chosen = read_config(Path(given.pop("config"))).options({KEYS.get(name, name) for name in given})
             ctx.default_map = {PARAMETERS.get(key, key): value for key, value in chosen.items()}
         rest: list[str] = super().parse_args(ctx, args)
@@ -45,13 +46,17 @@ def renamed(arguments: list[str]) -> list[str]:
     found = list(arguments)
     for place, argument in enumerate(arguments):
         option, equals, value = argument.partition("=")
-        if option == "--config" and not _is_file(value if equals else "".join(arguments[place + 1 : place + 2])):
+        if option == "--config" and _is_old(value if equals else "".join(arguments[place + 1 : place + 2])):
             found[place] = f"--dataset-config{equals}{value}"
             print("--config NAME is an old spelling, which still works: --dataset-config NAME", file=sys.stderr)
     return found
 
 
-def _is_file(name: str) -> bool:
-    from ..benchmark.runs.run_config import ENDINGS
+def _is_old(name: str) -> bool:
+    from ..benchmark.errors import BadSetting
+    from ..benchmark.runs.run_config import names_file
 
-    return name.endswith(ENDINGS)
+    try:
+        return not names_file(name)
+    except BadSetting:  # said by the command, which knows whether it takes such a file
+        return False

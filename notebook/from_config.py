@@ -6,7 +6,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from ..benchmark.errors import BadSetting
 from ..benchmark.progress import say
-from ..benchmark.runs.run_config import ENDINGS, RunConfig, over, read_config
+from ..benchmark.runs.run_config import RunConfig, names_file, over, read_config
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -32,7 +32,7 @@ def takes_config(function: Callable[Arguments, Result]) -> Callable[Arguments, R
     def called(*pair: Arguments.args, **given: Arguments.kwargs) -> Result:
         arguments: dict[str, Any] = dict(given)
         config = arguments.pop("config", None)
-        if isinstance(config, str) and not config.endswith(ENDINGS):
+        if isinstance(config, str) and not names_file(config):
             say("config=NAME is an old spelling, which still works: dataset_config=NAME")
             arguments["dataset_config"] = config
         elif config is not None:

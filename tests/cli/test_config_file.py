@@ -70,6 +70,8 @@ def test_the_command_line_wins(asked: Callable[..., dict[str, Any]]) -> None:
 def test_settings_below_an_attack_go_with_it(asked: Callable[..., dict[str, Any]], here: Path) -> None:
     (here / "run.yaml").write_text(CONFIG.replace("set:", "# set:"), encoding="utf-8")
     assert asked("--attack", "carlini-uncond")["settings"] == {}
+    (here / "run.yaml").write_text(CONFIG, encoding="utf-8")
+    assert asked("--attack", "carlini-uncond")["settings"] == {}
 
 
 def test_an_old_spelling_still_names_the_data_and_a_file_does_not(here: Path, call: Call) -> None:
@@ -80,6 +82,12 @@ def test_an_old_spelling_still_names_the_data_and_a_file_does_not(here: Path, ca
         code, _, err = call(command, "--config=none.yaml")
         assert (code, complaints(err)) == (2, ["sidebench: config none.yaml: No such file or directory"])
     assert call("run", "--config", "none.yaml", "--help")[0] == 0
+    assert "--dataset-config goes with" in call("fetch", "tiny.yaml", "--config", "x" * 5000)[2]
+    (here / "options").write_text(CONFIG, encoding="utf-8")
+    for name in ("c.json", "run.YAML", "options"):
+        code, _, err = call("run", "--config", name)
+        said = f"sidebench: --config {name}: a file of options is YAML, and its name ends in .yaml or .yml"
+        assert (code, complaints(err)) == (2, [said])
 
 
 def test_keys_are_the_options_of_run() -> None:
@@ -87,7 +95,7 @@ def test_keys_are_the_options_of_run() -> None:
     command = root.commands["run"]
     assert isinstance(command, Configured)
     options = {KEYS.get(one.name, one.name) for one in command.params} - {"config", "set_", "help"}
-    assert options == RunConfig.model_fields.keys() - {"set"}
+    assert options - {"allow_pickle"} == RunConfig.model_fields.keys() - {"set"}
 
 
 def test_a_run_says_the_file_that_asks_for_it(here: Path, call: Call) -> None:

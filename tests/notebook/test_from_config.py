@@ -55,6 +55,10 @@ def test_what_the_function_lacks_is_refused(asked: dict[str, Any], caplog: pytes
         sidebench.run(config={"pair": ["digits", "glyphs"]})
     with pytest.raises(BadSetting, match="config, candidate: no such key; did you mean candidates"):
         sidebench.run("digits", config={"candidate": 4})
+    with pytest.raises(BadSetting, match="allow-pickle: a pickle can run code"):
+        sidebench.run(config={"pair": "digits", "allow_pickle": True})
+    with pytest.raises(BadSetting, match=r"--config c.json: .* ends in .yaml or .yml"):
+        sidebench.run(config="c.json")
     with pytest.raises(sidebench.BadInput, match="--dataset-config goes with"):
         sidebench.run("digits", config="en")
     assert "dataset_config=NAME" in caplog.text and not asked
