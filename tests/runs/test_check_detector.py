@@ -91,9 +91,9 @@ def test_a_fault_is_named(fault: str, spec: ModelSpec, tmp_path: Path) -> None:
 
 
 def test_what_rests_on_the_process_is_found(spec: ModelSpec, tmp_path: Path) -> None:
-    by_hash = "return found + [hash(prompt) % 7 for prompt in prompts]"
+    by_process = "return found + __import__('os').getpid()"
     with pytest.raises(NotConformant, match="in another process 'a house by a lake' and others have other numbers"):
-        check_detector(mine(tmp_path, by_hash), {}, spec)
+        check_detector(mine(tmp_path, by_process), {}, spec)
 
 
 def test_models_that_do_not_fit_are_refused_before_any_work(tmp_path: Path) -> None:
