@@ -11,13 +11,10 @@ _IN_CACHE = 1 << 18
 
 
 @dataclass(frozen=True, eq=False)
-class ByteRows:
-    """M descriptors of D values, each of which follows from one byte; they become float32 where they are read."""
+class _Stored:
+    """M descriptors of D values, in one tensor M x D."""
 
     stored: Tensor
-    """M x D uint8."""
-    table: Tensor
-    """(256,) float32: the value of each byte."""
 
     @property
     def size(self) -> int:
@@ -26,6 +23,14 @@ class ByteRows:
 
     def __len__(self) -> int:
         return len(self.stored)
+
+
+@dataclass(frozen=True, eq=False)
+class ByteRows(_Stored):
+    """Descriptors, uint8, each value of which follows from one byte; they become float32 where they are read."""
+
+    table: Tensor
+    """(256,) float32: the value of each byte."""
 
     def read(self, rows: slice | Tensor, out: Tensor | None = None) -> Tensor:
         """Return some of the descriptors, N x D float32; written to `out`, N x D and contiguous, where it is given."""
@@ -46,18 +51,8 @@ class ByteRows:
 
 
 @dataclass(frozen=True, eq=False)
-class FloatRows:
-    """The same of descriptors that are kept as they are, M x D float32."""
-
-    stored: Tensor
-
-    @property
-    def size(self) -> int:
-        """Values of a descriptor."""
-        return self.stored.shape[1]
-
-    def __len__(self) -> int:
-        return len(self.stored)
+class FloatRows(_Stored):
+    """Descriptors that are kept as they are, float32."""
 
     def read(self, rows: slice | Tensor, out: Tensor | None = None) -> Tensor:
         """Return some of the descriptors, N x D: a view for a slice; for numbers a copy, in `out` where it is given."""

@@ -119,6 +119,8 @@ def _caption_accuracy(
     plan: "RunPlan", folder: RunFolder, units: Sequence[tuple[str, str, int]], references: "References"
 ) -> dict[str, dict[str, float]]:
     """Return how often an image shows its own caption, by unit and side, where captions were sent."""
+    if references.training.captions is None:
+        return {}
     sent = {name: folder.sent_captions(name, plan.candidates) for name, _, _ in units}
     asked = {name: (folder.candidate_images(name, plan.candidates), texts) for name, texts in sent.items()}
     return caption_accuracy(asked, references)
