@@ -96,7 +96,7 @@ def write_others(given: argparse.Namespace) -> None:
     chosen = shuffled[given.skip : given.skip + SHUFFLED]
     np.savez(given.out / f"{name}.npz", images=chosen)
     for victim in range(3):
-        recipe = {"steps": given.steps, "batch": given.batch, "channels": given.channels}
+        recipe = {key: getattr(given, key) for key in ("steps", "batch", "channels", "precision")}
         write_pair(given.out, f"{name}-{victim}", name, 100 + victim, given.each, recipe, given.duplicate_rms)
 
 
@@ -108,6 +108,7 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=8000, help="training steps of its victims")
     parser.add_argument("--batch", type=int, default=64, help="images in a step")
     parser.add_argument("--channels", type=int, nargs="+", default=[16, 32], help="of the U-Net, one number a level")
+    parser.add_argument("--precision", default="float32", help="of the network's calls in training, or bfloat16")
     parser.add_argument("--each", type=int, default=128, help="images to train on, and as many held out")
     parser.add_argument("--skip", type=int, default=0, help="shuffled images that are passed over")
     parser.add_argument("--duplicate-rms", type=float, default=0.05, help="nearer than this is one duplicate group")

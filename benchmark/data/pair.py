@@ -269,6 +269,8 @@ class Recipe(Settings):
     channels: tuple[Count, ...] = (16, 32)
     layers: Count = 1
     num_train_timesteps: Count = 1000
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the network's calls in training; weights, their average and the optimiser stay float32."""
     duplicate_rms: Annotated[float, Field(ge=0)] | None = None
     """De-duplication: train on one image of each group of images at most this far apart (rms)."""
     stop_after: Count | None = None

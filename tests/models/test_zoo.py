@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from sidebench.benchmark.candidates import generator
 from sidebench.benchmark.contracts import ModelSpec
@@ -27,6 +28,11 @@ def pair() -> Pair:
 @pytest.fixture(scope="module")
 def trained(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train.train(pair, tmp_path_factory.mktemp("zoo") / "model", "cpu", silent)
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    """Read the network's weights."""
+    return load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
 
 
 def test_folder_holds_a_safe_pipeline(trained: Path) -> None:
@@ -53,6 +59,13 @@ def test_two_trainings_are_the_same(pair: Pair, trained: Path, tmp_path: Path) -
     torch.manual_seed(99)
     again = train.train(pair, tmp_path / "again", "cpu", silent)
     assert model_files.hashes(again) == model_files.hashes(trained)
+
+
+def test_bfloat16_is_for_the_calls_in_training_alone(pair: Pair, trained: Path, tmp_path: Path) -> None:
+    half = train.train(pair, tmp_path / "half", "cpu", silent, changes={"precision": "bfloat16"})
+    given, other = (torch.cat([w.flatten() for w in weights_of(one).values()]) for one in (trained, half))
+    assert other.dtype == torch.float32
+    assert 0 < float((given - other).norm() / given.norm()) < 0.05, "four steps of the same training, rounded"
 
 
 def test_a_killed_training_ends_in_the_same_bytes(pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,7 +66,8 @@ def fit(
             clean = shifted(clean, recipe.shift, generator(recipe.seed, "recipe", number, "shift"))
         noise = torch.randn(clean.shape, generator=draw).to(device)
         t = torch.randint(recipe.num_train_timesteps, (recipe.batch,), generator=draw).to(device)
-        predicted = network(schedule.add_noise(clean, noise, t), t, return_dict=False)[0]
+        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+            predicted = network(schedule.add_noise(clean, noise, t), t, return_dict=False)[0].float()
         if recipe.skip_below:
             losses = (predicted - noise).detach().square().mean((1, 2, 3))
             worth = worth_learning(losses, t, usual_loss, recipe.skip_below)
