@@ -13,6 +13,7 @@ from ..benchmark.contracts import (
     AttackState,
     Conditioning,
     Generated,
+    SamplerSettings,
     Settings,
     WhiteBoxModel,
 )
@@ -20,12 +21,17 @@ from .denoise import denoised
 
 
 class SideWalkSettings(Settings):
-    """How each sample walks. The defaults are the best on a shadow victim (docs/study-side.md)."""
+    """How samples are drawn and walk. Noise and rounds are the best on a shadow victim (docs/study-side.md)."""
 
     noise: float = Field(0.02, gt=0, lt=1)
     """The noise level at which the denoiser is asked, as a share of the T timesteps. Higher levels merge modes."""
     rounds: int = Field(16, ge=0)
-    """Denoiser calls on each sample; 0 is carlini-uncond image for image."""
+    """Denoiser calls on each sample, at most; 0 is plain sampling."""
+    steps: int | None = Field(None, ge=1, le=1000)
+    """Draw samples by so many steps of DDIM in place of the protocol's sampler: the walk mends a coarse sample."""
+    tolerance: float = Field(0.0, ge=0)
+    """A sample has arrived once a round moves it by less than this (root mean square over the numbers of x_0, which
+    are -1 to 1 for pixels); what its other rounds would have cost is saved. 0: all rounds."""
 
 
 class SideWalk(Attack):
@@ -44,13 +50,20 @@ class SideWalk(Attack):
     paper: ClassVar[str] = "an ablation of side-modes"
     access: ClassVar[Access] = "white box"
     conditionings: ClassVar[frozenset[Conditioning]] = frozenset({"none"})
+    version: ClassVar[int] = 2
     Settings = SideWalkSettings
-    generation_settings: ClassVar[frozenset[str]] = frozenset({"noise", "rounds"})
+    generation_settings: ClassVar[frozenset[str]] = frozenset({"noise", "rounds", "steps", "tolerance"})
+    later_settings: ClassVar[frozenset[str]] = frozenset({"steps", "tolerance"})
     tuning_grid: ClassVar[Mapping[str, Sequence[Any]]] = {"rounds": (4, 16, 64), "noise": (0.01, 0.02, 0.03, 0.06)}
     ablations: ClassVar[Mapping[str, Ablation]] = {"no-walk": Ablation({"rounds": 0})}
     ablated_against: ClassVar[Sequence[str]] = ("carlini-uncond",)
 
+    def samplers(self) -> Sequence[SamplerSettings]:
+        """Return its own, if it has one."""
+        return [SamplerSettings(name="ddim", steps=self.settings.steps, eta=0.0)] if self.settings.steps else []
+
     def generate(self, model: WhiteBoxModel, state: AttackState, candidates: Candidates) -> Generated:
         """Sample, then walk."""
-        images = model.sample(candidates)
-        return Generated(denoised(model, images, self.settings.noise, self.settings.rounds))
+        images = model.sample(candidates, sampler=next(iter(self.samplers()), None))
+        given = self.settings
+        return Generated(denoised(model, images, given.noise, given.rounds, given.tolerance))

@@ -74,12 +74,54 @@ def test_each_round_costs_one_call_a_candidate() -> None:
         assert cost["nfe"] == {"generate": 20 * (20 + rounds)}
 
 
-def test_a_candidate_does_not_depend_on_its_neighbours() -> None:
-    together = walked(memorised("epsilon"), 30)
-    torch.testing.assert_close(walked(memorised("epsilon"), 7, start=11), together[11:18], atol=0, rtol=0)
+def cost(settings: dict[str, Any], count: int = 20) -> int:
+    """Return the denoiser calls of so many candidates of the twelve images."""
+    attack = make_attack("side-walk", settings)
+    made = make_candidates(attack, memorised("epsilon"), AttackState(), Candidates(0, range(count)), SAMPLING)
+    return int(made[3]["nfe"]["generate"])
 
 
-@pytest.mark.parametrize("settings", [{"noise": 0.0}, {"noise": 1.0}, {"rounds": -1}, {"modes": 3}])
+def test_its_own_steps_are_a_plain_sampler_of_as_many() -> None:
+    few = walked(memorised("epsilon"), rounds=0, steps=4)
+    plain = make_attack("carlini-uncond", {})
+    shorter = SAMPLING.model_copy(update={"sampler": SamplerSettings(steps=4)})
+    images = make_candidates(plain, memorised("epsilon"), AttackState(), Candidates(0, range(40)), shorter)[0]
+    torch.testing.assert_close((few + 1) / 2, images / 255, atol=0.5 / 255 + 1e-6, rtol=0)
+    assert cost({"steps": 4, "rounds": 3}) == 20 * (4 + 3)
+
+
+@pytest.mark.parametrize("tolerance", [0.01, 0.001])
+def test_a_sample_stops_after_the_first_round_that_moves_it_less_than_the_tolerance(tolerance: float) -> None:
+    # The known answer: a normal is drawn together by one factor a round, so the moves are a geometric series.
+    std, noise, count = 0.1, 0.02, 40
+    model = normal("epsilon", std)
+    alpha, sigma = (float(level) for level in model.noise_level(torch.tensor(round(noise * model.num_train_timesteps))))
+    factor = std**2 / (std**2 + (sigma / alpha) ** 2)
+    away = (walked(model, count, rounds=0) - 0.3).flatten(1).square().mean(1).sqrt()
+    moves = torch.stack([away * factor**turn * (1 - factor) for turn in range(50)])
+    rounds = (moves >= tolerance).sum(0) + 1
+    assert len(set(rounds.tolist())) > 1, "samples stop at different rounds"
+    after = walked(model, count, rounds=50, noise=noise, tolerance=tolerance)
+    left = (after - 0.3).flatten(1).square().mean(1).sqrt()
+    torch.testing.assert_close(left, away * factor**rounds, atol=1e-5, rtol=1e-3)
+
+
+def test_rounds_that_are_not_made_cost_nothing() -> None:
+    assert cost({"rounds": 50, "tolerance": 10.0}) == 20 * (20 + 1), "every sample has arrived after one round"
+    assert 20 * (20 + 1) < cost({"rounds": 50, "tolerance": 0.001}) < 20 * (20 + 50)
+    assert cost({"rounds": 2, "tolerance": 1e-9}) == 20 * (20 + 2), "`rounds` is the most"
+
+
+@pytest.mark.parametrize("settings", [{}, {"steps": 5, "tolerance": 0.01}])
+def test_a_candidate_does_not_depend_on_its_neighbours(settings: dict[str, Any]) -> None:
+    together = walked(memorised("epsilon"), 30, **settings)
+    alone = walked(memorised("epsilon"), 7, start=11, **settings)
+    torch.testing.assert_close(alone, together[11:18], atol=0, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"noise": 0.0}, {"noise": 1.0}, {"rounds": -1}, {"modes": 3}, {"steps": 0}, {"tolerance": -1}]
+)
 def test_impossible_settings_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(SidebenchError, match=next(iter(settings))):
         make_attack("side-walk", settings)
