@@ -5,8 +5,8 @@
     python docs/study_sets.py OUT --images faces16=faces64.npz:images --size 16 --each 100 --batch 32 --channels 32 64
 
 Digits come with scikit-learn. Other sets are an array of uint8 images in an npz file, N x H x W, or N x H x W x C
-with three colours or with three and alpha; they are shuffled, laid on white where they are transparent, brought to
-the size by averaging over boxes, and 256 are taken. Then
+with three colours or with three and alpha, or a column of image files of a parquet file; they are shuffled, laid on
+white where they are transparent, brought to the size by averaging over boxes, and 256 are taken, or twice --each. Then
 
     sidebench train OUT/digits-0.yaml --out victims/digits-0
 
@@ -14,11 +14,13 @@ trains a victim, and `sidebench run victims/digits-0/pair.yaml` attacks it.
 """
 
 import argparse
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import yaml
 from PIL import Image
 
@@ -85,15 +87,24 @@ def on_white(images: np.ndarray) -> np.ndarray:
     return np.round(images[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
 
 
+def read_images(place: str) -> np.ndarray:
+    """Read FILE:NAME, an array of an npz file or a column of a parquet file, as uint8 images."""
+    file, name = place.rsplit(":", 1)
+    if not file.endswith(".parquet"):
+        images: np.ndarray = np.load(file, allow_pickle=False)[name]
+        return images
+    column = pq.read_table(file, columns=[name])[name].to_pylist()
+    return np.stack([np.asarray(Image.open(io.BytesIO(cell["bytes"]))) for cell in column])
+
+
 def write_others(given: argparse.Namespace) -> None:
     """Write three victims of another set."""
     name, _, place = given.images.partition("=")
-    file, array = place.rsplit(":", 1)
-    images = on_white(np.load(file, allow_pickle=False)[array])
+    images = on_white(read_images(place))
     size = (given.size, given.size)
     small = np.stack([np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX)) for image in images])
     shuffled = small[np.random.default_rng(2467).permutation(len(small))]
-    chosen = shuffled[given.skip : given.skip + SHUFFLED]
+    chosen = shuffled[given.skip : given.skip + max(SHUFFLED, 2 * given.each)]
     np.savez(given.out / f"{name}.npz", images=chosen)
     for victim in range(3):
         recipe = {key: getattr(given, key) for key in ("steps", "batch", "channels", "precision")}
