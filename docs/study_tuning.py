@@ -39,8 +39,13 @@ def configurations(attack: str) -> Iterator[dict[str, Any]]:
         for (solver, steps), noise in itertools.product(last, (0.02, 0.06)):
             yield {"solver": solver, "steps": steps, "rounds": 1, "noise": noise}
     elif attack == "side-walk":
-        for steps, noise in itertools.product((3, 5, 7, 10), (0.02, 0.04, 0.06, 0.08, 0.1)):
-            yield {"steps": steps, "noise": noise, "rounds": 16, "tolerance": 0.01}
+        fronts = itertools.product(
+            [("dpm-solver++", 3), ("dpm-solver++", 5), ("ddim", 5), ("ddim", 10)], (0.04, 0.06, 0.08)
+        )
+        walks = [(solver, steps, noise, 0.01) for (solver, steps), noise in fronts]
+        walks += itertools.product(["dpm-solver++"], [3, 5], [0.06, 0.08], [0.02, 0.005])
+        for solver, steps, noise, tolerance in walks:
+            yield {"solver": solver, "steps": steps, "noise": noise, "rounds": 16, "tolerance": tolerance}
     else:
         sys.exit(f"no configurations of {attack}")
 

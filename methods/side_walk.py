@@ -1,7 +1,7 @@
 """side-walk: what works in side-modes, alone: each sample walks to the mode that it nearly is."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -28,7 +28,9 @@ class SideWalkSettings(Settings):
     rounds: int = Field(16, ge=0)
     """Denoiser calls on each sample, at most; 0 is plain sampling."""
     steps: int | None = Field(None, ge=1, le=1000)
-    """Draw samples by so many steps of DDIM in place of the protocol's sampler: the walk mends a coarse sample."""
+    """Draw samples in so many steps of `solver` in place of the protocol's sampler: the walk mends coarse samples."""
+    solver: Literal["ddim", "ddpm", "euler", "dpm-solver++"] = "ddim"
+    """Of the samples, where `steps` says how many; DDIM without noise."""
     tolerance: float = Field(0.0, ge=0)
     """A sample has arrived once a round moves it by less than this (root mean square over the numbers of x_0, which
     are -1 to 1 for pixels); what its other rounds would have cost is saved. 0: all rounds."""
@@ -52,15 +54,16 @@ class SideWalk(Attack):
     conditionings: ClassVar[frozenset[Conditioning]] = frozenset({"none"})
     version: ClassVar[int] = 2
     Settings = SideWalkSettings
-    generation_settings: ClassVar[frozenset[str]] = frozenset({"noise", "rounds", "steps", "tolerance"})
-    later_settings: ClassVar[frozenset[str]] = frozenset({"steps", "tolerance"})
+    generation_settings: ClassVar[frozenset[str]] = frozenset({"noise", "rounds", "steps", "solver", "tolerance"})
+    later_settings: ClassVar[frozenset[str]] = frozenset({"steps", "solver", "tolerance"})
     tuning_grid: ClassVar[Mapping[str, Sequence[Any]]] = {"rounds": (4, 16, 64), "noise": (0.01, 0.02, 0.03, 0.06)}
     ablations: ClassVar[Mapping[str, Ablation]] = {"no-walk": Ablation({"rounds": 0})}
     ablated_against: ClassVar[Sequence[str]] = ("carlini-uncond",)
 
     def samplers(self) -> Sequence[SamplerSettings]:
         """Return its own, if it has one."""
-        return [SamplerSettings(name="ddim", steps=self.settings.steps, eta=0.0)] if self.settings.steps else []
+        given = self.settings
+        return [SamplerSettings(name=given.solver, steps=given.steps)] if given.steps else []
 
     def generate(self, model: WhiteBoxModel, state: AttackState, candidates: Candidates) -> Generated:
         """Sample, then walk."""

@@ -81,13 +81,14 @@ def cost(settings: dict[str, Any], count: int = 20) -> int:
     return int(made[3]["nfe"]["generate"])
 
 
-def test_its_own_steps_are_a_plain_sampler_of_as_many() -> None:
-    few = walked(memorised("epsilon"), rounds=0, steps=4)
+@pytest.mark.parametrize("solver", ["ddim", "dpm-solver++"])
+def test_its_own_steps_are_a_plain_sampler_of_as_many(solver: Any) -> None:
+    few = walked(memorised("epsilon"), rounds=0, steps=4, solver=solver)
     plain = make_attack("carlini-uncond", {})
-    shorter = SAMPLING.model_copy(update={"sampler": SamplerSettings(steps=4)})
+    shorter = SAMPLING.model_copy(update={"sampler": SamplerSettings(name=solver, steps=4)})
     images = make_candidates(plain, memorised("epsilon"), AttackState(), Candidates(0, range(40)), shorter)[0]
     torch.testing.assert_close((few + 1) / 2, images / 255, atol=0.5 / 255 + 1e-6, rtol=0)
-    assert cost({"steps": 4, "rounds": 3}) == 20 * (4 + 3)
+    assert cost({"steps": 4, "solver": solver, "rounds": 3}) == 20 * (4 + 3)
 
 
 @pytest.mark.parametrize("tolerance", [0.01, 0.001])
