@@ -36,7 +36,7 @@ from .challenge_checks import check_quality, check_reach, check_victim
 from .figures_again import differences
 from .make_records import file_hash, make_records, scores_hash
 from .read_records import read_content, read_record
-from .record import SCHEMA, Record
+from .record import OF_TEXT, Record
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -106,8 +106,8 @@ def _challenged(
     measure = make_measure(record.measure)
     seeds = seeds_of(record, folder)
     check_commitment(record, folder, seeds)
-    older = read_content(file)["schema"] != SCHEMA
-    _check_content(record, folder, SINCE_5 if older else set())
+    version = _version(read_content(file)["schema"])
+    _check_content(record, folder, left_out(version))
     draw = draw or secrets.token_hex(16)
     places = np.sort(np.random.default_rng(int(draw, 16)).choice(total, size=count, replace=False))
     chosen = {
@@ -115,11 +115,12 @@ def _challenged(
     }
     again = _Again.of(record, seeds, folder, measure, named)
     check_victim(record, again.references)
-    if not older:
+    if version >= WITH_REACH:
         check_reach(record, again.plan, again.references, again.scorer)
     prepared = _prepare_again(again, folder) if prepare else None
     agreed, largest, done = 0, 0.0, 0
     images: dict[str, list[Tensor]] = {}
+    sent: dict[str, np.ndarray | None] = {}
     for unit in again.plan.units:
         numbers = chosen[unit.seed]
         if len(numbers):
@@ -130,9 +131,10 @@ def _challenged(
                 same, largest = same & theirs.agree, max(largest, theirs.largest)
             agreed, largest, done = agreed + int(same.sum()), max(largest, found.largest), done + len(numbers)
             images[unit.name] = found.images if count == total else []
+            sent[unit.name] = found.captions
             progress("candidates reproduced", done, count)
     if count == total and agreed == total:
-        check_quality(record, images, again.references)
+        check_quality(record, images, again.references, again.scorer.path, sent)
     checked = Checked(
         schema="sidebench-challenge/1",
         record=file_hash(file),
@@ -196,24 +198,41 @@ def check_commitment(record: Record, folder: RunFolder, seeds: Sequence[int]) ->
             found[f"ledger.{key}"] = file_hash(folder.ledger_file(unit))
     for name, digest in wanted.items():
         if found[name] != digest:
-            raise BadRecord(f"{folder.path.name}, hashes.{name}: is not what the record commits to")
+            later = " (a later run into the same folder changes it)" if name in ("manifest", "metrics") else ""
+            raise BadRecord(f"{folder.path.name}, hashes.{name}: is not what the record commits to{later}")
 
 
-OWN_WORDS = {"submitter", "submitted", "tuning", "owner", "signature"}
+OWN_WORDS = ("submitter", "submitted", "tuning", "owner", "signature")
 """What of a record does not follow from its run: who claims it and when, and where the settings came from."""
 
-SINCE_5 = {"track", "paired", "reach", "own_images", "caption_flags", "exposures"}
-"""What records of before version 5 do not say."""
+WITH_REACH = 5
+"""The first version whose records say what a band can see."""
+
+SINCE: Mapping[int, Mapping[str, Any]] = {
+    WITH_REACH: dict.fromkeys(("track", "paired", "reach", "own_images", "caption_flags", "exposures"), True),
+    6: {"quality": set(OF_TEXT)},
+}
+"""What records of before each version do not say, as pydantic's `exclude` has it."""
 
 
-def _check_content(record: Record, folder: RunFolder, left_out: set[str]) -> None:
-    """Make the record of this folder again and compare it with what was submitted, field by field.
+def left_out(version: int) -> dict[str, Any]:
+    """Return the fields that records of a version of the schema do not have, as pydantic's `exclude` has it."""
+    return {name: what for since, fields in SINCE.items() if version < since for name, what in fields.items()}
+
+
+def _version(schema: str) -> int:
+    return int(schema.rpartition("/")[2])
+
+
+def _check_content(record: Record, folder: RunFolder, unsaid: Mapping[str, Any]) -> None:
+    """Make the record of this folder again and compare it with what was submitted, field by field, but the `unsaid`.
 
     Raises:
         BadRecord: a field is another one, or a figure of the folder is not what its scores say.
     """
     (made,) = make_records(folder, record.submitter, [record.claim.attack])
-    said, again = (each.model_dump(mode="json", exclude=OWN_WORDS | left_out) for each in (record, made))
+    unasked = {**dict.fromkeys(OWN_WORDS, True), **unsaid}
+    said, again = (each.model_dump(mode="json", exclude=unasked) for each in (record, made))
     if found := next(differences(said, again), None):
         key, ours, theirs = found
         raise BadRecord(f"{key}: is {str(ours)[:80]}, and {str(theirs)[:80]} in the record of {folder.path.name}")
@@ -235,6 +254,8 @@ class _Compared(NamedTuple):
     """Largest difference of a score."""
     images: list["Tensor"]
     """uint8, n x C x H x W each, in order."""
+    captions: np.ndarray | None
+    """(N,) the number of the caption that the run says it sent for each, None where it sent none."""
 
 
 class _Again(NamedTuple):
@@ -303,7 +324,7 @@ class _Again(NamedTuple):
         said = _per_candidate([work_of_candidates(folder, unit.name, candidates)], candidates)
         check_cost(said, _per_candidate(spent, len(numbers)), unit.name, digits=1, each=" a candidate")
         agree, largest = agreement(before, now, parts, numbers, self.references.groups(), self.measure)
-        return _Compared(agree, largest, images)
+        return _Compared(agree, largest, images, None if before.captions is None else before.captions[numbers])
 
 
 def installed(record: Record) -> str:

@@ -11,12 +11,14 @@ import numpy as np
 from ..benchmark.errors import BadRecord
 from ..benchmark.registry import make_measure
 from ..benchmark.results.unit_scores import sides_hash
-from .record import Quality, Record
+from .make_records import quality_of
+from .record import Record
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ..benchmark.data.references import References
+    from ..benchmark.measures.output_path import OutputPath
     from ..benchmark.measures.scorer import Scorer
     from ..benchmark.runs.plan import RunPlan
 
@@ -77,27 +79,33 @@ def check_reach(record: Record, plan: "RunPlan", references: "References", score
                 raise BadRecord(f"reach, {said.band}, {side}: {both}")
 
 
-def check_quality(record: Record, images: Mapping[str, Sequence["Tensor"]], references: "References") -> None:
+def check_quality(
+    record: Record,
+    images: Mapping[str, Sequence["Tensor"]],
+    references: "References",
+    path: "OutputPath | None" = None,
+    sent: Mapping[str, np.ndarray | None] | None = None,
+) -> None:
     """Compare the quality in a record with that of all of its candidates, reproduced, by unit.
+
+    `path` knows the autoencoder of the model, where it has one, and `sent` each candidate's caption, by unit.
 
     Raises:
         BadRecord: a figure is another one.
     """
+    from ..benchmark.measures.caption_accuracy import caption_accuracy
     from ..benchmark.measures.image_quality import assess
 
-    found = assess(images, references)
+    found = assess(images, references, path=path)
     if record.quality is None or "skipped" in found:
         if (record.quality is None) != ("skipped" in found):
             raise BadRecord("quality: is there exactly where images are small enough for it, and others outside of X")
         return
-    each = [found[unit] for unit in images]
-    again = Quality(
-        frechet=float(np.mean([own["frechet_distance"] for own in each])),
-        frechet_of_training=found["training images"]["frechet_distance"],
-        precision=float(np.mean([own["precision"] for own in each])),
-        recall=float(np.mean([own["recall"] for own in each])),
-    )
-    for field, said, computed in ((name, getattr(record.quality, name), value) for name, value in again):
+    shown = caption_accuracy({unit: (own, (sent or {}).get(unit)) for unit, own in images.items()}, references)
+    again = quality_of({unit: own | shown.get(unit, {}) for unit, own in found.items()}, list(images))
+    for field, said, computed in ((name, getattr(record.quality, name), value) for name, value in again or ()):
+        if said is None or computed is None:
+            continue  # that both say it, or neither, was seen when the record was made again
         allowed = SAME_DISTANCE * computed if field.startswith("frechet") else SAME_SHARE
         if abs(said - computed) > allowed:
             raise BadRecord(f"quality.{field}: says {said:.4g}, all candidates reproduced have {computed:.4g}")

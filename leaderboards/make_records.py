@@ -196,7 +196,7 @@ def _make(
             ledger={str(seed): file_hash(folder.ledger_file(unit)) for seed, unit in units.items()},
         ),
         made=_made(folder, manifest, list(units.values())),
-        quality=_quality(folder, list(units.values())),
+        quality=quality_of(read_json(folder.path / "quality.json"), list(units.values())),
         command=command(
             metrics.pair,
             {attack: unit["settings"]},
@@ -346,14 +346,25 @@ def _hits(seed: int, found: AttackHits, groups: Groups, key: bytes) -> Hits:
     )
 
 
-def _quality(folder: RunFolder, units: Sequence[str]) -> Quality | None:
-    found = read_json(folder.path / "quality.json")
+def quality_of(found: Mapping[str, Mapping[str, Any]], units: Sequence[str]) -> Quality | None:
+    """Return the mean quality of some units of a run's `quality.json`; None where it does not say that of each."""
     real = found.get("training images")
     if real is None or any(unit not in found for unit in units):
         return None
-    means = {key: float(np.mean([found[unit][key] for unit in units])) for key in ("precision", "recall")}
-    frechet = float(np.mean([found[unit]["frechet_distance"] for unit in units]))
-    return Quality(frechet=frechet, frechet_of_training=real["frechet_distance"], **means)
+
+    def mean(key: str) -> float | None:
+        values = [value for unit in units if (value := found[unit].get(key)) is not None]
+        return float(np.mean(values)) if len(values) == len(units) else None
+
+    return Quality.model_validate(
+        {
+            "frechet": mean("frechet_distance"),
+            "frechet_of_training": real["frechet_distance"],
+            "frechet_latents": mean("frechet_distance_latents"),
+            "frechet_latents_of_training": real.get("frechet_distance_latents"),
+            **{key: mean(key) for key in ("precision", "recall", "caption_accuracy", "held_out_caption_accuracy")},
+        }
+    )
 
 
 def _names(groups: np.ndarray, key: bytes, text: Callable[[int], str]) -> list[str]:

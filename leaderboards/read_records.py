@@ -16,7 +16,7 @@ from ..benchmark.stats.comparison import AttackHits, excess_of
 from . import owners
 from .badge import SUFFIX
 from .detection_record import AnyRecord, is_detection, parse_detection
-from .record import SCHEMA, Record, pooled_hits
+from .record import OF_TEXT, SCHEMA, Record, pooled_hits
 
 
 def _with_sources(content: dict[str, Any]) -> dict[str, Any]:
@@ -65,6 +65,14 @@ def _with_tracks(content: dict[str, Any]) -> dict[str, Any]:
     return {**content, "claim": claim, "track": "images" if given else "extraction", "schema": "sidebench-record/5"}
 
 
+def _with_captions_shown(content: dict[str, Any]) -> dict[str, Any]:
+    """Version 5 knew the quality of images in pixels alone."""
+    quality = content.get("quality")
+    if isinstance(quality, dict) and (field := next((name for name in OF_TEXT if name in quality), None)):
+        raise BadRecord(f"quality.{field}: belongs to sidebench-record/6, the schema is an older one")
+    return {**content, "schema": "sidebench-record/6"}
+
+
 _OF_VERSION_2 = {"rejected", "miscalibration", "denoise"}
 """Settings that came with version 2 of `side` and `carlini-cond`, while records still had schema 4."""
 
@@ -75,11 +83,12 @@ UPGRADES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "sidebench-record/2": _with_far_ends,
     "sidebench-record/3": _with_batching_apart,
     "sidebench-record/4": _with_tracks,
+    "sidebench-record/5": _with_captions_shown,
 }
 """From an older schema to the next one, by the older one's name."""
 
 
-_WITH_SHARES = (SCHEMA, "sidebench-record/4")
+_WITH_SHARES = (SCHEMA, "sidebench-record/5", "sidebench-record/4")
 """Versions whose excess is that of now."""
 
 

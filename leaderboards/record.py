@@ -38,7 +38,7 @@ from ..benchmark.results.schema import (
 from ..benchmark.stats.comparison import AttackHits, pooled
 from ..benchmark.stats.owned import Strata
 
-SCHEMA = "sidebench-record/5"
+SCHEMA = "sidebench-record/6"
 """Written by this version, published in schemas/; `read_records.py` brings older ones up to it."""
 
 
@@ -218,12 +218,29 @@ class Made(_Part):
 
 
 class Quality(_Part):
-    """Are the candidates images of the right kind? Means over the preparations, pixels as features."""
+    """Are the candidates images of the right kind? Means over the preparations, pixels as features.
+
+    What is None belongs to models with an autoencoder, or to attacks that send captions, of which this is neither.
+    """
 
     frechet: float = Field(ge=0, description="Frechet distance of the candidates to images outside of the training set")
     frechet_of_training: float = Field(ge=0, description="the same of the training images themselves")
     precision: float = Field(ge=0, le=1, description="share of candidates on the manifold of real images")
     recall: float = Field(ge=0, le=1, description="share of real images on the manifold of the candidates")
+    frechet_latents: float | None = Field(
+        None, ge=0, description="`frechet` with the latents of the model's autoencoder as features"
+    )
+    frechet_latents_of_training: float | None = Field(None, ge=0, description="`frechet_of_training` in these latents")
+    caption_accuracy: float | None = Field(
+        None, ge=0, le=1, description="share of images, made from a training caption, that show it"
+    )
+    held_out_caption_accuracy: float | None = Field(
+        None, ge=0, le=1, description="the same of captions of held-out images"
+    )
+
+
+OF_TEXT = ("frechet_latents", "frechet_latents_of_training", "caption_accuracy", "held_out_caption_accuracy")
+"""What `Quality` says of text-to-image models, since version 6."""
 
 
 class TuningPoint(_Part):

@@ -12,14 +12,14 @@ from ..benchmark.files import read_bytes, write_atomic
 from . import detection_boards
 from .detection_boards import DetectionBoard
 from .ranking import Board, BoardRow, Leaderboard, Overall, method_of
-from .record import Record
+from .record import OF_TEXT, Quality, Record
 
 Format = Literal["md", "txt", "tex", "csv"]
 FORMATS: tuple[Format, ...] = ("md", "txt", "csv", "tex")
 
 BEGIN, END = "<!-- leaderboard: begin -->", "<!-- leaderboard: end -->"
 
-QUALITY = ("frechet", "frechet_of_training", "precision", "recall")
+QUALITY = ("frechet", "frechet_of_training", "precision", "recall", *OF_TEXT)
 """Columns of a record's quality in the CSV."""
 
 README_ROWS = 10
@@ -207,6 +207,7 @@ def _range(best: int, worst: int) -> str:
 
 def _table(rows: Sequence[BoardRow], board: Board, form: Format, *, why: bool = False, brief: bool = False) -> str:
     different, text = varying([*board.ranked, *board.apart]), _escape(form)
+    of_text = says_captions(board)
     table = []
     for row in rows:
         found, method = figures(row.record), method_of(row.record)
@@ -222,7 +223,7 @@ def _table(rows: Sequence[BoardRow], board: Board, form: Format, *, why: bool = 
                 "unique groups": count(found.unique_groups),
                 "AMS, %": percent(found.ams),
                 "control AMS, %": percent(found.control_ams),
-                **(_quality(row.record) if board.kind == "defences" else {}),
+                **(_quality(row.record, of_text) if board.kind == "defences" else {}),
                 "preparations": len(row.record.seeds),
                 "denoiser-equivalents": f"{found.equivalents:z,.0f}",
                 "hits per 1,000 equivalents": "-" if found.hits_per_1000 is None else f"{found.hits_per_1000:.2f}",
@@ -235,19 +236,45 @@ def _table(rows: Sequence[BoardRow], board: Board, form: Format, *, why: bool = 
     return _tabulate(table, form)
 
 
-def _quality(record: Record) -> dict[str, str]:
+def _quality(record: Record, of_text: bool) -> dict[str, str]:
     """Return how good the images are that a defence leaves; dashes where the record does not say."""
     quality = record.quality
-    if quality is None:
-        return dict.fromkeys(("Frechet", "precision", "recall"), "-")
-    return {
-        "Frechet": f"{quality.frechet:.3f} ({quality.frechet_of_training:.3f})",
-        "precision": f"{quality.precision:.2f}",
-        "recall": f"{quality.recall:.2f}",
+    known = {
+        "Frechet": None if quality is None else f"{quality.frechet:.3f} ({quality.frechet_of_training:.3f})",
+        "precision": None if quality is None else f"{quality.precision:.2f}",
+        "recall": None if quality is None else f"{quality.recall:.2f}",
     }
+    if of_text:
+        known |= {"Frechet, latents": latents(quality), "shows its caption, %": shown(quality)}
+    return {key: text or "-" for key, text in known.items()}
 
 
-NOT_BRIEF = ("AMS, %", "control AMS, %", "precision", "recall", "denoiser-equivalents", "hardware")
+def says_captions(board: Board) -> bool:
+    """Return whether any row of a board says how often images show their captions, or how far their latents are."""
+    qualities = [row.record.quality for row in (*board.reference, *board.ranked, *board.apart)]
+    return any(getattr(quality, key, None) is not None for quality in qualities for key in OF_TEXT)
+
+
+def latents(quality: Quality | None) -> str:
+    """Return the Frechet distance in latents, in brackets that of the training images; "" where it is not said."""
+    if quality is None or quality.frechet_latents is None:
+        return ""
+    real = quality.frechet_latents_of_training
+    return f"{quality.frechet_latents:.1f}" + ("" if real is None else f" ({real:.1f})")
+
+
+def shown(quality: Quality | None) -> str:
+    """Return how many images show their training caption, in brackets those of held-out ones; "" where not said."""
+    if quality is None or quality.caption_accuracy is None:
+        return ""
+    others = quality.held_out_caption_accuracy
+    return f"{100 * quality.caption_accuracy:.1f}" + ("" if others is None else f" ({100 * others:.1f})")
+
+
+NOT_BRIEF = (
+    *("AMS, %", "control AMS, %", "precision", "recall", "Frechet, latents", "shows its caption, %"),
+    *("denoiser-equivalents", "hardware"),
+)
 """Columns that a README leaves to the pages."""
 
 

@@ -18,7 +18,7 @@ from sidebench.leaderboards.badge import Checked
 from sidebench.leaderboards.make_records import write_record
 from sidebench.leaderboards.owners import FILE, claim, read_owners
 from sidebench.leaderboards.ranking import Entry
-from sidebench.leaderboards.record import Hits, Quality, Record, pack
+from sidebench.leaderboards.record import OF_TEXT, Hits, Quality, Record, pack
 
 OWN = {"name": "faces", "worked_example": False}
 HUGE = "<b>&amp; | *very* _long_ [name](http://x.example) \u202e\n" + "n" * 200
@@ -130,11 +130,16 @@ def list_file(file: Path, name: str, records: Path) -> None:
 
 
 def as_version(record: Record, version: int) -> dict[str, Any]:
-    """Return a record's content under an older schema, 1 to 4.
+    """Return a record's content under an older schema, 1 to 5.
 
-    Before 5 there were no tracks and versions of attacks, before 4 no code and no signatures, in 1 no sources.
+    Before 6 nothing was said of captions that images show, before 5 there were no tracks and versions of attacks,
+    before 4 no code and no signatures, in 1 no sources.
     """
     content: dict[str, Any] = json.loads(record.text())
+    for field in OF_TEXT if content["quality"] else ():
+        del content["quality"][field]
+    if version == 5:
+        return {**content, "schema": "sidebench-record/5"}
     for field in ("track", "paired", "reach", "own_images", "caption_flags", "exposures"):
         del content[field]
     del content["claim"]["version"]

@@ -13,7 +13,7 @@ from made_records import HUGE, OWN, badge, changed, entry, store, vary
 
 from sidebench.benchmark.contracts import SamplerSettings
 from sidebench.benchmark.errors import BadInput
-from sidebench.leaderboards import ranking, tables
+from sidebench.leaderboards import ranking, site, tables
 from sidebench.leaderboards.badge import checked_file
 from sidebench.leaderboards.build import build
 from sidebench.leaderboards.ranking import Board, Leaderboard, rank, read_leaderboard
@@ -244,6 +244,24 @@ def test_cheat_a_defence_that_spoils_the_images_has_no_rank(base: Record) -> Non
     assert "does not say how good the images are" in board.apart[0].why
     (board,) = boards_of([vary(base, 0.2, 1, quality=None, **OWN)])
     assert board.ranked, "an attack's images are whatever it likes"
+
+
+def test_a_board_of_text_defences_says_which_captions_are_still_shown(base: Record) -> None:
+    quality = vary(base, 0.2, 0).quality
+    assert quality is not None
+    asked = quality.model_copy(
+        update={"frechet_latents": 52.34, "frechet_latents_of_training": 45.5, "caption_accuracy": 0.083}
+    )
+    silent = vary(base, 0.1, 1, defences={"noise": {}}, **OWN)
+    told = vary(base, 0.0, 2, defences={"tokens": {}}, quality=asked, **OWN)
+    (board,) = boards_of([silent])
+    assert "shows its caption" not in tables.board_table(board, "md") and "Caption" not in site.board_page(board)
+    (board,) = boards_of([silent, told])
+    text = tables.board_table(board, "txt")
+    assert "52.3 (45.5)" in text and " 8.3 " in text and "shows its caption, %" in text
+    page = site.board_page(board)
+    assert 'data-value="0.083">8.3<' in page and 'data-value="">-<' in page
+    assert "quality_caption_accuracy" in tables.board_table(board, "csv")
 
 
 def test_a_pair_that_nobody_else_has_is_retired(base: Record) -> None:

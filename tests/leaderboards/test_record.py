@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_records import as_version, upgraded
+from made_records import as_version, changed, upgraded
 
 from sidebench.benchmark.errors import BadInput, BadRecord, UnknownName
 from sidebench.benchmark.files import read_json, read_table
 from sidebench.benchmark.stats.comparison import excess_of
 from sidebench.leaderboards import read_records
 from sidebench.leaderboards.check import check_record
-from sidebench.leaderboards.make_records import make_records, write_record
+from sidebench.leaderboards.make_records import make_records, quality_of, write_record
 from sidebench.leaderboards.read_records import parse_record, read_record, record_files
 from sidebench.leaderboards.record import Record, command, pack, pooled_hits, unpack
 
@@ -191,6 +191,32 @@ def test_version_4_knew_no_tracks_and_no_versions(made: list[Record]) -> None:
     for later in ({"track": "images"}, {"claim": {**old["claim"], "version": 2}}):
         with pytest.raises(BadRecord, match=r"(track|version): belongs to sidebench-record/5"):
             parse_record({**old, **later}, "old.json")
+
+
+def test_version_5_knew_the_quality_of_images_in_pixels_alone(made: list[Record]) -> None:
+    assert made[0].quality is not None
+    asked = changed(made[0], quality=made[0].quality.model_copy(update={"caption_accuracy": 0.5}))
+    old = as_version(asked, 5)
+    found = parse_record(old, "old.json")
+    assert found == made[0] and parse_record(json.loads(asked.text()), "new.json") == asked != found
+    with pytest.raises(BadRecord, match=r"quality.caption_accuracy: belongs to sidebench-record/6"):
+        parse_record({**old, "quality": {**old["quality"], "caption_accuracy": 0.5}}, "old.json")
+    assert parse_record({**old, "quality": None}, "old.json").quality is None
+
+
+def test_quality_is_the_mean_of_what_every_preparation_says() -> None:
+    def unit(distance: float, **more: float) -> dict[str, float]:
+        return {"frechet_distance": distance, "precision": 0.5, "recall": 0.25, **more}
+
+    real = unit(2.0, frechet_distance_latents=40.0)
+    first = unit(3.0, frechet_distance_latents=50.0, caption_accuracy=0.5, held_out_caption_accuracy=0.0)
+    second = unit(4.0, frechet_distance_latents=60.0, caption_accuracy=0.25)
+    found = quality_of({"training images": real, "a.s0": first, "a.s1": second, "b.s0": unit(9.0)}, ["a.s0", "a.s1"])
+    assert found is not None and (found.frechet, found.frechet_of_training) == (3.5, 2.0)
+    assert (found.frechet_latents, found.frechet_latents_of_training) == (55.0, 40.0)
+    assert (found.caption_accuracy, found.held_out_caption_accuracy) == (0.375, None)
+    assert quality_of({"training images": real, "a.s0": first}, ["a.s0", "a.s1"]) is None
+    assert quality_of({"skipped": {}}, []) is None
 
 
 def test_an_older_record_gets_the_ends_that_its_hits_give(made: list[Record]) -> None:

@@ -266,7 +266,7 @@ def test_records_and_schemas_are_files_of_the_site(real_records: list[Record], t
     for record, file in zip(real_records, written, strict=True):
         assert (tmp_path / f"out/records/{record.id}.json").read_bytes() == file.read_bytes()
         page = (tmp_path / f"out/records/{record.id}.html").read_text(encoding="utf-8")
-        assert f'href="{record.id}.json"' in page and 'href="../schemas/sidebench-record-5.json"' in page
+        assert f'href="{record.id}.json"' in page and 'href="../schemas/sidebench-record-6.json"' in page
         assert f"&#34;manifest&#34;: &#34;{record.hashes.manifest}&#34;" in page
     assert (tmp_path / "out/schemas/sidebench-record-1.json").is_file()
 
