@@ -67,6 +67,9 @@ def of_one_call(model: "Model") -> int:
     t = torch.zeros(1, dtype=torch.long, device=model.device)
     # The prompt is embedded before counting begins: the number is the denoiser's alone.
     condition = model.embed([""]) if model.conditioning == "text" else t if model.conditioning == "class" else None
-    with OperationCount() as counter, torch.no_grad():
+    with torch.no_grad():
+        # What a model computes at its first call and keeps is no part of the others: text models encode no prompt.
         model.predict(x, t, condition)
+        with OperationCount() as counter:
+            model.predict(x, t, condition)
     return int(counter.total)

@@ -175,6 +175,17 @@ def test_equal_prompts_are_embedded_once_and_charged_each(model: Any, monkeypatc
     assert torch.equal(rows[0][:1], rows[1]) and len(set(costs)) == 1
 
 
+def test_the_operations_of_a_call_do_not_depend_on_what_was_asked_before(folder: Path) -> None:
+    first, later = (load_model(ModelSpec(family="text", location=str(folder))) for _ in range(2))
+    x, t = torch.zeros(1, *later.sample_shape), torch.zeros(1, dtype=torch.long)
+    condition = later.embed(["a cat"])
+    with torch.no_grad():
+        later.predict(x, t, condition)
+        with OperationCount() as counter:
+            later.predict(x, t, condition)
+    assert first.flops_per_sample() == later.flops_per_sample() == counter.total > 0
+
+
 @pytest.mark.parametrize("rows", [1, 3, 8, 11])
 def test_rows_that_fill_a_batch_of_the_autoencoder_are_nobodys_cost(model: Any, rows: int) -> None:
     """A challenge draws few candidates: of 11, five rows more would be decoded and booked, and the record refused."""
