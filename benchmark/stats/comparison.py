@@ -199,6 +199,9 @@ def no_leak_test(bands: Sequence[AttackHits], swaps: int = SWAPS) -> SwapTest:
         bands: What the attack hit in each band, all with the same groups and the same control; there is a control.
         swaps: Random swaps; no p is smaller than 1 / (swaps + 1).
 
+    Returns:
+        One-sided p-values in (0, 1], (bands,) each.
+
     Examples:
         Of three groups of 4 + 4 that own a candidate all lie in X: 5 of 70 ways to divide them have as many.
 

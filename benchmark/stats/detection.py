@@ -105,7 +105,19 @@ def tpr_at(positive: np.ndarray, negative: np.ndarray, fpr: float) -> float:
 
 
 def check_kinds(kinds: Kinds) -> None:
-    """Raise `TooFew` where memorised or other prompts are of too few families for an interval."""
+    """Refuse prompts of too few families for an interval, on either side.
+
+    Args:
+        kinds: What each prompt is.
+
+    Raises:
+        TooFew: memorised or other prompts are of fewer than 10 families.
+
+    Examples:
+        >>> check_kinds(Kinds(np.arange(12) < 3, np.arange(12)))
+        Traceback (most recent call last):
+        sidebench.benchmark.errors.TooFew: 3 families of memorised prompts: AUC and TPR need 10 of either kind
+    """
     for name, chosen in (("memorised", kinds.positive), ("other", ~kinds.positive)):
         count = len(np.unique(kinds.families[chosen]))
         if count < LEAST_FAMILIES:
@@ -210,6 +222,9 @@ def _joined(drawn: Mapping[str, Sequence[np.ndarray]]) -> dict[str, np.ndarray]:
 def needed(fpr: float) -> int:
     """Return how many families of negatives a TPR at this FPR needs.
 
+    Args:
+        fpr: False positive rate, between 0 and 1.
+
     Examples:
         >>> needed(0.01), needed(0.001)
         (100, 5000)
@@ -220,6 +235,11 @@ def needed(fpr: float) -> int:
 def draws_for(detectors: int, draws: int = DRAWS, confidence: float = 0.95) -> int:
     """Return how many draws compare so many detectors: more where few could show no difference after Holm.
 
+    Args:
+        detectors: How many are compared, each with each.
+        draws: The fewest to take.
+        confidence: Of the intervals; 1 minus it is the level that a p-value after Holm must be able to reach.
+
     Examples:
         >>> draws_for(7), draws_for(64)
         (2000, 161280)
@@ -229,6 +249,9 @@ def draws_for(detectors: int, draws: int = DRAWS, confidence: float = 0.95) -> i
 
 def block_of(prompts: int) -> int:
     """Return how many draws of so many prompts are held at a time, at least one.
+
+    Args:
+        prompts: How many prompts one draw gives a weight to.
 
     Examples:
         >>> block_of(5_769), block_of(65_536)

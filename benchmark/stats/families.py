@@ -64,6 +64,9 @@ def compare_families(first: np.ndarray, second: np.ndarray, confidence: float = 
         second: (families,) the same of the other set.
         confidence: Coverage of the two-sided intervals.
 
+    Returns:
+        Both mean shares, their difference within [-1, 1], and the p-value.
+
     Examples:
         >>> found = compare_families(np.ones(20), np.zeros(20))
         >>> value, (low, high) = found.difference

@@ -77,6 +77,9 @@ def size_classes(training: np.ndarray, held_out: np.ndarray) -> Strata:
         training: (G_X,) images in each group of X, at least 1.
         held_out: (G_H,) the same of H.
 
+    Returns:
+        Class numbers of both sides, 0 up, in the order of the groups; each class has groups of both.
+
     Raises:
         BadInput: a side has no group.
 
@@ -103,6 +106,9 @@ def excess_shares(owned: Owned) -> np.ndarray:
 
     a is a side's share of the candidates. On the scale of all of X; it lies in [-max G_Xc / G_Hc, 1].
 
+    Args:
+        owned: Of any bands.
+
     Examples:
         Ten candidates: three owned by the two groups of X, one by the only group of H, which counts twice.
 
@@ -128,6 +134,9 @@ def swap_test(owned: Owned, seed: int, swaps: int = SWAPS) -> SwapTest:
         owned: Of the bands that are tested together.
         seed: The same seed gives the same p.
         swaps: Random swaps; no p is smaller than 1 / (swaps + 1).
+
+    Returns:
+        One-sided p-values in (0, 1], (bands,) each.
 
     Examples:
         Three groups of X own a candidate each, none of H. Of the 70 ways to call 4 of 8 groups "training", 5 have as
@@ -207,6 +216,19 @@ def upper_limit(owned: Owned, band: int, level: float, seed: int, swaps: int = S
         level: Chance that the limit lies below the leak.
         seed: The same seed gives the same limit.
         swaps: Random swaps.
+
+    Returns:
+        A share in [0, 1].
+
+    Examples:
+        Of 400 candidates 20 are owned by X and 20 by H, one by each of the same number of groups: without a sign of a
+        leak, up to 5.8 % may still be one.
+
+        >>> import numpy as np
+        >>> credits, strata = np.repeat([1, 0], [20, 80]), Strata(np.zeros(100, dtype=int), np.zeros(100, dtype=int))
+        >>> owned = Owned(credits[:, None], credits[:, None], strata, 400)
+        >>> round(lower_limit(owned, 0, 0.025, seed=0), 3), round(upper_limit(owned, 0, 0.025, seed=0), 3)
+        (0.0, 0.058)
     """
     return _Residual(owned, band, seed, swaps).upper(level)
 
@@ -323,6 +345,10 @@ def least_groups(strata: Strata, level: float) -> int | None:
 
     With fewer, all of them lie in X by chance more often than `level`, as they are hit alike. Without regard to
     classes, which can only ask for more. None where even all training groups are too few.
+
+    Args:
+        strata: The groups of both sides.
+        level: Of the test, between 0 and 1.
 
     Examples:
         >>> import numpy as np

@@ -180,6 +180,9 @@ def good_toulmin(
         confidence: Coverage of the two-sided interval, between 0 and 1.
         at_once: Species that a find brings, at least 1; 1 where they are found independently.
 
+    Returns:
+        The number and its interval; the number is at least what was seen.
+
     Raises:
         TooFew: there is no find, or t lies beyond the range.
         BadInput: t is not a positive number, or the frequencies are impossible.
@@ -216,6 +219,9 @@ def good_toulmin(
 
 def extrapolates_to(frequencies: np.ndarray) -> float:
     """Return the largest t at which `good_toulmin` answers: max(1, ln finds), 0 without a find.
+
+    Args:
+        frequencies: (species,) for each species the number of candidates that found it; zeros may be left out.
 
     Examples:
         >>> import numpy as np
