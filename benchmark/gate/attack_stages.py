@@ -20,7 +20,7 @@ from ..stats.thresholds import calibrate
 from . import checks as gate_checks
 from .baseline import BaselineAttack
 from .checks import GateCheck
-from .claims import Claim, Matched, Sides, Tested, group_claim, joined, matched, raw_claim, settled, tested
+from .claims import AnyClaim, Matched, Sides, Tested, group_claim, joined, matched, raw_claim, settled, tested
 from .looks import Look, LookedAt, due, excess_look, look_numbers, margin_look
 from .policy import Limits, Policy
 from .source import ScoreSource
@@ -42,7 +42,7 @@ class AttackProgress:
         self.frozen = False
         self.calibrated_on = 0
         """Candidates of the calibration, whole shards."""
-        self.claims: list[Claim] = []
+        self.claims: list[AnyClaim] = []
         self.looks: list[Look] = []
         """At the excess; their numbers are fixed before the first candidate."""
         self.margins: list[Look] = []
@@ -229,7 +229,7 @@ class Stages:
         numbers = look_numbers(self.source.shard_size, self.policy.budget.candidates)
         last = bool(line.stopped) or line.made >= self.source.available
         limits = self.limits
-        claims: list[Claim] = []
+        claims: list[AnyClaim] = []
         if limits.excess is not None:
             level, found_hits = self.policy.alpha / self.hypotheses / len(numbers), own.of(slice(None))
             if due(line.looks, numbers, len(own.numbers), last):

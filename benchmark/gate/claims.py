@@ -125,7 +125,7 @@ class GateClaim(NamedTuple):
         return float(p[-1]) if len(p) else 1.0
 
 
-class Claim(Protocol):
+class AnyClaim(Protocol):
     """A claim of either kind: tested after every candidate, or at looks."""
 
     @property
@@ -276,7 +276,7 @@ def group_claim(attack: str, limit: float, found: Tested) -> GateClaim:
     return GateClaim(attack, "group_rate", limit, _most_hit(found), least=0.0, hypotheses=found.training_groups)
 
 
-def decide(claims: Sequence[Claim], alpha: float, beta: float, hypotheses: int) -> Answer:
+def decide(claims: Sequence[AnyClaim], alpha: float, beta: float, hypotheses: int) -> Answer:
     """Hold every claim against its limit; any rejection by Holm's method begins with that of the smallest p.
 
     `hypotheses` counts the claims that were not tested, too, so that it does not matter which were.
@@ -287,12 +287,12 @@ def decide(claims: Sequence[Claim], alpha: float, beta: float, hypotheses: int) 
     return Answer(fails, settled(claims, beta))
 
 
-def settled(claims: Sequence[Claim], beta: float) -> bool:
+def settled(claims: Sequence[AnyClaim], beta: float) -> bool:
     """Return whether every one of these claims is shown, so that more candidates would add nothing."""
     return all(claim.p_pass() <= beta for claim in claims)
 
 
-def findings(claims: Sequence[Claim], alpha: float, beta: float, hypotheses: int) -> list[Finding]:
+def findings(claims: Sequence[AnyClaim], alpha: float, beta: float, hypotheses: int) -> list[Finding]:
     """Return estimate, bounds and what would settle it, by claim."""
     untested = [1.0] * (hypotheses - len(claims))
     adjusted = holm([*(claim.p_fail() for claim in claims), *untested])[: len(claims)]

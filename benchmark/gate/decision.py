@@ -26,7 +26,7 @@ from . import checks as gate_checks
 from .attack_stages import AttackProgress, Stages, Stopped, named
 from .baseline import Baseline, BaselineAttack, check_comparable, stored_facts
 from .checks import GateCheck
-from .claims import Answer, Claim, Finding, Sides, Tested, decide, findings, settled
+from .claims import Answer, AnyClaim, Finding, Sides, Tested, decide, findings, settled
 from .policy import Limits, Policy
 from .source import NOTHING, ScoreSource, Spent
 
@@ -78,7 +78,7 @@ class Decision:
     """Attacks that were not begun, because a leak was certain before."""
     unchecked: list[str] = field(default_factory=list)
     """What could not be looked at, and why; it does not take a pass away."""
-    claims: list[Claim] = field(default_factory=list)
+    claims: list[AnyClaim] = field(default_factory=list)
     """What the findings were taken from, candidate by candidate."""
     spent: Spent = NOTHING
     folder: Path | None = None
@@ -150,7 +150,7 @@ class _Judged:
     hypotheses: int
     """Claims of all of them together: what a fail is corrected for, whichever were tested in the end."""
 
-    def claims(self) -> list[Claim]:
+    def claims(self) -> list[AnyClaim]:
         """Return the claims of every attack so far."""
         return [claim for line in self.lines for claim in line.claims]
 

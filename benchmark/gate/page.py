@@ -12,7 +12,7 @@ from ..files import write_text
 from ..reports.page import scrubbed
 from ..reports.plot_style import ALARM, INK, SOFT, TRAINING, canvas, inline, styled, to_svg
 from ..reports.templates import environment
-from .claims import MEANINGS, Claim, Course
+from .claims import MEANINGS, AnyClaim, Course
 from .text import explanations, headline, rows
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def panels(decision: "Decision") -> list[Panel]:
     return found
 
 
-def _drawn(claim: Claim, own: Course) -> "Figure":
+def _drawn(claim: AnyClaim, own: Course) -> "Figure":
     """Draw the rate and its bounds over the tested candidates, and the limit that they must leave."""
     figure, axes = canvas(height=2.5)
     low, high, limit = 100 * own.low, 100 * own.high, 100 * claim.limit

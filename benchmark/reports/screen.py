@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeVar
 from ..files import read_json
 from ..protocol import CONFIDENCE
 from ..results.run_folder import RunFolder
-from ..results.schema import AttackRatio, BandResult, Claim, Compared, Exposure, Metrics, OwnImages, Result
+from ..results.schema import AttackRatio, BandResult, Compared, Exposure, LeakClaim, Metrics, OwnImages, Result
 from .tables import claim_words, model_line, percent, probe_flags
 from .verdict import headline
 
@@ -120,7 +120,7 @@ def answer(metrics: Metrics) -> str:
     return f"{ANSWERS[says]}  {words.replace(' cannot tell', '', 1)}"
 
 
-def _leak(metrics: Metrics, claims: Sequence[Claim]) -> str:
+def _leak(metrics: Metrics, claims: Sequence[LeakClaim]) -> str:
     """Say what the attack that finds most in its closest band finds, there and in the widest band with an excess.
 
     Unique images are those of the closest band, as in the table.
@@ -175,7 +175,7 @@ def _beside(bands: Sequence[BandResult]) -> str:
     return "" if rate is None else f" (control: {rate:.1f} %)"
 
 
-def _clear(claims: Sequence[Claim]) -> str:
+def _clear(claims: Sequence[LeakClaim]) -> str:
     widest = max(claim.bands[-1].at_most for claim in claims)
     return f"a leak of up to {100 * widest:.1f} % of the candidates could have gone unseen"
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..files import read_json
 from ..results.run_folder import RunFolder
-from ..results.schema import Claim, Cost, Effort, Estimate, Exposure, Metrics, OwnImages, Rate, Result
+from ..results.schema import Cost, Effort, Estimate, Exposure, LeakClaim, Metrics, OwnImages, Rate, Result
 from ..results.tuning_curve import Curve
 
 ONE_PREPARATION = "of this preparation of each: another seed may say otherwise"
@@ -623,7 +623,7 @@ def verdicts(metrics: Metrics) -> list[str]:
     return lines
 
 
-def claim_words(claim: Claim, control: str) -> str:
+def claim_words(claim: LeakClaim, control: str) -> str:
     """Say what a claim says, without a full stop."""
     over = "a reference model" if control == "reference-model" else "held-out images"
     closest, widest = claim.bands[0], claim.bands[-1]
@@ -656,7 +656,7 @@ def claim_words(claim: Claim, control: str) -> str:
     return f"shows no excess over {over}; {unseen}"
 
 
-def _who(claim: Claim) -> str:
+def _who(claim: LeakClaim) -> str:
     if len(claim.seeds) == 1:
         return f"{claim.attack}, seed {claim.seeds[0]}, {claim.candidates:,} candidates of this preparation"
     return f"{claim.attack}, {len(claim.seeds)} preparations, {claim.candidates:,} candidates"

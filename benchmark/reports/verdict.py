@@ -5,7 +5,7 @@ from typing import Any, Literal, NamedTuple
 from ..protocol import UNLIKE
 from ..results.likeness import is_unlike
 from ..results.reach import LEAST
-from ..results.schema import Claim, Metrics
+from ..results.schema import LeakClaim, Metrics
 from .tables import claim_words
 
 Tone = Literal["leak", "clear", "open"]
@@ -141,7 +141,7 @@ def _leak(metrics: Metrics) -> str:
     return f"{over} {name}{claim_words(shown, metrics.control)}.{_shown_groups(metrics, shown)}"
 
 
-def _shown_groups(metrics: Metrics, claim: Claim) -> str:
+def _shown_groups(metrics: Metrics, claim: LeakClaim) -> str:
     """Say what an attack hit, in the widest band in which it has an excess."""
     results = [r for r in metrics.results if (r.attack, r.measure) == (claim.attack, claim.measure)]
     bands = [band for result in results for band in result.bands if band.band == claim.widest]

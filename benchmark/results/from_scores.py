@@ -35,11 +35,11 @@ from .run_folder import RunFolder
 from .schema import (
     AttackRatio,
     CaptionFlags,
-    Claim,
     Compared,
     Cost,
     Effort,
     Exposure,
+    LeakClaim,
     Metrics,
     OwnImages,
     Result,
@@ -68,7 +68,7 @@ class Figures(NamedTuple):
     caption_flags: list[CaptionFlags]
     exposures: list[Exposure]
     results: list[Result]
-    claims: list[Claim]
+    claims: list[LeakClaim]
     comparisons: list[Compared]
     attack_ratios: list[AttackRatio]
     costs: list[Cost]
@@ -150,7 +150,7 @@ def figures(
     )
 
 
-def said_with_care(folder: RunFolder, units: Sequence[Unit], metrics: Metrics) -> list[Claim]:
+def said_with_care(folder: RunFolder, units: Sequence[Unit], metrics: Metrics) -> list[LeakClaim]:
     """Return the claims of `metrics` as far as its reach and its images allow.
 
     Where an attack was guided by chance there is a remark; where images are not of the pair's kind no claim says that
@@ -190,7 +190,7 @@ def _claims(
     compared: Sequence[Sequence[AttackHits]],
     measure: Measure | None,
     called: Callable[[Sequence[int]], list[int]],
-) -> list[Claim]:
+) -> list[LeakClaim]:
     """Return what each attack shows, its preparations taken together; nothing where no measure decides.
 
     `called` says which groups the units at some places have memorised.

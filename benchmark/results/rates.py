@@ -21,9 +21,9 @@ from .schema import (
     BandClaim,
     BandResult,
     Calibrated,
-    Claim,
     Compared,
     Estimate,
+    LeakClaim,
     Percentiles,
     Point,
     Rate,
@@ -183,7 +183,7 @@ def attack_claim(
     measure: Measure,
     attacks: int,
     found_groups: Sequence[int] = (),
-) -> Claim:
+) -> LeakClaim:
     """Return what an attack shows in the nested bands, closest first; its preparations are taken together.
 
     The level is divided by the number of attacks that are judged together, and by that of the bands where each has a
@@ -204,7 +204,7 @@ def attack_claim(
     owned = float(widest.training_hits.sum() + widest.control_hits.sum())
     # So many hits in so few groups may be a leak or chance. Of fewer hits the upper limit says all there is to say.
     concentrated = not widest.same_groups and hit > 0 and (least is None or hit < least <= owned)
-    return Claim(
+    return LeakClaim(
         attack=attack,
         seeds=list(seeds),
         measure=measure.id,

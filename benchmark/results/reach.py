@@ -8,7 +8,7 @@ from ..contracts import Band, Measure, Side
 from ..measures import hits
 from ..protocol import CONFIDENCE
 from ..stats.intervals import Interval, wilson
-from .schema import Claim, How, Metrics, Reach, ReachedShare
+from .schema import How, LeakClaim, Metrics, Reach, ReachedShare
 
 ROUND_TRIP = "roundtrip"
 """Name of the measure whose references go through the autoencoder too."""
@@ -80,7 +80,7 @@ def flags(metrics: Metrics) -> list[str]:
     ]
 
 
-def said_within_reach(metrics: Metrics) -> list[Claim]:
+def said_within_reach(metrics: Metrics) -> list[LeakClaim]:
     """Return the claims, where those that saw no excess say "cannot see" if most training images are out of reach."""
     found = []
     for claim in metrics.claims:

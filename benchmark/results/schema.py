@@ -300,7 +300,7 @@ class BandClaim(_Record):
 Says = Literal["excess", "none seen", "cannot tell", "cannot see", "unlike images", "control does not fit"]
 
 
-class Claim(_Record):
+class LeakClaim(_Record):
     """What an attack shows over its control, by the first measure that decides, in all nested bands together."""
 
     attack: str = Field(description="name of the attack")
@@ -438,7 +438,7 @@ class Metrics(_Record):
     )
     exposures: list[Exposure] = Field([], description="exposure of canaries, by attack that replays them and seed")
     results: list[Result] = Field(description="one per attack, seed and measure")
-    claims: list[Claim] = Field([], description="what each attack shows; empty without a fair control")
+    claims: list[LeakClaim] = Field([], description="what each attack shows; empty without a fair control")
     comparisons: list[Compared] = Field(description="every two attacks under the same seed, in each nested band")
     attack_ratios: list[AttackRatio] = Field(
         [],

@@ -10,22 +10,22 @@ from sidebench.benchmark.results.schema import (
     AttackRatio,
     BandClaim,
     BandResult,
-    Claim,
     Cost,
     Estimate,
     Exposure,
+    LeakClaim,
     Metrics,
     OwnImages,
 )
 
 
-def claim(attack: str, says: Any, at_least: float = 0.0, at_most: float = 0.1) -> Claim:
+def claim(attack: str, says: Any, at_least: float = 0.0, at_most: float = 0.1) -> LeakClaim:
     bands = [
         BandClaim(band=name, p=0.001, at_least=at_least * factor, at_most=at_most * factor)
         for name, factor in (("high", 0.5), ("high+mid+low", 1.0))
     ]
     found = says == "excess"
-    return Claim(
+    return LeakClaim(
         attack=attack,
         seeds=[0],
         measure="nl2c:n50:a0.5",
@@ -39,7 +39,7 @@ def claim(attack: str, says: Any, at_least: float = 0.0, at_most: float = 0.1) -
     )
 
 
-def said(metrics: Metrics, *claims: Claim) -> Metrics:
+def said(metrics: Metrics, *claims: LeakClaim) -> Metrics:
     """Return the metrics of the same run with other claims."""
     return metrics.model_copy(update={"claims": list(claims), "control": "iid", "flags": []})
 

@@ -7,7 +7,7 @@ import pytest
 from sidebench.benchmark.reports.page_data import Contents, read_contents
 from sidebench.benchmark.reports.tables import verdicts
 from sidebench.benchmark.reports.verdict import VerdictCheck, checks, headline, strongest
-from sidebench.benchmark.results.schema import BandClaim, Claim, Compared, Estimate, Metrics
+from sidebench.benchmark.results.schema import BandClaim, Compared, Estimate, LeakClaim, Metrics
 
 
 @pytest.fixture(scope="module")
@@ -18,13 +18,13 @@ def contents(finished: Any) -> Contents:
 BANDS = ("high", "high+mid", "high+mid+low")
 
 
-def claim(attack: str, says: str = "none seen", *, in_bands: tuple[str, ...] = (), **changes: Any) -> Claim:
+def claim(attack: str, says: str = "none seen", *, in_bands: tuple[str, ...] = (), **changes: Any) -> LeakClaim:
     """Return what an attack shows: an excess in some of the nested bands, or none."""
     bands = [
         BandClaim(band=band, p=0.01 if band in in_bands else 0.5, at_least=0.02 * (band in in_bands), at_most=most)
         for band, most in zip(BANDS, (0.01, 0.05, 0.2), strict=True)
     ]
-    return Claim(
+    return LeakClaim(
         attack=attack,
         seeds=changes.pop("seeds", [0]),
         measure="nl2c:n50:a0.5",
@@ -39,7 +39,7 @@ def claim(attack: str, says: str = "none seen", *, in_bands: tuple[str, ...] = (
     )
 
 
-def with_claims(metrics: Metrics, *claims: Claim, **changes: Any) -> Metrics:
+def with_claims(metrics: Metrics, *claims: LeakClaim, **changes: Any) -> Metrics:
     """Return the run with these claims, a fair control and no comparison."""
     check = metrics.control_check.model_copy(update={"told_apart": False})
     update = {"claims": list(claims), "control": "iid", "control_check": check, "comparisons": [], **changes}
@@ -74,7 +74,7 @@ def with_claims(metrics: Metrics, *claims: Claim, **changes: Any) -> Metrics:
         ([claim("side", "cannot see")], "open", ["not found again after the model's own round trip"]),
     ],
 )
-def test_headline_follows_the_claims(contents: Contents, claims: list[Claim], tone: str, words: list[str]) -> None:
+def test_headline_follows_the_claims(contents: Contents, claims: list[LeakClaim], tone: str, words: list[str]) -> None:
     found = headline(with_claims(contents.metrics, *claims))
     assert found.tone == tone
     for word in words:

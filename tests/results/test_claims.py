@@ -6,7 +6,7 @@ import pytest
 from sidebench.benchmark.measures.hits import nested_bands
 from sidebench.benchmark.registry import make_measure
 from sidebench.benchmark.results.rates import attack_claim
-from sidebench.benchmark.results.schema import Claim
+from sidebench.benchmark.results.schema import LeakClaim
 from sidebench.benchmark.stats.comparison import SWAP_SEED, AttackHits, no_leak_test
 from sidebench.benchmark.stats.owned import Owned, Strata, lower_limit, upper_limit
 
@@ -14,7 +14,7 @@ MEASURE = make_measure("nl2c:n50:a0.5")
 GROUPS, CANDIDATES = 100, 1000
 
 
-def claimed(*bands: tuple[list[int], list[int]], attacks: int = 1) -> Claim:
+def claimed(*bands: tuple[list[int], list[int]], attacks: int = 1) -> LeakClaim:
     """Claim what hits by group of X and of H say, band by band, closest first; groups without a hit are left out."""
     found = []
     for band, (ours, theirs) in zip(nested_bands(MEASURE), bands, strict=True):

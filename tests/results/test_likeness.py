@@ -11,15 +11,15 @@ from sidebench.benchmark.results import from_scores
 from sidebench.benchmark.results.from_scores import said_with_care
 from sidebench.benchmark.results.likeness import is_unlike, said_of_unlike
 from sidebench.benchmark.results.run_folder import RunFolder
-from sidebench.benchmark.results.schema import BandClaim, Claim
+from sidebench.benchmark.results.schema import BandClaim, LeakClaim
 
 UNITS = [("a.s0", "a", 0), ("a.s1", "a", 1), ("b.s0", "b", 0)]
 
 
-def claim(attack: str, says: Any) -> Claim:
+def claim(attack: str, says: Any) -> LeakClaim:
     band = BandClaim(band="high", p=1.0, at_least=0.0, at_most=0.014)
     none: dict[str, Any] = {"closest": None, "widest": None, "groups_hit": 0, "least_groups": 5}
-    return Claim(attack=attack, seeds=[0], measure="m", candidates=48, says=says, bands=[band], **none)
+    return LeakClaim(attack=attack, seeds=[0], measure="m", candidates=48, says=says, bands=[band], **none)
 
 
 @pytest.fixture

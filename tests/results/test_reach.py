@@ -8,7 +8,7 @@ from sidebench.benchmark.measures.nl2 import NormalizedL2Combined
 from sidebench.benchmark.measures.rms import Rms
 from sidebench.benchmark.results import reach
 from sidebench.benchmark.results.reach import least_reach, said_within_reach
-from sidebench.benchmark.results.schema import BandClaim, Claim, Metrics, Reach, load_metrics
+from sidebench.benchmark.results.schema import BandClaim, LeakClaim, Metrics, Reach, load_metrics
 
 MEASURE = NormalizedL2Combined()
 NAME = MEASURE.id
@@ -80,10 +80,10 @@ def test_a_low_reach_is_flagged_in_a_sentence(metrics: Metrics) -> None:
 def test_only_a_run_that_saw_nothing_is_said_to_see_nothing(metrics: Metrics) -> None:
     """The closest band finds 99 of 200 images again, and then half of them, which is enough."""
 
-    def claim(says: str) -> Claim:
+    def claim(says: str) -> LeakClaim:
         bands = [BandClaim(band=band, p=0.5, at_least=0.0, at_most=0.1) for band in ("high", "high+mid")]
         known = {"attack": says, "seeds": [0], "measure": NAME, "candidates": 40, "groups_hit": 3, "least_groups": 5}
-        return Claim(**known, says=says, closest=None, widest=None, bands=bands)  # type: ignore[arg-type]
+        return LeakClaim(**known, says=says, closest=None, widest=None, bands=bands)  # type: ignore[arg-type]
 
     every = ["none seen", "excess", "cannot tell", "control does not fit"]
     metrics.claims = [claim(says) for says in every]

@@ -42,7 +42,7 @@ class Captioned(NamedTuple):
     captions: list[str]
 
 
-class Victim(NamedTuple):
+class TrainedText(NamedTuple):
     """The parts of the pipeline."""
 
     unet: torch.nn.Module
@@ -71,7 +71,7 @@ def make(
     latents = torch.cat([_encode(autoencoder, part) for part in shown.images.split(64)])
     entries = len(json.loads((out / "tokenizer" / "vocab.json").read_text(encoding="utf-8")))
     unet, encoder = fit(latents, tokens, entries, recipe, checkpoints, device, progress)
-    save(Victim(unet, encoder, autoencoder), recipe, out)
+    save(TrainedText(unet, encoder, autoencoder), recipe, out)
 
 
 def with_canaries(training: ImageSet, recipe: TextRecipe) -> Captioned:
@@ -280,7 +280,7 @@ def _networks(latents: Tensor, vocabulary: int, recipe: TextRecipe) -> torch.nn.
     return torch.nn.ModuleDict({"unet": unet, "text_encoder": encoder})
 
 
-def save(victim: Victim, recipe: TextRecipe, out: Path) -> None:
+def save(victim: TrainedText, recipe: TextRecipe, out: Path) -> None:
     """Write the pipeline folder beside its tokenizer: weights as safetensors, in half precision."""
     from diffusers import DDIMScheduler
 
