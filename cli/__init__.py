@@ -1,6 +1,11 @@
 """The `sidebench` command. Each module beside this one declares options, calls a room and prints.
 
 No logic is here, and nothing heavy is imported before a command needs it: `sidebench --help` answers at once.
+May import every room; no room imports it.
+
+    from sidebench.cli import app, main
+
+    main()  # what `python -m sidebench` runs: parses sys.argv, prints, and exits with the command's code
 """
 
 import functools

@@ -22,6 +22,7 @@ from scipy import stats
 from tabulate import tabulate
 
 from sidebench import load_metrics
+from sidebench.benchmark.files import parse_yaml
 
 VICTIMS = 8
 """And one more, on which the settings were chosen."""
@@ -111,7 +112,7 @@ def write_controls(victims: Path) -> None:
     The other images are dealt out by another seed. Few of them are the victim's own, on either side alike.
     """
     for file in sorted(victims.glob("glyphs64-*/pair.yaml")):
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = parse_yaml(file.read_text(encoding="utf-8"), str(file))
         content["name"] += "-control"
         content["data"]["split"]["seed"] += 10_000
         content.pop("recipe", None)

@@ -108,13 +108,10 @@ def rehearsal(repo: str, records: Path) -> str:
     Raises:
         BadInput: there are no records, one of them has a problem, or the name cannot be one of a repository.
     """
-    from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils._validators import validate_repo_id
 
-    try:
+    with explained("dataset", repo, sending=True):
         validate_repo_id(repo)
-    except HFValidationError as error:
-        raise BadInput(f"{repo!r} is no name of a repository: {error}") from None
     files = _checked_records(records)
     sizes = {path: file.stat().st_size for path, file in sorted(_by_place(files, records).items())}
     if tasks := eval_yaml.eval_yaml(_extraction(files)):

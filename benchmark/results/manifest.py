@@ -66,9 +66,19 @@ class _Manifest(_Part):
     @model_validator(mode="after")
     def _units_are_named(self) -> "_Manifest":
         for name, unit in self.units.items():
-            if name != f"{unit.attack}.s{unit.seed}":
+            if name != unit_name(unit.attack, unit.seed):
                 raise ValueError(f"unit {name} is of {unit.attack} under seed {unit.seed}")
         return self
+
+
+def unit_name(attack: str, seed: int) -> str:
+    """Return what one attack under one seed is called in manifests, costs and the names of files.
+
+    Examples:
+        >>> unit_name("side", 0)
+        'side.s0'
+    """
+    return f"{attack}.s{seed}"
 
 
 def check_manifest(content: Mapping[str, Any], name: str) -> None:

@@ -49,6 +49,7 @@ from ..protocol import SHARD, Batching
 from .checkpoints import FolderCheckpoints
 from .leases import close_work, has_workers
 from .manifest import UNIT_PATTERN, check_manifest
+from .manifest import unit_name as unit_name
 from .shards import Shard, below, in_order, missing, named
 
 if TYPE_CHECKING:
@@ -416,11 +417,6 @@ def stored_pair(folder: RunFolder) -> str:
     if name not in pair_names():
         raise BadInput(f"{folder.path.name} is a run of {name}, which does not ship with sidebench: give --pair FILE")
     return name
-
-
-def unit_name(attack: str, seed: int) -> str:
-    """Return what one attack under one seed is called in manifests, costs and the names of files."""
-    return f"{attack}.s{seed}"
 
 
 def is_unit_name(name: str) -> bool:

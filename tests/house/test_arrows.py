@@ -74,6 +74,8 @@ def wrong(name: str, other: str) -> bool:
         return not {there, other} & METHODS_SEE
     if here == "leaderboards":
         return there in ("cli", "notebook", "methods")
+    if here in ("cli", "notebook"):
+        return there in ("cli", "notebook") and there != here
     if here not in STEPS:
         return False
     return there not in STEPS or STEPS.index(there) > STEPS.index(here) or (here, there) in SIDE_BY_SIDE
@@ -133,6 +135,8 @@ def test_every_module_of_benchmark_stands_in_a_room() -> None:
         ("from ..benchmark.data.references import load_references", "methods/new.py"),
         ("from ..benchmark.models import load_model", "methods/new.py"),
         ("from ..methods.side import Side", "leaderboards/new.py"),
+        ("from ..cli.options import Device", "notebook/new.py"),
+        ("from ..notebook.commands import run", "cli/new.py"),
     ],
 )
 def test_an_arrow_against_the_order_is_found(line: str, file: str, tmp_path: Path) -> None:
