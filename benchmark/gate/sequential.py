@@ -171,6 +171,8 @@ def _gains(levels: np.ndarray, mean: float) -> np.ndarray:
 
 def _lower(counts: Counts, level: float, weights: np.ndarray) -> float:
     """Return the largest mean that is rejected as too small, by bisection: the capital falls as m grows."""
+    # Bets do not look at the order of values, so the capital now follows from the last counts. A mean that was rejected
+    # earlier and is not any more lies above this bound: the bound is safe, if not the tightest.
     wanted, last = -np.log(level), Counts(counts.levels, counts.seen[:, -1:])
     low, high = -1.0, 1.0
     for _ in range(_BISECTIONS):

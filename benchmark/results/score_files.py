@@ -65,6 +65,8 @@ def write_scores(
 
 def write_tables(folder: RunFolder, unit: str, space: str, shard: Shard, tables: Mapping[str, pa.Table]) -> None:
     """Store what `score_tables` has made, wherever it was made."""
+    # Pairs and bins first: whoever stops the run in between leaves a shard without its candidates' file, which reads as
+    # one that was never scored and is scored once more, never as one that is whole.
     for part in SCORE_PARTS:
         write_table(folder.scores_file(unit, space, shard, part), tables[part])
 
@@ -75,6 +77,7 @@ def read_scores(folder: RunFolder, unit: str, space: str, shard: Shard) -> Shard
     Raises:
         CorruptRun: a file is missing, truncated, empty or does not hold what it should.
     """
+    # `current` is the file that a message would name: the one that is being read when something is missing.
     current, pairs_file = folder.scores_file(unit, space, shard), folder.scores_file(unit, space, shard, "pairs")
     table, pairs = read_table(current), read_table(pairs_file)
     try:

@@ -20,6 +20,7 @@ class Ledger:
     @contextmanager
     def during(self, phase: str) -> Iterator[None]:
         """Count what happens inside under this phase."""
+        # The phase before comes back where the work inside fails too: who goes on would count under the wrong one.
         before, self.phase = self.phase, phase
         try:
             yield

@@ -187,6 +187,7 @@ def unique_bound(seen: int, alone: np.ndarray, confidence: float = 0.95) -> floa
         >>> round(unique_bound(30, np.array([8, 8, 1, 1])), 1)  # 30 - 1.645 sqrt(130 + 64)
         7.1
     """
+    # One candidate may find a whole cluster at once: it is the unit that is left out, not the species.
     u = np.asarray(alone, dtype=np.float64)
     variance = float((u**2).sum()) + max(1.0, float(u.max(initial=0.0))) ** 2
     return float(max(0.0, seen - normal_quantile(2 * confidence - 1) * variance**0.5))
@@ -224,6 +225,8 @@ def paired_difference(only_first: int, only_second: int, n: int, confidence: flo
         gap = b - c - n * delta
         return float(gap / max(variance, 1e-300) ** 0.5)
 
+    # The ends are the differences at which the statistic is z and -z. It falls as delta grows and is 0 at the estimate,
+    # so each bracket holds one root.
     # At a difference of -1 or 1 the variance is 0: the statistic is taken just inside. Where every pair is discordant
     # one way, the end is that edge itself and there is no root to look for.
     estimate, edge = (b - c) / n, 1 - 1e-12
@@ -346,6 +349,8 @@ def excess(
         >>> f"{found.value:.2f} [{found.interval.low:.3f}, {found.interval.high:.3f}]"
         '0.14 [0.060, 0.225]'
     """
+    # Candidates are one sample, images the other. First the candidates, by a score interval, which holds near 0
+    # hits, where a variance that is estimated from the hits themselves would be 0.
     value = (training_credits.sum() - control_credits.sum()) / candidates
     if len(control_credits):
         by_candidate = paired_difference(only_training, only_control, candidates, confidence)
@@ -355,6 +360,8 @@ def excess(
     # One group has no variance between groups: the candidates alone speak.
     if min(len(term) for term in terms) < 2:
         return Excess(float(value), by_candidate)
+    # The envelope of both: with few hits the candidates' interval is the wider one, with many hits of few groups the
+    # groups' one.
     below, above = (reach / candidates for reach in group_reaches(terms, confidence))
     low = max(-1.0, min(by_candidate.low, value - below))
     high = min(1.0, max(by_candidate.high, value + above))
