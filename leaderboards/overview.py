@@ -4,12 +4,10 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import NamedTuple
 
-from ..benchmark.protocol import CONFIDENCE
-from ..benchmark.stats.comparison import INTERVAL_SWAPS, excess_of
-from ..benchmark.stats.intervals import normal_quantile
 from . import tables
+from .corrected import corrected_low
 from .ranking import Board, BoardRow, method_of
-from .record import Record, pooled_hits
+from .record import Record
 from .svg import Scale, scale
 
 ROWS = 5
@@ -17,9 +15,6 @@ ROWS = 5
 
 BOARDS = 4
 """Boards of attacks that it shows."""
-
-MOST_SWAPS = 99_999
-"""Label swaps of a corrected limit; they grow with the number of results, as its level falls."""
 
 
 class Ranking(NamedTuple):
@@ -180,7 +175,7 @@ def _said_of(board: Board) -> Leaks:
     if not most.claims_excess:
         return Leaks(board, "no fair control, so nothing is claimed", False)
     rows = len(board.ranked)
-    if (low := _corrected_low(most, rows)) > 0:
+    if (low := corrected_low(most, rows)) > 0:
         corrected = f" (95 % limit, corrected for {rows:,} results)" if rows > 1 else ""
         share = f"at least {tables.percent(low)} % of {method_of(most)}'s candidates{corrected}"
         return Leaks(board, f"gives training images away: {share}", True)
@@ -189,18 +184,3 @@ def _said_of(board: Board) -> Leaks:
         return Leaks(board, "training images are hit less than held-out images, which no leak explains", False)
     said = f"no leak was seen; up to {tables.percent(unseen)} % of the candidates could have gone unseen"
     return Leaks(board, said, False)
-
-
-def _corrected_low(record: Record, rows: int) -> float:
-    """Return the lower end of an excess that holds for so many records at once, by Bonferroni.
-
-    A record of images that are not public has no hits to compute it from: its interval is widened as a normal one.
-    """
-    low, confidence = record.excess.low, 1 - (1 - CONFIDENCE) / rows
-    if rows == 1 or low <= 0:
-        return low
-    if not record.hits:
-        wider = normal_quantile(confidence) / normal_quantile(CONFIDENCE)
-        return record.excess.value - wider * (record.excess.value - low)
-    found = excess_of(pooled_hits([record], record.seeds)[0], confidence, min(rows * INTERVAL_SWAPS, MOST_SWAPS))
-    return min(low, found.interval.low)

@@ -136,6 +136,7 @@ def index_page(found: Leaderboard) -> str:
         ranked=len(rows),
         again=sum(row.entry.checked is not None and row.entry.checked.passed for row in rows),
         notes=verdicts.board_notes(found.boards),
+        verdicts={board.name: verdicts.board_verdict(board) for board in found.boards},
         overall_words=tables.OVERALL_WORDS,
         plain=PLAIN,
         rankings=overview.rankings(found.boards),

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 
 from . import tables
+from .corrected import corrected_low, leaking
 from .ranking import PLAIN, WORDS, Board, BoardRow, method_of
 from .record import Record
 
@@ -12,7 +13,10 @@ def verdict(row: BoardRow, board: Board | None) -> list[str]:
     """Say in plain words what a record shows, where it stands, and how it compares with plain sampling."""
     lines = [_finding(row.record)]
     if row.best is not None and board is not None:
-        lines.append(_rank_sentence(row, len(board.ranked)))
+        rows = len(board.ranked)
+        if row.record.excess.low > 0 >= corrected_low(row.record, rows):
+            lines.append(f"Corrected for the {rows:,} results of its board, the excess may be chance.")
+        lines.append(_rank_sentence(row, rows))
     if row.against_plain:
         plain = f"plain sampling ({PLAIN})"
         said = {
@@ -53,10 +57,14 @@ def _rank_sentence(row: BoardRow, rows: int) -> str:
 
 
 def board_verdict(board: Board) -> str:
-    """Say in a sentence or two what a board shows: whether something leaks, and who leads."""
+    """Say in a sentence or two what a board shows: whether something leaks, and who leads.
+
+    Both hold for all rows at once: how many leak by Bonferroni's limits (`corrected.py`), who leads by Holm's tests
+    (`rank_tests.py`).
+    """
     if not board.ranked:
         return "Nothing is ranked here."
-    leaks, rows = sum(row.record.excess.low > 0 for row in board.ranked), len(board.ranked)
+    leaks, rows = leaking([row.record for row in board.ranked]), len(board.ranked)
     methods = {method_of(row.record) for row in board.ranked}
     # Somebody may have made a method again: then a row is no method.
     called = board.kind if len(methods) == rows else "rows"

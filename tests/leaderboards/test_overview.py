@@ -7,7 +7,7 @@ from statistics import fmean
 import pytest
 from made_records import changed, entry, vary
 
-from sidebench.leaderboards import overview, site
+from sidebench.leaderboards import corrected, overview, site, verdicts
 from sidebench.leaderboards.ranking import Leaderboard, rank, read_leaderboard
 from sidebench.leaderboards.record import Record
 from sidebench.leaderboards.svg import HEIGHT, LINE, ChartPoint, point_chart
@@ -145,6 +145,29 @@ def test_one_of_several_attacks_is_no_leak_by_chance(real_records: list[Record])
     assert leaky.leaks and "corrected for 20 results" in leaky.said
     own = re.search(r"at least ([\d.]+) %", leaky.said)
     assert own and 0 < float(own[1]) < 100 * strong.excess.low
+
+
+def test_boards_and_the_first_page_agree_on_what_leaks(real_records: list[Record]) -> None:
+    """One of twenty with an interval above 0 of its own is no leak in the sentence of its board, nor on its page."""
+    weak = vary(real_records[0], 0.025, 1, candidates=1024)
+    clean = [vary(real_records[0], 0, draw, candidates=1024, held_out=0, attack=f"a{draw}") for draw in range(19)]
+    strong = vary(real_records[0], 0.06, 1, candidates=1024)
+    for record, leaks in ((weak, 0), (strong, 1)):
+        (board,) = rank([entry(each) for each in [record, *clean]]).boards
+        (model,) = overview.models([board])
+        row = next(row for row in board.ranked if row.record is record)
+        assert record.excess.low > 0 and model.leaks == bool(leaks)
+        assert verdicts.board_verdict(board).startswith("1 of 20" if leaks else "None of 20")
+        assert any("may be chance" in line for line in verdicts.verdict(row, board)) == (not leaks)
+    assert corrected.corrected_low(weak, 1) == weak.excess.low
+
+
+def test_a_limit_of_many_rows_needs_no_swaps(real_records: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
+    record = vary(real_records[0], 0.06, 1, candidates=1024)
+    swapped = corrected.corrected_low(record, corrected.SWAPPED_ROWS)
+    monkeypatch.setattr(corrected, "excess_of", None)
+    widened = [corrected.corrected_low(record, rows) for rows in (corrected.SWAPPED_ROWS + 1, 400)]
+    assert record.excess.low > max(swapped, *widened) and widened == sorted(widened, reverse=True)
 
 
 def test_hits_below_those_of_held_out_images_bound_no_leak(real_records: list[Record]) -> None:

@@ -137,7 +137,8 @@ def board_of(base: Record, kind: str, *excesses: tuple[float, float], same: str 
         excess = base.excess.model_copy(update={"low": low, "high": high})
         name = same or f"m{place}"
         own = {"attack": name} if kind == "attacks" else {"defences": {name: {}}}
-        record = changed(base, excess=excess, submitter=f"team {place}", **own)
+        # Without hits: those of the record have another excess, from which corrected limits would be computed.
+        record = changed(base, excess=excess, hits=[], submitter=f"team {place}", **own)
         rows.append(BoardRow(entry(record), best=1 + place, worst=1 + place))
     return Board("x", rows, [], [])
 

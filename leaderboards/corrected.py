@@ -1,0 +1,32 @@
+"""Lower limits of excesses that hold for all rows of a board at once: whoever points at one of many rows needs them."""
+
+from collections.abc import Sequence
+
+from ..benchmark.protocol import CONFIDENCE
+from ..benchmark.stats.comparison import INTERVAL_SWAPS, excess_of
+from ..benchmark.stats.intervals import normal_quantile
+from .record import Record, pooled_hits
+
+SWAPPED_ROWS = 20
+"""Rows whose limits come from label swaps; they need swaps by the number of rows, so larger boards would take hours."""
+
+
+def corrected_low(record: Record, rows: int) -> float:
+    """Return the lower end of an excess that holds for so many records at once, by Bonferroni.
+
+    Of many rows, and of images that are not public, whose record has no hits to compute it from, the interval is
+    widened as a normal one.
+    """
+    low, confidence = record.excess.low, 1 - (1 - CONFIDENCE) / rows
+    if rows == 1 or low <= 0:
+        return low
+    if not record.hits or rows > SWAPPED_ROWS:
+        wider = normal_quantile(confidence) / normal_quantile(CONFIDENCE)
+        return record.excess.value - wider * (record.excess.value - low)
+    found = excess_of(pooled_hits([record], record.seeds)[0], confidence, rows * INTERVAL_SWAPS)
+    return min(low, found.interval.low)
+
+
+def leaking(records: Sequence[Record]) -> int:
+    """Return how many records of one board have an excess above 0, all of them taken together."""
+    return sum(corrected_low(record, len(records)) > 0 for record in records)
