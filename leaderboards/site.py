@@ -4,6 +4,7 @@ Every text of a record is escaped by the templates (`pages/*.html.j2`). The same
 """
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..benchmark.errors import BadInput
 from ..benchmark.files import parse_json, read_bytes, refuse_links, write_text
+from ..benchmark.registry import Kind, find, names, ships, split_ablation
 from ..benchmark.reports import detection, page
 from ..benchmark.reports.templates import environment
 from ..benchmark.results.schema import Estimate, Result
@@ -32,6 +34,7 @@ TOKENS = Path(page.__file__).parent / "tokens.css"
 """The colours that reports have too."""
 
 PAPER = "https://arxiv.org/abs/2410.02467"
+ARXIV = re.compile(r"arXiv (\d{4}\.\d{4,5})")
 
 LISTING = "files.json"
 """Names every file of a built site, so that the next build removes what is gone and nothing else."""
@@ -136,6 +139,7 @@ def index_page(found: Leaderboard) -> str:
         ranked=len(rows),
         again=sum(row.entry.checked is not None and row.entry.checked.passed for row in rows),
         notes=verdicts.board_notes(found.boards),
+        one_name=verdicts.heading_notes(found.boards),
         verdicts={board.name: verdicts.board_verdict(board) for board in found.boards},
         overall_words=tables.OVERALL_WORDS,
         plain=PLAIN,
@@ -221,12 +225,14 @@ def _environment() -> "Environment":
         "compared": detection.compared,
         "count": tables.count,
         "detector_verdict": detection.verdict,
+        "detectors_verdict": verdicts.detectors_verdict,
         "excess_text": tables.excess_text,
         "figures": tables.figures,
         "hardware": tables.hardware,
         "latents": tables.latents,
         "number": number,
         "overall_title": tables.overall_title,
+        "paper_of": _paper_of,
         "percent": tables.percent,
         "rank_by_cost": tables.rank_by_cost,
         "rank_range": tables.rank_range,
@@ -255,6 +261,21 @@ def _rate(found: Estimate | None) -> str:
         return "-"
     ends = (tables.percent(end) for end in (found.value, found.low, found.high))
     return Markup('{} <span class="ci">[{}, {}]</span>').format(*ends)
+
+
+def _paper_of(kind: Kind, name: str) -> str:
+    """Return the paper of what ships, linked where it is on arXiv; nothing of others, whose word it would be."""
+    from markupsafe import Markup
+
+    known = split_ablation(name)[0]
+    if known not in names(kind) or not ships(kind, known):
+        return ""
+    said = find(kind, known).paper
+    if said == "none" or not (arxiv := ARXIV.search(said)):
+        return "" if said == "none" else Markup("; {}").format(said)
+    before, after = said[: arxiv.start()], said[arxiv.end() :]
+    link = Markup('<a href="https://arxiv.org/abs/{}">{}</a>').format(arxiv[1], arxiv[0])
+    return Markup("; {}{}{}").format(before, link, after)
 
 
 def _excess_scale(records: Sequence[Record]) -> Scale:

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 from . import tables
 from .corrected import corrected_low, leaking
+from .detection_boards import DetectionBoard, Standing, standings
+from .overview import shared
 from .ranking import PLAIN, WORDS, Board, BoardRow, method_of
 from .record import Record
 
@@ -133,6 +135,44 @@ def board_notes(boards: Sequence[Board]) -> dict[str, str]:
         for board, fact in zip(own, facts, strict=True):
             found[board.name] = ", ".join(f"{key} {fact[key]}" for key in keys if key in fact)
     return found
+
+
+def heading_notes(boards: Sequence[Board]) -> dict[str, str]:
+    """Return by name what a heading says beside the victim's name, where several boards of a kind are of that name."""
+    notes, found = board_notes(boards), {}
+    for board in boards:
+        victim = board.kind, board.first.victim.name
+        alike = [_words(other) for other in boards if (other.kind, other.first.victim.name) == victim]
+        said = [word for word in _words(board) if any(word not in other for other in alike)]
+        if not said and len(alike) > 1 and board.kind == "attacks":
+            said = [notes[board.name]]
+        found[board.name] = ", ".join(said)
+    return found
+
+
+def _words(board: Board) -> list[str]:
+    identity = board.first.victim.identity
+    return [f"model {word[:8]}" if word == identity else word for word in shared(board)]
+
+
+def detectors_verdict(board: DetectionBoard) -> list[str]:
+    """Say which detectors lead by AUC in the newest record of a board, in a sentence per kind of other prompts."""
+    if not board.current:
+        return []
+    record = board.current[0].record
+    return [_leading(standings(record, each), each.negatives) for each in record.against if each.rates]
+
+
+def _leading(found: Sequence[Standing], negatives: str) -> str:
+    first = [row for row in found if row.best == 1]
+    names = [f"{row.used.detector} ({row.rates.auc.value:.2f})" for row in first]
+    where = f"Memorised against {negatives}, by AUC:"
+    if len(first) == len(found) > 1:
+        return f"{where} no difference between {len(found)} detectors is seen; {names[0]} has the highest."
+    if len(first) == 1:
+        return f"{where} {names[0]} is first of {len(found)}."
+    listed = ", ".join(names[:-1]) + f" and {names[-1]}"
+    return f"{where} a tie of {listed} is first of {len(found)}."
 
 
 def _facts(board: Board) -> dict[str, str]:

@@ -7,7 +7,7 @@ from statistics import fmean
 import pytest
 from made_records import changed, entry, vary
 
-from sidebench.leaderboards import corrected, overview, site, verdicts
+from sidebench.leaderboards import corrected, detection_boards, overview, site, verdicts
 from sidebench.leaderboards.ranking import Leaderboard, rank, read_leaderboard
 from sidebench.leaderboards.record import Record
 from sidebench.leaderboards.svg import HEIGHT, LINE, ChartPoint, point_chart
@@ -33,6 +33,25 @@ def test_the_first_page_answers_which_attack_finds_most(shipped: Leaderboard) ->
         places = [text.index(f'href="records/{row.entry.id}.html"') for row in ranking.rows]
         assert places == sorted(places)
     assert text.index("Which attack finds most?") < text.index("All boards")
+    assert text.count(">1 more row</a> on its board") == 1
+
+
+def test_the_page_of_detectors_says_first_who_leads(shipped: Leaderboard) -> None:
+    (board,) = shipped.detections
+    said = verdicts.detectors_verdict(board)
+    assert (
+        said[1]
+        == "Memorised against never seen, by AUC: a tie of noise-norm (0.78) and sharpness (0.76) is first of 7."
+    )
+    files = dict(site._detection_files(board))
+    text = files[f"boards/{board.name}.html"]
+    assert text.index("is first of 7") < text.index("<table") and text.count("<details><summary>Which") == 2
+    assert "is first of 7" in site.index_page(shipped)
+    assert verdicts.detectors_verdict(board._replace(current=[])) == []
+    found = detection_boards.standings(board.first, board.first.against[1])
+    assert verdicts._leading(found[:1], "x") == "Memorised against x, by AUC: noise-norm (0.78) is first of 1."
+    alike = [row._replace(best=1) for row in found]
+    assert "no difference between 7 detectors is seen; noise-norm (0.78)" in verdicts._leading(alike, "x")
 
 
 def test_the_first_page_answers_which_defence_leaves_least_at_what_quality(shipped: Leaderboard) -> None:

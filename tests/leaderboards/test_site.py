@@ -11,6 +11,7 @@ import pytest
 from made_records import HUGE, OWN, badge, changed, entry, store, vary
 
 from sidebench.benchmark.errors import BadInput
+from sidebench.benchmark.registry import find, names, ships
 from sidebench.leaderboards import board_charts, site, verdicts
 from sidebench.leaderboards.build import build
 from sidebench.leaderboards.ranking import Board, BoardRow, Leaderboard, rank
@@ -72,11 +73,17 @@ def files(found: Leaderboard) -> dict[str, str]:
 def test_every_link_leads_to_a_file_of_the_site(files: dict[str, str]) -> None:
     pages = {name: text for name, text in files.items() if name.endswith(".html")}
     assert len(pages) == 2 + 4 + 9
+    # The papers of what ships are the only addresses outside.
+    shipped = [find("attack", name).paper for name in names("attack") if ships("attack", name)]
+    papers = {
+        site.PAPER,
+        *(f"https://arxiv.org/abs/{said.split()[1].rstrip(',')}" for said in shipped if "arXiv" in said),
+    }
     for name, text in pages.items():
         links = Links(text)
         assert links.scripts == 1
         for target in links.targets:
-            if target not in ("data:,", "#main", site.PAPER):
+            if target not in ("data:,", "#main", *papers):
                 path = (Path("/") / name).parent / target
                 assert path.resolve().relative_to("/").as_posix() in files, (name, target)
 
@@ -221,6 +228,29 @@ def test_boards_of_one_name_say_what_tells_them_apart(real_records: list[Record]
     other = Board("a", [BoardRow(entry(base))], [], [])
     notes = verdicts.board_notes([*boards, other])
     assert notes == {"b0.3": "guidance_scale 0.3", "b1.0": "guidance_scale 1.0", "a": ""}
+
+
+def test_headings_of_one_pair_say_in_what_its_boards_differ(real_records: list[Record]) -> None:
+    few, other = (changed(real_records[0], candidates=number) for number in (512, 2048))
+    boards = [Board(str(place), [BoardRow(entry(record))], [], []) for place, record in enumerate((few, other))]
+    assert verdicts.heading_notes(boards) == {"0": "512 candidates", "1": "2,048 candidates"}
+    assert verdicts.heading_notes(boards[:1]) == {"0": ""}
+    victim = few.victim.model_copy(update={"identity": "f" * 64})
+    more = Board("2", [BoardRow(entry(changed(few, victim=victim)))], [], [])
+    said = verdicts.heading_notes([boards[0], more])
+    assert said == {"0": f"model {few.victim.identity[:8]}", "2": "model ffffffff"}
+    made = changed(few, made=few.made.model_copy(update={"micro_batch": 7}))
+    same = [boards[0], Board("3", [BoardRow(entry(made))], [], [])]
+    assert verdicts.heading_notes(same)["3"] == "micro-batch 7"
+
+
+def test_a_record_leads_to_the_paper_of_what_ships(real_records: list[Record]) -> None:
+    plain = site.record_page(BoardRow(entry(changed(real_records[0], attack="carlini-uncond"))), None)
+    assert 'access: samples; <a href="https://arxiv.org/abs/2301.13188">arXiv 2301.13188</a>' in plain
+    behind = site.record_page(BoardRow(entry(changed(real_records[0], defences={"amg": {}}))), None)
+    assert 'defence; <a href="https://arxiv.org/abs/2404.00922">' in behind
+    strange = site.record_page(BoardRow(entry(changed(real_records[0], attack="pkg:Mine"))), None)
+    assert "access: samples</span>" in strange
 
 
 def test_the_first_page_leads_to_every_board(found: Leaderboard, files: dict[str, str]) -> None:
