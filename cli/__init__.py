@@ -30,7 +30,7 @@ from .config_file import Configured, renamed
 from .examples import examples_of, start_here
 from .grouped import Grouped
 from .hints import no_such_option, with_example
-from .options import FULL, SUMMARY
+from .options import FULL, NONE, SUMMARY
 from .output import complain, complain_of
 
 INTERRUPTED, UNEXPECTED, WRONG_USAGE = 130, 70, BadInput.exit_code
@@ -107,6 +107,9 @@ def _wrong_usage(error: Exception) -> str:
     return with_example(message, getattr(error, "ctx", None)) if message.startswith("Missing ") else message
 
 
+JSON_FORMS = {"--json": f"--json={SUMMARY}", "--no-json": f"--json={NONE}"}
+
+
 def _spelled_out(arguments: list[str]) -> list[str]:
     """Return the arguments as they are written now, and with the value of `--json` of a run, which may be left out.
 
@@ -121,7 +124,7 @@ def _spelled_out(arguments: list[str]) -> list[str]:
         if argument == FULL and found[-1:] == [f"--json={SUMMARY}"]:
             found[-1] = f"--json={FULL}"
         else:
-            found.append(f"--json={SUMMARY}" if argument == "--json" else argument)
+            found.append(JSON_FORMS.get(argument, argument))
     return found
 
 

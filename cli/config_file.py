@@ -5,16 +5,31 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from typer.core import TyperOption
+
 from .grouped import Grouped
 
 PARAMETERS = {"pair": "pairs"}
 """What a key of the file is called by the commands' functions, where that is not its own name."""
 
+NO_KEYS = ("allow_pickle", "help")
+"""Switches that no file turns on."""
+
 KEYS = {parameter: key for key, parameter in PARAMETERS.items()}
 
 
 class Configured(Grouped):
-    """A command whose options may come from a file. Keys of options that it lacks, but `run` has, say nothing here."""
+    """A command whose options may come from a file. Keys of options that it lacks, but `run` has, say nothing here.
+
+    What a file turns on, `--no-NAME` turns off.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        for param in self.params:
+            if isinstance(param, TyperOption) and param.is_flag and param.name not in NO_KEYS:
+                param.secondary_opts = [f"--no-{param.opts[0].removeprefix('--')}"]
+                param.show_default = False
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the file that `--config` names, if it is there, before the values are taken from the command line."""
@@ -23,7 +38,9 @@ class Configured(Grouped):
             from ..benchmark.runs.run_config import names_file, read_config
 
             names_file(given["config"])
-            chosen = read_config(Path(given.pop("config"))).options({KEYS.get(name, name) for name in given})
+            config = read_config(Path(given.pop("config")))
+            off = {name for name, value in given.items() if value is False}
+            chosen = config.options({KEYS.get(name, name) for name in given.keys() - off}, off)
             ctx.default_map = {PARAMETERS.get(key, key): value for key, value in chosen.items()}
         rest: list[str] = super().parse_args(ctx, args)
         return rest

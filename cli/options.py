@@ -47,7 +47,8 @@ ConfigFile = Annotated[
     Option(
         "--config",
         metavar="FILE.yaml",
-        help="Take the options from this file, whose keys are theirs; what the command line says wins.",
+        help="Take the options from this file, whose keys are theirs; what the command line says wins, and "
+        "--no-fresh, --no-json and the like turn off what it turns on.",
     ),
 ]
 
@@ -102,14 +103,14 @@ OldPlot = Annotated[Path | None, Option("--plot", hidden=True)]
 OLD_PLOT = "--plot FILE is an old spelling, which still works; --figures FOLDER writes this plot with the others"
 Force = Annotated[bool, Option("--force", help="Replace files that sidebench did not write.")]
 AsJson = Annotated[bool, Option("--json", help="Print JSON on stdout; everything else goes to stderr.")]
-SUMMARY, FULL = "summary", "full"
-"""What `--json` of a run is followed by; alone it stands for the first."""
+SUMMARY, FULL, NONE = "summary", "full", "none"
+"""What `--json` of a run is followed by; alone it stands for the first, and `--no-json` for the last."""
 
 
 def _known_form(form: str | None) -> str | None:
-    if form not in (None, SUMMARY, FULL):
+    if form not in (None, SUMMARY, FULL, NONE):
         raise BadSetting(f"--json {form}: is no form of it; there is --json, and --json {FULL}")
-    return form
+    return None if form == NONE else form
 
 
 RunAsJson = Annotated[

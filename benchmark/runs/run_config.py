@@ -125,16 +125,17 @@ class RunConfig(Settings):
     traceback: bool | None = None
     as_json: Annotated[Literal["summary", "full"] | None, BeforeValidator(_summary)] = Field(None, alias="json")
 
-    def options(self, given: Collection[str] = ()) -> dict[str, Any]:
+    def options(self, given: Collection[str] = (), off: Collection[str] = ()) -> dict[str, Any]:
         """Return what the file says, settings apart, by the option's name with underscores.
 
         Args:
             given: Options that the command line gives. It wins: what excludes one of them is left out with it.
+            off: Switches that it turns off. They win too, and leave out nothing else.
         """
         said = {**self.model_dump(exclude_none=True, exclude={"set"})}
         said.update({key: list(said[key]) for key in ("attack", "defence") if key in said})
         ruled_out = {other for one in given for other in EXCLUDES.get(one, ())}
-        return {key: value for key, value in said.items() if key not in ruled_out and key not in given}
+        return {key: value for key, value in said.items() if key not in {*ruled_out, *given, *off}}
 
     def settings(self, attacks: Collection[str], defences: Collection[str]) -> BySetting:
         """Return the settings by attack and defence.

@@ -9,7 +9,7 @@ from complaints import complaints
 from typer.main import get_command
 
 from sidebench.benchmark.runs import plan
-from sidebench.benchmark.runs.run_config import RunConfig
+from sidebench.benchmark.runs.run_config import RunConfig, read_config
 from sidebench.cli import app
 from sidebench.cli.config_file import KEYS, Configured
 
@@ -65,6 +65,30 @@ def test_the_command_line_wins(asked: Callable[..., dict[str, Any]]) -> None:
     assert asked("digits")["pair"] == "digits"
     said = asked("--attack", "side")
     assert said["attacks"] == ["side"] and said["settings"] == {"side": {"clusters": 3, "width": 16}}
+
+
+def test_the_command_line_turns_off_what_the_file_turns_on(asked: Callable[..., dict[str, Any]], here: Path) -> None:
+    (here / "run.yaml").write_text(CONFIG + "fresh: true\ncompile: true\njson: full\n", encoding="utf-8")
+    on = asked()
+    assert (on["fresh"], on["compiled"]) == (True, True)
+    off = asked("--no-fresh", "--no-compile", "--no-json")
+    assert (off["fresh"], off["compiled"]) == (False, False)
+    assert asked("--no-fresh", "--fresh")["fresh"] and not asked("--fresh", "--no-fresh")["fresh"]
+
+
+def test_a_switch_that_is_off_rules_nothing_out() -> None:
+    config = read_config({"pair": "digits", "plan-only": True, "engine": "ray", "workers": 3})
+    assert config.options(off={"plan_only"}) == {"pair": ["digits"], "engine": "ray", "workers": 3}
+    assert config.options({"plan_only"}) == {"pair": ["digits"]}
+
+
+def test_json_of_a_file_is_turned_off(here: Path, call: Call) -> None:
+    (here / "run.yaml").write_text("pair: tiny.yaml\nplan-only: true\njson: true\n", encoding="utf-8")
+    arguments = ("run", "--config", "run.yaml", "--candidates", 4, "--attack", "carlini-uncond", "--measure", "rms")
+    code, out, err = call(*arguments)
+    assert code == 0 and out.startswith("["), err
+    code, out, _ = call(*arguments, "--no-json")
+    assert code == 0 and out.startswith("runs/")
 
 
 def test_settings_below_an_attack_go_with_it(asked: Callable[..., dict[str, Any]], here: Path) -> None:
