@@ -88,7 +88,7 @@ def main(attack: str, out: Path, victims: list[str]) -> None:
         rows.append(row)
         print(row, file=sys.stderr)
     rows.sort(key=lambda row: -row["mean"])
-    print(tabulate(rows, headers="keys", tablefmt="github", floatfmt=".2f"))
+    print(tabulate(rows, headers="keys", tablefmt="github", floatfmt=".3g"))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """side-walk: what works in side-modes, alone: each sample walks to the mode that it nearly is."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ..benchmark.candidates import Candidates
 from ..benchmark.contracts import (
@@ -34,6 +34,12 @@ class SideWalkSettings(Settings):
     tolerance: float = Field(0.0, ge=0)
     """A sample has arrived once a round moves it by less than this (root mean square over the numbers of x_0, which
     are -1 to 1 for pixels); what its other rounds would have cost is saved. 0: all rounds."""
+
+    @model_validator(mode="after")
+    def _has_steps(self) -> Self:
+        if self.steps is None and self.solver != "ddim":
+            raise ValueError(f"solver = {self.solver} does nothing without steps: the protocol's sampler draws")
+        return self
 
 
 class SideWalk(Attack):

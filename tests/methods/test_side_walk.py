@@ -121,7 +121,16 @@ def test_a_candidate_does_not_depend_on_its_neighbours(settings: dict[str, Any])
 
 
 @pytest.mark.parametrize(
-    "settings", [{"noise": 0.0}, {"noise": 1.0}, {"rounds": -1}, {"modes": 3}, {"steps": 0}, {"tolerance": -1}]
+    "settings",
+    [
+        {"noise": 0.0},
+        {"noise": 1.0},
+        {"rounds": -1},
+        {"modes": 3},
+        {"steps": 0},
+        {"tolerance": -1},
+        {"solver": "euler"},
+    ],
 )
 def test_impossible_settings_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(SidebenchError, match=next(iter(settings))):
