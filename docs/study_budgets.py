@@ -24,7 +24,7 @@ ADMITTED = (0.05, 0.6)
 """Share of near-duplicate groups that plain-tuned must find with 512 candidates."""
 
 
-class Victim(NamedTuple):
+class AttackedVictim(NamedTuple):
     """A run's figures, by attack."""
 
     name: str
@@ -50,7 +50,7 @@ class Victim(NamedTuple):
         return self.unique[PLAIN][1] / self.groups
 
 
-def read_victim(folder: Path) -> Victim:
+def read_victim(folder: Path) -> AttackedVictim:
     """Read a run that was made with each of the numbers of candidates."""
     files = [folder / "metrics.json", *folder.glob("results/*/metrics.json")]
     by_number = {read.results[0].candidates: read for read in (Metrics.model_validate(read_json(f)) for f in files)}
@@ -64,13 +64,13 @@ def read_victim(folder: Path) -> Victim:
                 unique.setdefault(effort.attack, []).append(effort.groups.value)
     last = by_number[NUMBERS[-1]]
     mine = [result for result in last.results if result.measure == last.results[0].measure]
-    excess = {r.attack: (e.value, *e.interval) for r in mine if (e := r.bands[0].excess)}
+    excess = {r.attack: (e.value, e.low, e.high) for r in mine if (e := r.bands[0].excess)}
     anywhere = {r.attack: r.bands[-1].training.ams.value for r in mine}
     held_out = max(r.bands[-1].held_out.ams.value for r in mine if r.bands[-1].held_out)
-    return Victim(last.pair, last.training_groups, unique, excess, anywhere, held_out)
+    return AttackedVictim(last.pair.removesuffix("-again"), last.training_groups, unique, excess, anywhere, held_out)
 
 
-def victims_table(victims: Iterable[Victim]) -> str:
+def victims_table(victims: Iterable[AttackedVictim]) -> str:
     """Return what each attack finds of each victim."""
     rows = []
     for victim in victims:
@@ -94,9 +94,9 @@ def over_sources(logs: dict[str, list[float]]) -> str:
     return f"{mid:.2f} [{low:.2f}, {high:.2f}], {int((means > 0).sum())} of {len(means)}"
 
 
-def ratios_table(victims: list[Victim]) -> str:
+def ratios_table(victims: list[AttackedVictim]) -> str:
     """Return each attack over plain-tuned: unique groups at equal cost and excess at equal candidates, by source."""
-    figures: dict[str, Callable[[Victim, str], float]] = {
+    figures: dict[str, Callable[[AttackedVictim, str], float]] = {
         f"unique, cost of {number} plain": lambda victim, attack, at=at: victim.unique[attack][at]  # type: ignore[misc]
         for at, number in enumerate(NUMBERS)
     }

@@ -105,7 +105,7 @@ def check_quality(
     again = quality_of({unit: own | shown.get(unit, {}) for unit, own in found.items()}, list(images))
     for field, said, computed in ((name, getattr(record.quality, name), value) for name, value in again or ()):
         if said is None or computed is None:
-            continue  # that both say it, or neither, was seen when the record was made again
+            continue  # that both say it, or neither, was seen when the record was reproduced
         allowed = SAME_DISTANCE * computed if field.startswith("frechet") else SAME_SHARE
         if abs(said - computed) > allowed:
             raise BadRecord(f"quality.{field}: says {said:.4g}, all candidates reproduced have {computed:.4g}")

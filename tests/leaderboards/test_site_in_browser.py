@@ -67,6 +67,7 @@ def page(browser: Browser) -> Iterator[Page]:
 def watched(browser: Browser, **options: Any) -> Iterator[Page]:
     context = browser.new_context(viewport={"width": 1280, "height": 900}, **options)
     opened = context.new_page()
+    opened.set_default_navigation_timeout(120_000)  # a page of 5,000 rows, on a crowded machine
     requests: list[str] = []
     troubles: list[str] = []
     opened.on("request", lambda request: requests.append(request.url))
