@@ -134,7 +134,7 @@ def _challenged(
             sent[unit.name] = found.captions
             progress("candidates reproduced", done, count)
     if count == total and agreed == total:
-        check_quality(record, images, again.references, again.scorer.path, sent)
+        check_quality(record, images, again.references, again.scorer.path, sent, left_out(version).get("quality", ()))
     checked = Checked(
         schema="sidebench-challenge/1",
         record=file_hash(file),

@@ -3,7 +3,7 @@
 None of it follows from the scores that a run folder holds, so that a folder's word for it would otherwise be believed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -85,13 +85,15 @@ def check_quality(
     references: "References",
     path: "OutputPath | None" = None,
     sent: Mapping[str, np.ndarray | None] | None = None,
+    left_out: Container[str] = (),
 ) -> None:
     """Compare the quality in a record with that of all of its candidates, reproduced, by unit.
 
     `path` knows the autoencoder of the model, where it has one, and `sent` each candidate's caption, by unit.
+    `left_out` are figures that the record's version of the schema does not have.
 
     Raises:
-        BadRecord: a figure is another one.
+        BadRecord: a figure is another one, is missing, or cannot be had of these images.
     """
     from ..benchmark.measures.caption_accuracy import caption_accuracy
     from ..benchmark.measures.image_quality import assess
@@ -104,8 +106,10 @@ def check_quality(
     shown = caption_accuracy({unit: (own, (sent or {}).get(unit)) for unit, own in images.items()}, references)
     again = quality_of({unit: own | shown.get(unit, {}) for unit, own in found.items()}, list(images))
     for field, said, computed in ((name, getattr(record.quality, name), value) for name, value in again or ()):
+        if field in left_out or said is computed is None:
+            continue
         if said is None or computed is None:
-            continue  # that both say it, or neither, was seen when the record was reproduced
+            raise BadRecord(f"quality.{field}: is there exactly where the model and its captions allow it")
         allowed = SAME_DISTANCE * computed if field.startswith("frechet") else SAME_SHARE
         if abs(said - computed) > allowed:
             raise BadRecord(f"quality.{field}: says {said:.4g}, all candidates reproduced have {computed:.4g}")

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from ..benchmark.protocol import CONFIDENCE
 from ..benchmark.stats.comparison import INTERVAL_SWAPS, excess_of
 from ..benchmark.stats.intervals import normal_quantile
@@ -15,14 +17,20 @@ def corrected_low(record: Record, rows: int) -> float:
     """Return the lower end of an excess that holds for so many records at once, by Bonferroni.
 
     Of many rows, and of images that are not public, whose record has no hits to compute it from, the interval is
-    widened as a normal one.
+    widened as a normal one: an approximation, which is not above 0 where so few groups are hit that no swap of their
+    sides could show a leak at this level.
     """
     low, confidence = record.excess.low, 1 - (1 - CONFIDENCE) / rows
     if rows == 1 or low <= 0:
         return low
     if not record.hits or rows > SWAPPED_ROWS:
         wider = normal_quantile(confidence) / normal_quantile(CONFIDENCE)
-        return record.excess.value - wider * (record.excess.value - low)
+        widened = record.excess.value - wider * (record.excess.value - low)
+        if not record.hits:
+            return widened
+        hit = pooled_hits([record], record.seeds)[0]
+        groups = np.count_nonzero(hit.training_credits) + np.count_nonzero(hit.control_credits)
+        return min(widened, 0.0) if 2.0**-groups > (1 - confidence) / 2 else widened
     found = excess_of(pooled_hits([record], record.seeds)[0], confidence, rows * INTERVAL_SWAPS)
     return min(low, found.interval.low)
 

@@ -171,10 +171,10 @@ def _said_of(board: Board) -> Leaks:
     The largest of all upper ends bounds the largest leak as surely as its own end does and needs no correction; nor
     does "all of them hit less", where each one must.
     """
-    most = max(board.ranked, key=lambda row: row.record.excess.low).record
+    rows = len(board.ranked)
+    most = max(board.ranked, key=lambda row: corrected_low(row.record, rows)).record
     if not most.claims_excess:
         return Leaks(board, "no fair control, so nothing is claimed", False)
-    rows = len(board.ranked)
     if (low := corrected_low(most, rows)) > 0:
         corrected = f" (95 % limit, corrected for {rows:,} results)" if rows > 1 else ""
         share = f"at least {tables.percent(low)} % of {method_of(most)}'s candidates{corrected}"

@@ -228,9 +228,11 @@ class Quality(_Part):
     precision: float = Field(ge=0, le=1, description="share of candidates on the manifold of real images")
     recall: float = Field(ge=0, le=1, description="share of real images on the manifold of the candidates")
     frechet_latents: float | None = Field(
-        None, ge=0, description="`frechet` with the latents of the model's autoencoder as features"
+        None, ge=0, le=1e6, description="`frechet` with the latents of the model's autoencoder as features"
     )
-    frechet_latents_of_training: float | None = Field(None, ge=0, description="`frechet_of_training` in these latents")
+    frechet_latents_of_training: float | None = Field(
+        None, ge=0, le=1e6, description="`frechet_of_training` in these latents"
+    )
     caption_accuracy: float | None = Field(
         None, ge=0, le=1, description="share of images, made from a training caption, that show it"
     )

@@ -61,12 +61,14 @@ def _rank_sentence(row: BoardRow, rows: int) -> str:
 def board_verdict(board: Board) -> str:
     """Say in a sentence or two what a board shows: whether something leaks, and who leads.
 
-    Both hold for all rows at once: how many leak by Bonferroni's limits (`corrected.py`), who leads by Holm's tests
-    (`rank_tests.py`).
+    Both hold for all rows at once: how many attacks find a leak by Bonferroni's limits (`corrected.py`), who leads by
+    Holm's tests (`rank_tests.py`). That a defence leaves no leak is in its favour, so each has to show it by its own
+    interval: other rows beside it must not help.
     """
     if not board.ranked:
         return "Nothing is ranked here."
-    leaks, rows = leaking([row.record for row in board.ranked]), len(board.ranked)
+    records, rows = [row.record for row in board.ranked], len(board.ranked)
+    leaks = leaking(records) if board.kind == "attacks" else sum(record.excess.low > 0 for record in records)
     methods = {method_of(row.record) for row in board.ranked}
     # Somebody may have made a method again: then a row is no method.
     called = board.kind if len(methods) == rows else "rows"

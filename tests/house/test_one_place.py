@@ -27,6 +27,7 @@ def users() -> dict[str, set[str]]:
         for node in ast.walk(tree):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
             names += [node.attr] if isinstance(node, ast.Attribute) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
             for name in names:
                 found.setdefault(name, set()).add(file)
     return found
