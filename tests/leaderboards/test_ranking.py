@@ -6,14 +6,16 @@ import json
 import re
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pytest
 from made_records import HUGE, OWN, badge, changed, entry, store, vary
 
 from sidebench.benchmark.contracts import SamplerSettings
-from sidebench.benchmark.errors import BadInput
-from sidebench.leaderboards import ranking, site, tables
+from sidebench.benchmark.errors import BadInput, BadRecord
+from sidebench.benchmark.stats.comparison import AttackHits
+from sidebench.leaderboards import challenge_checks, corrected, ranking, site, tables
 from sidebench.leaderboards.badge import checked_file
 from sidebench.leaderboards.build import build
 from sidebench.leaderboards.ranking import Board, Leaderboard, rank, read_leaderboard
@@ -437,3 +439,28 @@ def test_the_tables_of_this_readme_are_up_to_date(tmp_path: Path) -> None:
     root = Path(__file__).resolve().parents[2]
     records = root / "leaderboards" / "records"
     build(records if records.is_dir() else tmp_path, None, root / "README.md", check=True)
+
+
+@pytest.mark.parametrize(("said", "computed"), [(None, 0.1), (1.0, None), (0.9, 0.1)])
+def test_a_full_challenge_refuses_what_is_left_out_or_invented_of_captions(
+    said: float | None, computed: float | None, base: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quality = vary(base, 0.2, 0).quality
+    assert quality is not None
+    claimed, true = (quality.model_copy(update={"caption_accuracy": value}) for value in (said, computed))
+    monkeypatch.setattr("sidebench.benchmark.measures.image_quality.assess", lambda *args, **options: {})
+    monkeypatch.setattr("sidebench.benchmark.measures.caption_accuracy.caption_accuracy", lambda *args: {})
+    monkeypatch.setattr(challenge_checks, "quality_of", lambda *args: true)
+    record = vary(base, 0.2, 1, quality=claimed, **OWN)
+    with pytest.raises(BadRecord, match=r"quality\.caption_accuracy"):
+        challenge_checks.check_quality(record, {}, cast(Any, None))
+    challenge_checks.check_quality(record, {}, cast(Any, None), left_out={"caption_accuracy"})
+    challenge_checks.check_quality(vary(base, 0.2, 1, quality=true, **OWN), {}, cast(Any, None))
+
+
+def test_no_widened_limit_shows_a_leak_of_so_few_groups(base: Record, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = vary(base, 0.3, 1, candidates=1024)
+    assert corrected.corrected_low(record, 400) > 0
+    few = AttackHits(np.ones(9, bool), np.zeros(9, bool), np.array([3, 3, 3, 0]), np.zeros(4, int))
+    monkeypatch.setattr(corrected, "pooled_hits", lambda *args: [few])
+    assert corrected.corrected_low(record, 400) <= 0, "three groups on one side: no rarer than 1 in 8"
