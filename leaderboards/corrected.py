@@ -23,16 +23,15 @@ def corrected_low(record: Record, rows: int) -> float:
     low, confidence = record.excess.low, 1 - (1 - CONFIDENCE) / rows
     if rows == 1 or low <= 0:
         return low
-    if not record.hits or rows > SWAPPED_ROWS:
-        wider = normal_quantile(confidence) / normal_quantile(CONFIDENCE)
-        widened = record.excess.value - wider * (record.excess.value - low)
-        if not record.hits:
-            return widened
-        hit = pooled_hits([record], record.seeds)[0]
-        groups = np.count_nonzero(hit.training_credits) + np.count_nonzero(hit.control_credits)
-        return min(widened, 0.0) if 2.0**-groups > (1 - confidence) / 2 else widened
-    found = excess_of(pooled_hits([record], record.seeds)[0], confidence, rows * INTERVAL_SWAPS)
-    return min(low, found.interval.low)
+    wider = normal_quantile(confidence) / normal_quantile(CONFIDENCE)
+    widened = record.excess.value - wider * (record.excess.value - low)
+    if not record.hits:
+        return widened
+    (found,) = pooled_hits([record], record.seeds)
+    if rows <= SWAPPED_ROWS:
+        return min(low, excess_of(found, confidence, rows * INTERVAL_SWAPS).interval.low)
+    groups = np.count_nonzero(found.training_credits) + np.count_nonzero(found.control_credits)
+    return min(widened, 0.0) if 2.0**-groups > (1 - confidence) / 2 else widened
 
 
 def leaking(records: Sequence[Record]) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hub_repositories import picture_repository, text_pipeline
+from hub_repositories import captioned_pair, text_pipeline
 from torch import Tensor
 
 from sidebench.benchmark.candidates import Candidates
@@ -25,29 +25,7 @@ MEMORISED = 12
 def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pair:
     """Return a pair whose model gives back the own image of the first captions, and a held-out one for the others."""
     monkeypatch.setattr(image_cache, "cache", lambda: tmp_path / "cache")
-    place = picture_repository(tmp_path / "noise", train=27, test=13, captions=True, size=16)
-    found = Pair(
-        name="own",
-        title="own",
-        description="own",
-        revision=1,
-        control="surrogate",
-        public=True,
-        made_by="a recipe",
-        model={"family": "text", "location": str(text_pipeline(tmp_path / "sd"))},
-        data={
-            "source": "folder",
-            "path": str(place),
-            "size": 16,
-            "captions": "text",
-            "members": {"split": "train"},
-            "held_out": {"split": "test"},
-        },
-        measures=["rms"],
-        protocol={"micro_batch": 8, "sampler": {"steps": 2}},
-        attacks={"prompt-replay": {"settings": {"guidance_scale": 2.0}, "origin": "untuned"}},
-        licence="none",
-    )
+    found = captioned_pair(tmp_path, 27, 13, text_pipeline(tmp_path / "sd"), public=True, made_by="a recipe")
     known = load_references(found)
     own, theirs, captions = known.training.floats(), known.held_out.floats(), known.training.captions or []
 

@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hub_repositories import picture_repository, text_pipeline
+from hub_repositories import captioned_pair, text_pipeline
 
 from sidebench.benchmark.contracts import ModelSpec
 from sidebench.benchmark.data import image_cache
-from sidebench.benchmark.data.pair import Pair
 from sidebench.benchmark.errors import BadInput, TooFew
 from sidebench.benchmark.files import read_json, read_state, read_table
 from sidebench.benchmark.reports.tables import text_tables
@@ -38,26 +37,14 @@ def test_attacks_that_replay_captions_conform(attack: str, settings: dict[str, A
 
 def test_a_run_with_captions_of_the_users_own(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_cache, "cache", lambda: tmp_path / "cache")
-    place = picture_repository(tmp_path / "noise", train=14, test=12, captions=True, size=16)
-    pair = Pair(
-        name="own",
-        title="own",
-        description="own",
-        revision=1,
-        control="surrogate",
-        model={"family": "text", "location": str(folder)},
-        data={
-            "source": "folder",
-            "path": str(place),
-            "size": 16,
-            "captions": "text",
-            "members": {"split": "train"},
-            "held_out": {"split": "test"},
-        },
+    pair = captioned_pair(
+        tmp_path,
+        14,
+        12,
+        folder,
         measures=["nl2:n1:a0.5", "roundtrip:nl2:n1:a0.5"],
         protocol={"micro_batch": 2, "sampler": {"steps": 2}},
         attacks={"prompt-replay": {"origin": "untuned"}},
-        licence="none",
     )
     bare = pair.model_copy(update={"data": pair.data.model_copy(update={"captions": None})})
     with pytest.raises(BadInput, match="replays captions, and pair own has none: give it data"):

@@ -9,6 +9,8 @@ import numpy as np
 from PIL import Image
 from text_pipelines import stable_diffusion_parts, write
 
+from sidebench.benchmark.data.pair import Pair
+
 SIDE = 8
 
 
@@ -187,3 +189,31 @@ def text_pipeline(folder: Path, scheduler: Any = None) -> Path:
     write(folder, "StableDiffusionPipeline", parts)
     checker = ["stable_diffusion", "StableDiffusionSafetyChecker"]
     return class_name(folder, "StableDiffusionPipeline", safety_checker=checker, feature_extractor=[None, None])
+
+
+def captioned_pair(folder: Path, train: int, test: int, model: Path, **other: Any) -> Pair:
+    """Return a pair of a text pipeline and noise with captions, which is written into the folder."""
+    place = picture_repository(folder / "noise", train=train, test=test, captions=True, size=16)
+    given: dict[str, Any] = {
+        "measures": ["rms"],
+        "protocol": {"micro_batch": 8, "sampler": {"steps": 2}},
+        "attacks": {"prompt-replay": {"settings": {"guidance_scale": 2.0}, "origin": "untuned"}},
+    }
+    return Pair(
+        name="own",
+        title="own",
+        description="own",
+        revision=1,
+        control="surrogate",
+        model={"family": "text", "location": str(model)},
+        data={
+            "source": "folder",
+            "path": str(place),
+            "size": 16,
+            "captions": "text",
+            "members": {"split": "train"},
+            "held_out": {"split": "test"},
+        },
+        licence="none",
+        **(given | other),
+    )

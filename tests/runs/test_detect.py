@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hub_repositories import picture_repository, text_pipeline
+from hub_repositories import captioned_pair, text_pipeline
 from text_pipelines import sd3
 from torch import Tensor
 
@@ -48,27 +48,7 @@ class Own(Detector):
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     folder = tmp_path_factory.mktemp("pair")
-    place = picture_repository(folder / "noise", train=TRAIN, test=TEST, captions=True, size=16)
-    return Pair(
-        name="own",
-        title="own",
-        description="own",
-        revision=1,
-        control="surrogate",
-        model={"family": "text", "location": str(text_pipeline(folder / "sd"))},
-        data={
-            "source": "folder",
-            "path": str(place),
-            "size": 16,
-            "captions": "text",
-            "members": {"split": "train"},
-            "held_out": {"split": "test"},
-        },
-        measures=["rms"],
-        protocol={"micro_batch": 8, "sampler": {"steps": 2}},
-        attacks={"prompt-replay": {"settings": {"guidance_scale": 2.0}, "origin": "untuned"}},
-        licence="none",
-    )
+    return captioned_pair(folder, TRAIN, TEST, text_pipeline(folder / "sd"))
 
 
 @pytest.fixture(autouse=True)
