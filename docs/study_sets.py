@@ -4,9 +4,10 @@
     python docs/study_sets.py OUT --images faces8=faces64.npz:images --size 8
     python docs/study_sets.py OUT --images faces16=faces64.npz:images --size 16 --each 100 --batch 32 --channels 32 64
 
-Digits come with scikit-learn. Other sets are an array of uint8 images in an npz file, N x H x W, or N x H x W x C
-with three colours or with three and alpha, or a column of image files of a parquet file; they are shuffled, laid on
-white where they are transparent, brought to the size by averaging over boxes, and 256 are taken, or twice --each. Then
+Digits come with scikit-learn. Other sets are uint8 images of an npz file, N x H x W, or N x H x W x C with three
+colours or with three and alpha; a column of image files of a parquet file; several of one file with commas between; or
+a folder of PNG files. They are shuffled, laid on white where they are transparent, brought to the size by averaging
+over boxes, and 256 are taken, or as many as both sides need. Then
 
     sidebench train OUT/digits-0.yaml --out victims/digits-0
 
@@ -31,8 +32,18 @@ CANARIES = (2, 4, 8, 16)
 """Copies of ten images each; 216 more stand once."""
 
 
-def write_pair(out: Path, name: str, images: str, seed: int, each: int, recipe: Mapping[str, Any], rms: float) -> None:
-    """Write a pair: a random `each` images to train on and as many held out, by duplicate group."""
+def write_pair(
+    out: Path,
+    name: str,
+    images: str,
+    seed: int,
+    sides: tuple[int, int],
+    recipe: Mapping[str, Any],
+    *,
+    rms: float = 0.05,
+    n: int = 10,
+) -> None:
+    """Write a pair: random images to train on and others held out, as many as `sides` says, by duplicate group."""
     pair = {
         "name": name,
         "title": name,
@@ -44,10 +55,10 @@ def write_pair(out: Path, name: str, images: str, seed: int, each: int, recipe: 
             "source": "npz",
             "path": f"{images}.npz",
             "images": "images",
-            "split": {"seed": seed, "duplicate_rms": rms, "training": each, "held_out": each, "pool": 0},
+            "split": {"seed": seed, "duplicate_rms": rms, "training": sides[0], "held_out": sides[1], "pool": 0},
         },
         "recipe": {"seed": seed, **recipe},
-        "measures": ["nl2c:n10:a0.5", "nl2:n10:a0.5", "rms"],
+        "measures": [f"nl2c:n{n}:a0.5", f"nl2:n{n}:a0.5", "rms"],
         "attacks": {"carlini-uncond": {"origin": "it has no settings"}},
         "licence": "that of the images",
     }
@@ -72,11 +83,11 @@ def write_digits(out: Path) -> None:
     for name, images in sets.items():
         np.savez(out / f"{name}.npz", images=images)
     for victim in range(VICTIMS):
-        write_pair(out, f"digits-{victim}", "digits", 100 + victim, 128, {"steps": 4000}, 0.05)
-    write_pair(out, "digits-tuning", "digits-tuning", 200, 128, {"steps": 4000}, 0.05)
+        write_pair(out, f"digits-{victim}", "digits", 100 + victim, (128, 128), {"steps": 4000})
+    write_pair(out, "digits-tuning", "digits-tuning", 200, (128, 128), {"steps": 4000})
     for each, steps in LARGER:
-        write_pair(out, f"digits-x{each}-{steps}", "digits-larger", 100, each, {"steps": steps}, 0.05)
-    write_pair(out, "canary-0", "canary", 100, 240, {"steps": 2500}, 0.05)
+        write_pair(out, f"digits-x{each}-{steps}", "digits-larger", 100, (each, each), {"steps": steps})
+    write_pair(out, "canary-0", "canary", 100, (240, 240), {"steps": 2500})
 
 
 def on_white(images: np.ndarray) -> np.ndarray:
@@ -88,13 +99,16 @@ def on_white(images: np.ndarray) -> np.ndarray:
 
 
 def read_images(place: str) -> np.ndarray:
-    """Read FILE:NAME, an array of an npz file or a column of a parquet file, as uint8 images."""
-    file, name = place.rsplit(":", 1)
+    """Read FILE:NAME[,NAME], arrays of an npz file or columns of a parquet file, or a folder of PNG files, as uint8."""
+    if Path(place).is_dir():
+        return np.stack([np.asarray(Image.open(file).convert("RGBA")) for file in sorted(Path(place).glob("*.png"))])
+    file, names = place.rsplit(":", 1)
     if not file.endswith(".parquet"):
-        images: np.ndarray = np.load(file, allow_pickle=False)[name]
-        return images
-    column = pq.read_table(file, columns=[name])[name].to_pylist()
-    return np.stack([np.asarray(Image.open(io.BytesIO(cell["bytes"]))) for cell in column])
+        arrays = np.load(file, allow_pickle=False)
+        return np.concatenate([arrays[name] for name in names.split(",")])
+    table = pq.read_table(file)
+    cells = [cell for name in names.split(",") for cell in table[name].to_pylist()]
+    return np.stack([np.asarray(Image.open(io.BytesIO(cell["bytes"]))) for cell in cells])
 
 
 def write_others(given: argparse.Namespace) -> None:
@@ -104,11 +118,13 @@ def write_others(given: argparse.Namespace) -> None:
     size = (given.size, given.size)
     small = np.stack([np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX)) for image in images])
     shuffled = small[np.random.default_rng(2467).permutation(len(small))]
-    chosen = shuffled[given.skip : given.skip + max(SHUFFLED, 2 * given.each)]
+    sides = (given.each, given.held_out or given.each)
+    chosen = shuffled[given.skip : given.skip + max(SHUFFLED, sum(sides))]
     np.savez(given.out / f"{name}.npz", images=chosen)
     for victim in range(3):
         recipe = {key: getattr(given, key) for key in ("steps", "batch", "channels", "precision")}
-        write_pair(given.out, f"{name}-{victim}", name, 100 + victim, given.each, recipe, given.duplicate_rms)
+        called = f"{name}-{victim}"
+        write_pair(given.out, called, name, 100 + victim, sides, recipe, rms=given.duplicate_rms, n=given.neighbours)
 
 
 if __name__ == "__main__":
@@ -121,6 +137,8 @@ if __name__ == "__main__":
     parser.add_argument("--channels", type=int, nargs="+", default=[16, 32], help="of the U-Net, one number a level")
     parser.add_argument("--precision", default="float32", help="of the network's calls in training, or bfloat16")
     parser.add_argument("--each", type=int, default=128, help="images to train on, and as many held out")
+    parser.add_argument("--held-out", type=int, help="images held out, if not as many")
+    parser.add_argument("--neighbours", type=int, default=10, help="the n of nl2 and nl2c, at most a tenth of --each")
     parser.add_argument("--skip", type=int, default=0, help="shuffled images that are passed over")
     parser.add_argument("--duplicate-rms", type=float, default=0.05, help="nearer than this is one duplicate group")
     given = parser.parse_args()
