@@ -144,8 +144,9 @@ def _leak(metrics: Metrics, claims: Sequence[LeakClaim]) -> str:
         f"{copies_rate(found):.1f} % {titles.get(name, f'in band {name}')}{_beside(found)}"
         for name, found in bands.items()
     ]
-    groups = max(band.training.groups for band in bands[names[0]])
-    return f"{', '.join(said)}; {groups:,} unique training images ({shown.attack})"
+    groups = unique_images(bands[names[0]])
+    a_seed = " for each seed" if len(own) > 1 else ""
+    return f"{', '.join(said)}; {groups} unique training images{a_seed} ({shown.attack})"
 
 
 def _found_closest(results: Sequence[Result]) -> float:
@@ -160,6 +161,11 @@ def _band(result: Result, name: str) -> BandResult:
 def copies_rate(bands: Sequence[BandResult]) -> float:
     """Return the share of candidates in a band, in percent; the mean over seeds."""
     return 100 * fmean(band.training.ams.value for band in bands)
+
+
+def unique_images(bands: Sequence[BandResult]) -> str:
+    """Return how many training images are found in a band, duplicates once; the mean over seeds."""
+    return f"{fmean(band.training.groups for band in bands):,.0f}"
 
 
 def control_rate(bands: Sequence[BandResult]) -> float | None:
@@ -313,7 +319,7 @@ def _excess(metrics: Metrics, own: list[Result]) -> str:
 
 
 def _unique(metrics: Metrics, own: list[Result]) -> str:
-    return f"{fmean(result.bands[0].training.groups for result in own):,.0f}"
+    return unique_images([result.bands[0] for result in own])
 
 
 def _per_call(metrics: Metrics, own: list[Result]) -> str:
@@ -347,6 +353,8 @@ def _legend(metrics: Metrics) -> str:
     control = "a reference model's" if metrics.control == "reference-model" else "held-out"
     excess = f"; excess: over {control} ones" if metrics.claims_excess else ""
     unique = "unique: training images, duplicates once"
+    if len({result.seed for result in metrics.results}) > 1:
+        unique += "; all of them means over seeds"
     return f"copies: band {first.bands[0].band} of {first.measure}{excess}; {unique}"
 
 
@@ -372,11 +380,13 @@ def _against_plain(metrics: Metrics) -> str:
     pairs = _pairs_with(metrics, PLAIN)
     if not pairs:
         return ""
-    if more := _others(pairs, PLAIN, "more"):
-        return f"{_listed(more)} find{'s' if len(more) == 1 else ''} more than plain sampling at equal candidates."
     if all(found.verdict == "no ratio" for found in pairs):
         return "No attack can be compared with plain sampling, whose excess may be 0."
-    return f"No attack is seen to beat plain sampling at equal candidates{_would_show(metrics, pairs)}."
+    more, fewer = _found(pairs, PLAIN, "more"), _found(pairs, PLAIN, "fewer")
+    if not more:
+        unseen = f"No attack is seen to beat plain sampling at equal candidates{_would_show(metrics, pairs)}"
+        return f"{unseen}; {fewer}." if fewer else f"{unseen}."
+    return f"{more}; {fewer}, at equal candidates." if fewer else f"{more} at equal candidates."
 
 
 def _against_reference(metrics: Metrics, reference: str) -> str:
@@ -386,13 +396,9 @@ def _against_reference(metrics: Metrics, reference: str) -> str:
         return ""
     if all(found.verdict == "no ratio" for found in pairs):
         return f"No attack can be compared with {reference}, whose excess may be 0."
-    more, fewer = _others(pairs, reference, "more"), _others(pairs, reference, "fewer")
-    said = [
-        f"{_listed(names)} find{'s' if len(names) == 1 else ''} {word} than {reference}"
-        for word, names in (("more", more), ("fewer", fewer))
-        if names
-    ]
-    if rest := [name for found in pairs if (name := _other(found, reference)) not in (*more, *fewer)]:
+    said = [line for word in ("more", "fewer") if (line := _found(pairs, reference, word))]
+    differ = [name for word in ("more", "fewer") for name in _others(pairs, reference, word)]
+    if rest := [name for found in pairs if (name := _other(found, reference)) not in differ]:
         said.append(f"no difference is seen between {_listed(rest)} and {reference}{_would_show(metrics, pairs)}")
     text = "; ".join(said)
     return f"{text[0].upper() if text.startswith('no ') else text[0]}{text[1:]}, at equal candidates."
@@ -417,6 +423,13 @@ def _others(pairs: Sequence[Compared | AttackRatio], reference: str, word: str) 
         for found in pairs
         if re.match(f"(finds|hits) {word if found.second == reference else turned}", found.verdict)
     ]
+
+
+def _found(pairs: Sequence[Compared | AttackRatio], reference: str, word: str) -> str:
+    """Say which attacks find more, or fewer, than the reference; nothing if none does."""
+    names = _others(pairs, reference, word)
+    finds = f"find{'s' if len(names) == 1 else ''} {word} than {_named(reference)}"
+    return f"{_listed(names)} {finds}" if names else ""
 
 
 def _would_show(metrics: Metrics, pairs: Sequence[Compared | AttackRatio]) -> str:

@@ -126,6 +126,9 @@ def test_a_leak_is_named_with_its_figures_and_the_controls(metrics: Metrics) -> 
     narrow = leaking.model_copy(update={"widest": "high"})
     wanted = "LEAKS  13.5 % close copies (control: 0.0 %); 90 unique training images (side)"
     assert answer(said(found, narrow)) == wanted
+    again = [result.model_copy(update={"seed": 1}) for result in hitting(metrics, high=(0.135, 0.0, 60)).results]
+    twice = found.model_copy(update={"results": [*found.results, *again]})
+    assert answer(said(twice, narrow)).endswith("; 75 unique training images for each seed (side)"), "as in the table"
     wide = leaking.model_copy(update={"closest": "high+mid+low"})
     assert answer(said(found, wide)) == (
         "LEAKS  73.3 % in band high+mid+low (control: 10.8 %); 231 unique training images (side)"
@@ -201,6 +204,24 @@ def test_plain_sampling_is_the_yardstick(finished: Any, metrics: Metrics) -> Non
     ]
     text = " ".join(first_screen(finished.folder, metrics.model_copy(update={"comparisons": better})).split())
     assert "carlini-cond and side find more than plain sampling at equal candidates." in text
+
+
+@pytest.mark.parametrize(
+    ("side", "sentence"),
+    [
+        ("finds fewer", "No attack is seen to beat plain sampling at equal candidates (*); carlini-cond and side find"),
+        ("finds more", "side finds more than plain sampling; carlini-cond finds fewer than plain sampling, at equal"),
+    ],
+)
+def test_an_attack_below_plain_sampling_is_named(side: str, sentence: str, finished: Any, metrics: Metrics) -> None:
+    template = metrics.comparisons[0]
+    pairs = [
+        template.model_copy(update={"first": name, "second": "carlini-uncond", "verdict": verdict})
+        for name, verdict in (("carlini-cond", "finds fewer"), ("side", side))
+    ]
+    found = metrics.model_copy(update={"comparisons": pairs, "attack_ratios": []})
+    shown = f"{100 * template.smallest_difference:.1f} points would show"
+    assert sentence.replace("*", shown) in " ".join(first_screen(finished.folder, found).split())
 
 
 @pytest.mark.parametrize(
