@@ -31,7 +31,7 @@ CANDIDATES, BUDGET = 256, 1408
 """Less than 256 candidates of the cheapest configuration, of 6 calls each, so that nothing is extrapolated."""
 
 
-GUIDED = ("side", "carlini-cond")
+GUIDED, VARIANTS = ("side", "carlini-cond"), "known-modes"
 FIRST = {
     "sampler": ("dpm-solver++", 5),
     "denoise": 0.06,
@@ -95,6 +95,17 @@ def configurations(attack: str) -> Iterator[dict[str, Any]]:
         sys.exit(f"no configurations of {attack}")
 
 
+def variants() -> Iterator[dict[str, Any]]:
+    """Yield the configurations of docs/study_variants.py."""
+    yield {}
+    for calls, near in ((5, 0.15), (5, 0.2), (4, 0.2)):
+        yield {"stop_after": calls, "near": near}
+    for weight in (0.1, 0.3, 1.0):
+        yield {"repel": weight}
+    yield {"repel": 0.3, "bandwidth": 0.4}
+    yield {"repel": 1.0, "interval": (0.5, 0.9)}
+
+
 def pair_file(victim: str, sampler: tuple[str, int] | None) -> Path:
     """Return the pair of a victim, with another sampler where one is given."""
     file = Path(victim) / "pair.yaml"
@@ -115,7 +126,8 @@ def run_folder(attack: str, settings: Mapping[str, Any], victim: str, out: Path)
     if not made:
         own = dict(settings)
         pair = pair_file(victim, own.pop("sampler", None))
-        sidebench.run(pair, attacks=[attack], candidates=CANDIDATES, settings={attack: own}, out=place)
+        asked = f"{Path(__file__).with_name('study_variants.py')}:KnownModes" if attack == VARIANTS else attack
+        sidebench.run(pair, attacks=[asked], candidates=CANDIDATES, settings={attack: own}, out=place)
         made = [file.parent for file in place.glob("*/metrics.json")]
     return read_run(made[0])
 
@@ -125,7 +137,7 @@ def found(folder: RunFolder, attack: str) -> tuple[float, float, float]:
     metrics, groups = load_metrics(folder), stored_groups(folder)["training"]
     cost = next(cost for cost in metrics.costs if cost.attack == attack)
     band = metrics.results[0].bands[0]
-    price = (cost.nfe["generate"] + cost.flops["generate"] / cost.denoiser_flops) / CANDIDATES
+    price = (cost.nfe["generate"] + cost.flops.get("generate", 0.0) / cost.denoiser_flops) / CANDIDATES
     bought = min(CANDIDATES, int(BUDGET / price))
     counts = np.bincount(groups, weights=hits(folder)[attack]["training"]).astype(int)
     unique = rarefaction(counts, CANDIDATES, int(groups.max()) + 1, bought).value
@@ -152,7 +164,8 @@ def main(attack: str, out: Path, victims: list[str]) -> None:
         best = max(range(len(rows)), key=lambda at: rows[at]["mean"])
         rows += [row_of(attack, settings, out, victims) for settings in surrogates(list(strengths())[best])]
     else:
-        rows = [row_of(attack, settings, out, victims) for settings in configurations(attack)]
+        tried = variants() if attack == VARIANTS else configurations(attack)
+        rows = [row_of(attack, settings, out, victims) for settings in tried]
     rows.sort(key=lambda row: -row["mean"])
     print(tabulate(rows, headers="keys", tablefmt="github", floatfmt=".3g"))
 
