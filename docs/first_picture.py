@@ -20,6 +20,7 @@ from sidebench.benchmark.results.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 SHOWN = 7
 """Pairs of images, each of another training image."""
@@ -34,35 +35,40 @@ def main() -> int:
     folder, out = RunFolder(Path(sys.argv[1])), Path(sys.argv[2])
     with plot_style.styled():
         figure = Figure(figsize=(9.2, 2.5))
-        _pairs(figure.add_axes((0.09, 0.06, 0.42, 0.78)), folder.path / "evidence" / SHOWN_OF)
+        axes = figure.add_axes((0.09, 0.06, 0.42, 0.78))
+        draw_pairs(axes, folder.path / "evidence" / SHOWN_OF, SHOWN)
+        axes.set_title("what the model gives away")
         _bars(figure.add_axes((0.65, 0.22, 0.32, 0.62)), folder)
-        figure.patch.set_facecolor("white")
-        out.parent.mkdir(parents=True, exist_ok=True)
-        text = plot_style.picture_file(figure, "first", "svg").decode()
-    # On white, since a page of code may be dark.
-    out.write_text(text.replace("<svg", '<svg style="background:white"', 1), encoding="utf-8")
+        write_on_white(figure, out)
     return 0
 
 
-def _pairs(axes: "Axes", source: Path) -> None:
-    """Draw the closest pairs, generated above training."""
+def write_on_white(figure: "Figure", out: Path) -> None:
+    """Write a picture as SVG on white, since a page of code may be dark."""
+    figure.patch.set_facecolor("white")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    text = plot_style.picture_file(figure, out.stem, "svg").decode()
+    out.write_text(text.replace("<svg", '<svg style="background:white"', 1), encoding="utf-8")
+
+
+def draw_pairs(axes: "Axes", source: Path, shown: int) -> None:
+    """Draw the closest pairs of a run's evidence, each of another training image, generated above training."""
     found: dict[int, tuple[int, int]] = {}
     for rank, pair in enumerate(read_json(source / "pairs.json")["pairs"], start=1):
         found.setdefault(pair["reference"], (rank, pair["candidate"]))
-    for column, (reference, (rank, candidate)) in enumerate(list(found.items())[:SHOWN]):
+    for column, (reference, (rank, candidate)) in enumerate(list(found.items())[:shown]):
         file = source / f"{rank:02d}-candidate{candidate}-training{reference}.png"
-        both = np.asarray(Image.open(file).convert("L"))
+        both = np.asarray(Image.open(file).convert("RGB"))
         for row, image in enumerate((both[:, : both.shape[0]], both[:, -both.shape[0] :])):
             left, bottom = 1.12 * column, -1.12 * row
             where = (left, left + 1, bottom, bottom + 1)
-            axes.imshow(image, cmap="gray", vmin=0, vmax=255, extent=where, interpolation="nearest")
-    axes.set_xlim(0, 1.12 * SHOWN - 0.12)
+            axes.imshow(image, extent=where, interpolation="nearest")
+    axes.set_xlim(0, 1.12 * shown - 0.12)
     axes.set_ylim(-1.12, 1)
     axes.set_yticks([0.5, -0.62], ["generated", "training"])
     axes.set_xticks([])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    axes.set_title("what the model gives away")
 
 
 def _bars(axes: "Axes", folder: RunFolder) -> None:

@@ -3,7 +3,9 @@
     python docs/study_budgets.py runs/xray28-* runs/cifar16-* runs/glyphs16-*
 
 Each run has plain-tuned among its attacks, and was made with 256, 512 and 1,024 candidates, one after the other. A
-budget is what plain-tuned's candidates cost in denoiser-equivalents; every attack's preparation is paid from it.
+budget is what plain-tuned's candidates cost in denoiser-equivalents (NFE); every attack's preparation is paid from it,
+but for the rows that say otherwise. A budget that does not pay for the preparation finds nothing, which counts as half
+a group in a ratio.
 """
 
 import sys
@@ -13,9 +15,11 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.stats import t as student
+from study_tuning import found
 from tabulate import tabulate
 
 from sidebench.benchmark.files import read_json
+from sidebench.benchmark.results.run_folder import read_run
 from sidebench.benchmark.results.schema import Metrics
 
 PLAIN = "plain-tuned"
@@ -34,8 +38,10 @@ class AttackedVictim(NamedTuple):
     """Unique groups in the closest band for the budgets of `NUMBERS` candidates of plain-tuned."""
     excess: dict[str, tuple[float, float, float]]
     """Excess of 1,024 candidates with its limits, as shares."""
-    anywhere: dict[str, float]
-    """Share of 1,024 candidates in any band of a training image."""
+    unprepared: dict[str, float]
+    """Unique groups for the cost of 1,024 candidates of plain-tuned, if what the attack prepares were free."""
+    nowhere: dict[str, float]
+    """Share of 1,024 candidates in no band of a training image."""
     held_out: float
     """The largest share of an attack's candidates in any band of a held-out image."""
 
@@ -60,14 +66,17 @@ def read_victim(folder: Path) -> AttackedVictim:
         band = efforts[0].band
         for effort in efforts:
             mine = effort.currency == "denoiser-equivalents" and PLAIN in effort.budget_of.split(" and ")
-            if mine and effort.band == band and effort.groups:
-                unique.setdefault(effort.attack, []).append(effort.groups.value)
+            if mine and effort.band == band:
+                unique.setdefault(effort.attack, []).append(effort.groups.value if effort.groups else 0.0)
     last = by_number[NUMBERS[-1]]
+    budget = next(effort.budget for effort in last.efforts if PLAIN in effort.budget_of.split(" and "))
+    unprepared = {attack: found(read_run(folder), attack, budget)[2] for attack in unique}
     mine = [result for result in last.results if result.measure == last.results[0].measure]
     excess = {r.attack: (e.value, e.low, e.high) for r in mine if (e := r.bands[0].excess)}
-    anywhere = {r.attack: r.bands[-1].training.ams.value for r in mine}
+    nowhere = {r.attack: 1 - r.bands[-1].training.ams.value for r in mine}
     held_out = max(r.bands[-1].held_out.ams.value for r in mine if r.bands[-1].held_out)
-    return AttackedVictim(last.pair.removesuffix("-again"), last.training_groups, unique, excess, anywhere, held_out)
+    name = last.pair.removesuffix("-again")
+    return AttackedVictim(name, last.training_groups, unique, excess, unprepared, nowhere, held_out)
 
 
 def victims_table(victims: Iterable[AttackedVictim]) -> str:
@@ -77,8 +86,8 @@ def victims_table(victims: Iterable[AttackedVictim]) -> str:
         row = {"victim": victim.name, "groups of X": victim.groups, "plain finds, %": f"{100 * victim.share:.0f}"}
         for attack, counts in victim.unique.items():
             value, low, high = (100 * end for end in victim.excess[attack])
-            found = " / ".join(f"{count:.1f}" for count in counts)
-            row[attack] = f"{value:.1f} [{low:.1f}, {high:.1f}]; {found}"
+            numbers = " / ".join(f"{count:.1f}" for count in counts)
+            row[attack] = f"{value:.1f} [{low:.1f}, {high:.1f}]; {numbers}; {100 * victim.nowhere[attack]:.0f}"
         row["held-out, any band, %"] = f"{100 * victim.held_out:.1f}"
         rows.append(row)
     return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
@@ -100,6 +109,7 @@ def ratios_table(victims: list[AttackedVictim]) -> str:
         f"unique, cost of {number} plain": lambda victim, attack, at=at: victim.unique[attack][at]  # type: ignore[misc]
         for at, number in enumerate(NUMBERS)
     }
+    figures["unique, cost of 1024 plain, preparation free"] = lambda victim, attack: victim.unprepared[attack]
     figures["excess, 1,024 candidates"] = lambda victim, attack: victim.excess[attack][0]
     rows = []
     for attack in sorted({attack for victim in victims for attack in victim.unique} - {PLAIN}):
@@ -107,7 +117,8 @@ def ratios_table(victims: list[AttackedVictim]) -> str:
             logs: dict[str, list[float]] = {}
             for victim in victims:
                 if attack in victim.unique and figure(victim, PLAIN) > 0:
-                    ratio = max(figure(victim, attack), 1e-3) / figure(victim, PLAIN)
+                    least = 1e-3 if title.startswith("excess") else 0.5
+                    ratio = max(figure(victim, attack), least) / figure(victim, PLAIN)
                     logs.setdefault(victim.source, []).append(float(np.log(ratio)))
             row = {"attack": attack, "over plain-tuned": title}
             row |= {source: f"{np.exp(np.mean(own)):.2f} ({len(own)})" for source, own in logs.items()}
@@ -116,9 +127,9 @@ def ratios_table(victims: list[AttackedVictim]) -> str:
 
 
 if __name__ == "__main__":
-    found = [read_victim(Path(name)) for name in sys.argv[1:]]
-    print(victims_table(found) + "\n")
+    victims = [read_victim(Path(name)) for name in sys.argv[1:]]
+    print(victims_table(victims) + "\n")
     low, high = ADMITTED
-    admitted = [victim for victim in found if low <= victim.share <= high]
-    print(f"{len(admitted)} of {len(found)} are admitted\n")
+    admitted = [victim for victim in victims if low <= victim.share <= high]
+    print(f"{len(admitted)} of {len(victims)} are admitted\n")
     print(ratios_table(admitted))

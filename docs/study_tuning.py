@@ -132,15 +132,16 @@ def run_folder(attack: str, settings: Mapping[str, Any], victim: str, out: Path)
     return read_run(made[0])
 
 
-def found(folder: RunFolder, attack: str) -> tuple[float, float, float]:
-    """Return excess, denoiser-equivalents a candidate, and the expected unique groups for the budget."""
+def found(folder: RunFolder, attack: str, budget: float = BUDGET) -> tuple[float, float, float]:
+    """Return excess, denoiser-equivalents a candidate, and the expected unique groups for a budget of generation."""
     metrics, groups = load_metrics(folder), stored_groups(folder)["training"]
+    made = metrics.results[0].candidates
     cost = next(cost for cost in metrics.costs if cost.attack == attack)
     band = metrics.results[0].bands[0]
-    price = (cost.nfe["generate"] + cost.flops.get("generate", 0.0) / cost.denoiser_flops) / CANDIDATES
-    bought = min(CANDIDATES, int(BUDGET / price))
+    price = (cost.nfe["generate"] + cost.flops.get("generate", 0.0) / cost.denoiser_flops) / made
+    bought = min(made, int(budget / price))
     counts = np.bincount(groups, weights=hits(folder)[attack]["training"]).astype(int)
-    unique = rarefaction(counts, CANDIDATES, int(groups.max()) + 1, bought).value
+    unique = rarefaction(counts, made, int(groups.max()) + 1, bought).value
     return (band.excess.value if band.excess else np.nan), price, unique
 
 
