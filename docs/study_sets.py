@@ -61,6 +61,8 @@ def write_pair(
         "measures": [f"nl2c:n{n}:a0.5", f"nl2:n{n}:a0.5", "rms"],
         "attacks": {"carlini-uncond": {"origin": "it has no settings"}},
         "licence": "that of the images",
+        "public": True,
+        "made_by": "docs/study_sets.py, then sidebench train; commands in docs/study-side.md",
     }
     (out / f"{name}.yaml").write_text(yaml.safe_dump(pair, sort_keys=False), encoding="utf-8")
 

@@ -38,13 +38,15 @@ class PlainTuned(Attack):
     An attack that beats plain sampling under one sampler may only make up for that sampler: DDIM leaves samples some
     way from the image that they are of, and one deterministic call takes most of that off. So what is claimed of an
     attack should hold against this one, whose settings get the same tuning budget.
+
+    A text-to-image model is asked with the empty prompt.
     """
 
     name: ClassVar[str] = "plain-tuned"
     title: ClassVar[str] = "plain sampling, its sampler and a last denoising tuned"
     paper: ClassVar[str] = "none: a yardstick"
     access: ClassVar[Access] = "white box"
-    conditionings: ClassVar[frozenset[Conditioning]] = frozenset({"none"})
+    conditionings: ClassVar[frozenset[Conditioning]] = frozenset({"none", "text"})
     Settings = PlainTunedSettings
     generation_settings: ClassVar[frozenset[str]] = frozenset({"solver", "steps", "eta", "noise", "rounds"})
     tuning_grid: ClassVar[Mapping[str, Sequence[Any]]] = {

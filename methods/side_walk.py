@@ -50,14 +50,14 @@ class SideWalk(Attack):
 
     It differs from side-modes, and from SIDE (arXiv 2410.02467), in having no surrogate condition at all: taken apart,
     side-modes found as much without its condition, and it is here by that ablation. No noise is added on the way, so a
-    candidate is a function of its sample.
+    candidate is a function of its sample. A text-to-image model is asked with the empty prompt.
     """
 
     name: ClassVar[str] = "side-walk"
     title: ClassVar[str] = "plain samples, each walked to the denoiser's mode"
     paper: ClassVar[str] = "an ablation of side-modes"
     access: ClassVar[Access] = "white box"
-    conditionings: ClassVar[frozenset[Conditioning]] = frozenset({"none"})
+    conditionings: ClassVar[frozenset[Conditioning]] = frozenset({"none", "text"})
     version: ClassVar[int] = 2
     Settings = SideWalkSettings
     generation_settings: ClassVar[frozenset[str]] = frozenset({"noise", "rounds", "steps", "solver", "tolerance"})

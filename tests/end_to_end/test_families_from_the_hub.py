@@ -173,7 +173,7 @@ def test_the_page_takes_a_newcomer_from_a_name_to_a_table(hub: LocalHub, place: 
 def test_attacks_that_do_not_fit_say_so_before_any_work(place: Path, sidebench: Commands) -> None:
     commands = [
         ["run", write_pair(place, "text"), "--attack", "side", "--out", "none"],
-        ["run", write_pair(place, "text"), "--attack", "side-walk", "--out", "none"],
+        ["run", write_pair(place, "text"), "--attack", "side-modes", "--out", "none"],
         ["run", write_pair(place, "vq"), "--attack", "prompt-replay", "--out", "none"],
     ]
     for code, _, err in (sidebench(*command) for command in commands):

@@ -49,8 +49,8 @@ def test_a_run_with_captions_of_the_users_own(folder: Path, tmp_path: Path, monk
     bare = pair.model_copy(update={"data": pair.data.model_copy(update={"captions": None})})
     with pytest.raises(BadInput, match="replays captions, and pair own has none: give it data"):
         plan_run(bare, candidates=4, device="cpu", out=tmp_path / "runs")
-    with pytest.raises(BadInput, match="side-walk works on models with conditioning none, not text"):
-        plan_run(pair, attacks=["side-walk"], candidates=4, device="cpu", out=tmp_path / "runs")
+    with pytest.raises(BadInput, match="side works on models with conditioning class, none, not text"):
+        plan_run(pair, attacks=["side"], candidates=4, device="cpu", out=tmp_path / "runs")
     settings = {"prompt-replay": {"seeds": 1}, "carlini-cliques": {"images": 3, "guidance_scale": 1}}
     names = list(settings)
     with pytest.raises(TooFew, match="2 candidates are too few for carlini-cliques: it needs 3"):
