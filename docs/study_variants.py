@@ -47,6 +47,8 @@ class KnownModesSettings(Settings):
     """A sample is left after so many calls if its clean estimate is near a known mode; 0: never."""
     near: float = Field(0.2, ge=0)
     """How near that is."""
+    watch: bool = False
+    """Walk those samples too, and note whether they end in the mode that they were near to."""
     repel: float = Field(0.0, ge=0)
     """Weight of the gradient of log p(no known mode | x_t)."""
     interval: tuple[float, float] = (0.2, 0.8)
@@ -87,13 +89,25 @@ class KnownModes(Attack):
             nearest = distances(ends, modes).min(1)
             model.charge(3.0 * modes.numel() * len(x_t))
             left = nearest.values >= given.near
-            ends[~left] = modes[nearest.indices[~left]]
+            known = modes[nearest.indices]
+            if given.watch:
+                return self._watched(model, x_t, ends, known, ~left)
+            ends[~left] = known[~left]
         if left.any() and asked < given.steps:
             _, ends[left] = self._steps(model, x_t[left], ends[left], range(asked, given.steps), change)
         images = model.decode(ends).float().cpu()
         if left.any():
             images[left.cpu()] = self._walked(model, ends[left])
         return Generated(images, {"left early": (~left).long().cpu().numpy()})
+
+    def _watched(self, model: WhiteBoxModel, x_t: Tensor, estimates: Tensor, known: Tensor, near: Tensor) -> Generated:
+        """Walk every sample, and note which came near a known mode and which of these ended there."""
+        rest = range(self.settings.stop_after, self.settings.steps)
+        ends = self._steps(model, x_t, estimates, rest, None)[1] if rest else estimates
+        images = self._walked(model, ends)
+        off = (model.encode(images) - known).flatten(1).square().mean(1).sqrt()
+        right = near & (off < self.settings.separation)
+        return Generated(images, {"near": near.long().cpu().numpy(), "right": right.long().cpu().numpy()})
 
     def _start(self, model: WhiteBoxModel, candidates: Candidates) -> Tensor:
         return candidates.normal("x_T", model.sample_shape).to(model.device)
