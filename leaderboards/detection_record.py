@@ -7,12 +7,10 @@ extraction.
 """
 
 import base64
-import hashlib
 import json
 import math
 import shlex
 from collections.abc import Mapping, Sequence
-from datetime import date
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -21,10 +19,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..benchmark.data.prompt_files import Label
 from ..benchmark.errors import BadRecord, first_problem
-from ..benchmark.files import canonical_json
 from ..benchmark.results.detection import FPRS, AgainstNegatives, Count, DetectorUsed, Negatives, Replay, against
 from ..benchmark.stats.detection import draws_for
 from .record import Record, Victim
+from .signed_record import Frozen, SignedRecord
 
 SCHEMA = "sidebench-detection-record/1"
 """Written by this version, published in schemas/."""
@@ -51,11 +49,7 @@ MOST_ADDED = 2**37
 """Draws times memorised times scored prompts times detectors and one more, at most: products, a quarter minute."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class DetectionHashes(_Part):
+class DetectionHashes(Frozen):
     """SHA-256 of the files of the folder that the record was made from."""
 
     provenance: str = Field(pattern=r"^[0-9a-f]{64}$", description="of provenance.json, which says when it was begun")
@@ -63,7 +57,7 @@ class DetectionHashes(_Part):
     scores: str = Field(pattern=r"^[0-9a-f]{64}$", description="of scores.parquet")
 
 
-class DetectionMade(_Part):
+class DetectionMade(Frozen):
     """With what the scores were made: hardware class and versions. Nothing that names a machine."""
 
     device: str = Field(max_length=16, description="cpu, cuda or mps")
@@ -77,13 +71,11 @@ class DetectionMade(_Part):
     mixed: bool = Field(description="the work was continued under other versions or hardware")
 
 
-class DetectionRecord(_Part):
+class DetectionRecord(SignedRecord):
     """What a set of detectors is worth on one pair, complete."""
 
     schema_: str = Field(SCHEMA, alias="schema", description="name and version of this schema")
     track: Literal["detection"] = Field(description="never ranked with extraction, or with images that were given")
-    submitter: str = Field(min_length=1, max_length=80, description="who claims it, a name of their choice")
-    submitted: date = Field(description="day on which the record was made (UTC)")
     victim: Victim = Field(description="the pair")
     prompts_sha256: str = Field(
         pattern=r"^[0-9a-f]{64}$", description="hash of all prompts with their families, before any was labelled"
@@ -101,27 +93,12 @@ class DetectionRecord(_Part):
     against: list[AgainstNegatives] = Field(description="AUC, TPR and pairs of detectors by kind of other prompts")
     hashes: DetectionHashes = Field(description="what the record rests on")
     made: DetectionMade = Field(description="hardware class and versions")
-    owner: str | None = Field(
-        None, pattern=r"^[0-9a-f]{64}$", description="Ed25519 public key of the submitter; None: the maintainers'"
-    )
-    signature: str | None = Field(
-        None, pattern=r"^[0-9a-f]{128}$", description="the owner's, over all else as JSON, keys sorted, no spaces"
-    )
     command: str = Field(max_length=8000, description="the command that makes the detection again")
-
-    @property
-    def id(self) -> str:
-        """The record's name: the first 12 digits of the SHA-256 of its content."""
-        return hashlib.sha256(self.text().encode()).hexdigest()[:12]
 
     @property
     def prompts(self) -> int:
         """How many prompts were scored."""
         return sum(self.counts[label].prompts for label in SCORED)
-
-    def text(self) -> str:
-        """Return the record as canonical JSON, the bytes of its file."""
-        return canonical_json(self.model_dump(mode="json", by_alias=True))
 
     def file(self, records: Path, name: str = "") -> Path:
         """Return where the record stands below a folder of records; `name` is its `id` unless given."""

@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ..benchmark.errors import BadInput
 from ..benchmark.files import cannot_write
 from ..benchmark.results.run_folder import RunFolder
-from .detection_record import DetectionRecord
-from .record import Record
+from .signed_record import SignedRecord
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-_Record = TypeVar("_Record", Record, DetectionRecord)
+_Record = TypeVar("_Record", bound=SignedRecord)
 
 _MOST = 4096
 """Bytes of the largest file that is read as a key; one of ours has 119."""

@@ -7,22 +7,19 @@ and paired tests can be computed again from records alone.
 """
 
 import base64
-import hashlib
 import json
 import shlex
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from ..benchmark.contracts import Access
 from ..benchmark.data.pair import IN_TRAINING, Control
 from ..benchmark.errors import BadRecord
-from ..benchmark.files import canonical_json
 from ..benchmark.protocol import Protocol
 from ..benchmark.results.schema import (
     CaptionFlags,
@@ -37,6 +34,7 @@ from ..benchmark.results.schema import (
 )
 from ..benchmark.stats.comparison import AttackHits, pooled
 from ..benchmark.stats.owned import Strata
+from .signed_record import Frozen, SignedRecord
 
 SCHEMA = "sidebench-record/6"
 """Written by this version, published in schemas/; `read_records.py` brings older ones up to it."""
@@ -51,11 +49,7 @@ FEWEST = 5
 PARTS: tuple[Part, Part] = ("training", "control")
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Claim(_Part):
+class Claim(Frozen):
     """The method that the record is about."""
 
     attack: str = Field(max_length=64, description="name of the attack")
@@ -70,14 +64,14 @@ class Claim(_Part):
     )
 
 
-class Source(_Part):
+class Source(Frozen):
     """A repository of the Hub at one commit."""
 
     repo: str = Field(pattern=r"^\w[\w.-]*(/\w[\w.-]*)?$", max_length=128, description="OWNER/NAME")
     commit: str = Field(pattern=r"^[0-9a-f]{40}$", description="full hash of the commit")
 
 
-class Victim(_Part):
+class Victim(Frozen):
     """The pair that was attacked: model, training images and control."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=64, description="name of the pair")
@@ -131,7 +125,7 @@ _Quarters = Annotated[float, Field(ge=0, lt=2**53, multiple_of=0.25)]
 Counts = tuple[_Quarters, _Quarters, _Quarters]
 
 
-class Hits(_Part):
+class Hits(Frozen):
     """What one seed hit in the headline measure's closest band, by candidate and by duplicate group.
 
     Duplicate groups on both sides take no part, as in the excess. With `owned`, a candidate counts on the side whose
@@ -147,7 +141,7 @@ class Hits(_Part):
     classes: dict[str, int] = Field({}, description="class of the named groups that are not of the first one")
 
 
-class Cell(_Part):
+class Cell(Frozen):
     """Duplicate groups that own about as many candidates."""
 
     least: int = Field(ge=1, description="candidates of the group with the fewest, halves rounded up")
@@ -156,7 +150,7 @@ class Cell(_Part):
     candidates: float = Field(gt=0, description="candidates that they own together")
 
 
-class Shares(_Part):
+class Shares(Frozen):
     """What one preparation hit in one of the nested bands, of a pair whose images are not public.
 
     No statement is about any one image or candidate.
@@ -172,7 +166,7 @@ class Shares(_Part):
     control_groups: list[Cell] = Field(description="the same of the control")
 
 
-class PairedCounts(_Part):
+class PairedCounts(Frozen):
     """How candidates of one number fared under two attacks of one run, in one of the nested bands.
 
     Rows are what the training side, the control and nobody own under the record's attack, columns the same under the
@@ -188,7 +182,7 @@ class PairedCounts(_Part):
     )
 
 
-class Hashes(_Part):
+class Hashes(Frozen):
     """SHA-256 of what the record rests on, so that it can be challenged."""
 
     manifest: str = Field(pattern=r"^[0-9a-f]{64}$", description="of manifest.json")
@@ -200,7 +194,7 @@ class Hashes(_Part):
     )
 
 
-class Made(_Part):
+class Made(Frozen):
     """With what the run was made: hardware class, versions, seconds. Nothing that names a machine."""
 
     device: str = Field(max_length=16, description="cpu, cuda or mps")
@@ -217,7 +211,7 @@ class Made(_Part):
     probe_share_off: float = Field(ge=0, le=1, description="largest share of values that another batch size changed")
 
 
-class Quality(_Part):
+class Quality(Frozen):
     """Are the candidates images of the right kind? Means over the preparations, pixels as features.
 
     What is None belongs to models with an autoencoder, or to attacks that send captions, of which this is neither.
@@ -245,14 +239,14 @@ OF_TEXT = ("frechet_latents", "frechet_latents_of_training", "caption_accuracy",
 """What `Quality` says of text-to-image models, since version 6."""
 
 
-class TuningPoint(_Part):
+class TuningPoint(Frozen):
     """Values of the settings and what they found on a shadow victim."""
 
     values: dict[str, Any] = Field(description="values of the settings that were tried")
     excess: Estimate = Field(description="excess on the shadow victim, or its AMS where the pair has no control")
 
 
-class Tuning(_Part):
+class Tuning(Frozen):
     """Where the settings come from: every point that was tried on a shadow victim."""
 
     measure: str = Field(max_length=128, description="id of the measure")
@@ -260,15 +254,13 @@ class Tuning(_Part):
     points: list[TuningPoint] = Field(min_length=1, max_length=1000, description="in the order of the grid")
 
 
-class Record(_Part):
+class Record(SignedRecord):
     """One claim, complete."""
 
     schema_: str = Field(SCHEMA, alias="schema", description="name and version of this schema")
     track: Track = Field(
         description="extraction: an attack made the candidates; images: they were given; never ranked together"
     )
-    submitter: str = Field(min_length=1, max_length=80, description="who claims it, a name of their choice")
-    submitted: date = Field(description="day on which the record was made (UTC)")
     claim: Claim = Field(description="the method")
     victim: Victim = Field(description="the pair")
     protocol: Protocol = Field(description="the rules of the run, whole")
@@ -313,18 +305,7 @@ class Record(_Part):
         None, description="of the candidates; None where images are too large for it, and in older records"
     )
     tuning: Tuning | None = Field(None, description="how the settings were tuned; None where that is not told")
-    owner: str | None = Field(
-        None, pattern=r"^[0-9a-f]{64}$", description="Ed25519 public key of the submitter; None: the maintainers'"
-    )
-    signature: str | None = Field(
-        None, pattern=r"^[0-9a-f]{128}$", description="the owner's, over all else as JSON, keys sorted, no spaces"
-    )
     command: str = Field(max_length=4000, description="the command that makes the run again")
-
-    @property
-    def id(self) -> str:
-        """The record's name: the first 12 digits of the SHA-256 of its content."""
-        return hashlib.sha256(self.text().encode()).hexdigest()[:12]
 
     @property
     def claims_excess(self) -> bool:
@@ -335,10 +316,6 @@ class Record(_Part):
     def board(self) -> BoardKind:
         """The board on which it stands."""
         return "defences" if self.claim.defences else "attacks"
-
-    def text(self) -> str:
-        """Return the record as canonical JSON, the bytes of its file."""
-        return canonical_json(self.model_dump(mode="json", by_alias=True))
 
     def headline(self, seed: int) -> Result:
         """Return the headline measure's result under one seed."""
