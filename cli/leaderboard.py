@@ -75,15 +75,20 @@ def check(
     files: Annotated[list[Path] | None, typer.Argument(metavar="[RECORD...]", help="Default: every record.")] = None,
     records: Records = RECORDS,
     run_folder: Annotated[
-        Path | None, typer.Option("--run", help="Submitted run folder of the one RECORD named, to challenge it.")
+        Path | None, typer.Option("--run", help="Submitted folder of the one RECORD named, to challenge it.")
     ] = None,
-    challenge: Annotated[int, typer.Option(min=1, help="Candidates to reproduce from RUN's state.")] = 32,
+    challenge: Annotated[
+        int, typer.Option(min=1, help="Candidates to reproduce from RUN's state, or prompts of a detection.")
+    ] = 32,
     prepare: Annotated[
         bool, typer.Option("--prepare", help="With --run: prepare the attack again too, which takes as long as it did.")
     ] = False,
     pair: Annotated[str | None, typer.Option(help="The record's pair file, if it is not a shipped pair.")] = None,
     model: Annotated[
         str | None, typer.Option(help="What the run attacks instead of the pair's model, named again.")
+    ] = None,
+    negatives: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Of a detection: the file of its --negatives.")
     ] = None,
     allow_pickle: AllowPickle = False,
     device: Device = "auto",
@@ -92,10 +97,11 @@ def check(
     ] = None,
     as_json: AsJson = False,
 ) -> int:
-    """Check records: schema, owners, hashes, impossible counts, duplicates; with --run, reproduce drawn candidates."""
+    """Check records: schema, owners, hashes, impossible counts, duplicates; with --run, reproduce what is drawn."""
     from ..leaderboards.check import check_files
     from ..leaderboards.check_base import check_on_base
-    from ..leaderboards.read_records import chosen_files
+    from ..leaderboards.detection_record import is_detection
+    from ..leaderboards.read_records import chosen_files, read_content
 
     if base is not None and (files or run_folder is not None):
         raise BadSetting("--base compares whole folders: name no RECORD and no --run")
@@ -111,6 +117,12 @@ def check(
     if len(chosen) != 1:
         raise BadSetting(f"--run challenges one record: name its file, there are {len(chosen)}")
     loading("torch and diffusers")
+    if is_detection(read_content(chosen[0])):
+        if prepare or model is not None or allow_pickle:
+            raise BadSetting(f"{chosen[0].name} is of detectors: leave out --prepare, --model and --allow-pickle")
+        return _reproduced_prompts(chosen[0], run_folder, challenge, pair, negatives, device, as_json)
+    if negatives is not None:
+        raise BadSetting(f"{chosen[0].name} is of an attack, which has no prompts: leave out --negatives")
     from ..benchmark.progress import reporter_for
     from ..benchmark.results.run_folder import read_run
     from ..leaderboards import challenge as challenges
@@ -129,6 +141,21 @@ def check(
         )
     show(found, challenges.as_text(found), as_json)
     return 0 if found.agreed == found.checked else BadInput.exit_code
+
+
+def _reproduced_prompts(
+    file: Path, folder: Path, count: int, pair: str | None, negatives: Path | None, device: str, as_json: bool
+) -> int:
+    """Challenge a record of detectors."""
+    from ..benchmark.progress import reporter_for
+    from ..leaderboards import challenge_detection as challenges
+
+    with reporter_for(sys.stderr) as progress:
+        found = challenges.challenge_detection(
+            file, folder, count, pair=pair, negatives=negatives, device=device, progress=progress
+        )
+    show(found, challenges.as_text(found), as_json)
+    return 0 if found.passed else BadInput.exit_code
 
 
 def publish(

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import numpy as np
 
 from ..benchmark.contracts import Measure, Model, Progress, Side
-from ..benchmark.errors import BadRecord, BadSetting, SidebenchError
+from ..benchmark.errors import BadRecord, BadSetting
 from ..benchmark.files import read_info, write_json
 from ..benchmark.measures.hits import as_distances, far_edge, in_band
 from ..benchmark.measures.shard_scores import ShardScores
@@ -32,7 +32,7 @@ from ..benchmark.results.score_files import read_all_scores
 from ..benchmark.results.secret_seeds import nonce_in, seed_of
 from ..benchmark.results.unit_scores import Groups, UnitScores
 from .badge import TOLERANCE, Checked, Prepared, checked_file
-from .challenge_checks import check_quality, check_reach, check_victim
+from .challenge_checks import KINDS, Work, check_cost, check_quality, check_reach, check_victim, installed_plugin
 from .figures_again import differences
 from .make_records import file_hash, make_records, scores_hash
 from .read_records import read_content, read_record
@@ -238,13 +238,6 @@ def _check_content(record: Record, folder: RunFolder, unsaid: Mapping[str, Any])
         raise BadRecord(f"{key}: is {str(ours)[:80]}, and {str(theirs)[:80]} in the record of {folder.path.name}")
 
 
-KINDS = {"nfe": "denoiser calls", "flops": "operations"}
-"""What is counted of an attack's work, in words."""
-
-SAME_COST = 0.02
-"""Largest relative difference of what candidates cost that counts as the same: an attack may spend more on some."""
-
-
 class _Compared(NamedTuple):
     """Candidates that were reproduced, beside what is stored of them."""
 
@@ -328,45 +321,9 @@ class _Again(NamedTuple):
 
 
 def installed(record: Record) -> str:
-    """Return the name of the record's attack, which is installed.
-
-    Raises:
-        BadRecord: it is not; the message says what to install.
-    """
-    from ..benchmark.registry import find, registered
-
-    try:
-        name = registered("attack", record.claim.attack)
-    except SidebenchError as error:
-        code = record.claim.code.get(record.claim.attack)
-        if not code:
-            raise
-        what = f"{code.get('package', 'a package')} {code.get('version', '')}".strip()
-        where = f" from {code['address']}" if "address" in code else ""
-        raise BadRecord(f"claim.attack: {record.claim.attack} is not installed here; install {what}{where}") from error
-    if (here := find("attack", name).version) != record.claim.version:
-        raise BadRecord(f"claim.version: is {record.claim.version}, and {name} is at version {here} here")
-    return name
-
-
-Work = Mapping[str, Mapping[str, float]]
-"""`nfe` and `flops`, each by phase."""
-
-
-def check_cost(said: Work, counted: Work, unit: str, digits: int = 0, each: str = "") -> None:
-    """Compare the work that was counted now with the work that the run says; `each` says of what, in messages.
-
-    Raises:
-        BadRecord: a phase takes more or less than the run says, by more than `SAME_COST`.
-    """
-    for kind, words in KINDS.items():
-        for phase in sorted({*said[kind], *counted[kind]}):
-            wanted, found = (work[kind].get(phase, 0) for work in (said, counted))
-            if abs(wanted - found) > SAME_COST * max(wanted, found):
-                raise BadRecord(
-                    f"costs, {unit}, {phase}: says {wanted:,.{digits}f} {words}{each}, counted again "
-                    f"{found:,.{digits}f}"
-                )
+    """Return the name of the record's attack, which is installed; raises `BadRecord` as `installed_plugin`."""
+    claim = record.claim
+    return installed_plugin("attack", claim.attack, claim.version, claim.code.get(claim.attack), "claim")
 
 
 def _per_candidate(works: Sequence[Mapping[str, Any]], candidates: int) -> Work:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..benchmark.errors import BadRecord
-from ..benchmark.registry import make_measure
+from ..benchmark.errors import BadRecord, SidebenchError
+from ..benchmark.registry import Kind, find, make_measure, registered
 from ..benchmark.results.unit_scores import sides_hash
 from .make_records import quality_of
 from .record import Record
@@ -30,6 +30,52 @@ SAME_SHARE = 0.02
 
 SAME_DISTANCE = 0.02
 """The same of a Frechet distance, relative."""
+
+
+KINDS = {"nfe": "denoiser calls", "flops": "operations"}
+"""What is counted of an attack's work, in words."""
+
+SAME_COST = 0.02
+"""Largest relative difference of what candidates cost that counts as the same: an attack may spend more on some."""
+
+
+def installed_plugin(kind: Kind, name: str, version: int, code: Mapping[str, str] | None, field: str) -> str:
+    """Return the name under which a plug-in of a record is installed; `field` is its place in the record.
+
+    Raises:
+        BadRecord: it is not, or at another version; the message says what to install.
+    """
+    try:
+        known = registered(kind, name)
+    except SidebenchError as error:
+        if not code:
+            raise
+        what = f"{code.get('package', 'a package')} {code.get('version', '')}".strip()
+        where = f" from {code['address']}" if "address" in code else ""
+        raise BadRecord(f"{field}.{kind}: {name} is not installed here; install {what}{where}") from error
+    if (here := find(kind, known).version) != version:
+        raise BadRecord(f"{field}.version: is {version}, and {known} is at version {here} here")
+    return known
+
+
+Work = Mapping[str, Mapping[str, float]]
+"""`nfe` and `flops`, each by phase."""
+
+
+def check_cost(said: Work, counted: Work, unit: str, digits: int = 0, each: str = "") -> None:
+    """Compare the work that was counted now with the work that the run says; `each` says of what, in messages.
+
+    Raises:
+        BadRecord: a phase takes more or less than the run says, by more than `SAME_COST`.
+    """
+    for kind, words in KINDS.items():
+        for phase in sorted({*said[kind], *counted[kind]}):
+            wanted, found = (work[kind].get(phase, 0) for work in (said, counted))
+            if abs(wanted - found) > SAME_COST * max(wanted, found):
+                raise BadRecord(
+                    f"costs, {unit}, {phase}: says {wanted:,.{digits}f} {words}{each}, counted again "
+                    f"{found:,.{digits}f}"
+                )
 
 
 def check_victim(record: Record, references: "References") -> None:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from ..benchmark.errors import BadRecord, SidebenchError
 from ..benchmark.files import canonical_json
 from . import check_detection, check_fields, check_numbers, detection_record, owners
-from .badge import SUFFIX, TOLERANCE, checked_file, read_checked
+from .badge import SUFFIX, TOLERANCE, Badge, Checked, CheckedDetection, checked_file, read_badge
 from .check_numbers import Found
 from .detection_record import AnyRecord, DetectionRecord
 from .read_records import read_any, read_content
@@ -154,26 +154,34 @@ def _place(record: AnyRecord, file: Path, records: Path | None) -> Found:
 
 def _badge(record: AnyRecord, file: Path, latest: date) -> Iterator[Problem]:
     """Check the badge beside a record: of these bytes, of so many candidates, within the stated tolerance."""
-    if isinstance(record, DetectionRecord):
-        if checked_file(file).exists():
-            yield Problem(checked_file(file).name, "record", "stands beside a record of detectors, which has no badge")
-        return
+    kind: type[Badge] = CheckedDetection if isinstance(record, DetectionRecord) else Checked
     try:
-        badge = read_checked(file, hashlib.sha256(file.read_bytes()).hexdigest())
+        badge = read_badge(file, hashlib.sha256(file.read_bytes()).hexdigest(), kind)
     except BadRecord as error:
         yield _unreadable(checked_file(file), error)
         return
     if badge is None:
         return
-    name, total = checked_file(file).name, record.candidates * len(record.seeds)
+    name, (total, what) = checked_file(file).name, _drawn_from(record)
     if badge.of != total:
-        yield Problem(name, "of", f"is {badge.of}, the record has {total} candidates under all seeds")
+        yield Problem(name, "of", f"is {badge.of}, the record has {total} {what}")
     if badge.tolerance > TOLERANCE:
         yield Problem(name, "tolerance", f"is {badge.tolerance:g}, at most {TOLERANCE:g} counts as the same")
     if badge.passed and badge.largest > badge.tolerance:
         yield Problem(name, "largest", f"a difference of {badge.largest:g} cannot be in a badge that all agree with")
     if not record.submitted - timedelta(days=1) <= badge.day <= latest:
         yield Problem(name, "day", f"{badge.day} is before the record was submitted, or lies in the future")
+
+    if isinstance(record, DetectionRecord) and isinstance(badge, CheckedDetection):
+        for field, message in check_detection.badge(record, badge):
+            yield Problem(name, field, message)
+
+
+def _drawn_from(record: AnyRecord) -> tuple[int, str]:
+    """Return of how many a challenge draws, and what they are."""
+    if isinstance(record, DetectionRecord):
+        return record.labelled, "prompts"
+    return record.candidates * len(record.seeds), "candidates under all seeds"
 
 
 def _stray_badges(records: Path) -> Iterator[Problem]:

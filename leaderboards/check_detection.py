@@ -8,6 +8,7 @@ from ..benchmark.errors import BadRecord, SidebenchError
 from ..benchmark.registry import find, make_measure, names, ships
 from ..benchmark.results.detection import DetectorUsed, counted
 from . import owners
+from .badge import CheckedDetection
 from .check_fields import check_plugin_settings, secrets_in, victim
 from .check_numbers import Found
 from .detection_record import SCORED, DetectionRecord, unpacked
@@ -127,6 +128,18 @@ def detectors(record: DetectionRecord) -> Found:
             continue
         later = plugin.later_settings if used.version < plugin.version else frozenset()
         yield from check_plugin_settings(plugin, used.settings, f"{field}.settings", later)
+
+
+def badge(record: DetectionRecord, found: CheckedDetection) -> Found:
+    """A badge counts captions of training images, other prompts and detectors as the record has them."""
+    captions = _captions(record)
+    if found.replayed > captions or found.checked - found.replayed > record.labelled - captions:
+        yield (
+            "replayed",
+            f"is {found.replayed} of {found.checked}, the record has {captions} captions of training images",
+        )
+    if strange := sorted(found.differ.keys() - {"label", *record.ranks}):
+        yield "differ", f"names {strange[0]}, which is no detector of the record"
 
 
 FIRST: Sequence[Callable[[DetectionRecord], Found]] = (texts, victim, counts, what_may_stand, detectors, command)

@@ -15,6 +15,7 @@ from ..benchmark.registry import find, names, ships
 from ..benchmark.results.detection import AgainstNegatives, DetectorRates, DetectorUsed
 from ..benchmark.results.schema import Estimate
 from . import owners
+from .badge import CheckedDetection
 from .detection_record import SCHEMA, DetectionRecord
 from .victims import outdated_pair
 
@@ -27,6 +28,7 @@ class DetectionEntry(NamedTuple):
     sha256: str
     path: Path
     schema: str = SCHEMA
+    checked: CheckedDetection | None = None
 
     @property
     def id(self) -> str:
@@ -123,6 +125,8 @@ def rows(board: DetectionBoard) -> list[dict[str, Any]]:
             **_estimate("AUC", found.rates.auc),
             **_tprs(found.rates),
             "NFE a prompt": found.used.nfe / max(1, found.used.prompts),
+            "made_again": row.entry.checked.checked if row.entry.checked else None,
+            "made_again_agreed": row.entry.checked.agreed if row.entry.checked else None,
         }
         for row in board.current
         for each in row.record.against

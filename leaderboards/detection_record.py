@@ -100,6 +100,11 @@ class DetectionRecord(SignedRecord):
         """How many prompts were scored."""
         return sum(self.counts[label].prompts for label in SCORED)
 
+    @property
+    def labelled(self) -> int:
+        """How many prompts have a label, ambiguous ones included."""
+        return sum(count.prompts for count in self.counts.values())
+
     def file(self, records: Path, name: str = "") -> Path:
         """Return where the record stands below a folder of records; `name` is its `id` unless given."""
         return records / FOLDER / self.victim.name / f"detection-{name or self.id}.json"

@@ -137,7 +137,7 @@ def _made(
         track="detection",
         submitter=submitter,
         submitted=today,
-        victim=_victim(noted),
+        victim=victim_of(noted),
         prompts_sha256=result.plan["prompts"],
         negatives=noted.negatives,
         replay=result.replay,
@@ -164,7 +164,8 @@ def _made(
     )
 
 
-def _victim(noted: Provenance) -> Victim:
+def victim_of(noted: Provenance) -> Victim:
+    """Return what a record says of the pair."""
     shipped = load_pair(noted.pair) if noted.pair in pair_names() else None
     return Victim(
         name=noted.pair,

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from ..benchmark.data.pair import Pair, load_pair, pair_names
 from ..benchmark.errors import BadRecord
@@ -18,7 +18,7 @@ from ..benchmark.files import read_bytes
 from ..benchmark.protocol import RANKED
 from ..benchmark.registry import find, names, ships, split_ablation
 from . import detection_boards, owners
-from .badge import Checked, read_checked
+from .badge import Badge, Checked, CheckedDetection, read_badge
 from .detection_boards import DetectionBoard, DetectionEntry
 from .detection_record import DetectionRecord, is_detection, parse_detection
 from .rank_tests import Standing, at_equal_cost, samples_of, standing
@@ -26,6 +26,8 @@ from .read_records import parse_record, read_content, record_files
 from .record import SCHEMA, BoardKind, Record
 from .sum_tests import standing_of_sums
 from .victims import outdated_pair
+
+_Badge = TypeVar("_Badge", bound=Badge)
 
 PLAIN = "carlini-uncond"
 """The attack that is plain sampling: what another one must beat to be worth its cost."""
@@ -196,15 +198,21 @@ def _read(records: Path) -> tuple[list[Entry], list[DetectionEntry], list[tuple[
             unusable.append((name, f"{file.name} cannot be ranked ({type(error).__name__}: {error})"))
             continue
         if isinstance(record, DetectionRecord):
-            of_detectors.append(DetectionEntry(record, name, sha256, file))
+            badge = _badge(file, sha256, CheckedDetection, name, unusable)
+            of_detectors.append(DetectionEntry(record, name, sha256, file, checked=badge))
             continue
-        try:
-            checked = read_checked(file, sha256)
-        except BadRecord as error:
-            checked = None
-            unusable.append((name, str(error)))
+        checked = _badge(file, sha256, Checked, name, unusable)
         entries.append(Entry(record, name, sha256, checked, file, content["schema"], registry.is_maintainers(record)))
     return entries, of_detectors, unusable
+
+
+def _badge(file: Path, sha256: str, kind: type[_Badge], name: str, unusable: list[tuple[str, str]]) -> _Badge | None:
+    """Return the badge of a record, if there is one that can be read; why not goes to `unusable`."""
+    try:
+        return read_badge(file, sha256, kind)
+    except BadRecord as error:
+        unusable.append((name, str(error)))
+        return None
 
 
 def _registry(records: Path) -> owners.Owners | BadRecord:

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from . import detection_record, owners
-from .badge import Checked
+from .badge import DETECTION_SCHEMA, Checked, CheckedDetection
 from .detection_record import DetectionRecord
 from .record import SCHEMA, Record
 
@@ -35,6 +35,7 @@ def current() -> dict[str, str]:
         file_name(SCHEMA): text(Record, SCHEMA),
         file_name(detection_record.SCHEMA): text(DetectionRecord, detection_record.SCHEMA),
         file_name(badge): text(Checked, badge),
+        file_name(DETECTION_SCHEMA): text(CheckedDetection, DETECTION_SCHEMA),
         file_name(owners.SCHEMA): text(owners.Owners, owners.SCHEMA),
     }
 

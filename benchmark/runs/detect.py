@@ -12,7 +12,7 @@ import numpy as np
 
 from .. import environment
 from ..candidates import Candidates, stream_seed
-from ..contracts import AttackState, Detector, ModelSpec, Progress
+from ..contracts import AttackState, Checkpoints, Detector, ModelSpec, Progress
 from ..data.pair import Pair
 from ..data.prompt_files import ListedPrompt, read_prompts
 from ..errors import AttackFailed, BadInput, BadSetting, TooFew, UnknownName, blaming
@@ -68,6 +68,10 @@ class Prompts(NamedTuple):
         """Return some of the texts."""
         return [self.texts[row] for row in np.flatnonzero(rows)]
 
+    def sha256(self) -> str:
+        """Return the hash of texts, families and labels."""
+        return content_sha256([self.texts, self.families.tolist(), self.labels.tolist()])
+
 
 class Detected(NamedTuple):
     """A folder of results, and what its detection.json holds."""
@@ -116,27 +120,27 @@ def detect(
         raise BadInput(f"pair {pair.name} has no captions: give it data.captions, or a labelled list with --prompts")
     if listed is not None and negatives is not None:
         raise BadSetting("--negatives adds to the pair's captions; put these prompts into the file of --prompts")
-    more = [] if negatives is None else _negative(negatives)
+    more = [] if negatives is None else read_negatives(negatives)
     if listed is not None:
         _enough_memorised(listed)
     spec, sources = find_model(pair, None, out)
     if spec.family != "text":
         raise BadInput(f"pair {pair.name}: detectors score prompts, and its model of family {spec.family} takes none")
-    guidance = _guidance(pair)
+    guidance = guidance_of(pair)
     chosen = _made(detectors, settings or {}, guidance)
     known = None
     if listed is None:
         from ..data.references import load_references
 
         known = load_references(pair, progress)
-        listed = _of_pair(pair, known, more)
+        listed = prompts_of_pair(pair, known, more)
     plan = _plan(pair, spec, chosen, listed, {"images": images, "steps": steps, "guidance": guidance, "seed": seed})
     folder = out / f"{pair.name}-{short_hash(plan)}"
     file = folder / DETECTION_FILE
     if file.exists():
         return Detected(folder, read_detection(file))
     with RunFolder(folder).locked():
-        bench = _Bench(pair, spec, device, folder, seed, len(listed.texts), progress)
+        bench = Bench(pair, spec, device, folder, seed, len(listed.texts), progress)
         chosen = bench.fitting(chosen, named=bool(detectors))
         replay = None
         if known is not None:
@@ -157,7 +161,8 @@ def _labelled(path: Path) -> Prompts:
     return Prompts([row.text for row in rows], _numbered(rows, 0), np.array([str(row.label) for row in rows]))
 
 
-def _negative(path: Path) -> list[ListedPrompt]:
+def read_negatives(path: Path) -> list[ListedPrompt]:
+    """Return the prompts of a file that were never seen; raises `BadInput` where one is labelled otherwise."""
     rows = read_prompts(path)
     if any(row.label not in (None, "never seen") for row in rows):
         raise BadInput(f"{path}: --negatives takes prompts that were never seen; labelled ones go to --prompts")
@@ -176,7 +181,7 @@ def _numbered(rows: Sequence[ListedPrompt], first: int) -> np.ndarray:
     return np.array([numbers[name] for name in named], dtype=np.int64)
 
 
-def _of_pair(pair: Pair, known: "References", more: Sequence[ListedPrompt]) -> Prompts:
+def prompts_of_pair(pair: Pair, known: "References", more: Sequence[ListedPrompt]) -> Prompts:
     """Return the captions of training images, which are to be labelled, and all that were never seen.
 
     Captions of both sides, and those of images in a near-duplicate group of both, take no part.
@@ -225,7 +230,8 @@ def _enough_memorised(listed: Prompts) -> None:
 # ---- Plan -------------------------------------------------------------------------------------------
 
 
-def _guidance(pair: Pair) -> float:
+def guidance_of(pair: Pair) -> float:
+    """Return the scale of guidance with which a pair's captions are replayed."""
     replaying = pair.attacks.get("prompt-replay")
     return float(GUIDANCE if replaying is None else replaying.settings.get("guidance_scale", GUIDANCE))
 
@@ -254,11 +260,10 @@ def _plan(
     pair: Pair, spec: ModelSpec, detectors: Sequence[Detector], prompts: Prompts, more: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return what can change a number; no text of a prompt is in it."""
-    rows = [prompts.texts, prompts.families.tolist(), prompts.labels.tolist()]
     return {
         "pair": pair.identity(),
         "model": content_sha256(spec.content()),
-        "prompts": content_sha256(rows),
+        "prompts": prompts.sha256(),
         "detectors": {
             each.name: {
                 "settings": each.settings.model_dump(mode="json"),
@@ -274,7 +279,7 @@ def _plan(
 # ---- Work -------------------------------------------------------------------------------------------
 
 
-class _Bench:
+class Bench:
     """The model, and a folder in which finished blocks are kept."""
 
     def __init__(
@@ -286,7 +291,7 @@ class _Bench:
         self.device = environment.pick_device(device)
         self.model: Model = load_model(spec.model_copy(update={"device": str(self.device)}))
         self.sampling: Sampling = sampling_of(pair, self.model, min(prompts, BLOCK))
-        self.kept = FolderCheckpoints(folder / "blocks")
+        self.kept: Checkpoints = FolderCheckpoints(folder / "blocks")
 
     def fitting(self, detectors: Sequence[Detector], *, named: bool) -> list[Detector]:
         """Return the detectors that fit the model.

@@ -130,6 +130,7 @@ TEMPLATES = (
     "leaderboard add RUN --as me --tuning X",
     "leaderboard check X",
     "leaderboard check X --run RUN",
+    "leaderboard check X --run RUN --negatives X",
     "leaderboard check --records X",
     "leaderboard build --records X --out X",
     "leaderboard build --records RECORDS --out BUSY",

@@ -414,8 +414,8 @@ def test_names_belong_to_their_owners_on_this_track_too(folder: Path, tmp_path: 
     with pytest.raises(BadInput, match="belongs to the key"):
         add_detection(detection_folder(tmp_path / "b", seed=1), "somebody", records, tmp_path / "other.pem")
     checked_file(file).write_text("{}", encoding="utf-8")
-    problems = check_files(record_files(records), records)
-    assert [problem.message for problem in problems] == ["stands beside a record of detectors, which has no badge"]
+    (problem,) = check_files(record_files(records), records)
+    assert (problem.file, problem.field) == (checked_file(file).name, "record")
 
 
 def test_a_pair_is_one_victim_on_both_tracks(folder: Path, made: DetectionRecord, tmp_path: Path) -> None:

@@ -170,7 +170,7 @@ def test_a_finished_folder_is_read_and_another_seed_is_another_folder(
     first = run(pair, tmp_path / "out", prompts=listed)
     other = run(pair, tmp_path / "out", prompts=listed, seed=1)
     assert other.folder != first.folder and other.result.against != first.result.against
-    monkeypatch.setattr(detecting, "_Bench", None)
+    monkeypatch.setattr(detecting, "Bench", None)
     again = run(pair, tmp_path / "out", prompts=listed)
     assert again == first == Detected(first.folder, read_detection(first.folder / "detection.json"))
 
@@ -250,7 +250,7 @@ def test_what_cannot_work_is_refused_before_the_model_is_loaded(
 ) -> None:
     (tmp_path / "few").write_text("1\tcat\n1\tdog\n0\towl\n", encoding="utf-8")
     (tmp_path / "bare").write_text("cat\n", encoding="utf-8")
-    monkeypatch.setattr(detecting, "_Bench", None)
+    monkeypatch.setattr(detecting, "Bench", None)
     paths = {"listed": listed, **{name: tmp_path / name for name in ("few", "bare", "missing")}}
     given: dict[str, Any] = {key: paths[value] if isinstance(value, str) else value for key, value in options.items()}
     with pytest.raises(kind, match=said):
