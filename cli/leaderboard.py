@@ -11,6 +11,11 @@ from ..benchmark.errors import BadInput, BadSetting
 from .options import RECORDS, AllowPickle, AsJson, Device, Force, Records
 from .output import complain, loading, show
 
+WITHOUT_BASE = (
+    "owners.json was not compared with what is merged, which a folder alone cannot show: --base FOLDER compares them"
+)
+"""What a check of one folder leaves out."""
+
 
 def add(
     run_folder: Annotated[
@@ -111,6 +116,8 @@ def check(
         complain(str(problem))
     if problems or run_folder is None:
         print(f"{len(chosen):,} records, {len(problems):,} problems", file=sys.stderr)
+        if base is None:
+            print(WITHOUT_BASE, file=sys.stderr)
         if as_json:
             show([problem._asdict() for problem in problems], "", as_json)
         return BadInput.exit_code if problems else 0

@@ -407,6 +407,8 @@ def test_cheat_a_badge_for_a_merged_record_is_refused(merged: Path, sent: Path) 
 def test_the_command_compares_with_what_is_merged(merged: Path, sent: Path, call: Call) -> None:
     check = ("leaderboard", "check", "--records", sent, "--base")
     assert call(*check, merged)[::2] == (0, "2 records, 0 problems\n")
+    count, alone = complaints(call(*check[:-1])[2])
+    assert count == "2 records, 0 problems" and "not compared with what is merged" in alone and "--base" in alone
     name = new_record(sent, "alice", MALLORY)
     code, _, err = call(*check, merged)
     assert code == 2 and f"sidebench: {name}, owner: 'alice' belongs to the key {A[:12]}\n" in err
