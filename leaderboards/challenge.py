@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import numpy as np
 
 from ..benchmark.contracts import Measure, Model, Progress, Side
+from ..benchmark.data.pair import IN_TRAINING
 from ..benchmark.errors import BadRecord, BadSetting
 from ..benchmark.files import read_info, write_json
 from ..benchmark.measures.hits import as_distances, far_edge, in_band
@@ -32,7 +33,16 @@ from ..benchmark.results.score_files import read_all_scores
 from ..benchmark.results.secret_seeds import nonce_in, seed_of
 from ..benchmark.results.unit_scores import Groups, UnitScores
 from .badge import TOLERANCE, Checked, Prepared, checked_file
-from .challenge_checks import KINDS, Work, check_cost, check_quality, check_reach, check_victim, installed_plugin
+from .challenge_checks import (
+    KINDS,
+    Work,
+    check_cost,
+    check_quality,
+    check_reach,
+    check_victim,
+    installed_plugin,
+    registered_plugin,
+)
 from .figures_again import differences
 from .make_records import file_hash, make_records, scores_hash
 from .read_records import read_content, read_record
@@ -102,6 +112,7 @@ def _challenged(
 ) -> Checked:
     if record.protocol.version != VERSION:
         raise BadRecord(f"protocol.version: is {record.protocol.version}, and candidates are made here by {VERSION}")
+    installed(record)
     total = record.candidates * len(record.seeds)
     measure = make_measure(record.measure)
     seeds = seeds_of(record, folder)
@@ -321,8 +332,15 @@ class _Again(NamedTuple):
 
 
 def installed(record: Record) -> str:
-    """Return the name of the record's attack, which is installed; raises `BadRecord` as `installed_plugin`."""
+    """Return the name of the record's attack; it is installed here, and so is every defence of the record.
+
+    Raises:
+        BadRecord: one is not, or the attack is of another version; the message says what a challenge needs.
+    """
     claim = record.claim
+    for name in claim.defences:
+        if not name.startswith(IN_TRAINING):
+            registered_plugin("defence", name, claim.code.get(name, {}), f"claim.defences.{name}")
     return installed_plugin("attack", claim.attack, claim.version, claim.code.get(claim.attack), "claim")
 
 

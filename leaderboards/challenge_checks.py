@@ -45,17 +45,27 @@ def installed_plugin(kind: Kind, name: str, version: int, code: Mapping[str, str
     Raises:
         BadRecord: it is not, or at another version; the message says what to install.
     """
-    try:
-        known = registered(kind, name)
-    except SidebenchError as error:
-        if not code:
-            raise
-        what = f"{code.get('package', 'a package')} {code.get('version', '')}".strip()
-        where = f" from {code['address']}" if "address" in code else ""
-        raise BadRecord(f"{field}.{kind}: {name} is not installed here; install {what}{where}") from error
+    known = registered_plugin(kind, name, code, f"{field}.{kind}")
     if (here := find(kind, known).version) != version:
         raise BadRecord(f"{field}.version: is {version}, and {known} is at version {here} here")
     return known
+
+
+def registered_plugin(kind: Kind, name: str, code: Mapping[str, str] | None, field: str) -> str:
+    """Return a plug-in's name; where it is not installed, say what its code, as the record has it, makes necessary."""
+    try:
+        return registered(kind, name)
+    except SidebenchError as error:
+        if not code:
+            raise
+        if "file" in code:
+            raise BadRecord(
+                f"{field}: {name} is the submitter's own file ({code['file']}), and no file that a record names is "
+                f"run; ask for the {kind} as an installed package (sidebench new {kind}) and a record of a run with it"
+            ) from error
+        what = f"{code.get('package', 'a package')} {code.get('version', '')}".strip()
+        where = f" from {code['address']}" if "address" in code else ""
+        raise BadRecord(f"{field}: {name} is not installed here; install {what}{where}") from error
 
 
 Work = Mapping[str, Mapping[str, float]]

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from made_records import as_version
 
-from sidebench.benchmark.data.pair import FOLDER, load_pair
+from sidebench.benchmark.data.pair import FOLDER, IN_TRAINING, load_pair
 from sidebench.benchmark.errors import BadInput, BadRecord, BadSetting
 from sidebench.benchmark.files import (
     canonical_json,
@@ -29,9 +29,10 @@ from sidebench.benchmark.runs import runner
 from sidebench.benchmark.runs.plan import plan_run
 from sidebench.leaderboards import figures_again
 from sidebench.leaderboards.badge import Checked, checked_file, read_checked
-from sidebench.leaderboards.challenge import as_text, challenge
+from sidebench.leaderboards.challenge import as_text, challenge, installed
 from sidebench.leaderboards.make_records import file_hash, make_records, write_record
 from sidebench.leaderboards.read_records import record_files
+from sidebench.leaderboards.record import Record
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +112,34 @@ def test_another_pair_or_too_many_candidates_are_refused(run: RunFolder, pair_fi
     for count in (0, 61):
         with pytest.raises(BadSetting, match="between 1 and 60"):
             challenge(file, run, count, pair=str(pair_file), device="cpu")
+
+
+def test_what_is_not_installed_is_said_with_what_a_challenge_needs(run: RunFolder) -> None:
+    record = make_records(run, "somebody")[0]
+    assert installed(record) == "side"
+
+    def claiming(**said: Any) -> Record:
+        return record.model_copy(update={"claim": record.claim.model_copy(update=said)})
+
+    own = {"file": "mine.py", "sha256": "0" * 64}
+    package = {"package": "mine", "version": "2.1", "address": "https://example.org/mine", "sha256": "0" * 64}
+    for said, field, needed in (
+        (
+            {"attack": "mine", "code": {"mine": own}},
+            "claim.attack",
+            "mine.py.*new attack.* a record of a run",
+        ),
+        ({"defences": {"mine": {}}, "code": {"mine": own}}, "claim.defences.mine", "mine.py.*new defence"),
+        (
+            {"attack": "mine", "code": {"mine": package}},
+            "claim.attack",
+            "install mine 2.1 from https://example",
+        ),
+        ({"version": record.claim.version + 1}, "claim.version", "here$"),
+    ):
+        with pytest.raises(BadRecord, match=f"^{field}: .*{needed}"):
+            installed(claiming(**said))
+    assert installed(claiming(defences={f"{IN_TRAINING}x": {}})) == "side"
 
 
 def test_a_reference_models_candidates_are_reproduced_too(make_pair_file: Any, tmp_path: Path) -> None:
