@@ -73,7 +73,7 @@ class Decision:
     hypotheses: int = 0
     """How many claims a fail is corrected for, those of attacks that were not needed too."""
     preparations: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    """Seeds of the preparations that the answer is about, by attack; those that prepare nothing are not among them."""
+    """Seeds of the tested preparations, by attack; attacks that prepare nothing are not among them."""
     not_needed: list[str] = field(default_factory=list)
     """Attacks that were not begun, because a leak was certain before."""
     unchecked: list[str] = field(default_factory=list)
@@ -227,7 +227,7 @@ def _name(unit: Unit, policy: Policy) -> str:
 def _preparations(lines: Sequence[AttackProgress]) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {}
     for line in lines:
-        if line.unit.attack.prepares():
+        if line.unit.attack.prepares() and line.found is not None:
             found.setdefault(line.unit.attack.name, []).append(line.unit.seed)
     return found
 

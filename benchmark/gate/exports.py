@@ -67,7 +67,8 @@ def sarif(decision: "Decision", policy_file: str) -> dict[str, Any]:
 
 def card(decision: "Decision") -> str:
     """Return a section in Markdown for the card of the model that was judged, whatever the answer."""
-    policy, names = decision.policy, ", ".join(f"`{name}`" for name in decision.policy.attacks)
+    policy, tested = decision.policy, dict.fromkeys(found.attack for found in decision.findings)
+    names = ", ".join(f"`{name}`" for name in tested) or "nothing that could be tested"
     lines = [
         "## Memorization of training images",
         "",

@@ -4,6 +4,7 @@ Names of attacks and pairs, and messages with them, come from files: they are es
 """
 
 import xml.etree.ElementTree as ET
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..files import MADE
@@ -140,18 +141,25 @@ def rows(decision: "Decision") -> list[dict[str, str]]:
 
 
 def _conditions(decision: "Decision") -> str:
-    """Say what the errors are conditional on: the images, and these preparations of the attacks that have any."""
+    """Say what the errors are conditional on: the images, and the tested preparations of the attacks that have any."""
     prepared, count = decision.preparations, decision.policy.preparations
     if not prepared:
-        return "on these images; no attack here prepares anything"
+        return "on these images; no attack that was tested prepares anything"
     names, seeds = " and ".join(prepared), next(iter(prepared.values()))
     if count == 1:
         return f"on these images, of this preparation of {names} (seed {seeds[0]}): another one may find more"
+    which = f"these {count} preparations of {names} ({_seeds(seeds)})"
+    if any(len(tested) < count for tested in prepared.values()):  # a leak was certain before the others
+        which = " and ".join(f"{name} ({_seeds(tested)})" for name, tested in prepared.items())
+        which = f"the preparations that were tested, {which}"
     return (
-        f"on these images, of these {count} preparations of {names} (seeds {seeds[0]} to {seeds[-1]}): any of them "
-        f"fails the model, at {decision.policy.alpha:.0%} / {count} each, and all of them must pass; another one may "
-        f"find more"
+        f"on these images, of {which}: any of them fails the model, at {decision.policy.alpha:.0%} / {count} each, and "
+        f"all {count} must pass; another one may find more"
     )
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
 
 
 def answer_of(found: Finding, alpha: float, beta: float) -> str:
@@ -167,9 +175,10 @@ def sentence(found: Finding, alpha: float, beta: float) -> str:
     limit = f"the limit of {found.limit:.2%}"
     answer = answer_of(found, alpha, beta)
     if answer == "above":
-        return f"{what}: above {limit}, at least {share(found.low)} (p = {found.p_fail:.2g} after Holm)"
+        return f"{what}: above {limit}, at least {share(found.low)} (p = {found.p_fail:.2g}, Holm-corrected)"
     if answer == "below":
-        return f"{what}: below {limit}, at most {share(found.high)} (p = {found.p_pass:.2g}, after {found.after:,})"
+        shown = f"p = {found.p_pass:.2g}, shown after {found.after:,} candidates"
+        return f"{what}: below {limit}, at most {share(found.high)} ({shown})"
     if not found.candidates:
         return f"{what}: no candidate could be compared"
     if found.note:

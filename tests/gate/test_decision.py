@@ -89,6 +89,7 @@ def test_a_check_that_fails_does_not_take_a_leak_away(decided: Any) -> None:
     for good in (True, False):
         found = decided(60, 0, good=good)
         assert (found.verdict, found.exit_code, found.not_needed) == ("fail", 1, ["side.s1"])
+        assert found.preparations == {"side": [0]}
 
 
 def test_alpha_is_shared_by_every_preparation(decided: Any) -> None:

@@ -14,7 +14,7 @@ from sidebench.benchmark.gate.decision import Decision
 from sidebench.benchmark.gate.exports import annotations, card, sarif
 from sidebench.benchmark.gate.policy import load_policy
 from sidebench.benchmark.gate.source import Spent
-from sidebench.benchmark.gate.text import junit
+from sidebench.benchmark.gate.text import explanations, junit
 from sidebench.benchmark.gate.write_files import Wanted, check_places, write_files
 
 NASTY = "100%: a,b\n<b>"
@@ -88,10 +88,23 @@ def test_sarif_holds_what_is_above_or_open_and_points_to_the_policy(failed: Deci
 def test_a_card_says_what_was_seen_with_its_limits_and_no_more(failed: Decision) -> None:
     text = card(failed)
     assert "**above a limit**" in text and "not tested: side" in text
+    assert "Attacked with `carlini-uncond` by sidebench" in text
+    assert "Attacked with nothing that could be tested by" in card(dataclasses.replace(failed, findings=[]))
     assert "15.00% to 45.00% (256 candidates), limit 2.00%" in text and "\\<b" not in text.replace("&lt;b", "")
     assert "Other attacks, or other training images than those compared, may find more." in text
     passed = dataclasses.replace(failed, verdict="pass", findings=[finding("excess", p_pass=0.001)], checks=[])
     assert "**within every limit**" in card(passed)
+
+
+def test_what_was_not_begun_is_no_condition_of_the_answer(failed: Decision) -> None:
+    said = "\n".join(explanations(failed))
+    assert "on these images; no attack that was tested prepares anything" in said and "of side" not in said
+    assert "p = 0.001, Holm-corrected" in said and "shown after 0 candidates" in said
+    several = load_policy("example").model_copy(update={"preparations": 3})
+    partly = dataclasses.replace(failed, policy=several, preparations={"side": [0, 1], "mine": [0]})
+    assert "of the preparations that were tested, side (seeds 0 to 1) and mine (seed 0)" in "\n".join(
+        explanations(partly)
+    )
 
 
 def test_junit_says_how_long_it_took(failed: Decision) -> None:
