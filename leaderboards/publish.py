@@ -113,10 +113,11 @@ def rehearsal(repo: str, records: Path) -> str:
     with explained("dataset", repo, sending=True):
         validate_repo_id(repo)
     files = _checked_records(records)
-    sizes = {path: file.stat().st_size for path, file in sorted(_by_place(files, records).items())}
+    sizes = {path: file.stat().st_size for path, file in _by_place(files, records).items()}
+    sizes[f"{FOLDER}/{owners.FILE}"] = len(owners.read_owners(records).text().encode())
     if tasks := eval_yaml.eval_yaml(_extraction(files)):
         sizes[eval_yaml.PLACE] = len(tasks.encode())
-    lines = [f"{path} ({size:,} bytes)" for path, size in sizes.items()]
+    lines = [f"{path} ({size:,} bytes)" for path, size in sorted(sizes.items())]
     total = f"{len(lines):,} files, {sum(sizes.values()):,} bytes, all records are in order"
     return "\n".join([*lines, f"{total}; {repo} was not asked which of them it has"])
 
