@@ -160,6 +160,7 @@ def tune(
     loaded = load_pair(pair)
     grid, settings = values.grid(try_), values.settings(set_)
     loading("torch and diffusers")
+    from ..benchmark.reports.layout import reader_width
     from ..benchmark.reports.tables import tuning_table
     from ..benchmark.runs import tune as tuning
 
@@ -179,7 +180,7 @@ def tune(
             announce=say,
             engine=at_work,
         )
-    show(curve, tuning_table(curve), as_json)
+    show(curve, tuning_table(curve, reader_width()), as_json)
 
 
 def ablate(

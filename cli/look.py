@@ -86,6 +86,7 @@ def compare(
     from ..benchmark.files import check_output
     from ..benchmark.reports.compare import page, schema, verdict
     from ..benchmark.reports.compare.compare_runs import compare_runs
+    from ..benchmark.reports.layout import reader_width
     from ..benchmark.results.run_folder import read_run
 
     if with_images and out is None:
@@ -94,7 +95,7 @@ def compare(
         check_output(target, force=force)
     folders = [read_run(path) for path in runs]
     found = compare_runs(folders)
-    show(found, schema.as_text(found, verdict.sentences(found)), as_json)
+    show(found, schema.as_text(found, verdict.sentences(found), reader_width()), as_json)
     if out is not None:
         page.write_page(found, folders, out, with_images=with_images)
     if plot is not None:
@@ -122,16 +123,18 @@ def score(
     if bands is None:
         _score_copying(run_folder, pair, as_json)
         return
+    from ..benchmark.reports.layout import reader_width
     from ..benchmark.reports.tables import measure_table
     from ..benchmark.results.rescore import parse_bands, rescore
     from ..benchmark.results.run_folder import read_run
 
     results = rescore(read_run(run_folder), parse_bands(bands), measure)
-    show(results, measure_table(results), as_json, sort_keys=True)
+    show(results, measure_table(results, width=reader_width()), as_json, sort_keys=True)
 
 
 def _score_copying(run_folder: Path, pair: str | None, as_json: bool) -> None:
     loading("torch")
+    from ..benchmark.reports.layout import reader_width
     from ..benchmark.reports.tables import copying_table
     from ..benchmark.results.copying_figures import write_copying
     from ..benchmark.results.run_folder import read_run
@@ -139,7 +142,7 @@ def _score_copying(run_folder: Path, pair: str | None, as_json: bool) -> None:
     folder = read_run(run_folder)
     with folder.locked():
         found = write_copying(folder, pair)
-    show(found, copying_table(found), as_json, sort_keys=True)
+    show(found, copying_table(found, reader_width()), as_json, sort_keys=True)
 
 
 def label(

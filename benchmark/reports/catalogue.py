@@ -1,6 +1,7 @@
 """What `sidebench list` and `sidebench show` print."""
 
 import json
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -9,6 +10,7 @@ from ..data.pair import IN_TRAINING, TRAINING_DEFENCES, Recipe, load_pair, pair_
 from ..errors import UnknownName
 from ..registry import KINDS
 from .class_facts import class_facts
+from .layout import reader_width, wrapped
 
 if TYPE_CHECKING:
     from ..results.run_folder import RunFolder
@@ -82,7 +84,18 @@ def as_text(rows: list[dict[str, str]], kind: str) -> str:
     shown = [{key: value for key, value in row.items() if key != "from"} for row in rows]
     if any(foreign):
         shown = [{**row, "from": origin} for row, origin in zip(shown, foreign, strict=True)]
+    over = _widest_line(tabulate(shown, headers="keys", tablefmt="plain")) - reader_width()
+    if over > 0:
+        widths = {name: max(len(row[name]) for row in shown) for name in shown[0]}
+        longest = max(widths, key=lambda name: widths[name])
+        most = max(widths[longest] - over, 20)
+        folded = ("\n".join(textwrap.wrap(row[longest], most, break_on_hyphens=False)) for row in shown)
+        shown = [{**row, longest: text} for row, text in zip(shown, folded, strict=True)]
     return tabulate(shown, headers="keys", tablefmt="plain")
+
+
+def _widest_line(text: str) -> int:
+    return max(map(len, text.split("\n")))
 
 
 def describe(name: str, *, every_table: bool = False) -> Description:
@@ -213,7 +226,7 @@ def _method(cls: Any, traits: dict[str, str]) -> Description:
     lines += [f"models: conditioning {', '.join(data['models'])}", ""]
     lines += [" ".join((cls.__doc__ or "").split()), ""]
     lines += [f"  {s['setting']} = {s['default']}{'  ' + s['meaning'] if s['meaning'] else ''}" for s in settings]
-    return Description(data, "\n".join(lines).rstrip())
+    return Description(data, "\n".join(wrapped(line, reader_width()) for line in lines).rstrip())
 
 
 def _run(path: str, every_table: bool) -> Description:
@@ -239,6 +252,12 @@ def _read_run(folder: "RunFolder", every_table: bool) -> Description:
     if not every_table:
         text = screen.first_screen(folder, metrics, screen.seconds_of(folder), screen.terminal_width())
         return Description(summary(folder, metrics), text)
-    text = "\n".join([*head, "", text_tables(metrics, flags), "", *verdicts(metrics)])
+    width = reader_width()
+    said = [wrapped(line, width) for line in (*verdicts(metrics), _all_of_it(folder))]
+    text = "\n".join([*(wrapped(line, width) for line in head), "", text_tables(metrics, flags, width), "", *said])
     found = {**metrics.model_dump(by_alias=True), "flags": [*metrics.flags, *flags]}
     return Description({"manifest": manifest, "metrics": found}, text)
+
+
+def _all_of_it(folder: "RunFolder") -> str:
+    return f"every figure, not rounded: {folder.path / 'metrics.json'}, and by row {folder.path / 'metrics.csv'}"

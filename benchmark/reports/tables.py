@@ -8,47 +8,48 @@ from ..files import read_json
 from ..results.run_folder import RunFolder
 from ..results.schema import Cost, Effort, Estimate, Exposure, LeakClaim, Metrics, OwnImages, Rate, Result
 from ..results.tuning_curve import Curve
+from .layout import table, wrapped
 
 ONE_PREPARATION = "of this preparation of each: another seed may say otherwise"
 """What a comparison under one seed is about."""
 
 
-def text_tables(metrics: Metrics, flags: Sequence[str] = ()) -> str:
+def text_tables(metrics: Metrics, flags: Sequence[str] = (), width: int | None = None) -> str:
     """Return a table of each measure's rates, of comparisons, of costs and of equal effort.
 
-    `flags` come on top of the metrics' own.
+    `flags` come on top of the metrics' own; no line is wider than `width`, where one is given.
     """
-    from tabulate import tabulate
-
-    parts = [
+    intro = (
         f"{metrics.pair} (revision {metrics.pair_revision}), protocol {metrics.protocol}, control {metrics.control}: "
         f"{_images(metrics)}. {_defended(metrics)}Percent of candidates, 95 % interval in brackets."
-    ]
+    )
+    parts = [wrapped(intro, width)]
     if metrics.own_images:
-        parts.append(own_image_table(metrics))
+        parts.append(own_image_table(metrics, width))
     if metrics.caption_flags:
-        parts.append(caption_flag_table(metrics))
+        parts.append(caption_flag_table(metrics, width))
     if metrics.exposures:
-        parts.append(exposure_table(metrics))
+        parts.append(exposure_table(metrics, width))
     measures = list(by_measure(metrics).values())
-    parts += [measure_table(found, claims_excess=metrics.claims_excess) for found in measures]
+    parts += [measure_table(found, claims_excess=metrics.claims_excess, width=width) for found in measures]
     if metrics.claims_excess:
-        parts.append(calibrated_table(metrics, [found[0].measure for found in measures]))
-    if said := reach_table(metrics, [found[0].measure for found in measures]):
+        parts.append(calibrated_table(metrics, [found[0].measure for found in measures], width))
+    if said := reach_table(metrics, [found[0].measure for found in measures], width):
         parts.append(said)
     if metrics.comparisons:
-        table = tabulate(comparison_rows(metrics), headers="keys", tablefmt="simple")
-        parts.append(f"attack against attack, {ONE_PREPARATION}\n{table}")
+        rows = table(comparison_rows(metrics), width, keys=4)
+        title = wrapped(f"attack against attack, {ONE_PREPARATION}", width)
+        parts.append(f"{title}\n{rows}")
     if metrics.attack_ratios:
-        table = tabulate(ratio_rows(metrics), headers="keys", tablefmt="simple")
-        parts.append(f"attack against attack over their preparations\n{table}")
-    parts.append("cost\n" + tabulate(cost_rows(metrics.costs), headers="keys", tablefmt="simple"))
+        rows = table(ratio_rows(metrics), width, keys=4)
+        parts.append(f"attack against attack over their preparations\n{rows}")
+    parts.append("cost\n" + table(cost_rows(metrics.costs), width, keys=2))
     if metrics.efforts:
-        parts.append("at equal effort\n" + tabulate(effort_rows(metrics.efforts), headers="keys", tablefmt="simple"))
+        parts.append("at equal effort\n" + table(effort_rows(metrics.efforts), width, keys=4))
     if metrics.reference_costs:
-        table = tabulate(cost_rows(metrics.reference_costs), headers="keys", tablefmt="simple")
-        parts.append("cost of the reference model's run, charged to no attack\n" + table)
-    parts += [f"flag: {flag}" for flag in [*metrics.flags, *flags]]
+        rows = table(cost_rows(metrics.reference_costs), width, keys=2)
+        parts.append(f"cost of the reference model's run, charged to no attack\n{rows}")
+    parts += [wrapped(f"flag: {flag}", width) for flag in [*metrics.flags, *flags]]
     return "\n\n".join(parts)
 
 
@@ -131,13 +132,10 @@ def _images(metrics: Metrics) -> str:
     )
 
 
-def measure_table(results: list[Result], *, claims_excess: bool = True) -> str:
+def measure_table(results: list[Result], *, claims_excess: bool = True, width: int | None = None) -> str:
     """Return the table of one measure, with its id as title."""
-    from tabulate import tabulate
-
-    table = measure_rows(results, claims_excess=claims_excess)
-    aligned = ["left", "right", "left", *["right"] * (len(table[0]) - 3)]
-    return f"{results[0].measure}\n" + tabulate(table, headers="keys", tablefmt="simple", colalign=aligned)
+    rows = measure_rows(results, claims_excess=claims_excess)
+    return f"{results[0].measure}\n{table(rows, width, keys=3, aligned='lrl' + 'r' * (len(rows[0]) - 3))}"
 
 
 def by_measure(metrics: Metrics) -> dict[str, list[Result]]:
@@ -155,14 +153,14 @@ def measure_rows(results: list[Result], *, claims_excess: bool = True, detailed:
     a page has room for: duplicate groups, the matched rate where the sides differ in size, and the label-swap test.
     """
     matched = any(band.matched_ams is not None for result in results for band in result.bands)
-    table = []
+    rows: list[dict[str, Any]] = []
     for result in results:
         head = {"attack": result.attack, "seed": result.seed}
         if not result.bands:
             for side in ("training", _control_side(result)):
                 value = getattr(result.percentile_95, side)
                 head[f"95th percentile, {_NAMES[side]}"] = "-" if value is None else f"{value:z.4f}"
-            table.append({"attack": head.pop("attack"), "seed": head.pop("seed"), "band": "none fixed", **head})
+            rows.append({"attack": head.pop("attack"), "seed": head.pop("seed"), "band": "none fixed", **head})
         for band in result.bands:
             row = {
                 **head,
@@ -180,8 +178,8 @@ def measure_rows(results: list[Result], *, claims_excess: bool = True, detailed:
                 row["excess"] = percent(band.excess) if claims_excess else "not claimed"
                 if detailed and claims_excess and band.label_swap_p is not None:
                     row["swap p"] = f"{band.label_swap_p:.2g}"
-            table.append(row)
-    return table
+            rows.append(row)
+    return rows
 
 
 _NAMES = {"training": "training", "held_out": "held-out", "reference": "reference model"}
@@ -222,12 +220,10 @@ def own_image_note(metrics: Metrics) -> str:
     )
 
 
-def own_image_table(metrics: Metrics) -> str:
+def own_image_table(metrics: Metrics, width: int | None = None) -> str:
     """Return the own-image rates under a title."""
-    from tabulate import tabulate
-
-    table = tabulate(own_image_rows(metrics), headers="keys", tablefmt="simple", disable_numparse=True)
-    return "\n".join(["own image nearest", own_image_note(metrics), table])
+    rows = table(own_image_rows(metrics), width, keys=2, plain=True)
+    return "\n".join(["own image nearest", wrapped(own_image_note(metrics), width), rows])
 
 
 def caption_flag_rows(metrics: Metrics) -> list[dict[str, Any]]:
@@ -263,14 +259,12 @@ CAPTION_FLAG_NOTE = (
 """What a table of flags shows."""
 
 
-def caption_flag_table(metrics: Metrics) -> str:
+def caption_flag_table(metrics: Metrics, width: int | None = None) -> str:
     """Return the flags under a title, and what was refused."""
-    from tabulate import tabulate
-
     rows = caption_flag_rows(metrics)
-    table = [tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True)] if rows else []
-    refused = [f"refused: {line}" for line in caption_flag_refusals(metrics)]
-    return "\n".join(["captions called memorised", CAPTION_FLAG_NOTE, *table, *refused])
+    shown = [table(rows, width, keys=2, plain=True)] if rows else []
+    refused = [wrapped(f"refused: {line}", width) for line in caption_flag_refusals(metrics)]
+    return "\n".join(["captions called memorised", wrapped(CAPTION_FLAG_NOTE, width), *shown, *refused])
 
 
 def exposure_rows(metrics: Metrics) -> list[dict[str, Any]]:
@@ -322,12 +316,10 @@ def _exposure_words(found: Exposure) -> str:
     return said
 
 
-def exposure_table(metrics: Metrics) -> str:
+def exposure_table(metrics: Metrics, width: int | None = None) -> str:
     """Return the exposures under a title."""
-    from tabulate import tabulate
-
-    table = tabulate(exposure_rows(metrics), headers="keys", tablefmt="simple", disable_numparse=True)
-    return "\n".join(["exposure of canaries", EXPOSURE_NOTE, table])
+    rows = table(exposure_rows(metrics), width, keys=3, plain=True)
+    return "\n".join(["exposure of canaries", wrapped(EXPOSURE_NOTE, width), rows])
 
 
 def _link_words(found: OwnImages, *, claimed: bool) -> str:
@@ -359,17 +351,16 @@ def calibrated_rows(metrics: Metrics) -> list[dict[str, Any]]:
     ]
 
 
-def calibrated_table(metrics: Metrics, measures: Sequence[str]) -> str:
+def calibrated_table(metrics: Metrics, measures: Sequence[str], width: int | None = None) -> str:
     """Return rates of these measures at calibrated thresholds, and why the other thresholds were refused."""
-    from tabulate import tabulate
-
-    table = [row for row in calibrated_rows(metrics) if row["measure"] in measures]
+    rows = [row for row in calibrated_rows(metrics) if row["measure"] in measures]
     refused = {found.q: found.refused for r in metrics.results for found in r.calibrated if found.refused}
-    parts = ["thresholds calibrated so that chance hits training images at the rate q"]
-    if table:
-        parts.append(tabulate(table, headers="keys", tablefmt="simple", disable_numparse=True))
+    parts = [wrapped("thresholds calibrated so that chance hits training images at the rate q", width)]
+    if rows:
+        parts.append(table(rows, width, keys=4, plain=True))
     if refused:
-        parts.append(f"refused: {refused[max(refused)]}" + (" (smaller q likewise)" if len(refused) > 1 else ""))
+        likewise = " (smaller q likewise)" if len(refused) > 1 else ""
+        parts.append(wrapped(f"refused: {refused[max(refused)]}{likewise}", width))
     return "\n".join(parts)
 
 
@@ -404,16 +395,14 @@ def reach_note(metrics: Metrics) -> str:
     )
 
 
-def reach_table(metrics: Metrics, measures: Sequence[str]) -> str:
+def reach_table(metrics: Metrics, measures: Sequence[str], width: int | None = None) -> str:
     """Return the reach by these measures under a title; nothing where every copy would be an exact one."""
-    from tabulate import tabulate
-
     note = reach_note(metrics)
     if not note:
         return ""
     rows = [row for row in reach_rows(metrics) if row["measure"] in measures]
-    table = [tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True)] if rows else []
-    return "\n".join(["reach: what the measure can see", note, *table])
+    shown = [table(rows, width, keys=2, plain=True)] if rows else []
+    return "\n".join(["reach: what the measure can see", wrapped(note, width), *shown])
 
 
 def comparison_rows(metrics: Metrics) -> list[dict[str, Any]]:
@@ -543,11 +532,9 @@ def copying_rows(copying: dict[str, Any] | None) -> list[dict[str, str]]:
     ]
 
 
-def copying_table(copying: dict[str, Any]) -> str:
+def copying_table(copying: dict[str, Any], width: int | None = None) -> str:
     """Return the global figures of copying as a table."""
-    from tabulate import tabulate
-
-    return tabulate(copying_rows(copying), headers="keys", disable_numparse=True)
+    return table(copying_rows(copying), width, plain=True)
 
 
 _PARTS = {"held_out": "held-out", "pool": "pool", "tuning": "tuning part"}
@@ -562,10 +549,8 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:z.3f}"
 
 
-def tuning_table(curve: Curve) -> str:
+def tuning_table(curve: Curve, width: int | None = None) -> str:
     """Return a tuning curve as a table, and the choice in words."""
-    from tabulate import tabulate
-
     rows = [
         {
             **point.values,
@@ -580,9 +565,9 @@ def tuning_table(curve: Curve) -> str:
     behind = f" behind {' and '.join(curve.defences)}" if curve.defences else ""
     head = f"{curve.attack} on {curve.on}{behind}, {curve.candidates:,} candidates, {curve.measure}, band {band}"
     chosen = ", ".join(f"{key} = {value}" for key, value in curve.best().values.items())
-    table = tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True)
+    shown = table(rows, width, keys=len(curve.points[0].values), plain=True)
     what = "excess" if curve.best().result.excess else "AMS (no held-out images)"
-    return "\n".join([head, table, f"highest {what} at {chosen}"])
+    return "\n".join([wrapped(head, width), shown, wrapped(f"highest {what} at {chosen}", width)])
 
 
 def percent(rate: Estimate | None) -> str:

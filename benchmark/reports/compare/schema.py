@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from ...results.schema import Estimate
+from ..layout import table, wrapped
 from ..tables import percent
 
 SCHEMA = "sidebench-compare/1"
@@ -165,20 +166,20 @@ def leak_per_quality_rows(found: Comparing) -> list[dict[str, str]]:
     return rows
 
 
-def as_text(found: Comparing, sentences: Sequence[str] = ()) -> str:
-    """Return every table as text, below sentences that say what they show."""
-    from tabulate import tabulate
+def as_text(found: Comparing, sentences: Sequence[str] = (), width: int | None = None) -> str:
+    """Return every table as text, below sentences that say what they show; no line is wider than a given width."""
 
-    def table(rows: list[dict[str, str]]) -> str:
-        return tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True)
+    def shown(rows: list[dict[str, str]]) -> str:
+        return table(rows, width, keys=2, plain=True)
 
     head = [f"baseline: {found.baseline}. Percent of candidates, 95 % interval in brackets."]
     head += [f"{run.label} differs in {mark}" for run in found.runs for mark in run.marks]
     parts = ["\n".join(head), *(["\n".join(sentences)] if sentences else [])]
-    parts += [f"leak by {name}\n{table(leak_rows(found, name))}" for name in found.yardsticks()]
-    parts.append(f"quality in {found.prices[0].features}, and cost over the baseline\n{table(price_rows(found))}")
-    parts.append(f"leak per quality, by {found.yardsticks()[0]}\n{table(leak_per_quality_rows(found))}")
-    return "\n\n".join([*parts, *(f"flag: {flag}" for flag in found.flags)])
+    parts = [wrapped(part, width) for part in parts]
+    parts += [f"leak by {name}\n{shown(leak_rows(found, name))}" for name in found.yardsticks()]
+    parts.append(f"quality in {found.prices[0].features}, and cost over the baseline\n{shown(price_rows(found))}")
+    parts.append(f"leak per quality, by {found.yardsticks()[0]}\n{shown(leak_per_quality_rows(found))}")
+    return "\n\n".join([*parts, *(wrapped(f"flag: {flag}", width) for flag in found.flags)])
 
 
 def _attack_words(leak: Leak) -> str:
