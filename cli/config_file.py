@@ -41,9 +41,14 @@ class Configured(Grouped):
             config = read_config(Path(given.pop("config")))
             off = {name for name, value in given.items() if value is False}
             chosen = config.options({KEYS.get(name, name) for name in given.keys() - off}, off)
-            ctx.default_map = {PARAMETERS.get(key, key): value for key, value in chosen.items()}
+            ctx.default_map = self._defaults({PARAMETERS.get(key, key): value for key, value in chosen.items()})
         rest: list[str] = super().parse_args(ctx, args)
         return rest
+
+    def _defaults(self, chosen: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what the file says as this command takes it: `json: full` of `run` is plain `--json` of `plan`."""
+        switches = {param.name for param in self.params if isinstance(param, TyperOption) and param.is_flag}
+        return {name: bool(value) if name in switches else value for name, value in chosen.items()}
 
     def _given(self, ctx: Any, args: list[str]) -> dict[str, Any]:
         """Return what the command line itself says, by parameter, as it stands there."""

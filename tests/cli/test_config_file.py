@@ -1,5 +1,6 @@
 """`--config FILE.yaml`: what the file says, unless the command line says it."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 from complaints import complaints
 from typer.main import get_command
 
-from sidebench.benchmark.runs import plan
+from sidebench.benchmark.runs import forecast, plan
 from sidebench.benchmark.runs.run_config import RunConfig, read_config
 from sidebench.cli import app
 from sidebench.cli.config_file import KEYS, Configured
@@ -89,6 +90,16 @@ def test_json_of_a_file_is_turned_off(here: Path, call: Call) -> None:
     assert code == 0 and out.startswith("["), err
     code, out, _ = call(*arguments, "--no-json")
     assert code == 0 and out.startswith("runs/")
+
+
+@pytest.mark.parametrize("form", ["true", "full", "summary"])
+def test_a_file_of_run_serves_plan_too(here: Path, call: Call, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    monkeypatch.setattr(forecast, "examine", lambda pair, number, *_, **__: {"pair": pair.name, "candidates": number})
+    monkeypatch.setattr(forecast, "as_text", lambda found: "in words")
+    (here / "run.yaml").write_text(f"{CONFIG}\nfresh: true\nplan-only: true\njson: {form}\n", encoding="utf-8")
+    code, out, err = call("plan", "--config", "run.yaml")
+    assert code == 0 and json.loads(out) == [{"pair": "tiny", "candidates": 8}], err
+    assert call("plan", "--config", "run.yaml", "--no-json")[1] == "in words\n"
 
 
 def test_settings_below_an_attack_go_with_it(asked: Callable[..., dict[str, Any]], here: Path) -> None:
