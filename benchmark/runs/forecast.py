@@ -93,7 +93,7 @@ def examine(
         verified=pair.verified,
         candidates=candidates,
         parts=parts,
-        run_bytes=candidates * (height * width * channels + 40 * TOP_K),
+        run_bytes=run_bytes(candidates, height * width * channels),
         decoded_bytes=None if rows is None or pair.data.size is None else rows * pair.data.channels * pair.data.size**2,
         free_bytes=shutil.disk_usage(next(p for p in (out.resolve(), *out.resolve().parents) if p.exists())).free,
         weights_bytes=next((part.bytes for part in parts if part.what == "model"), None),
@@ -102,6 +102,11 @@ def examine(
         measures=_lacking(pair, allow_pickle),
         device=target,
     )
+
+
+def run_bytes(candidates: int, pixels: int) -> int:
+    """Return about how much images of so many values and their scores take on the disk, for one attack and seed."""
+    return candidates * (pixels + 40 * TOP_K)
 
 
 def fetch(pair: Pair, allow_pickle: bool = False, progress: Progress = silent) -> list[Part]:

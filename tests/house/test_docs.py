@@ -12,10 +12,12 @@ import yaml
 from typer.main import get_command
 
 import sidebench
-from sidebench.benchmark.contracts import ModelSpec
+from sidebench.benchmark.contracts import ModelSpec, SamplerSettings
 from sidebench.benchmark.data.model_files import locate
 from sidebench.benchmark.data.pair import Pair
 from sidebench.benchmark.models import load_model
+from sidebench.benchmark.protocol import TIERS
+from sidebench.benchmark.runs.forecast import run_bytes
 from sidebench.cli import app
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -104,6 +106,18 @@ def test_every_page_stands_in_one_group_of_the_navigation() -> None:
     assert groups == ["Start", "How to", "Explanation", "Reference", "Results"]
     named = sorted(re.findall(r"([\w-]+\.md)$", navigation, re.M))
     assert named == sorted([*(page.name for page in (ROOT / "docs").glob("*.md")), script("cli_reference").PAGE])
+
+
+def test_the_tiers_on_the_page_are_the_protocols_with_what_plan_says_of_them() -> None:
+    text = (ROOT / "docs" / "what-there-is.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| ([\d,]+) \| ([\d,]+) \| (.*) \|$", text, re.M)
+    assert {name: int(number.replace(",", "")) for name, number, *_ in rows} == TIERS
+    for name, _, calls, sizes in rows:
+        assert int(calls.replace(",", "")) == TIERS[name] * SamplerSettings().steps
+        for size, pixels in zip(sizes.split(" | "), (8 * 8, 32 * 32 * 3, 256 * 256 * 3, 512 * 512 * 3), strict=True):
+            number, unit = size.split()
+            stored = run_bytes(TIERS[name], pixels) / {"MB": 1e6, "GB": 1e9}[unit]
+            assert float(number) == pytest.approx(stored, abs=0.051), (name, size)
 
 
 def test_the_page_of_commands_has_every_command_option_and_example() -> None:
