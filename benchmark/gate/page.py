@@ -48,7 +48,8 @@ def _page(decision: "Decision") -> dict[str, Any]:
         "tone": TONES[decision.verdict],
         "measure": decision.policy.measure,
         "against": [scrubbed(f"{check.name}: {check.said}") for check in failed] + scrubbed(decision.reasons),
-        "claims": scrubbed(rows(decision)),
+        # The answer stands where a phone shows it without scrolling.
+        "claims": scrubbed([{key: row[key] for key in ("attack", "limit", "answer")} | row for row in rows(decision)]),
         "says": scrubbed([line for line in explanations(decision) if not line.startswith(("cannot pass", "checked"))]),
         "panels": panels(decision),
         "checks": scrubbed([check._asdict() for check in decision.checks]),
