@@ -1,12 +1,12 @@
 """Draw the pictures of docs/study-side.md.
 
     python docs/study_pictures.py pairs docs/pictures/study-pairs.svg "X-rays=runs/xray28-0-again-*:side-walk.s0" ...
-    python docs/study_pictures.py budgets docs/pictures/study-budgets.svg runs/*
+    python docs/study_pictures.py budgets docs/pictures/study-budgets.svg runs/* guided/*
     python docs/study_pictures.py strengths docs/pictures/study-strengths.svg tuned victims/faces16-0 victims/emoji16-0
 
 `pairs` draws generated images above the training images that they copy; only sources whose licence allows it are given
-to it. `budgets` draws unique training images against cost, a panel for each source. `strengths` draws what SIDE finds
-against how strongly it steers, on the development victims.
+to it. `budgets` draws unique training images against cost, a panel for each source, of all runs of a victim together.
+`strengths` draws what SIDE finds against how strongly it steers, on the development victims.
 """
 
 import sys
@@ -27,7 +27,14 @@ if TYPE_CHECKING:
 NAMES = {"carlini-uncond": "DDIM of 50 steps", PLAIN: "plain sampling at its best", "side": "SIDE"}
 BEST = {"solver": "dpm-solver++", "steps": 5, "rounds": 1, "noise": 0.06}
 """The sampler that SIDE's configurations start from."""
-MARKS = {PLAIN: "o", "side-walk": "^", "side": "s", "carlini-cond": "v", "carlini-uncond": "x"}
+MARKS = {PLAIN: "o", "side-walk": "^", "side": "s", "carlini-uncond": "x"}
+SOURCES = {
+    "xray28": "X-rays, 28 px",
+    "cifar16": "CIFAR, 16 px",
+    "glyphs16b": "glyphs, 16 px",
+    "icons16b": "icons, 16 px",
+    "mnist16": "MNIST, 16 px",
+}
 
 
 def pairs(sources: Sequence[str]) -> "Figure":
@@ -49,9 +56,13 @@ def budgets(runs: Sequence[str]) -> "Figure":
     """Draw unique training images against cost in candidates of plain sampling, the mean over a source's victims."""
     from matplotlib.figure import Figure
 
+    named: dict[str, AttackedVictim] = {}
+    for victim in (read_victim(Path(run)) for run in runs):
+        # Another run of the same victim adds its attacks.
+        known = named.setdefault(victim.name, victim)
+        known.unique.update({attack: found for attack, found in victim.unique.items() if attack not in known.unique})
     victims: dict[str, list[AttackedVictim]] = {}
-    for run in runs:
-        victim = read_victim(Path(run))
+    for victim in named.values():
         victims.setdefault(victim.source, []).append(victim)
     figure = Figure(figsize=(2.6 * len(victims) + 0.4, 3.0), layout="constrained")
     panels = figure.subplots(1, len(victims), sharey=True, squeeze=False)[0]
@@ -66,7 +77,7 @@ def budgets(runs: Sequence[str]) -> "Figure":
         axes.set_xscale("log", base=2)
         axes.set_xticks(NUMBERS, [f"{number:,}" for number in NUMBERS])
         axes.set_ylim(-3, 103)
-        axes.set_title(f"{source} ({len(own)} victim{'s' if len(own) > 1 else ''})")
+        axes.set_title(f"{SOURCES.get(source, source)} ({len(own)} victim{'s' if len(own) > 1 else ''})")
     panels[0].set_ylabel("unique training images, % of X")
     figure.supxlabel("cost, in candidates of plain sampling at its best (6 NFE each)", fontsize=10)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(MARKS))

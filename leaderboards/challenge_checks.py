@@ -38,6 +38,12 @@ KINDS = {"nfe": "denoiser calls", "flops": "operations"}
 SAME_COST = 0.02
 """Largest relative difference of what candidates cost that counts as the same: an attack may spend more on some."""
 
+ALONE = (16, 64)
+"""Fewest and most candidates that are made one by one for what each of them costs."""
+
+SURE = 4.0
+"""Standard errors by which the mean cost of drawn candidates may differ from that of all: once in 10,000 draws."""
+
 
 def installed_plugin(kind: Kind, name: str, version: int, code: Mapping[str, str] | None, field: str) -> str:
     """Return the name under which a plug-in of a record is installed; `field` is its place in the record.
@@ -85,6 +91,43 @@ def check_cost(said: Work, counted: Work, unit: str, digits: int = 0, each: str 
                 raise BadRecord(
                     f"costs, {unit}, {phase}: says {wanted:,.{digits}f} {words}{each}, counted again "
                     f"{found:,.{digits}f}"
+                )
+
+
+def some_of(numbers: np.ndarray, candidates: int) -> list[int]:
+    """Return up to `ALONE[1]` of the drawn candidates, and of few drawn ones `ALONE[0]` with others of the run.
+
+    Examples:
+        >>> some_of(np.array([700]), 1024)[:3], len(some_of(np.arange(1024), 1024))
+        ([0, 68, 136], 64)
+    """
+    fewest, most = ALONE
+    if len(numbers) > most:
+        numbers = numbers[np.linspace(0, len(numbers) - 1, most).astype(int)]
+    elif len(numbers) < fewest:
+        others = np.linspace(0, candidates - 1, min(fewest, candidates)).astype(int)
+        numbers = np.union1d(numbers, others)
+    return [int(number) for number in numbers]
+
+
+def check_varying_cost(said: Work, each: Sequence[Work], unit: str) -> None:
+    """Compare the work of candidates, counted one by one, with what the run says of all of them for each candidate.
+
+    An attack that leaves finished candidates alone takes longer for some than for others, so that those of a draw take
+    more or less than all do. Allowed are `SURE` standard errors of the draw's mean.
+
+    Raises:
+        BadRecord: they differ by more than that, or every candidate takes the same and it is not what the run says.
+    """
+    for kind, words in KINDS.items():
+        for phase in sorted({*said[kind], *(name for work in each for name in work[kind])}):
+            counted = np.array([work[kind].get(phase, 0.0) for work in each])
+            wanted, found = said[kind].get(phase, 0.0), float(counted.mean())
+            error = SURE * float(counted.std(ddof=1)) / len(counted) ** 0.5 if len(counted) > 1 else 0.0
+            if abs(wanted - found) > max(error, SAME_COST * max(wanted, found)):
+                raise BadRecord(
+                    f"costs, {unit}, {phase}: says {wanted:,.1f} {words} a candidate, counted again {found:,.1f}"
+                    + (f", with {error:,.1f} to be expected by the draw" if error else "")
                 )
 
 

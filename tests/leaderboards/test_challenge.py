@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import yaml
@@ -30,6 +31,7 @@ from sidebench.benchmark.runs.plan import plan_run
 from sidebench.leaderboards import figures_again
 from sidebench.leaderboards.badge import Checked, checked_file, read_checked
 from sidebench.leaderboards.challenge import as_text, challenge, installed
+from sidebench.leaderboards.challenge_checks import check_varying_cost, some_of
 from sidebench.leaderboards.make_records import file_hash, make_records, write_record
 from sidebench.leaderboards.read_records import record_files
 from sidebench.leaderboards.record import Record
@@ -192,3 +194,20 @@ def test_a_badge_does_not_outlive_its_record(run: RunFolder, tmp_path: Path) -> 
         checked_file(file).write_text(text, encoding="utf-8")
         with pytest.raises(BadRecord, match=field):
             read_checked(file, file_hash(file))
+
+
+def of_each(*calls: float) -> list[dict[str, dict[str, float]]]:
+    return [{"nfe": {"generate": count}, "flops": {}} for count in calls]
+
+
+def test_an_attack_that_takes_longer_for_some_candidates_is_held_to_the_mean_of_all() -> None:
+    said = {"nfe": {"generate": 11.8}, "flops": {}}
+    check_varying_cost(said, of_each(7, 21, 9, 13, 8, 21, 12, 16), "mine.s0")
+    with pytest.raises(BadRecord, match=r"says 11.8 denoiser calls a candidate, counted again 6.5, with 1.2 to be"):
+        check_varying_cost(said, of_each(6, 7, 6, 7), "mine.s0")
+    # Where all take the same there is nothing that a draw could explain.
+    with pytest.raises(BadRecord, match=r"says 11.8 denoiser calls a candidate, counted again 14.0$"):
+        check_varying_cost(said, of_each(14, 14, 14), "mine.s0")
+    with pytest.raises(BadRecord, match=r"prepare: says 0.0 operations a candidate, counted again 5.0$"):
+        check_varying_cost(said, [{"nfe": {"generate": 11.8}, "flops": {"prepare": 5.0}}] * 3, "mine.s0")
+    assert some_of(np.arange(0, 100, 3), 1024) == list(range(0, 100, 3)), "what was drawn, where it is enough"
