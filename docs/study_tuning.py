@@ -23,6 +23,7 @@ from study_side import hits
 from tabulate import tabulate
 
 import sidebench
+from sidebench.benchmark.files import read_yaml
 from sidebench.benchmark.results.run_folder import RunFolder, read_run
 from sidebench.benchmark.results.schema import load_metrics
 from sidebench.benchmark.results.unit_scores import stored_groups
@@ -112,7 +113,7 @@ def pair_file(victim: str, sampler: tuple[str, int] | None) -> Path:
     file = Path(victim) / "pair.yaml"
     if sampler is None:
         return file
-    pair = yaml.safe_load(file.read_text(encoding="utf-8"))
+    pair = read_yaml(file, "pair")
     pair["protocol"] = {"sampler": {"name": sampler[0], "steps": sampler[1]}}
     other = file.with_name(f"pair-{sampler[0]}-{sampler[1]}.yaml")
     other.write_text(yaml.safe_dump(pair, sort_keys=False), encoding="utf-8")

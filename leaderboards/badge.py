@@ -6,7 +6,7 @@ bytes: a record that was changed afterwards has no badge.
 
 from datetime import date
 from pathlib import Path
-from typing import Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -27,6 +27,7 @@ class Badge(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    schema_: Any = Field(alias="schema", description="name and version of the schema; each track has its own")
     record: str = Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the record's bytes")
     draw: str = Field(pattern=r"^[0-9a-f]{32}$", description="random seed of the draw, made at the check")
     checked: int = Field(ge=1, description="candidates that were drawn and made again")

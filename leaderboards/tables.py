@@ -360,10 +360,10 @@ def _raw(row: BoardRow) -> dict[str, Any]:
 
 
 def readme_tables(board_list: Leaderboard) -> str:
-    """Return the Markdown that stands between the markers of a README."""
+    """Return the Markdown that stands between the markers of a README: of the board with most rows in ranks."""
     parts, left = [], 0
     so_far = 0
-    for board in board_list.boards:
+    for board in sorted(board_list.boards, key=lambda board: -len(board.ranked)):
         shown = [*board.reference, *board.ranked[:README_ROWS]]
         if (len(shown) < 2 and len(board_list.boards) > 1) or so_far == README_BOARDS:
             left += 1
