@@ -71,7 +71,6 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "leaderboard check": (
         "sidebench leaderboard check records/",
         "sidebench leaderboard check record.json --run runs/digits-f3ab7605 --challenge 32",
-        "sidebench leaderboard check record.json --run detections/glyphs-6b5138a6 --negatives names.txt",
     ),
     "leaderboard publish": (
         "sidebench leaderboard publish --repo OWNER/RESULTS --dry-run",
