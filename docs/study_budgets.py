@@ -111,13 +111,14 @@ def ratios_table(victims: list[AttackedVictim]) -> str:
     }
     figures["unique, cost of 1024 plain, preparation free"] = lambda victim, attack: victim.unprepared[attack]
     figures["excess, 1,024 candidates"] = lambda victim, attack: victim.excess[attack][0]
+    figures["AMS in any band, without a control"] = lambda victim, attack: 1 - victim.nowhere[attack]
     rows = []
     for attack in sorted({attack for victim in victims for attack in victim.unique} - {PLAIN}):
         for title, figure in figures.items():
             logs: dict[str, list[float]] = {}
             for victim in victims:
                 if attack in victim.unique and figure(victim, PLAIN) > 0:
-                    least = 1e-3 if title.startswith("excess") else 0.5
+                    least = 0.5 if title.startswith("unique") else 1e-3
                     ratio = max(figure(victim, attack), least) / figure(victim, PLAIN)
                     logs.setdefault(victim.source, []).append(float(np.log(ratio)))
             row = {"attack": attack, "over plain-tuned": title}
